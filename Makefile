@@ -1,0 +1,61 @@
+# The contributor's interface. `make help` lists the targets.
+
+PROMPT ?= a photo of a red apple left of a blue clock
+# The first Python that is new enough; `make setup PYTHON=/path/to/python` takes another one.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# More options for pip. Where the default index serves a CUDA build of torch, this draws the small CPU one:
+#   make setup PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_OPTIONS ?=
+TORCH := torch==2.13.0
+
+BIN := .venv/bin
+READY := .venv/.milr-ready
+TRAINING_READY := .venv/.milr-training-ready
+ICONS := build/training/node_modules/.package-lock.json
+ICON_PACKAGES := noto@1.2.9 material-symbols@1.2.98 mdi@1.2.3 fluent-emoji-flat@1.2.6 tabler@1.2.41 \
+	game-icons@1.2.4 twemoji@1.2.5
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test train wheel clean
+
+help:  ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make .venv with everything that work on milr needs
+
+$(READY): pyproject.toml Makefile
+	@test -n "$(PYTHON)" || { echo "error: no Python of 3.11 or later found: install one, or make setup PYTHON=..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev]"
+	@touch $@
+
+demo: setup  ## The main job: from a prompt to a better picture, in runs/
+	$(BIN)/milr generate "$(PROMPT)"
+
+check: setup  ## Static checks: ruff (rules and format) and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+test: check  ## All checks and all tests
+	$(BIN)/python -m pytest -q
+
+train: $(TRAINING_READY) $(ICONS)  ## Run what is left to do of the embedded model's training
+	$(BIN)/python -m training all
+
+$(TRAINING_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev,training]"
+	@touch $@
+
+$(ICONS): Makefile
+	npm install --prefix build/training --no-audit --no-fund $(addprefix @iconify-json/,$(ICON_PACKAGES))
+	@touch $@
+
+wheel: setup  ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls -l dist
+
+clean:  ## Remove .venv, dist and caches; runs/ and build/ stay
+	rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis
+	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,353 @@
+"""The command line: parse, call, print. Torch is imported after the first line is on the screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+
+from milr import __version__
+from milr.config import SearchConfig
+from milr.errors import MilrError, UsageError, unknown_name
+from milr.runs import RunWriter, check_folder, default_folder
+from milr.types import Score, StepRecord, Task, Unscored
+
+DTYPES = ("float32", "bfloat16", "float16")
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+app = typer.Typer(
+    help="Search over the latents of a frozen unified model until the picture says what the prompt asked.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; every error that a user can mend is one line, exit code 2."""
+    try:
+        status: object = app(args=argv, prog_name="milr", standalone_mode=False)
+    except MilrError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        # The parser's own errors: their class moved between typer's versions, their method did not.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        command = getattr(getattr(error, "ctx", None), "command_path", "milr")
+        said = str(message()).rstrip(".")
+        return _fail(f"{said}; see {command} --help")
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """What stands before a command."""
+    if version:
+        print(f"milr {__version__}")
+    elif context.invoked_subcommand is None:
+        raise UsageError('no command given: type milr generate "a photo of a red apple", or milr --help')
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts: a line each, or GenEval's JSONL.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A name that milr info lists, or a model's folder.")] = "embedded",
+    reward: Annotated[str, typer.Option(help="A name that milr info lists.")] = "icons",
+    strategy: Annotated[str | None, typer.Option(help="Which latents move when: joint, alt or t2v.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates after the first picture.")] = None,
+    text_ratio: Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")] = None,
+    image_ratio: Annotated[float | None, typer.Option(help="Share of image positions that move; 0 for none.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    l2: Annotated[float | None, typer.Option(help="Weight of the latents' distance from their start.")] = None,
+    stop_at: Annotated[float | None, typer.Option(help="Stop when the reward is above; default: the reward's.")] = None,
+    credit: Annotated[
+        str | None, typer.Option(help="What weighs the gradient: reward, zero, random or negated.")
+    ] = None,
+    noise: Annotated[str | None, typer.Option(help="Random streams of each step: fresh or fixed.")] = None,
+    drawings_per_step: Annotated[int | None, typer.Option(help="Drawings that share one update.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance of the image.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the image tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random streams.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Tasks that are searched at once.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="The weights' type: float32, bfloat16 or float16.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<prompt>.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a task on standard output.")] = False,
+) -> None:
+    """Draw pictures that show what the prompts say. Settings not given are the model's own."""
+    settings: dict[str, object] = {
+        "strategy": strategy,
+        "steps": steps,
+        "text_ratio": text_ratio,
+        "image_ratio": image_ratio,
+        "learning_rate": lr,
+        "l2": l2,
+        "stop_at": stop_at,
+        "credit": credit,
+        "noise": noise,
+        "drawings_per_step": drawings_per_step,
+        "guidance": guidance,
+        "temperature": temperature,
+        "seed": seed,
+        "max_rows": rows,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    # Whatever can be refused is refused before seconds are spent on loading a model.
+    make_config(given)
+    prompts = prompts or []
+    _check_prompts(prompts, prompts_file)
+    _check_names(model, reward, dtype)
+    if out is not None:
+        check_folder(out)
+
+    screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    screen.print(f"milr: loading {_the_model(model)} ...")
+    from milr import load_model, load_reward, read_tasks, search, tasks_from_prompts
+
+    loaded = load_model(model, device=device, dtype=dtype)
+    free = loaded.reads_free_prompts
+    tasks = tasks_from_prompts(prompts, free=free) if prompts else []
+    tasks += read_tasks(prompts_file, free=free) if prompts_file else []
+    config = make_config(loaded.search_defaults | given)
+    judge = load_reward(reward, model=loaded)
+    writer = RunWriter(
+        out or default_folder(tasks[0].prompt),
+        tasks=tasks,
+        config=config,
+        model=loaded.name,
+        model_folder=loaded.folder,
+        reward=judge.name,
+        device=device,
+        dtype=dtype,
+    )
+    report = _Report(screen, tasks, config.steps)
+    try:
+        with writer, report:
+            for record in search(tasks, loaded, judge, config):
+                report.show(record, writer.write(record))
+    except KeyboardInterrupt:
+        screen.print(f"milr: interrupted; {report.kept()} in {writer.folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    except MilrError as error:
+        raise MilrError(f"{error} ({report.kept()} in {writer.folder})") from error
+    finally:
+        if as_json:
+            for outcome in report.outcomes(writer.folder):
+                print(json.dumps(outcome, ensure_ascii=False))
+    report.conclude(writer.folder)
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the embedded model's folder.")] = False,
+) -> None:
+    """List the models, rewards and strategies that there are."""
+    from milr.models import MODELS, embedded_folder
+    from milr.rewards import REWARDS
+    from milr.strategies import STRATEGIES
+
+    lists = {
+        "models": {name: entry.summary for name, entry in MODELS.items()},
+        "rewards": {name: entry.summary for name, entry in REWARDS.items()},
+        "strategies": {name: strategy.summary for name, strategy in STRATEGIES.items()},
+    }
+    if as_json:
+        print(json.dumps({"version": __version__, **lists, "embedded_model": str(embedded_folder())}, indent=2))
+        return
+    width = max(len(name) for summaries in lists.values() for name in summaries)
+    for kind, summaries in lists.items():
+        for name, summary in summaries.items():
+            print(f"{kind:<12}{name:<{width}}  {summary}")
+
+
+def make_config(values: Mapping[str, object]) -> SearchConfig:
+    """The settings, or a `UsageError` that names the option and what it allows."""
+    try:
+        return SearchConfig.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0])
+        if name not in SearchConfig.model_fields:
+            raise unknown_name("setting", name, SearchConfig.model_fields) from None
+        field = SearchConfig.model_fields[name]
+        if get_origin(field.annotation) is Literal:
+            raise unknown_name(name, str(wrong["input"]), get_args(field.annotation)) from None
+        flag = {"learning_rate": "lr", "max_rows": "rows"}.get(name, name.replace("_", "-"))
+        allowed = _allowed(field.metadata) or wrong["msg"]
+        raise UsageError(f"--{flag} {wrong['input']}: {allowed}") from None
+
+
+def _allowed(bounds: Sequence[Any]) -> str:
+    """What a field's bounds say, in words."""
+    least, above, most = (
+        next((getattr(bound, name) for bound in bounds if hasattr(bound, name)), None) for name in ("ge", "gt", "le")
+    )
+    if least is not None and most is not None:
+        return f"must lie in [{least}, {most}]"
+    if least is not None:
+        return f"must be at least {least}"
+    return "" if above is None else f"must be above {above}"
+
+
+def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
+    example = 'milr generate "a photo of a red apple left of a blue clock"'
+    if any(not prompt.strip() for prompt in prompts):
+        raise UsageError(f"a prompt is empty: say what to draw, for instance {example}")
+    if file is not None and not file.is_file():
+        raise UsageError(f"--prompts {file}: no such file; give a text file with a prompt a line, or GenEval's JSONL")
+    if not prompts and file is None:
+        raise UsageError(f"no prompt given: type {example}, or --prompts FILE")
+
+
+def _check_names(model: str, reward: str, dtype: str | None) -> None:
+    from milr.models import MODELS
+    from milr.registry import find
+    from milr.rewards import REWARDS
+
+    if not Path(model).is_dir():
+        find("model", model, MODELS)
+    find("reward", reward, REWARDS)
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+
+
+def _the_model(model: str) -> str:
+    from milr.models import MODELS
+
+    return f"the {model} model" if model in MODELS else f"the model in {model}"
+
+
+class _Report:
+    """Consumes records: a line a step, on a terminal with a line below that says what is under way."""
+
+    def __init__(self, screen: Console, tasks: Sequence[Task], steps: int) -> None:
+        self._screen = screen
+        self._tasks = tasks
+        self._steps = steps
+        self._first: dict[int, Score | Unscored] = {}
+        self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
+        self._told: set[str] = set()
+        self._status = screen.status("reasoning and drawing the first pictures") if screen.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status:
+            self._status.stop()
+
+    def show(self, record: StepRecord, folder: Path | None) -> None:
+        """Print the record's line; `folder` is the task's when this is its last record."""
+        self._first.setdefault(record.index, record.scores[0])
+        if folder is not None:
+            self._last[record.index] = record, folder
+        for note in record.notes:
+            if note not in self._told:
+                self._told.add(note)
+                self._print(f"note: {note}")
+        self._print(self._line(record))
+        if self._status:
+            self._status.update(f"{len(self._last)} of {len(self._tasks)} tasks finished, {record.seconds:.0f} s")
+
+    def _print(self, line: str) -> None:
+        # A terminal's lines are cut to its width, so that steps stay under one another; files get them whole.
+        cut = self._screen.is_terminal
+        self._screen.print(Text(line), no_wrap=True, overflow="ellipsis" if cut else "ignore", soft_wrap=not cut)
+
+    def _line(self, record: StepRecord) -> str:
+        many = len(self._tasks) > 1
+        parts = [
+            f"{record.index + 1}/{len(self._tasks)}" if many else "",
+            f"step {record.step:>2}/{self._steps}",
+            f"reward {' '.join(_value(score) for score in record.scores)}",
+            f"best {_value(record.best_score)} at {record.best_step:>2}",
+            f"{record.seconds:.1f} s",
+            record.finished or "",
+            f"flipped: text {record.flipped_text}/{record.text_latents}, "
+            f"image {record.flipped_image}/{record.image_latents}",
+            record.task.prompt if many else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def kept(self) -> str:
+        """How much of the run is finished."""
+        return f"{len(self._last)} of {len(self._tasks)} tasks finished and kept"
+
+    def outcomes(self, run: Path) -> list[dict[str, object]]:
+        """One object a finished task, in the order of the prompts."""
+        return [self._outcome(*self._last[index], run) for index in sorted(self._last)]
+
+    def _outcome(self, last: StepRecord, folder: Path, run: Path) -> dict[str, object]:
+        scores = [self._first[last.index], last.best_score]
+        first, best = (None if isinstance(score, Unscored) else score.value for score in scores)
+        reasons = [score.reason for score in scores if isinstance(score, Unscored)]
+        outcome: dict[str, object] = {
+            "prompt": last.task.prompt,
+            "first_reward": first,
+            "best_reward": best,
+            "steps": last.step,
+            "drawings": last.drawings_spent,
+            "seconds": round(last.seconds, 3),
+            "picture": str((folder / "best.png").resolve()),
+            "run": str(run.resolve()),
+        }
+        return outcome | ({"reason": reasons[-1]} if reasons else {})
+
+    def conclude(self, run: Path) -> None:
+        """Say what the first and the best pictures scored, and where everything is."""
+        finished = [self._last[index] for index in sorted(self._last)]
+        for last, folder in finished if len(finished) == 1 else ():
+            self._screen.print(f"first picture: {_verdict(self._first[last.index])}")
+            self._screen.print(f"best picture:  {_verdict(last.best_score)}, at step {last.best_step}")
+            self._screen.print(f"all pictures:  {folder / 'strip.png'}")
+        if len(finished) > 1:
+            self._screen.print(f"first pictures: {_average(list(self._first.values()))}")
+            self._screen.print(f"best pictures:  {_average([last.best_score for last, _ in finished])}")
+        self._screen.print(f"run: {run}")
+
+
+def _value(score: Score | Unscored) -> str:
+    return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"
+
+
+def _verdict(score: Score | Unscored) -> str:
+    if isinstance(score, Unscored):
+        return f"unscored: {score.reason}"
+    return f"{score.value:.2f}" + (f" ({score.explanation})" if score.explanation else "")
+
+
+def _average(scores: Sequence[Score | Unscored]) -> str:
+    values = [score.value for score in scores if isinstance(score, Score)]
+    unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
+    return (f"{sum(values) / len(values):.2f} on average" if values else "none scored") + unscored
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The decoding engine: key-value cache, masks and positions, random streams."""

@@ -1,0 +1,37 @@
+"""One random stream a drawing: the same whatever else is in the batch."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str = "image") -> torch.Generator:
+    """A generator keyed by content, so that neither batch, order nor place changes what is drawn.
+
+    Args:
+        seed: The run's.
+        task_key: `Task.key`, with a suffix where a list holds the same task twice.
+        drawing: Index among the step's drawings.
+        step: Step of the search; 0 at every step where the noise is fixed.
+        purpose: Keeps the draws of a step apart: "image" tokens, "credit" directions.
+    """
+    digest = hashlib.sha256(f"{seed}|{task_key}|{drawing}|{step}|{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def sample(logits: torch.Tensor, streams: list[torch.Generator], temperature: float) -> torch.Tensor:
+    """One token a row by the exponential race, which draws what `torch.multinomial` draws from the same stream.
+
+    Args:
+        logits: (B, V) float32.
+        streams: B generators, each advanced by V numbers.
+        temperature: Above 0.
+
+    Returns:
+        (B,) int64.
+    """
+    probabilities = torch.softmax(logits / temperature, dim=-1)  # (B, V)
+    race = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=stream) for stream in streams])
+    return (probabilities / race.to(probabilities.device)).argmax(dim=-1)

@@ -1,0 +1,92 @@
+"""The protocol of a model, and what passes between model and search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image
+
+from milr.types import Drawing, Reasoning, Task
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model is and can, known before any search begins."""
+
+    picture_size: int
+    """Pixels a side."""
+    image_tokens: int
+    """Tokens a drawing."""
+    width: int
+    """d, of one latent."""
+    latents: Literal["none", "text", "image", "both"]
+    """Which hidden states a search may move."""
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A reasoning and the hidden states behind it."""
+
+    reasoning: Reasoning
+    written: tuple[int, ...]
+    """The reasoning's tokens, and the end-of-sequence token where the text ended by itself."""
+    hidden: torch.Tensor
+    """(T, d) float32: row i produced written token i."""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A drawing and the hidden states behind its first tokens."""
+
+    drawing: Drawing
+    hidden: torch.Tensor | None
+    """(n, 2, d) float32: conditional and unconditional state behind each of the first n tokens; None where the first
+    tokens came from latents."""
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """One drawing to make."""
+
+    task: Task
+    reasoning: Reasoning | None
+    """None draws from the prompt alone."""
+    stream: torch.Generator
+    prefix: torch.Tensor | None = None
+    """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
+
+
+class Model(Protocol):
+    """A frozen unified model: it reasons in text and draws images. Batch in, batch out."""
+
+    name: str
+    folder: Path
+    capabilities: Capabilities
+    search_defaults: Mapping[str, object]
+    """Fields of `SearchConfig` that depend on the model's size."""
+    reads_free_prompts: bool
+    """False where prompts must follow the grammar of `milr.tasks`."""
+
+    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        """Write each task's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+        ...
+
+    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix."""
+        ...
+
+    def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
+        """(n, d) float32 -> (n, V) float32, differentiable."""
+        ...
+
+    def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
+        """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
+        ...
+
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """p(yes) of a yes/no question about each picture."""
+        ...

@@ -1,0 +1,280 @@
+"""Janus-Pro, and every checkpoint in its format: the embedded model is one.
+
+transformers' modules hold the weights; `milr.decode` drives their forward passes. Source of the architecture and the
+format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcessor).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import AutoTokenizer, JanusForConditionalGeneration
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from milr.decode.engine import Lockstep
+from milr.decode.streams import sample
+from milr.errors import UsageError, unknown_name
+from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
+from milr.models.profiles import PROFILES
+from milr.types import Drawing, Reasoning, Task
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+SETTINGS_FILE = "milr.json"
+
+
+class CheckpointSettings(BaseModel):
+    """What `milr.json` may say: milr's own settings beside a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str = "janus-pro"
+    grammar: Literal["free", "icons"] = "free"
+    """"icons" where the model reads prompts of `milr.tasks` alone."""
+    search: dict[str, float | int | str] = {}
+    """Fields of `SearchConfig` that depend on the model's size."""
+
+
+class Janus:
+    """A frozen Janus checkpoint. Implements `milr.models.base.Model`."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu", dtype: str | None = None) -> None:
+        """Load a folder in transformers' layout.
+
+        Args:
+            folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
+            device: As torch names it.
+            dtype: "float32", "bfloat16" or "float16" for the weights; None is float32 on CPU, bfloat16 elsewhere.
+                Latents, guidance and softmax are float32 whatever it is.
+
+        Raises:
+            UsageError: The folder is no Janus checkpoint in safetensors, or device or dtype is unknown.
+        """
+        self.folder = folder
+        settings = _read_settings(folder)
+        if settings.profile not in PROFILES:
+            raise unknown_name(f"profile in {folder / SETTINGS_FILE}:", settings.profile, PROFILES)
+        self.profile = PROFILES[settings.profile]
+        self.search_defaults: Mapping[str, object] = settings.search
+        self.reads_free_prompts = settings.grammar == "free"
+        self.name = f"janus:{folder.name}"
+        dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+        if dtype not in DTYPES:
+            raise unknown_name("dtype", dtype, DTYPES)
+        self.device = _find_device(device)
+        transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
+        self.network: Any = JanusForConditionalGeneration.from_pretrained(
+            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
+        )
+        # Frozen: no gradient is ever kept for a weight.
+        self.network.to(self.device).eval().requires_grad_(False)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.image_processor: Any = JanusImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        config = self.network.config
+        self.layers: int = config.text_config.num_hidden_layers
+        self.capabilities = Capabilities(
+            picture_size=config.vision_config.image_size,
+            image_tokens=config.vision_config.num_image_tokens,
+            width=config.text_config.hidden_size,
+            latents="both",
+        )
+
+    @torch.inference_mode()
+    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        """Write each task's reasoning, greedily, behind its prefix of token ids."""
+        if not tasks:
+            return []
+        end: int = self.tokenizer.eos_token_id
+        written = [_until(list(prefix), end) for prefix in prefixes]
+        prompts = [self._encode(self.profile.turn(self.profile.reasoning.format(prompt=t.prompt))) for t in tasks]
+        rows = [self._embed_text([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
+        limit = self.profile.max_reasoning_tokens
+        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
+        states = engine.prefill(rows)  # (B, T, d)
+        hidden = [[*state[-1 - len(tokens) :].float()] for state, tokens in zip(states, written, strict=True)]
+        done = [bool(tokens) and tokens[-1] == end for tokens in written]
+        while True:
+            newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
+            following = self.text_logits(newest).argmax(-1).tolist()
+            for index, token in enumerate(following):
+                if not done[index]:
+                    written[index].append(token)
+                    done[index] = token == end or len(written[index]) >= limit
+            if all(done):
+                break
+            # Finished rows are fed on so that the batch stays in step; what comes of it is not kept.
+            state = engine.step(self._embed_text(following)).float()
+            for index, row in enumerate(state):
+                if not done[index]:
+                    hidden[index].append(row)
+        return [
+            Thought(self._reasoning(_without(tokens, end)), tuple(tokens), torch.stack(states_[: len(tokens)]))
+            for tokens, states_ in zip(written, hidden, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+        """Draw each request: image tokens sampled under guidance, then decoded to a picture.
+
+        Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
+        decoder: equal logits and an equal stream give equal tokens.
+        """
+        if not requests:
+            return []
+        total = self.capabilities.image_tokens
+        drawn = [self._sample_prefix(request, temperature) for request in requests]
+        prompts = [self._drawing_prompt(request) for request in requests]
+        blank: int = self.tokenizer.pad_token_id
+        unconditional = [[prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]] for prompt in prompts]
+        prefixes = [self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn]
+        rows = [
+            torch.cat([self._embed_text(ids), prefix])
+            for half in (prompts, unconditional)
+            for ids, prefix in zip(half, prefixes, strict=True)
+        ]  # 2B rows: the conditional ones, then the unconditional ones
+        shortest = min(map(len, drawn))
+        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + total - shortest)
+        states = engine.prefill(rows)[:, -1].float()  # (2B, d)
+        kept: list[torch.Tensor] = []
+        streams = [request.stream for request in requests]
+        while True:
+            pairs = torch.stack(states.chunk(2), dim=1)  # (B, 2, d)
+            if len(kept) < keep:
+                kept.append(pairs)
+            tokens = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
+            for row, token in zip(drawn, tokens.tolist(), strict=True):
+                if len(row) < total:  # a row that began with a longer prefix is done a little earlier
+                    row.append(token)
+            if all(len(row) == total for row in drawn):
+                break
+            states = engine.step(self._embed_image(tokens.repeat(2))).float()
+        hidden = torch.stack(kept, dim=1) if kept else pairs[:, None, :, :][:, :0]  # (B, keep, 2, d)
+        pictures = self._decode_pictures(torch.tensor(drawn))
+        return [
+            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None else states_)
+            for row, picture, states_, request in zip(drawn, pictures, hidden, requests, strict=True)
+        ]
+
+    def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
+        """(n, d) float32 -> (n, V) float32, differentiable."""
+        return self.network.lm_head(latents.to(self.network.dtype)).float()
+
+    def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
+        """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
+        conditional, unconditional = (
+            self.network.model.generation_head(latents.to(self.network.dtype)).float().unbind(1)
+        )
+        return unconditional + guidance * (conditional - unconditional)
+
+    @torch.inference_mode()
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """p(yes) / (p(yes) + p(no)) of a yes/no question about each picture."""
+        if not pictures:
+            return []
+        inner = self.network.model
+        yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
+        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
+        seen = inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state)
+        token = self.tokenizer
+        picture = f"{token.boi_token}{token.image_token * seen.shape[1]}{token.eoi_token}"
+        rows: list[torch.Tensor] = []
+        for question, features in zip(questions, seen, strict=True):
+            asked = self.profile.question.format(picture=picture, question=question)
+            ids = torch.tensor(self._encode(self.profile.turn(asked)), device=self.device)
+            embeddings = self._embed_text(ids.tolist())
+            rows.append(embeddings.masked_scatter((ids == token.image_token_id)[:, None], features))
+        states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
+        probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
+        return probabilities[:, 0].tolist()
+
+    @property
+    def _decoder(self) -> Any:
+        return self.network.model.language_model
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text)["input_ids"]
+
+    def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
+        """Token ids -> (T, d)."""
+        return self.network.get_input_embeddings()(torch.tensor(ids, device=self.device, dtype=torch.long))
+
+    def _embed_image(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Image tokens (T,) -> (T, d)."""
+        return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
+
+    def _drawing_prompt(self, request: DrawRequest) -> list[int]:
+        prompt = request.task.prompt
+        if request.reasoning is None:
+            words = self.profile.drawing_plain.format(prompt=prompt)
+        else:
+            words = self.profile.drawing.format(prompt=prompt, reasoning=request.reasoning.text)
+        return self._encode(self.profile.turn(words) + self.tokenizer.boi_token)
+
+    def _sample_prefix(self, request: DrawRequest, temperature: float) -> list[int]:
+        if request.prefix is None:
+            return []
+        return [int(sample(row[None], [request.stream], temperature)) for row in request.prefix]
+
+    def _decode_pictures(self, tokens: torch.Tensor) -> list[Image.Image]:
+        pictures: list[Image.Image] = []
+        for part in tokens.to(self.device).split(16):
+            pixels = self.network.decode_image_tokens(part).float().clamp(-1, 1)  # (b, H, W, 3)
+            levels = ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+            pictures += [Image.fromarray(picture) for picture in levels]
+        return pictures
+
+    def _reasoning(self, tokens: list[int]) -> Reasoning:
+        return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    """Tokens up to the first end-of-sequence, which is kept."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
+def _without(tokens: list[int], end: int) -> list[int]:
+    return tokens[:-1] if tokens and tokens[-1] == end else tokens
+
+
+def _find_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: this torch sees no CUDA device; use --device cpu")
+    return device
+
+
+def _read_settings(folder: Path) -> CheckpointSettings:
+    """Check that the folder can be loaded and read its `milr.json`, if it has one."""
+    if not folder.is_dir():
+        raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{str(folder)!r} has no config.json: give a folder in transformers' Janus layout")
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{str(folder)!r} has no *.safetensors: milr opens no pickles; save the weights with "
+            f"save_pretrained(..., safe_serialization=True) first"
+        )
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != "janus":
+        raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: milr loads type 'janus'")
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        return CheckpointSettings()
+    try:
+        return CheckpointSettings.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -1,0 +1,32 @@
+"""Rewards by name. One is imported, and its weights are read, only when it is asked for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+from milr.registry import Entry, find, load
+from milr.rewards.base import Reward
+
+__all__ = ["REWARDS", "Reward", "load_reward"]
+
+REWARDS: Mapping[str, Entry] = {
+    "icons": Entry("milr.rewards.icons:Icons", "GenEval's rules on the icon detector's findings: 1 or 0"),
+    "icons-soft": Entry("milr.rewards.icons:IconsSoft", "the same with a slope: the share of conditions met"),
+}
+"""Name -> entry. A reward is one file and one line here."""
+
+
+def load_reward(name: str = "icons", *, model: object | None = None) -> Reward:
+    """The reward of that name.
+
+    Args:
+        name: One of `REWARDS`.
+        model: The model that draws, for rewards that ask it; the others do without.
+
+    Raises:
+        UsageError: No reward has that name, or its weights are missing.
+    """
+    made = load(find("reward", name, REWARDS))
+    reward: Reward = made(model=model) if "model" in inspect.signature(made).parameters else made()
+    return reward

@@ -1,0 +1,236 @@
+"""GenEval's rules: from what a detector saw to correct or not, as pure functions.
+
+Source: `evaluation/evaluate_images.py` of djghosh13/geneval, commit af4902f. The colour of a detection is classified
+before; these functions only compare it. Boxes are (x0, y0, x1, y1) in pixels, y down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from milr.tasks import RELATIONS, check_task
+from milr.types import Relation, Requirement, Task
+
+Detection: TypeAlias = tuple[float, float, float, float, float, str | None]
+"""(x0, y0, x1, y1, score, colour); the colour is None where nobody classified it."""
+Detections: TypeAlias = Mapping[str, Sequence[Detection]]
+"""Class name -> everything seen of it, before any threshold, in any order."""
+
+THRESHOLD = 0.3
+COUNTING_THRESHOLD = 0.9
+MAX_OBJECTS = 16
+MAX_OVERLAP = 1.0
+POSITION_THRESHOLD = 0.1
+
+_UNMET = 0.99
+"""What a condition that is not met scores at most, however close."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What GenEval says of one picture."""
+
+    correct: bool
+    reason: str
+    """Everything that is wrong, on one line; empty where the picture is correct."""
+
+
+def judge(
+    detections: Detections,
+    task: Task,
+    *,
+    threshold: float = THRESHOLD,
+    counting_threshold: float = COUNTING_THRESHOLD,
+    max_objects: int = MAX_OBJECTS,
+    max_overlap: float = MAX_OVERLAP,
+    position_threshold: float = POSITION_THRESHOLD,
+) -> Verdict:
+    """Judge one picture by what was detected in it.
+
+    Detections of equal score are taken in the order of their boxes, so that a verdict never hangs on the order given.
+
+    Args:
+        detections: What the detector saw.
+        task: Its include and exclude lists say what is correct.
+        threshold: Detections need a score above this.
+        counting_threshold: The same for tasks that count: those tagged "counting", and untagged ones with an exclude
+            list (GenEval's own tasks are all tagged, and only its counting ones exclude).
+        max_objects: Detections kept of one class, the most confident ones.
+        max_overlap: A detection goes whose IoU with a more confident one of its class is this or more; 1 keeps all.
+        position_threshold: The share of both sizes by which an offset is shortened before it counts as one.
+
+    Raises:
+        UsageError: The task cannot be judged by these rules (`milr.tasks.check_task`).
+    """
+    check_task(task)
+    limit = counting_threshold if _counts(task) else threshold
+    kept = {name: _keep(seen, limit, max_objects, max_overlap) for name, seen in detections.items()}
+    wrong: list[str] = []
+    matched: list[Sequence[Detection] | None] = []
+    for item in task.include:
+        objects = kept.get(item.name, [])[: item.count]
+        fault = _fault(item, objects, matched, task, position_threshold)
+        matched.append(None if fault else objects)
+        if fault:
+            wrong.append(fault)
+    for item in task.exclude:
+        found = len(kept.get(item.name, []))
+        if found >= item.count:
+            wrong.append(f"expected {item.name}<{item.count}, found {found}")
+    return Verdict(correct=not wrong, reason="; ".join(wrong))
+
+
+def conditions_met(
+    detections: Detections,
+    task: Task,
+    *,
+    threshold: float = THRESHOLD,
+    counting_threshold: float = COUNTING_THRESHOLD,
+    max_objects: int = MAX_OBJECTS,
+    max_overlap: float = MAX_OVERLAP,
+    position_threshold: float = POSITION_THRESHOLD,
+) -> dict[str, float]:
+    """How nearly a picture meets each condition of its task.
+
+    Takes what `judge` takes; 1 is met, and all are 1 exactly where `judge` says correct.
+
+    An item that asks for n objects has n places. The kept detections fill them with weight 1, then the best rejected
+    ones with weight score / threshold, below 1; what is missing weighs 0. Of the include list come
+
+    * "dog: present" or "dog: at least 2": the mean weight of the places;
+    * "dog: red": the mean weight, where a place of another colour weighs 0;
+    * "dog: left of cat": the mean over all pairs of both weights times 0 on the opposite side, 0.5 on neither, rising
+      to 1 at the limit of `judge`'s position rule;
+
+    and of the exclude list "dog: fewer than 3": the share of the dogs found that may stay.
+    """
+    check_task(task)
+    limit = counting_threshold if _counts(task) else threshold
+    kept = {name: _keep(seen, limit, max_objects, max_overlap) for name, seen in detections.items()}
+    parts: list[tuple[str, float]] = []
+    places: list[list[tuple[Detection, float]]] = []
+    for item in task.include:
+        rejected = [seen for seen in detections.get(item.name, ()) if 0 < seen[4] <= limit]
+        filled = [(seen, 1.0) for seen in kept.get(item.name, [])]
+        filled += [(seen, min(seen[4] / limit, _UNMET)) for seen in _by_confidence(rejected)]
+        places.append(filled[: item.count])
+        present = f"at least {item.count}" if item.count > 1 else "present"
+        parts.append((f"{item.name}: {present}", sum(weight for _, weight in places[-1]) / item.count))
+        if item.color is not None:
+            right = sum(weight for seen, weight in places[-1] if seen[5] == item.color)
+            parts.append((f"{item.name}: {item.color}", right / item.count))
+        if item.position is not None:
+            relation, index = item.position
+            reference = task.include[index]
+            near = sum(
+                weight * other_weight * _nearness(_toward(seen, other, relation, position_threshold))
+                for seen, weight in places[-1]
+                for other, other_weight in places[index]
+            )
+            parts.append((f"{item.name}: {relation} {reference.name}", near / (item.count * reference.count)))
+    for item in task.exclude:
+        found = len(kept.get(item.name, []))
+        share = 1.0 if found < item.count else (item.count - 1) / found
+        parts.append((f"{item.name}: fewer than {item.count}", share))
+    conditions: dict[str, float] = {}
+    for name, value in parts:
+        # A hand-made task may ask the same twice: the worse counts.
+        conditions[name] = min(value, conditions.get(name, 1.0))
+    return conditions
+
+
+def _counts(task: Task) -> bool:
+    return task.tag == "counting" or (task.tag is None and bool(task.exclude))
+
+
+def _by_confidence(seen: Sequence[Detection]) -> list[Detection]:
+    """Most confident first; equals by their boxes."""
+    return sorted(seen, key=lambda detection: (-detection[4], detection[:4], detection[5] or ""))
+
+
+def _keep(seen: Sequence[Detection], limit: float, max_objects: int, max_overlap: float) -> list[Detection]:
+    """The detections of one class that count as objects, most confident first."""
+    confident = _by_confidence([detection for detection in seen if detection[4] > limit])[:max_objects]
+    if max_overlap >= 1:
+        # Identical boxes have an IoU of 1 and stay all the same.
+        return confident
+    kept: list[Detection] = []
+    for detection in confident:
+        if all(_iou(detection, other) < max_overlap for other in kept):
+            kept.append(detection)
+    return kept
+
+
+def _iou(a: Detection, b: Detection) -> float:
+    """Intersection over union of two boxes that hold their last row and column of pixels."""
+    shared = _area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = _area(*a[:4]) + _area(*b[:4]) - shared
+    return shared / union if union else 0.0
+
+
+def _area(x0: float, y0: float, x1: float, y1: float) -> float:
+    return max(x1 - x0 + 1, 0) * max(y1 - y0 + 1, 0)
+
+
+def _fault(
+    item: Requirement,
+    objects: Sequence[Detection],
+    matched: Sequence[Sequence[Detection] | None],
+    task: Task,
+    position_threshold: float,
+) -> str | None:
+    """What is wrong with the objects of one item of the include list; None where nothing is."""
+    if len(objects) < item.count:
+        return f"expected {item.name}>={item.count}, found {len(objects)}"
+    if item.color is not None:
+        colors = [detection[5] for detection in objects]
+        if colors.count(item.color) < item.count:
+            found = ", ".join(color or "no colour" for color in colors)
+            return f"expected {item.color} {item.name}>={item.count}, found {found}"
+    if item.position is not None:
+        relation, index = item.position
+        reference = matched[index]
+        if reference is None:
+            return f"no {task.include[index].name} for {item.name} to be {relation}"
+        for held in _relations(objects, reference, position_threshold):
+            if relation not in held:
+                found = " and ".join(held) or "no relation"
+                return f"expected {item.name} {relation} {task.include[index].name}, found {found}"
+    return None
+
+
+def _relations(
+    objects: Sequence[Detection], reference: Sequence[Detection], position_threshold: float
+) -> Iterator[list[Relation]]:
+    """The relations that hold, for every pair."""
+    for a in objects:
+        for b in reference:
+            yield [relation for relation in RELATIONS if _toward(a, b, relation, position_threshold) > 0.5]
+
+
+def _toward(a: Detection, b: Detection, relation: Relation, position_threshold: float) -> float:
+    """How far a lies from b in the direction of the relation, in [-1, 1]; the relation holds above 0.5.
+
+    The offset of the centres, shortened on each axis by a share of both sizes, over the length of the offset itself.
+    """
+    x = (a[0] + a[2]) / 2 - (b[0] + b[2]) / 2
+    y = (a[1] + a[3]) / 2 - (b[1] + b[3]) / 2
+    shortened_x = max(abs(x) - position_threshold * (abs(a[2] - a[0]) + abs(b[2] - b[0])), 0.0)
+    shortened_y = max(abs(y) - position_threshold * (abs(a[3] - a[1]) + abs(b[3] - b[1])), 0.0)
+    if shortened_x < 1e-3 and shortened_y < 1e-3:
+        return 0.0
+    if relation in ("left of", "right of"):
+        along = math.copysign(shortened_x, x) / math.hypot(x, y)
+    else:
+        along = math.copysign(shortened_y, y) / math.hypot(x, y)
+    return -along if relation in ("left of", "above") else along
+
+
+def _nearness(toward: float) -> float:
+    """How nearly a relation holds: 0 on the opposite side, 0.5 on neither, 1 where it holds."""
+    if toward > 0.5:
+        return 1.0
+    return min(0.5 + (toward if toward > 0 else toward / 2), _UNMET)

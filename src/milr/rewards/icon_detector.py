@@ -1,0 +1,241 @@
+"""The icon detector: a small convnet that says which of the 80 objects a picture shows, where and in what colour.
+
+It knows icons on plain grounds, 128 x 128 pixels, and nothing else of the world. Each cell of its 16 x 16 map says
+whether an object's centre lies in it, which of the 80 names it has, its box and its colour. `training/detector.py`
+makes the weights; the shipped ones lie in `milr/assets/icons-detector`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import nn
+
+from milr.errors import UsageError
+from milr.rewards.geneval import Detection
+from milr.tasks import COLORS, OBJECT_NAMES
+
+CELL = 8
+"""Pixels a side of one cell of the map."""
+BOX_UNIT = 48.0
+"""Sizes are predicted as the logarithm of pixels over this."""
+_HEADS = (1, len(OBJECT_NAMES), 4, len(COLORS) + 1)
+_FAINT = -6.0  # logits of centres below it are not looked at
+_NAMES_A_PLACE = 3
+_ASSETS = Path(__file__).parents[1] / "assets" / "icons-detector"
+
+
+class DetectorConfig(BaseModel):
+    """What `config.json` holds: the network's shape and how raw scores become scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    image_size: int = 128
+    widths: tuple[int, int, int] = (24, 64, 128)
+    """Channels at strides 2, 4 and 8."""
+    blocks: int = 5
+    """Residual convolutions at stride 8."""
+    score_slope: float = 1.0
+    score_offset: float = 0.0
+    """score = sigmoid(slope * logit(objectness * class probability) + offset); at 0.3 right and wrong are even."""
+    least_score: float = 0.05
+    """What scores less is not returned."""
+    most_overlap: float = 0.4
+    """Of two boxes with a larger IoU the weaker goes, whatever their classes: icons do not overlap."""
+
+
+class _Conv(nn.Module):
+    """3 x 3 convolution, batch norm, optional residual, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, residual: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.residual = residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        y = self.norm(self.conv(x))
+        return F.relu(x + y if self.residual else y)
+
+
+class DetectorNetwork(nn.Module):
+    """Pixels -> the raw map of the four heads."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        """Random weights of the config's shape."""
+        super().__init__()
+        fine, middle, wide = config.widths
+        self.trunk = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            _Conv(12, fine),
+            _Conv(fine, middle, stride=2),
+            _Conv(middle, middle, residual=True),
+            _Conv(middle, wide, stride=2),
+            *(_Conv(wide, wide, residual=True) for _ in range(config.blocks)),
+        )
+        self.heads = nn.Conv2d(wide, sum(_HEADS), 1)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One raw map a head.
+
+        Args:
+            pixels: (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            Logits of an object's centre (B, h, w), with h = H / 8; class logits (B, h, w, 80); boxes (B, h, w, 4):
+            the centre's offset from the cell's centre in cells, x and y, then the logarithm of width and height over
+            `BOX_UNIT` pixels; colour logits (B, h, w, 11), the last one for "no single colour".
+        """
+        maps = self.heads(self.trunk(pixels)).float().permute(0, 2, 3, 1)
+        centre, names, boxes, colors = maps.split(_HEADS, dim=-1)
+        return centre[..., 0], names, boxes, colors
+
+
+class IconDetector:
+    """Finds icons in pictures. Each picture is seen on its own, so its result never hangs on its neighbours."""
+
+    def __init__(self, network: DetectorNetwork, config: DetectorConfig) -> None:
+        """Take a trained network, for use only."""
+        self.network = network.eval().requires_grad_(False)
+        self.config = config
+
+    @classmethod
+    def from_folder(cls, folder: str | Path | None = None) -> IconDetector:
+        """Read `config.json` and `model.safetensors`.
+
+        Args:
+            folder: Where they lie; None for the ones shipped with the package.
+
+        Raises:
+            UsageError: Nothing there, or not this detector's files.
+        """
+        folder = _ASSETS if folder is None else Path(folder)
+        weights, settings = folder / "model.safetensors", folder / "config.json"
+        for file in (weights, settings):
+            if not file.is_file():
+                raise UsageError(f"no icon detector in {str(folder)!r}: {file.name} is missing")
+        try:
+            config = DetectorConfig.model_validate_json(settings.read_text())
+            network = DetectorNetwork(config)
+            network.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+        except (ValidationError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{str(folder)!r} holds no icon detector that this version reads: {reason}") from error
+        return cls(network, config)
+
+    def save(self, folder: Path) -> None:
+        """Write both files: convolutions in bf16, the rest in float32."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v for k, v in self.network.state_dict().items() if not k.endswith("num_batches_tracked")}
+        kept = {k: (v.bfloat16() if v.ndim > 1 else v.float()).contiguous() for k, v in state.items()}
+        counters = {k: v for k, v in self.network.state_dict().items() if k not in state}
+        save_file({**kept, **counters}, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2) + "\n")
+
+    @torch.inference_mode()
+    def detect(self, pictures: Sequence[Image.Image]) -> list[dict[str, list[Detection]]]:
+        """What each picture shows, every class that was seen with its detections, the most confident first.
+
+        Args:
+            pictures: Of any mode and size; resized to 128 x 128, whatever their shape.
+
+        Returns:
+            Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given picture's pixels.
+        """
+        return [self._detect(picture) for picture in pictures]
+
+    def _detect(self, picture: Image.Image) -> dict[str, list[Detection]]:
+        side = self.config.image_size
+        rgb = to_rgb(picture)
+        small = rgb if rgb.size == (side, side) else rgb.resize((side, side), Image.Resampling.BICUBIC)
+        pixels = torch.tensor(np.array(small)).permute(2, 0, 1)[None] / 127.5 - 1.0
+        device = self.network.heads.weight.device
+        maps = [head[0].cpu() for head in self.network(pixels.to(device))]
+        seen: dict[str, list[Detection]] = {}
+        scale = (rgb.width / side, rgb.height / side)
+        for box, names, color in self._peaks(*maps):
+            x0, y0, x1, y1 = box
+            placed = (x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
+            for name, raw in names:
+                score = self._score(raw)
+                if score >= self.config.least_score:
+                    seen.setdefault(name, []).append((*placed, score, color))
+        return {name: sorted(found, key=lambda d: (-d[4], d[:4])) for name, found in seen.items()}
+
+    def _peaks(
+        self, centre: torch.Tensor, names: torch.Tensor, boxes: torch.Tensor, colors: torch.Tensor
+    ) -> list[tuple[tuple[float, float, float, float], list[tuple[str, float]], str | None]]:
+        """Box, the three likeliest names with the logit of objectness times probability, and colour of each peak."""
+        highest = F.max_pool2d(centre[None, None], 3, 1, 1)[0, 0]
+        cells = [(int(r), int(c)) for r, c in torch.nonzero((centre == highest) & (centre > _FAINT))]
+        cells.sort(key=lambda cell: (-float(centre[cell]), cell))
+        found: list[tuple[tuple[float, float, float, float], list[tuple[str, float]], str | None]] = []
+        for cell in cells:
+            box = _to_box(*cell, [float(v) for v in boxes[cell]], self.config.image_size)
+            if any(_iou(box, other) > self.config.most_overlap for other, _, _ in found):
+                continue
+            log_object = float(F.logsigmoid(centre[cell]))
+            likely = names[cell].log_softmax(-1).topk(_NAMES_A_PLACE)
+            ranked = [
+                (OBJECT_NAMES[int(k)], _logit_of_log(log_object + float(p)))
+                for k, p in zip(likely.indices, likely.values, strict=True)
+            ]
+            color = int(colors[cell].argmax())
+            found.append((box, ranked, COLORS[color] if color < len(COLORS) else None))
+        return found
+
+    def _score(self, raw: float) -> float:
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.config.score_slope * raw + self.config.score_offset))))
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode as RGB, turned as its EXIF says; what is transparent is laid on white.
+
+    Raises:
+        ValueError: A picture that holds no pixel, or a mode that cannot be read.
+    """
+    if not picture.width or not picture.height:
+        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+    turned = ImageOps.exif_transpose(picture)
+    if turned.has_transparency_data:
+        over = turned.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
+        values = np.nan_to_num(np.asarray(turned, dtype=np.float64))
+        values = values / 257 if turned.mode != "F" and values.max() > 255 else values
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    return turned.convert("RGB")
+
+
+def _to_box(row: int, column: int, raw: Sequence[float], side: int) -> tuple[float, float, float, float]:
+    """A cell's raw box -> (x0, y0, x1, y1) in pixels of the small picture, cut at its edges."""
+    x, y = (column + 0.5 + raw[0]) * CELL, (row + 0.5 + raw[1]) * CELL
+    width, height = (BOX_UNIT * math.exp(max(-4.0, min(2.0, value))) for value in raw[2:])
+    corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    x0, y0, x1, y1 = (round(max(0.0, min(float(side), value)), 2) for value in corners)
+    return x0, y0, x1, y1
+
+
+def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def _logit_of_log(log_probability: float) -> float:
+    """log(p / (1 - p)) from log p, exact for p near 1."""
+    log_probability = min(log_probability, -1e-9)
+    return log_probability - math.log(-math.expm1(log_probability))

@@ -1,0 +1,89 @@
+"""A strip: all pictures of a task in a row, or in rows, with their steps and rewards, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+COLUMNS = 7
+LEAST, MOST = 128, 384  # a picture's width in the strip, in pixels
+LEAST_WIDTH = 320  # of the whole, so that a title has room over a single picture
+MARGIN, GAP, FRAME = 16, 12, 4
+TITLE_SIZE, LABEL_SIZE = 20, 14
+TITLE_LINE, LABEL_LINE = 26, 22
+PAPER, INK, FAINT, EDGE, BEST = "white", "#1f2328", "#59636e", "#d1d9e0", "#1a7f37"
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a strip."""
+
+    picture: Image.Image
+    label: str
+    """Under the picture at the left, for instance "step 3"."""
+    reward: str
+    """Under the picture at the right, for instance "0.75"."""
+    best: bool = False
+
+
+def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
+    """Lay the frames out in reading order under the title; the best one has a coloured frame.
+
+    Args:
+        title: The prompt; wrapped to the strip's width.
+        frames: At least one; all are shown at the first one's size.
+
+    Returns:
+        An RGB picture. Small pictures are enlarged by a whole factor, so that their pixels stay what they are.
+    """
+    cell_width, cell_height = _cell(frames[0].picture)
+    columns = min(COLUMNS, len(frames))
+    rows = -(-len(frames) // columns)
+    width = max(LEAST_WIDTH, 2 * MARGIN + columns * cell_width + (columns - 1) * GAP)
+    title_font, label_font = ImageFont.load_default(size=TITLE_SIZE), ImageFont.load_default(size=LABEL_SIZE)
+    lines = _wrap(title, title_font, width - 2 * MARGIN)
+    top = MARGIN + len(lines) * TITLE_LINE + GAP
+    row_height = cell_height + LABEL_LINE + GAP
+    strip = Image.new("RGB", (width, top + rows * row_height - GAP + MARGIN), PAPER)
+    pen = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN + number * TITLE_LINE), line, INK, title_font)
+    for number, frame in enumerate(frames):
+        row, column = divmod(number, columns)
+        x, y = MARGIN + column * (cell_width + GAP), top + row * row_height
+        edge, color = (FRAME, BEST) if frame.best else (1, EDGE)  # an edge, since many pictures have white grounds
+        pen.rectangle((x - edge, y - edge, x + cell_width + edge - 1, y + cell_height + edge - 1), color)
+        strip.paste(_fit(frame.picture, cell_width, cell_height), (x, y))
+        below = y + cell_height + LABEL_LINE // 2 + FRAME // 2
+        pen.text((x, below), frame.label, BEST if frame.best else FAINT, label_font, anchor="lm")
+        pen.text((x + cell_width, below), frame.reward, BEST if frame.best else INK, label_font, anchor="rm")
+    return strip
+
+
+def _cell(picture: Image.Image) -> tuple[int, int]:
+    """Width and height at which pictures are shown."""
+    width, height = picture.size
+    if width > MOST:
+        return MOST, max(1, round(height * MOST / width))
+    factor = -(-LEAST // width)
+    return width * factor, height * factor
+
+
+def _fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    how = Image.Resampling.NEAREST if width >= picture.width else Image.Resampling.LANCZOS
+    return picture.convert("RGB").resize((width, height), how)
+
+
+def _wrap(text: str, font: _Font, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

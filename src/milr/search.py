@@ -1,0 +1,242 @@
+"""Algorithm 1 over many tasks at once: reason, draw, score, move the latents, again.
+
+`search` is a generator of frozen step records; the progress line, run folders, pages and reports only consume them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from milr.config import SearchConfig
+from milr.decode.streams import open_stream
+from milr.errors import MilrError
+from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
+from milr.models.base import DrawRequest, Model, Sketch, Thought
+from milr.rewards.base import Reward
+from milr.strategies import STRATEGIES
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
+
+
+class SearchError(MilrError):
+    """A search that cannot go on; names task and step. Records yielded before stay valid."""
+
+
+def search(
+    tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig | None = None
+) -> Iterator[StepRecord]:
+    """Search each task's latents until its reward is above the stop value or K steps are spent.
+
+    Args:
+        tasks: Any number; `config.max_rows` are under way at once, a finished one gives its place to the next.
+        model: Frozen; it reasons and draws.
+        reward: Scores pictures in [0, 1].
+        config: None takes the paper's settings with the model's own defaults.
+
+    Yields:
+        A record a task and step, step 0 first; tasks are interleaved. A task's last record says why it finished.
+
+    Raises:
+        SearchError: A gradient is not finite.
+    """
+    config = config or SearchConfig.model_validate(dict(model.search_defaults))
+    stop_at = reward.stop_at if config.stop_at is None else config.stop_at
+    started = time.monotonic()
+    waiting = deque(_open_searches(tasks, model, config))
+    active: list[_Search] = []
+    while waiting or active:
+        while waiting and len(active) < config.max_rows:
+            active.append(waiting.popleft())
+        for one in active:
+            one.move()
+        _reason(active, model)
+        _draw(active, model, config)
+        _score(active, reward)
+        for one in active:
+            yield one.record(stop_at, time.monotonic() - started)
+        active = [one for one in active if one.finished is None]
+
+
+def _reason(active: Sequence[_Search], model: Model) -> None:
+    """New text for all whose text latents moved; for a new task, the first text."""
+    changed = [one for one in active if one.step == 0 or "text" in one.moved]
+    thoughts = model.reason([one.task for one in changed], [one.text_prefix() for one in changed])
+    for one, thought in zip(changed, thoughts, strict=True):
+        one.take_thought(thought)
+
+
+def _draw(active: Sequence[_Search], model: Model, config: SearchConfig) -> None:
+    """M drawings each, after the text and behind the image latents."""
+    requests = [request for one in active for request in one.draw_requests()]
+    keep, _ = count_latents(config.image_ratio, model.capabilities.image_tokens)
+    sketches = model.draw(requests, guidance=config.guidance, temperature=config.temperature, keep=keep)
+    for place, one in enumerate(active):
+        many = config.drawings_per_step
+        one.take_sketches(sketches[place * many : (place + 1) * many])
+
+
+def _score(active: Sequence[_Search], reward: Reward) -> None:
+    """Score all drawings; what could not be scored is tried once more."""
+    asked = [(one, place) for one in active for place in range(len(one.drawings))]
+    for _ in range(2):
+        scores = reward([one.drawings[i].picture for one, i in asked], [one.task for one, _ in asked])
+        for (one, place), score in zip(asked, scores, strict=True):
+            one.scores[place] = score
+        asked = [(one, place) for one, place in asked if isinstance(one.scores[place], Unscored)]
+        if not asked:
+            break
+
+
+def _open_searches(tasks: Sequence[Task], model: Model, config: SearchConfig) -> Iterator[_Search]:
+    seen: Counter[str] = Counter()
+    for index, task in enumerate(tasks):
+        # The same task twice in one list is two searches with streams of their own.
+        key = task.key if not seen[task.key] else f"{task.key}#{seen[task.key]}"
+        seen[task.key] += 1
+        yield _Search(task, index, key, model, config)
+
+
+class _Search:
+    """One task under way."""
+
+    def __init__(self, task: Task, index: int, key: str, model: Model, config: SearchConfig) -> None:
+        self.task, self.index, self.key, self.model, self.config = task, index, key, model, config
+        self.step = -1
+        self.moved: tuple[str, ...] = ()
+        self.latents: Latents | None = None
+        self.text_states = torch.empty(0, model.capabilities.width)
+        self.reasoning = Reasoning("", ())
+        self.read_text: tuple[int, ...] = ()  # the text prefix that was rolled out
+        self.drawings: list[Drawing] = []
+        self.scores: list[Score | Unscored] = []
+        self.first_text: tuple[int, ...] = ()
+        self.first_image: tuple[int, ...] = ()
+        self.best: tuple[Drawing, Score | Unscored, int] | None = None
+        self.log_probability: float | None = None
+        self.drawings_spent = self.tokens_spent = 0
+        self.notes: list[str] = []
+        self.finished: str | None = None
+
+    def move(self) -> None:
+        """Begin the next step: nothing at step 0, then one step of the latents that the strategy names."""
+        self.step += 1
+        self.notes = []
+        self.moved = ()
+        if self.step == 0:
+            return
+        latents = self._latents()
+        self.moved = STRATEGIES[self.config.strategy].moves(self.step, self.config.steps)
+        values = [score.value for score in self.scores if isinstance(score, Score)]
+        if len(values) < len(self.scores):
+            unscored = next(s for s in self.scores if isinstance(s, Unscored))
+            self.notes.append(f"no update: {unscored.reason}")
+            self.moved, self.log_probability = (), None
+            return
+        seen = RolledOut(
+            self.read_text,
+            tuple(drawing.tokens[: len(latents.now["image"])] for drawing in self.drawings),
+            tuple(values),
+        )
+        stream = open_stream(self.config.seed, self.key, 0, self.step, "credit")
+        try:
+            self.log_probability = take_step(self.model, latents, seen, self.moved, self.config, stream)
+        except GradientError as error:
+            raise SearchError(f"{error} at step {self.step} of {self.task.prompt!r}") from error
+
+    def text_prefix(self) -> tuple[int, ...]:
+        """What the text head reads from the latents; nothing at step 0."""
+        if self.step == 0:
+            return ()
+        latents = self._latents().now["text"].detach()
+        return tuple(self.model.text_logits(latents).argmax(-1).tolist()) if len(latents) else ()
+
+    def take_thought(self, thought: Thought) -> None:
+        """A new text; at step 0 its first hidden states become the text latents."""
+        self.reasoning = thought.reasoning
+        if self.step == 0:
+            count, note = count_latents(self.config.text_ratio, len(thought.reasoning.tokens))
+            self.notes += [f"text: {note}"] if note else []
+            self.text_states = thought.hidden[:count]
+        count = len(self.text_states)
+        # The end-of-sequence token is rolled out too where it falls inside the prefix.
+        self.read_text = thought.written[:count]
+        self.tokens_spent += len(thought.written) - (count if self.step else 0)
+
+    def draw_requests(self) -> list[DrawRequest]:
+        """M requests with streams of their own: of this step, or of step 0 where the noise is fixed."""
+        step = self.step if self.config.noise == "fresh" else 0
+        prefix = None
+        if self.step and len(self._latents().now["image"]):
+            prefix = self.model.image_logits(self._latents().now["image"].detach(), self.config.guidance)
+        return [
+            DrawRequest(self.task, self.reasoning, open_stream(self.config.seed, self.key, place, step), prefix)
+            for place in range(self.config.drawings_per_step)
+        ]
+
+    def take_sketches(self, sketches: Sequence[Sketch]) -> None:
+        """New drawings; at step 0 the first one's hidden states become the image latents."""
+        self.drawings = [sketch.drawing for sketch in sketches]
+        self.scores = [Unscored("not scored yet", "")] * len(sketches)
+        self.drawings_spent += len(sketches)
+        self.tokens_spent += sum(len(drawing.tokens) for drawing in self.drawings)
+        if self.step == 0:
+            hidden = sketches[0].hidden
+            assert hidden is not None, "a drawing without a prefix comes with its hidden states"
+            _, note = count_latents(self.config.image_ratio, len(self.drawings[0].tokens))
+            self.notes += [f"image: {note}"] if note else []
+            self.latents = Latents(self.text_states, hidden, self.config.learning_rate)
+            self.first_text = self.read_text
+            self.first_image = self.drawings[0].tokens[: len(hidden)]
+
+    def record(self, stop_at: float, seconds: float) -> StepRecord:
+        """This step's record; decides whether the task is finished."""
+        latents = self._latents()
+        for drawing, score in zip(self.drawings, self.scores, strict=True):
+            if self.best is None or _value(score) > _value(self.best[1]):
+                self.best = (drawing, score, self.step)
+        assert self.best is not None
+        if _value(self.best[1]) > stop_at:
+            self.finished = "met"
+        elif self.step >= self.config.steps:
+            self.finished = "out of steps"
+        image = self.drawings[0].tokens[: len(self.first_image)]
+        return StepRecord(
+            task=self.task,
+            index=self.index,
+            step=self.step,
+            moved=tuple(name for name in self.moved if latents.now[name].numel()),
+            reasoning=self.reasoning,
+            drawings=tuple(self.drawings),
+            scores=tuple(self.scores),
+            best=self.best[0],
+            best_score=self.best[1],
+            best_step=self.best[2],
+            text_latents=len(latents.now["text"]),
+            image_latents=len(latents.now["image"]),
+            flipped_text=_differences(self.read_text, self.first_text),
+            flipped_image=_differences(image, self.first_image),
+            text_shift=latents.shift("text"),
+            image_shift=latents.shift("image"),
+            log_probability=self.log_probability,
+            drawings_spent=self.drawings_spent,
+            tokens_spent=self.tokens_spent,
+            seconds=seconds,
+            finished=self.finished,  # pyright: ignore[reportArgumentType]
+            notes=tuple(self.notes),
+        )
+
+    def _latents(self) -> Latents:
+        assert self.latents is not None, "latents exist once the first drawing is made"
+        return self.latents
+
+
+def _value(score: Score | Unscored) -> float:
+    return score.value if isinstance(score, Score) else -1.0
+
+
+def _differences(now: tuple[int, ...], first: tuple[int, ...]) -> int:
+    """Places that differ; places that only one of them has count too."""
+    return sum(a != b for a, b in zip(now, first, strict=False)) + abs(len(now) - len(first))

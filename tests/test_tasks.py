@@ -1,0 +1,394 @@
+"""Prompts and files as tasks: the grammar, its errors, GenEval's own 553."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milr.errors import UsageError
+from milr.tasks import (
+    COLORS,
+    COUNT_WORDS,
+    OBJECT_NAMES,
+    RELATIONS,
+    Phrase,
+    PromptError,
+    check_task,
+    parse_prompt,
+    plural,
+    read_tasks,
+    tasks_from_prompts,
+    write_prompt,
+)
+from milr.types import Requirement, Task
+
+# --- helpers ---
+
+
+def item(name: str, count: int = 1, color: str | None = None, position: tuple[str, int] | None = None) -> Requirement:
+    return Requirement.model_validate({"class": name, "count": count, "color": color, "position": position})
+
+
+def message(prompt: str) -> str:
+    with pytest.raises(PromptError) as caught:
+        parse_prompt(prompt)
+    return str(caught.value)
+
+
+phrases = st.lists(
+    st.builds(Phrase, st.sampled_from(OBJECT_NAMES), st.integers(1, 4), st.none() | st.sampled_from(COLORS)),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda phrase: phrase.name,
+)
+joiners = st.sampled_from([" and ", ", ", ", and ", *RELATIONS])
+WORDS = [
+    *("a", "two", "five", "red", "orange", "oranges", "dog", "dogs", "cat", "teddy", "bear", "aple", "photo", "\n"),
+    *("left", "of", "to", "the", "on", "above", "and", ",", "."),
+]
+
+
+# --- GenEval's own data ---
+
+
+@pytest.fixture(scope="module")
+def geneval_lines(shared_data: Path) -> list[str]:
+    lines = (shared_data / "geneval" / "evaluation_metadata.jsonl").read_text().splitlines()
+    assert len(lines) == 553
+    return lines
+
+
+def test_every_geneval_prompt_is_read_as_its_metadata(geneval_lines: list[str]) -> None:
+    for line in geneval_lines:
+        task = Task.model_validate_json(line)
+        assert parse_prompt(task.prompt) == task
+
+
+def test_every_geneval_prompt_is_written_from_its_metadata(geneval_lines: list[str]) -> None:
+    for line in geneval_lines:
+        task = Task.model_validate_json(line)
+        said = [Phrase(entry.name, entry.count, entry.color) for entry in task.include]
+        relations = [entry.position[0] for entry in task.include if entry.position is not None]
+        if relations:
+            said.reverse()
+        assert write_prompt(said, relations or None) == task.prompt
+
+
+def test_names_are_genevals_in_its_order(shared_data: Path) -> None:
+    assert list(OBJECT_NAMES) == (shared_data / "geneval" / "object_names.txt").read_text().splitlines()
+
+
+def test_geneval_jsonl_file_is_read_as_it_stands(shared_data: Path, geneval_lines: list[str]) -> None:
+    tasks = read_tasks(shared_data / "geneval" / "evaluation_metadata.jsonl")
+    assert tasks == [Task.model_validate_json(line) for line in geneval_lines]
+    # The same prompts as text give the same tasks.
+    assert read_tasks(shared_data / "geneval" / "generation_prompts.txt") == tasks
+
+
+# --- the grammar ---
+
+
+@given(phrases, st.data(), st.booleans(), st.booleans())
+def test_what_is_written_is_read_back(said: list[Phrase], data: st.DataObject, photo: bool, article: bool) -> None:
+    between = data.draw(st.lists(joiners, min_size=len(said) - 1, max_size=len(said) - 1))
+    task = parse_prompt(write_prompt(said, between, photo=photo, article=article))
+
+    by_name = {entry.name: entry for entry in task.include}
+    assert {(e.name, e.count, e.color) for e in task.include} == {(p.name, p.count, p.color) for p in said}
+    for i in range(len(said)):
+        position = by_name[said[i].name].position
+        if i < len(between) and between[i] in RELATIONS:
+            assert position is not None
+            assert position[0] == between[i]
+            assert task.include[position[1]].name == said[i + 1].name
+        else:
+            assert position is None
+    assert list(task.exclude) == [item(e.name, e.count + 1) for e in task.include if e.count > 1]
+    check_task(task)
+
+
+@given(st.text(st.characters()) | st.lists(st.sampled_from(WORDS)).map(" ".join))
+def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
+    try:
+        task = parse_prompt(text)
+    except PromptError as error:
+        assert "\n" not in str(error)
+        assert ": " in str(error)
+    else:
+        assert task.prompt == text.strip()
+        check_task(task)
+
+
+@pytest.mark.parametrize("name", OBJECT_NAMES)
+def test_every_object_is_read_single_and_plural(name: str) -> None:
+    assert parse_prompt(name).include == (item(name),)
+    assert parse_prompt(f"three pink {plural(name)}").include == (item(name, 3, "pink"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *(("bench", "benchs"), ("knife", "knifes"), ("sheep", "sheeps"), ("person", "persons"), ("bus", "buses")),
+        *(("wine glass", "wine glasses"), ("toothbrush", "toothbrushs"), ("skis", "skis"), ("scissors", "scissors")),
+    ],
+)
+def test_plurals_are_genevals(name: str, more: str) -> None:
+    assert plural(name) == more
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        *(("two benches", "bench"), ("two knives", "knife"), ("two sheep", "sheep"), ("two people", "person")),
+        *(("two couches", "couch"), ("two computer mice", "computer mouse"), ("two dog", "dog")),
+    ],
+)
+def test_english_plurals_and_singulars_are_read_by_their_count(prompt: str, name: str) -> None:
+    task = parse_prompt(prompt)
+    assert (task.tag, task.include, task.exclude) == ("counting", (item(name, 2),), (item(name, 3),))
+
+
+def test_one_and_articles_count_one_whatever_the_nouns_form() -> None:
+    for prompt in ("a dog", "one dog", "the dog", "dog", "a dogs", "one dogs"):
+        task = parse_prompt(prompt)
+        assert (task.tag, task.include, task.exclude) == ("single_object", (item("dog"),), ())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "include"),
+    [
+        ("an orange", [item("orange")]),
+        ("orange", [item("orange")]),
+        ("an orange orange", [item("orange", color="orange")]),
+        ("an orange apple", [item("apple", color="orange")]),
+        ("two orange oranges", [item("orange", 2, "orange")]),
+        ("two oranges", [item("orange", 2)]),
+        ("a red orange", [item("orange", color="red")]),
+        ("an orange and a dog", [item("orange"), item("dog")]),
+        ("an orange, an orange dog", [item("orange"), item("dog", color="orange")]),
+        ("orange to the left of orange dog", [item("dog", color="orange"), item("orange", position=("left of", 0))]),
+        ("an orange.", [item("orange")]),
+    ],
+)
+def test_orange_is_a_colour_before_an_object_else_the_fruit(prompt: str, include: list[Requirement]) -> None:
+    assert list(parse_prompt(prompt).include) == include
+
+
+@pytest.mark.parametrize("side", ["left of", "to the left of", "on the left of", "LEFT  OF"])
+def test_every_way_to_say_left(side: str) -> None:
+    task = parse_prompt(f"A photo of a dog {side} a cat.")
+    assert task.tag == "position"
+    assert task.include == (item("cat"), item("dog", position=("left of", 0)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "include"),
+    [
+        (
+            "a dog left of a cat above a cow",
+            [item("cow"), item("cat", position=("above", 0)), item("dog", position=("left of", 1))],
+        ),
+        ("a dog left of a cat and a cow", [item("cat"), item("dog", position=("left of", 0)), item("cow")]),
+        ("a dog and a cat below a cow", [item("dog"), item("cow"), item("cat", position=("below", 1))]),
+        ("a dog, a cat, and a cow", [item("dog"), item("cat"), item("cow")]),
+    ],
+)
+def test_references_come_before_what_they_place(prompt: str, include: list[Requirement]) -> None:
+    task = parse_prompt(prompt)
+    assert (task.tag, list(task.include)) == (None, include)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tag"),
+    [
+        *(("a dog", "single_object"), ("a red dog", "colors"), ("two dogs", "counting"), ("two red dogs", None)),
+        *(("a dog and a cat", "two_object"), ("a dog, a cat", "two_object"), ("two dogs and a cat", None)),
+        *(("a red dog and a blue cat", "color_attr"), ("a red dog and a cat", None)),
+        *(("a dog above a cat", "position"), ("a red dog above a cat", None), ("two dogs above a cat", None)),
+        ("a dog, a cat, a cow", None),
+    ],
+)
+def test_the_tag_is_set_where_geneval_has_one(prompt: str, tag: str | None) -> None:
+    assert parse_prompt(prompt).tag == tag
+
+
+def test_every_count_above_one_excludes_one_more() -> None:
+    task = parse_prompt("two dogs left of three cats and a cow")
+    assert task.exclude == (item("cat", 4), item("dog", 3))
+
+
+def test_the_prompt_is_kept_as_given() -> None:
+    assert parse_prompt("  Two   DOGS. \n").prompt == "Two   DOGS."
+
+
+# --- what cannot be read ---
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("a red aple left of a dog", ["'aple'", "did you mean 'apple'?"]),
+        ("two aples", ["'aples'", "did you mean 'apples'?"]),
+        ("a gren apple", ["'gren'", "did you mean 'green'?"]),
+        ("twoo dogs", ["'twoo'", "did you mean 'two'?"]),
+        ("a turquoise apple", ["'turquoise'", "colours: red, orange"]),
+        ("a unicorn", ["'unicorn'", "objects: person, bicycle"]),
+        ("a mouse", ["'mouse'", "did you mean 'computer mouse'?"]),
+        ("a computer", ["did you mean 'computer mouse' or 'computer keyboard'?"]),
+        ("a teddy", ["did you mean 'teddy bear'?"]),
+        ("a cel phone", ["did you mean 'cell phone'?"]),
+        ("a dog abov a cat", ["'abov'", "did you mean 'above'?"]),
+        ("a dog beside a cat", ["'beside'", "'and', commas, 'left of', 'right of', 'above', 'below'"]),
+        ("a dog a cat", ["cannot read 'a'"]),
+        ("a red blue dog", ["cannot read 'blue'"]),
+        ("one one dog", ["cannot read 'one' in 'one one dog': write"]),
+        *((f"{count} dogs", [f"'{count}'", "'one', 'two', 'three', 'four'"]) for count in ("five", "zero", "no", "2")),
+        *((f"{count} dogs", [f"'{count}'", "'one', 'two', 'three', 'four'"]) for count in ("0", "-1", "some", "12")),
+        *((prompt, ["does not say how many dogs", "'two'"]) for prompt in ("dogs", "red dogs", "the dogs")),
+        ("a dog and", ["missing at the end of 'a dog and'"]),
+        ("a dog,", ["missing at the end of 'a dog,'"]),
+        ("a photo of", ["missing at the end"]),
+        ("two red", ["missing at the end"]),
+        (", a dog", ["missing before ','"]),
+        ("a red and a dog", ["missing before 'and'"]),
+        ("a dog and left of a cat", ["missing before 'left'"]),
+        ("a dog and two red dogs", ["names 'dog' twice", "'two dogs'"]),
+        ("a dog, a cat, a cow and a bear", ["more than three"]),
+        ("", ["the prompt is empty", "'a photo of a red apple'"]),
+        (" \n", ["the prompt is empty"]),
+    ],
+)
+def test_errors_name_the_word_and_the_way_out(prompt: str, parts: list[str]) -> None:
+    text = message(prompt)
+    assert all(part in text for part in parts), text
+    assert "\n" not in text
+
+
+def test_a_long_prompt_is_cut_in_its_error() -> None:
+    assert len(message("dog " * 1000)) < 400
+
+
+def test_phrases_refuse_what_has_no_word() -> None:
+    with pytest.raises(UsageError, match="did you mean 'apple'"):
+        Phrase("aple")
+    with pytest.raises(UsageError, match="one to four"):
+        Phrase("apple", 5)
+    with pytest.raises(UsageError, match="unknown colour"):
+        Phrase("apple", 1, "gray")
+
+
+def test_writing_refuses_wrong_joiners() -> None:
+    pair = [Phrase("dog"), Phrase("cat")]
+    with pytest.raises(UsageError, match="did you mean 'above'"):
+        write_prompt(pair, ["abov"])
+    for said, between in (([], []), (pair, []), (pair[:1], [" and "]), ([*pair, Phrase("cow"), Phrase("bear")], None)):
+        with pytest.raises(UsageError, match="one to three phrases"):
+            write_prompt(said, between)
+
+
+def test_the_count_words_and_their_objects_are_written_out() -> None:
+    assert write_prompt([Phrase("apple", 1, "red")]) == "a photo of a red apple"
+    assert write_prompt([Phrase("apple")], photo=False) == "an apple"
+    assert write_prompt([Phrase("apple")], photo=False, article=False) == "apple"
+    said = [Phrase("knife", 2, "orange"), Phrase("oven", 1, "red"), Phrase("skis", 4)]
+    assert write_prompt(said, ["below", ", and "], photo=False) == "two orange knifes below a red oven, and four skis"
+    assert COUNT_WORDS == {"one": 1, "two": 2, "three": 3, "four": 4}
+
+
+# --- lists and files ---
+
+
+def test_prompts_become_tasks_in_order() -> None:
+    assert [task.prompt for task in tasks_from_prompts(["a cat", " a dog "])] == ["a cat", "a dog"]
+    with pytest.raises(UsageError, match="no prompts"):
+        tasks_from_prompts([])
+
+
+def test_free_prompts_become_tasks_with_nothing_to_judge_by() -> None:
+    free = tasks_from_prompts(["the stars, by van Gogh", "a dog", "a dog and a dog"], free=True)
+    assert free[0] == Task(prompt="the stars, by van Gogh")
+    assert free[1] == parse_prompt("a dog")
+    assert free[2] == Task(prompt="a dog and a dog")
+
+
+@pytest.mark.parametrize("prompt", ["", "  ", "\ud800"])
+def test_free_prompts_still_need_text(prompt: str) -> None:
+    with pytest.raises(UsageError):
+        tasks_from_prompts([prompt], free=True)
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbf\r\na photo of a dog\r\n\r\n  two cats\r\n")
+    assert read_tasks(path) == [parse_prompt("a photo of a dog"), parse_prompt("two cats")]
+    assert read_tasks(str(path)) == read_tasks(path)
+
+
+def test_a_json_lines_own_lists_win_over_its_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.txt"
+    line = {"prompt": "a dog", "include": [{"class": "cat", "count": 1, "color": "red"}]}
+    path.write_text(f'{json.dumps(line)}\n\n{{"prompt": "two cats", "explanation": "pets"}}\n')
+    tasks = read_tasks(path)
+    assert tasks[0] == Task(prompt="a dog", include=(item("cat", color="red"),))
+    assert tasks[1] == parse_prompt("two cats").model_copy(update={"explanation": "pets"})
+
+
+def test_every_task_survives_being_written_as_json(tmp_path: Path) -> None:
+    tasks = tasks_from_prompts(["two red dogs left of a cat", "a cow", "a cow, a dog and three cats"])
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n".join(task.model_dump_json(by_alias=True) for task in tasks))
+    assert read_tasks(path) == tasks
+
+
+@pytest.mark.parametrize(
+    ("text", "free", "parts"),
+    [
+        ("a dog\n\na dgo\n", False, ["line 3", "'dgo'"]),
+        ('{"prompt": "a dog"}\na dog', False, ["line 2", "JSON"]),
+        ('{"prompt": "a dog", "seed": 3}', True, ["line 1", "'seed'", "tag, include, exclude"]),
+        ('{"prompt": "a dog", "include": [{"class": "dog", "size": 3}]}', True, ["'include.0.size'"]),
+        ('{"include": []}', True, ["'prompt'"]),
+        ("{\n", True, ["line 1", "JSON"]),
+        ("{" * 100_000, True, ["line 1"]),
+        ('{"prompt": "a dgo"}', False, ["line 1", "'dgo'"]),
+        ('{"prompt": "a dgo", "include": [{"class": "dog"}]}', False, ["line 1", "'dgo'"]),
+        ('{"prompt": " "}', True, ["the prompt is empty"]),
+        ('{"prompt": "?", "include": [{"class": "dgo"}]}', True, ["did you mean 'dog'?"]),
+        ('{"prompt": "?", "include": [{"class": "dog", "color": "gray"}]}', True, ["unknown colour 'gray'"]),
+        ('{"prompt": "?", "include": [{"class": "dog", "position": ["above", 0]}]}', True, ["'dog' by item 0"]),
+        ('{"prompt": "?", "exclude": [{"class": "dog", "color": "red"}]}', True, ["class and count only"]),
+    ],
+)
+def test_file_errors_name_file_and_line(tmp_path: Path, text: str, free: bool, parts: list[str]) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_tasks(path, free=free)
+    assert all(part in str(caught.value) for part in [str(path), *parts]), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_empty_and_unreadable_files_are_refused(tmp_path: Path) -> None:
+    empty, binary = tmp_path / "empty.txt", tmp_path / "picture.png"
+    empty.write_text(" \n\n")
+    binary.write_bytes(b"\x89PNG\xff\xfe")
+    for path, part in (
+        (tmp_path / "none.txt", "no file"),
+        (empty, "holds no prompts"),
+        (binary, "UTF-8"),
+        (tmp_path, "cannot read"),
+    ):
+        with pytest.raises(UsageError, match=part) as caught:
+            read_tasks(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_free_file_takes_any_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("the stars\na dog\n")
+    assert read_tasks(path, free=True) == [Task(prompt="the stars"), parse_prompt("a dog")]

@@ -1,0 +1,105 @@
+"""`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from training import detector, export, icons, scenes, stage, tokens, unified, vq
+
+
+def icon_library(settings: stage.Settings) -> vq.Library:
+    """Every generator icon, rendered (cached)."""
+    own = settings["icons"]
+    found = icons.read_icons(Path(own["csv"]), Path(own["packages"]), own["generator_sets"])
+    chosen = {name: icons.choose_variants(items, own["variants"]) for name, items in found.items()}
+    return icons.load_icons(chosen, own["sizes"], Path(settings["paths"]["build"]) / "icons.npz")
+
+
+def training_world(seed: int) -> scenes.World:
+    """The world that the generator may see: without the held-out combinations and GenEval's prompts."""
+    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes())
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What every stage after the icons stands on."""
+
+    library: vq.Library
+    centres: torch.Tensor
+    bank: tokens.Bank
+    grounds: dict[str, int]
+
+
+def prepare(settings: stage.Settings, folder: Path) -> Materials:
+    """Icons, codebook and token bank (all cached)."""
+    library = icon_library(settings)
+    centres = vq.learn_codes(settings, library, folder)
+    bank, grounds = tokens.build_bank(centres, library, folder)
+    return Materials(library, centres, bank, grounds)
+
+
+def train_vq(settings: stage.Settings, folder: Path) -> vq.Autoencoder:
+    """The VQ model."""
+    made = prepare(settings, folder)
+    return vq.train(settings, made.library, made.centres, made.bank, made.grounds, folder)
+
+
+def train_unified(settings: stage.Settings, folder: Path) -> None:
+    """Tokenizer and unified model."""
+    made = prepare(settings, folder)
+    own = settings["unified"]
+    drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
+    tokenizer = load_tokenizer(settings, folder)
+    feeder = unified.Feeder(training_world(own["seed"]), tokenizer, drawn, made.grounds, made.library)
+    start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
+    unified.train(settings, tokenizer, feeder, start, folder)
+
+
+def load_tokenizer(settings: stage.Settings, folder: Path) -> PreTrainedTokenizerBase:
+    """The text's tokenizer, trained at the first call."""
+    target = folder / "tokenizer"
+    if not target.exists():
+        own = settings["tokenizer"]
+        world = training_world(own["seed"])
+        tokens.train_tokenizer(world, own["vocabulary"], own["sentences"]).save_pretrained(target)
+    return AutoTokenizer.from_pretrained(target)
+
+
+def write_checkpoint(settings: stage.Settings, folder: Path) -> None:
+    """Export the latest checkpoints, finished or not, as the embedded model."""
+    network = vq.load(settings, folder)
+    tokenizer = load_tokenizer(settings, folder)
+    model = unified.load(settings, tokenizer, folder)
+    export.export(model, network, tokenizer, settings, Path(settings["export"]["folder"]))
+
+
+def train_detector(settings: stage.Settings, folder: Path) -> None:
+    """The icon detector behind the rewards `icons` and `icons-soft`."""
+    detector.train(settings, icon_library(settings), folder)
+
+
+def main() -> None:
+    """Run the stage named on the command line."""
+    settings = stage.read_settings()
+    folder = Path(settings["paths"]["build"])
+    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    stages = {"vq": train_vq, "unified": train_unified, "export": write_checkpoint, "detector": train_detector}
+    name = sys.argv[1] if len(sys.argv) > 1 else "all"
+    if name == "detector-report":
+        print(json.dumps(detector.report(settings, icon_library(settings), folder), indent=2))
+        return
+    if name not in (*stages, "all"):
+        raise SystemExit(f"unknown stage {name!r}: known: all, {', '.join(stages)}")
+    for stage_name, run in stages.items():
+        if name in (stage_name, "all"):
+            run(settings, folder)
+
+
+main()

@@ -1,0 +1,49 @@
+"""What every training stage shares: settings, checkpoints that survive a kill, one log line a report."""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Settings = dict[str, Any]
+SETTINGS_FILE = Path(__file__).with_name("settings.toml")
+
+
+def read_settings(path: Path = SETTINGS_FILE) -> Settings:
+    """The settings of all stages."""
+    return tomllib.loads(path.read_text())
+
+
+class Checkpoint:
+    """Modules and optimisers by name in one file, replaced whole at every save."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self, **parts: Any) -> int:
+        """Fill ``parts`` from the file and return its step; 0 where there is no file yet."""
+        if not self.path.exists():
+            return 0
+        stored = torch.load(self.path, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(stored[name])
+        return int(stored["step"])
+
+    def save(self, step: int, **parts: Any) -> None:
+        """Write to a temporary name, then rename: a kill leaves the last whole checkpoint."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, partial)
+        partial.rename(self.path)
+
+
+def log(stage: str, **figures: float) -> None:
+    """One line on standard error: time, stage, figures."""
+    text = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items())
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {stage} {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,350 @@
+"""Stage 4, the unified model: reasoning, drawing and looking, trained together in transformers' Janus classes.
+
+Three kinds of sequences, all in Janus-Pro's chat form:
+
+* reasoning: ``<|User|>: plan: {prompt}`` answered by the plan;
+* drawing: ``<|User|>: {prompt}. {plan}`` followed by 256 image tokens; the plan is left out now and then, and for
+  guidance all words are (pad tokens between the first and the last, as transformers' image mode does);
+* looking: a picture, then questions answered by yes or no.
+
+Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, the rest by AdamW.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, PreTrainedTokenizerBase
+from transformers.models.janus.configuration_janus import JanusVisionConfig
+
+from training.scenes import GRID, TOKEN, Scene, World, render, token_grid
+from training.stage import Checkpoint, Settings, log
+from training.tokens import Bank
+from training.vq import Library, to_pixels, vq_config
+
+IMAGE_TOKENS = GRID * GRID
+IGNORED = -100
+
+
+def build_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> JanusConfig:
+    """The embedded model's configuration: Janus-Pro's, in miniature."""
+    own = settings["model"]
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=own["width"],
+        num_hidden_layers=own["layers"],
+        num_attention_heads=own["heads"],
+        num_key_value_heads=own["heads"],  # Janus has no grouped queries
+        intermediate_size=own["feed_forward"],
+        max_position_embeddings=1024,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    vision = JanusVisionConfig(
+        hidden_size=own["vision_width"],
+        num_hidden_layers=own["vision_layers"],
+        num_attention_heads=own["vision_heads"],
+        image_size=GRID * TOKEN,
+        patch_size=TOKEN,
+        num_image_tokens=IMAGE_TOKENS,
+        projection_dim=own["width"],
+    )
+    return JanusConfig(
+        text_config=text,
+        vision_config=vision,
+        vq_config=vq_config(settings),
+        image_token_id=tokenizer.convert_tokens_to_ids(tokenizer.image_token),  # type: ignore[attr-defined]
+        tie_word_embeddings=False,
+    )
+
+
+@dataclass(frozen=True)
+class DrawingBatch:
+    """Text, then image tokens; rows padded on the right."""
+
+    text: torch.Tensor  # (B, P) int64, padded
+    lengths: torch.Tensor  # (B,) int64
+    tokens: torch.Tensor  # (B, 256) int64
+    objects: torch.Tensor  # (B, 256) bool: cells of objects, the rest is ground
+
+
+class Feeder:
+    """Endless batches from a world."""
+
+    def __init__(
+        self, world: World, tokenizer: PreTrainedTokenizerBase, bank: Bank, grounds: dict[str, int], library: Library
+    ) -> None:
+        self.world, self.tokenizer = world, tokenizer
+        self.bank, self.grounds, self.library = bank, grounds, library
+        self.variants = max(key[1] for key in bank) + 1
+
+    def drawings(self, settings: dict[str, Any]) -> Iterator[DrawingBatch]:
+        """Batches of rows of like length: a pool of four batches is sorted, then dealt out."""
+        size = settings["batch"]
+        random = self.world.random
+        while True:
+            pool: list[tuple[list[int], np.ndarray, np.ndarray]] = []
+            for _ in range(4 * size):
+                task = self.world.request()
+                scene = self.world.scene(task)
+                told = task.prompt if random.random() < settings["plan_dropout"] else f"{task.prompt}. {scene.plan}"
+                ids = self.encode(f"<|User|>: {told}\n\n<|Assistant|>:<begin_of_image>")
+                if random.random() < settings["condition_dropout"]:
+                    ids = [ids[0], *([self.tokenizer.pad_token_id] * (len(ids) - 2)), ids[-1]]
+                grid = token_grid(scene, self.bank, self.grounds)
+                objects = np.zeros((GRID, GRID), bool)
+                for item in scene.items:
+                    top, left, bottom, right = item.box
+                    objects[top:bottom, left:right] = True
+                pool.append((ids, grid.ravel(), objects.ravel()))
+            pool.sort(key=lambda row: len(row[0]))
+            for index in random.permutation(4):
+                rows = pool[index * size : (index + 1) * size]
+                text, lengths = self.pad([ids for ids, _, _ in rows])
+                yield DrawingBatch(
+                    text,
+                    lengths,
+                    torch.from_numpy(np.stack([tokens for _, tokens, _ in rows])),
+                    torch.from_numpy(np.stack([objects for _, _, objects in rows])),
+                )
+
+    def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
+        while True:
+            rows: list[tuple[list[int], int]] = []
+            for _ in range(settings["reasoning_batch"]):
+                task = self.world.request()
+                question = self.encode(f"<|User|>: plan: {task.prompt}\n\n<|Assistant|>:")
+                plan = self.encode(f" {self.world.scene(task).plan}")[1:]
+                rows.append(([*question, *plan, self.tokenizer.eos_token_id], len(question)))
+            yield self.shift(rows)
+
+    def lookings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Pixels (B, 3, 128, 128), token ids (B, T) with image placeholders, labels (B, T) at the answers."""
+        while True:
+            scenes: list[Scene] = [self.world.scene(self.world.request()) for _ in range(settings["looking_batch"])]
+            pixels = to_pixels(np.stack([render(scene, self.library) for scene in scenes]))
+            ids: list[list[int]] = []
+            labels: list[list[int]] = []
+            for scene in scenes:
+                row: list[int] = []
+                marks: list[int] = []
+                for turn, (question, truth) in enumerate(self.world.questions(scene, settings["questions"])):
+                    picture = (
+                        f"<begin_of_image>{'<image_placeholder>' * IMAGE_TOKENS}<end_of_image>\n" if turn == 0 else ""
+                    )
+                    asked = self.encode(f"<|User|>: {picture}{question}\n\n<|Assistant|>:")[0 if turn == 0 else 1 :]
+                    answer = self.encode(" yes" if truth else " no")[1:]
+                    row += [*asked, *answer, self.tokenizer.eos_token_id]
+                    marks += [*([IGNORED] * (len(asked) - 1)), *answer, self.tokenizer.eos_token_id, IGNORED]
+                ids.append(row)
+                labels.append(marks)
+            yield pixels, self.pad(ids)[0], self.pad(labels, IGNORED)[0]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with the beginning-of-sentence token."""
+        return self.tokenizer(text)["input_ids"]  # type: ignore[return-value]
+
+    def pad(self, rows: list[list[int]], value: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows padded on the right (B, T) and their lengths (B,)."""
+        longest = max(map(len, rows))
+        value = self.tokenizer.pad_token_id if value is None else value
+        padded = torch.tensor([[*row, *([value] * (longest - len(row)))] for row in rows])
+        return padded, torch.tensor([len(row) for row in rows])
+
+    def shift(self, rows: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs without the last token; labels without the first, from each row's given start on."""
+        ids, _ = self.pad([row[:-1] for row, _ in rows])
+        labels, _ = self.pad([[IGNORED] * (start - 1) + row[start:] for row, start in rows], IGNORED)
+        return ids, labels
+
+
+def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean cross-entropy of the image tokens, in nats."""
+    inner = model.model
+    # The aligner turns each code into one embedding, so its table is computed once.
+    table = inner.generation_aligner(inner.generation_embeddings.weight)  # (codes, d)
+    text = inner.language_model.embed_tokens(batch.text)  # (B, P, d)
+    rows, width = batch.text.shape
+    total = width + IMAGE_TOKENS - 1
+    position = torch.arange(total)[None] - batch.lengths[:, None]  # (B, T): index into the image tokens
+    image = F.embedding(batch.tokens, table)  # (B, 256, d)
+    index = position.clamp(0, IMAGE_TOKENS - 1)[..., None].expand(-1, -1, image.shape[-1])
+    padded = F.pad(text, (0, 0, 0, total - width))
+    embeddings = torch.where(position[..., None] >= 0, image.gather(1, index), padded)  # (B, T, d)
+    hidden = inner.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    where = batch.lengths[:, None] - 1 + torch.arange(IMAGE_TOKENS)[None]  # the position that predicts each token
+    hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 256, d)
+    losses = F.cross_entropy(
+        inner.generation_head(hidden).float().flatten(0, 1), batch.tokens.flatten(), reduction="none"
+    ).view(rows, -1)
+    figures = {
+        "object_loss": losses[batch.objects].mean().item(),
+        "ground_loss": losses[~batch.objects].mean().item(),
+    }
+    return losses.mean(), figures
+
+
+def reasoning_loss(model: JanusForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the plan's tokens, in nats."""
+    hidden = model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
+    chosen = labels != IGNORED
+    return F.cross_entropy(model.lm_head(hidden[chosen]).float(), labels[chosen])
+
+
+def looking_loss(
+    model: JanusForConditionalGeneration, pixels: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean cross-entropy of the answers and the share that is right."""
+    inner = model.model
+    seen = inner.aligner(inner.vision_model(pixels.to(inner.dtype)).last_hidden_state)  # (B, 256, d)
+    text = inner.language_model.embed_tokens(ids)
+    holes = (ids == model.config.image_token_id)[..., None]
+    embeddings = text.masked_scatter(holes, seen.to(text.dtype))
+    hidden = inner.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    chosen = labels != IGNORED
+    logits = model.lm_head(hidden[chosen]).float()
+    answers = labels[chosen] != model.config.text_config.eos_token_id
+    right = (logits.argmax(-1) == labels[chosen])[answers].float().mean().item()
+    return F.cross_entropy(logits, labels[chosen]), {"looking_right": right}
+
+
+class Masters(nn.Module):
+    """Float32 masters of bf16 parameters, and their moving average (the weights that are shipped)."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        self.live = parameters
+        self.masters = nn.ParameterList([p.detach().float().clone() for p in parameters.values()])
+        self.averages = nn.ParameterList([p.detach().float().clone() for p in parameters.values()])
+        self.averages.requires_grad_(False)
+
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names of the live parameters with their masters."""
+        yield from zip(self.live, self.masters, strict=True)
+
+    def take_gradients(self) -> None:
+        """Move the live gradients to the masters."""
+        for live, master in zip(self.live.values(), self.masters, strict=True):
+            master.grad = None if live.grad is None else live.grad.float()
+            live.grad = None
+
+    @torch.no_grad()
+    def give_back(self, decay: float) -> None:
+        """Copy the masters into the live weights and update the moving average."""
+        for live, master, average in zip(self.live.values(), self.masters, self.averages, strict=True):
+            live.copy_(master)
+            average.lerp_(master, 1 - decay)
+
+    @torch.no_grad()
+    def write_averages(self) -> None:
+        """Put the moving average into the live weights."""
+        for live, average in zip(self.live.values(), self.averages, strict=True):
+            live.copy_(average)
+
+
+class Optimiser:
+    """Muon for the hidden matrices of the language model, AdamW for all else, one schedule."""
+
+    def __init__(self, masters: Masters, settings: dict[str, Any]) -> None:
+        hidden, others = [], []
+        for name, parameter in masters.named():
+            (hidden if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
+        rate = settings["learning_rate"]
+        self.muon = torch.optim.Muon(hidden, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+        self.rate = rate
+
+    def step(self, factor: float) -> None:
+        """One step at ``factor`` times the learning rate."""
+        for optimiser in (self.muon, self.adamw):
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * factor
+            optimiser.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Both states."""
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def schedule(step: int, settings: dict[str, Any]) -> float:
+    """Warm-up, a plateau, and a linear decay over the last part: the plateau can be prolonged at any time."""
+    decay = settings["decay_steps"]
+    return min(1.0, (step + 1) / settings["warmup_steps"], max(0.02, (settings["steps"] - step) / decay))
+
+
+def trainable(model: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
+    """All but the VQ model, which stays as its own stage left it."""
+    return {n: p for n, p in model.named_parameters() if not n.startswith("model.vqmodel.")}
+
+
+def train(
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    feeder: Feeder,
+    codes: torch.Tensor,
+    folder: Path,
+) -> None:
+    """Train to ``settings["unified"]["steps"]`` from the last checkpoint."""
+    own: dict[str, Any] = settings["unified"]
+    torch.manual_seed(own["seed"])
+    model = JanusForConditionalGeneration(build_config(settings, tokenizer))
+    with torch.no_grad():  # a code's embedding begins as the code itself
+        model.model.generation_embeddings.weight.copy_(codes)
+    model = model.to(torch.bfloat16).train()
+    masters = Masters(trainable(model))
+    optimiser = Optimiser(masters, own)
+    checkpoint = Checkpoint(folder / "unified.pt")
+    step = checkpoint.load(masters=masters, optimiser=optimiser)
+    feeder.world.random = np.random.default_rng([own["seed"], step])
+    masters.give_back(1.0)
+    drawings, reasonings, lookings = feeder.drawings(own), feeder.reasonings(own), feeder.lookings(own)
+    started, sums = time.time(), dict[str, list[float]]()
+    while step < own["steps"]:
+        loss, figures = drawing_loss(model, next(drawings))
+        loss.backward()
+        figures["drawing_loss"] = loss.item()
+        loss = reasoning_loss(model, *next(reasonings))
+        (own["reasoning_weight"] * loss).backward()
+        figures["reasoning_loss"] = loss.item()
+        if step % own["looking_every"] == 0:
+            loss, answers = looking_loss(model, *next(lookings))
+            (own["looking_weight"] * loss).backward()
+            figures |= answers
+        masters.take_gradients()
+        nn.utils.clip_grad_norm_(masters.masters.parameters(), 1.0)
+        optimiser.step(schedule(step, own))
+        masters.give_back(min(own["average"], (step + 1) / (step + 10)))
+        step += 1
+        for name, value in figures.items():
+            sums.setdefault(name, []).append(value)
+        if step % 25 == 0:
+            rate = 25 * own["batch"] / (time.time() - started)
+            log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, drawings_per_second=rate)
+            started, sums = time.time(), {}
+        if step % 200 == 0 or step == own["steps"]:
+            checkpoint.save(step, masters=masters, optimiser=optimiser)
+
+
+def load(settings: Settings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> JanusForConditionalGeneration:
+    """The moving average of the last checkpoint, in bf16; its VQ part is not filled."""
+    model = JanusForConditionalGeneration(build_config(settings, tokenizer)).to(torch.bfloat16)
+    masters = Masters(trainable(model))
+    Checkpoint(folder / "unified.pt").load(masters=masters)
+    masters.write_averages()
+    return model.eval()
