@@ -131,7 +131,7 @@ def generate(
     free = loaded.reads_free_prompts
     tasks = tasks_from_prompts(prompts, free=free) if prompts else []
     tasks += read_tasks(prompts_file, free=free) if prompts_file else []
-    config = make_config(loaded.search_defaults | given)
+    config = make_config({**loaded.search_defaults, **given})
     judge = load_reward(reward, model=loaded)
     writer = RunWriter(
         out or default_folder(tasks[0].prompt),

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.linalg import vector_norm
 
 from milr.config import SearchConfig
 from milr.errors import MilrError
@@ -63,7 +64,7 @@ class Latents:
     def shift(self, name: str) -> float:
         """||z - z0|| / ||z0||; 0 where there are no latents."""
         start = self.start[name]
-        return ((self.now[name].detach() - start).norm() / start.norm()).item() if start.numel() else 0.0
+        return float(vector_norm(self.now[name].detach() - start) / vector_norm(start)) if start.numel() else 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class RolledOut:
 
 
 def text_log_probability(model: Model, latents: Latents, tokens: Sequence[int]) -> torch.Tensor:
-    """log p(t | z_text), a scalar."""
+    """Log p(t | z_text), a scalar."""
     log_p = model.text_logits(latents.now["text"][: len(tokens)]).log_softmax(-1)  # (n, V)
     return log_p.gather(-1, torch.tensor(tokens, dtype=torch.long, device=log_p.device)[:, None]).sum()
 
@@ -87,7 +88,7 @@ def text_log_probability(model: Model, latents: Latents, tokens: Sequence[int]) 
 def image_log_probability(
     model: Model, latents: Latents, drawings: Sequence[Sequence[int]], config: SearchConfig
 ) -> torch.Tensor:
-    """log p(v | z_image) of each drawing, (M,), under the distribution that was sampled from."""
+    """Log p(v | z_image) of each drawing, (M,), under the distribution that was sampled from."""
     logits = model.image_logits(latents.now["image"], config.guidance)  # (n, V)
     log_p = (logits / config.temperature).log_softmax(-1)
     tokens = torch.tensor(drawings, dtype=torch.long, device=log_p.device)  # (M, n)
@@ -136,5 +137,5 @@ def take_step(
         if rule.random_direction:
             step = value.detach() - before
             direction = torch.randn(step.shape, generator=stream).to(step.device)
-            value.data = before + direction * (step.norm() / direction.norm())
+            value.data = before + direction * (vector_norm(step) / vector_norm(direction))
     return (text + images.mean()).item()

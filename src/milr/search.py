@@ -13,6 +13,7 @@ import torch
 
 from milr.config import SearchConfig
 from milr.decode.streams import open_stream
+from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
 from milr.models.base import DrawRequest, Model, Sketch, Thought
@@ -151,7 +152,7 @@ class _Search:
         if self.step == 0:
             return ()
         latents = self._latents().now["text"].detach()
-        return tuple(self.model.text_logits(latents).argmax(-1).tolist()) if len(latents) else ()
+        return tuple(to_integers(self.model.text_logits(latents).argmax(-1))) if len(latents) else ()
 
     def take_thought(self, thought: Thought) -> None:
         """A new text; at step 0 its first hidden states become the text latents."""

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from milr.decode.engine import Lockstep
 from milr.decode.streams import sample
+from milr.decode.tensors import to_integers, to_numbers
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
 from milr.models.profiles import PROFILES
@@ -31,6 +32,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
 }
 SETTINGS_FILE = "milr.json"
+_PICTURES_AT_ONCE = 16  # the VQ decoder needs far more memory a picture than the tokens do
 
 
 class CheckpointSettings(BaseModel):
@@ -105,7 +107,7 @@ class Janus:
         done = [bool(tokens) and tokens[-1] == end for tokens in written]
         while True:
             newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
-            following = self.text_logits(newest).argmax(-1).tolist()
+            following = to_integers(self.text_logits(newest).argmax(-1))
             for index, token in enumerate(following):
                 if not done[index]:
                     written[index].append(token)
@@ -152,7 +154,7 @@ class Janus:
             if len(kept) < keep:
                 kept.append(pairs)
             tokens = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
-            for row, token in zip(drawn, tokens.tolist(), strict=True):
+            for row, token in zip(drawn, to_integers(tokens), strict=True):
                 if len(row) < total:  # a row that began with a longer prefix is done a little earlier
                     row.append(token)
             if all(len(row) == total for row in drawn):
@@ -190,12 +192,12 @@ class Janus:
         rows: list[torch.Tensor] = []
         for question, features in zip(questions, seen, strict=True):
             asked = self.profile.question.format(picture=picture, question=question)
-            ids = torch.tensor(self._encode(self.profile.turn(asked)), device=self.device)
-            embeddings = self._embed_text(ids.tolist())
-            rows.append(embeddings.masked_scatter((ids == token.image_token_id)[:, None], features))
+            ids = self._encode(self.profile.turn(asked))
+            holes = torch.tensor([i == token.image_token_id for i in ids], device=self.device)
+            rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
         states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
         probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
-        return probabilities[:, 0].tolist()
+        return to_numbers(probabilities[:, 0])
 
     @property
     def _decoder(self) -> Any:
@@ -227,7 +229,7 @@ class Janus:
 
     def _decode_pictures(self, tokens: torch.Tensor) -> list[Image.Image]:
         pictures: list[Image.Image] = []
-        for part in tokens.to(self.device).split(16):
+        for part in torch.split(tokens.to(self.device), _PICTURES_AT_ONCE):
             pixels = self.network.decode_image_tokens(part).float().clamp(-1, 1)  # (b, H, W, 3)
             levels = ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
             pictures += [Image.fromarray(picture) for picture in levels]

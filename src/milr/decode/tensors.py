@@ -1,0 +1,17 @@
+"""Tensors to plain numbers, with the types that torch's own stubs leave open."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+
+def to_integers(tensor: torch.Tensor) -> list[int]:
+    """A one-dimensional integer tensor as a list."""
+    return cast("list[int]", cast("Any", tensor).tolist())
+
+
+def to_numbers(tensor: torch.Tensor) -> list[float]:
+    """A one-dimensional float tensor as a list."""
+    return cast("list[float]", cast("Any", tensor).tolist())
