@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from milr.rewards.icons import Icons, IconsSoft
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Requirement, Score, Task, Unscored
 
+SCENES = Path(__file__).with_name("data") / "icon_scenes"
+PROMPTS: dict[str, dict[str, list[str]]] = json.loads((SCENES / "prompts.json").read_text())
 APPLE = parse_prompt("a photo of a red apple")
 GREY = (220, 221, 224)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
@@ -144,6 +147,22 @@ def test_a_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
     assert isinstance(score, Score)
     assert score.parts == {"stop sign: present": 1.0, "stop sign: blue": 0.0}
     assert json.loads(json.dumps(score.evidence))["detections"]["stop sign"]
+
+
+@pytest.mark.parametrize("name", sorted(PROMPTS))
+def test_rendered_scenes_are_judged(icons: Icons, soft: IconsSoft, name: str):
+    # Drawn by training/scenes.py; what is missing or wrong is one thing in each prompt.
+    with Image.open(SCENES / name) as picture:
+        picture.load()
+    for wanted in ("right", "wrong"):
+        tasks = [parse_prompt(words) for words in PROMPTS[name][wanted]]
+        for task, hard, slope in zip(
+            tasks, icons([picture] * len(tasks), tasks), soft([picture] * len(tasks), tasks), strict=True
+        ):
+            assert isinstance(hard, Score)
+            assert isinstance(slope, Score)
+            assert hard.value == (wanted == "right"), (task.prompt, hard.explanation)
+            assert (slope.value == 1) == (wanted == "right")
 
 
 def test_icons_soft_stops_exactly_where_icons_does(icons: Icons, soft: IconsSoft):

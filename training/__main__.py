@@ -22,9 +22,9 @@ def icon_library(settings: stage.Settings) -> vq.Library:
     return icons.load_icons(chosen, own["sizes"], Path(settings["paths"]["build"]) / "icons.npz")
 
 
-def training_world(seed: int) -> scenes.World:
+def training_world(seed: int, large: float = 1.0) -> scenes.World:
     """The world that the generator may see: without the held-out combinations and GenEval's prompts."""
-    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes())
+    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), large)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
     own = settings["unified"]
     drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
     tokenizer = load_tokenizer(settings, folder)
-    feeder = unified.Feeder(training_world(own["seed"]), tokenizer, drawn, made.grounds, made.library)
+    feeder = unified.Feeder(training_world(own["seed"], own["large"]), tokenizer, drawn, made.grounds, made.library)
     start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
     unified.train(settings, tokenizer, feeder, start, folder)
 

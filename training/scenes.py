@@ -115,8 +115,12 @@ def read_geneval_hashes(path: Path = GENEVAL_HASHES_FILE) -> frozenset[str]:
 class World:
     """Samples requests and scenes from one random generator."""
 
-    def __init__(self, random: np.random.Generator, held_out: HeldOut, forbidden: frozenset[str]) -> None:
+    def __init__(
+        self, random: np.random.Generator, held_out: HeldOut, forbidden: frozenset[str], large: float = 1.0
+    ) -> None:
+        """Args: the source of chance, what is held out, requests never made, and how readily objects are large."""
         self.random = random
+        self.large = large
         self.held_out = held_out
         self.forbidden = forbidden
 
@@ -153,7 +157,7 @@ class World:
         ground = list(GROUNDS)[self.random.integers(len(GROUNDS))]
         order = self.random.permutation(len(task.include))
         total = sum(r.count for r in task.include)
-        chance = {1: 0.8, 2: 0.7, 3: 0.45, 4: 0.3}.get(total, 0.0)
+        chance = {1: 0.8, 2: 0.7, 3: 0.45, 4: 0.3}.get(total, 0.0) * self.large
         for attempt in range(400):
             placed: dict[int, list[Item]] = {}
             taken: list[Item] = []

@@ -70,12 +70,18 @@ def build_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Janu
 
 @dataclass(frozen=True)
 class DrawingBatch:
-    """Text, then image tokens; rows padded on the right."""
+    """Text, then the image tokens that are fed; rows padded on the right. M image tokens fed, P text tokens.
 
-    text: torch.Tensor  # (B, P) int64, padded
-    lengths: torch.Tensor  # (B,) int64
-    tokens: torch.Tensor  # (B, 256) int64
-    objects: torch.Tensor  # (B, 256) bool: cells of objects, the rest is ground
+    Plain ground is most of a picture and soon known. A thinned batch leaves most of it out: the rest keeps its true
+    positions, so the decoder sees a picture with holes.
+    """
+
+    text: torch.Tensor  # (B, P) int64
+    lengths: torch.Tensor  # (B,) int64: text tokens of each row
+    fed: torch.Tensor  # (B, M) int64: image tokens fed
+    places: torch.Tensor  # (B, M) int64: their raster places
+    targets: torch.Tensor  # (B, M + 1) int64: what the last text token and each fed token predict, or IGNORED
+    objects: torch.Tensor  # (B, M + 1) bool: targets that are cells of objects, not ground
 
 
 class Feeder:
@@ -93,7 +99,8 @@ class Feeder:
         size = settings["batch"]
         random = self.world.random
         while True:
-            pool: list[tuple[list[int], np.ndarray, np.ndarray]] = []
+            pool: list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]] = []
+            thinned = random.random() < settings["thinned"]
             for _ in range(4 * size):
                 task = self.world.request()
                 scene = self.world.scene(task)
@@ -101,22 +108,29 @@ class Feeder:
                 ids = self.encode(f"<|User|>: {told}\n\n<|Assistant|>:<begin_of_image>")
                 if random.random() < settings["condition_dropout"]:
                     ids = [ids[0], *([self.tokenizer.pad_token_id] * (len(ids) - 2)), ids[-1]]
-                grid = token_grid(scene, self.bank, self.grounds)
                 objects = np.zeros((GRID, GRID), bool)
                 for item in scene.items:
                     top, left, bottom, right = item.box
                     objects[top:bottom, left:right] = True
-                pool.append((ids, grid.ravel(), objects.ravel()))
-            pool.sort(key=lambda row: len(row[0]))
+                objects = objects.ravel()
+                wanted = np.ones(IMAGE_TOKENS, bool)
+                if thinned:
+                    wanted = objects | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
+                    wanted[1:] |= objects[:-1]  # where an object ends
+                    wanted[0] = True
+                grid = token_grid(scene, self.bank, self.grounds).ravel()
+                pool.append((ids, grid, objects, np.flatnonzero(wanted)))
+            pool.sort(key=lambda row: len(row[0]) + len(row[3]))
             for index in random.permutation(4):
-                rows = pool[index * size : (index + 1) * size]
-                text, lengths = self.pad([ids for ids, _, _ in rows])
-                yield DrawingBatch(
-                    text,
-                    lengths,
-                    torch.from_numpy(np.stack([tokens for _, tokens, _ in rows])),
-                    torch.from_numpy(np.stack([objects for _, _, objects in rows])),
-                )
+                yield self._deal(pool[index * size : (index + 1) * size])
+
+    def _deal(self, rows: list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]]) -> DrawingBatch:
+        text, lengths = self.pad([ids for ids, _, _, _ in rows])
+        places = self.pad([(wanted[1:] - 1).tolist() for *_, wanted in rows], 0)[0]
+        fed = self.pad([grid[wanted[1:] - 1].tolist() for _, grid, _, wanted in rows], 0)[0]
+        targets = self.pad([grid[wanted].tolist() for _, grid, _, wanted in rows], IGNORED)[0]
+        objects = self.pad([objects[wanted].tolist() for _, _, objects, wanted in rows], 0)[0].bool()
+        return DrawingBatch(text, lengths, fed, places, targets, objects)
 
     def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
@@ -175,24 +189,25 @@ def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> t
     # The aligner turns each code into one embedding, so its table is computed once.
     table = inner.generation_aligner(inner.generation_embeddings.weight)  # (codes, d)
     text = inner.language_model.embed_tokens(batch.text)  # (B, P, d)
-    rows, width = batch.text.shape
-    total = width + IMAGE_TOKENS - 1
-    position = torch.arange(total)[None] - batch.lengths[:, None]  # (B, T): index into the image tokens
-    image = F.embedding(batch.tokens, table)  # (B, 256, d)
-    index = position.clamp(0, IMAGE_TOKENS - 1)[..., None].expand(-1, -1, image.shape[-1])
-    padded = F.pad(text, (0, 0, 0, total - width))
-    embeddings = torch.where(position[..., None] >= 0, image.gather(1, index), padded)  # (B, T, d)
-    hidden = inner.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    where = batch.lengths[:, None] - 1 + torch.arange(IMAGE_TOKENS)[None]  # the position that predicts each token
-    hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 256, d)
-    losses = F.cross_entropy(
-        inner.generation_head(hidden).float().flatten(0, 1), batch.tokens.flatten(), reduction="none"
-    ).view(rows, -1)
-    figures = {
-        "object_loss": losses[batch.objects].mean().item(),
-        "ground_loss": losses[~batch.objects].mean().item(),
+    width, many = batch.text.shape[1], batch.fed.shape[1]
+    total = width + many
+    lengths = batch.lengths[:, None]
+    index = torch.arange(total)[None] - lengths  # (B, T): place among the fed image tokens
+    inside = index.clamp(0, many - 1)
+    image = F.embedding(batch.fed, table)  # (B, M, d)
+    image = image.gather(1, inside[..., None].expand(-1, -1, image.shape[-1]))  # (B, T, d)
+    embeddings = torch.where(index[..., None] >= 0, image, F.pad(text, (0, 0, 0, many)))
+    positions = torch.where(index >= 0, lengths + batch.places.gather(1, inside), torch.arange(total)[None])
+    hidden = inner.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
+    where = lengths - 1 + torch.arange(many + 1)[None]  # (B, M + 1): the position that predicts each target
+    chosen = batch.targets != IGNORED
+    hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[chosen]
+    losses = F.cross_entropy(inner.generation_head(hidden).float(), batch.targets[chosen], reduction="none")
+    objects = batch.objects[chosen]
+    return losses.mean(), {
+        "object_loss": losses[objects].mean().item(),
+        "ground_loss": losses[~objects].mean().item(),
     }
-    return losses.mean(), figures
 
 
 def reasoning_loss(model: JanusForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.linalg import vector_norm
 
 from milr.config import SearchConfig
 from milr.errors import MilrError
@@ -64,7 +63,7 @@ class Latents:
     def shift(self, name: str) -> float:
         """||z - z0|| / ||z0||; 0 where there are no latents."""
         start = self.start[name]
-        return float(vector_norm(self.now[name].detach() - start) / vector_norm(start)) if start.numel() else 0.0
+        return float(_norm(self.now[name].detach() - start) / _norm(start)) if start.numel() else 0.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def take_step(
     gain = text_credit * text + (image_credits.to(images.device) * images).mean()
     loss = -rule.weight * gain + config.l2 * distance
     chosen = [name for name in moves if latents.now[name].numel()]
-    gradients = torch.autograd.grad(loss, [latents.now[name] for name in chosen])
+    # A strategy may name a modality that has no latents: then nothing moves.
+    gradients = torch.autograd.grad(loss, [latents.now[name] for name in chosen]) if chosen else ()
     if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         raise GradientError("the policy gradient is not finite")
     for name, gradient in zip(chosen, gradients, strict=True):
@@ -137,5 +137,9 @@ def take_step(
         if rule.random_direction:
             step = value.detach() - before
             direction = torch.randn(step.shape, generator=stream).to(step.device)
-            value.data = before + direction * (vector_norm(step) / vector_norm(direction))
+            value.data = before + direction * (_norm(step) / _norm(direction))
     return (text + images.mean()).item()
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.square().sum().sqrt()

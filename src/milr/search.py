@@ -19,7 +19,7 @@ from milr.latents import GradientError, Latents, RolledOut, count_latents, take_
 from milr.models.base import DrawRequest, Model, Sketch, Thought
 from milr.rewards.base import Reward
 from milr.strategies import STRATEGIES
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
 
 
 class SearchError(MilrError):
@@ -64,6 +64,8 @@ def search(
 def _reason(active: Sequence[_Search], model: Model) -> None:
     """New text for all whose text latents moved; for a new task, the first text."""
     changed = [one for one in active if one.step == 0 or "text" in one.moved]
+    if not changed:
+        return
     thoughts = model.reason([one.task for one in changed], [one.text_prefix() for one in changed])
     for one, thought in zip(changed, thoughts, strict=True):
         one.take_thought(thought)
@@ -129,7 +131,8 @@ class _Search:
         if self.step == 0:
             return
         latents = self._latents()
-        self.moved = STRATEGIES[self.config.strategy].moves(self.step, self.config.steps)
+        moves = STRATEGIES[self.config.strategy].moves(self.step, self.config.steps)
+        self.moved = tuple(name for name in moves if latents.now[name].numel())
         values = [score.value for score in self.scores if isinstance(score, Score)]
         if len(values) < len(self.scores):
             unscored = next(s for s in self.scores if isinstance(s, Unscored))
@@ -164,7 +167,7 @@ class _Search:
         count = len(self.text_states)
         # The end-of-sequence token is rolled out too where it falls inside the prefix.
         self.read_text = thought.written[:count]
-        self.tokens_spent += len(thought.written) - (count if self.step else 0)
+        self.tokens_spent += len(thought.written) - (len(self.read_text) if self.step else 0)
 
     def draw_requests(self) -> list[DrawRequest]:
         """M requests with streams of their own: of this step, or of step 0 where the noise is fixed."""
@@ -196,10 +199,10 @@ class _Search:
         """This step's record; decides whether the task is finished."""
         latents = self._latents()
         for drawing, score in zip(self.drawings, self.scores, strict=True):
-            if self.best is None or _value(score) > _value(self.best[1]):
+            if self.best is None or rank(score) > rank(self.best[1]):
                 self.best = (drawing, score, self.step)
         assert self.best is not None
-        if _value(self.best[1]) > stop_at:
+        if rank(self.best[1]) > stop_at:
             self.finished = "met"
         elif self.step >= self.config.steps:
             self.finished = "out of steps"
@@ -208,7 +211,7 @@ class _Search:
             task=self.task,
             index=self.index,
             step=self.step,
-            moved=tuple(name for name in self.moved if latents.now[name].numel()),
+            moved=self.moved,
             reasoning=self.reasoning,
             drawings=tuple(self.drawings),
             scores=tuple(self.scores),
@@ -232,10 +235,6 @@ class _Search:
     def _latents(self) -> Latents:
         assert self.latents is not None, "latents exist once the first drawing is made"
         return self.latents
-
-
-def _value(score: Score | Unscored) -> float:
-    return score.value if isinstance(score, Score) else -1.0
 
 
 def _differences(now: tuple[int, ...], first: tuple[int, ...]) -> int:

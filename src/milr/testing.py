@@ -4,14 +4,127 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
+import torch
 from PIL import Image
 
+from milr.decode.streams import open_stream, sample
+from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
 
+_END = 0  # of a text
+_WORDS = ("<end>", "a", "red", "blue", "big", "small", "cat", "dog", "tree", "above", "below", "and")
+_SIDE, _CELL = 5, 4  # tokens a side of a fake picture, pixels a side of a token
+_GREY = 17  # between the greys of two tokens: 16 of them span 0 to 255
 
-def brightness(picture: Image.Image, task: Task) -> float:
+
+class FakeModel:
+    """A whole model in forty lines and no weights. Implements `milr.models.base.Model`, promise by promise.
+
+    Its decoder is one recurrent state, its matrices are fixed random numbers: next state = tanh(state W + token). The
+    prompt's words make the first state, so every text token depends on all before it, and a drawing on the reasoning's
+    words. A picture is 5 x 5 grey squares, one a token: a reward can read the tokens back by `read_tokens`. Rows never
+    share a computation, so a batch equals its singles to the bit.
+    """
+
+    name = "fake"
+    folder = Path()
+    capabilities = Capabilities(picture_size=_SIDE * _CELL, image_tokens=_SIDE**2, width=8, latents="both")
+    search_defaults: Mapping[str, object] = {"learning_rate": 0.2, "guidance": 2.0}
+    reads_free_prompts = True
+
+    def __init__(self, seed: int = 0, *, max_reasoning_tokens: int = 12) -> None:
+        """Models of different seeds are different models."""
+        self.seed = seed
+        self.max_reasoning_tokens = max_reasoning_tokens
+        width, image_words = self.capabilities.width, 255 // _GREY + 1
+        turn = self._matrix("turn", width, width)
+        self._turn = 1.5 * torch.matrix_exp(turn - turn.T)  # W, a rotation: what was read early is still seen late
+        self._text_tokens = self._matrix("text tokens", len(_WORDS), width) / 2
+        self._image_tokens = self._matrix("image tokens", image_words, width) / 2
+        self._text_head = self._matrix("text head", width, len(_WORDS))
+        self._image_head = self._matrix("image head", width, image_words)
+        self.reasoned: list[Task] = []
+        """Every task that was reasoned about, in order: how often, and whether at all."""
+        self.drawn: list[DrawRequest] = []
+        """Every drawing that was asked for, in order."""
+
+    @torch.inference_mode()
+    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        """Write each task's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+        self.reasoned += tasks
+        return [self._reason(task, prefix) for task, prefix in zip(tasks, prefixes, strict=True)]
+
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix."""
+        self.drawn += requests
+        return [self._draw(request, guidance, temperature, keep) for request in requests]
+
+    def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
+        """(n, d) float32 -> (n, V) float32, differentiable."""
+        return latents @ self._text_head
+
+    def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
+        """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
+        conditional, unconditional = (latents @ self._image_head).unbind(1)
+        return unconditional + guidance * (conditional - unconditional)
+
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """How bright each picture is, whatever is asked."""
+        return [brightness(picture) for picture, _ in zip(pictures, questions, strict=True)]
+
+    def _reason(self, task: Task, prefix: Sequence[int]) -> Thought:
+        state, hidden, written = self._read(task.prompt), [torch.empty(0, self.capabilities.width)], list[int]()
+        while len(written) < self.max_reasoning_tokens and _END not in written:
+            given = len(written) < len(prefix)
+            written.append(prefix[len(written)] if given else int(self.text_logits(state).argmax()))
+            hidden.append(state)
+            state = self._follow(state, self._text_tokens[written[-1]])
+        tokens = tuple(token for token in written if token != _END)
+        return Thought(Reasoning(" ".join(_WORDS[i] for i in tokens), tokens), tuple(written), torch.cat(hidden))
+
+    def _draw(self, request: DrawRequest, guidance: float, temperature: float, keep: int) -> Sketch:
+        words = request.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
+        pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
+        prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
+        kept, tokens = [pair[:0]], list[int]()
+        for place in range(self.capabilities.image_tokens):
+            logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, guidance)  # (1, V)
+            tokens.append(int(sample(logits, [request.stream], temperature)))
+            kept += [pair] if place < keep else []
+            pair = self._follow(pair, self._image_tokens[tokens[-1]])
+        hidden = torch.cat(kept) if request.prefix is None else None
+        return Sketch(Drawing(tuple(tokens), _picture(tokens)), hidden)
+
+    def _read(self, words: str) -> torch.Tensor:
+        """The state behind words, any words; (1, d)."""
+        state = self._matrix("begin", 1, self.capabilities.width)
+        for word in words.split():
+            state = self._follow(state, self._matrix(f"word {word}", 1, self.capabilities.width))
+        return state
+
+    def _follow(self, state: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(state @ self._turn + token)
+
+    def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=open_stream(self.seed, name, 0, 0, "weights"))
+
+
+def read_tokens(picture: Image.Image) -> tuple[int, ...]:
+    """The image tokens that a picture of `FakeModel` shows."""
+    squares = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+    return tuple(grey // _GREY for grey in squares.tobytes())
+
+
+def _picture(tokens: Sequence[int]) -> Image.Image:
+    squares = Image.frombytes("L", (_SIDE, _SIDE), bytes(token * _GREY for token in tokens))
+    return squares.resize((_SIDE * _CELL, _SIDE * _CELL), Image.Resampling.NEAREST).convert("RGB")
+
+
+def brightness(picture: Image.Image, task: Task | None = None) -> float:
     """The mean of all channels, in [0, 1]: a value that depends on the picture alone."""
     pixels = picture.convert("RGB").tobytes()
     return sum(pixels) / (255 * len(pixels))
@@ -26,16 +139,25 @@ class FakeReward:
         *,
         stop_at: float = 0.9,
         name: str = "fake@1",
+        unscored_calls: Collection[int] = (),
     ) -> None:
-        """Score with `value`; what it gives outside [0, 1], NaN among it, becomes `Unscored`."""
+        """Score with `value`; what it gives outside [0, 1], NaN among it, becomes `Unscored`.
+
+        In the calls of `unscored_calls`, counted from 0, nothing can be scored.
+        """
         self.value = value
         self.stop_at = stop_at
         self.name = name
+        self.unscored_calls = unscored_calls
+        self.calls = 0
+        """How often it was asked."""
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""
+        down = self.calls in self.unscored_calls
+        self.calls += 1
         return [
-            fake_score(self.value(picture, task), stop_at=self.stop_at, name=self.name)
+            fake_score(math.nan if down else self.value(picture, task), stop_at=self.stop_at, name=self.name)
             for picture, task in zip(pictures, tasks, strict=True)
         ]
 

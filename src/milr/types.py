@@ -95,6 +95,11 @@ class Unscored:
     reward: str
 
 
+def rank(score: Score | Unscored) -> float:
+    """For choosing the best: a score's value; what could not be scored comes after every score."""
+    return score.value if isinstance(score, Score) else -1.0
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """What one pass of Algorithm 1 did for one task. Step 0 is the first picture, before any update."""

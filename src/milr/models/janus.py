@@ -104,7 +104,7 @@ class Janus:
         engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
         states = engine.prefill(rows)  # (B, T, d)
         hidden = [[*state[-1 - len(tokens) :].float()] for state, tokens in zip(states, written, strict=True)]
-        done = [bool(tokens) and tokens[-1] == end for tokens in written]
+        done = [len(tokens) >= limit or tokens[-1:] == [end] for tokens in written]
         while True:
             newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
             following = to_integers(self.text_logits(newest).argmax(-1))

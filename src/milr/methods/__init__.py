@@ -1,0 +1,1 @@
+"""Other ways to spend the same budget of drawings, with the signature of `milr.search`."""
