@@ -106,8 +106,10 @@ def tables(found: dict[str, list[dict[str, object]]]) -> Iterator[str]:
         cells = [f"{t} {np.mean([s for s, r in zip(last, rows, strict=True) if str(r['tag']) == t]):.2f}" for t in tags]
         yield f"| {name} | {', '.join(cells)} |"
     yield ""
-    yield "| method | searched tasks | first text flip, step | never | first image flip, step | never | text shift at 1, 5, 20 | image shift at 1, 5, 20 |"
-    yield "|---|---|---|---|---|---|---|---|"
+    heads = ["method", "tasks searched", "first text flip, step", "never", "first image flip, step", "never"]
+    heads += ["text shift at steps 1, 5, 20", "image shift at steps 1, 5, 20"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
     for name, rows in found.items():
         moved = [row for row in rows if len(row["shifts"]) > 1]  # type: ignore[arg-type]
         if not name.startswith("joint") or not moved:

@@ -38,10 +38,11 @@ def build_bank(centres: torch.Tensor, library: Library, folder: Path) -> tuple[B
     else:
         flat = {}
         for ground, color in GROUNDS.items():
-            for key, rgba in library.items():
-                patches = cut_patches(on_ground(rgba, color))  # (s, s, 192)
-                codes = nearest(torch.from_numpy(patches).flatten(0, 1), centres)
-                flat["|".join(map(str, (*key, ground)))] = codes.view(patches.shape[:2]).numpy()
+            patches = [cut_patches(on_ground(rgba, color)) for rgba in library.values()]  # (s, s, 192) each
+            codes = nearest(torch.from_numpy(np.concatenate([p.reshape(-1, p.shape[-1]) for p in patches])), centres)
+            parts = np.split(codes.numpy(), np.cumsum([p.shape[0] * p.shape[1] for p in patches])[:-1])
+            for key, patch, part in zip(library, patches, parts, strict=True):
+                flat["|".join(map(str, (*key, ground)))] = part.reshape(patch.shape[:2])
         np.savez(cache, **flat)
     bank: Bank = {}
     for joined, tokens in flat.items():

@@ -45,7 +45,7 @@ class FakeModel:
         self._text_tokens = self._matrix("text tokens", len(_WORDS), width) / 2
         self._image_tokens = self._matrix("image tokens", image_words, width) / 2
         self._text_head = self._matrix("text head", width, len(_WORDS))
-        self._image_head = self._matrix("image head", width, image_words)
+        self._image_head = self._matrix("image head", width, image_words) / 2
         self.reasoned: list[Task] = []
         """Every task that was reasoned about, in order: how often, and whether at all."""
         self.drawn: list[DrawRequest] = []

@@ -34,6 +34,8 @@ class _Layer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         end = self.filled + key_states.shape[-2]
+        if end > self.length:  # assigned to an empty slice, one token would vanish without a word
+            raise IndexError(f"the cache has room for {self.length} tokens, not {end}")
         self.keys[..., self.filled : end, :] = key_states
         self.values[..., self.filled : end, :] = value_states
         self.filled = end
