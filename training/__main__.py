@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ def icon_library(settings: stage.Settings) -> vq.Library:
     return icons.load_icons(chosen, own["sizes"], Path(settings["paths"]["build"]) / "icons.npz")
 
 
-def training_world(seed: int, large: float = 1.0) -> scenes.World:
+def training_world(seed: int, **settings: Any) -> scenes.World:
     """The world that the generator may see: without the held-out combinations and GenEval's prompts."""
-    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), large)
+    return scenes.World(
+        np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), **settings
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
     own = settings["unified"]
     drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
     tokenizer = load_tokenizer(settings, folder)
-    feeder = unified.Feeder(training_world(own["seed"], own["large"]), tokenizer, drawn, made.grounds, made.library)
+    feeder = unified.Feeder(training_world(own["seed"], **own["world"]), tokenizer, drawn, made.grounds, made.library)
     start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
     unified.train(settings, tokenizer, feeder, start, folder)
 

@@ -116,11 +116,27 @@ class World:
     """Samples requests and scenes from one random generator."""
 
     def __init__(
-        self, random: np.random.Generator, held_out: HeldOut, forbidden: frozenset[str], large: float = 1.0
+        self,
+        random: np.random.Generator,
+        held_out: HeldOut,
+        forbidden: frozenset[str],
+        *,
+        large: float = 1.0,
+        phrases: Sequence[float] = (0.24, 0.50, 0.26),
+        counted: float = 0.54,
     ) -> None:
-        """Args: the source of chance, what is held out, requests never made, and how readily objects are large."""
+        """A world.
+
+        Args:
+            random: The source of chance.
+            held_out: Combinations that no request makes.
+            forbidden: Hashes of requests that are never made.
+            large: How readily objects are large, 0 to 1.
+            phrases: Chances of one, two and three object phrases.
+            counted: Chance that a lone phrase asks for more than one.
+        """
         self.random = random
-        self.large = large
+        self.large, self.phrases, self.counted = large, tuple(phrases), counted
         self.held_out = held_out
         self.forbidden = forbidden
 
@@ -137,14 +153,14 @@ class World:
 
     def _phrases(self) -> tuple[list[Phrase], list[str]]:
         draw = self.random
-        number = int(draw.choice([1, 2, 3], p=[0.24, 0.50, 0.26]))
+        number = int(draw.choice([1, 2, 3], p=self.phrases))
         names = [OBJECT_NAMES[i] for i in draw.choice(len(OBJECT_NAMES), number, replace=False)]
         colored = draw.random(number) < (0.5 if draw.random() < 0.7 else 1.0)
         colors = [COLORS[int(draw.integers(len(COLORS)))] if c else None for c in colored]
         joiners = [" and "] if number == 2 else [", ", " and "][: number - 1]
         counts = [1] * number
         if number == 1:
-            counts = [int(draw.choice([1, 2, 3, 4], p=[0.46, 0.18, 0.18, 0.18]))]
+            counts = [int(draw.integers(2, 5)) if draw.random() < self.counted else 1]
         elif draw.random() < 0.5:
             joiners[int(draw.integers(number - 1))] = str(draw.choice(RELATIONS))
         elif draw.random() < 0.3:

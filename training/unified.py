@@ -92,7 +92,7 @@ class Feeder:
     ) -> None:
         self.world, self.tokenizer = world, tokenizer
         self.bank, self.grounds, self.library = bank, grounds, library
-        self.variants = max(key[1] for key in bank) + 1
+        self.codes = max(int(tokens.max()) for tokens in bank.values()) + 1
 
     def drawings(self, settings: dict[str, Any]) -> Iterator[DrawingBatch]:
         """Batches of rows of like length: a pool of four batches is sorted, then dealt out."""
@@ -122,12 +122,24 @@ class Feeder:
                 pool.append((ids, grid, objects, np.flatnonzero(wanted)))
             pool.sort(key=lambda row: len(row[0]) + len(row[3]))
             for index in random.permutation(4):
-                yield self._deal(pool[index * size : (index + 1) * size])
+                yield self._deal(pool[index * size : (index + 1) * size], settings["blurred"])
 
-    def _deal(self, rows: list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]]) -> DrawingBatch:
+    def _blur(self, tokens: np.ndarray, chance: float) -> np.ndarray:
+        """Replace fed tokens by random codes: in ``chance`` of the rows all of them or a random share.
+
+        An icon's first cells give its other cells away, so a decoder that always sees them is slow to read the prompt.
+        What it cannot see it must read.
+        """
+        random = self.world.random
+        if random.random() >= chance:
+            return tokens
+        hidden = random.random(len(tokens)) < (1.0 if random.random() < 0.7 else random.random())
+        return np.where(hidden, random.integers(self.codes, size=len(tokens)), tokens)
+
+    def _deal(self, rows: list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]], blurred: float) -> DrawingBatch:
         text, lengths = self.pad([ids for ids, _, _, _ in rows])
         places = self.pad([(wanted[1:] - 1).tolist() for *_, wanted in rows], 0)[0]
-        fed = self.pad([grid[wanted[1:] - 1].tolist() for _, grid, _, wanted in rows], 0)[0]
+        fed = self.pad([self._blur(grid[wanted[1:] - 1], blurred).tolist() for _, grid, _, wanted in rows], 0)[0]
         targets = self.pad([grid[wanted].tolist() for _, grid, _, wanted in rows], IGNORED)[0]
         objects = self.pad([objects[wanted].tolist() for _, _, objects, wanted in rows], 0)[0].bool()
         return DrawingBatch(text, lengths, fed, places, targets, objects)
@@ -198,7 +210,14 @@ def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> t
     image = image.gather(1, inside[..., None].expand(-1, -1, image.shape[-1]))  # (B, T, d)
     embeddings = torch.where(index[..., None] >= 0, image, F.pad(text, (0, 0, 0, many)))
     positions = torch.where(index >= 0, lengths + batch.places.gather(1, inside), torch.arange(total)[None])
-    hidden = inner.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False).last_hidden_state
+    hidden = inner.language_model(
+        inputs_embeds=embeddings,
+        position_ids=positions,
+        # Without a mask transformers takes every jump in the positions for the border of a packed sequence, and hides
+        # all that stands before it: the prompt too.
+        attention_mask=torch.ones_like(positions),
+        use_cache=False,
+    ).last_hidden_state
     where = lengths - 1 + torch.arange(many + 1)[None]  # (B, M + 1): the position that predicts each target
     chosen = batch.targets != IGNORED
     hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[chosen]
@@ -352,7 +371,7 @@ def train(
             rate = 25 * own["batch"] / (time.time() - started)
             log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, drawings_per_second=rate)
             started, sums = time.time(), {}
-        if step % 200 == 0 or step == own["steps"]:
+        if step % 100 == 0 or step == own["steps"]:
             checkpoint.save(step, masters=masters, optimiser=optimiser)
 
 

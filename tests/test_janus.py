@@ -1,0 +1,194 @@
+"""Janus checkpoints: the embedded one against transformers' own forward passes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import JanusProcessor
+
+from milr.decode.streams import open_stream
+from milr.errors import UsageError
+from milr.models import load_model
+from milr.models.base import DrawRequest
+from milr.models.janus import Janus
+from milr.types import Reasoning, Task
+
+PROMPT = "a photo of a red apple left of a blue clock"
+
+
+def ids_of(model: Janus, text: str) -> torch.Tensor:
+    return torch.tensor([model.tokenizer(text)["input_ids"]])
+
+
+@pytest.fixture(scope="module")
+def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
+    """A drawing at next to no temperature: what the model was told, its tokens, its hidden states."""
+    request = DrawRequest(Task(prompt=PROMPT), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
+    (sketch,) = embedded.draw([request], guidance=3.0, temperature=1e-6, keep=embedded.capabilities.image_tokens)
+    told = embedded.profile.turn(embedded.profile.drawing.format(prompt=PROMPT, reasoning="red apple"))
+    assert sketch.hidden is not None
+    return told + embedded.tokenizer.boi_token, sketch.drawing.tokens, sketch.hidden
+
+
+@pytest.mark.slow
+def test_the_greedy_drawing_is_transformers_own(
+    embedded: Janus, greedy: tuple[str, tuple[int, ...], torch.Tensor]
+) -> None:
+    told, tokens, _ = greedy
+    ids = ids_of(embedded, told)
+    theirs = embedded.network.generate(
+        ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=False, guidance_scale=3.0
+    )
+    assert tuple(theirs[0].tolist()) == tokens
+
+
+@pytest.mark.slow
+def test_the_cached_states_of_a_drawing_are_the_uncached_ones(
+    embedded: Janus, greedy: tuple[str, tuple[int, ...], torch.Tensor]
+) -> None:
+    told, tokens, hidden = greedy
+    ids = ids_of(embedded, told)
+    blank = ids.clone()
+    blank[:, 1:-1] = embedded.tokenizer.pad_token_id  # the unconditional prompt keeps its first and its last token
+    drawn = embedded.network.prepare_embeddings_for_image_generation(torch.tensor(tokens[:-1]))[None]
+    for half, prompt in enumerate((ids, blank)):
+        row = torch.cat([embedded.network.get_input_embeddings()(prompt), drawn], dim=1)
+        states = embedded.network.model.language_model(inputs_embeds=row, use_cache=False).last_hidden_state
+        torch.testing.assert_close(states[0, -len(tokens) :], hidden[:, half], rtol=1e-3, atol=1e-3)
+
+
+def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
+    (thought,) = embedded.reason([Task(prompt=PROMPT)], [()])
+    ids = ids_of(embedded, embedded.profile.turn(embedded.profile.reasoning.format(prompt=PROMPT)))
+    theirs = embedded.network.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_mode="text",
+        do_sample=False,
+        max_new_tokens=embedded.profile.max_reasoning_tokens,
+        max_length=None,
+    )
+    assert tuple(theirs[0, ids.shape[1] :].tolist()) == thought.written
+    states = embedded.network.model.language_model(input_ids=theirs[:, :-1], use_cache=False).last_hidden_state
+    torch.testing.assert_close(states[0, -len(thought.written) :], thought.hidden, rtol=1e-3, atol=1e-3)
+    assert thought.reasoning.text == embedded.tokenizer.decode(thought.written, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_answer_is_transformers_own(embedded: Janus, mode: str) -> None:
+    side = embedded.capabilities.picture_size
+    picture = Image.linear_gradient("L").resize((side, side)).convert(mode)
+    question = "Is there a red apple?"
+    processor: Any = JanusProcessor.from_pretrained(embedded.folder)
+    text = embedded.profile.turn(embedded.profile.question.format(picture=processor.image_token, question=question))
+    inputs = processor(text=text, images=[picture.convert("RGB")], return_tensors="pt")
+    with torch.inference_mode():
+        logits = embedded.network(**inputs).logits[0, -1]
+    yes, no = (embedded.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
+    assert yes != no
+    expected = float(logits[[yes, no]].float().softmax(-1)[0])
+    assert embedded.answer([picture], [question]) == pytest.approx([expected], abs=1e-4)
+
+
+def test_answers_depend_on_picture_and_question(embedded: Janus) -> None:
+    side = embedded.capabilities.picture_size
+    black, red = Image.new("RGB", (side, side)), Image.new("RGB", (side * 2, side), "red")
+    questions = ["Is there a red apple?", "Is there a red apple?", "Is there a clock?"]
+    values = embedded.answer([black, red, red], questions)
+    assert len(set(values)) == 3
+
+
+def test_the_weights_are_frozen(embedded: Janus) -> None:
+    assert not embedded.network.training
+    assert not any(parameter.requires_grad for parameter in embedded.network.parameters())
+
+
+def test_half_precision_weights_still_give_float32_logits(embedded: Janus) -> None:
+    model = load_model(dtype="bfloat16")
+    width = model.capabilities.width
+    latents = torch.randn(3, 2, width, generator=torch.Generator().manual_seed(0))
+    for found, expected in (
+        (model.text_logits(latents[:, 0]), embedded.text_logits(latents[:, 0])),
+        (model.image_logits(latents, 3.0), embedded.image_logits(latents, 3.0)),
+    ):
+        assert found.dtype == expected.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
+    (thought,) = model.reason([Task(prompt=PROMPT)], [()])
+    assert thought.hidden.dtype == torch.float32
+
+
+# --- what is refused, before any weight is read
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A folder that looks right until its weights are read."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "janus"}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def refusal(name: object, **options: str) -> str:
+    """The one line that a user sees."""
+    with pytest.raises(UsageError) as caught:
+        load_model(str(name), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    assert f"no model folder '{tmp_path / 'none'}'" in refusal(tmp_path / "none")
+
+
+def test_a_wrong_name_gets_the_nearest_right_one() -> None:
+    assert "did you mean 'embedded'?" in refusal("embeded")
+
+
+def test_a_folder_without_a_config_is_refused(checkpoint: Path) -> None:
+    (checkpoint / "config.json").unlink()
+    assert "has no config.json" in refusal(checkpoint)
+
+
+def test_pickled_weights_are_not_opened(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    message = refusal(checkpoint)
+    assert "has no *.safetensors" in message and "pickle" in message
+
+
+def test_another_type_of_model_is_refused(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert "'llama'" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ('{"profile": "janus-por"}', "did you mean 'janus-pro'?"),
+        ('{"profil": "icons"}', "milr.json: profil"),
+        ('{"grammar": "latin"}', "milr.json: grammar"),
+        ("{", "milr.json"),
+    ],
+)
+def test_wrong_settings_are_named(checkpoint: Path, settings: str, expected: str) -> None:
+    (checkpoint / "milr.json").write_text(settings)
+    assert expected in refusal(checkpoint)
+
+
+def test_an_unknown_dtype_is_refused(checkpoint: Path) -> None:
+    assert "did you mean 'float16'?" in refusal(checkpoint, dtype="float61")
+
+
+def test_an_unknown_device_is_refused(checkpoint: Path) -> None:
+    assert "unknown device 'gpu'" in refusal(checkpoint, device="gpu")
+
+
+def test_cuda_is_refused_where_there_is_none(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in refusal(checkpoint, device="cuda")

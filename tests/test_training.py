@@ -1,0 +1,185 @@
+"""The icon world and the sequences made of it: what training shows, and what it must never show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import JanusForConditionalGeneration
+
+from milr.rewards.geneval import judge
+from milr.tasks import OBJECT_NAMES, parse_prompt
+from milr.types import Task
+from training import scenes, stage, tokens, unified
+from training.icons import GROUNDS
+
+CODES = 64
+
+
+def make_world(seed: int = 0, **settings: float) -> scenes.World:
+    held_out, forbidden = scenes.read_held_out(), scenes.read_geneval_hashes()
+    return scenes.World(np.random.default_rng(seed), held_out, forbidden, **settings)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_scene_fulfils_its_task_by_genevals_rules(seed: int) -> None:
+    world = make_world(seed)
+    task = world.request()
+    detections: dict[str, list[tuple[float, float, float, float, float, str | None]]] = {}
+    for item in world.scene(task).items:
+        top, left, bottom, right = (float(8 * side) for side in item.box)
+        detections.setdefault(item.name, []).append((left, top, right, bottom, 0.99, item.color))
+    assert judge(detections, task).correct
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_objects_of_a_scene_never_overlap(seed: int) -> None:
+    world = make_world(seed)
+    cells = np.zeros((scenes.GRID, scenes.GRID), int)
+    for item in world.scene(world.request()).items:
+        top, left, bottom, right = item.box
+        cells[top:bottom, left:right] += 1
+    assert cells.max() == 1
+
+
+def test_requests_never_hold_what_is_held_out() -> None:
+    world, held_out = make_world(), scenes.read_held_out()
+    for _ in range(3000):
+        for need in world.request().include:
+            assert (need.color, need.name) not in held_out.colors
+            assert (need.count, need.name) not in held_out.counts
+
+
+def test_the_committed_list_is_the_seeded_choice() -> None:
+    assert scenes.read_held_out() == scenes.choose_held_out()
+
+
+def test_genevals_prompts_are_not_trained_on(shared_data: Path) -> None:
+    lines = (shared_data / "geneval" / "evaluation_metadata.jsonl").read_text().splitlines()
+    tasks = [Task.model_validate_json(line) for line in lines]
+    hashes = {scenes.request_hash(task) for task in tasks if task.tag != "single_object"}
+    assert hashes == scenes.read_geneval_hashes()
+    world = make_world(phrases=(1.0, 0.0, 0.0))  # type: ignore[arg-type]
+    asked = {scenes.request_hash(world.request()) for _ in range(2000)}
+    assert not asked & hashes
+
+
+def test_the_hash_of_a_request_does_not_see_wording_or_order() -> None:
+    first = scenes.request_hash(parse_prompt("a photo of a red apple and a dog"))
+    assert first == scenes.request_hash(parse_prompt("a dog, a red apple"))
+    assert first != scenes.request_hash(parse_prompt("a red dog and an apple"))
+    left = scenes.request_hash(parse_prompt("a cat left of a dog"))
+    assert left != scenes.request_hash(parse_prompt("a dog left of a cat"))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_questions_are_answered_by_the_scene(seed: int) -> None:
+    world = make_world(seed)
+    scene = world.scene(world.request())
+    for question, truth in world.questions(scene, 4):
+        if question.startswith("is there a"):
+            words = question.removesuffix("?").split(maxsplit=3)[3]
+            named = {i.name for i in scene.items} | {f"{i.color} {i.name}" for i in scene.items}
+            assert (words in named) == truth
+
+
+def test_plans_name_every_object_with_its_place() -> None:
+    scene = scenes.Scene(
+        (scenes.Item("apple", "red", "top left", "large"), scenes.Item("dog", None, "right", "small")), "sky"
+    )
+    assert scene.plan == "top left large red apple, right small dog, sky ground"
+
+
+@pytest.fixture(scope="module")
+def feeder() -> unified.Feeder:
+    random = np.random.default_rng(0)
+    tokenizer = tokens.train_tokenizer(make_world(), 800, 300)
+    colors = ["natural", *scenes.COLORS]
+    bank = {
+        (name, 0, color, size, ground): random.integers(len(GROUNDS), CODES, (side, side))
+        for name in OBJECT_NAMES
+        for color in colors
+        for size, side in scenes.SIZES.items()
+        for ground in GROUNDS
+    }
+    bank["dog", 0, "natural", "small", "sky"][0, 0] = CODES - 1
+    return unified.Feeder(make_world(1), tokenizer, bank, {g: i for i, g in enumerate(GROUNDS)}, {})
+
+
+@pytest.fixture(scope="module")
+def tiny(feeder: unified.Feeder) -> JanusForConditionalGeneration:
+    settings = stage.read_settings()
+    settings["model"] |= {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "vision_width": 16}
+    settings["vq"] |= {"codebook": CODES}
+    torch.manual_seed(0)
+    return JanusForConditionalGeneration(unified.build_config(settings, feeder.tokenizer)).eval()
+
+
+BATCH = {"batch": 3, "plan_dropout": 0.0, "condition_dropout": 0.0, "ground_kept": 0.1, "blurred": 0.0}
+
+
+@pytest.mark.parametrize("thinned", [0.0, 1.0])
+@torch.no_grad()
+def test_the_loss_of_a_padded_batch_is_that_of_its_rows(
+    tiny: JanusForConditionalGeneration, feeder: unified.Feeder, thinned: float
+) -> None:
+    batch = next(feeder.drawings({**BATCH, "thinned": thinned}))
+    losses: list[torch.Tensor] = []
+    for row in range(3):
+        length, targets = int(batch.lengths[row]), batch.targets[row][batch.targets[row] != unified.IGNORED]
+        fed, places = batch.fed[row, : len(targets) - 1], batch.places[row, : len(targets) - 1]
+        text = tiny.get_input_embeddings()(batch.text[row, :length])
+        embeddings = torch.cat([text, tiny.prepare_embeddings_for_image_generation(fed)])[None]
+        positions = torch.cat([torch.arange(length), length + places])[None]
+        hidden = tiny.model.language_model(inputs_embeds=embeddings, position_ids=positions).last_hidden_state
+        logits = tiny.model.generation_head(hidden[0, length - 1 :])
+        losses.append(F.cross_entropy(logits, targets, reduction="none"))
+    assert unified.drawing_loss(tiny, batch)[0].item() == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
+
+
+def test_a_thinned_batch_keeps_every_cell_of_every_object(feeder: unified.Feeder) -> None:
+    whole = next(feeder.drawings({**BATCH, "thinned": 0.0}))
+    thin = next(feeder.drawings({**BATCH, "thinned": 1.0}))
+    assert whole.targets.shape[1] == scenes.GRID**2
+    assert thin.targets.shape[1] < scenes.GRID**2
+    for places, targets, objects in zip(thin.places, thin.targets, thin.objects, strict=True):
+        assert int(objects.sum()) % scenes.SIZES["small"] ** 2 in {0, *(49 * k % 25 for k in range(5))}
+        assert (targets[objects] >= len(GROUNDS)).all()
+        assert (places.diff()[places[1:] > 0] > 0).all()
+
+
+def test_the_unconditional_half_keeps_the_first_and_the_last_token(feeder: unified.Feeder) -> None:
+    batch = next(feeder.drawings({**BATCH, "thinned": 1.0, "condition_dropout": 1.0}))
+    pad = feeder.tokenizer.pad_token_id
+    for text, length in zip(batch.text, batch.lengths, strict=True):
+        assert text[0] == feeder.tokenizer.bos_token_id
+        assert text[length - 1] == feeder.tokenizer.convert_tokens_to_ids("<begin_of_image>")
+        assert (text[1 : length - 1] == pad).all()
+
+
+def test_answers_are_labelled_where_they_are_predicted(feeder: unified.Feeder) -> None:
+    ids, labels = next(feeder.reasonings({"reasoning_batch": 4}))
+    for row, marks in zip(ids, labels, strict=True):
+        chosen = marks != unified.IGNORED
+        plan = marks[chosen]
+        assert plan[-1] == feeder.tokenizer.eos_token_id
+        assert feeder.tokenizer.decode(plan[:-1]).endswith("ground")
+        # Each label but the last is the input of the next position.
+        assert torch.equal(row[1:][chosen[:-1]][: len(plan) - 1], plan[:-1])
+
+
+def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
+    layer, checkpoint = torch.nn.Linear(2, 2), stage.Checkpoint(tmp_path / "a.pt")
+    assert checkpoint.load(layer=layer) == 0
+    checkpoint.save(3, layer=layer)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert checkpoint.load(layer=layer) == 3
+    assert torch.equal(layer.weight, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
