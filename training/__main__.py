@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,7 @@ def icon_library(settings: stage.Settings) -> vq.Library:
 
 def training_world(seed: int, **settings: Any) -> scenes.World:
     """The world that the generator may see: without the held-out combinations and GenEval's prompts."""
-    return scenes.World(
-        np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), **settings
-    )
+    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), **settings)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Materials:
 def prepare(settings: stage.Settings, folder: Path) -> Materials:
     """Icons, codebook and token bank (all cached)."""
     library = icon_library(settings)
-    centres = vq.learn_codes(settings, library, folder)
+    centres = vq.learn_codes(settings, library)
     bank, grounds = tokens.build_bank(centres, library, folder)
     return Materials(library, centres, bank, grounds)
 
@@ -66,8 +65,10 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
 
 
 def load_tokenizer(settings: stage.Settings, folder: Path) -> PreTrainedTokenizerBase:
-    """The text's tokenizer, trained at the first call."""
-    target = folder / "tokenizer"
+    """The shipped tokenizer, since shipped weights know its ids; trained at the first call where there is none."""
+    shipped, target = Path(settings["export"]["folder"]), folder / "tokenizer"
+    if (shipped / "tokenizer.json").exists():
+        return AutoTokenizer.from_pretrained(shipped)
     if not target.exists():
         own = settings["tokenizer"]
         world = training_world(own["seed"])
@@ -84,8 +85,10 @@ def write_checkpoint(settings: stage.Settings, folder: Path) -> None:
 
 
 def train_detector(settings: stage.Settings, folder: Path) -> None:
-    """The icon detector behind the rewards `icons` and `icons-soft`."""
+    """The icon detector behind the rewards `icons` and `icons-soft`, into the package."""
     detector.train(settings, icon_library(settings), folder)
+    for file in (folder / "icons-detector").iterdir():
+        shutil.copyfile(file, Path(settings["detector"]["folder"]) / file.name)
 
 
 def main() -> None:

@@ -279,7 +279,7 @@ class VqCoder(CodeCoder):
     """The codebook and the VQ model's decoder: what the generator's tokens look like."""
 
     def __init__(self, settings: Settings, sampler: Sampler, folder: Path) -> None:
-        super().__init__(sampler, vq.learn_codes(settings, sampler.library, folder))
+        super().__init__(sampler, vq.learn_codes(settings, sampler.library))
         self.network = vq.Autoencoder(vq.vq_config(settings))
         self.step = Checkpoint(folder / "vq.pt").load(network=self.network)
         self.network.eval()
@@ -550,7 +550,7 @@ def train(settings: Settings, library: vq.Library, folder: Path) -> IconDetector
     step = checkpoint.load(network=network, optimiser=optimiser)
     sampler = Sampler(library)
     pixel_coder = PixelCoder(sampler)
-    code_coder = CodeCoder(sampler, vq.learn_codes(settings, library, folder))
+    code_coder = CodeCoder(sampler, vq.learn_codes(settings, library))
     store = Store(settings, sampler, folder)
     half, total = own["batch"] // 2, own["steps"]
     started, sums = time.time(), dict[str, float]()
@@ -736,7 +736,7 @@ def report(settings: Settings, library: vq.Library, folder: Path, weights: Path 
     """Figures on pictures that neither training nor calibration saw."""
     own = settings["detector"]
     sampler = Sampler(library)
-    coder = read_coder(settings, sampler, folder) or CodeCoder(sampler, vq.learn_codes(settings, library, folder))
+    coder = read_coder(settings, sampler, folder) or CodeCoder(sampler, vq.learn_codes(settings, library))
     detector = IconDetector.from_folder(weights or folder / "icons-detector")
     figures: dict[str, Any] = {}
     sets = test_pictures(sampler, coder, own["seed"] + 2, own["report_pictures"])

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 Settings = dict[str, Any]
 SETTINGS_FILE = Path(__file__).with_name("settings.toml")
@@ -40,6 +42,29 @@ class Checkpoint:
         partial = self.path.with_suffix(".partial")
         torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, partial)
         partial.rename(self.path)
+
+
+def start_from_shipped(module: nn.Module, settings: Settings, prefix: str = "") -> bool:
+    """Fill a module from the shipped weights, where there are any of its shapes: a lost machine costs no training.
+
+    Args:
+        module: Filled in place, in its own dtype.
+        settings: Name the shipped folder.
+        prefix: The module's place in the whole model.
+
+    Returns:
+        Whether there were weights to start from.
+    """
+    file = Path(settings["export"]["folder"]) / "model.safetensors"
+    if not file.exists():
+        return False
+    stored = {k.removeprefix(prefix): v for k, v in load_file(file).items() if k.startswith(prefix)}
+    own = module.state_dict()
+    if {k: v.shape for k, v in stored.items()} != {k: v.shape for k, v in own.items()}:
+        log("start", shipped_weights_of_other_shapes=1)
+        return False
+    module.load_state_dict(stored)
+    return True
 
 
 def log(stage: str, **figures: float) -> None:

@@ -26,7 +26,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.configuration_janus import JanusVisionConfig
 
 from training.scenes import GRID, TOKEN, Scene, World, render, token_grid
-from training.stage import Checkpoint, Settings, log
+from training.stage import Checkpoint, Settings, log, start_from_shipped
 from training.tokens import Bank
 from training.vq import Library, to_pixels, vq_config
 
@@ -82,6 +82,17 @@ class DrawingBatch:
     places: torch.Tensor  # (B, M) int64: their raster places
     targets: torch.Tensor  # (B, M + 1) int64: what the last text token and each fed token predict, or IGNORED
     objects: torch.Tensor  # (B, M + 1) bool: targets that are cells of objects, not ground
+    weights: torch.Tensor  # (B, M + 1) float32: how many targets each stands for
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One drawing before it is padded."""
+
+    text: list[int]
+    tokens: np.ndarray  # (256,)
+    objects: np.ndarray  # (256,) bool
+    weights: np.ndarray  # (256,) 0 where a target is left out
 
 
 class Feeder:
@@ -99,7 +110,7 @@ class Feeder:
         size = settings["batch"]
         random = self.world.random
         while True:
-            pool: list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]] = []
+            pool: list[_Row] = []
             thinned = random.random() < settings["thinned"]
             for _ in range(4 * size):
                 task = self.world.request()
@@ -113,14 +124,16 @@ class Feeder:
                     top, left, bottom, right = item.box
                     objects[top:bottom, left:right] = True
                 objects = objects.ravel()
-                wanted = np.ones(IMAGE_TOKENS, bool)
+                weights = np.ones(IMAGE_TOKENS, np.float32)
                 if thinned:
-                    wanted = objects | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
-                    wanted[1:] |= objects[:-1]  # where an object ends
-                    wanted[0] = True
-                grid = token_grid(scene, self.bank, self.grounds).ravel()
-                pool.append((ids, grid, objects, np.flatnonzero(wanted)))
-            pool.sort(key=lambda row: len(row[0]) + len(row[3]))
+                    always = objects.copy()
+                    always[1:] |= objects[:-1]  # where an object ends
+                    always[0] = True
+                    kept = always | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
+                    # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
+                    weights = np.where(always, 1.0, 1 / settings["ground_kept"]).astype(np.float32) * kept
+                pool.append(_Row(ids, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights))
+            pool.sort(key=lambda row: len(row.text) + np.count_nonzero(row.weights))
             for index in random.permutation(4):
                 yield self._deal(pool[index * size : (index + 1) * size], settings["blurred"])
 
@@ -136,13 +149,16 @@ class Feeder:
         hidden = random.random(len(tokens)) < (1.0 if random.random() < 0.7 else random.random())
         return np.where(hidden, random.integers(self.codes, size=len(tokens)), tokens)
 
-    def _deal(self, rows: list[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]], blurred: float) -> DrawingBatch:
-        text, lengths = self.pad([ids for ids, _, _, _ in rows])
-        places = self.pad([(wanted[1:] - 1).tolist() for *_, wanted in rows], 0)[0]
-        fed = self.pad([self._blur(grid[wanted[1:] - 1], blurred).tolist() for _, grid, _, wanted in rows], 0)[0]
-        targets = self.pad([grid[wanted].tolist() for _, grid, _, wanted in rows], IGNORED)[0]
-        objects = self.pad([objects[wanted].tolist() for _, _, objects, wanted in rows], 0)[0].bool()
-        return DrawingBatch(text, lengths, fed, places, targets, objects)
+    def _deal(self, rows: list[_Row], blurred: float) -> DrawingBatch:
+        text, lengths = self.pad([row.text for row in rows])
+        wanted = [np.flatnonzero(row.weights) for row in rows]
+        together = list(zip(rows, wanted, strict=True))
+        places = self.pad([(where[1:] - 1).tolist() for where in wanted], 0)[0]
+        fed = self.pad([self._blur(row.tokens[where[1:] - 1], blurred).tolist() for row, where in together], 0)[0]
+        targets = self.pad([row.tokens[where].tolist() for row, where in together], IGNORED)[0]
+        objects = self.pad([row.objects[where].tolist() for row, where in together], 0)[0].bool()
+        weights = self.pad([row.weights[where].tolist() for row, where in together], 0)[0].float()
+        return DrawingBatch(text, lengths, fed, places, targets, objects, weights)
 
     def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
@@ -196,7 +212,7 @@ class Feeder:
 
 
 def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropy of the image tokens, in nats."""
+    """Mean cross-entropy of the image tokens, in nats; of a thinned batch, an estimate of the whole one's."""
     inner = model.model
     # The aligner turns each code into one embedding, so its table is computed once.
     table = inner.generation_aligner(inner.generation_embeddings.weight)  # (codes, d)
@@ -222,8 +238,8 @@ def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> t
     chosen = batch.targets != IGNORED
     hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[chosen]
     losses = F.cross_entropy(inner.generation_head(hidden).float(), batch.targets[chosen], reduction="none")
-    objects = batch.objects[chosen]
-    return losses.mean(), {
+    objects, weights = batch.objects[chosen], batch.weights[chosen]
+    return (losses * weights).sum() / weights.sum(), {
         "object_loss": losses[objects].mean().item(),
         "ground_loss": losses[~objects].mean().item(),
     }
@@ -340,6 +356,7 @@ def train(
     model = JanusForConditionalGeneration(build_config(settings, tokenizer))
     with torch.no_grad():  # a code's embedding begins as the code itself
         model.model.generation_embeddings.weight.copy_(codes)
+    start_from_shipped(model, settings)  # a checkpoint, where there is one, goes before
     model = model.to(torch.bfloat16).train()
     masters = Masters(trainable(model))
     optimiser = Optimiser(masters, own)
@@ -376,8 +393,9 @@ def train(
 
 
 def load(settings: Settings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> JanusForConditionalGeneration:
-    """The moving average of the last checkpoint, in bf16; its VQ part is not filled."""
+    """The moving average of the last checkpoint, or the shipped weights, in bf16; its VQ part is not filled."""
     model = JanusForConditionalGeneration(build_config(settings, tokenizer)).to(torch.bfloat16)
+    start_from_shipped(model, settings)
     masters = Masters(trainable(model))
     Checkpoint(folder / "unified.pt").load(masters=masters)
     masters.write_averages()

@@ -24,10 +24,11 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEAttnBlock
 
 from training.icons import GROUNDS, compose
-from training.stage import Checkpoint, Settings, log
+from training.stage import Checkpoint, Settings, log, start_from_shipped
 
 Library = dict[tuple[str, int, str, str], np.ndarray]
 TOKEN = 8  # pixels a token's side
+CODES_FILE = Path(__file__).with_name("codes.npy")
 
 
 def cut_patches(pixels: np.ndarray) -> np.ndarray:
@@ -47,11 +48,13 @@ def on_ground(rgba: np.ndarray, ground: tuple[int, int, int]) -> np.ndarray:
     return canvas
 
 
-def learn_codes(settings: Settings, library: Library, folder: Path) -> torch.Tensor:
-    """K-means centres of the icons' patches, (codebook, 192) in [-1, 1]; the first ones are the plain grounds."""
-    cache = folder / "codes.npy"
-    if cache.exists():
-        return torch.from_numpy(np.load(cache))
+def learn_codes(settings: Settings, library: Library) -> torch.Tensor:
+    """K-means centres of the icons' patches, (codebook, 192) in [-1, 1]; the first ones are the plain grounds.
+
+    Kept in git: the shipped weights' tokens are indices into this very list.
+    """
+    if CODES_FILE.exists():
+        return torch.from_numpy(np.load(CODES_FILE)).float()
     own = settings["vq"]
     random = torch.Generator().manual_seed(own["seed"])
     patches = np.concatenate(
@@ -74,8 +77,8 @@ def learn_codes(settings: Settings, library: Library, folder: Path) -> torch.Ten
         centres[: len(grounds)] = grounds
         if round_ % 5 == 4:
             log("codes", round=round_ + 1, psnr=10 * math.log10(4 / (sample - centres[index]).square().mean().item()))
-    np.save(cache, centres.numpy())
-    return centres
+    np.save(CODES_FILE, centres.half().numpy())
+    return centres.half().float()
 
 
 def nearest(patches: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
@@ -206,6 +209,8 @@ def train(
     optimiser = torch.optim.AdamW(parameters, lr=own["learning_rate"], betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "vq.pt")
     step = checkpoint.load(network=network, optimiser=optimiser)
+    if step == 0:
+        start_from_shipped(network.model, settings, "model.vqmodel.")
     random = np.random.default_rng([own["seed"], step])
     started, errors, agreements = time.time(), list[float](), list[float]()
     while step < own["steps"]:
@@ -248,7 +253,8 @@ def train(
 
 
 def load(settings: Settings, folder: Path) -> Autoencoder:
-    """The VQ model of the last checkpoint."""
+    """The VQ model of the last checkpoint, or the shipped one."""
     network = Autoencoder(vq_config(settings))
-    Checkpoint(folder / "vq.pt").load(network=network)
+    if Checkpoint(folder / "vq.pt").load(network=network) == 0:
+        start_from_shipped(network.model, settings, "model.vqmodel.")
     return network.eval()
