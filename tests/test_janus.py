@@ -156,6 +156,12 @@ def test_a_folder_without_a_config_is_refused(checkpoint: Path) -> None:
     assert "has no config.json" in refusal(checkpoint)
 
 
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_config_that_is_no_object_is_refused(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text)
+    assert "is not a JSON object" in refusal(checkpoint)
+
+
 def test_pickled_weights_are_not_opened(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     message = refusal(checkpoint)

@@ -120,7 +120,14 @@ def tiny(feeder: unified.Feeder) -> JanusForConditionalGeneration:
     return JanusForConditionalGeneration(unified.build_config(settings, feeder.tokenizer)).eval()
 
 
-BATCH = {"batch": 3, "plan_dropout": 0.0, "condition_dropout": 0.0, "ground_kept": 0.1, "blurred": 0.0}
+BATCH = {
+    "batch": 3,
+    "plan_dropout": 0.0,
+    "condition_dropout": 0.0,
+    "ground_kept": 0.1,
+    "ground_weight": 10.0,
+    "blurred": 0.0,
+}
 
 
 @pytest.mark.parametrize("thinned", [0.0, 1.0])

@@ -59,9 +59,12 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
     own = settings["unified"]
     drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
     tokenizer = load_tokenizer(settings, folder)
-    feeder = unified.Feeder(training_world(own["seed"], **own["world"]), tokenizer, drawn, made.grounds, made.library)
+
+    def make_feeder(world: dict[str, Any], seed: int) -> unified.Feeder:
+        return unified.Feeder(training_world(seed, **world), tokenizer, drawn, made.grounds, made.library)
+
     start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
-    unified.train(settings, tokenizer, feeder, start, folder)
+    unified.train(settings, tokenizer, make_feeder, start, folder)
 
 
 def load_tokenizer(settings: stage.Settings, folder: Path) -> PreTrainedTokenizerBase:
@@ -108,4 +111,5 @@ def main() -> None:
             run(settings, folder)
 
 
-main()
+if __name__ == "__main__":
+    main()

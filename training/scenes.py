@@ -124,6 +124,7 @@ class World:
         large: float = 1.0,
         phrases: Sequence[float] = (0.24, 0.50, 0.26),
         counted: float = 0.54,
+        colored: float = 1.0,
     ) -> None:
         """A world.
 
@@ -134,9 +135,10 @@ class World:
             large: How readily objects are large, 0 to 1.
             phrases: Chances of one, two and three object phrases.
             counted: Chance that a lone phrase asks for more than one.
+            colored: How readily objects have a colour, 0 to 1.
         """
         self.random = random
-        self.large, self.phrases, self.counted = large, tuple(phrases), counted
+        self.large, self.phrases, self.counted, self.colored = large, tuple(phrases), counted, colored
         self.held_out = held_out
         self.forbidden = forbidden
 
@@ -155,7 +157,7 @@ class World:
         draw = self.random
         number = int(draw.choice([1, 2, 3], p=self.phrases))
         names = [OBJECT_NAMES[i] for i in draw.choice(len(OBJECT_NAMES), number, replace=False)]
-        colored = draw.random(number) < (0.5 if draw.random() < 0.7 else 1.0)
+        colored = draw.random(number) < (0.5 if draw.random() < 0.7 else 1.0) * self.colored
         colors = [COLORS[int(draw.integers(len(COLORS)))] if c else None for c in colored]
         joiners = [" and "] if number == 2 else [", ", " and "][: number - 1]
         counts = [1] * number

@@ -13,7 +13,7 @@ Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class Feeder:
                     always[0] = True
                     kept = always | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
                     # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
-                    weights = np.where(always, 1.0, 1 / settings["ground_kept"]).astype(np.float32) * kept
+                    weights = np.where(always, 1.0, settings["ground_weight"]).astype(np.float32) * kept
                 pool.append(_Row(ids, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights))
             pool.sort(key=lambda row: len(row.text) + np.count_nonzero(row.weights))
             for index in random.permutation(4):
@@ -334,8 +334,15 @@ class Optimiser:
 
 def schedule(step: int, settings: dict[str, Any]) -> float:
     """Warm-up, a plateau, and a linear decay over the last part: the plateau can be prolonged at any time."""
-    decay = settings["decay_steps"]
-    return min(1.0, (step + 1) / settings["warmup_steps"], max(0.02, (settings["steps"] - step) / decay))
+    left = settings["phases"][-1]["until"] - step
+    return min(1.0, (step + 1) / settings["warmup_steps"], max(0.02, left / settings["decay_steps"]))
+
+
+def phases(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The common settings with each phase's own, in order; a phase lasts until its step."""
+    common = {name: value for name, value in settings.items() if name != "phases"}
+    for phase in settings["phases"]:
+        yield common | phase
 
 
 def trainable(model: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -346,11 +353,19 @@ def trainable(model: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
 def train(
     settings: Settings,
     tokenizer: PreTrainedTokenizerBase,
-    feeder: Feeder,
+    make_feeder: Callable[[dict[str, Any], int], Feeder],
     codes: torch.Tensor,
     folder: Path,
 ) -> None:
-    """Train to ``settings["unified"]["steps"]`` from the last checkpoint."""
+    """Train through all phases, from the last checkpoint.
+
+    Args:
+        settings: Of all stages.
+        tokenizer: Of the model.
+        make_feeder: World settings and a seed -> what feeds a phase.
+        codes: (codes, embed_dim) the VQ model's codebook.
+        folder: Holds the checkpoint.
+    """
     own: dict[str, Any] = settings["unified"]
     torch.manual_seed(own["seed"])
     model = JanusForConditionalGeneration(build_config(settings, tokenizer))
@@ -362,11 +377,25 @@ def train(
     optimiser = Optimiser(masters, own)
     checkpoint = Checkpoint(folder / "unified.pt")
     step = checkpoint.load(masters=masters, optimiser=optimiser)
-    feeder.world.random = np.random.default_rng([own["seed"], step])
     masters.give_back(1.0)
+    for phase in phases(own):
+        if step < phase["until"]:
+            feeder = make_feeder(phase["world"], own["seed"] + step)
+            step = _train_phase(step, model, masters, optimiser, feeder, own | phase, checkpoint)
+
+
+def _train_phase(
+    step: int,
+    model: JanusForConditionalGeneration,
+    masters: Masters,
+    optimiser: Optimiser,
+    feeder: Feeder,
+    own: dict[str, Any],
+    checkpoint: Checkpoint,
+) -> int:
     drawings, reasonings, lookings = feeder.drawings(own), feeder.reasonings(own), feeder.lookings(own)
     started, sums = time.time(), dict[str, list[float]]()
-    while step < own["steps"]:
+    while step < own["until"]:
         loss, figures = drawing_loss(model, next(drawings))
         loss.backward()
         figures["drawing_loss"] = loss.item()
@@ -388,8 +417,9 @@ def train(
             rate = 25 * own["batch"] / (time.time() - started)
             log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, drawings_per_second=rate)
             started, sums = time.time(), {}
-        if step % 100 == 0 or step == own["steps"]:
+        if step % 100 == 0 or step == own["until"]:
             checkpoint.save(step, masters=masters, optimiser=optimiser)
+    return step
 
 
 def load(settings: Settings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> JanusForConditionalGeneration:

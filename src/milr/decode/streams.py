@@ -10,6 +10,8 @@ import torch
 def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str = "image") -> torch.Generator:
     """A generator keyed by content, so that neither batch, order nor place changes what is drawn.
 
+    torch's CPU generator takes 32 bits of a seed: of 10,000 streams, two are equal with a chance of one in a hundred.
+
     Args:
         seed: The run's.
         task_key: `Task.key`, with a suffix where a list holds the same task twice.
@@ -18,7 +20,7 @@ def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str 
         purpose: Keeps the draws of a step apart: "image" tokens, "credit" directions.
     """
     digest = hashlib.sha256(f"{seed}|{task_key}|{drawing}|{step}|{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def sample(logits: torch.Tensor, streams: list[torch.Generator], temperature: float) -> torch.Tensor:

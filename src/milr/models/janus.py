@@ -269,7 +269,10 @@ def _read_settings(folder: Path) -> CheckpointSettings:
             f"{str(folder)!r} has no *.safetensors: milr opens no pickles; save the weights with "
             f"save_pretrained(..., safe_serialization=True) first"
         )
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UsageError(f"{str(folder / 'config.json')!r} is not a JSON object: fetch the checkpoint again") from error
     if kind != "janus":
         raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: milr loads type 'janus'")
     path = folder / SETTINGS_FILE
