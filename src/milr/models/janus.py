@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, JanusForConditionalGeneration
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
+from milr.decode import attention
 from milr.decode.engine import Lockstep
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
@@ -80,6 +81,7 @@ class Janus:
         )
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
+        attention.install(self._decoder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.image_processor: Any = JanusImageProcessorPil.from_pretrained(folder, local_files_only=True)
         config = self.network.config
