@@ -125,6 +125,7 @@ class World:
         phrases: Sequence[float] = (0.24, 0.50, 0.26),
         counted: float = 0.54,
         colored: float = 1.0,
+        shuffled: float = 1.0,
     ) -> None:
         """A world.
 
@@ -136,9 +137,11 @@ class World:
             phrases: Chances of one, two and three object phrases.
             counted: Chance that a lone phrase asks for more than one.
             colored: How readily objects have a colour, 0 to 1.
+            shuffled: Chance that a plan does not keep the prompt's order.
         """
         self.random = random
         self.large, self.phrases, self.counted, self.colored = large, tuple(phrases), counted, colored
+        self.shuffled = shuffled
         self.held_out = held_out
         self.forbidden = forbidden
 
@@ -173,7 +176,9 @@ class World:
     def scene(self, task: Task) -> Scene:
         """One of the many scenes that fulfil a task: free order, places, sizes and ground."""
         ground = list(GROUNDS)[self.random.integers(len(GROUNDS))]
-        order = self.random.permutation(len(task.include))
+        order = np.arange(len(task.include))
+        if self.random.random() < self.shuffled:
+            self.random.shuffle(order)
         total = sum(r.count for r in task.include)
         chance = {1: 0.8, 2: 0.7, 3: 0.45, 4: 0.3}.get(total, 0.0) * self.large
         for attempt in range(400):

@@ -4,7 +4,8 @@ Three kinds of sequences, all in Janus-Pro's chat form:
 
 * reasoning: ``<|User|>: plan: {prompt}`` answered by the plan;
 * drawing: ``<|User|>: {prompt}. {plan}`` followed by 256 image tokens; the plan is left out now and then, and for
-  guidance all words are (pad tokens between the first and the last, as transformers' image mode does);
+  guidance all words are (pad tokens between the first and the last, as transformers' image mode does). The plan's words
+  are learned here too, as in any text: several times the reasoning for the price of one more head;
 * looking: a picture, then questions answered by yes or no.
 
 Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, the rest by AdamW.
@@ -78,6 +79,7 @@ class DrawingBatch:
 
     text: torch.Tensor  # (B, P) int64
     lengths: torch.Tensor  # (B,) int64: text tokens of each row
+    words: torch.Tensor  # (B, P) int64: the plan's tokens, and what follows it, under the token before; or IGNORED
     fed: torch.Tensor  # (B, M) int64: image tokens fed
     places: torch.Tensor  # (B, M) int64: their raster places
     targets: torch.Tensor  # (B, M + 1) int64: what the last text token and each fed token predict, or IGNORED
@@ -90,6 +92,7 @@ class _Row:
     """One drawing before it is padded."""
 
     text: list[int]
+    plan: slice  # where the plan's tokens, and the one behind them, stand in the text
     tokens: np.ndarray  # (256,)
     objects: np.ndarray  # (256,) bool
     weights: np.ndarray  # (256,) 0 where a target is left out
@@ -115,10 +118,7 @@ class Feeder:
             for _ in range(4 * size):
                 task = self.world.request()
                 scene = self.world.scene(task)
-                told = task.prompt if random.random() < settings["plan_dropout"] else f"{task.prompt}. {scene.plan}"
-                ids = self.encode(f"<|User|>: {told}\n\n<|Assistant|>:<begin_of_image>")
-                if random.random() < settings["condition_dropout"]:
-                    ids = [ids[0], *([self.tokenizer.pad_token_id] * (len(ids) - 2)), ids[-1]]
+                ids, plan = self._tell(task.prompt, scene, settings)
                 objects = np.zeros((GRID, GRID), bool)
                 for item in scene.items:
                     top, left, bottom, right = item.box
@@ -132,10 +132,22 @@ class Feeder:
                     kept = always | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
                     # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
                     weights = np.where(always, 1.0, settings["ground_weight"]).astype(np.float32) * kept
-                pool.append(_Row(ids, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights))
+                pool.append(_Row(ids, plan, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights))
             pool.sort(key=lambda row: len(row.text) + np.count_nonzero(row.weights))
             for index in random.permutation(4):
                 yield self._deal(pool[index * size : (index + 1) * size], settings["blurred"])
+
+    def _tell(self, prompt: str, scene: Scene, settings: dict[str, Any]) -> tuple[list[int], slice]:
+        """The text before a drawing, and where in it the plan stands."""
+        random = self.world.random
+        planned = random.random() >= settings["plan_dropout"]
+        ids = self.encode(f"<|User|>: {prompt}{f'. {scene.plan}' if planned else ''}\n\n<|Assistant|>:<begin_of_image>")
+        if random.random() < settings["condition_dropout"]:
+            return [ids[0], *([self.tokenizer.pad_token_id] * (len(ids) - 2)), ids[-1]], slice(0, 0)
+        if not planned:
+            return ids, slice(0, 0)
+        before, behind = self.encode(f"<|User|>: {prompt}."), self.encode("\n\n<|Assistant|>:<begin_of_image>")[1:]
+        return ids, slice(len(before), len(ids) - len(behind) + 1)
 
     def _blur(self, tokens: np.ndarray, chance: float) -> np.ndarray:
         """Replace fed tokens by random codes: in ``chance`` of the rows all of them or a random share.
@@ -151,6 +163,9 @@ class Feeder:
 
     def _deal(self, rows: list[_Row], blurred: float) -> DrawingBatch:
         text, lengths = self.pad([row.text for row in rows])
+        words = torch.full_like(text, IGNORED)
+        for line, row in zip(words, rows, strict=True):
+            line[row.plan.start - 1 : row.plan.stop - 1] = torch.tensor(row.text[row.plan])
         wanted = [np.flatnonzero(row.weights) for row in rows]
         together = list(zip(rows, wanted, strict=True))
         places = self.pad([(where[1:] - 1).tolist() for where in wanted], 0)[0]
@@ -158,7 +173,7 @@ class Feeder:
         targets = self.pad([row.tokens[where].tolist() for row, where in together], IGNORED)[0]
         objects = self.pad([row.objects[where].tolist() for row, where in together], 0)[0].bool()
         weights = self.pad([row.weights[where].tolist() for row, where in together], 0)[0].float()
-        return DrawingBatch(text, lengths, fed, places, targets, objects, weights)
+        return DrawingBatch(text, lengths, words, fed, places, targets, objects, weights)
 
     def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
@@ -212,7 +227,10 @@ class Feeder:
 
 
 def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropy of the image tokens, in nats; of a thinned batch, an estimate of the whole one's."""
+    """Mean cross-entropy of the image tokens and of the plan's words, added, in nats.
+
+    Of a thinned batch, the image's is an estimate of the whole one's.
+    """
     inner = model.model
     # The aligner turns each code into one embedding, so its table is computed once.
     table = inner.generation_aligner(inner.generation_embeddings.weight)  # (codes, d)
@@ -236,12 +254,15 @@ def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> t
     ).last_hidden_state
     where = lengths - 1 + torch.arange(many + 1)[None]  # (B, M + 1): the position that predicts each target
     chosen = batch.targets != IGNORED
+    spoken = batch.words != IGNORED
+    words = F.cross_entropy(model.lm_head(hidden[:, :width][spoken]).float(), batch.words[spoken])
     hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[chosen]
     losses = F.cross_entropy(inner.generation_head(hidden).float(), batch.targets[chosen], reduction="none")
     objects, weights = batch.objects[chosen], batch.weights[chosen]
-    return (losses * weights).sum() / weights.sum(), {
+    return (losses * weights).sum() / weights.sum() + words, {
         "object_loss": losses[objects].mean().item(),
         "ground_loss": losses[~objects].mean().item(),
+        "words_loss": words.item(),
     }
 
 
