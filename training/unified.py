@@ -26,7 +26,7 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, PreTrainedTokenizerBase
 from transformers.models.janus.configuration_janus import JanusVisionConfig
 
-from training.scenes import GRID, TOKEN, Scene, World, render, token_grid
+from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
 from training.stage import Checkpoint, Settings, log, start_from_shipped
 from training.tokens import Bank
 from training.vq import Library, to_pixels, vq_config
@@ -107,6 +107,13 @@ class Feeder:
         self.world, self.tokenizer = world, tokenizer
         self.bank, self.grounds, self.library = bank, grounds, library
         self.codes = max(int(tokens.max()) for tokens in bank.values()) + 1
+        # (256,) bool: the first row of every place where an object may stand. There it is decided whether one does.
+        beginnings = np.zeros((GRID, GRID), bool)
+        for size in SIZES if world.large else ("small",):
+            for place in PLACES:
+                top, left, _, right = Item("", None, place, size).box
+                beginnings[top, left:right] = True
+        self.beginnings = beginnings.ravel()
 
     def drawings(self, settings: dict[str, Any]) -> Iterator[DrawingBatch]:
         """Batches of rows of like length: a pool of four batches is sorted, then dealt out."""
@@ -126,7 +133,7 @@ class Feeder:
                 objects = objects.ravel()
                 weights = np.ones(IMAGE_TOKENS, np.float32)
                 if thinned:
-                    always = objects.copy()
+                    always = objects | self.beginnings
                     always[1:] |= objects[:-1]  # where an object ends
                     always[0] = True
                     kept = always | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
