@@ -226,8 +226,9 @@ def test_the_mean_is_over_the_mask_at_the_pictures_size() -> None:
 
 
 def test_a_photographs_detections_repeat_and_lie_in_it() -> None:
-    from milr.rewards.geneval_check import tiny_config
     from transformers import Mask2FormerForUniversalSegmentation
+
+    from milr.rewards.geneval_check import tiny_config
 
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
     torch.manual_seed(0)

@@ -128,7 +128,11 @@ def test_a_colour_is_the_mean_of_three_normalised_texts() -> None:
     # Each text normalised, the mean of angles 0, 0 and 1.2 is 0.39; by length it were near 1.2.
     picture = Image.new("RGB", (4, 4), (round(20 * (2 + 0.39)), 0, 0))
     assert colors.classify(picture, [whole("tv remote")]) == [COLORS[2]]
-    assert clip.texts[:3] == ["a photo of a red tv remote", "a photo of a red-colored tv remote", "a photo of a red object"]
+    assert clip.texts[:3] == [
+        "a photo of a red tv remote",
+        "a photo of a red-colored tv remote",
+        "a photo of a red object",
+    ]
     assert len(clip.texts) == 30
     colors.classify(picture, [whole("tv remote"), whole("car")])
     assert len(clip.texts) == 60

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -114,14 +114,15 @@ def make_config() -> Mask2FormerConfig:
     """GenEval's detector: Swin-S, 80 classes, 100 queries; all else is transformers' default."""
     from transformers import Mask2FormerConfig, SwinConfig
 
-    backbone = SwinConfig(
-        embed_dim=96,
-        depths=[2, 2, 18, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=7,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    return Mask2FormerConfig(backbone_config=backbone, num_labels=80)
+    backbone: dict[str, Any] = {
+        "embed_dim": 96,
+        "depths": [2, 2, 18, 2],
+        "num_heads": [3, 6, 12, 24],
+        "window_size": 7,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    settings: dict[str, Any] = {"backbone_config": SwinConfig(**backbone), "num_labels": 80}
+    return Mask2FormerConfig(**settings)
 
 
 def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
@@ -186,4 +187,5 @@ def reorder_merging(tensor: Tensor) -> Tensor:
     Args:
         tensor: (..., 4C): a norm's weight or bias, or the reduction's matrix.
     """
-    return tensor.unflatten(-1, (-1, 2, 2)).transpose(-1, -3).flatten(-3)  # (..., C dy dx) -> (..., dx dy C)
+    neighbours: Any = tensor.unflatten(-1, (-1, 2, 2))  # (..., C, dy, dx)
+    return neighbours.transpose(-1, -3).flatten(-3)  # (..., dx dy C)

@@ -54,8 +54,8 @@ class GenEvalLayout:
         if not found:
             raise UsageError(f"no pictures in {str(folder)!r}: GenEval's scorer looks for 00000/samples/0000.png")
         if prompts is not None:
-            there = {picture.task for picture in found}
-            absent = [task.prompt for task in read_tasks(prompts, free=True) if task not in there]
+            there = {picture.task.key for picture in found}
+            absent = [task.prompt for task in read_tasks(prompts, free=True) if task.key not in there]
             if absent:
                 raise UsageError(
                     f"{len(absent)} prompts of {prompts.name} have no picture in {str(folder)!r}, the first is "

@@ -108,26 +108,27 @@ def tiny_config() -> Mask2FormerConfig:
     """A Mask2Former of 139,359 weights with everything that the large one has."""
     from transformers import Mask2FormerConfig, SwinConfig
 
-    backbone = SwinConfig(
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        window_size=4,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    return Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=1,
-        decoder_layers=4,
-        num_attention_heads=2,
-        num_queries=10,
-        num_labels=len(OBJECT_NAMES),
-    )
+    backbone: dict[str, Any] = {
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "window_size": 4,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    settings: dict[str, Any] = {
+        "backbone_config": SwinConfig(**backbone),
+        "feature_size": 32,
+        "mask_feature_size": 32,
+        "hidden_dim": 32,
+        "encoder_feedforward_dim": 32,
+        "dim_feedforward": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 4,
+        "num_attention_heads": 2,
+        "num_queries": 10,
+        "num_labels": len(OBJECT_NAMES),
+    }
+    return Mask2FormerConfig(**settings)
 
 
 def _formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -80,15 +80,16 @@ class ColorClassifier:
         Raises:
             UsageError: It holds no CLIP that can be read, or one with another activation than OpenAI's.
         """
-        from transformers import AutoTokenizer, CLIPModel
+        import transformers
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
         try:
-            network: Any = CLIPModel.from_pretrained(
+            network: Any = transformers.CLIPModel.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
             )
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            reader: Any = transformers.AutoTokenizer
+            tokenizer: Any = reader.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise UsageError(f"{str(folder)!r} holds no CLIP that can be read: {reason}") from error

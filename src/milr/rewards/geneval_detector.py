@@ -96,7 +96,7 @@ def prepare(picture: Image.Image) -> Prepared:
     small = resize(pixels, *resized)
     below, right = (-side % _STRIDE for side in resized)
     padded = np.pad(small, ((0, below), (0, right), (0, 0)), constant_values=_PADDING)  # (H, W, 3)
-    values = (padded.astype(np.float32) - np.float32(_MEAN)) * (1 / np.float64(_DEVIATION)).astype(np.float32)
+    values = (padded.astype(np.float32) - np.array(_MEAN, np.float32)) * (1 / np.array(_DEVIATION)).astype(np.float32)
     return Prepared(torch.from_numpy(values.transpose(2, 0, 1).copy())[None], resized, (height, width))  # (1, 3, H, W)
 
 
@@ -118,8 +118,8 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
         return pixels
     left, right, columns = _places(pixels.shape[1], width, stop_at_edges=True)
     top, bottom, rows = _places(pixels.shape[0], height, stop_at_edges=False)
-    wide = pixels.astype(np.int32)
-    summed = wide[:, left] * columns[0][:, None] + wide[:, right] * columns[1][:, None]  # (h, width, channels)
+    summed = pixels[:, left].astype(np.int32) * columns[0][:, None]  # (h, width, channels)
+    summed += pixels[:, right].astype(np.int32) * columns[1][:, None]
     summed >>= 4
     upper = summed[top] * rows[0][:, None, None] >> 16
     lower = summed[bottom] * rows[1][:, None, None] >> 16
@@ -163,9 +163,11 @@ def read_output(
     names = len(OBJECT_NAMES)
     probabilities = class_logits.softmax(-1)[:, :names].flatten()  # (Q 80,)
     likely = probabilities.topk(min(_MOST, len(probabilities)))
+    places: list[int] = likely.indices.tolist()
     found: list[Instance] = []
     masks: dict[int, tuple[Mask, float, tuple[float, float, float, float]]] = {}
-    for place, probability in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+    for place, likelihood in zip(places, likely.values, strict=True):
+        probability = float(likelihood)
         if probability < least_score:
             continue
         query, name = divmod(place, names)
@@ -229,27 +231,27 @@ def load_network(folder: Path) -> Any:
         UsageError: It holds no Mask2Former of 80 classes, or not all of its weights.
     """
     need_scipy()
-    from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
+    import transformers
     from transformers.utils import logging as transformers_logging
 
     from milr.convert.geneval_detector import UNUSED
 
     transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
     try:
-        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-        network: Any
-        report: Any
-        network, report = Mask2FormerForUniversalSegmentation.from_pretrained(
+        reader: Any = transformers.Mask2FormerForUniversalSegmentation
+        network, report = reader.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UsageError(f"{str(folder)!r} holds no Mask2Former that can be read: {reason}") from error
-    missing = sorted(set(report["missing_keys"]) - set(UNUSED))
-    if missing or report.get("mismatched_keys"):
-        raise UsageError(f"{str(folder)!r} holds not all of a Mask2Former's weights: {', '.join(missing[:5])}")
-    if config.num_labels != len(OBJECT_NAMES):
-        raise UsageError(f"{str(folder)!r} knows {config.num_labels} classes, but GenEval has {len(OBJECT_NAMES)}")
+    missing = [name for name in report["missing_keys"] if name not in UNUSED]
+    if missing:
+        raise UsageError(f"{str(folder)!r} holds not all of a Mask2Former's weights: {', '.join(sorted(missing)[:5])}")
+    if network.config.num_labels != len(OBJECT_NAMES):
+        raise UsageError(
+            f"{str(folder)!r} knows {network.config.num_labels} classes, but GenEval has {len(OBJECT_NAMES)}"
+        )
     return network
 
 
