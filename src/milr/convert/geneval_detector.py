@@ -187,5 +187,5 @@ def reorder_merging(tensor: Tensor) -> Tensor:
     Args:
         tensor: (..., 4C): a norm's weight or bias, or the reduction's matrix.
     """
-    neighbours: Any = tensor.unflatten(-1, (-1, 2, 2))  # (..., C, dy, dx)
+    neighbours = tensor.reshape(*tensor.shape[:-1], -1, 2, 2)  # (..., C, dy, dx)
     return neighbours.transpose(-1, -3).flatten(-3)  # (..., dx dy C)

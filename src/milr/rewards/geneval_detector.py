@@ -163,7 +163,7 @@ def read_output(
     names = len(OBJECT_NAMES)
     probabilities = class_logits.softmax(-1)[:, :names].flatten()  # (Q 80,)
     likely = probabilities.topk(min(_MOST, len(probabilities)))
-    places: list[int] = likely.indices.tolist()
+    places = [int(place) for place in likely.indices]
     found: list[Instance] = []
     masks: dict[int, tuple[Mask, float, tuple[float, float, float, float]]] = {}
     for place, likelihood in zip(places, likely.values, strict=True):

@@ -101,7 +101,7 @@ class GenEval:
         """All checks, whatever was asked for at the start."""
         yield from check_arithmetic(self._device)
         yield from check_detector(self.detector)
-        yield from check_colors(self._load_colors())
+        yield from check_colors(self.load_colors())
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""
@@ -143,11 +143,12 @@ class GenEval:
                 continue
             for detection in objects:
                 place = detections[item.name].index(detection)
-                (color,) = self._load_colors().classify(picture, [instances[item.name, detection]])
+                (color,) = self.load_colors().classify(picture, [instances[item.name, detection]])
                 detections[item.name][place] = (*detection[:5], color)
         return detections
 
-    def _load_colors(self) -> ColorClassifier:
+    def load_colors(self) -> ColorClassifier:
+        """The colour classifier; its weights are read, and tested, when it is asked for first."""
         if self._colors is None:
             colors = ColorClassifier.from_folder(self._clip_folder, self._device)
             if self._self_test:
