@@ -8,11 +8,11 @@ often the work was cut off.
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -276,15 +276,16 @@ class _Worker:
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""
-        try:
-            with Image.open(path) as picture:
+        with ExitStack() as opened:
+            try:
+                picture = opened.enter_context(Image.open(path))
                 picture.load()
-                (score,) = self.reward([picture], [task])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            # The path would make the same folder's results differ from place to place.
-            said = str(error).replace(str(path), path.name).replace(repr(os.fspath(path)), path.name)
-            return Unscored(reason=f"the picture cannot be read: {said}", reward=self.reward.name)
-        return score
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                # The path would make the same folder's results differ from place to place.
+                said = str(error).replace(str(path), path.name)
+                return Unscored(reason=f"the picture cannot be read: {said}", reward=self.reward.name)
+            (score,) = self.reward([picture], [task])
+            return score
 
 
 @cache

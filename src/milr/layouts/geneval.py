@@ -17,7 +17,7 @@ from milr.errors import UsageError
 from milr.files import write_text
 from milr.layouts.base import FoundPicture, Scored
 from milr.rewards.geneval import Detection, kept_objects
-from milr.tasks import check_task, read_tasks
+from milr.tasks import OBJECT_NAMES, check_task, read_tasks
 from milr.types import Score, Task
 
 RESULTS = "results.jsonl"
@@ -134,6 +134,7 @@ def _pictures(prompt_folder: Path) -> list[FoundPicture]:
 def _row(folder: Path, picture: FoundPicture, score: Score) -> dict[str, object]:
     correct = score.value == 1.0
     kept = kept_objects(_detections(score), picture.task)
+    boxes = {name: [list(one[:5]) for one in kept[name]] for name in OBJECT_NAMES if name in kept}
     return {
         "filename": str(folder / picture.key),
         "tag": picture.task.tag,
@@ -141,7 +142,7 @@ def _row(folder: Path, picture: FoundPicture, score: Score) -> dict[str, object]
         "correct": correct,
         "reason": "" if correct else score.explanation.replace("; ", "\n"),
         "metadata": json.dumps(picture.metadata),
-        "details": json.dumps({name: [list(one[:5]) for one in objects] for name, objects in kept.items()}),
+        "details": json.dumps(boxes),
     }
 
 
