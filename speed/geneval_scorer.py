@@ -121,7 +121,7 @@ def measure_stages(side: int) -> dict[str, float | int]:
     found: dict[str, float | int] = {"threads": torch.get_num_threads()}
     start = time.perf_counter()
     reward = GenEval(self_test=False)
-    found["load the detector, s"] = time.perf_counter() - start
+    found["imports and detector, s"] = time.perf_counter() - start
     picture = make_pattern(side, side)
     found["prepare, s"], prepared = clock(lambda: prepare(picture))
     found["detector's network, s"], output = clock(lambda: reward.detector.run(prepared.pixels))
