@@ -1,0 +1,155 @@
+"""BLIP-VQA, the scorer of T2I-CompBench's attributes: is each noun phrase of the prompt in the picture?
+
+Source: `BLIPvqa_eval/` of Karine-Huang/T2I-CompBench, commit 1b70949, with the checkpoint
+`model_base_vqa_capfilt_large.pth` of BLIP at 480 pixels (`milr convert blip-vqa`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BertTokenizer, BlipForQuestionAnswering
+
+from milr.errors import UsageError
+from milr.rewards.compbench.prompts import Analysis
+
+MOST_PHRASES = 8
+DROPPED_PHRASES = ("top", "the side", "the left", "the right")
+YES, NO = 2748, 2053
+"""The words' places in BERT's uncased vocabulary."""
+
+_SEPARATOR = 102
+_MOST_TOKENS = 35
+_MOST_WORDS = 50
+_BATCH = 32
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+def make_questions(analysis: Analysis) -> tuple[str, ...]:
+    """The questions about a prompt: each of its first eight noun phrases with a question mark, nothing else.
+
+    Phrases that only say where ("the left") are dropped before they are counted.
+    """
+    phrases = [phrase for phrase in analysis.phrases if phrase not in DROPPED_PHRASES]
+    return tuple(f"{phrase}?" for phrase in phrases[:MOST_PHRASES])
+
+
+def clean_question(question: str) -> str:
+    """A question as BLIP's data set hands it to the tokenizer."""
+    text = re.sub(r"[.!\"()*#:;~,]", "", question.lower()).rstrip(" ")
+    return " ".join(text.split(" ")[:_MOST_WORDS])
+
+
+def multiply(answers: Sequence[float]) -> float:
+    """A picture's score: the product of its answers, to four decimals; a phrase that is not there counts 1."""
+    return round(math.prod(answers), 4)
+
+
+class BlipVqa:
+    """Asks BLIP whether a noun phrase is in a picture: p(yes) / (p(yes) + p(no)) at the first place of the answer."""
+
+    def __init__(self, model: BlipForQuestionAnswering, tokenizer: BertTokenizer) -> None:
+        """Ask that model.
+
+        Args:
+            model: In evaluation mode.
+            tokenizer: BERT's uncased one; it need not know BLIP's two own tokens.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.side = int(cast("int", model.config.vision_config.image_size))  # pyright: ignore[reportAttributeAccessIssue]
+        text = cast("Any", model.config).text_config
+        self._decode, self._encode = int(text.bos_token_id), int(text.bos_token_id) + 1
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> BlipVqa:
+        """Load a converted checkpoint, or a copy from the hub (an approximation: `weights.describe_blip`).
+
+        Raises:
+            UsageError: What lies there is no such model, or its vocabulary is not BERT's.
+        """
+        try:
+            model = BlipForQuestionAnswering.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{str(folder)!r} holds no BLIP for questions ({error}): type milr convert blip-vqa FILE"
+            ) from error
+        ids = cast("list[int]", tokenizer.convert_tokens_to_ids(["yes", "no", "[SEP]"]))
+        if ids != [YES, NO, _SEPARATOR]:
+            raise UsageError(
+                f"the vocabulary in {str(folder)!r} has yes, no and [SEP] at {ids}, not at {[YES, NO, _SEPARATOR]}: "
+                f"put the vocab.txt of bert-base-uncased there"
+            )
+        return cls(cast("Any", model).eval(), cast("BertTokenizer", tokenizer))
+
+    @torch.inference_mode()
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The answers to each picture's questions, to four decimals.
+
+        Questions of one length go through the model together: transformers 5.23 does not mask the padding of a
+        question where the answer looks at it, so that questions of several lengths in one batch get other answers.
+
+        Args:
+            pictures: RGB, any size.
+            questions: Of each picture, as `make_questions` writes them.
+        """
+        answers = [[math.nan] * len(asked) for asked in questions]
+        groups: dict[int, list[tuple[int, int, list[int]]]] = defaultdict(list)
+        for i, asked in enumerate(questions):
+            for j, question in enumerate(asked):
+                tokens = self._tokens(question)
+                groups[len(tokens)].append((i, j, tokens))
+        if not groups:
+            return answers
+        seen = [self._look(picture) for picture in pictures]  # each (1, P, d)
+        for length in sorted(groups):
+            group = groups[length]
+            for start in range(0, len(group), _BATCH):
+                part = group[start : start + _BATCH]
+                tokens = torch.tensor([tokens for _, _, tokens in part])
+                found = self._ask(torch.cat([seen[i] for i, _, _ in part]), tokens)
+                for (i, j, _), value in zip(part, found, strict=True):
+                    answers[i][j] = round(value, 4)
+        return answers
+
+    def _tokens(self, question: str) -> list[int]:
+        """BERT's ids with BLIP's [ENC] in front, cut to 35 with the last [SEP] kept; no padding."""
+        encoded = self.tokenizer(clean_question(question), truncation=True, max_length=_MOST_TOKENS)
+        ids = cast("list[int]", encoded["input_ids"])
+        return [self._encode, *ids[1:]]
+
+    def _look(self, picture: Image.Image) -> torch.Tensor:
+        """RGB picture -> image states (1, P, d)."""
+        small = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
+        values = np.asarray(small, dtype=np.float32) / 255  # (side, side, 3)
+        values = (values - np.float32(_MEAN)) / np.float32(_DEVIATION)
+        pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]  # (1, 3, side, side)
+        return cast("Any", self.model.vision_model)(pixel_values=pixels).last_hidden_state
+
+    def _ask(self, seen: torch.Tensor, tokens: torch.Tensor) -> list[float]:
+        """Image states (B, P, d) and ids (B, T) of questions of one length -> p(yes) of yes and no."""
+        ones = torch.ones(seen.shape[:2], dtype=torch.long)
+        states = cast("Any", self.model.text_encoder)(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            encoder_hidden_states=seen,
+            encoder_attention_mask=ones,
+        ).last_hidden_state  # (B, T, d)
+        start = torch.full((len(tokens), 1), self._decode)
+        logits = cast("Any", self.model.text_decoder)(
+            input_ids=start,
+            encoder_hidden_states=states,
+            encoder_attention_mask=torch.ones_like(tokens),
+        ).logits[:, 0]  # (B, V)
+        chances = logits.float().softmax(-1)
+        return (chances[:, YES] / (chances[:, YES] + chances[:, NO])).tolist()
