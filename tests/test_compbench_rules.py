@@ -303,27 +303,49 @@ def test_three_in_one_takes_the_scorers_of_its_list() -> None:
 # --- UniDet's files ---
 
 
-def test_labels_of_a_label_space(tmp_path: Path) -> None:
+HEADER = "key,oid_freebase,oid_name,objects365_name,coco_name,mapillary_name\n"
+
+
+def test_labels_of_a_label_space(tmp_path: Path, shared_data: Path) -> None:
+    """Some of every kind of row, held against the benchmark's own list."""
     path = tmp_path / "learned_mAP+M.csv"
     path.write_text(
-        "key,oid_freebase,oid_name,objects365_name,coco_name\n"
-        "_cup_cup,,,cup,cup\n"
-        "Table_desk_,/m/1,Table,desk,\n"
-        '"Tap, water",/m/2,Tap,faucet,\n'
-        "_cup_cup,,,cup,cup\n"
+        HEADER + "_cup_cup,,,cup,cup,\n"
+        "_wild bird_bird,,,wild bird,bird,animal--bird\n"
+        "Table_desk_,/m/1,Table,desk,,\n"
+        "Bidet__toilet,/m/2,Bidet,,toilet,\n"
+        "Cattle_cow_cow,/m/3,Cattle,cow,cow,\n"
+        "Bench2_bench_bench,/m/4,Bench2,bench,bench,object--bench\n"
+        "Mouse2_mouse_mouse,/m/5,Mouse2,mouse,mouse,\n"
+        "_pot/pan_,,,pot/pan,,\n"
+        "_cabinet/shelf_,,,cabinet/shelf,,\n"
+        "__parking meter,,,,parking meter,\n"
+        "Person_person_person,/m/6,Person,person,person,human--person\n"
+        "marking--crosswalk-zebra,,,,,marking--crosswalk-zebra\n"
+        "object--traffic-sign--back,,,,,object--traffic-sign--back\n"
+        "_cup_cup,,,cup,cup,\n"
     )
     labels = read_labels(path)
-    assert labels == ("cup", "table, desk", "tap, faucet")
-    assert split_label(labels[1]) == ("table", "desk")
-    path.write_text('id,name\n0,cup\n1,"table, desk"\n')
-    assert read_labels(path) == ("cup", "table, desk")
+    assert labels[:8] == (
+        "cup",
+        "wild bird",
+        "table, desk",
+        "bidet",
+        "cattle, cow",
+        "bench",
+        "mouse2, mouse",
+        "pot, pan",
+    )
+    assert set(labels) < set(read_labels(shared_data / "t2i_compbench" / "unidet_labels.json"))
+    assert len(labels) == 13
+    assert split_label("table, desk") == ("table", "desk")
 
 
 def test_wrong_label_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "learned_mAP+M.csv"
     with pytest.raises(UsageError, match="curl"):
         read_labels(path)
-    for text in ("", "a,b\n1,2\n", "name\n\n"):
+    for text in ("", "a,b\n1,2\n", HEADER):
         path.write_text(text)
         with pytest.raises(UsageError, match="UniDet"):
             read_labels(path)

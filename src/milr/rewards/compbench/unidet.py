@@ -21,15 +21,31 @@ FETCH_LABELS = (
     "curl --location --fail --create-dirs --output '{path}' "
     "'https://raw.githubusercontent.com/xingyizhou/UniDet/94cd0e8/datasets/label_spaces/learned_mAP%2BM.csv'"
 )
-_NAME_COLUMN = "name"
+_COLUMNS = ("key", "oid_name", "objects365_name", "coco_name", "mapillary_name")
+_CORRECTIONS: Mapping[str, str] = {
+    "Picture frame_picture/frame_": "picture, frame",
+    "Street light_street lights_": "street light",
+    "Whiteboard_blackboard/whiteboard_": "whiteboard, blackboard",
+    "Bench2_bench_bench": "bench",
+    "_trash bin/can_": "trash bin, can",
+    "_towel/napkin_": "towel, napkin",
+    "_barrel/bucket_": "barrel, bucket",
+    "_pot/pan_": "pot, pan",
+    "_shampoo/shower gel_": "shampoo, shower gel",
+    "_router/modem_": "router, modem",
+    "_tape measure/ruler_": "tape measure, ruler",
+    "construction--flat--crosswalk-plain": "crosswalk",
+    "object--traffic-sign--back": "traffic sign back",
+}
+"""Classes that T2I-CompBench's list of labels calls otherwise than the rule would: key -> label."""
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """UniDet's distinct class names, in the order in which they first come.
 
-    Two forms are read: the label space's CSV, of which every row is a class and the names are in the column "name" or,
-    where there is none, are what the row's data sets call it (columns that end in "_name"), lower-case, each once,
-    joined by ", "; and a JSON list of names.
+    Two forms are read: the label space's CSV, and a JSON list of names. The CSV has a class a row; T2I-CompBench calls
+    it by its name in OpenImages and, where that differs, the one in Objects365, lower-case, joined by ", "; else by its
+    name in COCO, else by the last part of the one in Mapillary; but for a dozen that it calls otherwise.
 
     Raises:
         UsageError: No such file, or nothing in it that could be names.
@@ -65,22 +81,21 @@ def _names_of_json(text: str, path: Path) -> list[str]:
 
 
 def _names_of_csv(text: str, path: Path) -> list[str]:
-    rows = list(csv.DictReader(text.splitlines()))
-    columns = list(rows[0]) if rows else []
-    by_data_set = [column for column in columns if column.endswith("_name")]
-    if _NAME_COLUMN not in columns and not by_data_set:
-        raise UsageError(
-            f"{str(path)!r} has the columns {', '.join(map(str, columns)) or '(none)'}: a label space has a column "
-            f"{_NAME_COLUMN!r} or one a data set, such as 'coco_name'; give UniDet's {LABEL_FILE}"
-        )
-    if _NAME_COLUMN in columns:
-        return [name for row in rows if (name := (row[_NAME_COLUMN] or "").strip())]
-    joined = [", ".join(dict.fromkeys(_names_in(row, by_data_set))) for row in rows]
-    return [name for name in joined if name]
+    reader = csv.DictReader(text.splitlines())
+    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise UsageError(f"{str(path)!r} has no column {', '.join(missing)}: give UniDet's {LABEL_FILE}")
+    return [name for row in reader if (name := _name_of(row))]
 
 
-def _names_in(row: Mapping[str, str | None], columns: Sequence[str]) -> list[str]:
-    return [name for column in columns if (name := (row[column] or "").strip().lower())]
+def _name_of(row: Mapping[str, str | None]) -> str:
+    """What T2I-CompBench calls a class of the label space."""
+    key, *names = ((row[column] or "").strip() for column in _COLUMNS)
+    if key in _CORRECTIONS:
+        return _CORRECTIONS[key]
+    open_images, objects365, coco, mapillary = (name.lower() for name in names)
+    joined = ", ".join(dict.fromkeys(filter(None, (open_images, objects365))))
+    return joined or coco or mapillary.rpartition("--")[2].replace("-", " ")
 
 
 def read_detections(path: Path) -> dict[str, tuple[Seen, ...]]:
