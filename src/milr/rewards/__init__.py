@@ -13,6 +13,13 @@ __all__ = ["REWARDS", "Reward", "load_reward"]
 REWARDS: Mapping[str, Entry] = {
     "icons": Entry("milr.rewards.icons:Icons", "GenEval's rules on the icon detector's findings: 1 or 0"),
     "icons-soft": Entry("milr.rewards.icons:IconsSoft", "the same with a slope: the share of conditions met"),
+    "t2i-compbench": Entry(
+        "milr.rewards.t2i_compbench:T2ICompBench", "T2I-CompBench's score by category; OWLv2 in UniDet's place"
+    ),
+    "grounding-dino": Entry(
+        "milr.rewards.grounding_dino:GroundingDino", "MixedReward's part: objects, counts and places by GroundingDINO"
+    ),
+    "git-vqa": Entry("milr.rewards.git_vqa:GitVqa", "MixedReward's part: GIT's answers about each object"),
 }
 """Name -> entry. A reward is one file and one line here."""
 
