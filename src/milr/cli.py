@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
+from milr.commands.convert import convert
+from milr.commands.doctor import doctor
+from milr.commands.score_folder import score_folder
 from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError, unknown_name
 from milr.runs import RunWriter, check_folder, default_folder
@@ -181,6 +184,11 @@ def info(
     for kind, summaries in lists.items():
         for name, summary in summaries.items():
             print(f"{kind:<12}{name:<{width}}  {summary}")
+
+
+app.command("convert")(convert)
+app.command("doctor")(doctor)
+app.command("score-folder")(score_folder)
 
 
 def make_config(values: Mapping[str, object]) -> SearchConfig:
