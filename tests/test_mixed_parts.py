@@ -175,7 +175,10 @@ def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
     assert [type(score) for score in scores] == [Score, Score, Unscored]
     for picture in (Image.new("CMYK", (1, 1)), Image.new("RGBA", (3, 1)), photograph().convert("P")):
         assert isinstance(dino([picture], tasks[:1])[0], Score)
-    assert isinstance(dino([Image.new("RGB", (0, 3))], tasks[:1])[0], Unscored)
+    for size, reason in (((0, 3), "shows nothing"), ((4000, 2), "too narrow")):
+        refused = dino([Image.new("RGB", size)], tasks[:1])[0]
+        assert isinstance(refused, Unscored)
+        assert reason in refused.reason
 
 
 def test_detections_are_the_span_means_above_the_threshold(

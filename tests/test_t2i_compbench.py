@@ -11,14 +11,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from milr.convert import blip_vqa, convert
-from milr.errors import UsageError
+from milr.doctor import examine
+from milr.errors import MilrError, UsageError
+from milr.layouts.t2i_compbench import T2ICompBenchLayout
 from milr.rewards import load_reward
-from milr.rewards.compbench import prompts
-from milr.rewards.compbench.clip_score import ClipScore, TextTooLong, crop_for_clip
+from milr.rewards.compbench import check, prompts
+from milr.rewards.compbench.clip_score import ClipScore, TextTooLong
 from milr.rewards.compbench.owlv2 import Owlv2Detector
 from milr.rewards.compbench.prompts import CATEGORIES
 from milr.rewards.compbench.spatial import official_frame
-from milr.rewards.t2i_compbench import STOP_AT, Scorers, T2ICompBench
+from milr.rewards.t2i_compbench import STOP_AT, T2ICompBench
+from milr.score_folder import FolderJob
 from milr.types import Score, Task, Unscored
 from tests.compbench_weights import (
     LABELS,
@@ -26,6 +29,8 @@ from tests.compbench_weights import (
     make_blip_config,
     write_bert_vocabulary,
     write_clip,
+    write_git,
+    write_grounding_dino,
 )
 from tests.plain_blip import PlainBlip
 
@@ -61,7 +66,7 @@ def in_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reward(in_root: Path) -> T2ICompBench:
-    made = load_reward("t2i-compbench")
+    made = load_reward("t2i-compbench", self_test=False)
     assert isinstance(made, T2ICompBench)
     return made
 
@@ -188,7 +193,7 @@ def test_unidets_own_results_take_owlv2s_place(in_root: Path, official: dict[str
     (tmp_path / "vqa_result.json").write_text('[{"question_id": 0, "answer": 0.875}]')
     (tmp_path / "mapping.json").write_text('[{"image": "x_000000.png", "question_id": 0}]')
     photograph().save(tmp_path / "x_000000.png")
-    reward = T2ICompBench(Scorers(unidet=tmp_path))
+    reward = T2ICompBench(unidet=tmp_path, self_test=False)
     assert reward.name == "t2i-compbench@1+blip-hub-copy+unidet"
     assert reward.column_titles()["spatial"] == "spatial"
     with Image.open(tmp_path / "x_000000.png") as picture:
@@ -199,19 +204,6 @@ def test_unidets_own_results_take_owlv2s_place(in_root: Path, official: dict[str
 
 
 # --- CLIP ---
-
-
-def test_clips_crop_is_torchvisions() -> None:
-    """Sides worked out by hand after torchvision 0.15: Resize rounds the long side down, CenterCrop to the nearest."""
-    wide = photograph().resize((451, 300))
-    resized = wide.resize((224 * 451 // 300, 224), Image.Resampling.BICUBIC)
-    assert resized.size == (336, 224)
-    assert crop_for_clip(wide, 224).tobytes() == resized.crop((56, 0, 280, 224)).tobytes()
-    tall = photograph().resize((300, 453))
-    resized = tall.resize((224, 338), Image.Resampling.BICUBIC)
-    assert crop_for_clip(tall, 224).tobytes() == resized.crop((0, 57, 224, 281)).tobytes()
-    odd = photograph().resize((224, 227))  # an offset of 1.5 is rounded to the even 2
-    assert crop_for_clip(odd, 224).tobytes() == odd.crop((0, 2, 224, 226)).tobytes()
 
 
 def test_cosines_are_those_of_the_whole_model(root: Path) -> None:
@@ -276,3 +268,155 @@ def test_no_pickle_lies_among_the_weights(root: Path) -> None:
     for folder in ("blip-vqa", "clip-vit-base-patch32", "owlv2-base-patch16-ensemble"):
         assert load_file(root / folder / "model.safetensors")
         assert not list((root / folder).glob("*.bin"))
+
+
+# --- folders ---
+
+
+def write_folder(folder: Path, shared_data: Path, category: str, *, prompts: int = 2, each: int = 2) -> Path:
+    """Photographs under the official names, final dots kept as the official generator does."""
+    (folder / "samples").mkdir(parents=True)
+    lines = (shared_data / "t2i_compbench" / f"{category}_val.txt").read_text().splitlines()[:prompts]
+    for number in range(prompts * each):
+        picture = photograph(("astronaut", "coffee", "rocket")[number % 3]).resize((64, 48))
+        picture.save(folder / "samples" / f"{lines[number // each]}_{number:06d}.png")
+    return folder
+
+
+def score(folder: Path, **more) -> tuple[FolderJob, str]:
+    job = FolderJob(folder, "t2i-compbench", options={"self_test": False, **more})
+    for _ in job.run():
+        pass
+    return job, job.conclude()
+
+
+def answers(path: Path) -> list[dict[str, object]]:
+    return json.loads((path / "vqa_result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("category", "results", "mean_file"),
+    [
+        ("color", "annotation_blip", "blip_vqa_score.txt"),
+        ("spatial", "labels/annotation_obj_detection_2d", "avg_score.txt"),
+        ("non_spatial", "annotation_clip", "score_avg.txt"),
+        ("complex", "annotation_3_in_1", "vqa_score.txt"),
+    ],
+)
+def test_a_folder_in_official_files_out(
+    in_root: Path, tmp_path: Path, shared_data: Path, category: str, results: str, mean_file: str
+) -> None:
+    folder = write_folder(tmp_path / "pictures", shared_data, category)
+    job, summary = score(folder)
+    rows = answers(job.out / results)
+    assert [row["question_id"] for row in rows] == [0, 1, 2, 3]
+    assert all(set(row) == {"question_id", "answer"} for row in rows)
+    mean = sum(float(str(row["answer"])) for row in rows) / 4
+    assert float((job.out / results / mean_file).read_text().rpartition(":")[2]) == pytest.approx(mean)
+    assert f"= {mean:.4f} (4 pictures, 2 prompts)" in summary
+    assert "2 prompts are here; the whole benchmark has 300." in summary
+    if category == "color":
+        assert all(isinstance(row["answer"], str) and len(str(row["answer"]).partition(".")[2]) == 4 for row in rows)
+        assert "BLIP-VQA" in summary and "32 px" in summary
+    if category == "spatial":
+        mapping = json.loads((job.out / results / "mapping.json").read_text())
+        assert [row["image"] for row in mapping] == [
+            path.name for path in sorted((folder / "samples").iterdir(), key=_id)
+        ]
+        assert "OWLv2 in UniDet's place" in summary
+    if category == "complex":
+        assert {path.name for path in job.out.iterdir() if path.is_dir()} >= {"annotation_blip", "annotation_3_in_1"}
+    again, same = score(folder)
+    assert again.done == 4
+    assert same == summary
+
+
+def _id(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])
+
+
+def test_a_cut_off_scoring_goes_on(in_root: Path, tmp_path: Path, shared_data: Path) -> None:
+    folder = write_folder(tmp_path / "pictures", shared_data, "shape")
+    whole, summary = score(folder)
+    kept = answers(whole.out / "annotation_blip")
+    lines = (whole.out / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (whole.out / "journal.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])  # as a kill leaves it
+    job = FolderJob(folder, "t2i-compbench", options={"self_test": False})
+    assert job.done == 2
+    assert len(list(job.run())) == 2
+    assert job.conclude() == summary
+    assert answers(whole.out / "annotation_blip") == kept
+
+
+def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_data: Path) -> None:
+    folder = write_folder(tmp_path / "pictures", shared_data, "spatial", prompts=1, each=2)
+    names = sorted(path.name for path in (folder / "samples").iterdir())
+    box = [10, 10, 60, 60]
+    rows = [{"image": names[0], "detections": [["giraffe", 0.9, *box], ["lamp", 0.7, *box]]}]
+    (tmp_path / "unidet.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job, summary = score(folder, unidet=str(tmp_path / "unidet.jsonl"))
+    assert answers(job.out / "labels" / "annotation_obj_detection_2d") == [{"question_id": 0, "answer": 0.9}]
+    assert "OWLv2" not in summary
+    assert "Unscored, left out above: 1 of 2 pictures" in summary
+    assert names[1] in summary
+
+
+def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> None:
+    def refused(pattern: str, prompts: Path | None = None) -> None:
+        with pytest.raises(UsageError, match=pattern):
+            T2ICompBenchLayout().find(tmp_path / "x", prompts)
+
+    refused("no folder")
+    samples = tmp_path / "x" / "samples"
+    samples.mkdir(parents=True)
+    refused("no pictures")
+    (samples / "a wug_000000.png").touch()
+    refused("'a wug'.*is none of T2I-CompBench's 1,800")
+    (samples / "a wug_000000.png").unlink()
+    write_folder(tmp_path / "color", shared_data, "color", prompts=1, each=1)
+    (tmp_path / "color" / "samples").rename(tmp_path / "x" / "color")
+    first = next((tmp_path / "x" / "color").iterdir())
+    first.rename(samples / first.name)
+    assert len(T2ICompBenchLayout().find(tmp_path / "x", None)) == 1
+    refused("299 prompts of color_val.txt have no picture", shared_data / "t2i_compbench" / "color_val.txt")
+    (samples / "grid.png").touch()
+    refused("grid.png is no <prompt>_<number>.png")
+    (samples / "grid.png").unlink()
+    prompt = (shared_data / "t2i_compbench" / "spatial_val.txt").read_text().splitlines()[0]
+    (samples / f"{prompt}_000000.png").touch()
+    refused("number of another picture")
+    (samples / f"{prompt}_000000.png").rename(samples / f"{prompt}_000001.png")
+    refused("holds color and spatial")
+
+
+# --- doctor ---
+
+
+def test_the_rules_pass_their_self_test() -> None:
+    assert all(finding.fine for finding in check.check_rules())
+
+
+def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
+    for name, wrong in (("t2i-compbench", 12), ("mixed", 6)):
+        findings = list(examine(name))
+        assert sum(finding.fine is False for finding in findings) == wrong
+        assert all(finding.mend for finding in findings if finding.fine is False)
+        assert any("not run before" in finding.said for finding in findings)
+
+
+def test_random_weights_fail_the_self_test_and_nothing_is_scored(in_root: Path, official: dict[str, Task]) -> None:
+    findings = list(examine("t2i-compbench"))
+    tested = [finding for finding in findings if finding.subject.startswith("self-test: BLIP-VQA")]
+    assert len(tested) == 2
+    assert not all(finding.fine for finding in tested)
+    assert any("hub copy" in finding.said or "at 32 px" in finding.said for finding in findings)
+    with pytest.raises(MilrError, match="fails its self-test, so nothing is scored.*milr doctor t2i-compbench"):
+        load_reward("t2i-compbench")([photograph()], [official["color"]])
+
+
+def test_doctor_runs_the_mixed_parts(in_root: Path) -> None:
+    write_git(in_root / "git-large-vqav2")
+    write_grounding_dino(in_root / "grounding-dino-tiny")
+    findings = list(examine("mixed"))
+    assert sum(finding.subject.startswith("self-test: g") for finding in findings) == 2

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BertTokenizer, GitForCausalLM
 
 from milr.errors import UsageError
-from milr.rewards.compbench.clip_score import crop_for_clip
+from milr.rewards.geneval_colors import prepare
+from milr.rewards.pixels import read_rgb
 from milr.types import Requirement, Score, Task, Unscored
 from milr.weights import WeightFile, Weights
 
@@ -26,8 +26,6 @@ WEIGHTS = Weights(
 )
 YES, NO = 2748, 2053
 """The words' places in BERT's uncased vocabulary."""
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 def write_question(item: Requirement) -> str:
@@ -42,8 +40,11 @@ class GitVqa:
     name = "git-vqa@1"
     stop_at = 0.8
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: str = "cpu") -> None:
         """Load the model.
+
+        Args:
+            device: As torch names it.
 
         Raises:
             UsageError: The weights are missing, or are no GIT with BERT's vocabulary.
@@ -54,7 +55,8 @@ class GitVqa:
             tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UsageError(f"{str(folder)!r} holds no GIT ({error}): type {WEIGHTS.mend[0]}") from error
-        self.model = cast("Any", model).eval()
+        self.device = device
+        self.model = cast("Any", model).eval().to(device)
         self.tokenizer = cast("Any", tokenizer)
         if self.tokenizer.convert_tokens_to_ids(["yes", "no"]) != [YES, NO]:
             raise UsageError(
@@ -86,15 +88,13 @@ class GitVqa:
     @torch.inference_mode()
     def _answer(self, pixels: torch.Tensor, question: str) -> float:
         ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
-        tokens = torch.tensor([[self.tokenizer.cls_token_id, *ids]])  # no [SEP]: GIT writes on behind the question
+        tokens = torch.tensor(
+            [[self.tokenizer.cls_token_id, *ids]], device=self.device
+        )  # no [SEP]: GIT writes on behind the question
         logits = self.model(input_ids=tokens, pixel_values=pixels).logits[0, -1].float()  # (V,)
         yes, no = logits.softmax(-1)[[YES, NO]].tolist()
         return yes / (yes + no)
 
     def _pixels(self, picture: Image.Image) -> torch.Tensor:
         """Picture -> (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
-        if not picture.width or not picture.height:
-            raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
-        values = np.asarray(crop_for_clip(picture, self._side), dtype=np.float32) / 255
-        values = (values - np.float32(_MEAN)) / np.float32(_DEVIATION)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+        return prepare(read_rgb(picture), self._side)[None].to(self.device)

@@ -7,17 +7,18 @@ corners before their overlap is measured, and pixels before places are compared.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BertTokenizer, GroundingDinoForObjectDetection
 
 from milr.errors import UsageError
 from milr.rewards.compbench.spatial import BOTTOM, LEFT, RIGHT, TOP, Box, overlap, score_geometry
+from milr.rewards.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN, read_rgb, to_tensor
 from milr.tasks import check_task
 from milr.types import Relation, Requirement, Score, Task, Unscored
 from milr.weights import WeightFile, Weights
@@ -38,8 +39,9 @@ WRONG_COUNT = 0.2
 """The share of its weight that a class gets which is seen, but not as often as asked."""
 SHORT_SIDE, LONG_SIDE = 800, 1333
 _GEOMETRY: Mapping[Relation, str] = {"left of": LEFT, "right of": RIGHT, "above": TOP, "below": BOTTOM}
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
+
+_STRIDES = (8, 16, 32, 64)
+"""Of the four maps whose places the model draws its boxes from."""
 
 Found = tuple[float, Box]
 """Span mean, corners in the picture's pixels."""
@@ -132,10 +134,11 @@ class GroundingDino:
     name = "grounding-dino@1"
     stop_at = 0.8
 
-    def __init__(self, *, short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> None:
+    def __init__(self, *, device: str = "cpu", short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> None:
         """Load the model.
 
         Args:
+            device: As torch names it.
             short_side: Pixels to which the shorter side is brought.
             long_side: Pixels that the longer side may then have.
 
@@ -148,7 +151,8 @@ class GroundingDino:
             tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UsageError(f"{str(folder)!r} holds no GroundingDINO ({error}): type {WEIGHTS.mend[0]}") from error
-        self.model = cast("Any", model).eval()
+        self.device = device
+        self.model = cast("Any", model).eval().to(device)
         self.tokenizer = cast("Any", tokenizer)
         self._sides = short_side, long_side
 
@@ -182,16 +186,16 @@ class GroundingDino:
     @torch.inference_mode()
     def detect(self, picture: Image.Image, names: Sequence[str]) -> dict[str, list[Found]]:
         """All boxes above the threshold, by name, the surest first. One box may stand under two names."""
-        encoded = self.tokenizer(write_caption(names), return_tensors="pt")
+        encoded = self.tokenizer(write_caption(names), return_tensors="pt").to(self.device)
         pixels = self._pixels(picture)
         seen = self.model(
             pixel_values=pixels,
-            pixel_mask=torch.ones(1, *pixels.shape[-2:], dtype=torch.long),
+            pixel_mask=torch.ones(1, *pixels.shape[-2:], dtype=torch.long, device=self.device),
             input_ids=encoded["input_ids"],
             token_type_ids=encoded["token_type_ids"],
             attention_mask=encoded["attention_mask"],
         )
-        chances = seen.logits[0].sigmoid().float()  # (Q, T)
+        chances = seen.logits[0].sigmoid().float().cpu()  # (Q, T)
         tokens = [
             [
                 place
@@ -200,7 +204,7 @@ class GroundingDino:
             ]
             for spans in find_words(names)
         ]
-        corners = to_corners(seen.pred_boxes[0], *picture.size)
+        corners = to_corners(seen.pred_boxes[0].cpu(), *picture.size)
         found: dict[str, list[Found]] = {}
         for name, scores in zip(names, span_mean(chances, tokens).tolist(), strict=True):
             above = [(score, box) for score, box in zip(scores, corners, strict=True) if score > THRESHOLD]
@@ -209,12 +213,16 @@ class GroundingDino:
 
     def _pixels(self, picture: Image.Image) -> torch.Tensor:
         """Picture -> (1, 3, H, W), shorter side 800 but longer at most 1333, ImageNet's colours."""
-        if not picture.width or not picture.height:
-            raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
-        size = fit(*picture.size, *self._sides)
-        values = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        values = (values - np.float32(_MEAN)) / np.float32(_DEVIATION)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+        rgb = read_rgb(picture)
+        size = fit(*rgb.size, *self._sides)
+        places = sum(math.prod(math.ceil(side / stride) for side in size) for stride in _STRIDES)
+        if places < self.model.config.num_queries:
+            raise ValueError(
+                f"a picture of {rgb.width} x {rgb.height} pixels is too narrow for GroundingDINO: it has {places} places "
+                f"for {self.model.config.num_queries} boxes"
+            )
+        small = rgb.resize(size, Image.Resampling.BILINEAR)
+        return to_tensor(small, IMAGENET_MEAN, IMAGENET_DEVIATION).to(self.device)
 
 
 def fit(width: int, height: int, short_side: int, long_side: int) -> tuple[int, int]:

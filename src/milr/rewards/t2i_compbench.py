@@ -5,7 +5,7 @@ Colour, shape and texture by BLIP-VQA, spatial by the rule over detections, non-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,9 @@ from PIL import Image
 from milr.errors import MilrError, UsageError
 from milr.rewards.compbench.prompts import CATEGORIES, Analysis, Category, Kind, analyse, find_listing
 from milr.rewards.compbench.three_in_one import Scorer, combine, scorers_of
+from milr.rewards.pixels import read_rgb
 from milr.types import Score, Task, Unscored
+from milr.weights import Finding
 
 if TYPE_CHECKING:
     from milr.rewards.compbench.blip_vqa import BlipVqa
@@ -43,14 +45,18 @@ _SCORERS: Mapping[Category, tuple[Scorer, ...]] = {
 """The scorers that a category may need; of a complex prompt, its list says which of them."""
 
 
+_CHECKS: tuple[Scorer, ...] = ("blip-vqa", "clip", "spatial")
+
+
 class Scorers:
     """BLIP, CLIP and a source of spatial scores, each loaded when it is first asked."""
 
-    def __init__(self, unidet: Path | None = None) -> None:
+    def __init__(self, unidet: Path | None = None, device: str = "cpu") -> None:
         """Look for the weights, and refuse to go on without them.
 
         Args:
             unidet: Results that UniDet gave elsewhere; None for OWLv2 in its place.
+            device: As torch names it.
 
         Raises:
             UsageError: Weights are missing; the message has the commands that get them.
@@ -58,6 +64,7 @@ class Scorers:
         from milr.rewards.compbench import weights
 
         self._unidet = unidet
+        self._device = device
         for part in (weights.BLIP, weights.CLIP, *(() if unidet else (weights.OWLV2, weights.LABELS))):
             part.find()
         self.blip_origin = weights.describe_blip(weights.BLIP.folder)
@@ -71,7 +78,7 @@ class Scorers:
         from milr.rewards.compbench.blip_vqa import BlipVqa
         from milr.rewards.compbench.weights import BLIP
 
-        return BlipVqa.from_folder(BLIP.find())
+        return BlipVqa.from_folder(BLIP.find(), self._device)
 
     @cached_property
     def clip(self) -> ClipScore:
@@ -79,7 +86,7 @@ class Scorers:
         from milr.rewards.compbench.clip_score import ClipScore
         from milr.rewards.compbench.weights import CLIP
 
-        return ClipScore.from_folder(CLIP.find())
+        return ClipScore.from_folder(CLIP.find(), self._device)
 
     @cached_property
     def spatial(self) -> SpatialSource:
@@ -91,7 +98,7 @@ class Scorers:
         if self._unidet is not None:
             return sources.read_unidet(self._unidet)
         labels = read_labels(weights.LABELS.find() / LABEL_FILE)
-        detector = Owlv2Detector.from_folder(weights.OWLV2.find(), labels)
+        detector = Owlv2Detector.from_folder(weights.OWLV2.find(), labels, self._device)
         return sources.DetectorSource(detector)
 
 
@@ -127,16 +134,21 @@ class T2ICompBench:
 
     stop_at = 0.9
 
-    def __init__(self, scorers: Scorers | None = None) -> None:
+    def __init__(self, *, unidet: str | Path | None = None, device: str = "cpu", self_test: bool = True) -> None:
         """Load nothing yet, but see that all weights are there.
 
         Args:
-            scorers: None for the ones in the weights' folder.
+            unidet: Results that UniDet gave elsewhere (`milr.rewards.compbench.sources.read_unidet`); None for OWLv2
+                in its place.
+            device: As torch names it.
+            self_test: Let each scorer pass its self-test when it is first needed. Without it scores mean nothing until
+                `milr doctor t2i-compbench` has passed.
 
         Raises:
-            UsageError: Weights are missing.
+            UsageError: Weights are missing; the message has the commands that get them.
         """
-        self.scorers = scorers or Scorers()
+        self.scorers = Scorers(Path(unidet) if unidet else None, device)
+        self._untested = set(_CHECKS) if self_test else set[Scorer]()
         blip, substitute = self.scorers.blip_origin, self.scorers.substitute
         self.name = "t2i-compbench@1"
         self.name += "" if blip.is_official else "+blip-hub-copy"
@@ -158,19 +170,32 @@ class T2ICompBench:
         """One score a picture, in order."""
         jobs = [self._prepare(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
         ready = [job for job in jobs if isinstance(job, _Job)]
+        self._test({name for job in ready for name in job.scorers})
         self._ask_blip([job for job in ready if "blip-vqa" in job.scorers])
         for job in ready:
             self._finish(job)
         return [self._conclude(job) if isinstance(job, _Job) else job for job in jobs]
 
+    def _test(self, needed: set[Scorer]) -> None:
+        """Refuse to score with a scorer that fails on pictures whose answers are known."""
+        from milr.rewards.compbench import check
+
+        for name in sorted(needed & self._untested):
+            for finding in check.check_scorer(name, self.scorers):
+                if finding.fine is False:
+                    raise MilrError(
+                        f"{self.name} fails its self-test, so nothing is scored: {finding.subject}: {finding.said}; "
+                        "type: milr doctor t2i-compbench"
+                    )
+            self._untested.discard(name)
+
     def _prepare(self, picture: Image.Image, task: Task) -> _Job | Unscored:
         try:
             category, kind = self._place(task)
-            if not picture.width or not picture.height:
-                raise UsageError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+            rgb = read_rgb(picture)
             file = Path(str(getattr(picture, "filename", "") or "")).name
             analysis = None if category == "non_spatial" else analyse(task.prompt)
-            return _Job(picture.convert("RGB"), file, task.prompt, category, kind, analysis)
+            return _Job(rgb, file, task.prompt, category, kind, analysis)
         except MilrError as error:
             return Unscored(reason=str(error), reward=self.name)
         except (OSError, ValueError) as error:
@@ -248,3 +273,24 @@ class T2ICompBench:
                 "approximations": notes,
             },
         )
+
+
+def examine(device: str) -> Iterator[Finding]:
+    """`milr doctor t2i-compbench`."""
+    from milr.rewards.compbench import check, weights
+
+    findings = [finding for part in weights.ALL for finding in part.examine()]
+    yield from findings
+    yield from check.check_rules()
+    if any(finding.fine is False for finding in findings):
+        yield Finding("self-test: weights", None, "not run before all files are right")
+        return
+    origin = weights.describe_blip(weights.BLIP.folder)
+    note = "no hash of it is published to compare with" if origin.is_official else "an approximation, named in scores"
+    yield Finding("blip-vqa: its source", None, f"{origin.title}; {note}")
+    yield Finding(
+        "UniDet", None, "cannot run here: OWLv2 stands in its place, named in scores, unless --unidet is given"
+    )
+    scorers = Scorers(device=device)
+    for name in _CHECKS:
+        yield from check.check_scorer(name, scorers)

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BertTokenizer, BlipForQuestionAnswering
 
 from milr.errors import UsageError
 from milr.rewards.compbench.prompts import Analysis
+from milr.rewards.pixels import to_tensor
 
 MOST_PHRASES = 8
 DROPPED_PHRASES = ("top", "the side", "the left", "the right")
@@ -30,8 +30,6 @@ _SEPARATOR = 102
 _MOST_TOKENS = 35
 _MOST_WORDS = 50
 _BATCH = 32
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 def make_questions(analysis: Analysis) -> tuple[str, ...]:
@@ -57,21 +55,23 @@ def multiply(answers: Sequence[float]) -> float:
 class BlipVqa:
     """Asks BLIP whether a noun phrase is in a picture: p(yes) / (p(yes) + p(no)) at the first place of the answer."""
 
-    def __init__(self, model: BlipForQuestionAnswering, tokenizer: BertTokenizer) -> None:
+    def __init__(self, model: BlipForQuestionAnswering, tokenizer: BertTokenizer, device: str = "cpu") -> None:
         """Ask that model.
 
         Args:
             model: In evaluation mode.
             tokenizer: BERT's uncased one; it need not know BLIP's two own tokens.
+            device: As torch names it.
         """
-        self.model = model
+        self.model = model.to(device)  # pyright: ignore[reportArgumentType]
+        self.device = device
         self.tokenizer = tokenizer
         self.side = int(cast("int", model.config.vision_config.image_size))  # pyright: ignore[reportAttributeAccessIssue]
         text = cast("Any", model.config).text_config
         self._decode, self._encode = int(text.bos_token_id), int(text.bos_token_id) + 1
 
     @classmethod
-    def from_folder(cls, folder: Path) -> BlipVqa:
+    def from_folder(cls, folder: Path, device: str = "cpu") -> BlipVqa:
         """Load a converted checkpoint, or a copy from the hub (an approximation: `weights.describe_blip`).
 
         Raises:
@@ -90,7 +90,7 @@ class BlipVqa:
                 f"the vocabulary in {str(folder)!r} has yes, no and [SEP] at {ids}, not at {[YES, NO, _SEPARATOR]}: "
                 f"put the vocab.txt of bert-base-uncased there"
             )
-        return cls(cast("Any", model).eval(), cast("BertTokenizer", tokenizer))
+        return cls(cast("Any", model).eval(), cast("BertTokenizer", tokenizer), device)
 
     @torch.inference_mode()
     def answer(self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -116,7 +116,7 @@ class BlipVqa:
             group = groups[length]
             for start in range(0, len(group), _BATCH):
                 part = group[start : start + _BATCH]
-                tokens = torch.tensor([tokens for _, _, tokens in part])
+                tokens = torch.tensor([tokens for _, _, tokens in part], device=self.device)
                 found = self._ask(torch.cat([seen[i] for i, _, _ in part]), tokens)
                 for (i, j, _), value in zip(part, found, strict=True):
                     answers[i][j] = round(value, 4)
@@ -130,22 +130,20 @@ class BlipVqa:
 
     def _look(self, picture: Image.Image) -> torch.Tensor:
         """RGB picture -> image states (1, P, d)."""
-        small = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
-        values = np.asarray(small, dtype=np.float32) / 255  # (side, side, 3)
-        values = (values - np.float32(_MEAN)) / np.float32(_DEVIATION)
-        pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]  # (1, 3, side, side)
+        small = picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
+        pixels = to_tensor(small).to(self.device)  # (1, 3, side, side)
         return cast("Any", self.model.vision_model)(pixel_values=pixels).last_hidden_state
 
     def _ask(self, seen: torch.Tensor, tokens: torch.Tensor) -> list[float]:
         """Image states (B, P, d) and ids (B, T) of questions of one length -> p(yes) of yes and no."""
-        ones = torch.ones(seen.shape[:2], dtype=torch.long)
+        ones = torch.ones(seen.shape[:2], dtype=torch.long, device=self.device)
         states = cast("Any", self.model.text_encoder)(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
             encoder_hidden_states=seen,
             encoder_attention_mask=ones,
         ).last_hidden_state  # (B, T, d)
-        start = torch.full((len(tokens), 1), self._decode)
+        start = torch.full((len(tokens), 1), self._decode, device=self.device)
         logits = cast("Any", self.model.text_decoder)(
             input_ids=start,
             encoder_hidden_states=states,

@@ -10,47 +10,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
 from milr.errors import UsageError
-
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+from milr.rewards.geneval_colors import prepare
 
 
 class TextTooLong(ValueError):
     """A text that does not fit CLIP's 77 places; an error officially too."""
 
 
-def crop_for_clip(picture: Image.Image, side: int) -> Image.Image:
-    """An RGB picture as CLIP's own transform shows it: short side to `side` (bicubic), then the middle square.
-
-    The long side is rounded down and the crop's offset to the nearest, halves to even, as torchvision does.
-    """
-    width, height = picture.size
-    short = min(width, height)
-    size = (side, side * height // short) if width <= height else (side * width // short, side)
-    resized = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    left, top = (round((length - side) / 2) for length in size)
-    return resized.crop((left, top, left + side, top + side))
-
-
 class ClipScore:
     """The cosine of a picture and a text."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, device: str = "cpu") -> None:
         """Score with that model, in evaluation mode."""
-        self.model = model
+        self.model = model.to(device)  # pyright: ignore[reportArgumentType]
+        self.device = device
         self.tokenizer = tokenizer
         config = cast("Any", model.config)
         self.side = int(config.vision_config.image_size)
         self.places = int(config.text_config.max_position_embeddings)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ClipScore:
+    def from_folder(cls, folder: Path, device: str = "cpu") -> ClipScore:
         """Load `openai/clip-vit-base-patch32`.
 
         Raises:
@@ -64,11 +49,11 @@ class ClipScore:
         config = cast("Any", model).config
         if {config.text_config.hidden_act, config.vision_config.hidden_act} != {"quick_gelu"}:
             raise UsageError(f"the CLIP in {str(folder)!r} has no quick GELU: give openai/clip-vit-base-patch32")
-        return cls(cast("Any", model).eval(), cast("CLIPTokenizer", tokenizer))
+        return cls(cast("Any", model).eval(), cast("CLIPTokenizer", tokenizer), device)
 
     @torch.inference_mode()
     def compare(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        """The cosine of each picture with its text, in [-1, 1].
+        """The cosine of each RGB picture with its text, in [-1, 1].
 
         Raises:
             TextTooLong: A text of more tokens than CLIP has places.
@@ -79,10 +64,8 @@ class ClipScore:
         ids = cast("list[int]", self.tokenizer(text)["input_ids"])
         if len(ids) > self.places:
             raise TextTooLong(f"the text has {len(ids)} tokens, and CLIP reads {self.places}")
-        values = np.asarray(crop_for_clip(picture, self.side), dtype=np.float32) / 255  # (side, side, 3)
-        values = (values - np.float32(_MEAN)) / np.float32(_DEVIATION)
-        pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]  # (1, 3, side, side)
+        pixels = prepare(picture, self.side)[None].to(self.device)  # (1, 3, side, side)
         model = cast("Any", self.model)
         image = model.get_image_features(pixel_values=pixels).pooler_output  # (1, d)
-        words = model.get_text_features(input_ids=torch.tensor([ids])).pooler_output  # (1, d)
+        words = model.get_text_features(input_ids=torch.tensor([ids], device=self.device)).pooler_output  # (1, d)
         return float(torch.nn.functional.cosine_similarity(image.float(), words.float()).item())

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPTokenizer, Owlv2ForObjectDetection
@@ -18,14 +17,13 @@ from transformers import CLIPTokenizer, Owlv2ForObjectDetection
 from milr.errors import UsageError
 from milr.rewards.compbench.spatial import Seen, official_frame
 from milr.rewards.compbench.unidet import split_label
+from milr.rewards.pixels import to_tensor
 
 THRESHOLD = 0.1
 """UniDet's effective one; a detection needs a score above it."""
 MOST_DETECTIONS = 300
 """UniDet's."""
 _GREY = 128
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 _QUERY = "a photo of a {name}"
 _BATCH = 64
 
@@ -36,15 +34,19 @@ class Owlv2Detector:
     The spatial rule only ever looks at the most confident detection of a name, so others are left out.
     """
 
-    def __init__(self, model: Owlv2ForObjectDetection, tokenizer: CLIPTokenizer, labels: Sequence[str]) -> None:
+    def __init__(
+        self, model: Owlv2ForObjectDetection, tokenizer: CLIPTokenizer, labels: Sequence[str], device: str = "cpu"
+    ) -> None:
         """Embed all names once.
 
         Args:
             model: In evaluation mode.
             tokenizer: CLIP's.
             labels: UniDet's names. Of a label that joins several by commas each is looked for; the best one counts.
+            device: As torch names it.
         """
-        self.model = model
+        self.model = model.to(device)  # pyright: ignore[reportArgumentType]
+        self.device = device
         self.labels = tuple(labels)
         config = cast("Any", model.config)
         self.side = int(config.vision_config.image_size)
@@ -53,7 +55,7 @@ class Owlv2Detector:
         self._queries = self._embed([name for _, name in owners], tokenizer)  # (Q, d)
 
     @classmethod
-    def from_folder(cls, folder: Path, labels: Sequence[str]) -> Owlv2Detector:
+    def from_folder(cls, folder: Path, labels: Sequence[str], device: str = "cpu") -> Owlv2Detector:
         """Load `google/owlv2-base-patch16-ensemble`.
 
         Raises:
@@ -66,7 +68,7 @@ class Owlv2Detector:
             raise UsageError(
                 f"{str(folder)!r} holds no OWLv2 ({error}): give google/owlv2-base-patch16-ensemble"
             ) from error
-        return cls(cast("Any", model).eval(), cast("CLIPTokenizer", tokenizer), labels)
+        return cls(cast("Any", model).eval(), cast("CLIPTokenizer", tokenizer), labels, device)
 
     @torch.inference_mode()
     def detect(self, picture: Image.Image) -> tuple[Seen, ...]:
@@ -94,11 +96,9 @@ class Owlv2Detector:
         """RGB picture -> (1, 3, side, side): padded right and bottom to a square with grey, then resized."""
         longest = max(picture.size)
         square = Image.new("RGB", (longest, longest), (_GREY,) * 3)
-        square.paste(picture.convert("RGB"), (0, 0))
+        square.paste(picture, (0, 0))
         small = square.resize((self.side, self.side), Image.Resampling.BILINEAR)
-        values = np.asarray(small, dtype=np.float32) / 255
-        values = (values - np.float32(_MEAN)) / np.float32(_DEVIATION)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
+        return to_tensor(small).to(self.device)
 
     def _to_frame(self, box: Sequence[float], picture: Image.Image) -> tuple[float, float, float, float]:
         """A box relative to the padded square -> corners in UniDet's frame, cut to the picture."""
@@ -120,7 +120,8 @@ class Owlv2Detector:
             # OWLv2 was trained on texts padded to its full sixteen places.
             encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=places, return_tensors="pt")
             features = model.owlv2.get_text_features(
-                input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+                input_ids=encoded["input_ids"].to(self.device),
+                attention_mask=encoded["attention_mask"].to(self.device),
             )
             embedded.append(features.pooler_output)
         return torch.cat(embedded)

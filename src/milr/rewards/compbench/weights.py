@@ -28,7 +28,6 @@ BLIP = Weights(
         "curl --location --fail --output {folder}/vocab.txt "
         "https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt",
     ),
-    source_sha256="",
 )
 """The checkpoint's hash is published nowhere; the vocabulary is checked by the places of three words."""
 CLIP = Weights(
@@ -49,6 +48,7 @@ LABELS = Weights(
     files=(WeightFile(LABEL_FILE),),
     commands=(FETCH_LABELS.format(path="{folder}/" + LABEL_FILE),),
 )
+ALL = (BLIP, CLIP, OWLV2, LABELS)
 
 
 @dataclass(frozen=True)
