@@ -216,7 +216,7 @@ def test_cosines_are_those_of_the_whole_model(root: Path) -> None:
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
         )(photograph(), return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
-            expected = clip.model(**encoded, pixel_values=pixels).logits_per_image / clip.model.logit_scale.exp()
+            expected = clip.network(**encoded, pixel_values=pixels).logits_per_image / clip.network.logit_scale.exp()
         assert cosine == pytest.approx(float(expected), abs=1e-6)
     assert found[0] != found[1]
     with pytest.raises(TextTooLong):
@@ -246,7 +246,7 @@ def test_owlv2_is_the_whole_models_best_box_of_each_name(root: Path) -> None:
     texts = [f"a photo of a {name}" for name in names]
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=16, return_tensors="pt")
     with torch.inference_mode():
-        out = detector.model(**encoded, pixel_values=detector._pixels(picture))
+        out = detector.network(**encoded, pixel_values=detector._pixels(picture))
     best, places = out.logits[0].sigmoid().max(0)
     expected = {"giraffe": best[0], "table, desk": best[1:3].max(), "person": best[3]}
     for name, value in expected.items():

@@ -96,7 +96,8 @@ class T2ICompBenchLayout:
             for scorer, value in values.items():
                 answer: object = f"{value:.4f}" if scorer == "blip-vqa" else value
                 answers.setdefault(scorer, []).append({"question_id": number, "answer": answer})
-            mapping += [{"image": name, "question_id": number}] if "spatial" in values else []
+            if "spatial" in values:
+                mapping.append({"image": name, "question_id": number})
             notes = cast("Sequence[str]", score.evidence.get("approximations", ()))
             titles += [note for note in notes if note not in titles]
         for scorer, rows in answers.items():

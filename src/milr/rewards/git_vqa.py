@@ -6,7 +6,6 @@ A part of the authors' MixedReward. Source: `score_git.py` of miyapeng/MILR (aa3
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from transformers import BertTokenizer, GitForCausalLM
 from milr.errors import UsageError
 from milr.rewards.geneval_colors import prepare
 from milr.rewards.pixels import read_rgb
+from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.types import Requirement, Score, Task, Unscored
 from milr.weights import WeightFile, Weights
 
@@ -50,19 +50,14 @@ class GitVqa:
             UsageError: The weights are missing, or are no GIT with BERT's vocabulary.
         """
         folder = WEIGHTS.find()
-        try:
-            model = GitForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-            tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{str(folder)!r} holds no GIT ({error}): type {WEIGHTS.mend[0]}") from error
         self.device = device
-        self.model = cast("Any", model).eval().to(device)
-        self.tokenizer = cast("Any", tokenizer)
+        self.network = load_network(GitForCausalLM, folder, f"type {WEIGHTS.mend[0]}", device)
+        self.tokenizer = load_tokenizer(BertTokenizer, folder, f"type {WEIGHTS.mend[0]}")
         if self.tokenizer.convert_tokens_to_ids(["yes", "no"]) != [YES, NO]:
             raise UsageError(
                 f"the vocabulary in {str(folder)!r} is not that of bert-base-uncased: put its vocab.txt there"
             )
-        self._side = int(self.model.config.vision_config.image_size)
+        self._side = int(self.network.config.vision_config.image_size)
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""
@@ -91,7 +86,7 @@ class GitVqa:
         tokens = torch.tensor(
             [[self.tokenizer.cls_token_id, *ids]], device=self.device
         )  # no [SEP]: GIT writes on behind the question
-        logits = self.model(input_ids=tokens, pixel_values=pixels).logits[0, -1].float()  # (V,)
+        logits = self.network(input_ids=tokens, pixel_values=pixels).logits[0, -1].float()  # (V,)
         yes, no = logits.softmax(-1)[[YES, NO]].tolist()
         return yes / (yes + no)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from transformers import BertTokenizer, GroundingDinoForObjectDetection
 from milr.errors import UsageError
 from milr.rewards.compbench.spatial import BOTTOM, LEFT, RIGHT, TOP, Box, overlap, score_geometry
 from milr.rewards.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN, read_rgb, to_tensor
+from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.tasks import check_task
 from milr.types import Relation, Requirement, Score, Task, Unscored
 from milr.weights import WeightFile, Weights
@@ -85,7 +86,8 @@ def to_corners(boxes: torch.Tensor, width: int, height: int) -> list[Box]:
     """Boxes as the model gives them, (n, 4) of centre and size in [0, 1] -> corners in pixels."""
     x, y, w, h = boxes.double().unbind(-1)
     corners = torch.stack([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], -1)
-    return [cast("Box", tuple(row)) for row in corners.tolist()]
+    rows: list[list[float]] = corners.tolist()
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in rows]
 
 
 def suppress(found: Sequence[Found]) -> list[Found]:
@@ -146,14 +148,9 @@ class GroundingDino:
             UsageError: The weights are missing, or are no GroundingDINO.
         """
         folder = WEIGHTS.find()
-        try:
-            model = GroundingDinoForObjectDetection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-            tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{str(folder)!r} holds no GroundingDINO ({error}): type {WEIGHTS.mend[0]}") from error
         self.device = device
-        self.model = cast("Any", model).eval().to(device)
-        self.tokenizer = cast("Any", tokenizer)
+        self.network = load_network(GroundingDinoForObjectDetection, folder, f"type {WEIGHTS.mend[0]}", device)
+        self.tokenizer = load_tokenizer(BertTokenizer, folder, f"type {WEIGHTS.mend[0]}")
         self._sides = short_side, long_side
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
@@ -188,7 +185,7 @@ class GroundingDino:
         """All boxes above the threshold, by name, the surest first. One box may stand under two names."""
         encoded = self.tokenizer(write_caption(names), return_tensors="pt").to(self.device)
         pixels = self._pixels(picture)
-        seen = self.model(
+        seen = self.network(
             pixel_values=pixels,
             pixel_mask=torch.ones(1, *pixels.shape[-2:], dtype=torch.long, device=self.device),
             input_ids=encoded["input_ids"],
@@ -206,7 +203,8 @@ class GroundingDino:
         ]
         corners = to_corners(seen.pred_boxes[0].cpu(), *picture.size)
         found: dict[str, list[Found]] = {}
-        for name, scores in zip(names, span_mean(chances, tokens).tolist(), strict=True):
+        means: list[list[float]] = span_mean(chances, tokens).tolist()
+        for name, scores in zip(names, means, strict=True):
             above = [(score, box) for score, box in zip(scores, corners, strict=True) if score > THRESHOLD]
             found[name] = sorted(above, key=lambda one: -one[0])
         return found
@@ -216,10 +214,10 @@ class GroundingDino:
         rgb = read_rgb(picture)
         size = fit(*rgb.size, *self._sides)
         places = sum(math.prod(math.ceil(side / stride) for side in size) for stride in _STRIDES)
-        if places < self.model.config.num_queries:
+        if places < self.network.config.num_queries:
             raise ValueError(
-                f"a picture of {rgb.width} x {rgb.height} pixels is too narrow for GroundingDINO: it has {places} places "
-                f"for {self.model.config.num_queries} boxes"
+                f"a picture of {rgb.width} x {rgb.height} pixels is too narrow for GroundingDINO: "
+                f"{places} places for {self.network.config.num_queries} boxes"
             )
         small = rgb.resize(size, Image.Resampling.BILINEAR)
         return to_tensor(small, IMAGENET_MEAN, IMAGENET_DEVIATION).to(self.device)

@@ -17,7 +17,8 @@ def to_tensor(
     deviation: tuple[float, float, float] = CLIP_DEVIATION,
 ) -> torch.Tensor:
     """An RGB picture of its final size -> (1, 3, H, W) float32, less the mean, over the deviation."""
-    values = (np.asarray(picture, dtype=np.float32) / 255 - np.float32(mean)) / np.float32(deviation)  # (H, W, 3)
+    center, scale = np.asarray(mean, dtype=np.float32), np.asarray(deviation, dtype=np.float32)
+    values = (np.asarray(picture, dtype=np.float32) / 255 - center) / scale  # (H, W, 3)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -158,8 +158,11 @@ class T2ICompBench:
 
     def column_titles(self) -> dict[Category, str]:
         """Each category's column title, which names what stands in for an official part."""
-        notes = {category: "; ".join(self._notes(_SCORERS[category])) for category in CATEGORIES}
-        return {category: f"{category} ({note})" if note else category for category, note in notes.items()}
+        titles: dict[Category, str] = {}
+        for category in CATEGORIES:
+            notes = self._notes(_SCORERS[category])
+            titles[category] = f"{category} ({'; '.join(notes)})" if notes else category
+        return titles
 
     def _notes(self, scorers: Sequence[Scorer]) -> list[str]:
         """What stands in for an official part of those scorers."""
@@ -205,7 +208,7 @@ class T2ICompBench:
         listing = find_listing(task.prompt)
         kind = listing.kind if listing else None
         if task.tag in CATEGORIES:
-            return cast("Category", task.tag), kind
+            return task.tag, kind
         if listing is None:
             raise UsageError(
                 f"{task.prompt!r} is none of T2I-CompBench's prompts: give the task a tag, {', '.join(CATEGORIES)}"

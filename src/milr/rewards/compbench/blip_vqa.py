@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,6 +20,7 @@ from transformers import BertTokenizer, BlipForQuestionAnswering
 from milr.errors import UsageError
 from milr.rewards.compbench.prompts import Analysis
 from milr.rewards.pixels import to_tensor
+from milr.rewards.pretrained import load_network, load_tokenizer
 
 MOST_PHRASES = 8
 DROPPED_PHRASES = ("top", "the side", "the left", "the right")
@@ -55,20 +56,20 @@ def multiply(answers: Sequence[float]) -> float:
 class BlipVqa:
     """Asks BLIP whether a noun phrase is in a picture: p(yes) / (p(yes) + p(no)) at the first place of the answer."""
 
-    def __init__(self, model: BlipForQuestionAnswering, tokenizer: BertTokenizer, device: str = "cpu") -> None:
-        """Ask that model.
+    def __init__(self, network: Any, tokenizer: Any, device: str = "cpu") -> None:
+        """Ask that network.
 
         Args:
-            model: In evaluation mode.
+            network: A `BlipForQuestionAnswering` in evaluation mode.
             tokenizer: BERT's uncased one; it need not know BLIP's two own tokens.
-            device: As torch names it.
+            device: Where the network is.
         """
-        self.model = model.to(device)  # pyright: ignore[reportArgumentType]
-        self.device = device
+        self.network = network
         self.tokenizer = tokenizer
-        self.side = int(cast("int", model.config.vision_config.image_size))  # pyright: ignore[reportAttributeAccessIssue]
-        text = cast("Any", model.config).text_config
-        self._decode, self._encode = int(text.bos_token_id), int(text.bos_token_id) + 1
+        self.device = device
+        self.side: int = network.config.vision_config.image_size
+        self._decode: int = network.config.text_config.bos_token_id
+        self._encode = self._decode + 1
 
     @classmethod
     def from_folder(cls, folder: Path, device: str = "cpu") -> BlipVqa:
@@ -77,20 +78,15 @@ class BlipVqa:
         Raises:
             UsageError: What lies there is no such model, or its vocabulary is not BERT's.
         """
-        try:
-            model = BlipForQuestionAnswering.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-            tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{str(folder)!r} holds no BLIP for questions ({error}): type milr convert blip-vqa FILE"
-            ) from error
-        ids = cast("list[int]", tokenizer.convert_tokens_to_ids(["yes", "no", "[SEP]"]))
+        network = load_network(BlipForQuestionAnswering, folder, "type milr convert blip-vqa FILE", device)
+        tokenizer = load_tokenizer(BertTokenizer, folder, "put the vocab.txt of bert-base-uncased there")
+        ids: list[int] = tokenizer.convert_tokens_to_ids(["yes", "no", "[SEP]"])
         if ids != [YES, NO, _SEPARATOR]:
             raise UsageError(
                 f"the vocabulary in {str(folder)!r} has yes, no and [SEP] at {ids}, not at {[YES, NO, _SEPARATOR]}: "
                 f"put the vocab.txt of bert-base-uncased there"
             )
-        return cls(cast("Any", model).eval(), cast("BertTokenizer", tokenizer), device)
+        return cls(network, tokenizer, device)
 
     @torch.inference_mode()
     def answer(self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -125,26 +121,26 @@ class BlipVqa:
     def _tokens(self, question: str) -> list[int]:
         """BERT's ids with BLIP's [ENC] in front, cut to 35 with the last [SEP] kept; no padding."""
         encoded = self.tokenizer(clean_question(question), truncation=True, max_length=_MOST_TOKENS)
-        ids = cast("list[int]", encoded["input_ids"])
+        ids: list[int] = encoded["input_ids"]
         return [self._encode, *ids[1:]]
 
     def _look(self, picture: Image.Image) -> torch.Tensor:
         """RGB picture -> image states (1, P, d)."""
         small = picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = to_tensor(small).to(self.device)  # (1, 3, side, side)
-        return cast("Any", self.model.vision_model)(pixel_values=pixels).last_hidden_state
+        return self.network.vision_model(pixel_values=pixels).last_hidden_state
 
     def _ask(self, seen: torch.Tensor, tokens: torch.Tensor) -> list[float]:
         """Image states (B, P, d) and ids (B, T) of questions of one length -> p(yes) of yes and no."""
         ones = torch.ones(seen.shape[:2], dtype=torch.long, device=self.device)
-        states = cast("Any", self.model.text_encoder)(
+        states = self.network.text_encoder(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
             encoder_hidden_states=seen,
             encoder_attention_mask=ones,
         ).last_hidden_state  # (B, T, d)
         start = torch.full((len(tokens), 1), self._decode, device=self.device)
-        logits = cast("Any", self.model.text_decoder)(
+        logits = self.network.text_decoder(
             input_ids=start,
             encoder_hidden_states=states,
             encoder_attention_mask=torch.ones_like(tokens),

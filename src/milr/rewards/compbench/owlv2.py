@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import CLIPTokenizer, Owlv2ForObjectDetection
 
-from milr.errors import UsageError
 from milr.rewards.compbench.spatial import Seen, official_frame
 from milr.rewards.compbench.unidet import split_label
 from milr.rewards.pixels import to_tensor
+from milr.rewards.pretrained import load_network, load_tokenizer
 
 THRESHOLD = 0.1
 """UniDet's effective one; a detection needs a score above it."""
 MOST_DETECTIONS = 300
 """UniDet's."""
+_WAY_OUT = "get google/owlv2-base-patch16-ensemble"
 _GREY = 128
 _QUERY = "a photo of a {name}"
 _BATCH = 64
@@ -34,24 +35,21 @@ class Owlv2Detector:
     The spatial rule only ever looks at the most confident detection of a name, so others are left out.
     """
 
-    def __init__(
-        self, model: Owlv2ForObjectDetection, tokenizer: CLIPTokenizer, labels: Sequence[str], device: str = "cpu"
-    ) -> None:
+    def __init__(self, network: Any, tokenizer: Any, labels: Sequence[str], device: str = "cpu") -> None:
         """Embed all names once.
 
         Args:
-            model: In evaluation mode.
+            network: An `Owlv2ForObjectDetection` in evaluation mode.
             tokenizer: CLIP's.
             labels: UniDet's names. Of a label that joins several by commas each is looked for; the best one counts.
-            device: As torch names it.
+            device: Where the network is.
         """
-        self.model = model.to(device)  # pyright: ignore[reportArgumentType]
-        self.device = device
+        self.network = network
         self.labels = tuple(labels)
-        config = cast("Any", model.config)
-        self.side = int(config.vision_config.image_size)
+        self.device = device
+        self.side: int = network.config.vision_config.image_size
         owners = [(i, name) for i, label in enumerate(self.labels) for name in split_label(label)]
-        self._owner = torch.tensor([i for i, _ in owners])
+        self._owner = [i for i, _ in owners]
         self._queries = self._embed([name for _, name in owners], tokenizer)  # (Q, d)
 
     @classmethod
@@ -61,14 +59,8 @@ class Owlv2Detector:
         Raises:
             UsageError: What lies there is no OWLv2.
         """
-        try:
-            model = Owlv2ForObjectDetection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{str(folder)!r} holds no OWLv2 ({error}): give google/owlv2-base-patch16-ensemble"
-            ) from error
-        return cls(cast("Any", model).eval(), cast("CLIPTokenizer", tokenizer), labels, device)
+        network = load_network(Owlv2ForObjectDetection, folder, _WAY_OUT, device)
+        return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), labels, device)
 
     @torch.inference_mode()
     def detect(self, picture: Image.Image) -> tuple[Seen, ...]:
@@ -76,15 +68,14 @@ class Owlv2Detector:
 
         Boxes are in the frame in which UniDet would see the picture.
         """
-        model = cast("Any", self.model)
-        features = model.image_embedder(pixel_values=self._pixels(picture))[0]  # (1, h, w, d)
+        features = self.network.image_embedder(pixel_values=self._pixels(picture))[0]  # (1, h, w, d)
         flat = features.flatten(1, 2)  # (1, P, d)
-        logits = model.class_predictor(flat, self._queries[None])[0][0]  # (P, Q)
-        boxes = model.box_predictor(flat, features)[0]  # (P, 4): centre x, centre y, width, height of the square
+        logits = self.network.class_predictor(flat, self._queries[None])[0][0]  # (P, Q)
+        boxes = self.network.box_predictor(flat, features)[0]  # (P, 4): centre x, centre y, width, height of the square
         best, places = logits.float().sigmoid().max(0)  # (Q,), (Q,)
         found: dict[int, Seen] = {}
         for query in best.argsort(descending=True, stable=True).tolist():
-            score, owner = float(best[query]), int(self._owner[query])
+            score, owner = float(best[query]), self._owner[query]
             if score <= THRESHOLD or len(found) == MOST_DETECTIONS:
                 break
             if owner not in found:
@@ -110,16 +101,15 @@ class Owlv2Detector:
         return (x0, y0, x1, y1)
 
     @torch.inference_mode()
-    def _embed(self, names: Sequence[str], tokenizer: CLIPTokenizer) -> torch.Tensor:
+    def _embed(self, names: Sequence[str], tokenizer: Any) -> torch.Tensor:
         """Names -> (Q, d)."""
-        model = cast("Any", self.model)
-        places = int(model.config.text_config.max_position_embeddings)
+        places: int = self.network.config.text_config.max_position_embeddings
         embedded: list[torch.Tensor] = []
         for start in range(0, len(names), _BATCH):
             texts = [_QUERY.format(name=name) for name in names[start : start + _BATCH]]
             # OWLv2 was trained on texts padded to its full sixteen places.
             encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=places, return_tensors="pt")
-            features = model.owlv2.get_text_features(
+            features = self.network.owlv2.get_text_features(
                 input_ids=encoded["input_ids"].to(self.device),
                 attention_mask=encoded["attention_mask"].to(self.device),
             )

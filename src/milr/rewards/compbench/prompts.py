@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -146,12 +147,10 @@ def _from_row(prompt: str, row: list[Any]) -> Analysis:
 def _load_spacy() -> Any:
     """SpaCy's small English pipeline; None where spaCy or the pipeline is not installed."""
     try:
-        import spacy  # pyright: ignore[reportMissingImports]
-
-        loaded: Any = spacy.load("en_core_web_sm")  # pyright: ignore[reportUnknownVariableType]
+        load: Any = import_module("spacy").load
+        return load("en_core_web_sm")
     except (ImportError, OSError):
         return None
-    return loaded
 
 
 def _from_spacy(prompt: str, pipeline: Any) -> Analysis:
