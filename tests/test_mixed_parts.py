@@ -180,7 +180,7 @@ def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
     assert "shows nothing" in empty.reason
     small = GroundingDino(short_side=16, long_side=16)([photograph()], tasks[:1])[0]
     assert isinstance(small, Unscored)
-    assert "6 places for 20 boxes" in small.reason
+    assert "7 places for 20 boxes" in small.reason  # of 16 x 10 pixels: 2 x 2, then one at each of three strides
 
 
 def test_detections_are_the_span_means_above_the_threshold(
