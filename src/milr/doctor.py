@@ -10,6 +10,8 @@ from milr.weights import Finding
 DOCTORS: Mapping[str, Entry] = {
     "geneval": Entry("milr.rewards.geneval_scorer:examine_geneval", "GenEval's detector and colours"),
     "geneval-hf": Entry("milr.rewards.geneval_scorer:examine_geneval_hub", "the approximation of GenEval"),
+    "t2i-compbench": Entry("milr.rewards.t2i_compbench:examine", "T2I-CompBench's scorers"),
+    "mixed": Entry("milr.rewards.mixed:examine", "the parts of the paper's MixedReward"),
 }
 """Name -> a function of the device that yields findings. A scorer is one line here."""
 

@@ -31,6 +31,10 @@ def score_folder(
     ] = None,
     processes: Annotated[int, typer.Option(help="Pictures scored at once; each holds the weights.")] = 1,
     device: Annotated[str | None, typer.Option(help="Of the scorer's networks: cpu, cuda, cuda:1, mps.")] = None,
+    unidet: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="UniDet's results from elsewhere, for t2i-compbench in OWLv2's place."),
+    ] = None,
     self_test: Annotated[
         bool, typer.Option("--self-test/--no-self-test", help="Refuse to score where the self-test fails.")
     ] = True,
@@ -38,6 +42,7 @@ def score_folder(
     """Score a folder of pictures as the benchmark does; killed, it goes on where it was."""
     options: dict[str, object] = {} if device is None else {"device": device}
     options |= {} if self_test else {"self_test": False}
+    options |= {} if unidet is None else {"unidet": str(unidet)}
     job = FolderJob(folder, benchmark, reward=reward, out=out, prompts=prompts, processes=processes, options=options)
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if job.done:

@@ -33,6 +33,7 @@ CONVERTERS: Mapping[str, Entry] = {
     "geneval-detector": Entry(
         "milr.convert.geneval_detector:convert", "GenEval's detector: mmdet 2.x Mask2Former Swin-S, COCO instances"
     ),
+    "blip-vqa": Entry("milr.convert.blip_vqa:convert", "T2I-CompBench's BLIP for questions at 480 pixels"),
 }
 """Name -> entry. A converter is one file and one line here; its name is the folder's under the weights' root."""
 

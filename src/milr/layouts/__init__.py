@@ -12,6 +12,9 @@ __all__ = ["LAYOUTS", "FoundPicture", "Layout", "Scored", "load_layout"]
 LAYOUTS: Mapping[str, Entry] = {
     "geneval": Entry("milr.layouts.geneval:GenEvalLayout", "00000/metadata.jsonl and 00000/samples/0000.png"),
     "wise": Entry("milr.layouts.wise:WiseLayout", "1.png to 1000.png, prompts by --prompts"),
+    "t2i-compbench": Entry(
+        "milr.layouts.t2i_compbench:T2ICompBenchLayout", "samples/<prompt>_000000.png, one category"
+    ),
 }
 """Benchmark -> its layout. One is one file and one line here."""
 

@@ -18,6 +18,13 @@ REWARDS: Mapping[str, Entry] = {
     "geneval-hf": Entry(
         "milr.rewards.geneval_scorer:GenEvalHub", "an approximation of it: a detector from another training run"
     ),
+    "t2i-compbench": Entry(
+        "milr.rewards.t2i_compbench:T2ICompBench", "T2I-CompBench's score by category; OWLv2 in UniDet's place"
+    ),
+    "grounding-dino": Entry(
+        "milr.rewards.grounding_dino:GroundingDino", "MixedReward's part: objects, counts and places by GroundingDINO"
+    ),
+    "git-vqa": Entry("milr.rewards.git_vqa:GitVqa", "MixedReward's part: GIT's answers about each object"),
 }
 """Name -> entry. A reward is one file and one line here."""
 

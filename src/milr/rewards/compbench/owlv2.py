@@ -1,0 +1,117 @@
+"""OWLv2 over UniDet's class names: the default substitute for UniDet.
+
+It keeps the rule's exact label space, and with it the words that UniDet does not know. Its confidences are not
+UniDet's, and confidences are half of the spatial score: no number that comes of it compares with a published one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer, Owlv2ForObjectDetection
+
+from milr.rewards.compbench.spatial import Seen, official_frame
+from milr.rewards.compbench.unidet import split_label
+from milr.rewards.pixels import to_tensor
+from milr.rewards.pretrained import load_network, load_tokenizer
+
+THRESHOLD = 0.1
+"""UniDet's effective one; a detection needs a score above it."""
+MOST_DETECTIONS = 300
+"""UniDet's."""
+_WAY_OUT = "get google/owlv2-base-patch16-ensemble"
+_GREY = 128
+_QUERY = "a photo of a {name}"
+_BATCH = 64
+
+
+class Owlv2Detector:
+    """Looks for every class name of a label space and gives the best box of each.
+
+    The spatial rule only ever looks at the most confident detection of a name, so others are left out.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, labels: Sequence[str], device: str = "cpu") -> None:
+        """Embed all names once.
+
+        Args:
+            network: An `Owlv2ForObjectDetection` in evaluation mode.
+            tokenizer: CLIP's.
+            labels: UniDet's names. Of a label that joins several by commas each is looked for; the best one counts.
+            device: Where the network is.
+        """
+        self.network = network
+        self.labels = tuple(labels)
+        self.device = device
+        self.side: int = network.config.vision_config.image_size
+        owners = [(i, name) for i, label in enumerate(self.labels) for name in split_label(label)]
+        self._owner = [i for i, _ in owners]
+        self._queries = self._embed([name for _, name in owners], tokenizer)  # (Q, d)
+
+    @classmethod
+    def from_folder(cls, folder: Path, labels: Sequence[str], device: str = "cpu") -> Owlv2Detector:
+        """Load `google/owlv2-base-patch16-ensemble`.
+
+        Raises:
+            UsageError: What lies there is no OWLv2.
+        """
+        network = load_network(Owlv2ForObjectDetection, folder, _WAY_OUT, device)
+        return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), labels, device)
+
+    @torch.inference_mode()
+    def detect(self, picture: Image.Image) -> tuple[Seen, ...]:
+        """The best detection of each name above the threshold, most confident first, at most 300.
+
+        Boxes are in the frame in which UniDet would see the picture.
+        """
+        features = self.network.image_embedder(pixel_values=self._pixels(picture))[0]  # (1, h, w, d)
+        flat = features.flatten(1, 2)  # (1, P, d)
+        logits = self.network.class_predictor(flat, self._queries[None])[0][0]  # (P, Q)
+        boxes = self.network.box_predictor(flat, features)[0]  # (P, 4): centre x, centre y, width, height of the square
+        best, places = logits.float().sigmoid().max(0)  # (Q,), (Q,)
+        found: dict[int, Seen] = {}
+        for query in best.argsort(descending=True, stable=True).tolist():
+            score, owner = float(best[query]), self._owner[query]
+            if score <= THRESHOLD or len(found) == MOST_DETECTIONS:
+                break
+            if owner not in found:
+                box = self._to_frame(boxes[places[query]].tolist(), picture)
+                found[owner] = Seen(self.labels[owner], score, box)
+        return tuple(found.values())
+
+    def _pixels(self, picture: Image.Image) -> torch.Tensor:
+        """RGB picture -> (1, 3, side, side): padded right and bottom to a square with grey, then resized."""
+        longest = max(picture.size)
+        square = Image.new("RGB", (longest, longest), (_GREY,) * 3)
+        square.paste(picture, (0, 0))
+        small = square.resize((self.side, self.side), Image.Resampling.BILINEAR)
+        return to_tensor(small).to(self.device)
+
+    def _to_frame(self, box: Sequence[float], picture: Image.Image) -> tuple[float, float, float, float]:
+        """A box relative to the padded square -> corners in UniDet's frame, cut to the picture."""
+        x, y, width, height = (value * max(picture.size) for value in box)
+        frame = official_frame(*picture.size)
+        scales = (frame[0] / picture.width, frame[1] / picture.height)
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        x0, y0, x1, y1 = (min(max(value * scales[i % 2], 0.0), float(frame[i % 2])) for i, value in enumerate(corners))
+        return (x0, y0, x1, y1)
+
+    @torch.inference_mode()
+    def _embed(self, names: Sequence[str], tokenizer: Any) -> torch.Tensor:
+        """Names -> (Q, d)."""
+        places: int = self.network.config.text_config.max_position_embeddings
+        embedded: list[torch.Tensor] = []
+        for start in range(0, len(names), _BATCH):
+            texts = [_QUERY.format(name=name) for name in names[start : start + _BATCH]]
+            # OWLv2 was trained on texts padded to its full sixteen places.
+            encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=places, return_tensors="pt")
+            features = self.network.owlv2.get_text_features(
+                input_ids=encoded["input_ids"].to(self.device),
+                attention_mask=encoded["attention_mask"].to(self.device),
+            )
+            embedded.append(features.pooler_output)
+        return torch.cat(embedded)
