@@ -76,6 +76,11 @@ class FakeModel:
         """How bright each picture is, whatever is asked."""
         return [brightness(picture) for picture, _ in zip(pictures, questions, strict=True)]
 
+    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """A verdict in the self-reward's JSON: right where the picture is brighter than the middle."""
+        said = [f'{{"Thought": "grey", "Score": {0 if brightness(p) > 0.5 else -1}, "Reason": ""}}' for p in pictures]
+        return [text for text, _ in zip(said, questions, strict=True)]
+
     def _reason(self, task: Task, prefix: Sequence[int]) -> Thought:
         state, hidden, written = self._read(task.prompt), [torch.empty(0, self.capabilities.width)], list[int]()
         while len(written) < self.max_reasoning_tokens and _END not in written:

@@ -88,8 +88,10 @@ class StoredStep(BaseModel):
     drawings_spent: int
     tokens_spent: int
     seconds: float
-    finished: Literal["met", "out of steps"] | None
+    finished: Literal["met", "out of steps", "unscored"] | None
     notes: tuple[str, ...] = ()
+    panel_first: dict[str, Score | Unscored] = {}
+    panel_best: dict[str, Score | Unscored] = {}
 
     @classmethod
     def of(cls, record: StepRecord, pictures: Sequence[str], best: str) -> StoredStep:
