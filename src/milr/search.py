@@ -50,8 +50,9 @@ def search(
     started = time.monotonic()
     waiting = deque(_open_searches(tasks, model, config))
     # While a judge elsewhere looks at one half of the rows, the other half is drawn.
-    halves = 2 if isinstance(reward, WaitingReward) and min(config.max_rows, len(tasks)) > 1 else 1
-    rows = -(-config.max_rows // halves)
+    rows = min(config.max_rows, len(tasks))
+    halves = 2 if isinstance(reward, WaitingReward) and rows > 1 else 1
+    rows = -(-rows // halves)
     under_way: deque[tuple[list[_Search], Callable[[], None]]] = deque()
     resting: deque[list[_Search]] = deque([] for _ in range(halves))
     while True:
@@ -69,10 +70,11 @@ def search(
             return
         active, finish = under_way.popleft()
         finish()
-        for one in active:
-            yield one.record(stop_at, time.monotonic() - started)
-        if any(one.finished == "unscored" for one in active):
+        lost = next((s.reason for one in active for s in one.scores if isinstance(s, Unscored) and s.final), None)
+        if lost is not None:
             waiting.clear()  # what cannot be scored is not drawn
+        for one in active:
+            yield one.record(stop_at, time.monotonic() - started, lost)
         resting.append([one for one in active if one.finished is None])
 
 
@@ -212,8 +214,8 @@ class _Search:
             self.first_text = self.read_text
             self.first_image = self.drawings[0].tokens[: len(hidden)]
 
-    def record(self, stop_at: float, seconds: float) -> StepRecord:
-        """This step's record; decides whether the task is finished."""
+    def record(self, stop_at: float, seconds: float, lost: str | None) -> StepRecord:
+        """This step's record; decides whether the task is finished. `lost` says why nothing is scored any more."""
         latents = self._latents()
         for drawing, score in zip(self.drawings, self.scores, strict=True):
             if self.best is None or rank(score) > rank(self.best[1]):
@@ -221,10 +223,9 @@ class _Search:
         assert self.best is not None
         if rank(self.best[1]) > stop_at:
             self.finished = "met"
-        elif any(isinstance(score, Unscored) and score.final for score in self.scores):
+        elif lost is not None:
             self.finished = "unscored"
-            reason = next(score.reason for score in self.scores if isinstance(score, Unscored) and score.final)
-            self.notes.append(f"ended with the best so far: {reason}")
+            self.notes.append(f"ended with the best so far: {lost}")
         elif self.step >= self.config.steps:
             self.finished = "out of steps"
         image = self.drawings[0].tokens[: len(self.first_image)]
