@@ -179,6 +179,14 @@ class JudgeClient:
         """Whether judges are OpenAI's own."""
         return urlsplit(self.url).hostname == "api.openai.com"
 
+    def spending(self) -> dict[str, str | int] | None:
+        """What judges cost so far, for a run's manifest; None where none was asked."""
+        spent = self.budget
+        if not spent.calls and not spent.cached:
+            return None
+        counts = {"calls": spent.calls, "cached": spent.cached}
+        return {"url": self.url, **counts, "tokens_in": spent.tokens_in, "tokens_out": spent.tokens_out}
+
     def check(self, reward: str, *, needs_url: bool = False) -> None:
         """Refuse at once what would fail at the first question.
 

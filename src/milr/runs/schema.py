@@ -36,6 +36,10 @@ class Manifest(BaseModel):
     """None: the model's own."""
     reward: str
     """Name with version."""
+    panel: tuple[str, ...] = ()
+    """The rewards that were only watched."""
+    judges: dict[str, str | int] | None = None
+    """What judges behind an API cost: url, calls, cached, tokens_in, tokens_out; None where none was asked."""
     config: SearchConfig
     """The seed stands here."""
     tasks: tuple[Task, ...]
