@@ -77,9 +77,13 @@ class FakeModel:
         return [brightness(picture) for picture, _ in zip(pictures, questions, strict=True)]
 
     def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """A verdict in the self-reward's JSON: right where the picture is brighter than the middle."""
-        said = [f'{{"Thought": "grey", "Score": {0 if brightness(p) > 0.5 else -1}, "Reason": ""}}' for p in pictures]
-        return [text for text, _ in zip(said, questions, strict=True)]
+        """A verdict in the self-reward's JSON: right where a picture is bright and not all of one grey."""
+        said: list[str] = []
+        for picture, _ in zip(pictures, questions, strict=True):
+            least, most = picture.convert("L").getextrema()
+            right = brightness(picture) > 0.5 and least != most
+            said.append(f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}')
+        return said
 
     def _reason(self, task: Task, prefix: Sequence[int]) -> Thought:
         state, hidden, written = self._read(task.prompt), [torch.empty(0, self.capabilities.width)], list[int]()
