@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
-from milr.cli_rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
+from milr.commands.convert import convert
+from milr.commands.doctor import doctor
+from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
+from milr.commands.score_folder import score_folder
 from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError, unknown_name
 from milr.runs import RunWriter, check_folder, default_folder
@@ -29,8 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(score)
-app.command("serve-judge")(serve_judge)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,6 +201,13 @@ def info(
     for kind, summaries in lists.items():
         for name, summary in summaries.items():
             print(f"{kind:<12}{name:<{width}}  {summary}")
+
+
+app.command("convert")(convert)
+app.command("doctor")(doctor)
+app.command("score")(score)
+app.command("score-folder")(score_folder)
+app.command("serve-judge")(serve_judge)
 
 
 def make_config(values: Mapping[str, object]) -> SearchConfig:

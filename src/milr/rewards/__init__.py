@@ -20,6 +20,10 @@ __all__ = ["REWARDS", "Reward", "check_reward", "load_reward", "needs_model"]
 REWARDS: Mapping[str, Entry] = {
     "icons": Entry("milr.rewards.icons:Icons", "GenEval's rules on the icon detector's findings: 1 or 0"),
     "icons-soft": Entry("milr.rewards.icons:IconsSoft", "the same with a slope: the share of conditions met"),
+    "geneval": Entry("milr.rewards.geneval_scorer:GenEval", "GenEval's own scorer, without mmdet: 1 or 0"),
+    "geneval-hf": Entry(
+        "milr.rewards.geneval_scorer:GenEvalHub", "an approximation of it: a detector from another training run"
+    ),
     "self": Entry("milr.rewards.own:SelfReward", "the model that drew judges; self:p-yes asks for a probability"),
     "gpt-4o": Entry("milr.rewards.gpt4o:GPT4o", "right or wrong by any OpenAI-compatible server; gpt-4o:p-yes"),
     "wise": Entry("milr.rewards.wise:Wise", "WiScore by WISE's legacy protocol; tasks need an explanation"),
@@ -33,7 +37,9 @@ REWARDS: Mapping[str, Entry] = {
 """Name -> entry. A reward is one file and one line here."""
 
 
-def load_reward(name: str = "icons", *, model: object | None = None, judges: JudgeClient | None = None) -> Reward:
+def load_reward(
+    name: str = "icons", *, model: object | None = None, judges: JudgeClient | None = None, **options: object
+) -> Reward:
     """The reward of that name.
 
     Args:
@@ -41,15 +47,20 @@ def load_reward(name: str = "icons", *, model: object | None = None, judges: Jud
         model: The model that draws, for rewards that ask it; the others do without.
         judges: How judges are asked, shared by all rewards that are given it: one budget, one cache. None asks them
             with the default settings.
+        options: Settings of that reward, such as the device of its networks.
 
     Raises:
-        UsageError: No reward has that name, its argument cannot be read, or what it needs is missing.
+        UsageError: No reward has that name, its argument cannot be read, it has no such option, or what it needs is
+            missing.
     """
     base, argument = split_name(name)
     made = load(find("reward", base, REWARDS))
     wanted = inspect.signature(made).parameters
     if argument is not None and "argument" not in wanted:
         raise UsageError(f"the reward {base!r} takes no argument, and {name!r} gives it {argument!r}: type {base}")
+    for option in options:
+        if option not in wanted:
+            raise UsageError(f"the reward {name!r} has no option {option!r}: leave it out")
     if "judges" in wanted or "load" in wanted:
         from milr.rewards.judge_client import JudgeClient
 
@@ -60,7 +71,7 @@ def load_reward(name: str = "icons", *, model: object | None = None, judges: Jud
         "judges": judges,
         "load": partial(load_reward, model=model, judges=judges),
     }
-    reward: Reward = made(**{key: value for key, value in offered.items() if key in wanted})
+    reward: Reward = made(**options, **{key: value for key, value in offered.items() if key in wanted})
     return reward
 
 

@@ -66,8 +66,14 @@ def judge(
         UsageError: The task cannot be judged by these rules (`milr.tasks.check_task`).
     """
     check_task(task)
-    limit = counting_threshold if _counts(task) else threshold
-    kept = {name: _keep(seen, limit, max_objects, max_overlap) for name, seen in detections.items()}
+    kept = kept_objects(
+        detections,
+        task,
+        threshold=threshold,
+        counting_threshold=counting_threshold,
+        max_objects=max_objects,
+        max_overlap=max_overlap,
+    )
     wrong: list[str] = []
     matched: list[Sequence[Detection] | None] = []
     for item in task.include:
@@ -81,6 +87,25 @@ def judge(
         if found >= item.count:
             wrong.append(f"expected {item.name}<{item.count}, found {found}")
     return Verdict(correct=not wrong, reason="; ".join(wrong))
+
+
+def kept_objects(
+    detections: Detections,
+    task: Task,
+    *,
+    threshold: float = THRESHOLD,
+    counting_threshold: float = COUNTING_THRESHOLD,
+    max_objects: int = MAX_OBJECTS,
+    max_overlap: float = MAX_OVERLAP,
+) -> dict[str, list[Detection]]:
+    """The detections that `judge` counts as objects, by class, most confident first; classes without any are left out.
+
+    Takes what `judge` takes. An item of the include list looks at the first ``count`` of its class only, so theirs are
+    the colours that have to be known.
+    """
+    limit = counting_threshold if _counts(task) else threshold
+    kept = {name: _keep(seen, limit, max_objects, max_overlap) for name, seen in detections.items()}
+    return {name: objects for name, objects in kept.items() if objects}
 
 
 def conditions_met(

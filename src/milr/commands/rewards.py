@@ -1,4 +1,4 @@
-"""The command line's part about rewards: judge options, `milr score`, `milr serve-judge`."""
+"""`milr score` and `milr serve-judge`, and the judge options of other commands."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""Converters: an official checkpoint -> a transformers folder with safetensors. The only place that opens a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from milr.registry import Entry, find, load
+from milr.weights import weights_root
+
+__all__ = ["CONVERTERS", "Converter", "convert"]
+
+
+class Converter(Protocol):
+    """Reads a checkpoint and writes a model's folder."""
+
+    def __call__(self, source: Path, target: Path, *, any_hash: bool = False) -> None:
+        """Convert.
+
+        Args:
+            source: The checkpoint.
+            target: The folder to make; must not exist.
+            any_hash: Take a file whose hash is not the official one.
+
+        Raises:
+            UsageError: Another file's hash, or keys that the map does not know or lacks.
+        """
+        ...
+
+
+CONVERTERS: Mapping[str, Entry] = {
+    "geneval-detector": Entry(
+        "milr.convert.geneval_detector:convert", "GenEval's detector: mmdet 2.x Mask2Former Swin-S, COCO instances"
+    ),
+}
+"""Name -> entry. A converter is one file and one line here; its name is the folder's under the weights' root."""
+
+
+def convert(name: str, source: Path, target: Path | None = None, *, any_hash: bool = False) -> Path:
+    """Convert by the converter of that name.
+
+    Args:
+        name: One of `CONVERTERS`.
+        source: The checkpoint.
+        target: The folder to make; None for the place where the rewards look for it.
+        any_hash: Take a file whose hash is not the official one.
+
+    Returns:
+        The folder.
+    """
+    converter: Converter = load(find("converter", name, CONVERTERS))
+    target = target or weights_root() / name
+    converter(source, target, any_hash=any_hash)
+    return target

@@ -1,0 +1,144 @@
+"""What all converters share: reading an official checkpoint, carrying its keys over, writing what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from milr import __version__
+from milr.errors import UsageError
+from milr.weights import CONVERSION, hash_file
+
+_ENTRIES = ("state_dict", "model")
+"""Under which name checkpoints hold their tensors: mmdet's, then BLIP's."""
+_NAMED = 8
+"""Keys that an error names at most."""
+
+
+def read_checkpoint(path: Path, sha256_start: str, any_hash: bool) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name. Nothing but this function opens a pickle, and only for tensors.
+
+    Args:
+        path: A file that `torch.save` wrote.
+        sha256_start: How the official file's hash begins, hexadecimal.
+        any_hash: Take another file too.
+
+    Raises:
+        UsageError: No such file, another hash, or a file that holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise UsageError(f"no file {str(path)!r}: give the official checkpoint")
+    digest = hash_file(path)
+    if not digest.startswith(sha256_start) and not any_hash:
+        raise UsageError(
+            f"{path.name} has sha256 {digest[:16]}..., but the official file's begins with {sha256_start}: "
+            f"get that one, or type --any-hash to convert this one (its scores are then not the official ones)"
+        )
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {reason}") from error
+    for entry in _ENTRIES:
+        if isinstance(loaded, dict) and isinstance(cast("dict[str, Any]", loaded).get(entry), dict):
+            loaded = cast("dict[str, Any]", loaded)[entry]
+            break
+    values = cast("dict[str, Any]", loaded) if isinstance(loaded, dict) else {}
+    state = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    if not state or len(state) < len(values):
+        raise UsageError(f"{path.name} holds no state dict: give the file as it was published")
+    return state
+
+
+def load_carried(
+    network: nn.Module,
+    source: Mapping[str, Tensor],
+    carry: Callable[[str, Tensor], Mapping[str, Tensor] | None],
+    *,
+    unused: Iterable[str] = (),
+) -> None:
+    """Put a checkpoint's tensors into a live network, which says what names and shapes there are.
+
+    Args:
+        network: Takes them, in float32.
+        source: The checkpoint.
+        carry: One key and its tensor -> what they are called there; empty where the key is dropped on purpose, None
+            where the key is not known.
+        unused: Names of the network that the checkpoint need not fill.
+
+    Raises:
+        UsageError: Keys that `carry` does not know, names that stay empty, names or shapes that the network lacks. The
+            network is then as it was.
+    """
+    live = network.state_dict()
+    carried: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for key, tensor in source.items():
+        renamed = carry(key, tensor)
+        if renamed is None:
+            unknown.append(key)
+        else:
+            carried.update(renamed)
+    missing = [name for name in live if name not in carried and name not in set(unused)]
+    left_over = [name for name in carried if name not in live]
+    misshapen = [
+        f"{name} {tuple(tensor.shape)} for {tuple(live[name].shape)}"
+        for name, tensor in carried.items()
+        if name in live and live[name].shape != tensor.shape
+    ]
+    faults = {
+        "keys that the map does not know": unknown,
+        "weights that the checkpoint lacks": missing,
+        "weights that this transformers' model lacks": left_over,
+        "weights of another shape": misshapen,
+    }
+    found = [f"{len(names)} {what}: {_some(names)}" for what, names in faults.items() if names]
+    if found:
+        raise UsageError(f"not the model that this converter is for; {'; '.join(found)}")
+    network.load_state_dict({name: tensor.float() for name, tensor in carried.items()}, strict=False)
+
+
+def save_converted(network: Any, source: Path, target: Path) -> None:
+    """Write a network by its `save_pretrained`, and `conversion.json` with the hashes, under a name of its own first.
+
+    Args:
+        network: A transformers model.
+        source: The checkpoint that it came from.
+        target: The folder to make.
+
+    Raises:
+        UsageError: The folder exists already, or cannot be made.
+    """
+    if target.exists():
+        raise UsageError(f"{target} exists; nothing was overwritten: give another folder, or remove it first")
+    part = target.with_name(f"{target.name}.part")
+    transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        network.save_pretrained(part)
+        record = {
+            "source": source.name,
+            "source_sha256": hash_file(source),
+            "files": {path.name: hash_file(path) for path in sorted(part.iterdir())},
+            "milr": __version__,
+            "transformers": version("transformers"),
+        }
+        (part / CONVERSION).write_text(json.dumps(record, indent=2) + "\n")
+        os.replace(part, target)
+    except OSError as error:
+        raise UsageError(f"cannot write {target} ({error.strerror}): give a folder that you may write to") from error
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,28 @@
+"""`milr doctor`: whether a scorer has all it needs here and gives the numbers that it should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from milr.registry import Entry, find, load
+from milr.weights import Finding
+
+DOCTORS: Mapping[str, Entry] = {
+    "geneval": Entry("milr.rewards.geneval_scorer:examine_geneval", "GenEval's detector and colours"),
+    "geneval-hf": Entry("milr.rewards.geneval_scorer:examine_geneval_hub", "the approximation of GenEval"),
+}
+"""Name -> a function of the device that yields findings. A scorer is one line here."""
+
+
+def examine(name: str, device: str = "cpu") -> Iterator[Finding]:
+    """Everything that can be said of a scorer: its files, where they came from, its self-test.
+
+    Args:
+        name: One of `DOCTORS`.
+        device: Where the self-test runs, as torch names it.
+
+    Raises:
+        UsageError: No scorer has that name, or there is no such device.
+    """
+    diagnose: Callable[[str], Iterator[Finding]] = load(find("scorer", name, DOCTORS))
+    return diagnose(device)

@@ -1,0 +1,134 @@
+"""Where weights that do not come with the package lie, what they must be, and the commands that get them.
+
+All lie in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, each model in a folder of its own under it. Nothing
+is ever downloaded here: who lacks a file is told what to type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from milr.errors import UsageError
+
+ROOT_VARIABLE = "MILR_WEIGHTS"
+CONVERSION = "conversion.json"
+"""What `milr convert` writes beside weights: where they came from and the hashes of what it made."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a diagnosis."""
+
+    subject: str
+    fine: bool | None
+    """None where it cannot be told, which is no fault."""
+    said: str
+    mend: tuple[str, ...] = ()
+    """Commands that mend it."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file and, where they are known, its size and hash."""
+
+    name: str
+    sha256: str | None = None
+    """Hexadecimal, whole."""
+    size: int | None = None
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One model's folder under the root."""
+
+    name: str
+    """Of the folder."""
+    title: str
+    """What it is, for people."""
+    files: tuple[WeightFile, ...]
+    commands: tuple[str, ...]
+    """What to type to get it; {folder} stands for the folder."""
+    source_sha256: str | None = None
+    """How the hash of the checkpoint begins from which `milr convert` makes it; None where nothing is converted."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return weights_root() / self.name
+
+    @property
+    def mend(self) -> tuple[str, ...]:
+        """The commands, ready to be typed."""
+        return tuple(command.format(folder=self.folder) for command in self.commands)
+
+    def find(self) -> Path:
+        """The folder, with all its files in it.
+
+        Raises:
+            UsageError: One is missing; the message has the commands.
+        """
+        for file in self.files:
+            if not (self.folder / file.name).is_file():
+                raise UsageError(
+                    f"no {self.title}: {self.folder / file.name} is missing (${ROOT_VARIABLE} sets the folder of all "
+                    f"weights); type: {' && '.join(self.mend)}"
+                )
+        return self.folder
+
+    def examine(self) -> Iterator[Finding]:
+        """One finding a file: there, of the right size and hash; then where the weights came from."""
+        for file in self.files:
+            yield self._examine(file)
+        if self.source_sha256 is not None and (self.folder / CONVERSION).is_file():
+            yield self._examine_conversion(self.source_sha256)
+
+    def _examine(self, file: WeightFile) -> Finding:
+        path = self.folder / file.name
+        subject = f"{self.name}/{file.name}"
+        if not path.is_file():
+            return Finding(subject, False, f"missing in {self.folder}", self.mend)
+        size = path.stat().st_size
+        if file.size is not None and size != file.size:
+            return Finding(subject, False, f"{size:,} bytes, but {file.size:,} are expected", self.mend)
+        digest = hash_file(path)
+        if file.sha256 is not None and digest != file.sha256:
+            return Finding(subject, False, f"sha256 {digest[:16]}..., but {file.sha256[:16]}... is expected", self.mend)
+        known = "as expected" if file.sha256 is not None else "no hash to compare with"
+        return Finding(subject, True if file.sha256 is not None else None, f"{size:,} bytes, sha256 {digest}, {known}")
+
+    def _examine_conversion(self, source_sha256: str) -> Finding:
+        subject = f"{self.name}: its source"
+        try:
+            record: Any = json.loads((self.folder / CONVERSION).read_text())
+            source, made = str(record["source_sha256"]), dict(record["files"])
+        except (ValueError, KeyError, TypeError):
+            return Finding(subject, False, f"{CONVERSION} cannot be read", self.mend)
+        changed = [name for name, digest in made.items() if not self._holds(name, str(digest))]
+        if changed:
+            return Finding(subject, False, f"changed since it was converted: {', '.join(changed)}", self.mend)
+        if not source.startswith(source_sha256):
+            said = f"converted from sha256 {source[:16]}..., but {source_sha256}... is the official checkpoint"
+            return Finding(subject, False, said, self.mend)
+        return Finding(subject, True, f"converted from the official checkpoint, sha256 {source}")
+
+    def _holds(self, name: str, digest: str) -> bool:
+        path = self.folder / name
+        return path.is_file() and hash_file(path) == digest
+
+
+def weights_root() -> Path:
+    """The folder of all weights that do not come with the package."""
+    return Path(os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "milr" / "weights").expanduser()
+
+
+def hash_file(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
