@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -552,7 +552,7 @@ def _read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
 def _text_of(content: str | list[Any] | None) -> str:
     """The text of a message; some servers send it as a list of parts."""
     if isinstance(content, list):
-        parts = [part.get("text", "") for part in content if isinstance(part, dict)]  # pyright: ignore[reportUnknownVariableType]
+        parts = [cast("dict[str, object]", part).get("text") for part in content if isinstance(part, dict)]
         return "".join(part for part in parts if isinstance(part, str))
     return content or ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -107,11 +107,12 @@ class Remote:
     def _read(self, found: dict[str, Any] | Failure, count: int) -> list[Score | Unscored]:
         if isinstance(found, Failure):
             return [Unscored(found.reason, self.name, final=found.final)] * count
-        scores: Any = found.get("scores")
-        if not isinstance(scores, list) or len(scores) != count:  # pyright: ignore[reportUnknownArgumentType]
-            reason = f"the server gave no list of {count} scores: {quote(str(scores)[:400])}"
+        given = found.get("scores")
+        scores = cast("list[object]", given) if isinstance(given, list) else []
+        if len(scores) != count:
+            reason = f"the server gave no list of {count} scores: {quote(str(given)[:400])}"
             return [Unscored(reason, self.name)] * count
-        return [self._read_one(score) for score in scores]  # pyright: ignore[reportUnknownVariableType]
+        return [self._read_one(score) for score in scores]
 
     def _read_one(self, found: object) -> Score | Unscored:
         try:

@@ -34,19 +34,24 @@ MOST_BYTES = 64 * 2**20
 _LEAST = 1e-6  # probabilities have logarithms
 
 
-def _two_ways(value: float, yes: str, no: str) -> str:
-    return yes if value > 0.5 else no
+def _either(yes: str, no: str) -> Callable[[float], str]:
+    return lambda value: yes if value > 0.5 else no
+
+
+def _say_wise(value: float) -> str:
+    return f"Consistency: {round(2 * value)}\nRealism: 1\nAesthetic Quality: 1"
+
+
+def _say_unified(value: float) -> str:
+    return f"Final Score: {1 + 4 * value:.2f}"
 
 
 ANSWERS: Mapping[str, tuple[JudgeProtocol, Callable[[float], str]]] = {
-    protocol.name: (protocol, phrase)
-    for protocol, phrase in (
-        (BINARY, lambda value: _two_ways(value, "0", "-1")),
-        (P_YES, lambda value: _two_ways(value, "yes", "no")),
-        (LEGACY, lambda value: f"Consistency: {round(2 * value)}\nRealism: 1\nAesthetic Quality: 1"),
-        (VERIFIED, lambda value: f"Score: {_two_ways(value, '1', '0')}"),
-        (POINTWISE, lambda value: f"Final Score: {1 + 4 * value:.2f}"),
-    )
+    BINARY.name: (BINARY, _either("0", "-1")),
+    P_YES.name: (P_YES, _either("yes", "no")),
+    LEGACY.name: (LEGACY, _say_wise),
+    VERIFIED.name: (VERIFIED, _either("Score: 1", "Score: 0")),
+    POINTWISE.name: (POINTWISE, _say_unified),
 }
 """Protocol and how a value in [0, 1] is said in it."""
 
