@@ -40,8 +40,11 @@ OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_JUDGE_KEY"
 EXTRA = "judges"
 MOST_BYTES = 8 * 2**20
 """Of one response's body."""
-_LOUD = ("openai", "openai._base_client", "httpx2", "httpcore2")
-_PREFIXES = ("httpcore2.http11", "httpcore2.http2", "httpcore2.connection", "httpcore2.proxy", "httpcore2.socks")
+# A filter holds for its own logger, not for those below it.
+_LOUD = (
+    *("openai", "openai._base_client", "openai._response", "openai._legacy_response", "httpx2", "httpcore2"),
+    *(f"httpcore2.{part}" for part in ("http11", "http2", "connection", "proxy", "socks")),
+)
 
 T = TypeVar("T")
 
@@ -604,11 +607,19 @@ def _excerpt(body: bytes) -> str:
 
 def _hold_loggers() -> None:
     """Keep the libraries underneath from writing requests down, whatever level an application sets."""
-    for name in (*_LOUD, *_PREFIXES):
+    for name in _LOUD:
         logger = logging.getLogger(name)
         if _warnings_only not in logger.filters:
             logger.addFilter(_warnings_only)
+    # Its warnings say that an attempt is repeated; what comes of it is in the score.
+    stamina = logging.getLogger("stamina")
+    if _errors_only not in stamina.filters:
+        stamina.addFilter(_errors_only)
 
 
 def _warnings_only(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

@@ -107,10 +107,9 @@ class Remote:
     def _read(self, found: dict[str, Any] | Failure, count: int) -> list[Score | Unscored]:
         if isinstance(found, Failure):
             return [Unscored(found.reason, self.name, final=found.final)] * count
-        given = found.get("scores")
-        scores = cast("list[object]", given) if isinstance(given, list) else []
+        scores = _as_list(found.get("scores"))
         if len(scores) != count:
-            reason = f"the server gave no list of {count} scores: {quote(str(given)[:400])}"
+            reason = f"the server gave {len(scores)} scores for {count} pictures: {quote(str(found)[:400])}"
             return [Unscored(reason, self.name)] * count
         return [self._read_one(score) for score in scores]
 
@@ -124,3 +123,7 @@ class Remote:
         if one.value is None or one.unscored is not None:
             return Unscored(one.unscored or "the server gave no value and no reason", self.name)
         return Score(one.value, self.name, self.stop_at, one.parts, one.explanation, one.evidence)
+
+
+def _as_list(given: object) -> list[object]:
+    return cast("list[object]", given) if isinstance(given, list) else []

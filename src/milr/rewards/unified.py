@@ -97,6 +97,7 @@ class InProcess:
                 f"or type {protocol.name} and --judge-url of a server"
             )
         transformers = import_module("transformers")
+        import_module("transformers.utils.logging").disable_progress_bar()
         try:
             self._processor: Any = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
             self._network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
