@@ -35,9 +35,9 @@ TASKS = [Task(prompt="a photo of a red apple")] * 3
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `transformers serve`; skips where its own extra is not installed."""
-    for package in ("fastapi", "uvicorn", "openai"):
+    for package in ("fastapi", "uvicorn", "accelerate", "openai"):
         if find_spec(package) is None:
-            pytest.skip(f'no {package}: pip install "transformers[serving]" "milr[judges]"')
+            pytest.skip(f'no {package}: pip install "transformers[serving]" accelerate "milr[judges]"')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
