@@ -39,7 +39,7 @@ class Stage:
         self.loaded.append((name, device, dtype))
         return SimpleNamespace(name=name, folder=Path(), search_defaults=self.defaults, reads_free_prompts=False)
 
-    def load_reward(self, name: str = "icons", *, model: object = None) -> FakeReward:
+    def load_reward(self, name: str = "icons", *, model: object = None, judges: object = None) -> FakeReward:
         return FakeReward(name=f"{name}@1")
 
     def search(

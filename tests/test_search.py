@@ -415,11 +415,22 @@ def test_a_picture_that_cannot_be_scored_costs_one_update_and_no_more(steps: lis
     assert isinstance(records[-1].best_score, Score)
 
 
-def test_one_unscored_drawing_of_a_step_is_never_taken_for_a_zero(steps: list[Step]) -> None:
-    reward = FakeReward(scripted(0.5, math.nan, math.nan, 0.25, 0.75))
-    first, second = run([CAT], reward=reward, drawings_per_step=2, steps=1)
+def test_one_unscored_drawing_of_a_step_is_left_out_and_never_taken_for_a_zero(steps: list[Step]) -> None:
+    reward = FakeReward(scripted(0.5, math.nan, 0.75, math.nan, 0.25, 0.75, 0.5))
+    first, second = run([CAT], reward=reward, drawings_per_step=3, steps=1)
     assert isinstance(first.scores[1], Unscored)
+    assert second.moved == ("text", "image")
+    assert second.notes == ("1 of 3 drawings left out of the update: the fake said nan",)
+    (step,) = steps
+    assert step.rolled.rewards == (0.5, 0.75)
+    assert step.rolled.images == (first.drawings[0].tokens[:5], first.drawings[2].tokens[:5])
+
+
+def test_a_step_without_any_score_moves_nothing(steps: list[Step]) -> None:
+    first, second = run([CAT], reward=FakeReward(unscored_calls={0, 1}), drawings_per_step=2, steps=1)
+    assert [type(score) for score in first.scores] == [Unscored, Unscored]
     assert second.moved == () and steps == []
+    assert second.notes == ("no update: the fake said nan",)
 
 
 def test_unscored_is_never_better_than_a_score_of_zero() -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from milr import __version__
 from milr.commands.convert import convert
 from milr.commands.doctor import doctor
+from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
 from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError, unknown_name
@@ -76,7 +77,11 @@ def generate(
         Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts: a line each, or GenEval's JSONL.")
     ] = None,
     model: Annotated[str, typer.Option(help="A name that milr info lists, or a model's folder.")] = "embedded",
-    reward: Annotated[str, typer.Option(help="A name that milr info lists.")] = "icons",
+    reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_budget: JudgeBudget = None,
+    panel: Panel = None,
     strategy: Annotated[str | None, typer.Option(help="Which latents move when: joint, alt or t2v.")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates after the first picture.")] = None,
     text_ratio: Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")] = None,
@@ -123,19 +128,28 @@ def generate(
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
     _check_names(model, reward, dtype)
+    judging = Judging.read(judge_url, judge_model, judge_budget, panel)
     if out is not None:
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {_the_model(model)} ...")
     from milr import load_model, load_reward, read_tasks, search, tasks_from_prompts
+    from milr.rewards import needs_model
+    from milr.rewards.panel import watch
 
+    # A missing key or server is found before the model is loaded, where the reward can do without it.
+    judge = None if needs_model(reward) else load_reward(reward, judges=judging.judges)
     loaded = load_model(model, device=device, dtype=dtype)
     free = loaded.reads_free_prompts
     tasks = tasks_from_prompts(prompts, free=free) if prompts else []
     tasks += read_tasks(prompts_file, free=free) if prompts_file else []
     config = make_config({**loaded.search_defaults, **given})
-    judge = load_reward(reward, model=loaded)
+    judge = judge or load_reward(reward, model=loaded, judges=judging.judges)
+    watched = judging.load_panel(loaded)
+    pictures = len(tasks) * (config.steps + 1) * config.drawings_per_step
+    for line in judging.costs(judge, watched, loaded, pictures):
+        screen.print(f"milr: {line}")
     writer = RunWriter(
         out or default_folder(tasks[0].prompt),
         tasks=tasks,
@@ -143,13 +157,15 @@ def generate(
         model=loaded.name,
         model_folder=loaded.folder,
         reward=judge.name,
+        panel=[one.name for one in watched.values()],
+        judges=judging.judges.spending,
         device=device,
         dtype=dtype,
     )
     report = _Report(screen, tasks, config.steps)
     try:
         with writer, report:
-            for record in search(tasks, loaded, judge, config):
+            for record in watch(search(tasks, loaded, judge, config), watched):
                 report.show(record, writer.write(record))
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; {report.kept()} in {writer.folder}")
@@ -160,7 +176,8 @@ def generate(
         if as_json:
             for outcome in report.outcomes(writer.folder):
                 print(json.dumps(outcome, ensure_ascii=False))
-    report.conclude(writer.folder)
+        judging.judges.close()
+    report.conclude(writer.folder, judging.conclusion(report.ends()))
 
 
 @app.command()
@@ -188,7 +205,9 @@ def info(
 
 app.command("convert")(convert)
 app.command("doctor")(doctor)
+app.command("score")(score)
 app.command("score-folder")(score_folder)
+app.command("serve-judge")(serve_judge)
 
 
 def make_config(values: Mapping[str, object]) -> SearchConfig:
@@ -233,11 +252,11 @@ def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
 def _check_names(model: str, reward: str, dtype: str | None) -> None:
     from milr.models import MODELS
     from milr.registry import find
-    from milr.rewards import REWARDS
+    from milr.rewards import check_reward
 
     if not Path(model).is_dir():
         find("model", model, MODELS)
-    find("reward", reward, REWARDS)
+    check_reward(reward)
     if dtype is not None and dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
 
@@ -314,7 +333,7 @@ class _Report:
 
     def _outcome(self, last: StepRecord, folder: Path, run: Path) -> dict[str, object]:
         scores = [self._first[last.index], last.best_score]
-        first, best = (None if isinstance(score, Unscored) else score.value for score in scores)
+        first, best = map(_number, scores)
         reasons = [score.reason for score in scores if isinstance(score, Unscored)]
         outcome: dict[str, object] = {
             "prompt": last.task.prompt,
@@ -326,10 +345,18 @@ class _Report:
             "picture": str((folder / "best.png").resolve()),
             "run": str(run.resolve()),
         }
-        return outcome | ({"reason": reasons[-1]} if reasons else {})
+        panel = {
+            name: {"first": _number(last.panel_first[name]), "best": _number(seen)}
+            for name, seen in last.panel_best.items()
+        }
+        return outcome | ({"panel": panel} if panel else {}) | ({"reason": reasons[-1]} if reasons else {})
 
-    def conclude(self, run: Path) -> None:
-        """Say what the first and the best pictures scored, and where everything is."""
+    def ends(self) -> list[tuple[Score | Unscored, StepRecord]]:
+        """The first score and the last record of each finished task."""
+        return [(self._first[index], self._last[index][0]) for index in sorted(self._last)]
+
+    def conclude(self, run: Path, more: Sequence[str]) -> None:
+        """Say what the first and the best pictures scored, what else there is to say, and where everything is."""
         finished = [self._last[index] for index in sorted(self._last)]
         for last, folder in finished if len(finished) == 1 else ():
             self._screen.print(f"first picture: {_verdict(self._first[last.index])}")
@@ -338,11 +365,19 @@ class _Report:
         if len(finished) > 1:
             self._screen.print(f"first pictures: {_average(list(self._first.values()))}")
             self._screen.print(f"best pictures:  {_average([last.best_score for last, _ in finished])}")
+        for line in more:
+            self._screen.print(line)
+        if len(finished) < len(self._tasks):
+            self._screen.print(f"not begun: {len(self._tasks) - len(finished)} of {len(self._tasks)} tasks")
         self._screen.print(f"run: {run}")
 
 
 def _value(score: Score | Unscored) -> str:
     return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"
+
+
+def _number(score: Score | Unscored) -> float | None:
+    return None if isinstance(score, Unscored) else score.value
 
 
 def _verdict(score: Score | Unscored) -> str:

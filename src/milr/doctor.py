@@ -12,6 +12,12 @@ DOCTORS: Mapping[str, Entry] = {
     "geneval-hf": Entry("milr.rewards.geneval_scorer:examine_geneval_hub", "the approximation of GenEval"),
     "t2i-compbench": Entry("milr.rewards.t2i_compbench:examine", "T2I-CompBench's scorers"),
     "mixed": Entry("milr.rewards.mixed:examine", "the parts of the paper's MixedReward"),
+    "icons": Entry("milr.rewards.examination:examine_icons", "the icon detector, on golden pictures"),
+    "self": Entry("milr.rewards.examination:examine_self", "the embedded model's looking, on golden pictures"),
+    "gpt-4o": Entry("milr.rewards.examination:examine_hosted", "judges at OpenAI: packages, key, reader"),
+    "wise": Entry("milr.rewards.examination:examine_hosted", "the same"),
+    "wise-verified": Entry("milr.rewards.examination:examine_served", "judges on a server: packages, key, reader"),
+    "unified-reward": Entry("milr.rewards.examination:examine_served", "the same"),
 }
 """Name -> a function of the device that yields findings. A scorer is one line here."""
 

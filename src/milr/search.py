@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
 from milr.models.base import DrawRequest, Model, Sketch, Thought
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.strategies import STRATEGIES
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
 
@@ -38,7 +38,9 @@ def search(
         config: None takes the paper's settings with the model's own defaults.
 
     Yields:
-        A record a task and step, step 0 first; tasks are interleaved. A task's last record says why it finished.
+        A record a task and step, step 0 first; tasks are interleaved. A task's last record says why it finished. Once
+        the reward scores nothing any more (a judge's budget is spent), tasks under way end with the best so far, and
+        those that have not begun stay out.
 
     Raises:
         SearchError: A gradient is not finite.
@@ -47,18 +49,33 @@ def search(
     stop_at = reward.stop_at if config.stop_at is None else config.stop_at
     started = time.monotonic()
     waiting = deque(_open_searches(tasks, model, config))
-    active: list[_Search] = []
-    while waiting or active:
-        while waiting and len(active) < config.max_rows:
-            active.append(waiting.popleft())
+    # While a judge elsewhere looks at one half of the rows, the other half is drawn.
+    rows = min(config.max_rows, len(tasks))
+    halves = 2 if isinstance(reward, WaitingReward) and rows > 1 else 1
+    rows = -(-rows // halves)
+    under_way: deque[tuple[list[_Search], Callable[[], None]]] = deque()
+    resting: deque[list[_Search]] = deque([] for _ in range(halves))
+    while True:
+        while resting:
+            active = resting.popleft()
+            while waiting and len(active) < rows:
+                active.append(waiting.popleft())
+            if active:
+                for one in active:
+                    one.move()
+                _reason(active, model)
+                _draw(active, model, config)
+                under_way.append((active, _score(active, reward)))
+        if not under_way:
+            return
+        active, finish = under_way.popleft()
+        finish()
+        lost = next((s.reason for one in active for s in one.scores if isinstance(s, Unscored) and s.final), None)
+        if lost is not None:
+            waiting.clear()  # what cannot be scored is not drawn
         for one in active:
-            one.move()
-        _reason(active, model)
-        _draw(active, model, config)
-        _score(active, reward)
-        for one in active:
-            yield one.record(stop_at, time.monotonic() - started)
-        active = [one for one in active if one.finished is None]
+            yield one.record(stop_at, time.monotonic() - started, lost)
+        resting.append([one for one in active if one.finished is None])
 
 
 def _reason(active: Sequence[_Search], model: Model) -> None:
@@ -81,16 +98,16 @@ def _draw(active: Sequence[_Search], model: Model, config: SearchConfig) -> None
         one.take_sketches(sketches[place * many : (place + 1) * many])
 
 
-def _score(active: Sequence[_Search], reward: Reward) -> None:
-    """Score all drawings; what could not be scored is tried once more."""
+def _score(active: Sequence[_Search], reward: Reward) -> Callable[[], None]:
+    """Begin to score all drawings; the call that is returned waits for the scores and hands them out."""
     asked = [(one, place) for one in active for place in range(len(one.drawings))]
-    for _ in range(2):
-        scores = reward([one.drawings[i].picture for one, i in asked], [one.task for one, _ in asked])
-        for (one, place), score in zip(asked, scores, strict=True):
+    wait = begin_scoring(reward, [one.drawings[i].picture for one, i in asked], [one.task for one, _ in asked])
+
+    def finish() -> None:
+        for (one, place), score in zip(asked, wait(), strict=True):
             one.scores[place] = score
-        asked = [(one, place) for one, place in asked if isinstance(one.scores[place], Unscored)]
-        if not asked:
-            break
+
+    return finish
 
 
 def _open_searches(tasks: Sequence[Task], model: Model, config: SearchConfig) -> Iterator[_Search]:
@@ -133,16 +150,18 @@ class _Search:
         latents = self._latents()
         moves = STRATEGIES[self.config.strategy].moves(self.step, self.config.steps)
         self.moved = tuple(name for name in moves if latents.now[name].numel())
-        values = [score.value for score in self.scores if isinstance(score, Score)]
-        if len(values) < len(self.scores):
-            unscored = next(s for s in self.scores if isinstance(s, Unscored))
-            self.notes.append(f"no update: {unscored.reason}")
+        scored = [(d, s.value) for d, s in zip(self.drawings, self.scores, strict=True) if isinstance(s, Score)]
+        reasons = [score.reason for score in self.scores if isinstance(score, Unscored)]
+        if not scored:
+            self.notes.append(f"no update: {reasons[0]}")
             self.moved, self.log_probability = (), None
             return
+        if reasons:
+            self.notes.append(f"{len(reasons)} of {len(self.scores)} drawings left out of the update: {reasons[0]}")
         seen = RolledOut(
             self.read_text,
-            tuple(drawing.tokens[: len(latents.now["image"])] for drawing in self.drawings),
-            tuple(values),
+            tuple(drawing.tokens[: len(latents.now["image"])] for drawing, _ in scored),
+            tuple(value for _, value in scored),
         )
         stream = open_stream(self.config.seed, self.key, 0, self.step, "credit")
         try:
@@ -195,8 +214,8 @@ class _Search:
             self.first_text = self.read_text
             self.first_image = self.drawings[0].tokens[: len(hidden)]
 
-    def record(self, stop_at: float, seconds: float) -> StepRecord:
-        """This step's record; decides whether the task is finished."""
+    def record(self, stop_at: float, seconds: float, lost: str | None) -> StepRecord:
+        """This step's record; decides whether the task is finished. `lost` says why nothing is scored any more."""
         latents = self._latents()
         for drawing, score in zip(self.drawings, self.scores, strict=True):
             if self.best is None or rank(score) > rank(self.best[1]):
@@ -204,6 +223,9 @@ class _Search:
         assert self.best is not None
         if rank(self.best[1]) > stop_at:
             self.finished = "met"
+        elif lost is not None:
+            self.finished = "unscored"
+            self.notes.append(f"ended with the best so far: {lost}")
         elif self.step >= self.config.steps:
             self.finished = "out of steps"
         image = self.drawings[0].tokens[: len(self.first_image)]

@@ -76,6 +76,14 @@ class FakeModel:
         """How bright each picture is, whatever is asked."""
         return [brightness(picture) for picture, _ in zip(pictures, questions, strict=True)]
 
+    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """A verdict in the self-reward's JSON: right where a picture is bright and not all of one grey."""
+        said: list[str] = []
+        for picture, _ in zip(pictures, questions, strict=True):
+            right = brightness(picture) > 0.5 and len(set(picture.convert("L").tobytes())) > 1
+            said.append(f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}')
+        return said
+
     def _reason(self, task: Task, prefix: Sequence[int]) -> Thought:
         state, hidden, written = self._read(task.prompt), [torch.empty(0, self.capabilities.width)], list[int]()
         while len(written) < self.max_reasoning_tokens and _END not in written:

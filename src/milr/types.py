@@ -93,6 +93,8 @@ class Unscored:
 
     reason: str
     reward: str
+    final: bool = False
+    """Nothing will be scored any more: a judge's budget is spent, its key is refused. The search ends with its best."""
 
 
 def rank(score: Score | Unscored) -> float:
@@ -137,7 +139,11 @@ class StepRecord:
     """Tokens sampled for this task so far, text and image."""
     seconds: float
     """Since the search began."""
-    finished: Literal["met", "out of steps"] | None
-    """Why this is the task's last record; None where it goes on."""
+    finished: Literal["met", "out of steps", "unscored"] | None
+    """Why this is the task's last record; None where it goes on. "unscored": the reward scores nothing any more."""
     notes: tuple[str, ...] = ()
     """What a user should know: a ratio that rounded to zero, an update that was skipped."""
+    panel_first: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
+    """What the watched rewards say of the task's first picture, by name; empty without a panel."""
+    panel_best: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
+    """The same of `best`."""

@@ -9,11 +9,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from milr.config import SearchConfig
 from milr.decode.streams import open_stream
 from milr.models.base import DrawRequest, Model
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, begin_scoring
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
 
 
@@ -53,7 +54,7 @@ def best_of_n(
             for row in active
         ]
         sketches = model.draw(requests, guidance=config.guidance, temperature=config.temperature, keep=0)
-        scores = reward([sketch.drawing.picture for sketch in sketches], [row.task for row in active])
+        scores = begin_scoring(reward, [one.drawing.picture for one in sketches], [row.task for row in active])()
         remaining: list[_Row] = []
         for row, sketch, score in zip(active, sketches, scores, strict=True):
             record = _record(row, sketch.drawing, score, stop_at, config, time.monotonic() - started)
@@ -61,6 +62,8 @@ def best_of_n(
             row.step += 1
             if record.finished is None:
                 remaining.append(row)
+            elif record.finished == "unscored":
+                waiting.clear()  # what cannot be scored is not drawn
         active = remaining
 
 
@@ -70,7 +73,14 @@ def _record(
     row.tokens_spent += len(drawing.tokens)
     if row.best is None or rank(score) > rank(row.best[1]):
         row.best = (drawing, score, row.step)
-    met = rank(row.best[1]) > stop_at
+    finished: Literal["met", "out of steps", "unscored"] | None = None
+    notes: tuple[str, ...] = ()
+    if rank(row.best[1]) > stop_at:
+        finished = "met"
+    elif isinstance(score, Unscored) and score.final:
+        finished, notes = "unscored", (f"ended with the best so far: {score.reason}",)
+    elif row.step >= config.steps:
+        finished = "out of steps"
     return StepRecord(
         task=row.task,
         index=row.index,
@@ -92,5 +102,6 @@ def _record(
         drawings_spent=row.step + 1,
         tokens_spent=row.tokens_spent,
         seconds=seconds,
-        finished="met" if met else "out of steps" if row.step >= config.steps else None,
+        finished=finished,
+        notes=notes,
     )

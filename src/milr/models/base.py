@@ -90,3 +90,7 @@ class Model(Protocol):
     def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
         """p(yes) of a yes/no question about each picture."""
         ...
+
+    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """A free answer about each picture, written greedily, of at most that many tokens."""
+        ...

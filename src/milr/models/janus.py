@@ -185,21 +185,45 @@ class Janus:
         """p(yes) / (p(yes) + p(no)) of a yes/no question about each picture."""
         if not pictures:
             return []
-        inner = self.network.model
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
-        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
-        seen = inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state)
-        token = self.tokenizer
-        picture = f"{token.boi_token}{token.image_token * seen.shape[1]}{token.eoi_token}"
-        rows: list[torch.Tensor] = []
-        for question, features in zip(questions, seen, strict=True):
-            asked = self.profile.question.format(picture=picture, question=question)
-            ids = self._encode(self.profile.turn(asked))
-            holes = torch.tensor([i == token.image_token_id for i in ids], device=self.device)
-            rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
+        rows = self._look(pictures, [self.profile.question.format(picture="{picture}", question=q) for q in questions])
         states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
         probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
         return to_numbers(probabilities[:, 0])
+
+    @torch.inference_mode()
+    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """A free answer about each picture, written greedily, of at most that many tokens."""
+        if not pictures:
+            return []
+        end: int = self.tokenizer.eos_token_id
+        rows = self._look(pictures, [f"{{picture}}\n{question}" for question in questions])
+        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
+        newest = engine.prefill(rows)[:, -1].float()  # (B, d)
+        written: list[list[int]] = [[] for _ in rows]
+        for _ in range(limit):
+            following = to_integers(self.text_logits(newest).argmax(-1))
+            for tokens, token in zip(written, following, strict=True):
+                if tokens[-1:] != [end]:
+                    tokens.append(token)
+            if all(tokens[-1:] == [end] for tokens in written):
+                break
+            newest = engine.step(self._embed_text(following)).float()
+        return [self._reasoning(_without(tokens, end)).text for tokens in written]
+
+    def _look(self, pictures: Sequence[Image.Image], turns: Sequence[str]) -> list[torch.Tensor]:
+        """User turns as rows of embeddings (T, d), each picture's features where its turn has ``{picture}``."""
+        inner, token = self.network.model, self.tokenizer
+        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
+        seen = inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state)
+        picture = f"{token.boi_token}{token.image_token * seen.shape[1]}{token.eoi_token}"
+        rows: list[torch.Tensor] = []
+        for turn, features in zip(turns, seen, strict=True):
+            before, _, behind = turn.partition("{picture}")
+            ids = self._encode(self.profile.turn(before + picture + behind))
+            holes = torch.tensor([i == token.image_token_id for i in ids], device=self.device)
+            rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
+        return rows
 
     @property
     def _decoder(self) -> Any:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from milr.errors import UsageError
 from milr.registry import Entry, find, load
 from milr.rewards.base import Reward
+from milr.rewards.names import check_name, parse_mix, split_name
 
-__all__ = ["REWARDS", "Reward", "load_reward"]
+if TYPE_CHECKING:
+    from milr.rewards.judge_client import JudgeClient
+
+__all__ = ["REWARDS", "Reward", "check_reward", "load_reward", "needs_model"]
 
 REWARDS: Mapping[str, Entry] = {
     "icons": Entry("milr.rewards.icons:Icons", "GenEval's rules on the icon detector's findings: 1 or 0"),
@@ -25,25 +31,69 @@ REWARDS: Mapping[str, Entry] = {
         "milr.rewards.grounding_dino:GroundingDino", "MixedReward's part: objects, counts and places by GroundingDINO"
     ),
     "git-vqa": Entry("milr.rewards.git_vqa:GitVqa", "MixedReward's part: GIT's answers about each object"),
+    "self": Entry("milr.rewards.own:SelfReward", "the model that drew judges; self:p-yes asks for a probability"),
+    "gpt-4o": Entry("milr.rewards.gpt4o:GPT4o", "right or wrong by any OpenAI-compatible server; gpt-4o:p-yes"),
+    "wise": Entry("milr.rewards.wise:Wise", "WiScore by WISE's legacy protocol; tasks need an explanation"),
+    "wise-verified": Entry("milr.rewards.wise:WiseVerified", "WISE's binary protocol of 2026, by a server"),
+    "unified-reward": Entry(
+        "milr.rewards.unified:UnifiedReward", "UnifiedReward's score from 1 to 5, by a server or unified-reward:FOLDER"
+    ),
+    "mix": Entry("milr.rewards.mix:Mix", "a weighted mean: mix:icons-soft*0.7+self*0.3"),
+    "http": Entry("milr.rewards.remote:Remote", "a reward behind a URL: http://localhost:8123/score"),
 }
 """Name -> entry. A reward is one file and one line here."""
 
 
-def load_reward(name: str = "icons", *, model: object | None = None, **options: object) -> Reward:
+def load_reward(
+    name: str = "icons", *, model: object | None = None, judges: JudgeClient | None = None, **options: object
+) -> Reward:
     """The reward of that name.
 
     Args:
-        name: One of `REWARDS`.
+        name: One of `REWARDS`, with its argument behind a colon where it takes one (`milr.rewards.names`).
         model: The model that draws, for rewards that ask it; the others do without.
+        judges: How judges are asked, shared by all rewards that are given it: one budget, one cache. None asks them
+            with the default settings.
         options: Settings of that reward, such as the device of its networks.
 
     Raises:
-        UsageError: No reward has that name, it has no such option, or its weights are missing.
+        UsageError: No reward has that name, its argument cannot be read, it has no such option, or what it needs is
+            missing.
     """
-    made = load(find("reward", name, REWARDS))
-    known = inspect.signature(made).parameters
+    base, argument = split_name(name)
+    made = load(find("reward", base, REWARDS))
+    wanted = inspect.signature(made).parameters
+    if argument is not None and "argument" not in wanted:
+        raise UsageError(f"the reward {base!r} takes no argument, and {name!r} gives it {argument!r}: type {base}")
     for option in options:
-        if option not in known:
+        if option not in wanted:
             raise UsageError(f"the reward {name!r} has no option {option!r}: leave it out")
-    reward: Reward = made(**options, **({"model": model} if "model" in known else {}))
+    if "judges" in wanted or "load" in wanted:
+        from milr.rewards.judge_client import JudgeClient
+
+        judges = judges or JudgeClient()
+    offered = {
+        "argument": argument,
+        "model": model,
+        "judges": judges,
+        "load": partial(load_reward, model=model, judges=judges),
+    }
+    reward: Reward = made(**options, **{key: value for key, value in offered.items() if key in wanted})
     return reward
+
+
+def check_reward(name: str) -> None:
+    """Refuse a name that no reward has, parts of a mix among them; imports none.
+
+    Raises:
+        UsageError: Names the part.
+    """
+    check_name(name, REWARDS)
+
+
+def needs_model(name: str) -> bool:
+    """Whether a reward asks the model that draws; imports the reward's module."""
+    base, argument = split_name(name)
+    if base == "mix":
+        return any(needs_model(part.name) for part in parse_mix(argument))
+    return "model" in inspect.signature(load(find("reward", base, REWARDS))).parameters

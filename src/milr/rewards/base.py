@@ -1,13 +1,16 @@
-"""The protocol of a reward."""
+"""The protocol of a reward, and how pictures are handed to one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
 from milr.types import Score, Task, Unscored
+
+Scores = Callable[[], list[Score | Unscored]]
+"""Waits for the scores that were begun: one a picture, in order."""
 
 
 class Reward(Protocol):
@@ -21,3 +24,34 @@ class Reward(Protocol):
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order. What cannot be scored is `Unscored`, never an exception or a zero."""
         ...
+
+
+@runtime_checkable
+class WaitingReward(Protocol):
+    """A reward that mostly waits for others, so that drawing can go on meanwhile."""
+
+    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Start scoring; the call that is returned waits for the end."""
+        ...
+
+
+def begin_scoring(reward: Reward, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+    """Start scoring where the reward can wait elsewhere, else score now.
+
+    What could not be scored is tried once more, unless its reason is final.
+    """
+    if isinstance(reward, WaitingReward):
+        wait = reward.begin(pictures, tasks)
+    else:
+        now = reward(pictures, tasks)
+        wait = lambda: now  # noqa: E731
+
+    def finish() -> list[Score | Unscored]:
+        scores = list(wait())
+        again = [i for i, score in enumerate(scores) if isinstance(score, Unscored) and not score.final]
+        if again:
+            for i, score in zip(again, reward([pictures[i] for i in again], [tasks[i] for i in again]), strict=True):
+                scores[i] = score
+        return scores
+
+    return finish

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
@@ -23,6 +23,7 @@ from torch import nn
 
 from milr.errors import UsageError
 from milr.rewards.geneval import Detection
+from milr.rewards.pictures import to_rgb
 from milr.tasks import COLORS, OBJECT_NAMES
 
 CELL = 8
@@ -198,25 +199,6 @@ class IconDetector:
 
     def _score(self, raw: float) -> float:
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.config.score_slope * raw + self.config.score_offset))))
-
-
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode as RGB, turned as its EXIF says; what is transparent is laid on white.
-
-    Raises:
-        ValueError: A picture that holds no pixel, or a mode that cannot be read.
-    """
-    if not picture.width or not picture.height:
-        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
-    turned = ImageOps.exif_transpose(picture)
-    if turned.has_transparency_data:
-        over = turned.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
-    if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
-        values = np.nan_to_num(np.asarray(turned, dtype=np.float64))
-        values = values / 257 if turned.mode != "F" and values.max() > 255 else values
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
-    return turned.convert("RGB")
 
 
 def _to_box(row: int, column: int, raw: Sequence[float], side: int) -> tuple[float, float, float, float]:

@@ -36,6 +36,10 @@ class Manifest(BaseModel):
     """None: the model's own."""
     reward: str
     """Name with version."""
+    panel: tuple[str, ...] = ()
+    """The rewards that were only watched."""
+    judges: dict[str, str | int] | None = None
+    """What judges behind an API cost: url, calls, cached, tokens_in, tokens_out; None where none was asked."""
     config: SearchConfig
     """The seed stands here."""
     tasks: tuple[Task, ...]
@@ -88,8 +92,10 @@ class StoredStep(BaseModel):
     drawings_spent: int
     tokens_spent: int
     seconds: float
-    finished: Literal["met", "out of steps"] | None
+    finished: Literal["met", "out of steps", "unscored"] | None
     notes: tuple[str, ...] = ()
+    panel_first: dict[str, Score | Unscored] = {}
+    panel_best: dict[str, Score | Unscored] = {}
 
     @classmethod
     def of(cls, record: StepRecord, pictures: Sequence[str], best: str) -> StoredStep:

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,6 +62,8 @@ class RunWriter:
         config: SearchConfig,
         model: str,
         reward: str,
+        panel: Sequence[str] = (),
+        judges: Callable[[], dict[str, str | int] | None] = lambda: None,
         model_folder: Path | str | None = None,
         device: str = "cpu",
         dtype: str | None = None,
@@ -73,12 +75,14 @@ class RunWriter:
             device=device,
             dtype=dtype,
             reward=reward,
+            panel=tuple(panel),
             config=config,
             tasks=tuple(tasks),
             versions=_versions(),
             platform=platform.platform(),
             started=datetime.now().astimezone(),
         )
+        self._judges = judges
         self._open: dict[int, _TaskFolder] = {}
         self._spent: dict[int, tuple[int, int]] = {}  # task -> drawings, tokens
 
@@ -125,6 +129,7 @@ class RunWriter:
                 "finished": None if status == "running" else datetime.now().astimezone(),
                 "seconds": round(time.monotonic() - self._clock, 3),
                 "tasks_finished": len(self._spent) - len(self._open),
+                "judges": self._judges(),
                 "drawings": drawings,
                 "tokens": tokens,
             }

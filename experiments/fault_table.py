@@ -1,0 +1,64 @@
+"""The fault table of docs/rewards.md: each fault of tests/test_judges.py in the middle of a real search, one line each.
+
+python -m experiments.fault_table
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from milr import SearchConfig, search
+from milr.rewards import load_reward
+from milr.rewards.judge_client import JudgeClient, JudgeSettings
+from milr.testing import FakeModel
+from milr.types import Score, StepRecord, Task
+from tests.judge_servers import JudgeServer, completion, send
+from tests.test_judges import FAULTS
+
+FIRST = {
+    "gpt-4o": completion("-1"),
+    "gpt-4o:p-yes": completion("no", first=[("no", -0.1), ("yes", -3.0)]),
+    "wise": completion("0\n0\n0"),
+    "wise-verified": completion("Score: 0"),
+    "unified-reward": completion("Final Score: 1"),
+}
+"""What the first picture is told, so that the fault meets the second one."""
+
+
+def main() -> None:
+    """Print the table."""
+    print("| fault | requests | what the search did | what the user saw |\n|---|---|---|---|")  # noqa: T201
+    for name, (reward_name, replies, _, _) in FAULTS.items():
+        records, requests, summary = _search(reward_name, replies)
+        faulty, after = records[1], records[2] if len(records) > 2 else None
+        score = faulty.scores[0]
+        if isinstance(score, Score):
+            did, saw = "scored and went on", f"reward {score.value:.2f}"
+        else:
+            note = (after or faulty).notes[0]
+            did = "ended with the best so far" if faulty.finished == "unscored" else "skipped one update, went on"
+            saw = note.replace("|", "/").replace(summary, "HOST")
+        print(f"| {name} | {requests} | {did} | {saw} |")  # noqa: T201
+
+
+def _search(reward_name: str, replies: list) -> tuple[list[StepRecord], int, str]:  # type: ignore[type-arg]
+    first = FIRST[reward_name]
+    with tempfile.TemporaryDirectory() as cache, JudgeServer(lambda h, _: send(h, first), *replies) as server:
+        settings = JudgeSettings(url=server.url, first_wait=0, timeout=5, cache=Path(cache))
+        judges = JudgeClient(settings)
+        reward = load_reward(reward_name, judges=judges)
+        config = SearchConfig(steps=2, stop_at=1.0, learning_rate=0.2, guidance=2.0)
+        task = Task(prompt="a red cat", explanation="It must show a red cat.")
+        records: list[StepRecord] = []
+        asked = 1
+        for record in search([task], FakeModel(), reward, config):
+            records.append(record)
+            if record.step == 1:
+                asked = len(server.asked)
+        judges.close()
+        return records, asked - 1, judges.host
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`mix:`: a weighted mean of rewards. MixedReward of the paper is one such line once its parts exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from milr.rewards.base import Reward, Scores, WaitingReward
+from milr.rewards.budget import CallCost
+from milr.rewards.names import parse_mix
+from milr.types import Score, Task, Unscored
+
+
+class Mix:
+    """The mean of its parts' values by weight. Implements `milr.rewards.base.Reward`.
+
+    Every part brings its own values to [0, 1] (`unified-reward` by (s - 1) / 4), so weights mean what they say. A
+    score's parts are the parts' values by name; its evidence holds each part's weight, reward, parts and evidence. A
+    picture that one part could not score is `Unscored`: half a mix is another metric.
+    """
+
+    stop_at = 0.8
+    """The authors' script for MixedReward stops at mix - 1 > -0.2."""
+
+    def __init__(self, argument: str | None, load: Callable[[str], Reward]) -> None:
+        """Load the parts.
+
+        Args:
+            argument: "icons-soft*0.7+self*0.3".
+            load: Loads a part by name.
+
+        Raises:
+            UsageError: Names the part that cannot be read or loaded.
+        """
+        parts = parse_mix(argument)
+        total = sum(part.weight for part in parts)
+        self.weights = {part.name: part.weight / total for part in parts}
+        self.parts: dict[str, Reward] = {part.name: load(part.name) for part in parts}
+        self.name = f"mix@1:{'+'.join(f'{self.parts[n].name}*{weight:.4g}' for n, weight in self.weights.items())}"
+
+    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """One score a picture, in order."""
+        return self.begin(pictures, tasks)()
+
+    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Start what waits elsewhere first, then score the rest here."""
+        begun: dict[str, Scores] = {}
+        for name, part in self.parts.items():
+            if isinstance(part, WaitingReward):
+                begun[name] = part.begin(pictures, tasks)
+        here = {name: part(pictures, tasks) for name, part in self.parts.items() if name not in begun}
+
+        def finish() -> list[Score | Unscored]:
+            found = here | {name: wait() for name, wait in begun.items()}
+            return [self._mix({name: found[name][i] for name in self.parts}) for i in range(len(pictures))]
+
+        return finish
+
+    def call_costs(self, picture_size: int) -> list[CallCost]:
+        """What scoring one picture of that side costs, part by part."""
+        return [cost for part in self.parts.values() for cost in costs_of(part, picture_size)]
+
+    def _mix(self, found: dict[str, Score | Unscored]) -> Score | Unscored:
+        lost = {name: score for name, score in found.items() if isinstance(score, Unscored)}
+        if lost:
+            reason = "; ".join(f"{name}: {score.reason}" for name, score in lost.items())
+            return Unscored(reason, self.name, final=any(score.final for score in lost.values()))
+        scores = {name: score for name, score in found.items() if isinstance(score, Score)}
+        value = sum(self.weights[name] * score.value for name, score in scores.items())
+        return Score(
+            value=min(1.0, value),
+            reward=self.name,
+            stop_at=self.stop_at,
+            parts={name: score.value for name, score in scores.items()},
+            explanation=", ".join(
+                f"{name} {score.value:.2f}" + (f" ({score.explanation})" if score.explanation else "")
+                for name, score in scores.items()
+            ),
+            evidence={
+                name: {
+                    "weight": self.weights[name],
+                    "reward": score.reward,
+                    "parts": dict(score.parts),
+                    "evidence": dict(score.evidence),
+                }
+                for name, score in scores.items()
+            },
+        )
+
+
+def costs_of(reward: object, picture_size: int) -> list[CallCost]:
+    """What a reward's judges cost a picture of that side; nothing for those that ask none."""
+    costs = getattr(reward, "call_costs", None)
+    return [] if costs is None else list(costs(picture_size))

@@ -1,0 +1,82 @@
+"""Reward names with arguments: ``icons``, ``gpt-4o:p-yes``, ``mix:icons-soft*0.7+self*0.3``, ``http://host/path``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from milr.errors import UsageError
+from milr.registry import Entry, find
+
+MIX_FORM = "write mix:NAME*WEIGHT+NAME*WEIGHT, for instance mix:icons-soft*0.7+self*0.3"
+_SCHEMES = ("http", "https")
+
+
+@dataclass(frozen=True)
+class MixPart:
+    """One part of a mix."""
+
+    name: str
+    """A reward's name, with its argument."""
+    weight: float
+    """Above 0, as given."""
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """A name's entry in the table and its argument: what stands behind the first colon, or None.
+
+    A URL is the argument of ``http``, whole.
+    """
+    base, colon, argument = text.partition(":")
+    if base.lower() in _SCHEMES:
+        return "http", text
+    return base, argument if colon else None
+
+
+def parse_mix(argument: str | None) -> tuple[MixPart, ...]:
+    """The parts of a mix.
+
+    Args:
+        argument: What stands behind ``mix:``; a weight that is not written is 1. A plus sign inside a URL is written
+            %2B, since a bare one ends the part.
+
+    Raises:
+        UsageError: Names the part that cannot be read.
+    """
+    if not argument:
+        raise UsageError(f"the reward 'mix' names no parts: {MIX_FORM}")
+    parts: list[MixPart] = []
+    for place, written in enumerate(argument.split("+"), start=1):
+        where = f"part {place} of 'mix:{argument}', {written!r},"
+        name, star, weight = written.strip().rpartition("*")
+        if not star:
+            name, weight = weight, "1"
+        if not name.strip():
+            raise UsageError(f"{where} names no reward: {MIX_FORM}")
+        if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight.strip()) or not 0 < float(weight) < math.inf:
+            raise UsageError(f"{where} has the weight {weight!r}: give a number above 0; {MIX_FORM}")
+        if split_name(name.strip())[0] == "mix":
+            raise UsageError(f"{where} is a mix itself: write its parts out; {MIX_FORM}")
+        parts.append(MixPart(name.strip(), float(weight)))
+    names = [part.name for part in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice!r} stands twice in 'mix:{argument}': give it once, with the sum of its weights")
+    return tuple(parts)
+
+
+def check_name(text: str, table: Mapping[str, Entry]) -> None:
+    """Refuse a name that no reward of the table has, before anything is loaded.
+
+    Raises:
+        UsageError: Names the part.
+    """
+    base, argument = split_name(text)
+    find("reward", base, table)
+    for part in parse_mix(argument) if base == "mix" else ():
+        try:
+            check_name(part.name, table)
+        except UsageError as error:
+            raise UsageError(f"in {text!r}: {error}") from None

@@ -1,0 +1,114 @@
+"""A panel: rewards that are only watched, so that a search that fools its own reward is seen.
+
+`watch` consumes a search's records and gives them on with what the panel says of the first and of the best picture. The
+panel is asked only when one of them is new, never about every picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from milr.rewards.base import Reward, begin_scoring
+from milr.types import Drawing, Score, StepRecord, Task, Unscored
+
+ALARM_ABOVE = 0.1
+"""How much the gap may grow before it is called an alarm, on the [0, 1] scale."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a reward is above one panel reward, at the first and at the best picture; means where there are many."""
+
+    watched: str
+    first_reward: float
+    best_reward: float
+    first_watched: float
+    best_watched: float
+    pictures: int
+    """Tasks that all four are known of."""
+
+    @property
+    def first(self) -> float:
+        """The gap at the first picture."""
+        return self.first_reward - self.first_watched
+
+    @property
+    def best(self) -> float:
+        """The gap at the best picture."""
+        return self.best_reward - self.best_watched
+
+    @property
+    def alarm(self) -> bool:
+        """The gap grows while the reward rises: the search may be fooling its reward."""
+        return self.best_reward > self.first_reward and self.best - self.first > ALARM_ABOVE
+
+    def __str__(self) -> str:
+        """One line for people."""
+        line = (
+            f"{self.watched}: {self.first_watched:.2f} at the first picture, {self.best_watched:.2f} at the best; "
+            f"the reward {self.first_reward:.2f} and {self.best_reward:.2f}; gap {self.first:+.2f} and {self.best:+.2f}"
+        )
+        return f"{line} - ALARM: the gap grows while the reward rises" if self.alarm else line
+
+
+def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterator[StepRecord]:
+    """The records with `panel_first` and `panel_best` filled in; a task's last one notes the alarms.
+
+    Args:
+        records: Of any method.
+        panel: The watched rewards by name; without any, records pass as they are.
+    """
+    firsts: dict[int, tuple[Score | Unscored, Mapping[str, Score | Unscored]]] = {}
+    bests: dict[int, tuple[Drawing, Mapping[str, Score | Unscored]]] = {}
+    for record in records:
+        if not panel:
+            yield record
+            continue
+        if record.index not in firsts:
+            first = record.drawings[0]
+            firsts[record.index] = record.scores[0], _look([first], record.task, panel)[0]
+            bests[record.index] = first, firsts[record.index][1]
+        if bests[record.index][0] is not record.best:
+            bests[record.index] = record.best, _look([record.best], record.task, panel)[0]
+        first_score, first_seen = firsts[record.index]
+        seen = bests[record.index][1]
+        notes = record.notes
+        if record.finished is not None:
+            gaps = [_gap(name, [(first_score, record.best_score, first_seen[name], seen[name])]) for name in panel]
+            notes += tuple(f"panel {gap}" for gap in gaps if gap is not None and gap.alarm)
+        yield replace(record, panel_first=first_seen, panel_best=seen, notes=notes)
+
+
+def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Gap]:
+    """The mean gaps of a run, one a panel reward, over the tasks where all is known.
+
+    Args:
+        ends: For each finished task the score of its first picture and its last record.
+    """
+    names = list(dict.fromkeys(name for _, last in ends for name in last.panel_best))
+    gaps = [
+        _gap(name, [(first, last.best_score, last.panel_first[name], last.panel_best[name]) for first, last in ends])
+        for name in names
+    ]
+    return [gap for gap in gaps if gap is not None]
+
+
+def _look(drawings: Sequence[Drawing], task: Task, panel: Mapping[str, Reward]) -> list[dict[str, Score | Unscored]]:
+    pictures, tasks = [drawing.picture for drawing in drawings], [task] * len(drawings)
+    begun = {name: begin_scoring(reward, pictures, tasks) for name, reward in panel.items()}
+    found = {name: finish() for name, finish in begun.items()}
+    return [{name: found[name][i] for name in panel} for i in range(len(drawings))]
+
+
+def _gap(
+    name: str, seen: Sequence[tuple[Score | Unscored, Score | Unscored, Score | Unscored, Score | Unscored]]
+) -> Gap | None:
+    known = [[s.value for s in scores if isinstance(s, Score)] for scores in seen]
+    known = [values for values in known if len(values) == 4]
+    if not known:
+        return None
+    first_reward, best_reward, first_watched, best_watched = (
+        sum(values) / len(known) for values in zip(*known, strict=True)
+    )
+    return Gap(name, first_reward, best_reward, first_watched, best_watched, len(known))

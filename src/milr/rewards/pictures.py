@@ -1,0 +1,53 @@
+"""Pictures of any mode and size as rewards read them, and as judges are sent them."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MOST_SIDE = 4096
+"""Pixels: a judge is sent no longer side, so that no request is a hundred megabytes."""
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode as RGB, turned as its EXIF says; what is transparent is laid on white.
+
+    Raises:
+        ValueError: A picture that holds no pixel, or a mode that cannot be read.
+    """
+    if not picture.width or not picture.height:
+        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+    turned = ImageOps.exif_transpose(picture)
+    if turned.has_transparency_data:
+        over = turned.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    if turned.mode in ("I", "F") or turned.mode.startswith("I;16"):
+        values = np.nan_to_num(np.asarray(turned, dtype=np.float64))
+        values = values / 257 if turned.mode != "F" and values.max() > 255 else values
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    return turned.convert("RGB")
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """The picture as an RGB PNG, shrunk where a side is longer than `MOST_SIDE` pixels.
+
+    Raises:
+        ValueError: As `to_rgb`.
+    """
+    rgb = to_rgb(picture)
+    if max(rgb.size) > MOST_SIDE:
+        scale = MOST_SIDE / max(rgb.size)
+        smaller = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+        rgb = rgb.resize(smaller, Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    rgb.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture_hash(picture: Image.Image) -> str:
+    """SHA-256 of size and RGB pixels: the same picture has the same hash, whatever file it came from."""
+    rgb = to_rgb(picture)
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}|".encode() + rgb.tobytes()).hexdigest()

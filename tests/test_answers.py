@@ -1,0 +1,253 @@
+"""What judges write and what is read of it; a thousand answers that nobody foresaw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from milr.rewards.answers import (
+    Answer,
+    Unreadable,
+    Verdict,
+    find_object,
+    read_binary,
+    read_self_verdict,
+    read_unified,
+    read_wise,
+    read_wise_verified,
+    read_yes,
+)
+
+Read = Callable[[Answer], Verdict]
+READERS: list[Read] = [read_binary, read_yes, read_wise, read_wise_verified, read_unified, read_self_verdict]
+
+
+def value(read: Read, text: str, *, cut: bool = False) -> float | str:
+    """The value, or why there is none."""
+    try:
+        return read(Answer(text, cut=cut)).value
+    except Unreadable as error:
+        assert "\n" not in str(error)
+        return str(error)
+
+
+@pytest.mark.parametrize("text", ["0", " 0\n", "`0`", "**0**", "０", "0.", "The verdict is 0", "0 0", "GPT4o says 0"])
+def test_a_binary_zero_is_right(text: str) -> None:
+    assert value(read_binary, text) == 1.0
+
+
+@pytest.mark.parametrize("text", ["-1", "`-1`", "\u22121", "－1", "Answer: -1.", "-1\n-1"])
+def test_a_binary_minus_one_is_wrong(text: str) -> None:
+    assert value(read_binary, text) == 0.0
+
+
+@pytest.mark.parametrize("text", ["1", "10", "0.5", "0-1", "0 or -1", "2/2", "0/2", "yes", "100%", "-10", "2024", "0%"])
+def test_nothing_else_is_a_binary_verdict(text: str) -> None:
+    assert isinstance(value(read_binary, text), str)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Consistency: 2\nRealism: 1\nAesthetic Quality: 0",
+        "**Consistency**: 2\n**Realism**: 1\n**Aesthetic Quality**: 0",
+        "**Consistency:** 2\n**Realism:** 1\n**Aesthetic Quality:** 0",
+        "Consistency：2\nRealism：1\nAesthetic Quality：０",
+        "consistency 2, realism 1, aesthetic quality 0",
+        "Consistency (0-2): 2\nRealism (0-2): 1\nAesthetic Quality (0-2): 0",
+        "Consistency: 2/2\nRealism: 1/2\nAesthetic Quality: 0/2",
+        "Sure! Here is my rating.\n\n```\nConsistency: 2\nRealism: 1\nAesthetic Quality: 0\n```\nHope it helps!",
+        '{"Consistency": 2, "Realism": 1, "Aesthetic Quality": 0}',
+        "2\n1\n0",
+        " 2 \n\n1\n0\n",
+    ],
+)
+def test_wise_scores_are_read_and_weighed(text: str) -> None:
+    verdict = read_wise(Answer(text))
+    assert verdict.value == pytest.approx((0.7 * 2 + 0.2 * 1 + 0.1 * 0) / 2)
+    assert verdict.parts == {"consistency": 1.0, "realism": 0.5, "aesthetic quality": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Consistency: 2\nRealism: 1", "no score for Aesthetic Quality"),
+        ("Consistency: 3\nRealism: 1\nAesthetic Quality: 1", "Consistency is 3, outside 0 to 2"),
+        ("Consistency: 4/5\nRealism: 1\nAesthetic Quality: 1", "given of 5"),
+        ("Consistency: 1.5\nRealism: 1\nAesthetic Quality: 1", "whole scores only"),
+        ("Consistency: 2\nConsistency: 1\nRealism: 1\nAesthetic Quality: 1", "with 1 and with 2"),
+        ("一致性：2\n真实感：1\n美学质量：1", "no score for Consistency"),
+        ("I'm sorry, but I can't help with that.", "refuses"),
+        ("", "empty"),
+        ("   \n ", "empty"),
+        ("x" * 1_000_000 + "Consistency: 2\nRealism: 2\nAesthetic Quality: 2", "1,000,046 characters"),
+    ],
+)
+def test_what_is_no_wise_score_says_why(text: str, said: str) -> None:
+    assert said in str(value(read_wise, text))
+
+
+def test_three_twos_are_one() -> None:
+    assert value(read_wise, "2\n2\n2") == 1.0
+
+
+@pytest.mark.parametrize("text", ["Score: 1", "score：1", "**Score:** 1", "Score: 1/1", "<think></think>\nScore: 1"])
+def test_wise_verified_reads_its_line(text: str) -> None:
+    assert value(read_wise_verified, text) == 1.0
+    assert value(read_wise_verified, text.replace("1", "0", 1)) in (0.0, "Score: 0")
+
+
+@pytest.mark.parametrize("text", ["Score: 2/2", "Score: 2", "Score: 0.5", "1", "Score: 0 or Score: 1", "Score: -1"])
+def test_wise_verified_reads_no_other_scale(text: str) -> None:
+    assert isinstance(value(read_wise_verified, text), str)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Final Score: 4", 0.75),
+        ("apple (object): 1\nred (attribute): 0\nFinal Score: 2.5", 0.375),
+        ("**Final Score:** 5/5", 1.0),
+        ("Final Score: 1 out of 5", 0.0),
+        ("Final Score：3，5".replace("，", ","), 0.625),
+    ],
+)
+def test_unified_scores_may_be_fractions(text: str, expected: float) -> None:
+    assert value(read_unified, text) == pytest.approx(expected)
+
+
+def test_unified_marks_become_parts() -> None:
+    verdict = read_unified(Answer("apple (object): 1\n- left of (relation): 0\nFinal Score: 2"))
+    assert verdict.parts == {"apple (object)": 1.0, "left of (relation)": 0.0}
+
+
+def test_a_number_at_the_cut_is_not_trusted() -> None:
+    assert value(read_unified, "Final Score: 4") == 0.75
+    assert "cut off" in str(value(read_unified, "Final Score: 4", cut=True))
+    assert value(read_unified, "Final Score: 4.5\n", cut=True) == "the answer is cut off behind Final Score"
+    assert value(read_unified, "Final Score: 4.5 because", cut=True) == 0.875
+    assert "token limit" in str(value(read_unified, "apple (object): 1", cut=True))
+    for text in ("Final Score: 0", "Final Score: 6", "Final Score: 80%", "Final Score: 4/10"):
+        assert isinstance(value(read_unified, text), str), text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"Thought": "one dog", "Score": 0, "Reason": ""}', 1.0),
+        ('{"Thought": "three", "Score": -1, "Reason": "three dogs"}', 0.0),
+        ('```json\n{"Score": -1}\n```', 0.0),
+        ('Here you are: {"score": "0"} and good luck', 1.0),
+        ("{'Thought': 'a dog', 'Score': -1, 'Reason': 'x'}", 0.0),
+        ('{"Thought": "a dog", "Score": 0,}', 1.0),
+        ('{"Thought": "a "dog" here", "Score": 0, "Reason": ""}', 1.0),
+        ('{"Score": -1, "Reason": "it was cut o', 0.0),
+        ('{"Thought": "a\nbreak", "Score": 0}', 1.0),
+        ("Score: 0", 1.0),
+    ],
+)
+def test_the_self_verdict_is_read_leniently(text: str, expected: float) -> None:
+    assert value(read_self_verdict, text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"Thought": "cut before the sco',
+        '{"Score": 1}',
+        '{"Score": true}',
+        '{"Score": [0]}',
+        "Score: 0 Score: -1",
+    ],
+)
+def test_no_self_verdict_is_made_up(text: str) -> None:
+    assert isinstance(value(read_self_verdict, text), str)
+
+
+def test_objects_are_found_in_bounded_time() -> None:
+    assert find_object("{" * 60_000) is None
+    assert find_object('{"a":' * 10_000) is None
+    assert find_object("{'a': " * 10_000 + "}") is None
+    assert find_object('x {} y {"a": 1}') == {"a": 1}
+
+
+def test_p_yes_sums_spellings_and_leaves_the_rest_out() -> None:
+    tokens = ((" Yes", math.log(0.3)), ("yes", math.log(0.3)), ("No", math.log(0.2)), ("Maybe", math.log(0.2)))
+    assert read_yes(Answer("Yes", first_tokens=tokens)).value == pytest.approx(0.75)
+    for wrong in ((), (("Maybe", 0.0),), (("yes", -math.inf),), (("yes", math.nan),)):
+        with pytest.raises(Unreadable):
+            read_yes(Answer("Yes", first_tokens=wrong))
+
+
+WORDS = st.sampled_from(
+    [
+        *("Consistency", "Realism", "Aesthetic Quality", "Score", "Final Score", "Thought", "Reason", "yes", "no"),
+        *(
+            ":",
+            "：",
+            " ",
+            "\n",
+            "**",
+            "```json\n",
+            "```",
+            "{",
+            "}",
+            '"',
+            "'",
+            ",",
+            "/",
+            "out of",
+            "(",
+            ")",
+            "-",
+            "\u2212",
+        ),
+        *(
+            "0",
+            "1",
+            "2",
+            "5",
+            "-1",
+            "4.5",
+            "1e999",
+            "NaN",
+            "９",
+            "null",
+            "true",
+            "I'm sorry",
+            "<think>",
+            "\x00",
+            "é",
+            "Ⅷ",
+        ),
+    ]
+)
+TEXTS = st.one_of(st.text(max_size=200), st.lists(WORDS, max_size=25).map("".join))
+TOKENS = st.lists(
+    st.tuples(st.sampled_from(["yes", " Yes", "no", "NO", "x", ""]), st.floats(allow_nan=True, allow_infinity=True)),
+    max_size=5,
+).map(tuple)
+
+
+@settings(max_examples=1000)
+@given(text=TEXTS, cut=st.booleans(), tokens=TOKENS)
+@example(text='{"Score":' * 5000, cut=True, tokens=())
+@example(text="Final Score: " + "9" * 5000, cut=False, tokens=())
+@example(text="-" + "0" * 5000, cut=False, tokens=())
+def test_a_thousand_answers_are_a_verdict_or_unreadable(
+    text: str, cut: bool, tokens: tuple[tuple[str, float], ...]
+) -> None:
+    for read in READERS:
+        try:
+            verdict = read(Answer(text, cut=cut, first_tokens=tokens))
+        except Unreadable as error:
+            assert str(error)
+        else:
+            assert 0.0 <= verdict.value <= 1.0
+            assert all(0.0 <= part <= 1.0 for part in verdict.parts.values())

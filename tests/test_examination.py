@@ -1,0 +1,75 @@
+"""`milr doctor` on the rewards that come with milr and on the judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image
+
+from milr.cli import main
+from milr.doctor import examine
+from milr.models.janus import Janus
+from milr.rewards import REWARDS
+from milr.rewards.examination import check_golden, golden_set
+from milr.rewards.icons import Icons
+from milr.testing import FakeReward
+from milr.types import Score, Task, Unscored
+
+JUDGES = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
+
+
+def test_the_icon_detector_passes() -> None:
+    findings = list(examine("icons"))
+    assert len(findings) == 2 + 6
+    assert all(finding.fine for finding in findings), findings
+    assert main(["doctor", "icons"]) == 0
+
+
+def test_golden_pictures_tell_a_blind_reward() -> None:
+    for always in (0.0, 1.0):
+        findings = list(check_golden(FakeReward(lambda picture, task, value=always: value)))
+        assert [finding.fine for finding in findings].count(False) == 3
+    assert not any(finding.fine for finding in check_golden(FakeReward(unscored_calls=range(9))))
+
+
+def test_golden_answers_need_the_picture() -> None:
+    class Mirrored(Icons):
+        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return super().__call__([p.transpose(Image.Transpose.ROTATE_180) for p in pictures], tasks)
+
+    assert any(finding.fine is False for finding in check_golden(Mirrored()))
+    assert {right for _, _, _, right in golden_set()} == {True, False}
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_judges_are_examined_without_being_asked(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    assert name in REWARDS
+    assert main(["doctor", name]) == 0
+    out = capsys.readouterr().out
+    assert "secret" not in out and "refuses" in out and f"{name}: ready" in out
+
+
+def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    import milr.rewards.examination as module
+
+    def absent(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(module, "version", absent)
+    missing = [finding for finding in examine("gpt-4o") if finding.fine is False]
+    assert [finding.subject for finding in missing] == ["openai", "stamina", "httpx2"]
+    assert all(finding.mend == ('pip install "milr[judges]"',) for finding in missing)
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_examined(embedded: Janus) -> None:
+    scores, judgement = examine("self")
+    assert scores.fine is True
+    assert judgement.fine is None and "of 6 golden answers" in judgement.said

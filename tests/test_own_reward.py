@@ -1,0 +1,132 @@
+"""`self`: what the model is asked, in its training's words, and what its answers make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from milr.models.janus import Janus
+from milr.rewards import load_reward
+from milr.rewards.own import SelfReward, condition_questions
+from milr.tasks import parse_prompt
+from milr.testing import FakeModel
+from milr.types import Score, Task, Unscored
+
+GREY = Image.new("RGB", (20, 20), (200, 200, 200))
+
+
+class Icons(FakeModel):
+    """Reads the icon world's questions alone; answers as told."""
+
+    name = "told"
+    reads_free_prompts = False
+
+    def __init__(self, **answers: float) -> None:
+        super().__init__()
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        self.asked += questions
+        return [next((p for word, p in self.answers.items() if word in question), 1.0) for question in questions]
+
+
+class Talker(FakeModel):
+    """Reads free text; replies as told."""
+
+    def __init__(self, *replies: str) -> None:
+        super().__init__()
+        self.replies = list(replies)
+
+    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        return [self.replies.pop(0) for _ in questions]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "questions"),
+    [
+        ("a photo of an apple", ["is there an apple?"]),
+        ("a red apple", ["is there a red apple?"]),
+        ("an orange orange", ["is there an orange orange?"]),
+        ("three cats", ["is the number of cats three?"]),
+        ("two red buses", ["is the number of buses two?", "is there a red bus?"]),
+        (
+            "a dog left of a blue clock",
+            ["is there a blue clock?", "is there a dog?", "is the dog left of the clock?"],
+        ),
+    ],
+)
+def test_conditions_are_asked_one_by_one(prompt: str, questions: list[str]) -> None:
+    assert condition_questions(parse_prompt(prompt)) == questions
+
+
+def test_the_words_are_those_of_the_training() -> None:
+    """Whatever the training asked about a scene and answered yes is what a task of that content is asked."""
+    from training.scenes import World, read_held_out
+
+    world = World(np.random.default_rng(0), read_held_out(), frozenset())
+    kinds = {"is there": 0, "is the number": 0, "is the": 0}
+    for _ in range(150):
+        task = world.request()
+        scene = world.scene(task)
+        true = {question for question, truth in world.questions(scene, 60) if truth}
+        for question in condition_questions(task):
+            kind = next(kind for kind in ("is there", "is the number", "is the") if question.startswith(kind))
+            kinds[kind] += question in true
+    assert all(count > 10 for count in kinds.values()), kinds
+
+
+def test_the_score_is_the_chance_that_all_holds() -> None:
+    model = Icons(apple=0.9, clock=0.5)
+    reward = load_reward("self", model=model)
+    (score,) = reward([GREY], [parse_prompt("a red apple and a clock")])
+    assert isinstance(score, Score)
+    assert score.value == pytest.approx(0.45)
+    assert score.parts == {"is there a red apple?": 0.9, "is there a clock?": 0.5}
+    assert score.explanation == "least sure: is there a clock? 0.50"
+    assert reward.name == "self:p-yes@1/told"
+    (score,) = reward([GREY], [Task(prompt="a fine day")])
+    assert isinstance(score, Unscored)
+
+
+def test_a_model_that_reads_free_text_gives_a_verdict_and_a_probability() -> None:
+    model = Talker('```json\n{"Thought": "x", "Score": 0}\n```', '{"Score": -1, "Reason": "no cat"}', "Well, I think")
+    reward = load_reward("self", model=model)
+    assert isinstance(reward, SelfReward)
+    right, wrong, lost = reward([GREY] * 3, [Task(prompt="a cat")] * 3)
+    assert isinstance(right, Score) and right.value == 1.0
+    assert right.parts["verdict"] == 1.0 and 0 < right.parts["p(yes)"] < 1
+    assert isinstance(wrong, Score) and (wrong.value, wrong.explanation) == (0.0, "'no cat'")
+    assert isinstance(lost, Unscored) and "unreadable: 1 of 3 verdicts so far" in lost.reason
+    assert (reward.read, reward.unreadable) == (2, 1)
+
+
+def test_its_probability_can_be_the_score() -> None:
+    (score,) = load_reward("self:p-yes", model=FakeModel())([GREY], [Task(prompt="a cat")])
+    assert isinstance(score, Score) and score.value == pytest.approx(200 / 255)
+
+
+def test_a_probability_that_is_none_is_unscored() -> None:
+    (score,) = load_reward("self", model=Icons(apple=float("nan")))([GREY], [parse_prompt("an apple")])
+    assert isinstance(score, Unscored)
+
+
+@pytest.mark.slow
+def test_the_embedded_model_judges_and_replies(embedded: Janus) -> None:
+    reward = load_reward("self", model=embedded)
+    task = parse_prompt("a red apple left of a blue clock")
+    odd = [Image.new("RGB", (1, 1)), Image.new("RGB", (4000, 10)), Image.new("CMYK", (40, 30))]
+    blank = Image.new("RGB", (128, 128), "white")
+    scores = reward([blank, *odd], [task] * 4)
+    assert all(isinstance(score, Score) and set(score.parts) == set(condition_questions(task)) for score in scores)
+    assert isinstance(scores[0], Score) and scores[0].value <= reward.stop_at
+    assert scores[0] == reward([blank], [task])[0]
+    assert embedded.reply([], [], 5) == []
+    together = embedded.reply([blank, GREY], ["is there a dog?", "is there a red apple?"], 6)
+    assert together == [
+        embedded.reply([blank], ["is there a dog?"], 6)[0],
+        embedded.reply([GREY], ["is there a red apple?"], 6)[0],
+    ]
