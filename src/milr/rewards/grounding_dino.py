@@ -86,7 +86,7 @@ def to_corners(boxes: torch.Tensor, width: int, height: int) -> list[Box]:
     """Boxes as the model gives them, (n, 4) of centre and size in [0, 1] -> corners in pixels."""
     x, y, w, h = boxes.double().unbind(-1)
     corners = torch.stack([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], -1)
-    rows: list[list[float]] = corners.tolist()
+    rows = cast("list[list[float]]", corners.tolist())
     return [(x0, y0, x1, y1) for x0, y0, x1, y1 in rows]
 
 
@@ -203,7 +203,7 @@ class GroundingDino:
         ]
         corners = to_corners(seen.pred_boxes[0].cpu(), *picture.size)
         found: dict[str, list[Found]] = {}
-        means: list[list[float]] = span_mean(chances, tokens).tolist()
+        means = cast("list[list[float]]", span_mean(chances, tokens).tolist())
         for name, scores in zip(names, means, strict=True):
             above = [(score, box) for score, box in zip(scores, corners, strict=True) if score > THRESHOLD]
             found[name] = sorted(above, key=lambda one: -one[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -74,7 +74,7 @@ class Owlv2Detector:
         boxes = self.network.box_predictor(flat, features)[0]  # (P, 4): centre x, centre y, width, height of the square
         best, places = logits.float().sigmoid().max(0)  # (Q,), (Q,)
         found: dict[int, Seen] = {}
-        for query in best.argsort(descending=True, stable=True).tolist():
+        for query in cast("list[int]", best.argsort(descending=True, stable=True).tolist()):
             score, owner = float(best[query]), self._owner[query]
             if score <= THRESHOLD or len(found) == MOST_DETECTIONS:
                 break
