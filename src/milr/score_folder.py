@@ -26,8 +26,7 @@ from milr import __version__
 from milr.errors import MilrError, UsageError
 from milr.files import write_text
 from milr.layouts import FoundPicture, Scored, load_layout
-from milr.registry import find
-from milr.rewards import REWARDS, Reward, load_reward
+from milr.rewards import Reward, check_reward, load_reward
 from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
@@ -121,7 +120,7 @@ class FolderJob:
         """
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
-        find("reward", self.reward, REWARDS)
+        check_reward(self.reward)
         if processes < 1:
             raise UsageError(f"{processes} processes score nothing: give 1 or more")
         self.folder = folder

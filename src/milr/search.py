@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 
 import torch
 
@@ -49,33 +50,35 @@ def search(
     stop_at = reward.stop_at if config.stop_at is None else config.stop_at
     started = time.monotonic()
     waiting = deque(_open_searches(tasks, model, config))
-    # While a judge elsewhere looks at one half of the rows, the other half is drawn.
-    rows = min(config.max_rows, len(tasks))
-    halves = 2 if isinstance(reward, WaitingReward) and rows > 1 else 1
-    rows = -(-rows // halves)
-    under_way: deque[tuple[list[_Search], Callable[[], None]]] = deque()
-    resting: deque[list[_Search]] = deque([] for _ in range(halves))
-    while True:
-        while resting:
-            active = resting.popleft()
-            while waiting and len(active) < rows:
-                active.append(waiting.popleft())
-            if active:
-                for one in active:
-                    one.move()
-                _reason(active, model)
-                _draw(active, model, config)
-                under_way.append((active, _score(active, reward)))
-        if not under_way:
+    # While a judge elsewhere looks at the pictures of one group, the other group draws.
+    groups = 2 if isinstance(reward, WaitingReward) and min(config.max_rows, len(tasks)) > 1 else 1
+    rows = -(-min(config.max_rows, len(tasks)) // groups)
+    active: list[list[_Search]] = [[] for _ in range(groups)]
+    scoring: list[Callable[[], None] | None] = [None] * groups
+    for group in cycle(range(groups)):
+        if finish := scoring[group]:
+            finish()
+            lost = _find_final(active[group])
+            if lost is not None:
+                waiting.clear()  # what cannot be scored is not drawn
+            for one in active[group]:
+                yield one.record(stop_at, time.monotonic() - started, lost)
+            active[group] = [one for one in active[group] if one.finished is None]
+        while waiting and len(active[group]) < rows:
+            active[group].append(waiting.popleft())
+        if not any(active):
             return
-        active, finish = under_way.popleft()
-        finish()
-        lost = next((s.reason for one in active for s in one.scores if isinstance(s, Unscored) and s.final), None)
-        if lost is not None:
-            waiting.clear()  # what cannot be scored is not drawn
-        for one in active:
-            yield one.record(stop_at, time.monotonic() - started, lost)
-        resting.append([one for one in active if one.finished is None])
+        for one in active[group]:
+            one.move()
+        _reason(active[group], model)
+        _draw(active[group], model, config)
+        scoring[group] = _score(active[group], reward) if active[group] else None
+
+
+def _find_final(active: Sequence[_Search]) -> str | None:
+    """Why nothing will be scored any more, where a score says so."""
+    scores = (score for one in active for score in one.scores)
+    return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
 
 
 def _reason(active: Sequence[_Search], model: Model) -> None:
