@@ -137,6 +137,7 @@ def test_the_loss_of_a_padded_batch_is_that_of_its_rows(
 ) -> None:
     batch = next(feeder.drawings({**BATCH, "thinned": thinned}))
     losses: list[torch.Tensor] = []
+    words: list[torch.Tensor] = []
     for row in range(3):
         length, targets = int(batch.lengths[row]), batch.targets[row][batch.targets[row] != unified.IGNORED]
         fed, places = batch.fed[row, : len(targets) - 1], batch.places[row, : len(targets) - 1]
@@ -146,9 +147,14 @@ def test_the_loss_of_a_padded_batch_is_that_of_its_rows(
         hidden = tiny.model.language_model(inputs_embeds=embeddings, position_ids=positions).last_hidden_state
         logits = tiny.model.generation_head(hidden[0, length - 1 :])
         losses.append(F.cross_entropy(logits, targets, reduction="none"))
+        labels = batch.words[row, :length]
+        assert (batch.text[row, 1:length][labels[:-1] != unified.IGNORED] == labels[labels != unified.IGNORED]).all()
+        spoken = labels != unified.IGNORED
+        words.append(F.cross_entropy(tiny.lm_head(hidden[0, :length][spoken]), labels[spoken], reduction="none"))
     weights = batch.weights[batch.targets != unified.IGNORED]
     mean = (torch.cat(losses) * weights).sum() / weights.sum()
-    assert unified.drawing_loss(tiny, batch)[0].item() == pytest.approx(mean.item(), abs=1e-5)
+    expected = (mean + torch.cat(words).mean()).item()
+    assert unified.drawing_loss(tiny, batch)[0].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_thinned_batch_keeps_every_cell_of_every_object(feeder: unified.Feeder) -> None:
