@@ -408,5 +408,5 @@ def test_the_doctor_knows_files_that_are_not_the_official_ones(weights: Path) ->
 
 
 def test_a_name_that_no_doctor_knows() -> None:
-    assert sorted(DOCTORS) == ["geneval", "geneval-hf"]
+    assert {"geneval", "geneval-hf"} <= set(DOCTORS)
     assert main(["doctor", "genevla"]) == 2

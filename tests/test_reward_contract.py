@@ -29,7 +29,13 @@ REWARDS_TO_TEST = [
     *("icons", "icons-soft", "self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise", "wise-verified", "unified-reward"),
     *("mix:icons-soft*0.7+self*0.3", "mix:gpt-4o+icons", "http", "sharpness"),
 ]
-NEED_WEIGHTS = {"geneval", "geneval-hf"}  # their own tests hold them to the same
+NEED_WEIGHTS = {
+    "geneval",
+    "geneval-hf",
+    "t2i-compbench",
+    "grounding-dino",
+    "git-vqa",
+}  # their own tests hold them to the same
 CATS = parse_prompt("three cats").model_copy(update={"explanation": "Three cats."})
 ODD = {
     "1 x 1": Image.new("RGB", (1, 1), "red"),

@@ -259,7 +259,7 @@ class _Setup:
     """What a process needs to make its reward."""
 
     reward: str
-    options: tuple[tuple[str, object], ...]
+    options: tuple[tuple[str, Any], ...]
     processes: int
 
 

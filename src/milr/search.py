@@ -68,11 +68,13 @@ def search(
             active[group].append(waiting.popleft())
         if not any(active):
             return
-        for one in active[group]:
-            one.move()
-        _reason(active[group], model)
-        _draw(active[group], model, config)
-        scoring[group] = _score(active[group], reward) if active[group] else None
+        scoring[group] = None
+        if active[group]:
+            for one in active[group]:
+                one.move()
+            _reason(active[group], model)
+            _draw(active[group], model, config)
+            scoring[group] = _score(active[group], reward)
 
 
 def _find_final(active: Sequence[_Search]) -> str | None:
