@@ -18,9 +18,11 @@ from PIL import Image, ImageDraw
 
 from milr.errors import UsageError
 from milr.rewards import load_reward
+from milr.rewards.answer_cache import AnswerCache
 from milr.rewards.base import Reward
 from milr.rewards.budget import Budget, BudgetSpent, estimate, parse_budget, picture_tokens
-from milr.rewards.judge_client import AnswerCache, JudgeClient, JudgeSettings, redact, retry_after
+from milr.rewards.judge_client import JudgeClient, JudgeSettings
+from milr.rewards.judge_messages import LastingFault, PassingFault, read_completion, redact, retry_after
 from milr.rewards.pictures import picture_hash
 from milr.rewards.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
 from milr.types import Score, Task, Unscored
@@ -469,11 +471,10 @@ def test_keys_and_data_are_taken_out_of_a_servers_words() -> None:
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=100).map(completion)))
 def test_whatever_comes_over_the_wire_is_a_score_or_unscored(body: bytes) -> None:
     from milr.rewards.answers import Unreadable
-    from milr.rewards.judge_client import _Lasting, _Passing, _read_completion  # pyright: ignore[reportPrivateUsage]
 
     try:
-        answer = _read_completion(body, "host", True)
-    except (Unreadable, _Lasting, _Passing) as error:
+        answer = read_completion(body, "host", True)
+    except (Unreadable, LastingFault, PassingFault) as error:
         assert "\n" not in str(error)
     else:
         assert isinstance(answer.text, str)

@@ -15,11 +15,13 @@ from pathlib import Path
 from PIL import Image
 
 from milr.errors import MilrError
+from milr.rewards.answer_cache import default_cache
 from milr.rewards.answers import Answer, Unreadable
 from milr.rewards.base import Reward
 from milr.rewards.gpt4o import BINARY
 from milr.rewards.judge import JudgeProtocol
-from milr.rewards.judge_client import EXTRA, OPENAI_KEY, OWN_KEY, default_cache
+from milr.rewards.judge_client import EXTRA
+from milr.rewards.judge_messages import OPENAI_KEY, OWN_KEY
 from milr.rewards.unified import POINTWISE
 from milr.rewards.wise import LEGACY, VERIFIED
 from milr.tasks import parse_prompt

@@ -11,7 +11,8 @@ from milr.errors import unknown_name
 from milr.rewards.answers import Answer, Verdict
 from milr.rewards.base import Scores
 from milr.rewards.budget import CallCost, picture_tokens, text_tokens
-from milr.rewards.judge_client import Failure, JudgeClient, Question
+from milr.rewards.judge_client import Failure, JudgeClient
+from milr.rewards.judge_messages import Question
 from milr.types import Score, Task, Unscored
 
 
