@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from milr.errors import UsageError
 from milr.rewards.geneval_detector import (
     GenEvalDetector,
     Instance,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from milr.rewards.geneval_colors import ColorClassifier
 
 _PHOTOGRAPHS = Path(__file__).parents[1] / "assets" / "geneval"
+_SHOWN = {"astronaut.jpg": "person", "cat.jpg": "cat"}
 _SURE = 0.5
 _TOLERANCE = 0.01
 # Of this package's own functions; tests/make_opencv_arrays.py and tests/test_geneval_convert.py hold those against
@@ -45,15 +45,6 @@ _MASK_LOGITS = (
     *(0.0554, 0.0319, -0.9278, -0.9534, -1.2003, -0.4482, -0.5444, -0.9378),
 )
 _SWATCHES = {"red": (214, 28, 28), "green": (24, 150, 44), "blue": (28, 60, 210)}
-
-
-def check_torch_device(device: str) -> None:
-    """Refuse a device that torch does not have here."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UsageError(f"no device {device!r} here ({reason}): give cpu, cuda, cuda:1 or mps") from error
 
 
 def check_arithmetic(device: str) -> Iterator[Finding]:
@@ -71,11 +62,17 @@ def check_arithmetic(device: str) -> Iterator[Finding]:
     yield _compare("reading of masks", boxes == wanted, f"{boxes}")
 
 
+def read_photographs() -> Iterator[tuple[str, str, Image.Image]]:
+    """The photographs that come with the package: file, GenEval's name of what is on it, RGB picture."""
+    for file, name in _SHOWN.items():
+        with Image.open(_PHOTOGRAPHS / file) as photograph:
+            yield file, name, photograph.convert("RGB")
+
+
 def check_detector(detector: GenEvalDetector) -> Iterator[Finding]:
     """The weights: a photograph of a woman and one of a cat are seen as what they are."""
-    for file, name in (("astronaut.jpg", "person"), ("cat.jpg", "cat")):
-        with Image.open(_PHOTOGRAPHS / file) as photograph:
-            found = detector.detect(photograph.convert("RGB"))
+    for file, name, photograph in read_photographs():
+        found = detector.detect(photograph)
         best = max(found, key=lambda seen: seen.score, default=None)
         said = "nothing" if best is None else f"{best.name} {best.score:.3f}"
         fine = best is not None and best.name == name and best.score > _SURE

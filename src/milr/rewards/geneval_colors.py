@@ -11,21 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from transformers import AutoTokenizer
 
-from milr.errors import UsageError
 from milr.rewards.geneval_detector import Instance, Mask
+from milr.rewards.pixels import to_tensor
+from milr.rewards.pretrained import load_clip, load_tokenizer
 from milr.tasks import COLORS
 
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 """The three texts of a colour and an object."""
 GREY = (153, 153, 153)
 """What lies outside the object's mask: #999."""
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 def cut_out(picture: Image.Image, mask: Mask, box: tuple[float, float, float, float]) -> Image.Image:
@@ -59,8 +58,7 @@ def prepare(picture: Image.Image, side: int) -> torch.Tensor:
     large = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     left, top = (round((edge - side) / 2) for edge in large.size)
     cut = large.crop((left, top, left + side, top + side))
-    pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1) / 255  # (3, side, side)
-    return (pixels - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_DEVIATION)[:, None, None]
+    return to_tensor(cut)[0]
 
 
 class ColorClassifier:
@@ -80,26 +78,9 @@ class ColorClassifier:
         Raises:
             UsageError: It holds no CLIP that can be read, or one with another activation than OpenAI's.
         """
-        import transformers
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
-        try:
-            network: Any = transformers.CLIPModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
-            reader: Any = transformers.AutoTokenizer
-            tokenizer: Any = reader.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise UsageError(f"{str(folder)!r} holds no CLIP that can be read: {reason}") from error
-        for part in (network.config.text_config, network.config.vision_config):
-            if part.hidden_act != "quick_gelu":
-                raise UsageError(
-                    f"the CLIP in {str(folder)!r} has the activation {part.hidden_act!r}, but OpenAI's weights need "
-                    f"'quick_gelu': get openai/clip-vit-large-patch14 as it was published"
-                )
-        return cls(network, tokenizer, device)
+        way_out = "get openai/clip-vit-large-patch14 as it was published"
+        network = load_clip(folder, way_out, device)
+        return cls(network, load_tokenizer(AutoTokenizer, folder, way_out), device)
 
     @torch.inference_mode()
     def classify(self, picture: Image.Image, objects: Sequence[Instance]) -> list[str]:

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from milr.errors import UsageError
+from milr.rewards import pretrained
+from milr.rewards.pictures import check_size
 from milr.tasks import OBJECT_NAMES
 
 Pixels: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
@@ -71,8 +73,7 @@ def decode(picture: Image.Image) -> Image.Image:
         ValueError: It has no pixels.
         OSError: It cannot be read.
     """
-    if not picture.width or not picture.height:
-        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+    check_size(picture)
     turned = ImageOps.exif_transpose(picture)
     if turned.mode.startswith("I"):
         # Sixteen bits of grey: their upper eight.
@@ -231,23 +232,12 @@ def load_network(folder: Path) -> Any:
         UsageError: It holds no Mask2Former of 80 classes, or not all of its weights.
     """
     need_scipy()
-    import transformers
-    from transformers.utils import logging as transformers_logging
+    from transformers import Mask2FormerForUniversalSegmentation
 
     from milr.convert.geneval_detector import UNUSED
 
-    transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
-    try:
-        reader: Any = transformers.Mask2FormerForUniversalSegmentation
-        network, report = reader.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise UsageError(f"{str(folder)!r} holds no Mask2Former that can be read: {reason}") from error
-    missing = [name for name in report["missing_keys"] if name not in UNUSED]
-    if missing:
-        raise UsageError(f"{str(folder)!r} holds not all of a Mask2Former's weights: {', '.join(sorted(missing)[:5])}")
+    way_out = "get GenEval's detector as milr doctor geneval says"
+    network = pretrained.load_network(Mask2FormerForUniversalSegmentation, folder, way_out, unused=UNUSED)
     if network.config.num_labels != len(OBJECT_NAMES):
         raise UsageError(
             f"{str(folder)!r} knows {network.config.num_labels} classes, but GenEval has {len(OBJECT_NAMES)}"

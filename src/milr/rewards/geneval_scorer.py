@@ -8,9 +8,10 @@ from PIL import Image
 
 from milr.errors import MilrError
 from milr.rewards.geneval import Detection, conditions_met, judge, kept_objects
-from milr.rewards.geneval_check import check_arithmetic, check_colors, check_detector, check_torch_device
+from milr.rewards.geneval_check import check_arithmetic, check_colors, check_detector
 from milr.rewards.geneval_colors import ColorClassifier
 from milr.rewards.geneval_detector import GenEvalDetector, Instance, decode
+from milr.rewards.pretrained import check_device
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
 from milr.weights import Finding, WeightFile, Weights
@@ -81,7 +82,7 @@ class GenEval:
             UsageError: Weights are missing; the message has the commands that get them.
             MilrError: The self-test failed.
         """
-        check_torch_device(device)
+        check_device(device)
         folder = self.detector_weights.find()
         self._clip_folder = CLIP.find()
         self._device = device

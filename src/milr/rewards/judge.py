@@ -13,6 +13,7 @@ from milr.rewards.base import Scores
 from milr.rewards.budget import CallCost, picture_tokens, text_tokens
 from milr.rewards.judge_client import Failure, JudgeClient
 from milr.rewards.judge_messages import Question
+from milr.rewards.pictures import check_size
 from milr.types import Score, Task, Unscored
 
 
@@ -90,8 +91,10 @@ class Judge:
         if self.protocol.asks_explanation and not task.explanation:
             missing = Unscored(f"the task has no explanation, which {self.protocol.name!r} judges by", self.name)
             return lambda: missing
-        if not picture.width or not picture.height:
-            nothing = Unscored(f"a picture of {picture.width} x {picture.height} pixels shows nothing", self.name)
+        try:
+            check_size(picture)
+        except ValueError as error:
+            nothing = Unscored(str(error), self.name)
             return lambda: nothing
         question = Question(
             protocol=f"{self.protocol.name}@{self.protocol.version}",

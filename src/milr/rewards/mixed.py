@@ -14,8 +14,6 @@ from milr.weights import Finding
 
 Version = Literal["reward3", "reward4"]
 """As the authors name them: `reward3` is what their main program takes, `reward4` does without UnifiedReward."""
-STOP_AT = 0.8
-"""The authors' stop value: R - 1 above -0.2."""
 COLOR_TAGS = ("colors", "color_attr")
 
 WEIGHTS: Mapping[Version, Mapping[Literal["colors", "others"], Mapping[str, float]]] = {
@@ -50,11 +48,8 @@ def write_mix(tag: str | None, version: str = "reward3") -> str:
 
 def examine(device: str) -> Iterator[Finding]:
     """`milr doctor mixed`: the two parts that run here, on a photograph of a cat."""
-    from pathlib import Path
-
-    from PIL import Image
-
     from milr.rewards import git_vqa, grounding_dino
+    from milr.rewards.geneval_check import read_photographs
     from milr.tasks import parse_prompt
     from milr.types import Score
 
@@ -64,8 +59,7 @@ def examine(device: str) -> Iterator[Finding]:
     if any(finding.fine is False for finding in findings):
         yield Finding("self-test: weights", None, "not run before all files are right")
         return
-    with Image.open(Path(__file__).parents[1] / "assets" / "geneval" / "cat.jpg") as photograph:
-        picture = photograph.convert("RGB")
+    picture = next(picture for _, name, picture in read_photographs() if name == "cat")
     tasks = [parse_prompt("a photo of a cat"), parse_prompt("a photo of a pizza")]
     for reward in (grounding_dino.GroundingDino(device=device), git_vqa.GitVqa(device=device)):
         cat, pizza = (score.value if isinstance(score, Score) else -1.0 for score in reward([picture] * 2, tasks))

@@ -12,14 +12,23 @@ MOST_SIDE = 4096
 """Pixels: a judge is sent no longer side, so that no request is a hundred megabytes."""
 
 
+def check_size(picture: Image.Image) -> None:
+    """Refuse a picture without pixels.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not picture.width or not picture.height:
+        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+
+
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any mode as RGB, turned as its EXIF says; what is transparent is laid on white.
 
     Raises:
         ValueError: A picture that holds no pixel, or a mode that cannot be read.
     """
-    if not picture.width or not picture.height:
-        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+    check_size(picture)
     turned = ImageOps.exif_transpose(picture)
     if turned.has_transparency_data:
         over = turned.convert("RGBA")

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from milr.rewards.pictures import check_size
+
 CLIP_MEAN, CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]."""
@@ -28,6 +30,5 @@ def read_rgb(picture: Image.Image) -> Image.Image:
     Raises:
         ValueError: It has no pixels, or a mode that is no picture.
     """
-    if not picture.width or not picture.height:
-        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+    check_size(picture)
     return picture.convert("RGB")

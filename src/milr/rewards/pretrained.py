@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from milr.errors import UsageError
 
 
-def load_network(kind: Any, folder: Path, way_out: str, device: str = "cpu") -> Any:
+def load_network(
+    kind: Any, folder: Path, way_out: str, device: str = "cpu", unused: Collection[str] | None = None
+) -> Any:
     """A network in evaluation mode.
 
     Args:
@@ -19,17 +23,46 @@ def load_network(kind: Any, folder: Path, way_out: str, device: str = "cpu") -> 
         folder: As `save_pretrained` writes it.
         way_out: What to do where it cannot be read, for the error.
         device: As torch names it.
+        unused: The only weights that the folder may lack; None does not look.
 
     Raises:
-        UsageError: It cannot be read, or there is no such device.
+        UsageError: It cannot be read, lacks weights, or there is no such device.
     """
+    check_device(device)
     transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
     try:
-        network = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+        network, report = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(kind, folder, error, way_out) from error
+    missing = [] if unused is None else sorted(set(report["missing_keys"]) - set(unused))
+    if missing:
+        some = ", ".join(missing[:5])
+        raise UsageError(f"{str(folder)!r} holds not all of a {kind.__name__}'s weights ({some}): {way_out}")
+    return network.eval().requires_grad_(False).to(device)
+
+
+def load_clip(folder: Path, way_out: str, device: str = "cpu") -> Any:
+    """A CLIP with OpenAI's activation, in evaluation mode.
+
+    Raises:
+        UsageError: As `load_network`, or it has another activation.
+    """
+    network = load_network(CLIPModel, folder, way_out, device)
+    for part in (network.config.text_config, network.config.vision_config):
+        if part.hidden_act != "quick_gelu":
+            raise UsageError(
+                f"the CLIP in {str(folder)!r} has the activation {part.hidden_act!r}, but OpenAI's weights need "
+                f"'quick_gelu' (quick GELU): {way_out}"
+            )
+    return network
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have here."""
     try:
-        return network.eval().requires_grad_(False).to(device)
+        torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UsageError(f"no device {device!r} here ({reason}): give cpu, cuda, cuda:1 or mps") from error

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from milr.rewards.compbench.prompts import Analysis, Word
 from milr.rewards.compbench.sources import DetectorSource
 from milr.rewards.compbench.spatial import Seen, find_relation, score_spatial, simple_objects
 from milr.rewards.compbench.three_in_one import Scorer, combine
+from milr.rewards.geneval_check import read_photographs
 from milr.weights import Finding
 
 if TYPE_CHECKING:
     from milr.rewards.t2i_compbench import Scorers
 
-_PHOTOGRAPHS = Path(__file__).parents[2] / "assets" / "geneval"
-_THINGS = {"astronaut.jpg": "person", "cat.jpg": "cat"}
-"""What the photographs that come with the package show."""
-
 
 def check_scorer(name: Scorer, scorers: Scorers) -> Iterator[Finding]:
     """A scorer's weights on two photographs: a woman is a person and no cat, a cat is a cat and no person."""
-    for file, thing in _THINGS.items():
-        with Image.open(_PHOTOGRAPHS / file) as photograph:
-            picture = photograph.convert("RGB")
-        other = next(word for word in _THINGS.values() if word != thing)
+    for file, thing, picture in read_photographs():
+        other = {"person": "cat", "cat": "person"}[thing]
         if name == "blip-vqa":
             (answers,) = scorers.blip.answer([picture], [(f"a {thing}?", f"a {other}?")])
             said = f"a {thing} {answers[0]:.2f}, a {other} {answers[1]:.2f}; the first above 0.5, the second below"

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from milr.errors import UsageError
 from milr.rewards.geneval_colors import prepare
-from milr.rewards.pretrained import load_network, load_tokenizer
+from milr.rewards.pretrained import load_clip, load_tokenizer
 
 _WAY_OUT = "get openai/clip-vit-base-patch32"
 
@@ -43,10 +42,7 @@ class ClipScore:
         Raises:
             UsageError: What lies there is no CLIP, or one without OpenAI's quick GELU.
         """
-        network = load_network(CLIPModel, folder, _WAY_OUT, device)
-        config = network.config
-        if {config.text_config.hidden_act, config.vision_config.hidden_act} != {"quick_gelu"}:
-            raise UsageError(f"the CLIP in {str(folder)!r} has no quick GELU: {_WAY_OUT}")
+        network = load_clip(folder, _WAY_OUT, device)
         return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), device)
 
     @torch.inference_mode()
