@@ -59,9 +59,15 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
     own = settings["unified"]
     drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
     tokenizer = load_tokenizer(settings, folder)
+    network = vq.load(settings, folder)
+
+    @torch.inference_mode()
+    def decode(grids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network.decode(grids).float().clamp(-1, 1)
 
     def make_feeder(world: dict[str, Any], seed: int) -> unified.Feeder:
-        return unified.Feeder(training_world(seed, **world), tokenizer, drawn, made.grounds, made.library)
+        return unified.Feeder(training_world(seed, **world), tokenizer, drawn, made.grounds, made.library, decode)
 
     start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
     unified.train(settings, tokenizer, make_feeder, start, folder)
