@@ -140,7 +140,7 @@ def _write_phrase(phrase: Phrase, article: bool) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "an apple", "a dog": the article goes by the first letter."""
+    """The words behind "a" or "an", which goes by the first letter."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
