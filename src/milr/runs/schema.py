@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from milr.config import SearchConfig
@@ -91,6 +91,8 @@ class StoredStep(BaseModel):
     log_probability: float | None
     drawings_spent: int
     tokens_spent: int
+    reward_calls: int = Field(default_factory=lambda before: before["drawings_spent"])
+    """Runs of before this was counted asked once a drawing."""
     seconds: float
     finished: Literal["met", "out of steps", "unscored"] | None
     notes: tuple[str, ...] = ()
