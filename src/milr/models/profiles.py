@@ -21,10 +21,18 @@ class PromptProfile:
     question: str
     """Asks about a picture, which stands where ``{picture}`` is."""
     max_reasoning_tokens: int
+    criticised: str = "{request}"
+    """Asks for the reasoning again, after a picture that was wrong; ``{request}`` is what `reasoning` asks and
+    ``{critique}`` says what was wrong. The default fits a model that never learned to read a critique."""
 
     def turn(self, content: str) -> str:
         """One user turn, up to where the assistant begins."""
         return f"{self.user}: {content}\n\n{self.assistant}:"
+
+    def ask(self, prompt: str, critique: str = "") -> str:
+        """What asks for a prompt's reasoning, with what was wrong with an earlier picture, if anything."""
+        request = self.reasoning.format(prompt=prompt)
+        return self.criticised.format(request=request, critique=critique) if critique else request
 
 
 PROFILES: Mapping[str, PromptProfile] = {
@@ -41,6 +49,10 @@ PROFILES: Mapping[str, PromptProfile] = {
         drawing_plain="{prompt}",
         question="{picture}\n{question} Answer yes or no.",
         max_reasoning_tokens=512,
+        criticised=(
+            "{request}\nAn image that was drawn from an earlier answer is wrong: {critique}. Say what the image will "
+            "show so that this cannot happen again."
+        ),
     ),
     "icons": PromptProfile(
         user="<|User|>",
