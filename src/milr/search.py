@@ -254,6 +254,7 @@ class _Search:
             log_probability=self.log_probability,
             drawings_spent=self.drawings_spent,
             tokens_spent=self.tokens_spent,
+            reward_calls=self.drawings_spent,
             seconds=seconds,
             finished=self.finished,  # pyright: ignore[reportArgumentType]
             notes=tuple(self.notes),

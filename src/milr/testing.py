@@ -236,6 +236,7 @@ def fake_records(
                 log_probability=-1.5 if step else None,
                 drawings_spent=(step + 1) * drawings_per_step,
                 tokens_spent=(step + 1) * 7,
+                reward_calls=(step + 1) * drawings_per_step,
                 seconds=0.5 * (step + 1),
                 finished=("met" if met else "out of steps") if last else None,
             )

@@ -137,6 +137,8 @@ class StepRecord:
     """Drawings of this task so far."""
     tokens_spent: int
     """Tokens sampled for this task so far, text and image."""
+    reward_calls: int
+    """Pictures of this task shown to the reward so far, partial ones too; a second try of an unscored one is free."""
     seconds: float
     """Since the search began."""
     finished: Literal["met", "out of steps", "unscored"] | None

@@ -101,6 +101,7 @@ def _record(
         log_probability=None,
         drawings_spent=row.step + 1,
         tokens_spent=row.tokens_spent,
+        reward_calls=row.step + 1,
         seconds=seconds,
         finished=finished,
         notes=notes,
