@@ -20,6 +20,8 @@ from milr.rewards.geneval_detector import load_network
 from milr.weights import CONVERSION, hash_file
 from tests.mmdet_model import MmdetMask2Former, Shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Shape(
     width=8,
     depths=(2, 1, 2, 2),
@@ -35,14 +37,6 @@ TINY = Shape(
 )
 # 5 x 6 places at the coarsest stage: more than a window, and no multiple of it.
 SIZE = (160, 192)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_config():

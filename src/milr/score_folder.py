@@ -8,16 +8,19 @@ often the work was cut off.
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +32,9 @@ from milr.layouts import FoundPicture, Scored, load_layout
 from milr.rewards import Reward, check_reward, load_reward
 from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
+
+if TYPE_CHECKING:
+    from milr.rewards.judge_client import JudgeSettings
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
 _NAMED = 5
@@ -102,6 +108,7 @@ class FolderJob:
         prompts: Path | None = None,
         processes: int = 1,
         options: Mapping[str, object] | None = None,
+        judging: JudgeSettings | None = None,
     ) -> None:
         """Find the pictures and read what was scored before.
 
@@ -114,20 +121,24 @@ class FolderJob:
             processes: How many pictures are scored at once. Each process holds the reward's weights, and they share
                 the threads that torch would use.
             options: Of the reward, such as its device.
+            judging: How rewards that ask judges ask them; each process has a client of its own. None for the defaults.
 
         Raises:
-            UsageError: A name that is not known, a folder that cannot be scored, results of another scorer in ``out``.
+            UsageError: A name that is not known, a folder or a picture that cannot be read, results of another scorer
+                in ``out``, or a budget for several processes.
         """
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
         check_reward(self.reward)
         if processes < 1:
             raise UsageError(f"{processes} processes score nothing: give 1 or more")
+        if processes > 1 and judging is not None and judging.budget is not None:
+            raise UsageError(f"a judge's budget is counted in one process, not in {processes}: give --processes 1")
         self.folder = folder
         self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{self.reward}")
         self.pictures = self.layout.find(folder, prompts)
         self._processes = processes
-        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes)
+        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, judging)
         self._header = _Header(
             benchmark=benchmark,
             reward=self.reward,
@@ -198,7 +209,12 @@ class FolderJob:
 
     def _stale(self, picture: FoundPicture) -> str | None:
         """The picture's hash where it must be scored (again); None where its line still holds."""
-        digest = hash_file(self.folder / picture.key)
+        try:
+            digest = hash_file(self.folder / picture.key)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {self.folder / picture.key} ({error.strerror}): remove it, or make it a file to be read"
+            ) from error
         line = self._lines.get(picture.key)
         holds = line is not None and (line.sha256, line.task) == (digest, picture.task.key) and line.value is not None
         return None if holds else digest
@@ -232,11 +248,11 @@ class FolderJob:
         if not pictures:
             return
         if self._processes == 1:
-            worker = _Worker(self._setup)
-            yield from ((picture, worker.score(self.folder / picture.key, picture.task)) for picture in pictures)
+            with closing(_Worker(self._setup)) as worker:
+                yield from ((picture, worker.score(self.folder / picture.key, picture.task)) for picture in pictures)
             return
         pool = ProcessPoolExecutor(
-            min(self._processes, len(pictures)), mp_context=get_context("spawn"), initializer=_leave_interrupts
+            min(self._processes, len(pictures)), mp_context=get_context("spawn"), initializer=_follow_parent
         )
         try:
             futures: dict[Future[Score | Unscored], FoundPicture] = {
@@ -261,6 +277,7 @@ class _Setup:
     reward: str
     options: tuple[tuple[str, Any], ...]
     processes: int
+    judging: JudgeSettings | None
 
 
 class _Worker:
@@ -271,7 +288,12 @@ class _Worker:
             import torch
 
             torch.set_num_threads(max(torch.get_num_threads() // setup.processes, 1))
-        self.reward: Reward = load_reward(setup.reward, **dict(setup.options))
+        self._judges = None
+        if setup.judging is not None:
+            from milr.rewards.judge_client import JudgeClient
+
+            self._judges = JudgeClient(setup.judging)
+        self.reward: Reward = load_reward(setup.reward, judges=self._judges, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""
@@ -286,6 +308,11 @@ class _Worker:
             (score,) = self.reward([picture], [task])
             return score
 
+    def close(self) -> None:
+        """Hang up on the judges."""
+        if self._judges is not None:
+            self._judges.close()
+
 
 @cache
 def _pool_worker(setup: _Setup) -> _Worker:
@@ -296,6 +323,15 @@ def _score_in_pool(setup: _Setup, path: Path, task: Task) -> Score | Unscored:
     return _pool_worker(setup).score(path, task)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C is the parent's to answer; the picture in hand is finished."""
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to answer; the picture in hand is finished. Where the parent is killed, this ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None, "a process of a pool has a parent"
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A pool's process would wait for its next picture for ever, with all its weights."""
+    parent.join()
+    os._exit(1)
