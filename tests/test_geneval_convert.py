@@ -239,7 +239,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch) -> None
     assert not Path("evil").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", [b"", b"abc", b"not a checkpoint", b"PK\x03\x04", b"\x80\x02"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)

@@ -385,6 +385,12 @@ def test_the_doctor_knows_files_that_are_not_the_official_ones(geneval_weights: 
     assert hub["mask2former-swin-small-coco-instance/model.safetensors"].fine is None
 
 
+def test_a_doctor_on_a_device_that_is_not_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
+    assert main(["doctor", "geneval", "--device", "cuda:99"]) == 2
+    assert "no device 'cuda:99' here" in capsys.readouterr().err
+
+
 def test_a_name_that_no_doctor_knows() -> None:
     assert {"geneval", "geneval-hf"} <= set(DOCTORS)
     assert main(["doctor", "genevla"]) == 2

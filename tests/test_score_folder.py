@@ -369,6 +369,17 @@ def test_prompts_in_any_script_go_through(folder: Path, tmp_path: Path, capsys) 
     assert first["filename"] == str(named / "00000/samples/0000.png")
 
 
+def test_a_rewards_argument_is_no_path(folder: Path, tmp_path: Path) -> None:
+    out = FolderJob(folder, "geneval", reward="mix:icons*0.5+unified-reward:/models/x*0.5").out
+    assert out == tmp_path / "pictures-mix-icons-0.5+unified-reward-models-x-0.5"
+
+
+def test_the_model_that_drew_is_not_known(folder: Path, tmp_path: Path, capsys) -> None:
+    command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "self", "--out", str(tmp_path / "o")]
+    assert main(command) == 2
+    assert "a folder does not say which did: type milr score PICTURE" in capsys.readouterr().err
+
+
 def test_a_budget_is_for_one_process(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "gpt-4o", "--processes", "2"]
     assert main([*command, "--judge-budget", "5"]) == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -29,7 +30,7 @@ from milr import __version__
 from milr.errors import MilrError, UsageError
 from milr.files import write_text
 from milr.layouts import FoundPicture, Scored, load_layout
-from milr.rewards import Reward, check_reward, load_reward
+from milr.rewards import Reward, check_reward, load_reward, needs_model
 from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
@@ -135,7 +136,9 @@ class FolderJob:
         if processes > 1 and judging is not None and judging.budget is not None:
             raise UsageError(f"a judge's budget is counted in one process, not in {processes}: give --processes 1")
         self.folder = folder
-        self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{self.reward}")
+        # A reward's argument may hold what no file name may: "mix:icons*0.5+http://...".
+        named = re.sub(r"[^\w.+-]+", "-", self.reward)
+        self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
         self.pictures = self.layout.find(folder, prompts)
         self._processes = processes
         self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, judging)
@@ -284,6 +287,11 @@ class _Worker:
     """A reward and what stands around one picture."""
 
     def __init__(self, setup: _Setup) -> None:
+        if needs_model(setup.reward):
+            raise UsageError(
+                f"the reward {setup.reward!r} asks the model that drew, and a folder does not say which did: "
+                f"type milr score PICTURE --prompt TEXT --reward {setup.reward} --model NAME"
+            )
         if setup.processes > 1:
             import torch
 
