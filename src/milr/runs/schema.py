@@ -51,7 +51,7 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     """Wall time from start to end."""
     tasks_finished: int = 0
-    drawings: int = 0
+    drawings: float = 0
     """Of all tasks, unfinished ones too."""
     tokens: int = 0
     """Sampled, text and image, of all tasks."""
@@ -89,7 +89,7 @@ class StoredStep(BaseModel):
     text_shift: float
     image_shift: float
     log_probability: float | None
-    drawings_spent: int
+    drawings_spent: float
     tokens_spent: int
     reward_calls: int = Field(default_factory=lambda before: before["drawings_spent"])
     """Runs of before this was counted asked once a drawing."""

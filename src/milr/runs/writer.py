@@ -84,7 +84,7 @@ class RunWriter:
         )
         self._judges = judges
         self._open: dict[int, _TaskFolder] = {}
-        self._spent: dict[int, tuple[int, int]] = {}  # task -> drawings, tokens
+        self._spent: dict[int, tuple[float, int]] = {}  # task -> drawings, tokens
 
     def __enter__(self) -> Self:
         check_folder(self.folder)
