@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
+from milr.commands.compare import compare
 from milr.commands.convert import convert
 from milr.commands.doctor import doctor
+from milr.commands.report import report
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
 from milr.config import SearchConfig
@@ -203,8 +205,10 @@ def info(
             print(f"{kind:<12}{name:<{width}}  {summary}")
 
 
+app.command("compare")(compare)
 app.command("convert")(convert)
 app.command("doctor")(doctor)
+app.command("report")(report)
 app.command("score")(score)
 app.command("score-folder")(score_folder)
 app.command("serve-judge")(serve_judge)
