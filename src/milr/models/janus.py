@@ -6,101 +6,82 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
-from transformers import AutoTokenizer, JanusForConditionalGeneration
-from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 from milr.decode import attention
 from milr.decode.engine import Lockstep
+from milr.decode.partial import fill_rest
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
-from milr.errors import UsageError, unknown_name
-from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
-from milr.models.profiles import PROFILES
+from milr.models.base import DrawRequest, Sketch, Thought
+from milr.models.checkpoint import open_checkpoint
+from milr.models.devices import choose_dtype, find_device
+from milr.models.profiles import Prompts
 from milr.types import Drawing, Reasoning, Task
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-SETTINGS_FILE = "milr.json"
 _PICTURES_AT_ONCE = 16  # the VQ decoder needs far more memory a picture than the tokens do
-
-
-class CheckpointSettings(BaseModel):
-    """What `milr.json` may say: milr's own settings beside a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    profile: str = "janus-pro"
-    grammar: Literal["free", "icons"] = "free"
-    """"icons" where the model reads prompts of `milr.tasks` alone."""
-    search: dict[str, float | int | str] = {}
-    """Fields of `SearchConfig` that depend on the model's size."""
 
 
 class Janus:
     """A frozen Janus checkpoint. Implements `milr.models.base.Model`."""
 
-    def __init__(self, folder: Path, *, device: str = "cpu", dtype: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "cpu", dtype: str | None = None, profile: str | None = None
+    ) -> None:
         """Load a folder in transformers' layout.
 
         Args:
             folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
             device: As torch names it.
-            dtype: "float32", "bfloat16" or "float16" for the weights; None is float32 on CPU, bfloat16 elsewhere.
-                Latents, guidance and softmax are float32 whatever it is.
+            dtype: "float32", "bfloat16" or "float16" for the weights; None is `milr.models.devices`' choice. Latents,
+                guidance and softmax are float32 whatever it is.
+            profile: One of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
 
         Raises:
-            UsageError: The folder is no Janus checkpoint in safetensors, or device or dtype is unknown.
+            UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
         """
+        checkpoint = open_checkpoint(folder, profile=profile)
+        self.device = find_device(device)
+        numbers = choose_dtype(dtype, self.device)
         self.folder = folder
-        settings = _read_settings(folder)
-        if settings.profile not in PROFILES:
-            raise unknown_name(f"profile in {folder / SETTINGS_FILE}:", settings.profile, PROFILES)
-        self.profile = PROFILES[settings.profile]
-        self.search_defaults: Mapping[str, object] = settings.search
-        self.reads_free_prompts = settings.grammar == "free"
         self.name = f"janus:{folder.name}"
-        dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-        if dtype not in DTYPES:
-            raise unknown_name("dtype", dtype, DTYPES)
-        self.device = _find_device(device)
-        transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
-        self.network: Any = JanusForConditionalGeneration.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
-        )
+        self.profile = checkpoint.profile
+        self.capabilities = checkpoint.capabilities
+        self.search_defaults: Mapping[str, object] = checkpoint.settings.search
+        self.reads_free_prompts = checkpoint.settings.grammar == "free"
+        self.tokenizer: Any = checkpoint.load_tokenizer()
+        self.image_processor: Any = checkpoint.load_image_processor()
+        self.network: Any = checkpoint.load_network(numbers)
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
         attention.install(self._decoder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.image_processor: Any = JanusImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        config = self.network.config
-        self.layers: int = config.text_config.num_hidden_layers
-        self.capabilities = Capabilities(
-            picture_size=config.vision_config.image_size,
-            image_tokens=config.vision_config.num_image_tokens,
-            width=config.text_config.hidden_size,
-            latents="both",
-        )
+        self.prompts = Prompts(self.profile, self.tokenizer)
+        self.layers: int = self.network.config.text_config.num_hidden_layers
 
     @torch.inference_mode()
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each task's reasoning, greedily, behind its prefix of token ids."""
+    def reason(
+        self,
+        tasks: Sequence[Task],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        critiques: Sequence[str] | None = None,
+    ) -> list[Thought]:
+        """Write each task's reasoning behind its prefix of token ids, greedily or sampled; see the protocol."""
         if not tasks:
             return []
         end: int = self.tokenizer.eos_token_id
         written = [_until(list(prefix), end) for prefix in prefixes]
-        prompts = [self._encode(self.profile.turn(self.profile.reasoning.format(prompt=t.prompt))) for t in tasks]
+        prompts = [
+            self.prompts.reasoning(task.prompt, critique)
+            for task, critique in zip(tasks, critiques or [""] * len(tasks), strict=True)
+        ]
         rows = [self._embed_text([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
         limit = self.profile.max_reasoning_tokens
         engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
@@ -109,7 +90,10 @@ class Janus:
         done = [len(tokens) >= limit or tokens[-1:] == [end] for tokens in written]
         while True:
             newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
-            following = to_integers(self.text_logits(newest).argmax(-1))
+            logits = self.text_logits(newest)
+            following = to_integers(
+                logits.argmax(-1) if streams is None else sample(logits, list(streams), temperature)
+            )
             for index, token in enumerate(following):
                 if not done[index]:
                     written[index].append(token)
@@ -131,14 +115,15 @@ class Janus:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.
 
         Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
-        decoder: equal logits and an equal stream give equal tokens.
+        decoder: equal logits and an equal stream give equal tokens. Given tokens before the first that is not take no
+        numbers.
         """
         if not requests:
             return []
-        total = self.capabilities.image_tokens
-        drawn = [self._sample_prefix(request, temperature) for request in requests]
-        prompts = [self._drawing_prompt(request) for request in requests]
-        blank: int = self.tokenizer.pad_token_id
+        totals = [request.until or self.capabilities.image_tokens for request in requests]
+        drawn = [self._begin(request, total, temperature) for request, total in zip(requests, totals, strict=True)]
+        prompts = [self.prompts.drawing(request.task.prompt, request.reasoning) for request in requests]
+        blank = self.prompts.blank
         unconditional = [[prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]] for prompt in prompts]
         prefixes = [self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn]
         rows = [
@@ -146,8 +131,8 @@ class Janus:
             for half in (prompts, unconditional)
             for ids, prefix in zip(half, prefixes, strict=True)
         ]  # 2B rows: the conditional ones, then the unconditional ones
-        shortest = min(map(len, drawn))
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + total - shortest)
+        longest = max(total - len(tokens) for total, tokens in zip(totals, drawn, strict=True))
+        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + longest)
         states = engine.prefill(rows)[:, -1].float()  # (2B, d)
         kept: list[torch.Tensor] = []
         streams = [request.stream for request in requests]
@@ -155,17 +140,24 @@ class Janus:
             pairs = torch.stack(states.chunk(2), dim=1)  # (B, 2, d)
             if len(kept) < keep:
                 kept.append(pairs)
-            tokens = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
-            for row, token in zip(drawn, to_integers(tokens), strict=True):
+            sampled = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
+            newest = [
+                token if given is None else given
+                for token, given in zip(to_integers(sampled), map(_given, requests, map(len, drawn)), strict=True)
+            ]
+            for row, token, total in zip(drawn, newest, totals, strict=True):
                 if len(row) < total:  # a row that began with a longer prefix is done a little earlier
                     row.append(token)
-            if all(len(row) == total for row in drawn):
+            if all(len(row) >= total for row, total in zip(drawn, totals, strict=True)):
                 break
+            tokens = torch.tensor(newest)
             states = engine.step(self._embed_image(tokens.repeat(2))).float()
         hidden = torch.stack(kept, dim=1) if kept else pairs[:, None, :, :][:, :0]  # (B, keep, 2, d)
-        pictures = self._decode_pictures(torch.tensor(drawn))
+        pictures = self._decode_pictures(
+            torch.tensor([fill_rest(row, self.capabilities.image_tokens) for row in drawn])
+        )
         return [
-            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None else states_)
+            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None or request.tokens else states_)
             for row, picture, states_, request in zip(drawn, pictures, hidden, requests, strict=True)
         ]
 
@@ -186,7 +178,7 @@ class Janus:
         if not pictures:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
-        rows = self._look(pictures, [self.profile.question.format(picture="{picture}", question=q) for q in questions])
+        rows = self._look(pictures, questions, self.prompts.question)
         states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
         probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
         return to_numbers(probabilities[:, 0])
@@ -197,7 +189,7 @@ class Janus:
         if not pictures:
             return []
         end: int = self.tokenizer.eos_token_id
-        rows = self._look(pictures, [f"{{picture}}\n{question}" for question in questions])
+        rows = self._look(pictures, questions, self.prompts.open_question)
         engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
         newest = engine.prefill(rows)[:, -1].float()  # (B, d)
         written: list[list[int]] = [[] for _ in rows]
@@ -211,26 +203,23 @@ class Janus:
             newest = engine.step(self._embed_text(following)).float()
         return [self._reasoning(_without(tokens, end)).text for tokens in written]
 
-    def _look(self, pictures: Sequence[Image.Image], turns: Sequence[str]) -> list[torch.Tensor]:
-        """User turns as rows of embeddings (T, d), each picture's features where its turn has ``{picture}``."""
-        inner, token = self.network.model, self.tokenizer
+    def _look(
+        self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
+    ) -> list[torch.Tensor]:
+        """Questions as rows of embeddings (T, d), each picture's features in its places."""
+        inner, placeholder = self.network.model, self.tokenizer.image_token_id
         pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
         seen = inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state)
-        picture = f"{token.boi_token}{token.image_token * seen.shape[1]}{token.eoi_token}"
         rows: list[torch.Tensor] = []
-        for turn, features in zip(turns, seen, strict=True):
-            before, _, behind = turn.partition("{picture}")
-            ids = self._encode(self.profile.turn(before + picture + behind))
-            holes = torch.tensor([i == token.image_token_id for i in ids], device=self.device)
+        for question, features in zip(questions, seen, strict=True):
+            ids = ask(question, len(features))
+            holes = torch.tensor([i == placeholder for i in ids], device=self.device)
             rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
         return rows
 
     @property
     def _decoder(self) -> Any:
         return self.network.model.language_model
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text)["input_ids"]
 
     def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids -> (T, d)."""
@@ -240,18 +229,18 @@ class Janus:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
 
-    def _drawing_prompt(self, request: DrawRequest) -> list[int]:
-        prompt = request.task.prompt
-        if request.reasoning is None:
-            words = self.profile.drawing_plain.format(prompt=prompt)
-        else:
-            words = self.profile.drawing.format(prompt=prompt, reasoning=request.reasoning.text)
-        return self._encode(self.profile.turn(words) + self.tokenizer.boi_token)
-
-    def _sample_prefix(self, request: DrawRequest, temperature: float) -> list[int]:
-        if request.prefix is None:
-            return []
-        return [int(sample(row[None], [request.stream], temperature)) for row in request.prefix]
+    def _begin(self, request: DrawRequest, total: int, temperature: float) -> list[int]:
+        """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
+        tokens: list[int] = []
+        logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)
+        while len(tokens) < total:
+            given = _given(request, len(tokens))
+            if given is None and len(tokens) >= len(logits):
+                break
+            if given is None:
+                given = int(sample(logits[len(tokens)][None], [request.stream], temperature))
+            tokens.append(given)
+        return tokens
 
     def _decode_pictures(self, tokens: torch.Tensor) -> list[Image.Image]:
         pictures: list[Image.Image] = []
@@ -265,6 +254,11 @@ class Janus:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
 
 
+def _given(request: DrawRequest, place: int) -> int | None:
+    """The token that a request gives for a place."""
+    return request.tokens[place] if place < len(request.tokens) else None
+
+
 def _until(tokens: list[int], end: int) -> list[int]:
     """Tokens up to the first end-of-sequence, which is kept."""
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens
@@ -272,40 +266,3 @@ def _until(tokens: list[int], end: int) -> list[int]:
 
 def _without(tokens: list[int], end: int) -> list[int]:
     return tokens[:-1] if tokens and tokens[-1] == end else tokens
-
-
-def _find_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this torch sees no CUDA device; use --device cpu")
-    return device
-
-
-def _read_settings(folder: Path) -> CheckpointSettings:
-    """Check that the folder can be loaded and read its `milr.json`, if it has one."""
-    if not folder.is_dir():
-        raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
-    if not (folder / "config.json").exists():
-        raise UsageError(f"{str(folder)!r} has no config.json: give a folder in transformers' Janus layout")
-    if not any(folder.glob("*.safetensors")):
-        raise UsageError(
-            f"{str(folder)!r} has no *.safetensors: milr opens no pickles; save the weights with "
-            f"save_pretrained(..., safe_serialization=True) first"
-        )
-    try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise UsageError(f"{str(folder / 'config.json')!r} is not a JSON object: fetch the checkpoint again") from error
-    if kind != "janus":
-        raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: milr loads type 'janus'")
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        return CheckpointSettings()
-    try:
-        return CheckpointSettings.model_validate_json(path.read_text())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
