@@ -128,7 +128,7 @@ def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:
     joint, zero, pool = read_entries(runs.values())
     assert needs_twin(joint) and not needs_twin(zero) and not needs_twin(pool)
     assert find_twin(joint, [pool, zero]) is zero and find_twin(joint, [pool]) is None
-    assert any(flag.startswith("milr: not a result") for flag in compare([joint, pool]).flags)
+    assert any(flag.startswith("not a result") and flag.endswith(": milr") for flag in compare([joint, pool]).flags)
     assert not any("not a result" in flag for flag in compare([joint, zero, pool]).flags)
     titles = [table.title.partition(":")[0] for table in comparison_tables(compare([joint, zero, pool]))]
     assert "What the latents add, paired" in titles
@@ -138,7 +138,9 @@ def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:
 
 
 def test_tags_are_pooled_as_the_benchmark_does() -> None:
-    assert tag_weights("geneval", ["a", "b"]) == {"a": 1, "b": 1}
+    weights = tag_weights("geneval", [])
+    assert weights is not None and set(weights.values()) == {1 / 6} and "color_attr" in weights
+    assert tag_weights("somebody's", ["a", "b"]) == {"a": 1, "b": 1}
     assert tag_weights("wise", ["Cultural"]) is LEGACY_WEIGHTS
     assert tag_weights(None, ["a"]) is None
 

@@ -7,16 +7,17 @@ learns nothing gains too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.errors import UsageError, unknown_name
 from milr.report.entries import Entry, settings_of
 from milr.report.statistics import OVERALL, Estimate, Floats, area, bootstrap, mean_by_prompt
 from milr.report.tables import Cell, Row, Table
-from milr.rewards.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
 
 BUDGETS = (1, 2, 4, 8, 21, 64)
 """Drawings spent, where curves are read off."""
@@ -92,15 +93,11 @@ def compare(entries: Sequence[Entry], baseline: str | None = None, *, seed: int 
 
 
 def tag_weights(benchmark: str | None, tags: Sequence[str]) -> Mapping[str, float] | None:
-    """How a benchmark pools its tags: WISE by published weights, the others all alike; None for the plain mean.
-
-    Sources: GenEval's summary_scores.py and T2I-CompBench's tables (unweighted means), WISE's gpt_eval.py.
-    """
+    """How a benchmark pools its tags (`Benchmark.weights`); None, the plain mean, for prompts of somebody's own."""
     if benchmark is None:
         return None
-    for name, weights in (("wise", LEGACY_WEIGHTS), ("wise-verified", VERIFIED_WEIGHTS)):
-        if benchmark == name:
-            return weights
+    if benchmark in BENCHMARKS:
+        return load_benchmark(benchmark).weights
     return dict.fromkeys(tags, 1.0)
 
 
@@ -183,11 +180,6 @@ def _flags(entries: Sequence[Entry], base: Entry) -> list[str]:
         missing = int(np.isnan(entry.answers([float("inf")])).sum())
         if missing:
             flags.append(f"{label}: {missing} of {len(entry.outcomes.prompts)} answers could not be judged; left out")
-        if needs_twin(entry) and find_twin(entry, entries) is None:
-            flags.append(
-                f"{label}: not a result: no run with the same settings and --credit zero stands beside it, so what the "
-                f"latents add cannot be told from mere redrawing"
-            )
         if entry is base:
             continue
         if manifest.reward != base.manifest.reward:
@@ -202,6 +194,12 @@ def _flags(entries: Sequence[Entry], base: Entry) -> list[str]:
             flags.append(f"{label}: other seeds than {base.label}: paired by prompt alone, noise is not shared")
         if manifest.versions.get("milr") != base.manifest.versions.get("milr"):
             flags.append(f"{label}: drawn by another version of milr than {base.label}")
+    alone = [entry.label for entry in entries if needs_twin(entry) and find_twin(entry, entries) is None]
+    if alone:
+        flags.append(
+            f"not a result, since no run with the same settings and --credit zero stands beside it, so that what the "
+            f"latents add cannot be told from mere redrawing: {'; '.join(alone)}"
+        )
     return flags
 
 
@@ -240,9 +238,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         ),
         (
             "[low, high]: 95 % bootstrap interval over prompts.",
-            "area: under the curve over log2 of the drawings, divided by its width, to "
-            + ", ".join(f"{label} {reach}" for label, reach in comparison.area_to.items())
-            + "; end: the answers that searches ended with.",
+            f"area: under the curve over log2 of the drawings, divided by its width, {_reaches(comparison)}; "
+            f"end: the answers that searches ended with.",
             *[
                 f"{entry.label}: the mean over all subsets of its pool of {entry.outcomes.spent.shape[1]} drawings."
                 for entry in comparison.entries
@@ -305,6 +302,13 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             )
         )
     return tables
+
+
+def _reaches(comparison: Comparison) -> str:
+    """To how many drawings the areas go: what most have, then the others by name."""
+    usual = Counter(comparison.area_to.values()).most_common(1)[0][0]
+    others = [f"{label} to {reach}" for label, reach in comparison.area_to.items() if reach != usual]
+    return f"to {usual} drawings" + (f" ({', '.join(others)})" if others else "")
 
 
 def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) -> list[Table]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from milr.report.entries import Entry
 from milr.report.published import SOURCE, read_published
-from milr.report.sections import COMPBENCH, GENEVAL, Section
+from milr.report.sections import COMPBENCH, GENEVAL, Columns, Section
 from milr.report.statistics import OVERALL
 from milr.report.tables import Cell, Row, Table
 
+RIDDLES = "riddles"
 _NOTE = f"Published rows: {SOURCE}, not measured here; ours: [low, high] is a 95 % bootstrap interval over prompts."
-_OVERALL: Mapping[str, str] = {OVERALL: "Overall"}
 
 
 def paper_tables(sections: Sequence[Section]) -> list[Table]:
@@ -42,46 +42,54 @@ def _is_method(section: Section, entry: Entry) -> bool:
 
 def _compbench_and_wise(sections: Sequence[Section]) -> Table:
     columns, rows = read_published("t2i_compbench_wise")
+    notes: list[str] = []
     for section in sections:
-        if section.like(COMPBENCH):
-            for entry in section.entries:
-                if _is_method(section, entry):
-                    cells = [*_cells(section, entry, COMPBENCH, 4), _wise(sections, entry)]
-                    rows.append(Row(section.row_name(entry), tuple(cells), group=_group(section)))
-    for section in sections:
-        if _is_wise(section) and not any(other.like(COMPBENCH) for other in sections):
-            for entry in section.entries:
-                if _is_method(section, entry):
-                    cells = [*[Cell()] * (len(columns) - 1), Cell.of(section.at_end(entry, OVERALL))]
-                    rows.append(Row(section.row_name(entry), tuple(cells), group=_group(section)))
-    return _table(
-        "Table 2: T2I-CompBench and WISE", "table-2", columns, rows, missing("methods", "t2i-compbench (and wise)")
-    )
+        for entry in section.entries if section.like(COMPBENCH) or _is_wise(section) else ():
+            if _is_method(section, entry):
+                rows.append(Row(section.row_name(entry), tuple(_both(section, entry)), group=_group(section)))
+        notes += _stand_ins(section)
+    told = missing("methods", "t2i-compbench")
+    return _table("Table 2: T2I-CompBench and WISE", "table-2", columns, rows, told, *notes)
+
+
+def _both(section: Section, entry: Entry) -> list[Cell]:
+    """T2I-CompBench's columns and WISE's; a benchmark fills its own."""
+    if section.like(COMPBENCH):
+        return [*_cells(section, entry, COMPBENCH, 4), Cell()]
+    return [*[Cell()] * (len(COMPBENCH) + 1), Cell.of(section.at_end(entry, OVERALL))]
 
 
 def _is_wise(section: Section) -> bool:
-    return section.benchmark.startswith("wise")
+    """WISE, or what stands in for it in the icon world."""
+    return section.benchmark in ("wise", "wise-verified", RIDDLES)
 
 
-def _wise(sections: Sequence[Section], entry: Entry) -> Cell:
-    """The same model's and method's score on WISE."""
-    for section in sections:
-        if _is_wise(section):
-            for other in section.entries:
-                if (other.manifest.model, other.label) == (entry.manifest.model, entry.label):
-                    return Cell.of(section.at_end(other, OVERALL))
-    return Cell()
+def _stand_ins(section: Section) -> list[str]:
+    """What must be said of a section's place among these columns."""
+    told = [f"{section.benchmark} stands in WISE's column and compares with nothing of WISE's."]
+    return [*section.notes, *(told if section.benchmark == RIDDLES else [])]
 
 
 def _ablation(sections: Sequence[Section]) -> Table:
     columns, rows = read_published("ablation")
     for section in sections:
-        if section.like(GENEVAL) and section.reference is not None:
-            for name, entry in ablations(section):
-                cells = [*_cells(section, entry, GENEVAL, 2), _elsewhere(sections, COMPBENCH, name), Cell()]
-                cells[-1] = _elsewhere(sections, None, name)
+        for name, entry in ablations(section):
+            cells = _in_ablation(section, entry)
+            if cells:
                 rows.append(Row(f"{section.row_name(entry)}: {name}", tuple(cells), group=_group(section)))
-    return _table("Table 3: what each part adds", "table-3", columns, rows, missing("parts"))
+    notes = [note for section in sections for note in _stand_ins(section) if _is_wise(section)]
+    return _table("Table 3: what each part adds", "table-3", columns, rows, missing("parts"), *notes)
+
+
+def _in_ablation(section: Section, entry: Entry) -> list[Cell]:
+    """GenEval's columns, T2I-CompBench's overall score and WISE's; nothing for a benchmark of another kind."""
+    overall = section.at_end(entry, OVERALL)
+    if section.like(GENEVAL):
+        return [*_cells(section, entry, GENEVAL, 2), Cell(), Cell()]
+    blank = [Cell()] * (len(GENEVAL) + 1)
+    if section.like(COMPBENCH):
+        return [*blank, Cell.of(overall, 4), Cell()]
+    return [*blank, Cell(), Cell.of(overall)] if _is_wise(section) else []
 
 
 def ablations(section: Section) -> list[tuple[str, Entry]]:
@@ -93,16 +101,6 @@ def ablations(section: Section) -> list[tuple[str, Entry]]:
     for name, setting in (("w/o Image", "image_ratio"), ("w/o Text", "text_ratio")):
         found += [(name, entry) for entry in section.variants(setting) if getattr(entry.config, setting) == 0]
     return found
-
-
-def _elsewhere(sections: Sequence[Section], columns: dict[str, str] | None, name: str) -> Cell:
-    """The overall score of the same ablation on T2I-CompBench, or on WISE where no columns are given."""
-    for section in sections:
-        if section.like(columns) if columns else _is_wise(section):
-            for other, entry in ablations(section):
-                if other == name:
-                    return Cell.of(section.at_end(entry, OVERALL), digits=4 if columns else 2)
-    return Cell()
 
 
 def _rewards(sections: Sequence[Section]) -> list[Table]:
@@ -135,18 +133,18 @@ def by_reward(section: Section) -> list[tuple[str, Entry]]:
     ]
 
 
-def _row(section: Section, entry: Entry, columns: dict[str, str], digits: int) -> Row:
+def _row(section: Section, entry: Entry, columns: Columns, digits: int) -> Row:
     return Row(section.row_name(entry), tuple(_cells(section, entry, columns, digits)), group=_group(section))
 
 
-def _cells(section: Section, entry: Entry, columns: dict[str, str], digits: int) -> list[Cell]:
-    return [Cell.of(section.at_end(entry, tag), digits) for tag in (*columns, *_OVERALL)]
+def _cells(section: Section, entry: Entry, columns: Columns, digits: int) -> list[Cell]:
+    return [Cell.of(section.in_column(entry, tags), digits) for tags in (*columns.values(), (OVERALL,))]
 
 
 def _group(section: Section) -> str:
     return f"Ours, measured here: {section.name}"
 
 
-def _table(title: str, key: str, columns: Sequence[str], rows: Sequence[Row], told: str) -> Table:
+def _table(title: str, key: str, columns: Sequence[str], rows: Sequence[Row], told: str, *notes: str) -> Table:
     ours = any(row.kind == "ours" for row in rows)
-    return Table(title, tuple(columns), tuple(rows), (_NOTE, *([] if ours else [told])), key=key)
+    return Table(title, tuple(columns), tuple(rows), (_NOTE, *notes, *([] if ours else [told])), key=key)

@@ -6,33 +6,37 @@ what runs are, whatever their folders are called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.report.comparison import END, Comparison, compare, mark
 from milr.report.entries import Entry, make_entries, settings_of
 from milr.report.statistics import Estimate
 from milr.runs import Run
 
-GENEVAL = {
-    "single_object": "Single Object",
-    "two_object": "Two Object",
-    "counting": "Counting",
-    "colors": "Colors",
-    "position": "Position",
-    "color_attr": "Attribute Binding",
+Columns = Mapping[str, tuple[str, ...]]
+"""A column of the paper -> the tags that may stand in it."""
+
+GENEVAL: Columns = {
+    "Single Object": ("single_object",),
+    "Two Object": ("two_object",),
+    "Counting": ("counting",),
+    "Colors": ("colors",),
+    "Position": ("position",),
+    "Attribute Binding": ("color_attr",),
 }
-"""GenEval's tags -> the paper's columns. Benchmarks of other prompts may have the same tags."""
-COMPBENCH = {
-    "color": "Color",
-    "shape": "Shape",
-    "texture": "Texture",
-    "spatial": "Spatial",
-    "non_spatial": "Non-Spatial",
-    "complex": "Complex",
+"""Benchmarks of other prompts may have GenEval's tags."""
+COMPBENCH: Columns = {
+    "Color": ("color", "attribute (icon world)"),
+    "Shape": ("shape",),
+    "Texture": ("texture",),
+    "Spatial": ("spatial", "spatial (icon world)"),
+    "Non-Spatial": ("non_spatial", "non-spatial (icon world)"),
+    "Complex": ("complex", "complex (icon world)"),
 }
-"""T2I-CompBench's categories -> the paper's columns."""
+"""T2I-CompBench's, and the icon world's stand-ins for them."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,18 @@ class Section:
         """Of all prompts."""
         return frozenset(tag for entry in self.entries for tag in entry.outcomes.tags)
 
-    def like(self, columns: dict[str, str]) -> bool:
-        """Whether its tags are of those columns."""
-        return bool(self.tags) and self.tags <= set(columns)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said beside the benchmark's numbers."""
+        return load_benchmark(self.benchmark).notes if self.benchmark in BENCHMARKS else ()
+
+    def like(self, columns: Columns) -> bool:
+        """Whether its tags stand in those columns."""
+        return bool(self.tags) and self.tags <= {tag for tags in columns.values() for tag in tags}
+
+    def in_column(self, entry: Entry, tags: Sequence[str]) -> Estimate | None:
+        """The score of the first of those tags that the entry has prompts of."""
+        return next((found for tag in tags if (found := self.at_end(entry, tag)) is not None), None)
 
     @cached_property
     def comparison(self) -> Comparison:
