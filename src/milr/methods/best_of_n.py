@@ -15,7 +15,7 @@ from milr.config import SearchConfig
 from milr.decode.streams import open_stream
 from milr.models.base import DrawRequest, Model
 from milr.rewards.base import Reward, begin_scoring
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, is_met, rank
 
 
 @dataclass
@@ -38,7 +38,6 @@ def best_of_n(
     Records are a search's, with no latents. Drawing n's random stream is keyed by n, so the first k drawings are the
     same whatever N is.
     """
-    stop_at = reward.stop_at if config.stop_at is None else config.stop_at
     started = time.monotonic()
     waiting = deque(enumerate(tasks))
     active: list[_Row] = []
@@ -57,7 +56,7 @@ def best_of_n(
         scores = begin_scoring(reward, [one.drawing.picture for one in sketches], [row.task for row in active])()
         remaining: list[_Row] = []
         for row, sketch, score in zip(active, sketches, scores, strict=True):
-            record = _record(row, sketch.drawing, score, stop_at, config, time.monotonic() - started)
+            record = _record(row, sketch.drawing, score, config, time.monotonic() - started)
             yield record
             row.step += 1
             if record.finished is None:
@@ -67,15 +66,13 @@ def best_of_n(
         active = remaining
 
 
-def _record(
-    row: _Row, drawing: Drawing, score: Score | Unscored, stop_at: float, config: SearchConfig, seconds: float
-) -> StepRecord:
+def _record(row: _Row, drawing: Drawing, score: Score | Unscored, config: SearchConfig, seconds: float) -> StepRecord:
     row.tokens_spent += len(drawing.tokens)
     if row.best is None or rank(score) > rank(row.best[1]):
         row.best = (drawing, score, row.step)
     finished: Literal["met", "out of steps", "unscored"] | None = None
     notes: tuple[str, ...] = ()
-    if rank(row.best[1]) > stop_at:
+    if is_met(row.best[1], config.stop_at):
         finished = "met"
     elif isinstance(score, Unscored) and score.final:
         finished, notes = "unscored", (f"ended with the best so far: {score.reason}",)

@@ -47,7 +47,7 @@ class Sketch:
     drawing: Drawing
     hidden: torch.Tensor | None
     """(n, 2, d) float32: conditional and unconditional state behind each of the first n tokens; None where the first
-    tokens came from latents."""
+    tokens came from latents or were given."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class DrawRequest:
     stream: torch.Generator
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
+    tokens: Sequence[int | None] = ()
+    """Tokens that are given, in raster order; None, and what is behind the last, is drawn. They go before `prefix`."""
+    until: int | None = None
+    """How many tokens to draw, given ones counted; the picture shows them above a flat rest. None draws all."""
 
 
 class Model(Protocol):
@@ -73,12 +77,29 @@ class Model(Protocol):
     reads_free_prompts: bool
     """False where prompts must follow the grammar of `milr.tasks`."""
 
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each task's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+    def reason(
+        self,
+        tasks: Sequence[Task],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        critiques: Sequence[str] | None = None,
+    ) -> list[Thought]:
+        """Write each task's reasoning behind its prefix of token ids (which may be empty).
+
+        Args:
+            tasks: One a row.
+            prefixes: One a task.
+            streams: One a task: sample from them at that temperature; None writes greedily.
+            temperature: Above 0.
+            critiques: One a task: what was wrong with an earlier picture of it, or nothing. A model whose prompts have
+                a fixed form writes as if there were none.
+        """
         ...
 
     def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
-        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix."""
+        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
         ...
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:

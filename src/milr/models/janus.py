@@ -15,6 +15,7 @@ from PIL import Image
 
 from milr.decode import attention
 from milr.decode.engine import Lockstep
+from milr.decode.partial import fill_rest
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
 from milr.models.base import DrawRequest, Sketch, Thought
@@ -63,13 +64,24 @@ class Janus:
         self.layers: int = self.network.config.text_config.num_hidden_layers
 
     @torch.inference_mode()
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each task's reasoning, greedily, behind its prefix of token ids."""
+    def reason(
+        self,
+        tasks: Sequence[Task],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        critiques: Sequence[str] | None = None,
+    ) -> list[Thought]:
+        """Write each task's reasoning behind its prefix of token ids, greedily or sampled; see the protocol."""
         if not tasks:
             return []
         end: int = self.tokenizer.eos_token_id
         written = [_until(list(prefix), end) for prefix in prefixes]
-        prompts = [self.prompts.reasoning(task.prompt) for task in tasks]
+        prompts = [
+            self.prompts.reasoning(task.prompt, critique)
+            for task, critique in zip(tasks, critiques or [""] * len(tasks), strict=True)
+        ]
         rows = [self._embed_text([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
         limit = self.profile.max_reasoning_tokens
         engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
@@ -78,7 +90,10 @@ class Janus:
         done = [len(tokens) >= limit or tokens[-1:] == [end] for tokens in written]
         while True:
             newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
-            following = to_integers(self.text_logits(newest).argmax(-1))
+            logits = self.text_logits(newest)
+            following = to_integers(
+                logits.argmax(-1) if streams is None else sample(logits, list(streams), temperature)
+            )
             for index, token in enumerate(following):
                 if not done[index]:
                     written[index].append(token)
@@ -100,12 +115,13 @@ class Janus:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.
 
         Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
-        decoder: equal logits and an equal stream give equal tokens.
+        decoder: equal logits and an equal stream give equal tokens. Given tokens before the first that is not take no
+        numbers.
         """
         if not requests:
             return []
-        total = self.capabilities.image_tokens
-        drawn = [self._sample_prefix(request, temperature) for request in requests]
+        totals = [request.until or self.capabilities.image_tokens for request in requests]
+        drawn = [self._begin(request, total, temperature) for request, total in zip(requests, totals, strict=True)]
         prompts = [self.prompts.drawing(request.task.prompt, request.reasoning) for request in requests]
         blank = self.prompts.blank
         unconditional = [[prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]] for prompt in prompts]
@@ -115,8 +131,8 @@ class Janus:
             for half in (prompts, unconditional)
             for ids, prefix in zip(half, prefixes, strict=True)
         ]  # 2B rows: the conditional ones, then the unconditional ones
-        shortest = min(map(len, drawn))
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + total - shortest)
+        longest = max(total - len(tokens) for total, tokens in zip(totals, drawn, strict=True))
+        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + longest)
         states = engine.prefill(rows)[:, -1].float()  # (2B, d)
         kept: list[torch.Tensor] = []
         streams = [request.stream for request in requests]
@@ -124,17 +140,24 @@ class Janus:
             pairs = torch.stack(states.chunk(2), dim=1)  # (B, 2, d)
             if len(kept) < keep:
                 kept.append(pairs)
-            tokens = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
-            for row, token in zip(drawn, to_integers(tokens), strict=True):
+            sampled = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
+            newest = [
+                token if given is None else given
+                for token, given in zip(to_integers(sampled), map(_given, requests, map(len, drawn)), strict=True)
+            ]
+            for row, token, total in zip(drawn, newest, totals, strict=True):
                 if len(row) < total:  # a row that began with a longer prefix is done a little earlier
                     row.append(token)
-            if all(len(row) == total for row in drawn):
+            if all(len(row) >= total for row, total in zip(drawn, totals, strict=True)):
                 break
+            tokens = torch.tensor(newest)
             states = engine.step(self._embed_image(tokens.repeat(2))).float()
         hidden = torch.stack(kept, dim=1) if kept else pairs[:, None, :, :][:, :0]  # (B, keep, 2, d)
-        pictures = self._decode_pictures(torch.tensor(drawn))
+        pictures = self._decode_pictures(
+            torch.tensor([fill_rest(row, self.capabilities.image_tokens) for row in drawn])
+        )
         return [
-            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None else states_)
+            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None or request.tokens else states_)
             for row, picture, states_, request in zip(drawn, pictures, hidden, requests, strict=True)
         ]
 
@@ -206,10 +229,18 @@ class Janus:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
 
-    def _sample_prefix(self, request: DrawRequest, temperature: float) -> list[int]:
-        if request.prefix is None:
-            return []
-        return [int(sample(row[None], [request.stream], temperature)) for row in request.prefix]
+    def _begin(self, request: DrawRequest, total: int, temperature: float) -> list[int]:
+        """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
+        tokens: list[int] = []
+        logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)
+        while len(tokens) < total:
+            given = _given(request, len(tokens))
+            if given is None and len(tokens) >= len(logits):
+                break
+            if given is None:
+                given = int(sample(logits[len(tokens)][None], [request.stream], temperature))
+            tokens.append(given)
+        return tokens
 
     def _decode_pictures(self, tokens: torch.Tensor) -> list[Image.Image]:
         pictures: list[Image.Image] = []
@@ -221,6 +252,11 @@ class Janus:
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
+
+
+def _given(request: DrawRequest, place: int) -> int | None:
+    """The token that a request gives for a place."""
+    return request.tokens[place] if place < len(request.tokens) else None
 
 
 def _until(tokens: list[int], end: int) -> list[int]:
