@@ -15,6 +15,7 @@ from rich.text import Text
 
 from milr import __version__
 from milr.commands.benchmark import benchmark
+from milr.commands.compare import compare
 from milr.commands.convert import convert
 from milr.commands.doctor import doctor
 from milr.commands.options import (
@@ -39,6 +40,7 @@ from milr.commands.options import (
     check_names,
     make_config,
 )
+from milr.commands.report import report
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
 from milr.errors import MilrError, UsageError
@@ -220,8 +222,10 @@ def info(
 
 
 app.command("benchmark")(benchmark)
+app.command("compare")(compare)
 app.command("convert")(convert)
 app.command("doctor")(doctor)
+app.command("report")(report)
 app.command("score")(score)
 app.command("score-folder")(score_folder)
 app.command("serve-judge")(serve_judge)
