@@ -215,6 +215,25 @@ def test_a_finished_folder_is_not_scored_again(folder: Path, tmp_path: Path) -> 
     assert files(out) == expected
 
 
+def test_a_kill_before_the_journal_leaves_a_folder_to_go_on_in(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "lock").write_text("")
+    (out / f"{JOURNAL}.part").write_text('{"bench')
+    finish(icons(folder, out))
+
+
+def test_two_programs_do_not_score_into_one_folder(folder: Path, tmp_path: Path) -> None:
+    first, second = icons(folder, tmp_path / "out"), icons(folder, tmp_path / "out")
+    begun = first.run()
+    next(begun)
+    with pytest.raises(UsageError, match="another program scores into .*: wait until it ends, or give another --out"):
+        next(second.run())
+    list(begun)
+    first.conclude()
+    assert icons(folder, tmp_path / "out").done == 7
+
+
 def test_what_changed_is_scored_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     finish(icons(folder, out))

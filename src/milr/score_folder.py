@@ -11,24 +11,25 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milr import __version__
 from milr.errors import MilrError, UsageError
-from milr.files import write_text
+from milr.files import PART, write_text
 from milr.layouts import FoundPicture, Scored, load_layout
 from milr.rewards import Reward, check_reward, load_reward, needs_model
 from milr.types import Score, Task, Unscored
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from milr.rewards.judge_client import JudgeSettings
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
+_LOCK = "lock"
+_BEGUN = (_LOCK, f"{JOURNAL}{PART}")
+"""What a kill may leave behind before there is a journal."""
 _NAMED = 5
 """Unscored pictures that the summary names at most; the file has them all."""
 
@@ -160,12 +164,12 @@ class FolderJob:
         """Score what is left, each picture kept before it is given; in no fixed order.
 
         Raises:
-            MilrError: The reward cannot be loaded, fails its self-test, or a process died.
+            MilrError: The reward cannot be loaded, fails its self-test, a process died, or another program scores into
+                the same folder.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._write_journal()
         digests = {picture.key: digest for picture, digest in self._left}
-        with (self.out / JOURNAL).open("ab") as journal:
+        with _hold(self.out), self._open_journal() as journal:
             for picture, score in self._score([picture for picture, _ in self._left]):
                 line = _Line.of(picture, digests[picture.key], score)
                 journal.write(line.model_dump_json().encode() + b"\n")
@@ -226,7 +230,9 @@ class FolderJob:
         """The journal's lines; what a kill cut off is passed over."""
         path = self.out / JOURNAL
         if not path.is_file():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            if self.out.exists() and (
+                not self.out.is_dir() or any(one.name not in _BEGUN for one in self.out.iterdir())
+            ):
                 raise UsageError(f"{self.out} holds other files; nothing was overwritten: give another --out")
             return
         whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
@@ -241,11 +247,12 @@ class FolderJob:
         except ValidationError as error:
             raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin anew") from error
 
-    def _write_journal(self) -> None:
-        """The header and the lines that still hold: without what a kill cut off or a picture outlived."""
+    def _open_journal(self) -> BinaryIO:
+        """Anew, with the header and the lines that still hold: without what a kill cut off or a picture outlived."""
         left = {picture.key for picture, _ in self._left}
         kept = [self._lines[picture.key] for picture in self.pictures if picture.key not in left]
         write_text(self.out / JOURNAL, "".join(f"{line.model_dump_json()}\n" for line in (self._header, *kept)))
+        return (self.out / JOURNAL).open("ab")
 
     def _score(self, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
         if not pictures:
@@ -271,6 +278,20 @@ class FolderJob:
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _hold(out: Path) -> Generator[None]:
+    """Keep a second program out of the results; the lock goes with the process, however that ends."""
+    lock = FileLock(out / _LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another program scores into {out}: wait until it ends, or give another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
