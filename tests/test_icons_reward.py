@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from milr.errors import UsageError
@@ -17,19 +16,13 @@ from milr.rewards.icons import Icons, IconsJudge, IconsSoft
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Requirement, Score, Task, Unscored
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCENES = Path(__file__).with_name("data") / "icon_scenes"
 PROMPTS: dict[str, dict[str, list[str]]] = json.loads((SCENES / "prompts.json").read_text())
 APPLE = parse_prompt("a photo of a red apple")
 GREY = (220, 221, 224)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=[Icons, IconsJudge])
