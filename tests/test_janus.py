@@ -30,8 +30,8 @@ def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
     """A drawing at next to no temperature: what the model was told, its tokens, its hidden states."""
     request = DrawRequest(Task(prompt=PROMPT), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
     (sketch,) = embedded.draw([request], guidance=3.0, temperature=1e-6, keep=embedded.capabilities.image_tokens)
-    told = embedded.profile.turn(embedded.profile.drawing.format(prompt=PROMPT, reasoning="red apple"))
-    assert sketch.hidden is not None
+    assert embedded.profile.drawing is not None and sketch.hidden is not None
+    told = embedded.profile.drawing.write(prompt=PROMPT, reasoning="red apple")
     return told + embedded.tokenizer.boi_token, sketch.drawing.tokens, sketch.hidden
 
 
@@ -64,7 +64,7 @@ def test_the_cached_states_of_a_drawing_are_the_uncached_ones(
 
 def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
     (thought,) = embedded.reason([Task(prompt=PROMPT)], [()])
-    ids = ids_of(embedded, embedded.profile.turn(embedded.profile.reasoning.format(prompt=PROMPT)))
+    ids = ids_of(embedded, embedded.profile.reasoning.write(prompt=PROMPT))
     theirs = embedded.network.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -85,7 +85,7 @@ def test_an_answer_is_transformers_own(embedded: Janus, mode: str) -> None:
     picture = Image.linear_gradient("L").resize((side, side)).convert(mode)
     question = "Is there a red apple?"
     processor: Any = JanusProcessor.from_pretrained(embedded.folder)
-    text = embedded.profile.turn(embedded.profile.question.format(picture=processor.image_token, question=question))
+    text = embedded.profile.question.write(picture=processor.image_token, question=question)
     inputs = processor(text=text, images=[picture.convert("RGB")], return_tensors="pt")
     with torch.inference_mode():
         logits = embedded.network(**inputs).logits[0, -1]

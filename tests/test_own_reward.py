@@ -72,7 +72,7 @@ def test_the_words_are_those_of_the_training() -> None:
     for _ in range(150):
         task = world.request()
         scene = world.scene(task)
-        true = {question for question, truth in world.questions(scene, 60) if truth}
+        true = {asked.text for asked in world.questions(scene, 60) if asked.truth}
         for question in condition_questions(task):
             kind = next(kind for kind in ("is there", "is the number", "is the") if question.startswith(kind))
             kinds[kind] += question in true

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError
-from milr.runs import Frame, RunWriter, StoredStep, check_folder, default_folder, draw_strip, read_run
-from milr.testing import fake_records
+from milr.runs import Frame, RunError, RunWriter, StoredStep, check_folder, default_folder, draw_strip, read_run
+from milr.testing import FakeReward, fake_records, fake_score
 from milr.types import Score, StepRecord, Task, Unscored
 
 TASKS = [Task(prompt="a photo of a red apple"), Task(prompt="two blue clocks")]
@@ -56,7 +60,8 @@ def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_stored_step_has_every_field_of_a_record() -> None:
-    assert list(StoredStep.model_fields) == [field.name for field in fields(StepRecord)]
+    of_the_run = {"image"}
+    assert [name for name in StoredStep.model_fields if name not in of_the_run] == [f.name for f in fields(StepRecord)]
 
 
 def test_the_manifest_tells_how_the_run_was_made_and_what_it_cost(tmp_path: Path) -> None:
@@ -161,6 +166,128 @@ def test_unscored_stays_unscored_and_odd_evidence_is_kept(tmp_path: Path) -> Non
     assert isinstance(score, Score)
     assert math.isnan(score.parts["a"])
     assert score.evidence == {"boxes": [1.0, 2.0], "where": "x"}
+
+
+def finished_run(folder: Path, **more: Any) -> None:
+    """A run of the tasks above, all of them finished."""
+    with RunWriter(folder, tasks=TASKS, config=SearchConfig(), model="fake", reward="fake@1", **more) as run:
+        for record in fake_records(TASKS, [[0.25, 0.75, 0.5], [0.0, 1.0]], drawings_per_step=2):
+            run.write(record)
+
+
+def test_a_judge_sees_every_picture_in_the_order_of_drawing(tmp_path: Path) -> None:
+    judge = FakeReward(name="judge@1")
+    finished_run(tmp_path, judge=judge, benchmark="geneval", method="best-of-n", places=(3, 4))
+    found = read_run(tmp_path)
+    assert judge.calls == 2  # a task is one question
+    assert (found.manifest.judge, found.manifest.judged) == ("judge@1", 10)
+    assert (found.manifest.benchmark, found.manifest.method, found.manifest.places) == ("geneval", "best-of-n", (3, 4))
+    first = found.tasks[0]
+    assert [(one.step, one.number) for one in first.drawings] == [(s, n) for s in range(3) for n in range(2)]
+    for one in first.drawings:
+        assert one.judge == judge([first.picture(one.drawing)], [first.task])[0]
+    assert (first.answer.step, first.answer.number) == (1, 0)
+    assert first.answer.reward == first.last.best_score
+    assert (first.folder / "judged.jsonl").read_text().count("\n") == 6
+
+
+def test_a_judge_whose_budget_is_spent_ends_the_run_and_keeps_no_half_judged_task(tmp_path: Path) -> None:
+    class Spent(FakeReward):
+        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            self.calls += 1
+            if self.calls == 1:
+                return super().__call__(pictures, tasks)
+            return [Unscored("the budget is spent", self.name, final=True)] * len(pictures)
+
+    with pytest.raises(RunError, match="judges nothing any more: the budget is spent; the finished tasks are kept"):
+        finished_run(tmp_path, judge=Spent())
+    assert [task.index for task in read_run(tmp_path).tasks] == [1]
+    assert read_run(tmp_path).manifest.status == "failed"
+
+
+def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    records = list(fake_records(TASKS, [[0.25, 0.75, 0.5], [0.0, 1.0]]))
+    finished_run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt), writer(tmp_path / "cut") as run:
+        for record in records[:4]:  # the second task has finished, the first is in flight
+            run.write(record)
+        raise KeyboardInterrupt
+    with RunWriter.resume(tmp_path / "cut") as again:
+        assert again.remaining() == [(0, 0)]
+        for record in records:
+            if record.index == 0:
+                again.write(record)
+        assert again.remaining() == []
+    cut = read_run(tmp_path / "cut")
+    assert names(tmp_path / "cut") == names(tmp_path / "whole")
+    assert [step.model_dump() for task in cut.tasks for step in task.steps] == [
+        StoredStep.of(record, [f"steps/{record.step:02d}-0.png"], f"steps/{record.best_step:02d}-0.png").model_dump()
+        for index in (0, 1)
+        for record in records
+        if record.index == index
+    ]
+    assert [session.status for session in cut.manifest.sessions] == ["interrupted", "finished"]
+    assert (cut.manifest.status, cut.manifest.tasks_finished) == ("finished", 2)
+    assert cut.manifest.drawings == 4 + 3  # two of the first task were lost
+
+
+def test_images_of_a_prompt_are_tasks_of_their_own(tmp_path: Path) -> None:
+    tasks = TASKS[:1]
+    facts: dict[str, Any] = {"tasks": tasks, "config": SearchConfig(), "model": "fake", "reward": "fake@1"}
+    with RunWriter(tmp_path, **facts, images_per_prompt=2) as run:
+        assert run.remaining() == [(0, 0), (0, 1)]
+        for image in (1, 0):
+            for record in fake_records(tasks, [[0.25 * image]]):
+                run.write(record, image)
+    found = read_run(tmp_path)
+    assert [(task.index, task.image, task.answer.reward) for task in found.tasks] == [
+        (0, image, fake_score(0.25 * image)) for image in (0, 1)
+    ]
+    assert found.manifest.tasks_finished == 2
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from milr.runs import RunWriter; from milr.config import SearchConfig; "
+        "from milr.types import Task\n"
+        "with RunWriter(sys.argv[1], tasks=[Task(prompt='a cat')], config=SearchConfig(), model='m', reward='r@1'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", code, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        refusal = f"process {other.pid} on {socket.gethostname()} works on"
+        with pytest.raises(UsageError, match=refusal), RunWriter.resume(run):
+            pass
+        other.kill()
+    with RunWriter.resume(run) as again:
+        assert again.remaining() == [(0, 0)]
+    assert [session.status for session in read_run(run).manifest.sessions] == ["running", "finished"]
+
+
+def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: both are an OSError of a write."""
+    code = (
+        "import resource, sys; from milr.cli import _fail; from milr.errors import MilrError\n"
+        "from tests.test_runs import finished_run\n"
+        "from pathlib import Path\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        "try: finished_run(Path(sys.argv[1]))\n"
+        "except MilrError as error: sys.exit(_fail(str(error)))"
+    )
+    run = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: cannot write {run} (File too large): make room there; the finished tasks")
+    assert done.stderr.count("\n") == 1
+    with RunWriter.resume(run) as again:
+        left = {index for index, _ in again.remaining()}
+        assert left
+        for record in fake_records(TASKS, [[0.25, 0.75, 0.5], [0.0, 1.0]], drawings_per_step=2):
+            if record.index in left:
+                again.write(record)
+    assert len(read_run(run).tasks) == 2
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_the_hash_of_a_request_does_not_see_wording_or_order() -> None:
 def test_questions_are_answered_by_the_scene(seed: int) -> None:
     world = make_world(seed)
     scene = world.scene(world.request())
-    for question, truth in world.questions(scene, 4):
+    for _, question, truth in world.questions(scene, 4):
         if question.startswith("is there a"):
             words = question.removesuffix("?").split(maxsplit=3)[3]
             named = {i.name for i in scene.items} | {f"{i.color} {i.name}" for i in scene.items}
@@ -93,6 +93,11 @@ def test_plans_name_every_object_with_its_place() -> None:
         (scenes.Item("apple", "red", "top left", "large"), scenes.Item("dog", None, "right", "small")), "sky"
     )
     assert scene.plan == "top left large red apple, right small dog, sky ground"
+
+
+def draw_first_code(grids: torch.Tensor) -> torch.Tensor:
+    """Image tokens as if decoded: every pixel of a picture bears its grid's first token."""
+    return grids[:, 0, 0].float()[:, None, None, None].expand(-1, 3, 128, 128)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,14 @@ def feeder() -> unified.Feeder:
         for ground in GROUNDS
     }
     bank["dog", 0, "natural", "small", "sky"][0, 0] = CODES - 1
-    return unified.Feeder(make_world(1), tokenizer, bank, {g: i for i, g in enumerate(GROUNDS)}, {})
+    library = {
+        (name, 0, color, size): np.zeros((8 * side, 8 * side, 4), np.float32)
+        for name in OBJECT_NAMES
+        for color in colors
+        for size, side in scenes.SIZES.items()
+    }
+    grounds = {g: i for i, g in enumerate(GROUNDS)}
+    return unified.Feeder(make_world(1), tokenizer, bank, grounds, library, decode=draw_first_code)
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +132,18 @@ def tiny(feeder: unified.Feeder) -> JanusForConditionalGeneration:
     return JanusForConditionalGeneration(unified.build_config(settings, feeder.tokenizer)).eval()
 
 
-BATCH = {
-    "batch": 3,
-    "plan_dropout": 0.0,
-    "condition_dropout": 0.0,
-    "ground_kept": 0.1,
-    "ground_weight": 10.0,
-    "blurred": 0.0,
-}
+def drawing_settings(thinned: bool, batch: int = 3, condition_dropout: float = 0.0) -> dict[str, object]:
+    kept = 0.1 if thinned else 1.0
+    diet = {"share": 1.0, "batch": batch, "ground_kept": kept, "ground_weight": 1 / kept, "blurred": 0.0}
+    return {"drawings": [diet], "plan_dropout": 0.0, "condition_dropout": condition_dropout}
 
 
-@pytest.mark.parametrize("thinned", [0.0, 1.0])
+@pytest.mark.parametrize("thinned", [False, True])
 @torch.no_grad()
 def test_the_loss_of_a_padded_batch_is_that_of_its_rows(
-    tiny: JanusForConditionalGeneration, feeder: unified.Feeder, thinned: float
+    tiny: JanusForConditionalGeneration, feeder: unified.Feeder, thinned: bool
 ) -> None:
-    batch = next(feeder.drawings({**BATCH, "thinned": thinned}))
+    batch = next(feeder.drawings(drawing_settings(thinned)))
     losses: list[torch.Tensor] = []
     words: list[torch.Tensor] = []
     for row in range(3):
@@ -158,8 +166,8 @@ def test_the_loss_of_a_padded_batch_is_that_of_its_rows(
 
 
 def test_a_thinned_batch_keeps_every_cell_of_every_object(feeder: unified.Feeder) -> None:
-    whole = next(feeder.drawings({**BATCH, "thinned": 0.0}))
-    thin = next(feeder.drawings({**BATCH, "thinned": 1.0}))
+    whole = next(feeder.drawings(drawing_settings(False)))
+    thin = next(feeder.drawings(drawing_settings(True)))
     assert whole.targets.shape[1] == scenes.GRID**2
     assert thin.targets.shape[1] < scenes.GRID**2
     for places, targets, objects in zip(thin.places, thin.targets, thin.objects, strict=True):
@@ -169,8 +177,8 @@ def test_a_thinned_batch_keeps_every_cell_of_every_object(feeder: unified.Feeder
 
 def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.Feeder) -> None:
     shares: list[float] = []
-    for thinned in (0.0, 1.0):
-        batches = feeder.drawings({**BATCH, "batch": 100, "thinned": thinned})
+    for thinned in (False, True):
+        batches = feeder.drawings(drawing_settings(thinned, batch=100))
         pool = [next(batches) for _ in range(4)]  # a pool is dealt out by length: only the whole of it is fair
         objects = sum(float((batch.weights * batch.objects).sum()) for batch in pool)
         shares.append(objects / sum(float(batch.weights.sum()) for batch in pool))
@@ -178,7 +186,7 @@ def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.
 
 
 def test_the_unconditional_half_keeps_the_first_and_the_last_token(feeder: unified.Feeder) -> None:
-    batch = next(feeder.drawings({**BATCH, "thinned": 1.0, "condition_dropout": 1.0}))
+    batch = next(feeder.drawings(drawing_settings(True, condition_dropout=1.0)))
     pad = feeder.tokenizer.pad_token_id
     for text, length in zip(batch.text, batch.lengths, strict=True):
         assert text[0] == feeder.tokenizer.bos_token_id
@@ -195,6 +203,48 @@ def test_answers_are_labelled_where_they_are_predicted(feeder: unified.Feeder) -
         assert feeder.tokenizer.decode(plan[:-1]).endswith("ground")
         # Each label but the last is the input of the next position.
         assert torch.equal(row[1:][chosen[:-1]][: len(plan) - 1], plan[:-1])
+
+
+LOOKING = {"looking_batch": 4, "questions": 2, "decoded_pictures": 8, "decoded_chunk": 4, "decode_every": 3}
+
+
+def test_a_conversation_asks_before_it_describes(feeder: unified.Feeder) -> None:
+    batch = next(feeder.lookings(LOOKING))
+    end, tokenizer = feeder.tokenizer.eos_token_id, feeder.tokenizer
+    for ids, answers, description in zip(batch.ids, batch.answers, batch.description, strict=True):
+        said = answers[answers != unified.IGNORED]
+        assert said[1::2].tolist() == [end, end]
+        assert {tokenizer.decode(said[i]) for i in (0, 2)} <= {" yes", " no"}
+        last, first = int((answers != unified.IGNORED).nonzero().max()), (description != unified.IGNORED).nonzero()
+        assert last < int(first.min())
+        told = description[description != unified.IGNORED]
+        assert tokenizer.decode(told[:-1]).endswith(" ground")
+        assert (ids[1:][(description != unified.IGNORED)[:-1]] == told).all()  # each under the token before
+
+
+def test_half_of_the_pictures_looked_at_are_what_the_vq_model_draws(feeder: unified.Feeder) -> None:
+    batch = next(feeder.lookings(LOOKING))
+    assert batch.pixels[:2].abs().max() <= 1
+    assert (batch.pixels[2:, 0, 0, 0] == batch.cells[2:, 0]).all()
+
+
+def test_cells_of_objects_are_told_apart_from_ground(feeder: unified.Feeder) -> None:
+    batch = next(feeder.lookings(LOOKING))
+    assert (batch.cells[~batch.objects] < len(GROUNDS)).all()
+    assert (batch.cells[batch.objects] >= len(GROUNDS)).all()
+
+
+@torch.no_grad()
+def test_the_looking_loss_rewards_an_aligner_that_speaks_in_drawn_tokens(
+    tiny: JanusForConditionalGeneration, feeder: unified.Feeder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = next(feeder.lookings(LOOKING))
+    before = unified.looking_loss(tiny, batch)[1]
+    table = tiny.model.generation_aligner(tiny.model.generation_embeddings.weight)
+    monkeypatch.setattr(tiny.model.aligner, "forward", lambda _: table[batch.cells])
+    after = unified.looking_loss(tiny, batch)[1]
+    assert after["seen_right"] == 1.0 > before["seen_right"]
+    assert after["seen_loss"] < before["seen_loss"]
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:

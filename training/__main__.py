@@ -1,4 +1,7 @@
-"""`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do."""
+"""`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do.
+
+`report [GENEVAL_METADATA [SCALE]]` and `icons-detector-report`, `icons-judge-report` measure what was made.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +17,17 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training import detector, export, icons, scenes, stage, tokens, unified, vq
+from training import detector, export, icons, report, scenes, stage, tokens, unified, vq
 
 
-def icon_library(settings: stage.Settings) -> vq.Library:
-    """Every generator icon, rendered (cached)."""
+def icon_library(settings: stage.Settings, library: str = "generator") -> vq.Library:
+    """Every icon of a library that settings.toml names, rendered (cached)."""
     own = settings["icons"]
-    found = icons.read_icons(Path(own["csv"]), Path(own["packages"]), own["generator_sets"])
-    chosen = {name: icons.choose_variants(items, own["variants"]) for name, items in found.items()}
-    return icons.load_icons(chosen, own["sizes"], Path(settings["paths"]["build"]) / "icons.npz")
+    chosen_sets = own["libraries"][library]
+    cache = Path(settings["paths"]["build"]) / f"icons-{library}.npz"
+    found = icons.read_icons(Path(own["csv"]), Path(own["packages"]), chosen_sets["sets"])
+    chosen = {name: icons.choose_variants(items, chosen_sets["variants"]) for name, items in found.items()}
+    return icons.load_icons(chosen, own["sizes"], cache)
 
 
 def training_world(seed: int, **settings: Any) -> scenes.World:
@@ -59,9 +65,15 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
     own = settings["unified"]
     drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
     tokenizer = load_tokenizer(settings, folder)
+    network = vq.load(settings, folder)
+
+    @torch.inference_mode()
+    def decode(grids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network.decode(grids).float().clamp(-1, 1)
 
     def make_feeder(world: dict[str, Any], seed: int) -> unified.Feeder:
-        return unified.Feeder(training_world(seed, **world), tokenizer, drawn, made.grounds, made.library)
+        return unified.Feeder(training_world(seed, **world), tokenizer, drawn, made.grounds, made.library, decode)
 
     start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
     unified.train(settings, tokenizer, make_feeder, start, folder)
@@ -87,25 +99,39 @@ def write_checkpoint(settings: stage.Settings, folder: Path) -> None:
     export.export(model, network, tokenizer, settings, Path(settings["export"]["folder"]))
 
 
-def train_detector(settings: stage.Settings, folder: Path) -> None:
-    """The icon detector behind the rewards `icons` and `icons-soft`, into the package."""
-    detector.train(settings, icon_library(settings), folder)
-    for file in (folder / "icons-detector").iterdir():
-        shutil.copyfile(file, Path(settings["detector"]["folder"]) / file.name)
+def train_critic(name: str, settings: stage.Settings, folder: Path) -> None:
+    """An icon detector, into the package."""
+    own = settings["critics"][name]
+    detector.train(settings, name, icon_library(settings, own["library"]), folder)
+    shutil.copytree(folder / name, own["folder"], dirs_exist_ok=True)
+
+
+def measure_model(settings: stage.Settings, folder: Path, arguments: list[str]) -> dict[str, Any]:
+    """The card's figures: `report [GENEVAL_METADATA [SCALE]]`."""
+    made = prepare(settings, folder)
+    benchmark = Path(arguments[0]) if arguments else None
+    scale = float(arguments[1]) if len(arguments) > 1 else 1.0
+    return report.measure(settings, made.library, made.bank, folder, benchmark, scale)
 
 
 def main() -> None:
     """Run the stage named on the command line."""
     settings = stage.read_settings()
     folder = Path(settings["paths"]["build"])
-    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
-    stages = {"vq": train_vq, "unified": train_unified, "export": write_checkpoint, "detector": train_detector}
+    torch.set_num_threads(int(sys.argv[2]) if sys.argv[2:3] and sys.argv[2].isdigit() else 2)
+    stages = {"vq": train_vq, "unified": train_unified, "export": write_checkpoint}
+    stages |= {critic: partial(train_critic, critic) for critic in settings["critics"]}
+    reports = [f"{critic}-report" for critic in settings["critics"]]
     name = sys.argv[1] if len(sys.argv) > 1 else "all"
-    if name == "detector-report":
-        print(json.dumps(detector.report(settings, icon_library(settings), folder), indent=2))
+    if name == "report":
+        print(json.dumps(measure_model(settings, folder, sys.argv[2:]), indent=2))
+        return
+    if name in reports:
+        critic = name.removesuffix("-report")
+        print(json.dumps(detector.report(settings, critic, icon_library(settings), folder), indent=2))
         return
     if name not in (*stages, "all"):
-        raise SystemExit(f"unknown stage {name!r}: known: all, {', '.join(stages)}")
+        raise SystemExit(f"unknown stage {name!r}: known: all, report, {', '.join([*stages, *reports])}")
     for stage_name, run in stages.items():
         if name in (stage_name, "all"):
             run(settings, folder)

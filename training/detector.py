@@ -1,4 +1,7 @@
-"""Stage 4, the icon detector: a small convnet on pictures made on the fly, with and without the VQ model.
+"""Stage 5, the icon detectors: small convnets on pictures made on the fly, with and without the VQ model.
+
+Two of them, `icons-detector` (the reward) and `icons-judge` (only watched): settings.toml gives each its architecture,
+seed, augmentation and icons.
 
 Half of the pictures of a batch are drawn anew, some of them with cells exchanged; the other half come from a store of
 pictures that went through the VQ model (until it draws well: put together from the codebook's patches), half of those
@@ -9,7 +12,7 @@ with damage as a half-trained generator makes it. What an icon is worth after da
 * cells of the same icon in another colour change its colour only: up to 18 % not at all, about half to "no single
   colour", between: left out of the loss.
 
-The detector knows all combinations of colour, count and class; nothing is held out from it.
+They know all combinations of colour, count and class; nothing is held out from them.
 """
 
 from __future__ import annotations
@@ -373,7 +376,7 @@ def _damage(
             labels[row, 0] = IGNORE
 
 
-def read_coder(settings: Settings, sampler: Sampler, folder: Path) -> VqCoder | None:
+def read_coder(settings: Settings, sampler: Sampler, folder: Path, least_psnr: float) -> VqCoder | None:
     """The VQ model of the newest checkpoint; None where it is of another shape or does not draw scenes well yet."""
     try:
         coder = VqCoder(settings, sampler, folder)
@@ -381,7 +384,7 @@ def read_coder(settings: Settings, sampler: Sampler, folder: Path) -> VqCoder | 
         return None
     decibels = psnr(coder, sampler)
     log("detector-vq", step=coder.step, psnr=decibels)
-    return coder if decibels >= settings["detector"]["least_psnr"] else None
+    return coder if decibels >= least_psnr else None
 
 
 class Store:
@@ -390,9 +393,10 @@ class Store:
     Chunks lie in one folder a VQ checkpoint. While the VQ model still trains, `grow` follows its checkpoints.
     """
 
-    def __init__(self, settings: Settings, sampler: Sampler, folder: Path) -> None:
-        own = settings["detector"]
-        self.settings, self.sampler, self.folder = settings, sampler, folder
+    def __init__(self, settings: Settings, name: str, sampler: Sampler, folder: Path) -> None:
+        own = settings["critics"][name]
+        self.settings, self.name, self.sampler, self.folder = settings, name, sampler, folder
+        self.least_psnr = float(own["least_psnr"])
         self.chunk, self.most, self.seed = int(own["chunk"]), int(own["coded_pictures"]), int(own["seed"])
         self.pictures = np.empty((self.most, SIDE, SIDE, 3), np.uint8)
         self.labels = np.empty((self.most, MOST, 6), np.float32)
@@ -410,7 +414,7 @@ class Store:
         """Whether the VQ model draws whole scenes well enough; reads its newest checkpoint."""
         written = (self.folder / "vq.pt").stat().st_mtime if (self.folder / "vq.pt").exists() else 0.0
         if written != self.written:
-            self.written, self.coder = written, read_coder(self.settings, self.sampler, self.folder)
+            self.written, self.coder = written, read_coder(self.settings, self.sampler, self.folder, self.least_psnr)
             self.since = 0
         return self.coder is not None
 
@@ -418,7 +422,7 @@ class Store:
         """One chunk more, from its file where there is one; False where all are made, or the VQ model is not ready."""
         if not self.ready() or self.coder is None or self.since * self.chunk >= self.most:
             return False
-        file = self.folder / f"detector-pictures-{self.coder.step}-{self.written:.0f}" / f"{self.since:04d}.npz"
+        file = self.folder / f"{self.name}-pictures-{self.coder.step}-{self.written:.0f}" / f"{self.since:04d}.npz"
         if file.exists():
             with np.load(file) as stored:
                 pictures, labels = stored["pictures"], stored["labels"]
@@ -440,38 +444,47 @@ class Store:
         return self.pictures[index], self.labels[index]
 
 
-def augment(pictures: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts, light, noise and blur, none of which changes a colour's name.
+def augment(
+    pictures: np.ndarray, labels: np.ndarray, random: np.random.Generator, strength: dict[str, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts, light, noise, blur and blots, none of which changes a colour's name.
 
     Args:
         pictures: uint8 (B, 128, 128, 3).
         labels: (B, MOST, 6).
         random: Its generator.
+        strength: Chances of shift, resize, blur, noise and blot; the most that gain and light change.
 
     Returns:
         Pictures float32 (B, 128, 128, 3) in [0, 255], and labels whose boxes moved along.
     """
     out, moved = pictures.astype(np.float32), labels.copy()
     for picture, rows in zip(out, moved, strict=True):
-        if random.random() < 0.5:
+        if random.random() < strength["shift"]:
             right, down = (int(v) for v in random.integers(-4, 5, 2))
             padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)), mode="edge")
             picture[:] = padded[4 - down : 4 - down + SIDE, 4 - right : 4 - right + SIDE]
             real = rows[:, 0] > EMPTY
             rows[real, 1:5] = np.clip(rows[real, 1:5] + (right, down, right, down), 0, SIDE)
-        if random.random() < 0.15:
+        if random.random() < strength["blot"]:  # too small to hide an object
+            top, left = (int(v) for v in random.integers(0, SIDE - 8, 2))
+            picture[top : top + 8, left : left + 8] = random.uniform(0, 255, 3)
+        if random.random() < strength["resize"]:
             small = [int(v) for v in random.integers(48, 100, 2)]
             soft = Image.fromarray(picture.astype(np.uint8)).resize(small, Image.Resampling.BILINEAR)
             picture[:] = np.asarray(soft.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-        elif random.random() < 0.15:
+        elif random.random() < strength["blur"]:
             around = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
             cross = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
             picture[:] = 0.5 * picture + 0.125 * cross
-    gains = random.uniform(0.95, 1.05, (len(out), 1, 1, 3)) * random.uniform(0.95, 1.05, (len(out), 1, 1, 1))
-    out = out * gains.astype(np.float32) + random.uniform(-6, 6, (len(out), 1, 1, 1)).astype(np.float32)
-    noisy = np.flatnonzero(random.random(len(out)) < 0.3)
-    strength = random.uniform(1, 8, (len(noisy), 1, 1, 1)).astype(np.float32)
-    out[noisy] += random.standard_normal((len(noisy), SIDE, SIDE, 3), dtype=np.float32) * strength
+    gain, light = strength["gain"], strength["light"]
+    gains = random.uniform(1 - gain, 1 + gain, (len(out), 1, 1, 3)) * random.uniform(
+        1 - gain, 1 + gain, (len(out), 1, 1, 1)
+    )
+    out = out * gains.astype(np.float32) + random.uniform(-light, light, (len(out), 1, 1, 1)).astype(np.float32)
+    noisy = np.flatnonzero(random.random(len(out)) < strength["noise"])
+    deviation = random.uniform(1, 8, (len(noisy), 1, 1, 1)).astype(np.float32)
+    out[noisy] += random.standard_normal((len(noisy), SIDE, SIDE, 3), dtype=np.float32) * deviation
     return out.clip(0, 255), moved
 
 
@@ -538,20 +551,27 @@ def detector_loss(
     return losses["centre"] + losses["names"] + losses["boxes"] + 0.5 * losses["colors"], figures
 
 
-def train(settings: Settings, library: vq.Library, folder: Path) -> IconDetector:
-    """Train, calibrate and write the detector to ``settings["detector"]["folder"]``; resumes from its checkpoint."""
-    own: dict[str, Any] = settings["detector"]
-    config = DetectorConfig(widths=tuple(own["widths"]), blocks=own["blocks"])
+def train(settings: Settings, name: str, library: vq.Library, folder: Path) -> IconDetector:
+    """Train, calibrate and write a detector to ``folder``; resumes from its checkpoint.
+
+    Args:
+        settings: Of all stages.
+        name: Of the detector in ``settings["critics"]``.
+        library: The icons that it learns.
+        folder: Holds the checkpoint, and the detector's own folder at the end.
+    """
+    own: dict[str, Any] = settings["critics"][name]
+    config = DetectorConfig(architecture=own["architecture"], widths=tuple(own["widths"]), blocks=own["blocks"])
     torch.manual_seed(own["seed"])
     network = DetectorNetwork(config).to(memory_format=torch.channels_last).train()
     torch.nn.init.constant_(network.heads.bias[0], -4.0)
     optimiser = torch.optim.AdamW(network.parameters(), lr=own["learning_rate"], weight_decay=own["weight_decay"])
-    checkpoint = Checkpoint(folder / "detector.pt")
+    checkpoint = Checkpoint(folder / f"{name}.pt")
     step = checkpoint.load(network=network, optimiser=optimiser)
     sampler = Sampler(library)
     pixel_coder = PixelCoder(sampler)
     code_coder = CodeCoder(sampler, vq.learn_codes(settings, library))
-    store = Store(settings, sampler, folder)
+    store = Store(settings, name, sampler, folder)
     half, total = own["batch"] // 2, own["steps"]
     started, sums = time.time(), dict[str, float]()
     while store.filled < own["first_pictures"] and store.grow():
@@ -566,7 +586,9 @@ def train(settings: Settings, library: vq.Library, folder: Path) -> IconDetector
             if store.filled >= own["first_pictures"]
             else coded_pictures(sampler, code_coder, random, half)
         )
-        pictures, labels = augment(np.concatenate([pictures, other]), np.concatenate([labels, other_labels]), random)
+        pictures, labels = augment(
+            np.concatenate([pictures, other]), np.concatenate([labels, other_labels]), random, own["augment"]
+        )
         pixels = vq.to_pixels(pictures).contiguous(memory_format=torch.channels_last)
         for group in optimiser.param_groups:
             warm = min(1.0, (step + 1) / 200)
@@ -582,7 +604,7 @@ def train(settings: Settings, library: vq.Library, folder: Path) -> IconDetector
         sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
         if step % 50 == 0:
             log(
-                "detector",
+                name,
                 step=step,
                 **{k: v / 50 for k, v in sums.items()},
                 coded=store.filled,
@@ -592,8 +614,9 @@ def train(settings: Settings, library: vq.Library, folder: Path) -> IconDetector
         if step % 200 == 0 or step == total:
             checkpoint.save(step, network=network, optimiser=optimiser)
     trained = IconDetector(network.to(memory_format=torch.contiguous_format), config)
-    detector = calibrate(trained, settings, sampler, read_coder(settings, sampler, folder) or code_coder)
-    detector.save(folder / "icons-detector")
+    coder = read_coder(settings, sampler, folder, own["least_psnr"]) or code_coder
+    detector = calibrate(trained, own, sampler, coder)
+    detector.save(folder / name)
     return detector
 
 
@@ -638,13 +661,12 @@ def _overlap(detection: Detection, row: np.ndarray) -> float:
     return float(shared / max((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - shared, 1e-6))
 
 
-def calibrate(detector: IconDetector, settings: Settings, sampler: Sampler, coder: Coder) -> IconDetector:
+def calibrate(detector: IconDetector, own: dict[str, Any], sampler: Sampler, coder: Coder) -> IconDetector:
     """Platt scaling on fresh pictures, then moved so that a score of 0.3 is where right and wrong are even.
 
     GenEval's 0.3 is then the point from which a detection is rather right than wrong, and its 0.9 (counting) stands
     for a probability of 0.955.
     """
-    own = settings["detector"]
     raw = IconDetector(detector.network, replace_config(detector.config, slope=1.0, offset=0.0, least=0.01))
     points: Scored = []
     for pictures, labels in test_pictures(sampler, coder, own["seed"] + 1, own["calibration_pictures"]):
@@ -732,12 +754,13 @@ def truth(sampler: Sampler, layout: Layout) -> dict[str, list[Detection]]:
     return seen
 
 
-def report(settings: Settings, library: vq.Library, folder: Path, weights: Path | None = None) -> dict[str, Any]:
-    """Figures on pictures that neither training nor calibration saw."""
-    own = settings["detector"]
+def report(settings: Settings, name: str, library: vq.Library, folder: Path) -> dict[str, Any]:
+    """Figures on pictures of the generator's icons that neither training nor calibration saw."""
+    own = settings["critics"][name]
     sampler = Sampler(library)
-    coder = read_coder(settings, sampler, folder) or CodeCoder(sampler, vq.learn_codes(settings, library))
-    detector = IconDetector.from_folder(weights or folder / "icons-detector")
+    coder = read_coder(settings, sampler, folder, own["least_psnr"])
+    coder = coder or CodeCoder(sampler, vq.learn_codes(settings, library))
+    detector = IconDetector.from_folder(folder / name)
     figures: dict[str, Any] = {}
     sets = test_pictures(sampler, coder, own["seed"] + 2, own["report_pictures"])
     for title, (pictures, labels) in zip(("clean", "coded", "damaged"), sets, strict=True):

@@ -12,10 +12,21 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from milr.tasks import COLORS, COUNT_WORDS, OBJECT_NAMES, RELATIONS, Phrase, parse_prompt, write_prompt
+from milr.tasks import (
+    COLORS,
+    COUNT_WORDS,
+    OBJECT_NAMES,
+    RELATIONS,
+    Phrase,
+    parse_prompt,
+    plural,
+    with_article,
+    write_prompt,
+)
 from milr.types import Task
 from training.icons import GROUNDS, NATURAL, compose
 
@@ -64,6 +75,12 @@ class Scene:
         words = [" ".join(filter(None, (i.place, i.size, i.color, i.name))) for i in self.items]
         return ", ".join([*words, f"{self.ground} ground"])
 
+    @property
+    def description(self) -> str:
+        """What a look at the picture can tell: the plan, its objects in reading order of their places."""
+        order = list(PLACES)
+        return Scene(tuple(sorted(self.items, key=lambda item: order.index(item.place))), self.ground).plan
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -110,6 +127,15 @@ def request_hash(task: Task) -> str:
 def read_geneval_hashes(path: Path = GENEVAL_HASHES_FILE) -> frozenset[str]:
     """Hashes of GenEval's 473 prompts that are not one bare object; the 80 bare ones cannot be avoided."""
     return frozenset(path.read_text().split())
+
+
+class Question(NamedTuple):
+    """A yes/no question about a picture."""
+
+    kind: str
+    """object, color, count or relation."""
+    text: str
+    truth: bool
 
 
 class World:
@@ -204,11 +230,11 @@ class World:
                 return Scene(tuple(i for index in order for i in placed[index]), ground)
         raise RuntimeError(f"no room for {task.prompt!r}")
 
-    def questions(self, scene: Scene, number: int) -> list[tuple[str, bool]]:
+    def questions(self, scene: Scene, number: int) -> list[Question]:
         """Yes/no questions about a scene, about half of them with one thing changed."""
         return [self._question(scene, bool(self.random.integers(2))) for _ in range(number)]
 
-    def _question(self, scene: Scene, truth: bool) -> tuple[str, bool]:
+    def _question(self, scene: Scene, truth: bool) -> Question:
         draw = self.random
         items = scene.items
         item = items[draw.integers(len(items))]
@@ -218,20 +244,17 @@ class World:
         if kind == "object":
             absent = [n for n in OBJECT_NAMES if n not in present]
             name = item.name if truth else absent[draw.integers(len(absent))]
-            return f"is there {_article(name)}?", truth
+            return Question(kind, f"is there {with_article(name)}?", truth)
         if kind == "color":
             same = {i.color for i in items if i.name == item.name}
             others = [c for c in COLORS if c not in same]
             color = item.color if truth else others[draw.integers(len(others))]
-            return f"is there {_article(f'{color} {item.name}')}?", truth
+            return Question(kind, f"is there {with_article(f'{color} {item.name}')}?", truth)
         if kind == "count":
             number = sum(i.name == item.name for i in items)
             others = [k for k in (1, 2, 3, 4) if k != number]
             asked = number if truth and number <= 4 else others[draw.integers(len(others))]
-            return (
-                f"is the number of {write_prompt([Phrase(item.name, 2)], photo=False)[4:]} {_word(asked)}?",
-                asked == number,
-            )
+            return Question(kind, f"is the number of {plural(item.name)} {_word(asked)}?", asked == number)
         singles = [i for i in items if sum(j.name == i.name for j in items) == 1]
         if len(singles) < 2:
             return self._question(scene, truth)
@@ -242,15 +265,11 @@ class World:
         opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
         relation = holding[draw.integers(len(holding))]
         relation = relation if truth else opposite[relation]
-        return f"is the {a.name} {relation} the {b.name}?", truth
+        return Question(kind, f"is the {a.name} {relation} the {b.name}?", truth)
 
 
 def _word(count: int) -> str:
     return next(word for word, value in COUNT_WORDS.items() if value == count)
-
-
-def _article(words: str) -> str:
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:

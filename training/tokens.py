@@ -68,7 +68,7 @@ def train_tokenizer(world: World, vocabulary: int, sentences: int) -> PreTrained
         for _ in range(sentences):
             task = world.request()
             scene = world.scene(task)
-            questions = " ".join(q for q, _ in world.questions(scene, 2))
+            questions = " ".join(question.text for question in world.questions(scene, 2))
             lines += [f" {task.prompt}. {scene.plan}\n\n", f": {questions} yes no\n\n"]
         return lines
 

@@ -6,7 +6,8 @@ Three kinds of sequences, all in Janus-Pro's chat form:
 * drawing: ``<|User|>: {prompt}. {plan}`` followed by 256 image tokens; the plan is left out now and then, and for
   guidance all words are (pad tokens between the first and the last, as transformers' image mode does). The plan's words
   are learned here too, as in any text: several times the reasoning for the price of one more head;
-* looking: a picture, then questions answered by yes or no.
+* looking: a picture, then questions answered by yes or no, then what stands where. The vision tower also learns to name
+  each patch's image token, so that what is seen speaks the language of what is drawn.
 
 Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, the rest by AdamW.
 """
@@ -14,6 +15,7 @@ Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, th
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,10 @@ from training.vq import Library, to_pixels, vq_config
 
 IMAGE_TOKENS = GRID * GRID
 IGNORED = -100
+DESCRIBE = "what is there?"
+"""The question that is answered by what stands where."""
+SEEN_GROUND = 0.05  # share of the ground that teaches the vision tower
+SHARPNESS = 12.0  # of its softmax over image tokens
 
 
 def build_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> JanusConfig:
@@ -98,15 +104,38 @@ class _Row:
     weights: np.ndarray  # (256,) 0 where a target is left out
 
 
+@dataclass(frozen=True)
+class LookingBatch:
+    """Pictures, each with a conversation about it."""
+
+    pixels: torch.Tensor  # (B, 3, 128, 128) in [-1, 1]
+    cells: torch.Tensor  # (B, 256) int64: the image token that each patch shows
+    objects: torch.Tensor  # (B, 256) bool: patches of objects, not ground
+    ids: torch.Tensor  # (B, T) int64, with placeholders where the picture stands
+    answers: torch.Tensor  # (B, T) int64: yes, no and their ends under the token before; or IGNORED
+    description: torch.Tensor  # (B, T) int64: what stands where, likewise
+
+
+Decode = Callable[[torch.Tensor], torch.Tensor]
+"""Image tokens (B, 16, 16) -> pixels (B, 3, 128, 128) in [-1, 1]: what the VQ model makes of them."""
+
+
 class Feeder:
     """Endless batches from a world."""
 
     def __init__(
-        self, world: World, tokenizer: PreTrainedTokenizerBase, bank: Bank, grounds: dict[str, int], library: Library
+        self,
+        world: World,
+        tokenizer: PreTrainedTokenizerBase,
+        bank: Bank,
+        grounds: dict[str, int],
+        library: Library,
+        decode: Decode,
     ) -> None:
         self.world, self.tokenizer = world, tokenizer
-        self.bank, self.grounds, self.library = bank, grounds, library
+        self.bank, self.grounds, self.library, self.decode = bank, grounds, library, decode
         self.codes = max(int(tokens.max()) for tokens in bank.values()) + 1
+        self.behind = self.encode("\n\n<|Assistant|>:<begin_of_image>")[1:]  # what follows a plan
         # (256,) bool: the first row of every place where an object may stand. There it is decided whether one does.
         beginnings = np.zeros((GRID, GRID), bool)
         for size in SIZES if world.large else ("small",):
@@ -116,33 +145,29 @@ class Feeder:
         self.beginnings = beginnings.ravel()
 
     def drawings(self, settings: dict[str, Any]) -> Iterator[DrawingBatch]:
-        """Batches of rows of like length: a pool of four batches is sorted, then dealt out."""
-        size = settings["batch"]
+        """Batches of rows of like length: a pool of four batches of one diet is sorted, then dealt out."""
+        diets: list[dict[str, Any]] = settings["drawings"]
         random = self.world.random
         while True:
-            pool: list[_Row] = []
-            thinned = random.random() < settings["thinned"]
-            for _ in range(4 * size):
-                task = self.world.request()
-                scene = self.world.scene(task)
-                ids, plan = self._tell(task.prompt, scene, settings)
-                objects = np.zeros((GRID, GRID), bool)
-                for item in scene.items:
-                    top, left, bottom, right = item.box
-                    objects[top:bottom, left:right] = True
-                objects = objects.ravel()
-                weights = np.ones(IMAGE_TOKENS, np.float32)
-                if thinned:
-                    always = objects | self.beginnings
-                    always[1:] |= objects[:-1]  # where an object ends
-                    always[0] = True
-                    kept = always | (random.random(IMAGE_TOKENS) < settings["ground_kept"])
-                    # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
-                    weights = np.where(always, 1.0, settings["ground_weight"]).astype(np.float32) * kept
-                pool.append(_Row(ids, plan, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights))
+            diet = diets[random.choice(len(diets), p=[one["share"] for one in diets])]
+            size = diet["batch"]
+            pool = [self._row(settings, diet) for _ in range(4 * size)]
             pool.sort(key=lambda row: len(row.text) + np.count_nonzero(row.weights))
             for index in random.permutation(4):
-                yield self._deal(pool[index * size : (index + 1) * size], settings["blurred"])
+                yield self._deal(pool[index * size : (index + 1) * size], diet["blurred"])
+
+    def _row(self, settings: dict[str, Any], diet: dict[str, Any]) -> _Row:
+        task = self.world.request()
+        scene = self.world.scene(task)
+        ids, plan = self._tell(task.prompt, scene, settings)
+        objects = object_cells(scene).ravel()
+        always = objects | self.beginnings
+        always[1:] |= objects[:-1]  # where an object ends
+        always[0] = True
+        kept = always | (self.world.random.random(IMAGE_TOKENS) < diet["ground_kept"])
+        # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
+        weights = np.where(always, 1.0, diet["ground_weight"]).astype(np.float32) * kept
+        return _Row(ids, plan, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights)
 
     def _tell(self, prompt: str, scene: Scene, settings: dict[str, Any]) -> tuple[list[int], slice]:
         """The text before a drawing, and where in it the plan stands."""
@@ -153,8 +178,7 @@ class Feeder:
             return [ids[0], *([self.tokenizer.pad_token_id] * (len(ids) - 2)), ids[-1]], slice(0, 0)
         if not planned:
             return ids, slice(0, 0)
-        before, behind = self.encode(f"<|User|>: {prompt}."), self.encode("\n\n<|Assistant|>:<begin_of_image>")[1:]
-        return ids, slice(len(before), len(ids) - len(behind) + 1)
+        return ids, slice(len(self.encode(f"<|User|>: {prompt}.")), len(ids) - len(self.behind) + 1)
 
     def _blur(self, tokens: np.ndarray, chance: float) -> np.ndarray:
         """Replace fed tokens by random codes: in ``chance`` of the rows all of them or a random share.
@@ -193,27 +217,50 @@ class Feeder:
                 rows.append(([*question, *plan, self.tokenizer.eos_token_id], len(question)))
             yield self.shift(rows)
 
-    def lookings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Pixels (B, 3, 128, 128), token ids (B, T) with image placeholders, labels (B, T) at the answers."""
+    def lookings(self, settings: dict[str, Any]) -> Iterator[LookingBatch]:
+        """Half of the pictures as rendered, half as the VQ model draws them; the latter are kept for a while."""
+        random, size = self.world.random, settings["looking_batch"]
+        drawn: deque[tuple[Scene, torch.Tensor]] = deque(maxlen=settings["decoded_pictures"])
         while True:
-            scenes: list[Scene] = [self.world.scene(self.world.request()) for _ in range(settings["looking_batch"])]
-            pixels = to_pixels(np.stack([render(scene, self.library) for scene in scenes]))
-            ids: list[list[int]] = []
-            labels: list[list[int]] = []
-            for scene in scenes:
-                row: list[int] = []
-                marks: list[int] = []
-                for turn, (question, truth) in enumerate(self.world.questions(scene, settings["questions"])):
-                    picture = (
-                        f"<begin_of_image>{'<image_placeholder>' * IMAGE_TOKENS}<end_of_image>\n" if turn == 0 else ""
-                    )
-                    asked = self.encode(f"<|User|>: {picture}{question}\n\n<|Assistant|>:")[0 if turn == 0 else 1 :]
-                    answer = self.encode(" yes" if truth else " no")[1:]
-                    row += [*asked, *answer, self.tokenizer.eos_token_id]
-                    marks += [*([IGNORED] * (len(asked) - 1)), *answer, self.tokenizer.eos_token_id, IGNORED]
-                ids.append(row)
-                labels.append(marks)
-            yield pixels, self.pad(ids)[0], self.pad(labels, IGNORED)[0]
+            for turn in range(settings["decode_every"]):
+                if turn == 0:
+                    made = [self.world.scene(self.world.request()) for _ in range(settings["decoded_chunk"])]
+                    grids = np.stack([token_grid(scene, self.bank, self.grounds) for scene in made])
+                    drawn.extend(zip(made, self.decode(torch.from_numpy(grids)), strict=True))
+                picked = [drawn[i] for i in random.integers(len(drawn), size=size // 2)]
+                rendered = [self.world.scene(self.world.request()) for _ in range(size - len(picked))]
+                pixels = to_pixels(np.stack([render(scene, self.library) for scene in rendered]))
+                shown = [*rendered, *(scene for scene, _ in picked)]
+                yield self._converse(shown, torch.stack([*pixels, *(p for _, p in picked)]), settings["questions"])
+
+    def _converse(self, shown: list[Scene], pixels: torch.Tensor, questions: int) -> LookingBatch:
+        """Questions first, then the description, which would answer them."""
+        end: int = self.tokenizer.eos_token_id  # type: ignore[assignment]
+        rows: list[tuple[list[int], list[int], list[int]]] = []
+        for scene in shown:
+            ids: list[int] = []
+            answers: list[int] = []
+            description: list[int] = []
+            turns = [(q.text, " yes" if q.truth else " no") for q in self.world.questions(scene, questions)]
+            for number, (question, reply) in enumerate([*turns, (DESCRIBE, f" {scene.description}")]):
+                picture = f"<begin_of_image>{'<image_placeholder>' * IMAGE_TOKENS}<end_of_image>\n" if not ids else ""
+                asked = self.encode(f"<|User|>: {picture}{question}\n\n<|Assistant|>:")[1 if ids else 0 :]
+                said = [*self.encode(reply)[1:], end]
+                ids += [*asked, *said]
+                labels = [*([IGNORED] * (len(asked) - 1)), *said, IGNORED]
+                nothing = [IGNORED] * len(labels)
+                answers += labels if number < len(turns) else nothing
+                description += nothing if number < len(turns) else labels
+            rows.append((ids, answers, description))
+        grids = np.stack([token_grid(scene, self.bank, self.grounds).ravel() for scene in shown])
+        return LookingBatch(
+            pixels,
+            torch.from_numpy(grids),
+            torch.from_numpy(np.stack([object_cells(scene).ravel() for scene in shown])),
+            self.pad([ids for ids, _, _ in rows])[0],
+            self.pad([answers for _, answers, _ in rows], IGNORED)[0],
+            self.pad([description for _, _, description in rows], IGNORED)[0],
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids with the beginning-of-sentence token."""
@@ -231,6 +278,15 @@ class Feeder:
         ids, _ = self.pad([row[:-1] for row, _ in rows])
         labels, _ = self.pad([[IGNORED] * (start - 1) + row[start:] for row, start in rows], IGNORED)
         return ids, labels
+
+
+def object_cells(scene: Scene) -> np.ndarray:
+    """(16, 16) bool: the cells of objects."""
+    cells = np.zeros((GRID, GRID), bool)
+    for item in scene.items:
+        top, left, bottom, right = item.box
+        cells[top:bottom, left:right] = True
+    return cells
 
 
 def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> tuple[torch.Tensor, dict[str, float]]:
@@ -280,21 +336,34 @@ def reasoning_loss(model: JanusForConditionalGeneration, ids: torch.Tensor, labe
     return F.cross_entropy(model.lm_head(hidden[chosen]).float(), labels[chosen])
 
 
-def looking_loss(
-    model: JanusForConditionalGeneration, pixels: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropy of the answers and the share that is right."""
+def looking_loss(model: JanusForConditionalGeneration, batch: LookingBatch) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean cross-entropies of the answers, of the description and of the patches' image tokens, added, in nats."""
     inner = model.model
-    seen = inner.aligner(inner.vision_model(pixels.to(inner.dtype)).last_hidden_state)  # (B, 256, d)
-    text = inner.language_model.embed_tokens(ids)
-    holes = (ids == model.config.image_token_id)[..., None]
+    seen = inner.aligner(inner.vision_model(batch.pixels.to(inner.dtype)).last_hidden_state)  # (B, 256, d)
+    text = inner.language_model.embed_tokens(batch.ids)
+    holes = (batch.ids == model.config.image_token_id)[..., None]
     embeddings = text.masked_scatter(holes, seen.to(text.dtype))
     hidden = inner.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    chosen = labels != IGNORED
-    logits = model.lm_head(hidden[chosen]).float()
-    answers = labels[chosen] != model.config.text_config.eos_token_id
-    right = (logits.argmax(-1) == labels[chosen])[answers].float().mean().item()
-    return F.cross_entropy(logits, labels[chosen]), {"looking_right": right}
+    spoken = [labels != IGNORED for labels in (batch.answers, batch.description)]
+    answered, described = (model.lm_head(hidden[chosen]).float() for chosen in spoken)
+    answers, description = batch.answers[spoken[0]], batch.description[spoken[1]]
+    verdicts = answers != model.config.text_config.eos_token_id
+    # What is seen shall lie where the drawn token's embedding lies; plain ground is most of a picture and soon known.
+    table = inner.generation_aligner(inner.generation_embeddings.weight).detach().float()  # (codes, d)
+    some = batch.objects | (torch.rand(batch.objects.shape) < SEEN_GROUND)
+    vectors, cells = seen[some].float(), batch.cells[some]
+    named = SHARPNESS * F.normalize(vectors, dim=-1) @ F.normalize(table, dim=-1).T
+    off = (vectors - table[cells]).square().mean() / table.square().mean()
+    losses = {
+        "answers_loss": F.cross_entropy(answered, answers),
+        "description_loss": F.cross_entropy(described, description),
+        "seen_loss": F.cross_entropy(named, cells) + off,
+    }
+    return sum(losses.values(), torch.zeros(())), {
+        **{name: loss.item() for name, loss in losses.items()},
+        "looking_right": (answered.argmax(-1) == answers)[verdicts].float().mean().item(),
+        "seen_right": (named.argmax(-1) == cells).float().mean().item(),
+    }
 
 
 class Masters(nn.Module):
@@ -367,10 +436,9 @@ def schedule(step: int, settings: dict[str, Any]) -> float:
 
 
 def phases(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The common settings with each phase's own, in order; a phase lasts until its step."""
-    common = {name: value for name, value in settings.items() if name != "phases"}
+    """The common settings with each phase's own over them, in order; a phase lasts until its step."""
     for phase in settings["phases"]:
-        yield common | phase
+        yield settings | phase
 
 
 def trainable(model: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -409,7 +477,7 @@ def train(
     for phase in phases(own):
         if step < phase["until"]:
             feeder = make_feeder(phase["world"], own["seed"] + step)
-            step = _train_phase(step, model, masters, optimiser, feeder, own | phase, checkpoint)
+            step = _train_phase(step, model, masters, optimiser, feeder, phase, checkpoint)
 
 
 def _train_phase(
@@ -422,16 +490,18 @@ def _train_phase(
     checkpoint: Checkpoint,
 ) -> int:
     drawings, reasonings, lookings = feeder.drawings(own), feeder.reasonings(own), feeder.lookings(own)
-    started, sums = time.time(), dict[str, list[float]]()
+    started, drawn, sums = time.time(), 0, dict[str, list[float]]()
     while step < own["until"]:
-        loss, figures = drawing_loss(model, next(drawings))
+        batch = next(drawings)
+        drawn += len(batch.text)
+        loss, figures = drawing_loss(model, batch)
         loss.backward()
         figures["drawing_loss"] = loss.item()
         loss = reasoning_loss(model, *next(reasonings))
         (own["reasoning_weight"] * loss).backward()
         figures["reasoning_loss"] = loss.item()
         if step % own["looking_every"] == 0:
-            loss, answers = looking_loss(model, *next(lookings))
+            loss, answers = looking_loss(model, next(lookings))
             (own["looking_weight"] * loss).backward()
             figures |= answers
         masters.take_gradients()
@@ -442,9 +512,9 @@ def _train_phase(
         for name, value in figures.items():
             sums.setdefault(name, []).append(value)
         if step % 25 == 0:
-            rate = 25 * own["batch"] / (time.time() - started)
+            rate = drawn / (time.time() - started)
             log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, drawings_per_second=rate)
-            started, sums = time.time(), {}
+            started, drawn, sums = time.time(), 0, {}
         if step % 100 == 0 or step == own["until"]:
             checkpoint.save(step, masters=masters, optimiser=optimiser)
     return step

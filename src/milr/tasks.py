@@ -136,9 +136,12 @@ def _write_phrase(phrase: Phrase, article: bool) -> str:
     words = noun if phrase.color is None else f"{phrase.color} {noun}"
     if phrase.count > 1:
         return f"{next(word for word, count in COUNT_WORDS.items() if count == phrase.count)} {words}"
-    if article:
-        return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-    return words
+    return with_article(words) if article else words
+
+
+def with_article(words: str) -> str:
+    """The words behind "a" or "an", which goes by the first letter."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def parse_prompt(text: str) -> Task:

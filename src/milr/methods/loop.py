@@ -20,7 +20,7 @@ from milr.config import SearchConfig
 from milr.decode.streams import number_keys, open_stream
 from milr.models.base import DrawRequest, Model, Thought
 from milr.rewards.base import Reward, begin_scoring
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, is_met, rank
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Row:
             self._decoded += len(look.drawing.tokens) - leading
             self.tokens_spent += len(look.drawing.tokens) - sum(token is not None for token in request.tokens)
 
-    def record(self, looks: Sequence[Look], stop_at: float, seconds: float) -> StepRecord:
+    def record(self, looks: Sequence[Look], seconds: float) -> StepRecord:
         """The record of a step's whole drawings; its script has gone on, or ended, already."""
         for look in looks:
             if self.best is None or rank(look.score) > rank(self.best[0].score):
@@ -136,7 +136,7 @@ class Row:
         best, best_step = self.best
         finished: Literal["met", "out of steps", "unscored"] | None = None
         notes: tuple[str, ...] = ()
-        if rank(best.score) > stop_at:
+        if is_met(best.score, self.config.stop_at):
             finished = "met"
         elif lost := _find_final(looks):
             finished, notes = "unscored", (f"ended with the best so far: {lost}",)
@@ -178,7 +178,6 @@ def run_scripts(
     `config.max_rows` tasks are under way at once; a finished one gives its place to the next. Records are a search's,
     with no latents. Once the reward scores nothing any more, tasks end with the best so far and no other begins.
     """
-    stop_at = reward.stop_at if config.stop_at is None else config.stop_at
     started = time.monotonic()
     waiting = deque(
         (task, index, key)
@@ -200,7 +199,7 @@ def run_scripts(
             row.answer(looks)
             finished = None
             if whole:
-                record = row.record(looks, stop_at, time.monotonic() - started)
+                record = row.record(looks, time.monotonic() - started)
                 finished = record.finished
                 yield record
             if finished is None:

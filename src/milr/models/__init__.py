@@ -24,13 +24,16 @@ def embedded_folder() -> Path:
     return Path(__file__).parent.parent / "assets" / "embedded"
 
 
-def load_model(name: str = "embedded", *, device: str = "cpu", dtype: str | None = None) -> Model:
+def load_model(
+    name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, profile: str | None = None
+) -> Model:
     """A frozen model, ready to search.
 
     Args:
         name: One of `MODELS`, or the path of a folder with a Janus checkpoint.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
+        profile: How it is spoken to, one of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
 
     Raises:
         UsageError: No such model or folder, no safetensors in it, an unknown device or dtype.
@@ -38,5 +41,5 @@ def load_model(name: str = "embedded", *, device: str = "cpu", dtype: str | None
     folder = embedded_folder() if name == "embedded" else Path(name)
     looks_like_path = "/" in name or "\\" in name or folder.exists()
     entry = MODELS["embedded"] if looks_like_path else find("model", name, MODELS)
-    made: Model = load(entry)(folder, device=device, dtype=dtype)
+    made: Model = load(entry)(folder, device=device, dtype=dtype, profile=profile)
     return made

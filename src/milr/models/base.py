@@ -25,6 +25,8 @@ class Capabilities:
     """d, of one latent."""
     latents: Literal["none", "text", "image", "both"]
     """Which hidden states a search may move."""
+    passes: Literal[1, 2] = 2
+    """1 where the image follows the reasoning in one context, 2 where the drawing has a prompt of its own."""
 
 
 @dataclass(frozen=True)

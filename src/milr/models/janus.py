@@ -6,93 +6,62 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
-from transformers import AutoTokenizer, JanusForConditionalGeneration
-from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
-from transformers.utils import logging as transformers_logging
 
 from milr.decode import attention
 from milr.decode.engine import Lockstep
 from milr.decode.partial import fill_rest
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
-from milr.errors import UsageError, unknown_name
-from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
-from milr.models.profiles import PROFILES
+from milr.models.base import DrawRequest, Sketch, Thought
+from milr.models.checkpoint import open_checkpoint
+from milr.models.devices import choose_dtype, find_device
+from milr.models.profiles import Prompts
 from milr.types import Drawing, Reasoning, Task
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-SETTINGS_FILE = "milr.json"
 _PICTURES_AT_ONCE = 16  # the VQ decoder needs far more memory a picture than the tokens do
-
-
-class CheckpointSettings(BaseModel):
-    """What `milr.json` may say: milr's own settings beside a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    profile: str = "janus-pro"
-    grammar: Literal["free", "icons"] = "free"
-    """"icons" where the model reads prompts of `milr.tasks` alone."""
-    search: dict[str, float | int | str] = {}
-    """Fields of `SearchConfig` that depend on the model's size."""
 
 
 class Janus:
     """A frozen Janus checkpoint. Implements `milr.models.base.Model`."""
 
-    def __init__(self, folder: Path, *, device: str = "cpu", dtype: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "cpu", dtype: str | None = None, profile: str | None = None
+    ) -> None:
         """Load a folder in transformers' layout.
 
         Args:
             folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
             device: As torch names it.
-            dtype: "float32", "bfloat16" or "float16" for the weights; None is float32 on CPU, bfloat16 elsewhere.
-                Latents, guidance and softmax are float32 whatever it is.
+            dtype: "float32", "bfloat16" or "float16" for the weights; None is `milr.models.devices`' choice. Latents,
+                guidance and softmax are float32 whatever it is.
+            profile: One of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
 
         Raises:
-            UsageError: The folder is no Janus checkpoint in safetensors, or device or dtype is unknown.
+            UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
         """
+        checkpoint = open_checkpoint(folder, profile=profile)
+        self.device = find_device(device)
+        numbers = choose_dtype(dtype, self.device)
         self.folder = folder
-        settings = _read_settings(folder)
-        if settings.profile not in PROFILES:
-            raise unknown_name(f"profile in {folder / SETTINGS_FILE}:", settings.profile, PROFILES)
-        self.profile = PROFILES[settings.profile]
-        self.search_defaults: Mapping[str, object] = settings.search
-        self.reads_free_prompts = settings.grammar == "free"
         self.name = f"janus:{folder.name}"
-        dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-        if dtype not in DTYPES:
-            raise unknown_name("dtype", dtype, DTYPES)
-        self.device = _find_device(device)
-        transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
-        self.network: Any = JanusForConditionalGeneration.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
-        )
+        self.profile = checkpoint.profile
+        self.capabilities = checkpoint.capabilities
+        self.search_defaults: Mapping[str, object] = checkpoint.settings.search
+        self.reads_free_prompts = checkpoint.settings.grammar == "free"
+        self.tokenizer: Any = checkpoint.load_tokenizer()
+        self.image_processor: Any = checkpoint.load_image_processor()
+        self.network: Any = checkpoint.load_network(numbers)
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
         attention.install(self._decoder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.image_processor: Any = JanusImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        config = self.network.config
-        self.layers: int = config.text_config.num_hidden_layers
-        self.capabilities = Capabilities(
-            picture_size=config.vision_config.image_size,
-            image_tokens=config.vision_config.num_image_tokens,
-            width=config.text_config.hidden_size,
-            latents="both",
-        )
+        self.prompts = Prompts(self.profile, self.tokenizer)
+        self.layers: int = self.network.config.text_config.num_hidden_layers
 
     @torch.inference_mode()
     def reason(
@@ -109,11 +78,10 @@ class Janus:
             return []
         end: int = self.tokenizer.eos_token_id
         written = [_until(list(prefix), end) for prefix in prefixes]
-        asked = [
-            self.profile.ask(task.prompt, critique)
+        prompts = [
+            self.prompts.reasoning(task.prompt, critique)
             for task, critique in zip(tasks, critiques or [""] * len(tasks), strict=True)
         ]
-        prompts = [self._encode(self.profile.turn(request)) for request in asked]
         rows = [self._embed_text([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
         limit = self.profile.max_reasoning_tokens
         engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
@@ -158,8 +126,8 @@ class Janus:
             return []
         totals = [request.until or self.capabilities.image_tokens for request in requests]
         drawn = [self._begin(request, total, temperature) for request, total in zip(requests, totals, strict=True)]
-        prompts = [self._drawing_prompt(request) for request in requests]
-        blank: int = self.tokenizer.pad_token_id
+        prompts = [self.prompts.drawing(request.task.prompt, request.reasoning) for request in requests]
+        blank = self.prompts.blank
         unconditional = [[prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]] for prompt in prompts]
         prefixes = [self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn]
         rows = [
@@ -214,7 +182,7 @@ class Janus:
         if not pictures:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
-        rows = self._look(pictures, [self.profile.question.format(picture="{picture}", question=q) for q in questions])
+        rows = self._look(pictures, questions, self.prompts.question)
         states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
         probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
         return to_numbers(probabilities[:, 0])
@@ -225,7 +193,7 @@ class Janus:
         if not pictures:
             return []
         end: int = self.tokenizer.eos_token_id
-        rows = self._look(pictures, [f"{{picture}}\n{question}" for question in questions])
+        rows = self._look(pictures, questions, self.prompts.open_question)
         engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
         newest = engine.prefill(rows)[:, -1].float()  # (B, d)
         written: list[list[int]] = [[] for _ in rows]
@@ -239,26 +207,23 @@ class Janus:
             newest = engine.step(self._embed_text(following)).float()
         return [self._reasoning(_without(tokens, end)).text for tokens in written]
 
-    def _look(self, pictures: Sequence[Image.Image], turns: Sequence[str]) -> list[torch.Tensor]:
-        """User turns as rows of embeddings (T, d), each picture's features where its turn has ``{picture}``."""
-        inner, token = self.network.model, self.tokenizer
+    def _look(
+        self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
+    ) -> list[torch.Tensor]:
+        """Questions as rows of embeddings (T, d), each picture's features in its places."""
+        inner, placeholder = self.network.model, self.tokenizer.image_token_id
         pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
         seen = inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state)
-        picture = f"{token.boi_token}{token.image_token * seen.shape[1]}{token.eoi_token}"
         rows: list[torch.Tensor] = []
-        for turn, features in zip(turns, seen, strict=True):
-            before, _, behind = turn.partition("{picture}")
-            ids = self._encode(self.profile.turn(before + picture + behind))
-            holes = torch.tensor([i == token.image_token_id for i in ids], device=self.device)
+        for question, features in zip(questions, seen, strict=True):
+            ids = ask(question, len(features))
+            holes = torch.tensor([i == placeholder for i in ids], device=self.device)
             rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
         return rows
 
     @property
     def _decoder(self) -> Any:
         return self.network.model.language_model
-
-    def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text)["input_ids"]
 
     def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids -> (T, d)."""
@@ -267,14 +232,6 @@ class Janus:
     def _embed_image(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
-
-    def _drawing_prompt(self, request: DrawRequest) -> list[int]:
-        prompt = request.task.prompt
-        if request.reasoning is None:
-            words = self.profile.drawing_plain.format(prompt=prompt)
-        else:
-            words = self.profile.drawing.format(prompt=prompt, reasoning=request.reasoning.text)
-        return self._encode(self.profile.turn(words) + self.tokenizer.boi_token)
 
     def _begin(self, request: DrawRequest, total: int, temperature: float) -> list[int]:
         """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
@@ -313,40 +270,3 @@ def _until(tokens: list[int], end: int) -> list[int]:
 
 def _without(tokens: list[int], end: int) -> list[int]:
     return tokens[:-1] if tokens and tokens[-1] == end else tokens
-
-
-def _find_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this torch sees no CUDA device; use --device cpu")
-    return device
-
-
-def _read_settings(folder: Path) -> CheckpointSettings:
-    """Check that the folder can be loaded and read its `milr.json`, if it has one."""
-    if not folder.is_dir():
-        raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
-    if not (folder / "config.json").exists():
-        raise UsageError(f"{str(folder)!r} has no config.json: give a folder in transformers' Janus layout")
-    if not any(folder.glob("*.safetensors")):
-        raise UsageError(
-            f"{str(folder)!r} has no *.safetensors: milr opens no pickles; save the weights with "
-            f"save_pretrained(..., safe_serialization=True) first"
-        )
-    try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise UsageError(f"{str(folder / 'config.json')!r} is not a JSON object: fetch the checkpoint again") from error
-    if kind != "janus":
-        raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: milr loads type 'janus'")
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        return CheckpointSettings()
-    try:
-        return CheckpointSettings.model_validate_json(path.read_text())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

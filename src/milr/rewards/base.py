@@ -19,7 +19,7 @@ class Reward(Protocol):
     name: str
     """Name and version, as it stands in every score, for instance "icons@1"."""
     stop_at: float
-    """The paper's stop value on the [0, 1] scale: a search stops when a value is strictly above it."""
+    """The paper's stop value on the [0, 1] scale. A search goes by that of each score, which may differ by task."""
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order. What cannot be scored is `Unscored`, never an exception or a zero."""

@@ -1,8 +1,9 @@
-"""The icon detector: a small convnet that says which of the 80 objects a picture shows, where and in what colour.
+"""Icon detectors: small convnets that say which of the 80 objects a picture shows, where and in what colour.
 
-It knows icons on plain grounds, 128 x 128 pixels, and nothing else of the world. Each cell of its 16 x 16 map says
+They know icons on plain grounds, 128 x 128 pixels, and nothing else of the world. Each cell of the 16 x 16 map says
 whether an object's centre lies in it, which of the 80 names it has, its box and its colour. `training/detector.py`
-makes the weights; the shipped ones lie in `milr/assets/icons-detector`.
+makes the weights; the shipped ones lie in `milr/assets/icons-detector` and `milr/assets/icons-judge`, two
+architectures, so that what fools one need not fool the other.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,7 +35,9 @@ BOX_UNIT = 48.0
 _HEADS = (1, len(OBJECT_NAMES), 4, len(COLORS) + 1)
 _FAINT = -6.0  # logits of centres below it are not looked at
 _NAMES_A_PLACE = 3
-_ASSETS = Path(__file__).parents[1] / "assets" / "icons-detector"
+_ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = ("icons-detector", "icons-judge")
+"""Detectors that come with the package."""
 
 
 class DetectorConfig(BaseModel):
@@ -43,10 +47,12 @@ class DetectorConfig(BaseModel):
 
     version: int = 1
     image_size: int = 128
-    widths: tuple[int, int, int] = (24, 64, 128)
-    """Channels at strides 2, 4 and 8."""
+    architecture: Literal["pyramid", "patches"] = "pyramid"
+    """How pixels become the map: by strided convolutions, or by patches that are then mixed."""
+    widths: tuple[int, ...] = (24, 64, 128)
+    """Channels: of a pyramid at strides 2, 4 and 8; of patches one width."""
     blocks: int = 5
-    """Residual convolutions at stride 8."""
+    """At stride 8: residual convolutions of a pyramid, mixing blocks of patches."""
     score_slope: float = 1.0
     score_offset: float = 0.0
     """score = sigmoid(slope * logit(objectness * class probability) + offset); at 0.3 right and wrong are even."""
@@ -71,22 +77,53 @@ class _Conv(nn.Module):
         return F.relu(x + y if self.residual else y)
 
 
+class _Mix(nn.Module):
+    """A depthwise convolution over places with a residual, then one over channels (ConvMixer, arXiv 2201.09792)."""
+
+    def __init__(self, width: int, reach: int = 5) -> None:
+        super().__init__()
+        self.places = nn.Conv2d(width, width, reach, 1, reach // 2, groups=width, bias=False)
+        self.channels = nn.Conv2d(width, width, 1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, width, h, w) -> the same shape."""
+        x = x + self.norms[0](F.relu(self.places(x)))
+        return x + self.norms[1](F.relu(self.channels(x)))
+
+
+def _make_pyramid(config: DetectorConfig) -> tuple[list[nn.Module], int]:
+    fine, middle, wide = config.widths
+    return [
+        nn.PixelUnshuffle(2),
+        _Conv(12, fine),
+        _Conv(fine, middle, stride=2),
+        _Conv(middle, middle, residual=True),
+        _Conv(middle, wide, stride=2),
+        *(_Conv(wide, wide, residual=True) for _ in range(config.blocks)),
+    ], wide
+
+
+def _make_patches(config: DetectorConfig) -> tuple[list[nn.Module], int]:
+    (width,) = config.widths
+    # Patches overlap by half, since icons may be shifted against the cells.
+    stem = [nn.Conv2d(3, width, 2 * CELL, CELL, CELL // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return [*stem, *(_Mix(width) for _ in range(config.blocks))], width
+
+
+_ARCHITECTURES = {"pyramid": _make_pyramid, "patches": _make_patches}
+"""Architecture -> its trunk's modules and the channels that they end with."""
+
+
 class DetectorNetwork(nn.Module):
     """Pixels -> the raw map of the four heads."""
 
     def __init__(self, config: DetectorConfig) -> None:
         """Random weights of the config's shape."""
         super().__init__()
-        fine, middle, wide = config.widths
-        self.trunk = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            _Conv(12, fine),
-            _Conv(fine, middle, stride=2),
-            _Conv(middle, middle, residual=True),
-            _Conv(middle, wide, stride=2),
-            *(_Conv(wide, wide, residual=True) for _ in range(config.blocks)),
-        )
-        self.heads = nn.Conv2d(wide, sum(_HEADS), 1)
+        modules, width = _ARCHITECTURES[config.architecture](config)
+        self.trunk = nn.Sequential(*modules)
+        self.heads = nn.Conv2d(width, sum(_HEADS), 1)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """One raw map a head.
@@ -113,16 +150,16 @@ class IconDetector:
         self.config = config
 
     @classmethod
-    def from_folder(cls, folder: str | Path | None = None) -> IconDetector:
+    def from_folder(cls, folder: str | Path = "icons-detector") -> IconDetector:
         """Read `config.json` and `model.safetensors`.
 
         Args:
-            folder: Where they lie; None for the ones shipped with the package.
+            folder: Where they lie; "icons-detector" and "icons-judge" are shipped with the package.
 
         Raises:
             UsageError: Nothing there, or not this detector's files.
         """
-        folder = _ASSETS if folder is None else Path(folder)
+        folder = _ASSETS / folder if folder in SHIPPED else Path(folder)
         weights, settings = folder / "model.safetensors", folder / "config.json"
         for file in (weights, settings):
             if not file.is_file():

@@ -1,9 +1,10 @@
-"""The rewards `icons` and `icons-soft`: the icon detector's findings under GenEval's rules."""
+"""The rewards `icons`, `icons-soft` and `icons-judge`: an icon detector's findings under GenEval's rules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -26,6 +27,8 @@ class Icons:
 
     name = "icons@1"
     stop_at = 0.9
+    shipped: ClassVar[str] = "icons-detector"
+    """The detector that comes with the package."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Load the detector.
@@ -33,7 +36,7 @@ class Icons:
         Args:
             folder: Of the detector's `model.safetensors` and `config.json`; None for the shipped one.
         """
-        self.detector = IconDetector.from_folder(folder)
+        self.detector = IconDetector.from_folder(self.shipped if folder is None else folder)
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""
@@ -76,3 +79,13 @@ class IconsSoft(Icons):
 
     def _value(self, correct: bool, parts: dict[str, float]) -> float:
         return 1.0 if correct else _NEARLY * min(1.0, sum(parts.values()) / len(parts))
+
+
+class IconsJudge(Icons):
+    """`icons` by another detector: other architecture, seed, augmentation, and icons that the reward never saw.
+
+    Meant to be watched, never optimised: where `icons` says correct and this one does not, the reward may be hacked.
+    """
+
+    name = "icons-judge@1"
+    shipped: ClassVar[str] = "icons-judge"

@@ -17,7 +17,7 @@ from PIL import Image
 from milr.errors import UsageError, unknown_name
 from milr.rewards.answers import Answer, Unreadable, read_self_verdict
 from milr.rewards.pictures import to_rgb
-from milr.tasks import COUNT_WORDS, plural
+from milr.tasks import COUNT_WORDS, plural, with_article
 from milr.types import Score, Task, Unscored
 
 CHECK = (
@@ -136,14 +136,10 @@ def condition_questions(task: Task) -> list[str]:
             word = next((word for word, count in COUNT_WORDS.items() if count == item.count), str(item.count))
             questions.append(f"is the number of {plural(item.name)} {word}?")
         if item.color is not None:
-            questions.append(f"is there {_article(f'{item.color} {item.name}')}?")
+            questions.append(f"is there {with_article(f'{item.color} {item.name}')}?")
         elif item.count == 1:
-            questions.append(f"is there {_article(item.name)}?")
+            questions.append(f"is there {with_article(item.name)}?")
         if item.position is not None:
             relation, other = item.position
             questions.append(f"is the {item.name} {relation} the {task.include[other].name}?")
     return questions
-
-
-def _article(words: str) -> str:
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"

@@ -3,28 +3,38 @@
 ::
 
     run.json                       the manifest: config, model, reward, versions, tasks, what was spent
-    tasks/0000-<task key>/         one folder a task; `.part` at its end until the task has finished
+    lock                           held by the process that writes
+    tasks/0000-<task key>/         one folder a task; `.part` at its end until the task has finished; a prompt's second
+                                   image has "-1" at its end, and so on
         records.jsonl              one `StoredStep` a line
+        judged.jsonl               where there is a judge: one `JudgedPicture` a line, in the order of drawing
         steps/<step>-<drawing>.png every picture
         best.png                   the best one
         strip.png                  all of them with their rewards
 """
 
-from milr.runs.reader import Run, TaskRun, read_run
-from milr.runs.schema import Manifest, StoredDrawing, StoredStep
+from milr.runs.reader import Run, ScoredDrawing, TaskRun, read_run, read_task
+from milr.runs.schema import JudgedPicture, Manifest, Session, StoredDrawing, StoredStep
 from milr.runs.strip import Frame, draw_strip
-from milr.runs.writer import RunWriter, check_folder, default_folder
+from milr.runs.writer import RunError, RunFacts, RunWriter, check_folder, default_folder, read_manifest
 
 __all__ = [
     "Frame",
+    "JudgedPicture",
     "Manifest",
     "Run",
+    "RunError",
+    "RunFacts",
     "RunWriter",
+    "ScoredDrawing",
+    "Session",
     "StoredDrawing",
     "StoredStep",
     "TaskRun",
     "check_folder",
     "default_folder",
     "draw_strip",
+    "read_manifest",
     "read_run",
+    "read_task",
 ]

@@ -8,10 +8,22 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from milr.errors import UsageError
-from milr.runs.schema import Manifest, StoredDrawing, StoredStep
-from milr.runs.writer import MANIFEST, PART, RECORDS
-from milr.types import Task
+from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep
+from milr.runs.writer import JUDGED, PART, RECORDS, read_manifest, unreadable
+from milr.types import Score, Task, Unscored
+
+
+@dataclass(frozen=True)
+class ScoredDrawing:
+    """One drawing of a task, with what reward and judge say of it."""
+
+    step: int
+    number: int
+    """Of the step's drawings, from 0."""
+    drawing: StoredDrawing
+    reward: Score | Unscored
+    judge: Score | Unscored | None
+    """None where the run had no judge."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,10 @@ class TaskRun:
     index: int
     steps: tuple[StoredStep, ...]
     """Step 0 first; never empty."""
+    image: int = 0
+    """Which of the prompt's images this is, from 0."""
+    judged: tuple[JudgedPicture, ...] = ()
+    """What the judge says of every drawing, in order; empty where the run had no judge."""
 
     @property
     def first(self) -> StoredStep:
@@ -33,6 +49,22 @@ class TaskRun:
     def last(self) -> StoredStep:
         """The step that ended the task: its `best` is the answer."""
         return self.steps[-1]
+
+    @property
+    def drawings(self) -> tuple[ScoredDrawing, ...]:
+        """Every drawing, in order."""
+        said = {(one.step, one.number): one.score for one in self.judged}
+        return tuple(
+            ScoredDrawing(step.step, number, drawing, score, said.get((step.step, number)))
+            for step in self.steps
+            for number, (drawing, score) in enumerate(zip(step.drawings, step.scores, strict=True))
+        )
+
+    @property
+    def answer(self) -> ScoredDrawing:
+        """The drawing that the reward ranks best, the first of equals: what the task is worth."""
+        best = self.last.best.picture
+        return next(one for one in self.drawings if one.drawing.picture == best)
 
     def picture(self, drawing: StoredDrawing) -> Image.Image:
         """The drawing's picture, RGB."""
@@ -47,7 +79,7 @@ class Run:
     folder: Path
     manifest: Manifest
     tasks: tuple[TaskRun, ...]
-    """The finished tasks, in the order of the prompts."""
+    """The finished tasks, in the order of the prompts and, for each, of its images."""
 
 
 def read_run(folder: Path | str) -> Run:
@@ -57,23 +89,26 @@ def read_run(folder: Path | str) -> Run:
         UsageError: The folder holds no run, or one that this version cannot read.
     """
     folder = Path(folder)
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UsageError(f"{folder} holds no run ({MANIFEST} is missing): give the folder that `milr generate` named")
+    manifest = read_manifest(folder)
+    finished = [path for path in (folder / "tasks").glob("*-*") if path.is_dir() and path.suffix != PART]
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-        tasks = sorted(p for p in (folder / "tasks").glob("*-*") if p.is_dir() and p.suffix != PART)
-        return Run(folder, manifest, tuple(_read_task(task) for task in tasks))
+        tasks = sorted((read_task(path) for path in finished), key=lambda task: (task.index, task.image))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"{folder} holds a run that this milr cannot read ({where}: {first['msg']}): "
-            "read it with the version that its run.json names"
-        ) from None
+        raise unreadable(folder, error) from None
+    return Run(folder, manifest, tuple(tasks))
 
 
-def _read_task(folder: Path) -> TaskRun:
+def read_task(folder: Path) -> TaskRun:
+    """One finished task of a run; `read_run` gives all."""
     lines = (folder / RECORDS).read_bytes().splitlines()
     steps = tuple(StoredStep.model_validate_json(line) for line in lines)
-    return TaskRun(folder, steps[0].task, steps[0].index, steps)
+    judged = folder / JUDGED
+    verdicts = judged.read_bytes().splitlines() if judged.is_file() else []
+    return TaskRun(
+        folder,
+        steps[0].task,
+        steps[0].index,
+        steps,
+        steps[0].image,
+        tuple(JudgedPicture.model_validate_json(line) for line in verdicts),
+    )

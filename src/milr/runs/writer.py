@@ -5,24 +5,57 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from PIL import Image
+from pydantic import ValidationError
 
 from milr import __version__
 from milr.config import SearchConfig
-from milr.errors import UsageError
-from milr.runs.schema import Manifest, Status, StoredStep, dump
+from milr.errors import MilrError, UsageError
+from milr.rewards.base import Reward, begin_scoring
+from milr.runs.lock import LOCK, hold_run
+from milr.runs.schema import JudgedPicture, Manifest, Session, Status, StoredStep, dump
 from milr.runs.strip import Frame, draw_strip
 from milr.types import Score, StepRecord, Task, Unscored
 
-MANIFEST, RECORDS, PART = "run.json", "records.jsonl", ".part"
+MANIFEST, RECORDS, JUDGED, PART = "run.json", "records.jsonl", "judged.jsonl", ".part"
+
+Spending = Callable[[], dict[str, str | int] | None]
+"""What judges behind an API have cost so far; None where none was asked."""
+
+
+class RunError(MilrError):
+    """A run that cannot be written on; its finished tasks stay."""
+
+
+class RunFacts(TypedDict, total=False):
+    """What a manifest may hold besides what every run has; `Manifest` says what each means."""
+
+    method: str
+    benchmark: str | None
+    data: str | None
+    places: tuple[int, ...] | None
+    shard: str | None
+    images_per_prompt: int
+    deterministic: bool
+    model_asked: str | None
+    model_folder: Path | str | None
+    reward_asked: str | None
+    judge_asked: str | None
+    panel: Sequence[str]
+    device: str
+    dtype: str | None
 
 
 def default_folder(prompt: str, root: Path = Path("runs")) -> Path:
@@ -42,16 +75,45 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file, and a run needs a folder: give --out a name that is not taken")
-    if any(folder.iterdir()):
+    if any(path.name != LOCK for path in folder.iterdir()):
         what = "another run" if (folder / MANIFEST).exists() else "files"
         raise UsageError(f"{folder} holds {what}; nothing was overwritten: give --out a new or an empty folder")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the run in that folder.
+
+    Raises:
+        UsageError: The folder holds no run, or one that this version cannot read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} holds no run ({MANIFEST} is missing): give the folder that `milr generate` or `milr benchmark` "
+            "named"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise unreadable(folder, error) from None
+
+
+def unreadable(folder: Path, error: ValidationError) -> UsageError:
+    """The error for a run whose files are not as this version writes them."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return UsageError(
+        f"{folder} holds a run that this milr cannot read ({where}: {first['msg']}): "
+        "read it with the version that its run.json names"
+    )
 
 
 class RunWriter:
     """Consumes the records of one search; a context manager.
 
-    A task's folder bears `.part` at its end until the task's last record is in. However the block is left, the
-    manifest then tells how it ended, and every finished task stays.
+    A task's folder bears `.part` at its end until the task's last record is in and, where there is a judge, until it
+    has seen all of the task's pictures. However the block is left, the manifest then tells how it ended, and every
+    finished task stays. While the block lasts, no other process can write the run.
     """
 
     def __init__(
@@ -62,93 +124,260 @@ class RunWriter:
         config: SearchConfig,
         model: str,
         reward: str,
-        panel: Sequence[str] = (),
-        judges: Callable[[], dict[str, str | int] | None] = lambda: None,
-        model_folder: Path | str | None = None,
-        device: str = "cpu",
-        dtype: str | None = None,
+        judge: Reward | None = None,
+        judges: Spending = lambda: None,
+        machine: Mapping[str, str | int] | None = None,
+        **facts: Unpack[RunFacts],
     ) -> None:
-        self.folder = Path(folder)
-        self._manifest = Manifest(
-            model=model,
-            model_folder=None if model_folder is None else str(model_folder),
-            device=device,
-            dtype=dtype,
-            reward=reward,
-            panel=tuple(panel),
-            config=config,
-            tasks=tuple(tasks),
-            versions=_versions(),
-            platform=platform.platform(),
-            started=datetime.now().astimezone(),
+        """A new run; the folder is made when the block is entered.
+
+        Args:
+            folder: New or empty.
+            tasks: All of them; a record's index is its task's place here.
+            config: Of the search.
+            model: Its name.
+            reward: Its name with version.
+            judge: Shown every picture of a task once the task has finished.
+            judges: What judges behind an API cost.
+            machine: What cannot be told without torch: threads, accelerator.
+            facts: More fields of the manifest.
+        """
+        self._resumed = False
+        weights = facts.get("model_folder")
+        known = {"device": "cpu", **facts, "model_folder": None if weights is None else str(weights)}
+        manifest = Manifest.model_validate(
+            {
+                **known,
+                "model": model,
+                "reward": reward,
+                "panel": tuple(facts.get("panel", ())),
+                "judge": None if judge is None else judge.name,
+                "config": config,
+                "tasks": tuple(tasks),
+                "versions": _versions(),
+                "platform": platform.platform(),
+                "started": datetime.now().astimezone(),
+            }
         )
-        self._judges = judges
-        self._open: dict[int, _TaskFolder] = {}
-        self._spent: dict[int, tuple[float, int]] = {}  # task -> drawings, tokens
+        self._prepare(Path(folder), manifest, judge, judges, machine)
+
+    @classmethod
+    def resume(
+        cls,
+        folder: Path | str,
+        *,
+        judge: Reward | None = None,
+        judges: Spending = lambda: None,
+        machine: Mapping[str, str | int] | None = None,
+    ) -> Self:
+        """Goes on with a run: what `remaining` names is to be done, the rest stays as it is.
+
+        Raises:
+            UsageError: The folder holds no run, or the judge is not the run's.
+        """
+        manifest = read_manifest(Path(folder))
+        name = None if judge is None else judge.name
+        if name != manifest.judge:
+            raise UsageError(f"{folder} was judged by {manifest.judge}, not by {name}: begin a new run")
+        writer = cls.__new__(cls)
+        writer._resumed = True
+        writer._prepare(Path(folder), manifest, judge, judges, machine)
+        return writer
+
+    def _prepare(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        judge: Reward | None,
+        judges: Spending,
+        machine: Mapping[str, str | int] | None,
+    ) -> None:
+        self.folder = folder
+        self._manifest = manifest
+        self._judge, self._judges = judge, judges
+        self._machine: dict[str, str | int] = {
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count() or 0,
+            **(machine or {}),
+        }
+        self._held = ExitStack()
+        self._open: dict[tuple[int, int], _TaskFolder] = {}  # (task, image)
+        self._spent: dict[tuple[int, int], tuple[float, int, int]] = {}  # drawings, tokens, reward calls
+        self._judged, self._judge_seconds = 0, 0.0
+        self._finished = 0
+
+    @property
+    def manifest(self) -> Manifest:
+        """As it was last saved."""
+        return self._manifest
+
+    def remaining(self) -> list[tuple[int, int]]:
+        """The tasks that have not finished, as (index, image), image by image; what is left to be written."""
+        manifest = self._manifest
+        return [
+            (index, image)
+            for image in range(manifest.images_per_prompt)
+            for index, task in enumerate(manifest.tasks)
+            if not (self.folder / "tasks" / _task_name(index, task, image)).is_dir()
+        ]
 
     def __enter__(self) -> Self:
-        check_folder(self.folder)
+        if not self._resumed:
+            check_folder(self.folder)
         try:
             (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
                 f"cannot make {self.folder} ({error.strerror}): give --out a folder that you may write to"
             ) from error
-        self._clock = time.monotonic()
-        self._save("running")
+        with ExitStack() as held:
+            held.enter_context(hold_run(self.folder, MANIFEST))
+            with self._refusing_full_disks():
+                self._begin()
+            self._held = held.pop_all()
         return self
 
-    def write(self, record: StepRecord) -> Path | None:
-        """Keep a record; gives the task's folder when the record is the task's last, else None."""
-        if record.index not in self._open:
-            self._open[record.index] = _TaskFolder(self.folder / "tasks" / f"{record.index:04d}-{record.task.key}")
-        task = self._open[record.index]
-        task.add(record)
-        self._spent[record.index] = record.drawings_spent, record.tokens_spent
-        if record.finished is None:
-            return None
-        del self._open[record.index]
-        return task.finish(record)
+    def _begin(self) -> None:
+        """Open a session, now that the run is ours."""
+        if self._resumed:
+            self._manifest = read_manifest(self.folder)  # its last session may have ended only now
+            for left in (self.folder / "tasks").glob(f"*{PART}"):
+                shutil.rmtree(left)
+        elif (self.folder / MANIFEST).exists():
+            raise UsageError(f"another process has begun a run in {self.folder}: give --out a new or an empty folder")
+        expected = len(self._manifest.tasks) * self._manifest.images_per_prompt
+        self._finished = expected - len(self.remaining())
+        self._clock = time.monotonic()
+        session = Session(
+            host=socket.gethostname(),
+            process=os.getpid(),
+            started=datetime.now().astimezone(),
+            machine=self._machine,
+            versions=_versions(),
+        )
+        self._manifest = self._manifest.model_copy(update={"sessions": (*self._manifest.sessions, session)})
+        self._save("running")
+
+    def write(self, record: StepRecord, image: int = 0) -> Path | None:
+        """Keep a record; gives the task's folder when the record is the task's last, else None.
+
+        Args:
+            record: Its index is the task's place in the list that the writer was given.
+            image: Which of the prompt's images it belongs to.
+
+        Raises:
+            RunError: Nothing can be written any more, or the judge judges nothing any more.
+        """
+        key = record.index, image
+        with self._refusing_full_disks():
+            if key not in self._open:
+                name = _task_name(record.index, record.task, image)
+                self._open[key] = _TaskFolder(self.folder / "tasks" / name, image)
+            task = self._open[key]
+            task.add(record)
+            self._spent[key] = record.drawings_spent, record.tokens_spent, record.reward_calls
+            if record.finished is None:
+                return None
+            task.conclude(record)
+            if self._judge is not None:
+                started = time.monotonic()
+                self._judged += task.judge(self._judge, record.task)
+                self._judge_seconds += time.monotonic() - started
+            del self._open[key]
+            self._finished += 1
+            folder = task.rename()
+            self._save("running")
+            return folder
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._save("finished")
-        elif isinstance(error, KeyboardInterrupt):
-            self._save("interrupted")
-        else:
-            self._save("failed", str(error) or type(error).__name__)
+        with self._held:
+            if error is None:
+                with self._refusing_full_disks():
+                    self._save("finished")
+                return
+            with suppress(OSError):  # a full disk leaves the manifest of the last task that finished
+                if isinstance(error, KeyboardInterrupt):
+                    self._save("interrupted")
+                else:
+                    self._save("failed", str(error) or type(error).__name__)
+
+    @contextmanager
+    def _refusing_full_disks(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.folder} ({error.strerror or error}): make room there; the finished tasks are kept"
+            ) from error
 
     def _save(self, status: Status, error: str | None = None) -> None:
-        drawings, tokens = (sum(spent[which] for spent in self._spent.values()) for which in (0, 1))
-        manifest = self._manifest.model_copy(
+        drawings = sum(spent[0] for spent in self._spent.values())
+        tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in (1, 2))
+        session = self._manifest.sessions[-1].model_copy(
+            update={
+                "status": status,
+                "error": error,
+                "seconds": round(time.monotonic() - self._clock, 3),
+                "drawings": drawings,
+                "tokens": tokens,
+                "reward_calls": calls,
+                "judged": self._judged,
+                "judge_seconds": round(self._judge_seconds, 3),
+                "judges": self._judges(),
+            }
+        )
+        sessions = (*self._manifest.sessions[:-1], session)
+        self._manifest = self._manifest.model_copy(
             update={
                 "status": status,
                 "error": error,
                 "finished": None if status == "running" else datetime.now().astimezone(),
-                "seconds": round(time.monotonic() - self._clock, 3),
-                "tasks_finished": len(self._spent) - len(self._open),
-                "judges": self._judges(),
-                "drawings": drawings,
-                "tokens": tokens,
+                "tasks_finished": self._finished,
+                "sessions": sessions,
+                "judges": _add_costs([session.judges for session in sessions if session.judges]),
+                **{name: _add(sessions, name) for name in _SUMMED},
             }
         )
         path = self.folder / MANIFEST
         fresh = path.with_name(f"{MANIFEST}{PART}")
-        fresh.write_bytes(dump(manifest, indent=2) + b"\n")
+        fresh.write_bytes(dump(self._manifest, indent=2) + b"\n")
         os.replace(fresh, path)
 
 
-class _TaskFolder:
-    """The folder of a task in flight. Pictures are not held: the strip reads them back."""
+_SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "judged", "judge_seconds")
 
-    def __init__(self, folder: Path) -> None:
-        self._final = folder
+
+def _add(sessions: Sequence[Session], name: str) -> float:
+    total: float = sum(getattr(session, name) for session in sessions)
+    return round(total, 3) if isinstance(total, float) else total
+
+
+def _add_costs(costs: Sequence[dict[str, str | int]]) -> dict[str, str | int] | None:
+    """Counts are added up; of what is no count, such as the URL, the last one stays."""
+    added: dict[str, str | int] = {}
+    for cost in costs:
+        for name, value in cost.items():
+            before = added.get(name, 0)
+            added[name] = before + value if isinstance(value, int) and isinstance(before, int) else value
+    return added or None
+
+
+def _task_name(index: int, task: Task, image: int) -> str:
+    return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")
+
+
+class _TaskFolder:
+    """The folder of a task in flight. Pictures are not held: strip and judge read them back."""
+
+    def __init__(self, folder: Path, image: int) -> None:
+        self._final, self._image = folder, image
         self._folder = folder.with_name(folder.name + PART)
         (self._folder / "steps").mkdir(parents=True)
         self._best = ""
-        self._cells: list[tuple[str, str, str]] = []  # picture, label, reward
+        self._cells: list[_Cell] = []
 
     def add(self, record: StepRecord) -> None:
         """Write the step's pictures and its line."""
@@ -156,22 +385,54 @@ class _TaskFolder:
         for number, (name, drawing, score) in enumerate(zip(names, record.drawings, record.scores, strict=True)):
             drawing.picture.save(self._folder / name)
             label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")
-            self._cells.append((name, label, _reward_text(score)))
+            self._cells.append(_Cell(record.step, number, name, label, _reward_text(score)))
         if record.best_step == record.step:
             self._best = names[_best_number(record)]
         with (self._folder / RECORDS).open("ab") as file:
-            file.write(dump(StoredStep.of(record, names, self._best)) + b"\n")
+            file.write(dump(StoredStep.of(record, names, self._best, self._image)) + b"\n")
 
-    def finish(self, record: StepRecord) -> Path:
-        """Write the best picture and the strip, then give the folder its name."""
+    def conclude(self, record: StepRecord) -> None:
+        """Write the best picture and the strip."""
         record.best.picture.save(self._folder / "best.png")
         frames = [
-            Frame(_read(self._folder / name), label, reward, best=name == self._best)
-            for name, label, reward in self._cells
+            Frame(_read(self._folder / cell.picture), cell.label, cell.reward, best=cell.picture == self._best)
+            for cell in self._cells
         ]
         draw_strip(record.task.prompt, frames).save(self._folder / "strip.png")
+
+    def judge(self, judge: Reward, task: Task) -> int:
+        """Show the judge all pictures and write what it says; gives their number.
+
+        Raises:
+            RunError: It judges nothing any more.
+        """
+        pictures = [_read(self._folder / cell.picture) for cell in self._cells]
+        scores = begin_scoring(judge, pictures, [task] * len(pictures))()
+        lost = next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
+        if lost is not None:
+            raise RunError(f"the judge {judge.name} judges nothing any more: {lost}; the finished tasks are kept")
+        lines = [
+            dump(JudgedPicture(step=cell.step, number=cell.number, score=score)) + b"\n"
+            for cell, score in zip(self._cells, scores, strict=True)
+        ]
+        (self._folder / JUDGED).write_bytes(b"".join(lines))
+        return len(pictures)
+
+    def rename(self) -> Path:
+        """Give the folder its name: from now on the task is finished."""
         self._folder.rename(self._final)
         return self._final
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One picture of a task."""
+
+    step: int
+    number: int
+    picture: str
+    label: str
+    reward: str
 
 
 def _best_number(record: StepRecord) -> int:

@@ -1,0 +1,217 @@
+"""A folder with a Janus checkpoint: what it is, read from its config alone, and its parts, loaded one by one.
+
+transformers' modules hold the weights, from safetensors only; no remote code runs. Source of the format:
+`transformers.models.janus` (JanusForConditionalGeneration, JanusProcessor).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from milr.errors import UsageError, unknown_name
+from milr.models.base import Capabilities
+from milr.models.profiles import PROFILES, PromptProfile, recognise_profile
+
+if TYPE_CHECKING:
+    import torch
+
+SETTINGS_FILE = "milr.json"
+SPECIAL_TOKENS = {
+    "bos_token": "<｜begin▁of▁sentence｜>",
+    "eos_token": "<｜end▁of▁sentence｜>",
+    "pad_token": "<｜▁pad▁｜>",
+    "boi_token": "<begin_of_image>",
+    "eoi_token": "<end_of_image>",
+    "image_token": "<image_placeholder>",
+}
+"""What the family's tokens are called; a checkpoint's own tokenizer has all of them."""
+_STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
+_NAMED = 8  # weights that an error names at most
+
+
+class CheckpointSettings(BaseModel):
+    """What `milr.json` may say: milr's own settings beside a checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str | None = None
+    """One of `PROFILES`; None recognises it."""
+    grammar: Literal["free", "icons"] = "free"
+    """"icons" where the model reads prompts of `milr.tasks` alone."""
+    search: dict[str, float | int | str] = {}
+    """Fields of `SearchConfig` that depend on the model's size."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a folder holds; nothing is loaded yet."""
+
+    folder: Path
+    settings: CheckpointSettings
+    profile: PromptProfile
+    profile_name: str
+    config: Any
+    """A `JanusConfig`, whatever layout the folder has."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model is and can."""
+        vision, text = self.config.vision_config, self.config.text_config
+        return Capabilities(
+            picture_size=vision.image_size,
+            image_tokens=vision.num_image_tokens,
+            width=text.hidden_size,
+            latents="both",
+            passes=self.profile.passes,
+        )
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer as `tokenizer.json` states it, with the profile's added tokens and names for all marks.
+
+        Raises:
+            UsageError: There is none, or it lacks one of `SPECIAL_TOKENS`.
+        """
+        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerFast
+
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            raise UsageError(f"{str(self.folder)!r} has no tokenizer.json: fetch the checkpoint's tokenizer files too")
+        backend = Tokenizer.from_file(str(path))
+        missing = [token for token in SPECIAL_TOKENS.values() if backend.token_to_id(token) is None]
+        if missing:
+            raise UsageError(f"{str(path)!r} lacks {', '.join(missing)}: it is no tokenizer of a Janus checkpoint")
+        # The class that such a folder's config names (LlamaTokenizer) would split words in another way than the file
+        # says: this one takes the file as it is.
+        tokenizer: Any = PreTrainedTokenizerFast(
+            tokenizer_object=backend,
+            **{name: token for name, token in SPECIAL_TOKENS.items() if name in _STANDARD_TOKENS},
+            extra_special_tokens={
+                name: token for name, token in SPECIAL_TOKENS.items() if name not in _STANDARD_TOKENS
+            },
+            clean_up_tokenization_spaces=False,
+        )
+        tokenizer.add_tokens([token for token in self.profile.added_tokens if backend.token_to_id(token) is None])
+        room: int = self.config.text_config.vocab_size
+        if len(tokenizer) > room:
+            raise UsageError(
+                f"profile {self.profile_name!r} needs {len(tokenizer)} tokens, but {str(self.folder)!r} has room for "
+                f"{room}: choose another with --profile"
+            )
+        return tokenizer
+
+    def load_image_processor(self) -> Any:
+        """What makes pixel values of pictures."""
+        from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+
+        return JanusImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
+
+    def load_network(self, dtype: torch.dtype) -> Any:
+        """The weights, in transformers' `JanusForConditionalGeneration`, on the CPU.
+
+        Raises:
+            UsageError: A weight is missing or left over.
+        """
+        from transformers import JanusForConditionalGeneration
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
+        loaded: Any = JanusForConditionalGeneration.from_pretrained(
+            self.folder,
+            config=self.config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        network, info = loaded
+        _refuse(self.folder, {"missing": info["missing_keys"], "left over": info["unexpected_keys"]})
+        return network
+
+
+def open_checkpoint(folder: Path, *, profile: str | None = None) -> Checkpoint:
+    """Look at a folder; its weights are not read.
+
+    Args:
+        folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
+        profile: One of `PROFILES`; None takes what `milr.json` says, and where that says nothing, recognises it.
+
+    Raises:
+        UsageError: The folder is no Janus checkpoint in safetensors, or no profile has that name.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
+    described = _read_json(folder / "config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{str(folder)!r} has no *.safetensors: milr opens no pickles; save the weights with "
+            f"save_pretrained(..., safe_serialization=True) first"
+        )
+    settings = _read_settings(folder)
+    wanted = profile or settings.profile
+    if wanted is not None and wanted not in PROFILES:
+        where = "profile" if profile else f"profile in {folder / SETTINGS_FILE}:"
+        raise unknown_name(where, wanted, PROFILES)
+    name = wanted or recognise_profile(_names(folder, described), _added_tokens(folder))
+    return Checkpoint(folder, settings, PROFILES[name], name, _make_config(folder, described))
+
+
+def _make_config(folder: Path, described: dict[str, Any]) -> Any:
+    kind = described.get("model_type")
+    if kind != "janus":
+        raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: milr loads type 'janus'")
+    from transformers import JanusConfig
+
+    return JanusConfig.from_dict(described)
+
+
+def _names(folder: Path, described: dict[str, Any]) -> list[str]:
+    """What a checkpoint is called: the ends of its path (the hub's cache has its name there) and its config's name."""
+    return [*folder.resolve().parts[-3:], str(described.get("_name_or_path", ""))]
+
+
+def _added_tokens(folder: Path) -> Collection[str]:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return ()
+    return {str(token["content"]) for token in _read_json(path).get("added_tokens", ())}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"{str(path.parent)!r} has no {path.name}: give a folder with a whole Janus checkpoint")
+    try:
+        read: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        read = None
+    if not isinstance(read, dict):
+        raise UsageError(f"{str(path)!r} is not a JSON object: fetch the checkpoint again")
+    return cast("dict[str, Any]", read)
+
+
+def _read_settings(folder: Path) -> CheckpointSettings:
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        return CheckpointSettings()
+    try:
+        return CheckpointSettings.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _refuse(folder: Path, faults: dict[str, Collection[str]]) -> None:
+    """Name the first weights that are missing or left over."""
+    found = [f"{len(names)} {what}: {_some(sorted(names))}" for what, names in faults.items() if names]
+    if found:
+        raise UsageError(f"{str(folder)!r} does not hold a whole Janus checkpoint; weights {'; '.join(found)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -1,0 +1,65 @@
+"""Where a model runs and in which numbers: one policy for every device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from milr.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""Types that weights and the key-value cache may have. Latents, guidance and softmax are float32 whatever it is."""
+_BFLOAT16_SINCE = 8
+"""CUDA's compute capability from which bfloat16 is done in hardware (Ampere)."""
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        name: As torch names it: "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        UsageError: There is no such name, or no such device here.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: this torch sees no CUDA device; use --device cpu")
+    return device
+
+
+def check_dtype(name: str | None) -> None:
+    """Refuse an unknown name of a type of numbers; None is allowed. Torch is not imported."""
+    if name is not None and name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+
+
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The type of the weights and of the key-value cache.
+
+    Args:
+        name: One of `DTYPES`. None takes float32 on a CPU; elsewhere bfloat16, but float16 on CUDA devices that are
+            older than bfloat16 (compute capability below 8).
+        device: Where the model is to run.
+
+    Raises:
+        UsageError: No type has that name.
+    """
+    import torch
+
+    check_dtype(name)
+    if name is None:
+        if device.type == "cpu":
+            name = "float32"
+        elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < _BFLOAT16_SINCE:
+            name = "float16"
+        else:
+            name = "bfloat16"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,0 +1,1 @@
+"""From run folders to numbers, tables, figures and one page: `milr compare`, `milr report` and `milr ablate`."""

@@ -1,0 +1,58 @@
+"""One process a run folder: the second is told who works there.
+
+The operating system holds the lock and lets it go when its process ends, however that ends; so nobody has to tell a
+stale lock from a live one. Who holds it stands in the run's manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from milr.errors import UsageError
+
+LOCK = "lock"
+
+
+@contextmanager
+def hold_run(folder: Path, manifest: str) -> Generator[None]:
+    """Hold the run in that folder, which exists.
+
+    Args:
+        folder: The run's.
+        manifest: The manifest's file name: its last session says who holds the lock.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"{_holder(folder / manifest)} works on {folder}: wait until it ends, or give another folder; runs share "
+            "tasks between them by --shard 1/2 and --shard 2/2, each into a folder of its own"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_unheld(folder: Path, manifest: str) -> None:
+    """Refuse a run that another process works on, before anything slow is loaded."""
+    with hold_run(folder, manifest):
+        pass
+
+
+def _holder(manifest: Path) -> str:
+    try:
+        session: Any = json.loads(manifest.read_bytes())["sessions"][-1]
+        return f"process {session['process']} on {session['host']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "another process"

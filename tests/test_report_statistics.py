@@ -1,0 +1,133 @@
+"""Answers at a budget, best of n from a pool, intervals and areas: by hand, against scipy, and by their properties."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from milr.report.statistics import OVERALL, answers, area, bootstrap, expected_best, mean_by_prompt
+
+NAN, INF = float("nan"), float("inf")
+unit = st.floats(0, 1, allow_nan=False)
+grades = st.sampled_from([0.0, 0.25, 0.5, 1.0, NAN])
+
+
+def test_the_answer_is_the_judges_word_on_the_rewards_first_best() -> None:
+    spent = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, INF, INF], [2.0, 4.0, INF, INF]])
+    reward = np.array([[0.2, 0.7, 0.7, 0.5], [NAN, 1.0, NAN, NAN], [0.0, 0.1, NAN, NAN]])
+    judge = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 1.0, NAN, NAN], [NAN, 0.9, NAN, NAN]])
+    found = answers(spent, reward, judge, [1, 2, 3, 64])
+    # Row 0: the second picture and the third are equal, the first of them stays. Row 1: an unscored picture is the
+    # answer until another comes, and the answer of a search that ended stays. Row 2: nothing for one drawing.
+    np.testing.assert_array_equal(found, [[0.1, 0.2, 0.2, 0.2], [0.5, 1.0, 1.0, 1.0], [NAN, NAN, NAN, 0.9]])
+
+
+@given(st.lists(st.tuples(grades, grades), min_size=1, max_size=6), st.integers(1, 7))
+def test_answers_agree_with_a_plain_loop(drawn: list[tuple[float, float]], budget: int) -> None:
+    reward, judge = (np.array([values]) for values in zip(*drawn, strict=True))
+    best, verdict = -2.0, NAN
+    for seen, judged in drawn[:budget]:
+        if (-1.0 if np.isnan(seen) else seen) > best:
+            best, verdict = (-1.0 if np.isnan(seen) else seen), judged
+    spent = np.arange(1.0, len(drawn) + 1)[None]
+    np.testing.assert_array_equal(answers(spent, reward, judge, [budget]), [[verdict]])
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), unit), min_size=1, max_size=6), st.data())
+def test_best_of_n_from_a_pool_is_the_mean_over_all_subsets(
+    drawn: list[tuple[float, float]], data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(1, len(drawn)))
+    means: list[float] = []
+    for subset in combinations(drawn, size):
+        top = max(reward for reward, _ in subset)
+        means.append(float(np.mean([judge for reward, judge in subset if reward == top])))  # any of equals may be first
+    reward, judge = (np.array([values]) for values in zip(*drawn, strict=True))
+    assert expected_best(reward, judge, [size])[0, 0] == pytest.approx(np.mean(means))
+
+
+def test_best_of_n_from_a_pool_by_hand() -> None:
+    # One right drawing of four: a pair holds it with probability 1/2. What N drawings cannot tell is not told.
+    pool = np.array([[0.0, 1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(expected_best(pool, pool, [1, 2, 4, 5]), [[0.25, 0.5, 1.0, NAN]])
+    # A verdict that is missing where it may be needed makes the answer unknown, not zero.
+    np.testing.assert_allclose(expected_best(pool, np.array([[0.5, NAN, 0.5, 0.5]]), [1]), [[NAN]])
+
+
+@given(st.permutations(range(5)))
+def test_a_pool_knows_no_order(order: list[int]) -> None:
+    reward = np.array([[0.1, 0.9, 0.9, 0.4, NAN]])
+    judge = np.array([[0.3, 0.6, 0.2, 0.9, 0.5]])
+    plain = expected_best(reward, judge, [1, 2, 3, 5])
+    np.testing.assert_allclose(expected_best(reward[:, order], judge[:, order], [1, 2, 3, 5]), plain)
+
+
+def test_each_prompt_counts_once_however_often_it_was_searched() -> None:
+    values = np.array([[0.0], [1.0], [1.0], [NAN], [0.5]])
+    found = mean_by_prompt(values, ["a", "b", "b", "b", "c"], ["b", "a", "d"])
+    np.testing.assert_array_equal(found, [[1.0], [0.0], [NAN]])
+
+
+def test_overall_weighs_tags_as_told() -> None:
+    values = np.array([[1.0], [1.0], [0.0], [0.0], [0.5], [NAN]])
+    tags = ["x", "x", "x", "x", "y", "z"]
+    equal = bootstrap(values, tags, {"x": 1, "y": 1, "z": 1}, repeats=50)
+    assert {tag: found[0].value for tag, found in equal.items() if tag != "z"} == {"x": 0.5, "y": 0.5, OVERALL: 0.5}
+    assert np.isnan(equal["z"][0].value) and equal["z"][0].prompts == 0
+    assert equal[OVERALL][0].prompts == 5
+    assert bootstrap(values, tags, {"x": 3, "y": 1}, repeats=50)[OVERALL][0].value == pytest.approx(0.5)
+    more = np.array([[1.0], [1.0], [1.0], [0.0], [0.5]])
+    assert bootstrap(more, tags[:5], repeats=50)[OVERALL][0].value == pytest.approx(3.5 / 5)  # the plain mean
+    assert bootstrap(more, tags[:5], {"x": 1, "y": 1}, repeats=50)[OVERALL][0].value == pytest.approx(0.625)
+
+
+def test_intervals_agree_with_scipys() -> None:
+    values = np.random.default_rng(5).random(40)
+    ours = bootstrap(values[:, None], ["all"] * 40)[OVERALL][0]
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(11)
+    trials, hits = 200, 0
+    for trial in range(trials):
+        values = draw.random((60, 1)) < np.repeat([0.3, 0.8], 30)[:, None]
+        found = bootstrap(values.astype(float), ["x"] * 30 + ["y"] * 30, {"x": 1, "y": 1}, seed=trial, repeats=500)
+        hits += found[OVERALL][0].low <= 0.55 <= found[OVERALL][0].high
+    assert 0.9 <= hits / trials <= 0.99
+
+
+@given(st.lists(st.tuples(unit, st.sampled_from("xy")), min_size=2, max_size=8), st.randoms(use_true_random=False))
+def test_the_order_of_prompts_changes_no_mean_and_an_interval_holds_it(rows: list[tuple[float, str]], chooser) -> None:  # type: ignore[no-untyped-def]
+    def estimate(these: list[tuple[float, str]]):  # type: ignore[no-untyped-def]
+        values = np.array([[value] for value, _ in these])
+        return bootstrap(values, [tag for _, tag in these], {"x": 1, "y": 2}, repeats=300)
+
+    shuffled = list(rows)
+    chooser.shuffle(shuffled)
+    plain, other = estimate(rows), estimate(shuffled)
+    for tag, (found,) in plain.items():
+        assert other[tag][0].value == pytest.approx(found.value)
+        assert found.low - 1e-9 <= found.value <= found.high + 1e-9
+        assert found.low >= 0 and found.high <= 1
+
+
+def test_same_seed_same_interval() -> None:
+    values = np.random.default_rng(0).random((30, 2))
+    assert bootstrap(values, ["a"] * 30, seed=3) == bootstrap(values, ["a"] * 30, seed=3)
+    assert bootstrap(values, ["a"] * 30, seed=3) != bootstrap(values, ["a"] * 30, seed=4)
+
+
+def test_areas_by_hand() -> None:
+    # 0 after one drawing, 1 after two: a straight line. Constant curves have their own value. 1 from the third on:
+    # on log2 the axis is 0, 1, 1.585, 2.
+    np.testing.assert_allclose(area(np.array([[0.0, 1.0], [0.4, 0.4]])), [0.5, 0.4])
+    third = (np.log2(3) - 1) / 2 + (2 - np.log2(3))
+    np.testing.assert_allclose(area(np.array([0.0, 0.0, 1.0, 1.0])), third / 2)
+    assert np.isnan(area(np.array([0.0, NAN])))
