@@ -25,7 +25,7 @@ from milr.files import write_text
 from milr.methods.best_of_n import best_of_n
 from milr.methods.one_shot import one_shot
 from milr.models.base import Model
-from milr.rewards import REWARDS, Reward
+from milr.rewards import Reward
 from milr.rewards.judge_client import JudgeClient, JudgeSettings
 from milr.rewards.panel import watch
 from milr.serve.judge import JudgeServer
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("metadata", type=Path, help="GenEval's evaluation_metadata.jsonl")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-tag", type=int, default=20)
-    parser.add_argument("--judge", default="icons-judge" if "icons-judge" in REWARDS else "icons")
+    parser.add_argument("--judge", default="icons-judge")
     parser.add_argument("--flip", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

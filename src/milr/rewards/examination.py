@@ -59,18 +59,19 @@ def check_golden(reward: Reward) -> Iterator[Finding]:
 
 
 def examine_icons(device: str) -> Iterator[Finding]:
-    """The icon detector: its files, then the golden pictures. It runs on the CPU, whatever the device."""
-    from milr.rewards.icons import Icons
+    """Both icon detectors: their files, then the golden pictures. They run on the CPU, whatever the device."""
+    from milr.rewards.icons import Icons, IconsJudge
 
-    folder = _ASSETS / "icons-detector"
-    for file in ("config.json", "model.safetensors"):
-        path = folder / file
-        said = f"{path.stat().st_size:,} bytes" if path.is_file() else f"missing in {folder}: install milr again"
-        yield Finding(f"icons-detector/{file}", path.is_file(), said)
-    try:
-        yield from check_golden(Icons())
-    except MilrError as error:
-        yield Finding("icons-detector", False, str(error))
+    for reward in (Icons, IconsJudge):
+        folder = _ASSETS / reward.shipped
+        for file in ("config.json", "model.safetensors"):
+            path = folder / file
+            said = f"{path.stat().st_size:,} bytes" if path.is_file() else f"missing in {folder}: install milr again"
+            yield Finding(f"{reward.shipped}/{file}", path.is_file(), said)
+        try:
+            yield from check_golden(reward())
+        except MilrError as error:
+            yield Finding(reward.shipped, False, str(error))
 
 
 def examine_self(device: str) -> Iterator[Finding]:

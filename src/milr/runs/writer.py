@@ -315,7 +315,8 @@ class RunWriter:
             ) from error
 
     def _save(self, status: Status, error: str | None = None) -> None:
-        drawings, tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
+        drawings = sum(spent[0] for spent in self._spent.values())
+        tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in (1, 2))
         session = self._manifest.sessions[-1].model_copy(
             update={
                 "status": status,
