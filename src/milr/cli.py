@@ -16,7 +16,9 @@ from rich.text import Text
 from milr import __version__
 from milr.commands.benchmark import benchmark
 from milr.commands.convert import convert
+from milr.commands.data import app as data
 from milr.commands.doctor import doctor
+from milr.commands.export import export
 from milr.commands.options import (
     INTERRUPTED,
     L2,
@@ -221,7 +223,9 @@ def info(
 
 app.command("benchmark")(benchmark)
 app.command("convert")(convert)
+app.add_typer(data, name="data")
 app.command("doctor")(doctor)
+app.command("export")(export)
 app.command("score")(score)
 app.command("score-folder")(score_folder)
 app.command("serve-judge")(serve_judge)
