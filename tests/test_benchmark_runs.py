@@ -274,6 +274,41 @@ def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
         )
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 160 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "none", str(disk)], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"no small disk can be made here: {made.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
+    tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--limit", "6", "--steps", "2", "--rows", "1", "--reward", "icons-soft", "--judge", "icons", "--out"]
+    assert main(["benchmark", "icons", *options, str(tmp_path / "whole")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    folder = small_disk / "run"
+    assert main(["benchmark", "icons", *options, str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == (
+        f"error: cannot write {folder} (No space left on device): make room there; the finished tasks are kept; "
+        f"to go on, type: milr benchmark --resume {folder}"
+    )
+    assert 0 < len(read_run(folder).tasks) < 6
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    assert main(["benchmark", "--resume", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == printed[:-1]  # the last line is the folder
+    assert content(folder) == content(tmp_path / "whole")
+
+
 def kill_twice(command: Sequence[str], folder: Path) -> None:
     """Start the command, kill it after a finished task, go on, kill it after another one, go on to the end."""
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
