@@ -169,6 +169,28 @@ def conditions_met(
     return conditions
 
 
+def right_objects(detections: Detections, task: Task) -> list[Detection]:
+    """The objects that a correct picture may keep: those that meet what their item of the include list asks.
+
+    That is the most confident ones of the item's class and colour, as many as it asks for; where the item is placed by
+    another one, only if they lie so from all the right objects of that one.
+
+    Args:
+        detections: What `judge` takes.
+        task: Its include list says what is right.
+    """
+    kept = kept_objects(detections, task)
+    right: list[list[Detection]] = []
+    for item in task.include:
+        objects = [seen for seen in kept.get(item.name, []) if item.color in (None, seen[5])][: item.count]
+        if item.position is not None:
+            relation, index = item.position
+            placed = _relations(objects, right[index], POSITION_THRESHOLD)
+            objects = objects if all(relation in held for held in placed) else []
+        right.append(objects)
+    return [one for objects in right for one in objects]
+
+
 def _counts(task: Task) -> bool:
     return task.tag in _COUNTING_TAGS or (task.tag is None and bool(task.exclude))
 
