@@ -21,6 +21,7 @@ import torch
 
 from milr import SearchConfig, Task, load_model, load_reward, search
 from milr.methods.best_of_n import best_of_n
+from milr.methods.one_shot import one_shot
 from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS, Phrase, parse_prompt, write_prompt
 from milr.types import Score, StepRecord
 
@@ -162,9 +163,7 @@ def main() -> None:
                 continue
             started = time.monotonic()
             if name == "plain":
-                records = best_of_n(
-                    tasks, model, reward, SearchConfig.model_validate({**base, "steps": 0}), reason=False
-                )
+                records = one_shot(tasks, model, reward, SearchConfig.model_validate(base))
             elif name == "best-of-21":
                 records = best_of_n(tasks, model, reward, SearchConfig.model_validate(base))
             else:

@@ -22,6 +22,7 @@ from first_look import choose_geneval, interval
 
 from milr import SearchConfig, Task, load_model, load_reward, search
 from milr.methods.best_of_n import best_of_n
+from milr.methods.one_shot import one_shot
 from milr.models.base import Model
 from milr.rewards import REWARDS, Reward
 from milr.rewards.judge_client import JudgeClient, JudgeSettings
@@ -198,7 +199,7 @@ def main() -> None:
                 started = time.monotonic()
                 critic = load()
                 if name == "baseline":
-                    records = best_of_n(tasks, model, critic, config.model_copy(update={"steps": 0}), reason=False)
+                    records = one_shot(tasks, model, critic, config)
                 else:
                     records = search(tasks, model, critic, config)
                 save(target, {"rows": run_one(records, judge), "seconds": time.monotonic() - started})

@@ -41,6 +41,7 @@ PLACES = {
 MOST_OBJECTS = 5
 HELD_OUT_FILE = Path(__file__).with_name("held_out.csv")
 GENEVAL_HASHES_FILE = Path(__file__).with_name("geneval_hashes.txt")
+BENCHMARK_HASHES_FILE = Path(__file__).with_name("benchmark_hashes.txt")
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,11 @@ class Question(NamedTuple):
     """object, color, count or relation."""
     text: str
     truth: bool
+
+
+def read_forbidden() -> frozenset[str]:
+    """Hashes of all requests that no training shows: GenEval's, and our own benchmarks' (`training/benchmarks.py`)."""
+    return read_geneval_hashes() | frozenset(BENCHMARK_HASHES_FILE.read_text().split())
 
 
 class World:

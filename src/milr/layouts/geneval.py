@@ -78,6 +78,26 @@ class GenEvalLayout:
         return summarise(rows)
 
 
+def write_metadata(task: Task) -> dict[str, object]:
+    """A task as a line of evaluation_metadata.jsonl says it; the reverse of `milr.tasks.read_tasks`."""
+    items = {
+        name: [
+            item.model_dump(
+                mode="json", by_alias=True, exclude_none=True, include={"name", "count", "color", "position"}
+            )
+            for item in getattr(task, name)
+        ]
+        for name in ("include", "exclude")
+    }
+    explained = {} if task.explanation is None else {"explanation": task.explanation}
+    return {
+        "tag": task.tag,
+        **{name: found for name, found in items.items() if found},
+        "prompt": task.prompt,
+        **explained,
+    }
+
+
 def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
     """What GenEval's summary_scores.py prints of result rows.
 

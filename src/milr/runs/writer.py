@@ -203,7 +203,7 @@ class RunWriter:
         }
         self._held = ExitStack()
         self._open: dict[tuple[int, int], _TaskFolder] = {}  # (task, image)
-        self._spent: dict[tuple[int, int], tuple[int, int, int]] = {}  # drawings, tokens, reward calls
+        self._spent: dict[tuple[int, int], tuple[float, int, int]] = {}  # drawings, tokens, reward calls
         self._judged, self._judge_seconds = 0, 0.0
         self._finished = 0
 
