@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
+from milr.commands.ablate import ablate
 from milr.commands.benchmark import benchmark
 from milr.commands.compare import compare
 from milr.commands.convert import convert
@@ -233,6 +234,7 @@ def info(
             print(f"{kind:<12}{name:<{width}}  {summary}")
 
 
+app.command("ablate")(ablate)
 app.command("benchmark")(benchmark)
 app.command("compare")(compare)
 app.command("convert")(convert)
