@@ -35,7 +35,9 @@ class Stage:
         self.tasks: list[Task] = []
         self.config = SearchConfig()
 
-    def load_model(self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None) -> object:
+    def load_model(
+        self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
+    ) -> object:
         self.loaded.append((name, device, dtype))
         return SimpleNamespace(name=name, folder=Path(), search_defaults=self.defaults, reads_free_prompts=False)
 
