@@ -18,6 +18,8 @@ from milr.methods.keep_right import find_right_tokens
 from milr.methods.loop import Look
 from milr.methods.reflection import find_criticised
 from milr.models.base import Capabilities, Thought
+from milr.models.janus import Janus
+from milr.rewards import load_reward
 from milr.rewards.geneval import right_objects
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel, FakeReward, brightness, read_tokens
@@ -208,6 +210,20 @@ def test_an_unscored_picture_is_no_reason_to_end(name: str) -> None:
     last = run(name, [CAT], reward=FakeReward(unscored_calls=range(100)))[-1]
     assert last.finished == "out of steps"
     assert isinstance(last.best_score, Unscored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_a_real_model_and_a_real_reward_are_led_alike(name: str, embedded: Janus) -> None:
+    tasks = [parse_prompt("three red cats"), parse_prompt("a blue dog left of a clock")]
+    config = SearchConfig.model_validate({**embedded.search_defaults, "steps": 1, "stop_at": NEVER})
+    records = list(load_method(name)(tasks, embedded, load_reward("icons-soft"), config))
+    assert {record.index for record in records if record.finished} == {0, 1}
+    for record in records:
+        assert all(isinstance(score, Score) for score in record.scores)
+        assert all(len(drawing.tokens) == embedded.capabilities.image_tokens for drawing in record.drawings)
+    if name not in ONCE:
+        assert all(1 < record.drawings_spent <= 2 for record in records if record.finished)
 
 
 def test_an_unknown_method_is_told_the_nearest() -> None:
