@@ -22,7 +22,7 @@ from milr.rewards.icon_detector import IconDetector
 from milr.tasks import parse_prompt
 from milr.types import Reasoning, Score, Task
 from training.detector import SIDE, CodeCoder, Sampler, VqCoder, psnr
-from training.scenes import PLACES, TOKEN, Item, Scene, World, read_geneval_hashes, read_held_out, render
+from training.scenes import PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
 from training.stage import Settings
 from training.tokens import Bank
 from training.unified import DESCRIBE
@@ -108,11 +108,11 @@ def obedience(model: Model, world: World, judge: IconDetector, number: int) -> d
     pictures = draw_all(model, tasks, [Reasoning(scene.plan, ()) for scene in scenes], seed=2)
     own, other, objects = [], [], []
     for i, found in enumerate(judge.detect(pictures)):
-        met = [_stands(item, found) for item in scenes[i].items]
+        met = [stands(item, found) for item in scenes[i].items]
         objects += met
         seen = sum(d[4] > CONFIDENT for detections in found.values() for d in detections)
         own.append(all(met) and seen == len(met))
-        other.append(all(_stands(item, found) for item in scenes[i ^ 1].items))
+        other.append(all(stands(item, found) for item in scenes[i ^ 1].items))
     return {
         "picture shows its own plan": share(own),
         "picture shows the other plan of its prompt": share(other),
@@ -120,7 +120,7 @@ def obedience(model: Model, world: World, judge: IconDetector, number: int) -> d
     }
 
 
-def _stands(item: Item, found: dict[str, list[Any]]) -> bool:
+def stands(item: Item, found: dict[str, list[Any]]) -> bool:
     """Whether an object was found at its place, in its colour where it has one."""
     top, left, bottom, right = (side * TOKEN for side in item.box)
     for x0, y0, x1, y1, score, color in found.get(item.name, []):
@@ -141,18 +141,30 @@ def plans(model: Model, world: World, number: int) -> dict[str, Any]:
             first = thought.hidden[: max(1, len(thought.reasoning.tokens) // 5)]
             logs = torch.log_softmax(model.text_logits(first), dim=-1)
             entropies += (-(logs.exp() * logs).sum(-1) / math.log(2)).tolist()
-            fulfilled.append(_names(thought.reasoning.text) == sorted(_asked(task)))
+            fulfilled.append(named_objects(thought.reasoning.text) == asked_objects(task))
     return {
         "bits a token in the first fifth (greedy prefix)": round(float(np.mean(entropies)), 3),
         "greedy plan names what is asked, as often and in its colours": share(fulfilled),
     }
 
 
-def _asked(task: Task) -> list[str]:
-    return [f"{need.color or ''} {need.name}".strip() for need in task.include for _ in range(need.count)]
+def riddles(model: Model) -> dict[str, Any]:
+    """Does the reasoning name what a riddle means? "train" is memory; "wording" and "fact" were never told."""
+    tasks = [Task(prompt=riddle.text) for riddle in read_riddles()]
+    resolved: dict[str, list[bool]] = {}
+    for riddle, reasoning in zip(read_riddles(), reason_all(model, tasks), strict=True):
+        right = named_objects(reasoning.text) == [riddle.name]
+        resolved.setdefault(riddle.split, []).append(right)
+        resolved.setdefault(f"{riddle.split}, {riddle.kind}", []).append(right)
+    return {title: share(right) for title, right in sorted(resolved.items())}
 
 
-def _names(plan: str) -> list[str]:
+def asked_objects(task: Task) -> list[str]:
+    """Colour and name of each object that a task asks for, sorted."""
+    return sorted(f"{need.color or ''} {need.name}".strip() for need in task.include for _ in range(need.count))
+
+
+def named_objects(plan: str) -> list[str]:
     """Colour and name of each object of a plan, sorted."""
     words = sorted(PLACES, key=len, reverse=True)
     found: list[str] = []
@@ -177,7 +189,7 @@ def looking_at_drawings(model: Model, world: World, judge: IconDetector, number:
     scenes, kept = [], []
     for picture, found in zip(pictures, judge.detect(pictures), strict=True):
         items = [
-            Item(name, color, _nearest_place(x0 + x1, y0 + y1), "small")
+            Item(name, color, nearest_place(x0 + x1, y0 + y1), "small")
             for name, detections in found.items()
             for x0, y0, x1, y1, score, color in detections
             if score > CONFIDENT
@@ -188,7 +200,7 @@ def looking_at_drawings(model: Model, world: World, judge: IconDetector, number:
     return _ask(model, world, scenes, kept)
 
 
-def _nearest_place(x: float, y: float) -> str:
+def nearest_place(x: float, y: float) -> str:
     """The place of twice a centre, in pixels."""
     row, column = (min(2, int(3 * value / (2 * SIDE))) for value in (y, x))
     return next(name for name, place in PLACES.items() if place == (row, column))
@@ -211,7 +223,7 @@ def _ask(model: Model, world: World, scenes: Sequence[Scene], pictures: Sequence
         "all": share([right for kind in kinds.values() for right in kind]),
         **{kind: share(right) for kind, right in sorted(kinds.items())},
         "description names exactly what is there": share(
-            [_names(text) == n for text, n in zip(said, named, strict=True)]
+            [named_objects(text) == n for text, n in zip(said, named, strict=True)]
         ),
     }
 
@@ -219,7 +231,7 @@ def _ask(model: Model, world: World, scenes: Sequence[Scene], pictures: Sequence
 def generality(model: Model, number: int) -> dict[str, Any]:
     """Combinations held out from all training beside others of the same form, `number` drawings a side."""
     held_out = read_held_out()
-    forbidden = read_geneval_hashes()
+    forbidden = read_forbidden()
     random = np.random.default_rng(SEED + 7)
     figures: dict[str, Any] = {}
     unseen = [f"a {c} {n}" for c, n in sorted(held_out.colors)]
@@ -263,7 +275,7 @@ def measure(
     model = load_model(settings["export"]["folder"], dtype="bfloat16")
     judge = IconDetector.from_folder("icons-judge")
     own = dict(settings["unified"]["phases"][-1]["world"])
-    world = World(np.random.default_rng(SEED), read_held_out(), read_geneval_hashes(), **own)
+    world = World(np.random.default_rng(SEED), read_held_out(), read_forbidden(), **own)
     sampler = Sampler({key: icon for key, icon in library.items() if key[1] < settings["unified"]["variants"]})
     coder: CodeCoder = VqCoder(settings, sampler, folder)
 
@@ -278,6 +290,7 @@ def measure(
         "obedience": obedience(model, world, judge, many(60)),
         "looking at scenes": looking(model, world, rendered, many(160)),
         "looking at own drawings": looking_at_drawings(model, world, judge, many(120)),
+        "riddles resolved in the text": riddles(model),
         "generality": generality(model, many(120)),
     }
     if benchmark is not None:

@@ -25,6 +25,7 @@ MAX_OBJECTS = 16
 MAX_OVERLAP = 1.0
 POSITION_THRESHOLD = 0.1
 
+_COUNTING_TAGS = frozenset({"counting", "colored_counting"})
 _UNMET = 0.99
 """What a condition that is not met scores at most, however close."""
 
@@ -56,8 +57,9 @@ def judge(
         detections: What the detector saw.
         task: Its include and exclude lists say what is correct.
         threshold: Detections need a score above this.
-        counting_threshold: The same for tasks that count: those tagged "counting", and untagged ones with an exclude
-            list (GenEval's own tasks are all tagged, and only its counting ones exclude).
+        counting_threshold: The same for tasks that count: those tagged "counting" or, in `icons-hard`,
+            "colored_counting", and untagged ones with an exclude list (GenEval's own tasks are all tagged, and only its
+            counting ones exclude).
         max_objects: Detections kept of one class, the most confident ones.
         max_overlap: A detection goes whose IoU with a more confident one of its class is this or more; 1 keeps all.
         position_threshold: The share of both sizes by which an offset is shortened before it counts as one.
@@ -190,7 +192,7 @@ def right_objects(detections: Detections, task: Task) -> list[Detection]:
 
 
 def _counts(task: Task) -> bool:
-    return task.tag == "counting" or (task.tag is None and bool(task.exclude))
+    return task.tag in _COUNTING_TAGS or (task.tag is None and bool(task.exclude))
 
 
 def _by_confidence(seen: Sequence[Detection]) -> list[Detection]:
