@@ -37,8 +37,8 @@ class Session(BaseModel):
     error: str | None = None
     seconds: float = 0.0
     """Wall time, until the last task that finished where the session was killed."""
-    drawings: int = 0
-    """All that were made, those of tasks that did not finish too."""
+    drawings: float = 0
+    """All that were made, those of tasks that did not finish too; of unfinished ones the share that was drawn."""
     tokens: int = 0
     reward_calls: int = 0
     judged: int = 0
