@@ -46,6 +46,8 @@ from milr.commands.report import report
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
 from milr.errors import MilrError, UsageError
+from milr.methods import METHODS
+from milr.registry import find
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.types import Score, StepRecord, Task, Unscored
 
@@ -100,6 +102,7 @@ def generate(
     ] = None,
     model: ModelName = "embedded",
     reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
+    method: Annotated[str, typer.Option(help="How the drawings are spent: a name that milr info lists.")] = "milr",
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_budget: JudgeBudget = None,
@@ -148,13 +151,15 @@ def generate(
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
     check_names(model, reward, dtype)
+    find("method", method, METHODS)
     judging = Judging.read(judge_url, judge_model, judge_budget, panel)
     if out is not None:
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr import load_model, load_reward, read_tasks, search, tasks_from_prompts
+    from milr import load_model, load_reward, read_tasks, tasks_from_prompts
+    from milr.methods import load_method
     from milr.rewards import needs_model
     from milr.rewards.panel import watch
 
@@ -177,6 +182,7 @@ def generate(
         model=loaded.name,
         model_folder=loaded.folder,
         reward=judge.name,
+        method=method,
         panel=[one.name for one in watched.values()],
         judges=judging.judges.spending,
         device=device,
@@ -185,7 +191,7 @@ def generate(
     report = _Report(screen, tasks, config.steps)
     try:
         with writer, report:
-            for record in watch(search(tasks, loaded, judge, config), watched):
+            for record in watch(load_method(method)(tasks, loaded, judge, config), watched):
                 report.show(record, writer.write(record))
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; {report.kept()} in {writer.folder}")

@@ -47,7 +47,7 @@ class GenEvalLayout:
         """
         if not folder.is_dir():
             raise UsageError(f"no folder {str(folder)!r}: give one with GenEval's 00000/samples/0000.png in it")
-        numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+        numbered = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
         found: list[FoundPicture] = []
         for prompt_folder in sorted(numbered, key=lambda path: (int(path.name), path.name)):
             found += _pictures(prompt_folder)
