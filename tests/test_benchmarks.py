@@ -22,7 +22,7 @@ from milr.rewards.geneval import judge
 from milr.tasks import OBJECT_NAMES, check_task, parse_prompt, read_tasks
 from milr.types import Task
 from training import benchmarks as makers
-from training.scenes import read_forbidden, read_geneval_hashes, request_hash
+from training.scenes import RIDDLES_FILE, read_forbidden, read_geneval_hashes, request_hash
 
 FOLDERS = {
     "geneval": "geneval",
@@ -95,7 +95,7 @@ def test_our_lists_ask_nothing_that_genevals_asks_and_training_asks_nothing_of_t
 
 
 def test_every_object_has_riddles_and_none_names_it_or_was_told_in_those_words() -> None:
-    with makers.RIDDLES_FILE.open(newline="") as file:
+    with RIDDLES_FILE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     splits = {name: {row["split"] for row in rows if row["object"] == name} for name in OBJECT_NAMES}
     assert set(map(frozenset, splits.values())) == {frozenset({"train", "wording"}), frozenset({"fact"})}

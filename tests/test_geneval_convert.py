@@ -20,6 +20,8 @@ from milr.rewards.geneval_detector import load_network
 from milr.weights import CONVERSION, hash_file
 from tests.mmdet_model import MmdetMask2Former, Shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Shape(
     width=8,
     depths=(2, 1, 2, 2),
@@ -35,14 +37,6 @@ TINY = Shape(
 )
 # 5 x 6 places at the coarsest stage: more than a window, and no multiple of it.
 SIZE = (160, 192)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_config():
@@ -245,7 +239,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch) -> None
     assert not Path("evil").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", [b"", b"abc", b"not a checkpoint", b"PK\x03\x04", b"\x80\x02"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)

@@ -8,7 +8,6 @@ pictures stands in GenEval's metadata form.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +19,9 @@ from milr.benchmarks.icons import COMPBENCH_COLUMNS, HARD_COLUMNS
 from milr.layouts.geneval import write_metadata
 from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS, Phrase, parse_prompt, plural, write_prompt
 from milr.types import Requirement, Task
-from training.scenes import BENCHMARK_HASHES_FILE, MOST_OBJECTS, read_geneval_hashes, request_hash
+from training.scenes import BENCHMARK_HASHES_FILE, MOST_OBJECTS, read_geneval_hashes, read_riddles, request_hash
 
 SEED = 20261124
-RIDDLES_FILE = Path(__file__).with_name("riddles.csv")
 COUNTED = [name for name in OBJECT_NAMES if plural(name) != name]
 """Skis and scissors are pairs, which GenEval never counts."""
 ASSETS = Path(__file__).parents[1] / "src" / "milr" / "assets" / "benchmarks"
@@ -111,17 +109,16 @@ class Writer:
         return str(self.random.choice(RELATIONS))
 
 
-def riddles(path: Path = RIDDLES_FILE) -> Iterator[Task]:
+def riddles() -> Iterator[Task]:
     """The riddles that the training is not told: other wordings of facts that it is told, and facts that it is not."""
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["split"] != "train":
-                yield Task(
-                    prompt=row["text"],
-                    tag=f"{row['kind']} {row['split']}",
-                    include=(Requirement.model_validate({"class": row["object"]}),),
-                    explanation=row["object"],
-                )
+    for riddle in read_riddles():
+        if riddle.split != "train":
+            yield Task(
+                prompt=riddle.text,
+                tag=f"{riddle.kind} {riddle.split}",
+                include=(Requirement.model_validate({"class": riddle.name}),),
+                explanation=riddle.name,
+            )
 
 
 def write_lists(folder: Path = ASSETS, hashes: Path = BENCHMARK_HASHES_FILE) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -48,7 +47,7 @@ def read_checkpoint(path: Path, sha256_start: str | tuple[str, ...], any_hash: b
         )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of what is no pickle, torch's reader raises whatever comes of it
         raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {_reason(error)}") from error
     for entry in _ENTRIES:
         if isinstance(loaded, dict) and isinstance(cast("dict[str, Any]", loaded).get(entry), dict):

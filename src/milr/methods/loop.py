@@ -127,7 +127,7 @@ class Row:
             self._decoded += len(look.drawing.tokens) - leading
             self.tokens_spent += len(look.drawing.tokens) - sum(token is not None for token in request.tokens)
 
-    def record(self, looks: Sequence[Look], stop_at: float | None, seconds: float) -> StepRecord:
+    def record(self, looks: Sequence[Look], seconds: float) -> StepRecord:
         """The record of a step's whole drawings; its script has gone on, or ended, already."""
         for look in looks:
             if self.best is None or rank(look.score) > rank(self.best[0].score):
@@ -136,7 +136,7 @@ class Row:
         best, best_step = self.best
         finished: Literal["met", "out of steps", "unscored"] | None = None
         notes: tuple[str, ...] = ()
-        if is_met(best.score, stop_at):
+        if is_met(best.score, self.config.stop_at):
             finished = "met"
         elif lost := _find_final(looks):
             finished, notes = "unscored", (f"ended with the best so far: {lost}",)
@@ -199,7 +199,7 @@ def run_scripts(
             row.answer(looks)
             finished = None
             if whole:
-                record = row.record(looks, config.stop_at, time.monotonic() - started)
+                record = row.record(looks, time.monotonic() - started)
                 finished = record.finished
                 yield record
             if finished is None:

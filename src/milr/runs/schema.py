@@ -37,7 +37,7 @@ class Session(BaseModel):
     error: str | None = None
     seconds: float = 0.0
     """Wall time, until the last task that finished where the session was killed."""
-    drawings: int = 0
+    drawings: float = 0
     """All that were made, those of tasks that did not finish too."""
     tokens: int = 0
     reward_calls: int = 0
@@ -160,7 +160,7 @@ class StoredStep(BaseModel):
     log_probability: float | None
     drawings_spent: float
     tokens_spent: int
-    reward_calls: int = Field(default_factory=lambda before: before["drawings_spent"])
+    reward_calls: int = Field(default_factory=lambda before: int(before["drawings_spent"]))
     """Runs of before this was counted asked once a drawing."""
     seconds: float
     finished: Literal["met", "out of steps", "unscored"] | None
