@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milr.benchmarks.runner import BenchmarkSettings
+from milr.benchmarks.runner import POOLED, BenchmarkSettings
 from milr.cli import main
 from milr.errors import UsageError
 from milr.methods import METHODS
@@ -23,6 +23,7 @@ from milr.report.ablation import (
     run_plan,
     start_or_resume,
 )
+from milr.report.entries import EXCHANGEABLE
 from milr.runs import read_run
 from tests.report_runs import make_run, make_tasks
 
@@ -92,6 +93,10 @@ def test_every_method_and_pools_where_drawings_are_independent() -> None:
     pool = next(one.settings for one in planned if one.settings.method == "best-of-n")
     assert (pool.pool, pool.search) == (21, {})
     assert all(one.settings.pool is None for one in planned if not str(one.settings.method).startswith("best-of-n"))
+
+
+def test_pools_are_drawn_by_the_methods_that_they_are_cut_from() -> None:
+    assert set(POOLED) == EXCHANGEABLE
 
 
 def test_image_latents_are_counted_by_the_models_own_tokens() -> None:
