@@ -23,7 +23,9 @@ from milr.runs import Manifest, Run, TaskRun, read_run
 from milr.types import Score, Unscored
 
 EXCHANGEABLE = frozenset({"best-of-n", "best-of-n-sampled"})
-"""Methods whose drawings are independent of one another, so that a pool of N holds every best of n below it."""
+"""Methods whose drawings are independent of one another, so that a pool of N holds every best of n below it.
+
+The same as `milr.benchmarks.runner.POOLED`, which cannot be read without torch."""
 PLACES = ("seed", "max_rows")
 """Settings that do not tell entries apart: one is the sample, the other how many tasks share a batch."""
 _WHAT = ("benchmark", "model", "reward", "judge", "dtype")
@@ -58,9 +60,12 @@ class Outcomes:
 
     @property
     def limit(self) -> float:
-        """The budget up to which answers are known: what a search that never met its stop value spent; inf if none."""
-        open_ended = [spent for spent, met in zip(self.last_spent, self.met, strict=True) if not met]
-        return float(max(open_ended, default=np.inf))
+        """The budget up to which answers are known: what a search that never met its stop value spent; inf if none.
+
+        Rounded up: a search that ends with a fraction of a drawing left could not afford another one.
+        """
+        open_ended = [float(spent) for spent, met in zip(self.last_spent, self.met, strict=True) if not met]
+        return float(np.ceil(max(open_ended) - 1e-9)) if open_ended else np.inf
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,7 @@ def _in_turn(gains: Sequence[tuple[TaskRun, float]]) -> list[TaskRun]:
 
 
 def _exhibit(entry: Entry, task: TaskRun, *names: str) -> Exhibit:
-    last = [drawing for drawing in task.drawings if drawing.step == task.last.step]
-    drawings = {"first": task.drawings[0], "best": task.answer, "last": last[0] if last else task.answer}
+    drawings = {"first": task.drawings[0], "best": task.answer, "last": task.drawings[-1]}
     return Exhibit(task.task.prompt, mark(entry), tuple(_shot(task, drawings[name], name) for name in names))
 
 
