@@ -14,7 +14,7 @@ from transformers import JanusProcessor
 from milr.decode.streams import open_stream
 from milr.errors import UsageError
 from milr.models import load_model
-from milr.models.base import DrawRequest
+from milr.models.base import DrawRequest, Row
 from milr.models.janus import Janus
 from milr.types import Reasoning, Task
 
@@ -28,7 +28,7 @@ def ids_of(model: Janus, text: str) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
     """A drawing at next to no temperature: what the model was told, its tokens, its hidden states."""
-    request = DrawRequest(Task(prompt=PROMPT), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
+    request = DrawRequest(Row(Task(prompt=PROMPT)), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
     (sketch,) = embedded.draw([request], guidance=3.0, temperature=1e-6, keep=embedded.capabilities.image_tokens)
     assert embedded.profile.drawing is not None and sketch.hidden is not None
     told = embedded.profile.drawing.write(prompt=PROMPT, reasoning="red apple")
@@ -63,7 +63,7 @@ def test_the_cached_states_of_a_drawing_are_the_uncached_ones(
 
 
 def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
-    (thought,) = embedded.reason([Task(prompt=PROMPT)], [()])
+    (thought,) = embedded.reason(embedded.start([Task(prompt=PROMPT)]), [()])
     ids = ids_of(embedded, embedded.profile.reasoning.write(prompt=PROMPT))
     theirs = embedded.network.generate(
         ids,
@@ -118,7 +118,7 @@ def test_half_precision_weights_still_give_float32_logits(embedded: Janus) -> No
     ):
         assert found.dtype == expected.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
-    (thought,) = model.reason([Task(prompt=PROMPT)], [()])
+    (thought,) = model.reason(model.start([Task(prompt=PROMPT)]), [()])
     assert thought.hidden.dtype == torch.float32
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from milr.decode.streams import open_stream, sample
-from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
+from milr.models.base import Capabilities, DrawRequest, Row, Sketch, Thought
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
 
 _END = 0  # of a text
@@ -51,17 +51,23 @@ class FakeModel:
         self.drawn: list[DrawRequest] = []
         """Every drawing that was asked for, in order."""
 
-    @torch.inference_mode()
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each task's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
-        self.reasoned += tasks
-        return [self._reason(task, prefix) for task, prefix in zip(tasks, prefixes, strict=True)]
+    def start(self, tasks: Sequence[Task]) -> list[Row]:
+        """A row a task; this model keeps nothing in it."""
+        return [Row(task) for task in tasks]
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        """Write each row's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+        self.reasoned += [row.task for row in rows]
+        return [self._reason(row.task, prefix) for row, prefix in zip(rows, prefixes, strict=True)]
+
+    @torch.inference_mode()
+    def draw(
+        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[Sketch]:
         """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix."""
         self.drawn += requests
-        return [self._draw(request, guidance, temperature, keep) for request in requests]
+        return [self._draw(request, guidance, temperature, keep, sampler) for request in requests]
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
@@ -94,14 +100,14 @@ class FakeModel:
         tokens = tuple(token for token in written if token != _END)
         return Thought(Reasoning(" ".join(_WORDS[i] for i in tokens), tokens), tuple(written), torch.cat(hidden))
 
-    def _draw(self, request: DrawRequest, guidance: float, temperature: float, keep: int) -> Sketch:
-        words = request.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
+    def _draw(self, request: DrawRequest, guidance: float, temperature: float, keep: int, sampler: str) -> Sketch:
+        words = request.row.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
-        kept, tokens = [pair[:0]], list[int]()
+        kept, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
         for place in range(self.capabilities.image_tokens):
             logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, guidance)  # (1, V)
-            tokens.append(int(sample(logits, [request.stream], temperature)))
+            tokens.append(int(sample(logits, [stream], temperature, sampler)))
             kept += [pair] if place < keep else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
         hidden = torch.cat(kept) if request.prefix is None else None

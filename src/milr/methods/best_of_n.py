@@ -13,16 +13,16 @@ from typing import Literal
 
 from milr.config import SearchConfig
 from milr.decode.streams import open_stream
-from milr.models.base import DrawRequest, Model
+from milr.models.base import DrawRequest, Model, Row
 from milr.rewards.base import Reward, begin_scoring
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
 
 
 @dataclass
-class _Row:
+class _Draws:
     """One task under way."""
 
-    task: Task
+    row: Row
     index: int
     reasoning: Reasoning | None
     tokens_spent: int
@@ -41,57 +41,62 @@ def best_of_n(
     stop_at = reward.stop_at if config.stop_at is None else config.stop_at
     started = time.monotonic()
     waiting = deque(enumerate(tasks))
-    active: list[_Row] = []
+    active: list[_Draws] = []
     while waiting or active:
         admitted = [waiting.popleft() for _ in range(min(len(waiting), config.max_rows - len(active)))]
-        thoughts = model.reason([task for _, task in admitted], [()] * len(admitted)) if reason else None
-        for place, (index, task) in enumerate(admitted):
+        rows = model.start([task for _, task in admitted])
+        thoughts = model.reason(rows, [()] * len(rows)) if reason else None
+        for place, ((index, _), row) in enumerate(zip(admitted, rows, strict=True)):
             thought = thoughts[place] if thoughts else None
             spent = len(thought.written) if thought else 0
-            active.append(_Row(task, index, thought.reasoning if thought else None, spent))
+            active.append(_Draws(row, index, thought.reasoning if thought else None, spent))
         requests = [
-            DrawRequest(row.task, row.reasoning, open_stream(config.seed, row.task.key, row.step, 0, "best of n"))
-            for row in active
+            DrawRequest(one.row, one.reasoning, open_stream(config.seed, one.row.task.key, one.step, 0, "best of n"))
+            for one in active
         ]
-        sketches = model.draw(requests, guidance=config.guidance, temperature=config.temperature, keep=0)
-        scores = begin_scoring(reward, [one.drawing.picture for one in sketches], [row.task for row in active])()
-        remaining: list[_Row] = []
-        for row, sketch, score in zip(active, sketches, scores, strict=True):
-            record = _record(row, sketch.drawing, score, stop_at, config, time.monotonic() - started)
+        sketches = model.draw(
+            requests, guidance=config.guidance, temperature=config.temperature, keep=0, sampler=config.sampler
+        )
+        scores = begin_scoring(
+            reward, [sketch.drawing.picture for sketch in sketches], [one.row.task for one in active]
+        )()
+        remaining: list[_Draws] = []
+        for one, sketch, score in zip(active, sketches, scores, strict=True):
+            record = _record(one, sketch.drawing, score, stop_at, config, time.monotonic() - started)
             yield record
-            row.step += 1
+            one.step += 1
             if record.finished is None:
-                remaining.append(row)
+                remaining.append(one)
             elif record.finished == "unscored":
                 waiting.clear()  # what cannot be scored is not drawn
         active = remaining
 
 
 def _record(
-    row: _Row, drawing: Drawing, score: Score | Unscored, stop_at: float, config: SearchConfig, seconds: float
+    one: _Draws, drawing: Drawing, score: Score | Unscored, stop_at: float, config: SearchConfig, seconds: float
 ) -> StepRecord:
-    row.tokens_spent += len(drawing.tokens)
-    if row.best is None or rank(score) > rank(row.best[1]):
-        row.best = (drawing, score, row.step)
+    one.tokens_spent += len(drawing.tokens)
+    if one.best is None or rank(score) > rank(one.best[1]):
+        one.best = (drawing, score, one.step)
     finished: Literal["met", "out of steps", "unscored"] | None = None
     notes: tuple[str, ...] = ()
-    if rank(row.best[1]) > stop_at:
+    if rank(one.best[1]) > stop_at:
         finished = "met"
     elif isinstance(score, Unscored) and score.final:
         finished, notes = "unscored", (f"ended with the best so far: {score.reason}",)
-    elif row.step >= config.steps:
+    elif one.step >= config.steps:
         finished = "out of steps"
     return StepRecord(
-        task=row.task,
-        index=row.index,
-        step=row.step,
+        task=one.row.task,
+        index=one.index,
+        step=one.step,
         moved=(),
-        reasoning=row.reasoning or Reasoning("", ()),
+        reasoning=one.reasoning or Reasoning("", ()),
         drawings=(drawing,),
         scores=(score,),
-        best=row.best[0],
-        best_score=row.best[1],
-        best_step=row.best[2],
+        best=one.best[0],
+        best_score=one.best[1],
+        best_step=one.best[2],
         text_latents=0,
         image_latents=0,
         flipped_text=0,
@@ -99,9 +104,9 @@ def _record(
         text_shift=0.0,
         image_shift=0.0,
         log_probability=None,
-        drawings_spent=row.step + 1,
-        tokens_spent=row.tokens_spent,
-        reward_calls=row.step + 1,
+        drawings_spent=one.step + 1,
+        tokens_spent=one.tokens_spent,
+        reward_calls=one.step + 1,
         seconds=seconds,
         finished=finished,
         notes=notes,

@@ -25,7 +25,12 @@ def embedded_folder() -> Path:
 
 
 def load_model(
-    name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, profile: str | None = None
+    name: str = "embedded",
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    profile: str | None = None,
+    deterministic: bool = False,
 ) -> Model:
     """A frozen model, ready to search.
 
@@ -34,6 +39,8 @@ def load_model(
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
         profile: How it is spoken to, one of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
+        deterministic: Decode in batches of fixed shape, so that in bfloat16 too a drawing is the same whatever else is
+            drawn beside it. A small batch then takes as long as a full one.
 
     Raises:
         UsageError: No such model or folder, no safetensors in it, an unknown device or dtype.
@@ -41,5 +48,5 @@ def load_model(
     folder = embedded_folder() if name == "embedded" else Path(name)
     looks_like_path = "/" in name or "\\" in name or folder.exists()
     entry = MODELS["embedded"] if looks_like_path else find("model", name, MODELS)
-    made: Model = load(entry)(folder, device=device, dtype=dtype, profile=profile)
+    made: Model = load(entry)(folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic)
     return made

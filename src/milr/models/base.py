@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
+from milr.decode.cache import Kept
 from milr.types import Drawing, Reasoning, Task
 
 
@@ -51,13 +52,48 @@ class Sketch:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A prompt that asks for a drawing, as it was read."""
+
+    ids: tuple[int, ...]
+    conditional: Kept
+    unconditional: Kept
+
+
+@dataclass
+class Row:
+    """A task under way, with what its model has read and written of it: what is kept here is not done again.
+
+    `Model.start` makes one; the memory is the row's and goes with it. The fields are the model's to fill.
+    """
+
+    task: Task
+    asked: Kept | None = None
+    """The prompt that asks for the reasoning."""
+    thought: Thought | None = None
+    """The last reasoning."""
+    forced: int = 0
+    """How many of its tokens were given, not written."""
+    told: Told | None = None
+    """The last prompt that asked for a drawing."""
+
+    @property
+    def bytes(self) -> int:
+        """Of keys and values that are kept; parts that rows share are counted in each."""
+        told = (self.told.conditional, self.told.unconditional) if self.told else ()
+        kept = [one for one in (self.asked, *told) if one]
+        return sum(part.nbytes for one in kept for part in one.parts)
+
+
+@dataclass(frozen=True)
 class DrawRequest:
     """One drawing to make."""
 
-    task: Task
+    row: Row
     reasoning: Reasoning | None
     """None draws from the prompt alone."""
     stream: torch.Generator
+    """Where its random numbers begin; it is read from a copy."""
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
 
@@ -73,12 +109,21 @@ class Model(Protocol):
     reads_free_prompts: bool
     """False where prompts must follow the grammar of `milr.tasks`."""
 
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each task's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+    def start(self, tasks: Sequence[Task]) -> list[Row]:
+        """A row a task: the model's memory of it, for as long as the row lives."""
         ...
 
-    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
-        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix."""
+    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        """Write each row's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+        ...
+
+    def draw(
+        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[Sketch]:
+        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix.
+
+        ``sampler`` is one of `milr.decode.streams.SAMPLERS`.
+        """
         ...
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:

@@ -7,30 +7,50 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from milr.decode import attention
-from milr.decode.engine import Lockstep
+from milr.decode.cache import Kept
+from milr.decode.engine import Counts, Engine
+from milr.decode.memory import work_in_batches
+from milr.decode.packing import pack
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
-from milr.models.base import DrawRequest, Sketch, Thought
+from milr.models.base import DrawRequest, Row, Sketch, Thought, Told
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.profiles import Prompts
 from milr.types import Drawing, Reasoning, Task
 
-_PICTURES_AT_ONCE = 16  # the VQ decoder needs far more memory a picture than the tokens do
+_PIXELS_AT_ONCE = 512 * 512  # the VQ decoder needs far more memory a picture than the tokens do
+_BLANK_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How all drawings of a call are drawn."""
+
+    guidance: float
+    temperature: float
+    keep: int
+    sampler: str
 
 
 class Janus:
     """A frozen Janus checkpoint. Implements `milr.models.base.Model`."""
 
     def __init__(
-        self, folder: Path, *, device: str = "cpu", dtype: str | None = None, profile: str | None = None
+        self,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        profile: str | None = None,
+        deterministic: bool = False,
     ) -> None:
         """Load a folder in transformers' layout.
 
@@ -40,6 +60,7 @@ class Janus:
             dtype: "float32", "bfloat16" or "float16" for the weights; None is `milr.models.devices`' choice. Latents,
                 guidance and softmax are float32 whatever it is.
             profile: One of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
+            deterministic: Decode in batches of fixed shape: see `milr.decode.engine.Engine`.
 
         Raises:
             UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
@@ -58,85 +79,168 @@ class Janus:
         self.network: Any = checkpoint.load_network(numbers)
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
-        attention.install(self._decoder)
+        self.engine = Engine(self.network.model.language_model, deterministic=deterministic)
+        pack(self.network.model.generation_head, differentiable=True)
+        self.network.model.vqmodel.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
         self.prompts = Prompts(self.profile, self.tokenizer)
-        self.layers: int = self.network.config.text_config.num_hidden_layers
+        self._blank: dict[int, Kept] = {}  # by their first token, the beginnings of unconditional prompts
+
+    @property
+    def counts(self) -> Counts:
+        """What has been decoded since the model was loaded."""
+        return self.engine.counts
+
+    def start(self, tasks: Sequence[Task]) -> list[Row]:
+        """A row a task; prompts are read when they are first needed."""
+        return [Row(task) for task in tasks]
 
     @torch.inference_mode()
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each task's reasoning, greedily, behind its prefix of token ids."""
-        if not tasks:
-            return []
-        end: int = self.tokenizer.eos_token_id
-        written = [_until(list(prefix), end) for prefix in prefixes]
-        prompts = [self.prompts.reasoning(task.prompt) for task in tasks]
-        rows = [self._embed_text([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
+    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        """Write each row's reasoning, greedily, behind its prefix of token ids.
+
+        The prompt is read once a row. Greedy writing has no chance in it, so a prefix that is how the last text began
+        gives that text again, and nothing is decoded.
+        """
+        changed = [
+            (row, self.prompts.up_to_end(list(prefix)))
+            for row, prefix in zip(rows, prefixes, strict=True)
+            if not _goes_on_as_before(row, prefix)
+        ]
+        new = [row for row, _ in changed if row.asked is None]
+        asking = [self._embed_text(self.prompts.reasoning(row.task.prompt)) for row in new]
+        for row, kept in zip(new, self._read(asking), strict=True):
+            row.asked = kept
         limit = self.profile.max_reasoning_tokens
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
-        states = engine.prefill(rows)  # (B, T, d)
-        hidden = [[*state[-1 - len(tokens) :].float()] for state, tokens in zip(states, written, strict=True)]
-        done = [len(tokens) >= limit or tokens[-1:] == [end] for tokens in written]
+        thoughts = self.engine.in_batches(
+            changed,
+            self._write,
+            tokens=lambda item: len(item[0].asked or ()) + limit,
+            shape=lambda item: (len(item[0].asked or ()), len(item[1])),
+        )
+        for (row, prefix), thought in zip(changed, thoughts, strict=True):
+            row.thought, row.forced = thought, len(prefix)
+        return [row.thought for row in rows if row.thought]
+
+    def _write(self, batch: Sequence[tuple[Row, list[int]]]) -> list[Thought]:
+        ends = self.prompts.ends
+        limit = self.profile.max_reasoning_tokens
+        written = [list(prefix) for _, prefix in batch]
+        rows = self.engine.open([row.asked for row, _ in batch], max(map(len, written)), limit)
+        hidden = [[state] for state in rows.newest]
+        if any(written):
+            states = rows.read([self._embed_text(tokens) for tokens in written]).float()  # (B, T, d)
+            for row, tokens, found in zip(states, written, hidden, strict=True):
+                found += row[len(row) - len(tokens) :]
+        done = [len(tokens) >= limit or bool(ends.intersection(tokens[-1:])) for tokens in written]
         while True:
-            newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
-            following = to_integers(self.text_logits(newest).argmax(-1))
+            following = to_integers(self.text_logits(rows.newest).argmax(-1))
             for index, token in enumerate(following):
                 if not done[index]:
                     written[index].append(token)
-                    done[index] = token == end or len(written[index]) >= limit
+                    done[index] = token in ends or len(written[index]) >= limit
             if all(done):
                 break
             # Finished rows are fed on so that the batch stays in step; what comes of it is not kept.
-            state = engine.step(self._embed_text(following)).float()
-            for index, row in enumerate(state):
+            for index, row in enumerate(rows.step(self._embed_text(following))):
                 if not done[index]:
                     hidden[index].append(row)
         return [
-            Thought(self._reasoning(_without(tokens, end)), tuple(tokens), torch.stack(states_[: len(tokens)]))
+            Thought(
+                self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(states_[: len(tokens)])
+            )
             for tokens, states_ in zip(written, hidden, strict=True)
         ]
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+    def draw(
+        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[Sketch]:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.
 
         Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
-        decoder: equal logits and an equal stream give equal tokens.
+        decoder: equal logits and an equal stream give equal tokens. A prompt that its row was told last is not read
+        again.
         """
-        if not requests:
-            return []
         total = self.capabilities.image_tokens
-        drawn = [self._sample_prefix(request, temperature) for request in requests]
-        prompts = [self.prompts.drawing(request.task.prompt, request.reasoning) for request in requests]
-        blank = self.prompts.blank
-        unconditional = [[prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]] for prompt in prompts]
-        prefixes = [self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn]
-        rows = [
-            torch.cat([self._embed_text(ids), prefix])
-            for half in (prompts, unconditional)
-            for ids, prefix in zip(half, prefixes, strict=True)
-        ]  # 2B rows: the conditional ones, then the unconditional ones
-        shortest = min(map(len, drawn))
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + total - shortest)
-        states = engine.prefill(rows)[:, -1].float()  # (2B, d)
+        drawn = self.engine.in_batches(
+            list(zip(requests, self._tell(requests), strict=True)),
+            lambda batch: self._draw(batch, _Manner(guidance, temperature, keep, sampler)),
+            rows=2,
+            tokens=lambda item: len(item[1].ids) + total,
+            shape=lambda item: (len(item[1].ids), 0 if item[0].prefix is None else len(item[0].prefix)),
+        )
+        pictures = self._decode_pictures([tokens for tokens, _ in drawn])
+        return [
+            Sketch(Drawing(tuple(tokens), picture), None if request.prefix is not None else hidden)
+            for (tokens, hidden), picture, request in zip(drawn, pictures, requests, strict=True)
+        ]
+
+    def _tell(self, requests: Sequence[DrawRequest]) -> list[Told]:
+        """Each request's prompt as read: where it is not the one that its row was told last, it is read now.
+
+        The unconditional prompt keeps the first and the last token and pads the rest. Its beginning is the same for
+        all prompts, so that is read once, as far as the longest prompt needs it.
+        """
+        prompts = [tuple(self.prompts.drawing(request.row.task.prompt, request.reasoning)) for request in requests]
+        known = {request.row.told.ids: request.row.told for request in requests if request.row.told}
+        new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
+        if new:
+            blank = self._read_blank(new[0][0], max(map(len, new)) - 1)
+            begun = [Kept(blank.cut(len(ids) - 1), blank.last) for ids in new]
+            unconditional = self._read([self._embed_text(ids[-1:]) for ids in new], begun)
+            conditional = self._read([self._embed_text(ids) for ids in new])
+            known |= zip(new, map(Told, new, conditional, unconditional), strict=True)
+        told = [known[ids] for ids in prompts]
+        for request, one in zip(requests, told, strict=True):
+            request.row.told = one
+        return told
+
+    def _read(self, rows: Sequence[torch.Tensor], before: Sequence[Kept] | None = None) -> list[Kept]:
+        """Read rows of embeddings (T_i, d), each behind what is kept."""
+        return self.engine.in_batches(
+            list(zip(rows, before or [None] * len(rows), strict=True)),
+            self.engine.read,
+            tokens=lambda item: len(item[0]) + len(item[1] or ()),
+            shape=lambda item: (len(item[1] or ()), len(item[0])),
+        )
+
+    def _read_blank(self, first: int, length: int) -> Kept:
+        """At least so many tokens of the unconditional prompt: ``first``, then padding; read in steps of one size."""
+        kept = self._blank.get(first)
+        while kept is None or len(kept) < length:
+            ids = [self.prompts.blank] * _BLANK_STEP
+            rows = [self._embed_text(ids if kept else [first, *ids[1:]])]
+            (kept,) = self._read(rows, [kept] if kept else None)
+            self._blank[first] = kept
+        return kept
+
+    def _draw(self, batch: Sequence[tuple[DrawRequest, Told]], manner: _Manner) -> list[tuple[list[int], torch.Tensor]]:
+        """Image tokens, and the hidden states (n, 2, d) behind the first of them."""
+        total = self.capabilities.image_tokens
+        streams = [request.stream.clone_state() for request, _ in batch]
+        prefixes = [request.prefix for request, _ in batch]
+        drawn = [_sample_prefix(logits, stream, manner) for logits, stream in zip(prefixes, streams, strict=True)]
+        lengths = [len(tokens) for tokens in drawn]
+        # 2B rows: each drawing's conditional row, then its unconditional one.
+        before = [kept for _, told in batch for kept in (told.conditional, told.unconditional)]
+        rows = self.engine.open(before, max(lengths), total - min(lengths))
+        if any(lengths):
+            rows.read([self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn for _ in range(2)])
         kept: list[torch.Tensor] = []
-        streams = [request.stream for request in requests]
         while True:
-            pairs = torch.stack(states.chunk(2), dim=1)  # (B, 2, d)
-            if len(kept) < keep:
+            pairs = rows.newest.view(len(batch), 2, -1)  # (B, 2, d)
+            if len(kept) < manner.keep:
                 kept.append(pairs)
-            tokens = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
+            logits = self.image_logits(pairs, manner.guidance)
+            tokens = sample(logits, streams, manner.temperature, manner.sampler)  # (B,)
             for row, token in zip(drawn, to_integers(tokens), strict=True):
                 if len(row) < total:  # a row that began with a longer prefix is done a little earlier
                     row.append(token)
             if all(len(row) == total for row in drawn):
                 break
-            states = engine.step(self._embed_image(tokens.repeat(2))).float()
-        hidden = torch.stack(kept, dim=1) if kept else pairs[:, None, :, :][:, :0]  # (B, keep, 2, d)
-        pictures = self._decode_pictures(torch.tensor(drawn))
-        return [
-            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None else states_)
-            for row, picture, states_, request in zip(drawn, pictures, hidden, requests, strict=True)
-        ]
+            rows.step(self._embed_image(tokens.repeat_interleave(2)))
+        hidden = torch.stack(kept, dim=1) if kept else pairs[:, None][:, :0]  # (B, n, 2, d)
+        return list(zip(drawn, hidden, strict=True))
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
@@ -156,7 +260,7 @@ class Janus:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
         rows = self._look(pictures, questions, self.prompts.question)
-        states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
+        states = torch.stack([kept.last for kept in self._read(rows)])
         probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
         return to_numbers(probabilities[:, 0])
 
@@ -165,20 +269,28 @@ class Janus:
         """A free answer about each picture, written greedily, of at most that many tokens."""
         if not pictures:
             return []
-        end: int = self.tokenizer.eos_token_id
         rows = self._look(pictures, questions, self.prompts.open_question)
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
-        newest = engine.prefill(rows)[:, -1].float()  # (B, d)
-        written: list[list[int]] = [[] for _ in rows]
+        return self.engine.in_batches(
+            rows,
+            lambda batch: self._reply(batch, limit),
+            tokens=lambda row: len(row) + limit,
+            shape=lambda row: (len(row),),
+        )
+
+    def _reply(self, batch: Sequence[torch.Tensor], limit: int) -> list[str]:
+        end: int = self.tokenizer.eos_token_id
+        rows = self.engine.open([None] * len(batch), max(map(len, batch)), limit)
+        rows.read(batch)
+        written: list[list[int]] = [[] for _ in batch]
         for _ in range(limit):
-            following = to_integers(self.text_logits(newest).argmax(-1))
+            following = to_integers(self.text_logits(rows.newest).argmax(-1))
             for tokens, token in zip(written, following, strict=True):
                 if tokens[-1:] != [end]:
                     tokens.append(token)
             if all(tokens[-1:] == [end] for tokens in written):
                 break
-            newest = engine.step(self._embed_text(following)).float()
-        return [self._reasoning(_without(tokens, end)).text for tokens in written]
+            rows.step(self._embed_text(following))
+        return [self._reasoning([token for token in tokens if token != end]).text for tokens in written]
 
     def _look(
         self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
@@ -194,10 +306,6 @@ class Janus:
             rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
         return rows
 
-    @property
-    def _decoder(self) -> Any:
-        return self.network.model.language_model
-
     def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids -> (T, d)."""
         return self.network.get_input_embeddings()(torch.tensor(ids, device=self.device, dtype=torch.long))
@@ -206,27 +314,28 @@ class Janus:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
 
-    def _sample_prefix(self, request: DrawRequest, temperature: float) -> list[int]:
-        if request.prefix is None:
-            return []
-        return [int(sample(row[None], [request.stream], temperature)) for row in request.prefix]
-
-    def _decode_pictures(self, tokens: torch.Tensor) -> list[Image.Image]:
-        pictures: list[Image.Image] = []
-        for part in torch.split(tokens.to(self.device), _PICTURES_AT_ONCE):
-            pixels = self.network.decode_image_tokens(part).float().clamp(-1, 1)  # (b, H, W, 3)
-            levels = ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-            pictures += [Image.fromarray(picture) for picture in levels]
+    def _decode_pictures(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+        at_once = 1 if self.engine.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
+        pictures, _ = work_in_batches(drawn, self._decode_some, at_once)
         return pictures
+
+    def _decode_some(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+        pixels = self.network.decode_image_tokens(torch.tensor(drawn, device=self.device))  # (B, H, W, 3) in [-1, 1]
+        levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        return [Image.fromarray(picture) for picture in levels]
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
-    """Tokens up to the first end-of-sequence, which is kept."""
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+def _goes_on_as_before(row: Row, prefix: Sequence[int]) -> bool:
+    """Whether the row's last text is the one that greedy writing would give behind this prefix."""
+    if row.thought is None or len(prefix) < row.forced:
+        return False
+    return row.thought.written[: len(prefix)] == tuple(prefix)
 
 
-def _without(tokens: list[int], end: int) -> list[int]:
-    return tokens[:-1] if tokens and tokens[-1] == end else tokens
+def _sample_prefix(logits: torch.Tensor | None, stream: torch.Generator, manner: _Manner) -> list[int]:
+    if logits is None:
+        return []
+    return [int(sample(row[None], [stream], manner.temperature, manner.sampler)) for row in logits]
