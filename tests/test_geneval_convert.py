@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ from milr.rewards.geneval_detector import load_network
 from milr.weights import CONVERSION, hash_file
 from tests.mmdet_model import MmdetMask2Former, Shape
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = Shape(
     width=8,
     depths=(2, 1, 2, 2),
@@ -34,14 +37,6 @@ TINY = Shape(
 )
 # 5 x 6 places at the coarsest stage: more than a window, and no multiple of it.
 SIZE = (160, 192)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_config():
@@ -106,6 +101,37 @@ def test_the_converted_network_computes_what_mmdets_does(mmdet, pixels, expected
     assert 0.05 < (expected[1] > 0).float().mean() < 0.95
 
 
+def as_mmdet_3(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of mmdet 2.x -> those of 3.x."""
+
+    def rename(key: str) -> str:
+        own, cross = ("attentions.1", "attentions.0") if "transformer_decoder" in key else ("attentions.0", "none")
+        return key.replace(own, "self_attn").replace(cross, "cross_attn").replace("ffns.0", "ffn")
+
+    return {rename(key): tensor for key, tensor in state.items()}
+
+
+def test_the_names_of_mmdet_3_are_known_too(mmdet, pixels, expected) -> None:
+    renamed = as_mmdet_3(mmdet.state_dict())
+    assert len(renamed.keys() - mmdet.state_dict().keys()) == 2 * 12 + 4 * 12
+    assert max(differences(make_network(renamed, tiny_config()), pixels, expected)) < 1e-4
+
+
+def test_the_names_of_mmdet_3_are_those_of_its_network() -> None:
+    with torch.device("meta"):
+        source = as_mmdet_3(MmdetMask2Former(Shape()).state_dict())
+        there = {key: list(tensor.shape) for key, tensor in source.items()}
+        assert [key for key, tensor in source.items() if carry(key, tensor) is None] == []
+    # Of names and shapes of mmdet 3.3.0's own classes, made from its mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py.
+    assert hashlib.sha256(json.dumps(there, sort_keys=True).encode()).hexdigest()[:16] == "2fbf60cc29126549"
+
+
+def test_a_weight_under_both_names_is_refused(mmdet: MmdetMask2Former) -> None:
+    state = mmdet.state_dict()
+    with pytest.raises(UsageError, match="88 weights that two keys fill: "):
+        make_network({**state, **as_mmdet_3(state)}, tiny_config())
+
+
 def test_without_the_reordering_of_patch_merging_it_does_not(monkeypatch, mmdet, pixels, expected) -> None:
     monkeypatch.setattr(geneval_detector, "reorder_merging", lambda tensor: tensor)
     classes, _ = differences(make_network(mmdet.state_dict(), tiny_config()), pixels, expected)
@@ -143,7 +169,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mmdet: MmdetMask
     path = tmp_path / "tiny.pth"
     torch.save({"meta": {"CLASSES": ("person", "cat"), "epoch": 50}, "state_dict": mmdet.state_dict()}, path)
     monkeypatch.setattr(geneval_detector, "make_config", tiny_config)
-    monkeypatch.setattr(geneval_detector, "SHA256_START", hash_file(path)[:8])
+    monkeypatch.setattr(geneval_detector, "SOURCES", {hash_file(path)[:8]: "the tiny one"})
     return path
 
 
@@ -166,18 +192,21 @@ def test_the_folder_is_found_by_default(checkpoint: Path, tmp_path: Path, monkey
 
 
 def test_another_file_is_refused_unless_asked_for(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(geneval_detector, "SHA256_START", "743b7d99")
+    monkeypatch.setattr(geneval_detector, "SOURCES", {"743b7d99": "one", "c9d0c4f2": "the other"})
     command = ["convert", "geneval-detector", str(checkpoint), str(tmp_path / "detector")]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert "743b7d99" in said
+    assert "begins with 743b7d99 or c9d0c4f2" in said
     assert "--any-hash" in said
     assert not (tmp_path / "detector").exists()
     assert main([*command, "--any-hash"]) == 0
 
 
-def test_the_official_hash_is_openmmlabs() -> None:
-    assert geneval_detector.SHA256_START == "743b7d99"
+def test_the_official_hashes_are_openmmlabs() -> None:
+    assert [(start, title[:30]) for start, title in geneval_detector.SOURCES.items()] == [
+        ("743b7d99", "OpenMMLab's file for mmdet 2.x"),
+        ("c9d0c4f2", "OpenMMLab's file for mmdet 3.x"),
+    ]
 
 
 def test_unknown_and_missing_keys_are_named(mmdet: MmdetMask2Former) -> None:
@@ -205,17 +234,25 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch) -> None
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pth"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "meta": Evil()}, path)
-    with pytest.raises(UsageError, match="no checkpoint of tensors and plain values"):
+    with pytest.raises(UsageError, match=r"no checkpoint of tensors and plain values: it asks for \w+\.mkdir"):
         read_checkpoint(path, "", any_hash=True)
     assert not Path("evil").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", [b"", b"abc", b"not a checkpoint", b"PK\x03\x04", b"\x80\x02"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="file.pth"):
         read_checkpoint(path, "", any_hash=True)
+
+
+def test_the_form_before_torch_1_6_is_read(tmp_path: Path) -> None:
+    # OpenMMLab's publishing script asks for it.
+    path = tmp_path / "file.pth"
+    content = {"meta": {"CLASSES": ("person",), "seed": None}, "state_dict": torch.nn.Linear(2, 1).state_dict()}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert list(read_checkpoint(path, "", any_hash=True)) == ["weight", "bias"]
 
 
 def test_a_checkpoints_tensors_are_found_under_either_name(tmp_path: Path) -> None:

@@ -163,6 +163,79 @@ def test_another_stream_gives_another_drawing_even_behind_a_prefix(batch: Batch)
     assert batch.draw([request])[0].drawing.tokens != batch.tokens()[0]
 
 
+def test_a_sampled_text_is_its_streams_alone(batch: Batch) -> None:
+    def sample(tasks: Sequence[Task], number: int, temperature: float = 1.0) -> list[tuple[int, ...]]:
+        streams = [open_stream(number, task.key, 0, 0, "text") for task in tasks]
+        thoughts = batch.model.reason(
+            batch.model.start(tasks), [()] * len(tasks), streams=streams, temperature=temperature
+        )
+        return [thought.written for thought in thoughts]
+
+    greedy = [thought.written for thought in batch.thoughts]
+    together = sample(TASKS, 0)
+    assert together == [text for task in TASKS for text in sample([task], 0)]
+    assert together != greedy and together != sample(TASKS, 1)
+    assert sample(TASKS, 0, temperature=1e-4) == greedy
+
+
+def test_a_sampled_text_keeps_its_prefix(batch: Batch) -> None:
+    prefixes = [thought.written[:1] for thought in batch.thoughts]
+    streams = [open_stream(3, task.key, 0, 0, "text") for task in TASKS]
+    for prefix, thought in zip(
+        prefixes, batch.model.reason(batch.model.start(TASKS), prefixes, streams=streams), strict=True
+    ):
+        assert thought.written[:1] == prefix
+        assert thought.hidden.shape[0] == len(thought.written)
+
+
+def test_what_the_tokens_spell_is_the_text(batch: Batch) -> None:
+    for thought in batch.thoughts:
+        pieces = batch.model.spell(thought.reasoning.tokens)
+        assert len(pieces) == len(thought.reasoning.tokens)
+        assert "".join(pieces).strip() == thought.reasoning.text
+
+
+def test_no_critique_is_no_critique(batch: Batch) -> None:
+    thoughts = batch.model.reason(batch.rows, [()] * 3, critiques=["", "", "found 1 cat"])
+    assert [thought.written for thought in thoughts[:2]] == [thought.written for thought in batch.thoughts[:2]]
+
+
+def test_given_tokens_stand_where_they_were_given(batch: Batch) -> None:
+    """At the beginning, and among tokens that are drawn; beside a neighbour that has none."""
+    first, newcomer, third = batch.requests()
+    mine, theirs = batch.tokens()[2][:7], batch.tokens()[0][9:12]
+    tokens: list[int | None] = [*mine[:4], None, None, *theirs]
+    given = replace(first, tokens=tokens, stream=open_stream(5, "given", 0, 0))
+    found = batch.draw([given, newcomer, replace(third, tokens=batch.tokens()[2])], keep=2)
+    assert [token for token in found[0].drawing.tokens[:4]] == list(mine[:4])
+    assert found[0].drawing.tokens[6:9] == theirs
+    assert found[1].drawing.tokens == batch.tokens()[1]
+    assert found[2].drawing.tokens == batch.tokens()[2]
+    assert [sketch.hidden is None for sketch in found] == [True, False, True]
+    (alone,) = batch.draw([replace(given, stream=open_stream(5, "given", 0, 0))], keep=2)
+    assert alone.drawing.tokens == found[0].drawing.tokens
+
+
+def test_given_tokens_go_before_latents(batch: Batch) -> None:
+    other = (batch.tokens()[0][0] + 1) % 8
+    request = replace(batch.requests()[0], prefix=batch.read(0, 5), tokens=(other,))
+    assert batch.draw([request])[0].drawing.tokens[0] == other
+
+
+def test_a_drawing_may_stop_early(batch: Batch) -> None:
+    """Its tokens are the whole drawing's first ones, its neighbour is whole, and drawing on goes on behind them."""
+    able = batch.model.capabilities
+    first, second, third = batch.requests()
+    part, whole, none = batch.draw([replace(first, until=7), second, replace(third, until=3, tokens=(1, 2, 3, 4))])
+    assert part.drawing.tokens == batch.tokens()[0][:7]
+    assert whole.drawing.tokens == batch.tokens()[1]
+    assert none.drawing.tokens == (1, 2, 3)
+    assert {one.drawing.picture.size for one in (part, none)} == {(able.picture_size, able.picture_size)}
+    (again,) = batch.draw([replace(first, tokens=part.drawing.tokens)])
+    assert again.drawing.tokens[:7] == part.drawing.tokens
+    assert len(again.drawing.tokens) == able.image_tokens
+
+
 def test_keep_may_be_none_at_all(batch: Batch) -> None:
     total = batch.model.capabilities.image_tokens
     width = batch.model.capabilities.width

@@ -16,10 +16,11 @@ from PIL import Image
 from milr import search
 from milr.config import SearchConfig
 from milr.latents import Latents, RolledOut
+from milr.methods.best_of_n import best_of_n
 from milr.models.base import Row, Thought
 from milr.search import SearchError
 from milr.strategies import STRATEGIES
-from milr.testing import FakeModel, FakeReward, brightness, read_tokens
+from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
 from milr.types import Score, StepRecord, Task, Unscored, rank
 
 CAT, DOGS, TREE, ONE = (Task(prompt=p) for p in ("a red cat", "two dogs", "a big tree", "one"))
@@ -169,6 +170,21 @@ def test_the_stop_is_the_rewards_own_unless_the_config_has_one() -> None:
     assert ends(0.4, 0.6) == (5, "out of steps")
     assert ends(0.6, 0.4) == (0, "met")
     assert ends(0.6, 0.0) == (0, "met")
+
+
+@pytest.mark.parametrize("method", [search, best_of_n])
+def test_a_reward_may_have_a_stop_a_task(method: Any) -> None:
+    class ByTask(FakeReward):
+        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return [fake_score(0.5, stop_at=0.4 if task == DOGS else 0.9) for task in tasks]
+
+    def ends(stop_at: float | None) -> list[tuple[int, str | None]]:
+        config = SearchConfig.model_validate(SETTINGS | {"steps": 2, "stop_at": stop_at})
+        last = {record.index: record for record in method([CAT, DOGS], FakeModel(), ByTask(stop_at=0.9), config)}
+        return [(last[i].step, last[i].finished) for i in range(2)]
+
+    assert ends(None) == [(2, "out of steps"), (0, "met")]
+    assert ends(0.45) == [(0, "met"), (0, "met")]
 
 
 def test_a_task_that_is_met_at_once_is_not_updated(steps: list[Step]) -> None:

@@ -1,4 +1,7 @@
-"""`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do."""
+"""`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do.
+
+`report [GENEVAL_METADATA [SCALE]]` and `icons-detector-report`, `icons-judge-report` measure what was made.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training import detector, export, icons, scenes, stage, tokens, unified, vq
+from training import detector, export, icons, report, scenes, stage, tokens, unified, vq
 
 
 def icon_library(settings: stage.Settings, library: str = "generator") -> vq.Library:
@@ -28,8 +31,8 @@ def icon_library(settings: stage.Settings, library: str = "generator") -> vq.Lib
 
 
 def training_world(seed: int, **settings: Any) -> scenes.World:
-    """The world that the generator may see: without the held-out combinations and GenEval's prompts."""
-    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), **settings)
+    """The world that the generator may see: without the held-out combinations and any benchmark's prompts."""
+    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_forbidden(), **settings)
 
 
 @dataclass(frozen=True)
@@ -103,21 +106,32 @@ def train_critic(name: str, settings: stage.Settings, folder: Path) -> None:
     shutil.copytree(folder / name, own["folder"], dirs_exist_ok=True)
 
 
+def measure_model(settings: stage.Settings, folder: Path, arguments: list[str]) -> dict[str, Any]:
+    """The card's figures: `report [GENEVAL_METADATA [SCALE]]`."""
+    made = prepare(settings, folder)
+    benchmark = Path(arguments[0]) if arguments else None
+    scale = float(arguments[1]) if len(arguments) > 1 else 1.0
+    return report.measure(settings, made.library, made.bank, folder, benchmark, scale)
+
+
 def main() -> None:
     """Run the stage named on the command line."""
     settings = stage.read_settings()
     folder = Path(settings["paths"]["build"])
-    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    torch.set_num_threads(int(sys.argv[2]) if sys.argv[2:3] and sys.argv[2].isdigit() else 2)
     stages = {"vq": train_vq, "unified": train_unified, "export": write_checkpoint}
     stages |= {critic: partial(train_critic, critic) for critic in settings["critics"]}
     reports = [f"{critic}-report" for critic in settings["critics"]]
     name = sys.argv[1] if len(sys.argv) > 1 else "all"
+    if name == "report":
+        print(json.dumps(measure_model(settings, folder, sys.argv[2:]), indent=2))
+        return
     if name in reports:
         critic = name.removesuffix("-report")
         print(json.dumps(detector.report(settings, critic, icon_library(settings), folder), indent=2))
         return
     if name not in (*stages, "all"):
-        raise SystemExit(f"unknown stage {name!r}: known: all, {', '.join([*stages, *reports])}")
+        raise SystemExit(f"unknown stage {name!r}: known: all, report, {', '.join([*stages, *reports])}")
     for stage_name, run in stages.items():
         if name in (stage_name, "all"):
             run(settings, folder)

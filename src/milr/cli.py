@@ -4,28 +4,51 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Self
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
+from milr.commands.benchmark import benchmark
+from milr.commands.compare import compare
 from milr.commands.convert import convert
 from milr.commands.doctor import doctor
+from milr.commands.options import (
+    INTERRUPTED,
+    L2,
+    CreditName,
+    Device,
+    DrawingsPerStep,
+    Dtype,
+    Guidance,
+    ImageRatio,
+    LearningRate,
+    ModelName,
+    NoiseName,
+    Rows,
+    SamplerName,
+    Seed,
+    Steps,
+    StopAt,
+    Strategy,
+    Temperature,
+    TextRatio,
+    check_names,
+    make_config,
+)
+from milr.commands.report import report
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
-from milr.config import SearchConfig
-from milr.errors import MilrError, UsageError, unknown_name
+from milr.errors import MilrError, UsageError
+from milr.methods import METHODS
+from milr.registry import find
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.types import Score, StepRecord, Task, Unscored
-
-DTYPES = ("float32", "bfloat16", "float16")
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 app = typer.Typer(
     help="Search over the latents of a frozen unified model until the picture says what the prompt asked.",
@@ -76,30 +99,33 @@ def generate(
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts: a line each, or GenEval's JSONL.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A name that milr info lists, or a model's folder.")] = "embedded",
+    model: ModelName = "embedded",
     reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
+    method: Annotated[str, typer.Option(help="How the drawings are spent: a name that milr info lists.")] = "milr",
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_budget: JudgeBudget = None,
     panel: Panel = None,
-    strategy: Annotated[str | None, typer.Option(help="Which latents move when: joint, alt or t2v.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates after the first picture.")] = None,
-    text_ratio: Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")] = None,
-    image_ratio: Annotated[float | None, typer.Option(help="Share of image positions that move; 0 for none.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
-    l2: Annotated[float | None, typer.Option(help="Weight of the latents' distance from their start.")] = None,
-    stop_at: Annotated[float | None, typer.Option(help="Stop when the reward is above; default: the reward's.")] = None,
-    credit: Annotated[
-        str | None, typer.Option(help="What weighs the gradient: reward, zero, random or negated.")
-    ] = None,
-    noise: Annotated[str | None, typer.Option(help="Random streams of each step: fresh or fixed.")] = None,
-    drawings_per_step: Annotated[int | None, typer.Option(help="Drawings that share one update.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance of the image.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the image tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all random streams.")] = None,
-    rows: Annotated[int | None, typer.Option(help="Tasks that are searched at once.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="The weights' type: float32, bfloat16 or float16.")] = None,
+    strategy: Strategy = None,
+    steps: Steps = None,
+    text_ratio: TextRatio = None,
+    image_ratio: ImageRatio = None,
+    lr: LearningRate = None,
+    l2: L2 = None,
+    stop_at: StopAt = None,
+    credit: CreditName = None,
+    noise: NoiseName = None,
+    drawings_per_step: DrawingsPerStep = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    sampler: SamplerName = None,
+    seed: Seed = None,
+    rows: Rows = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="A drawing never depends on what is drawn beside it, bfloat16 too.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<prompt>.")
     ] = None,
@@ -119,6 +145,7 @@ def generate(
         "drawings_per_step": drawings_per_step,
         "guidance": guidance,
         "temperature": temperature,
+        "sampler": sampler,
         "seed": seed,
         "max_rows": rows,
     }
@@ -127,20 +154,22 @@ def generate(
     make_config(given)
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
-    _check_names(model, reward, dtype)
+    check_names(model, reward, dtype)
+    find("method", method, METHODS)
     judging = Judging.read(judge_url, judge_model, judge_budget, panel)
     if out is not None:
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr import load_model, load_reward, read_tasks, search, tasks_from_prompts
+    from milr import load_model, load_reward, read_tasks, tasks_from_prompts
+    from milr.methods import load_method
     from milr.rewards import needs_model
     from milr.rewards.panel import watch
 
     # A missing key or server is found before the model is loaded, where the reward can do without it.
     judge = None if needs_model(reward) else load_reward(reward, judges=judging.judges)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device, dtype=dtype, deterministic=deterministic)
     free = loaded.reads_free_prompts
     tasks = tasks_from_prompts(prompts, free=free) if prompts else []
     tasks += read_tasks(prompts_file, free=free) if prompts_file else []
@@ -157,6 +186,7 @@ def generate(
         model=loaded.name,
         model_folder=loaded.folder,
         reward=judge.name,
+        method=method,
         panel=[one.name for one in watched.values()],
         judges=judging.judges.spending,
         device=device,
@@ -165,7 +195,7 @@ def generate(
     report = _Report(screen, tasks, config.steps)
     try:
         with writer, report:
-            for record in watch(search(tasks, loaded, judge, config), watched):
+            for record in watch(load_method(method)(tasks, loaded, judge, config), watched):
                 report.show(record, writer.write(record))
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; {report.kept()} in {writer.folder}")
@@ -184,7 +214,7 @@ def generate(
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the embedded model's folder.")] = False,
 ) -> None:
-    """List the models, rewards and strategies that there are."""
+    """List the models, rewards, methods and strategies that there are."""
     from milr.models import MODELS, embedded_folder
     from milr.rewards import REWARDS
     from milr.strategies import STRATEGIES
@@ -192,6 +222,7 @@ def info(
     lists = {
         "models": {name: entry.summary for name, entry in MODELS.items()},
         "rewards": {name: entry.summary for name, entry in REWARDS.items()},
+        "methods": {name: entry.summary for name, entry in METHODS.items()},
         "strategies": {name: strategy.summary for name, strategy in STRATEGIES.items()},
     }
     if as_json:
@@ -203,40 +234,14 @@ def info(
             print(f"{kind:<12}{name:<{width}}  {summary}")
 
 
+app.command("benchmark")(benchmark)
+app.command("compare")(compare)
 app.command("convert")(convert)
 app.command("doctor")(doctor)
+app.command("report")(report)
 app.command("score")(score)
 app.command("score-folder")(score_folder)
 app.command("serve-judge")(serve_judge)
-
-
-def make_config(values: Mapping[str, object]) -> SearchConfig:
-    """The settings, or a `UsageError` that names the option and what it allows."""
-    try:
-        return SearchConfig.model_validate(dict(values))
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = str(wrong["loc"][0])
-        if name not in SearchConfig.model_fields:
-            raise unknown_name("setting", name, SearchConfig.model_fields) from None
-        field = SearchConfig.model_fields[name]
-        if get_origin(field.annotation) is Literal:
-            raise unknown_name(name, str(wrong["input"]), get_args(field.annotation)) from None
-        flag = {"learning_rate": "lr", "max_rows": "rows"}.get(name, name.replace("_", "-"))
-        allowed = _allowed(field.metadata) or wrong["msg"]
-        raise UsageError(f"--{flag} {wrong['input']}: {allowed}") from None
-
-
-def _allowed(bounds: Sequence[Any]) -> str:
-    """What a field's bounds say, in words."""
-    least, above, most = (
-        next((getattr(bound, name) for bound in bounds if hasattr(bound, name)), None) for name in ("ge", "gt", "le")
-    )
-    if least is not None and most is not None:
-        return f"must lie in [{least}, {most}]"
-    if least is not None:
-        return f"must be at least {least}"
-    return "" if above is None else f"must be above {above}"
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
@@ -247,18 +252,6 @@ def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
         raise UsageError(f"--prompts {file}: no such file; give a text file with a prompt a line, or GenEval's JSONL")
     if not prompts and file is None:
         raise UsageError(f"no prompt given: type {example}, or --prompts FILE")
-
-
-def _check_names(model: str, reward: str, dtype: str | None) -> None:
-    from milr.models import MODELS
-    from milr.registry import find
-    from milr.rewards import check_reward
-
-    if not Path(model).is_dir():
-        find("model", model, MODELS)
-    check_reward(reward)
-    if dtype is not None and dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
 
 
 def _the_model(model: str) -> str:

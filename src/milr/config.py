@@ -32,7 +32,7 @@ class SearchConfig(BaseModel):
     l2: float = Field(default=0.0, ge=0)
     """Weight of ||z - z0||^2 in the loss."""
     stop_at: float | None = Field(default=None, ge=0, le=1)
-    """Stop when the reward is strictly above; None takes the reward's own."""
+    """Stop when the reward is strictly above; None takes each score's own, its paper's."""
     credit: Credit = "reward"
     """What weighs the gradient: the reward, nothing, a random direction of the same size, or the negated reward."""
     noise: Noise = "fresh"

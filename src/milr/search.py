@@ -6,21 +6,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 
 import torch
 
 from milr.config import SearchConfig
-from milr.decode.streams import open_stream
+from milr.decode.streams import number_keys, open_stream
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
 from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.strategies import STRATEGIES
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, rank
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, is_met, rank
 
 
 class SearchError(MilrError):
@@ -47,7 +47,6 @@ def search(
         SearchError: A gradient is not finite.
     """
     config = config or SearchConfig.model_validate(dict(model.search_defaults))
-    stop_at = reward.stop_at if config.stop_at is None else config.stop_at
     started = time.monotonic()
     waiting = deque(_open_searches(tasks, model, config))
     # While a judge elsewhere looks at the pictures of one group, the other group draws.
@@ -62,7 +61,7 @@ def search(
             if lost is not None:
                 waiting.clear()  # what cannot be scored is not drawn
             for one in active[group]:
-                yield one.record(stop_at, time.monotonic() - started, lost)
+                yield one.record(config.stop_at, time.monotonic() - started, lost)
             active[group] = [one for one in active[group] if one.finished is None]
         while waiting and len(active[group]) < rows:
             active[group].append(waiting.popleft())
@@ -126,11 +125,8 @@ def _score(active: Sequence[_Search], reward: Reward) -> Callable[[], None]:
 
 
 def _open_searches(tasks: Sequence[Task], model: Model, config: SearchConfig) -> Iterator[_Search]:
-    seen: Counter[str] = Counter()
-    for index, task in enumerate(tasks):
-        # The same task twice in one list is two searches with streams of their own.
-        key = task.key if not seen[task.key] else f"{task.key}#{seen[task.key]}"
-        seen[task.key] += 1
+    keys = number_keys(task.key for task in tasks)
+    for index, (task, key) in enumerate(zip(tasks, keys, strict=True)):
         yield _Search(task, index, key, model, config)
 
 
@@ -230,14 +226,14 @@ class _Search:
             self.first_text = self.read_text
             self.first_image = self.drawings[0].tokens[: len(hidden)]
 
-    def record(self, stop_at: float, seconds: float, lost: str | None) -> StepRecord:
+    def record(self, stop_at: float | None, seconds: float, lost: str | None) -> StepRecord:
         """This step's record; decides whether the task is finished. `lost` says why nothing is scored any more."""
         latents = self._latents()
         for drawing, score in zip(self.drawings, self.scores, strict=True):
             if self.best is None or rank(score) > rank(self.best[1]):
                 self.best = (drawing, score, self.step)
         assert self.best is not None
-        if rank(self.best[1]) > stop_at:
+        if is_met(self.best[1], stop_at):
             self.finished = "met"
         elif lost is not None:
             self.finished = "unscored"

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from milr.decode.partial import fill_rest
 from milr.decode.streams import open_stream, sample
 from milr.models.base import Capabilities, DrawRequest, Row, Sketch, Thought
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
@@ -56,16 +57,32 @@ class FakeModel:
         return [Row(task) for task in tasks]
 
     @torch.inference_mode()
-    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each row's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+    def reason(
+        self,
+        rows: Sequence[Row],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        critiques: Sequence[str] | None = None,
+    ) -> list[Thought]:
+        """Write each row's reasoning behind its prefix, greedily or sampled; a critique's words are read too."""
         self.reasoned += [row.task for row in rows]
-        return [self._reason(row.task, prefix) for row, prefix in zip(rows, prefixes, strict=True)]
+        words = [f"{row.task.prompt} {c}" for row, c in zip(rows, critiques or [""] * len(rows), strict=True)]
+        return [
+            self._reason(said, prefix, stream and stream.clone_state(), temperature)
+            for said, prefix, stream in zip(words, prefixes, streams or [None] * len(rows), strict=True)
+        ]
+
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """What each token of a reasoning spells: a word, and a space before all but the first."""
+        return [f"{' ' if place else ''}{_WORDS[token]}" for place, token in enumerate(tokens)]
 
     @torch.inference_mode()
     def draw(
         self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
     ) -> list[Sketch]:
-        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix."""
+        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
         self.drawn += requests
         return [self._draw(request, guidance, temperature, keep, sampler) for request in requests]
 
@@ -90,11 +107,14 @@ class FakeModel:
             said.append(f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}')
         return said
 
-    def _reason(self, task: Task, prefix: Sequence[int]) -> Thought:
-        state, hidden, written = self._read(task.prompt), [torch.empty(0, self.capabilities.width)], list[int]()
+    def _reason(self, words: str, prefix: Sequence[int], stream: torch.Generator | None, temperature: float) -> Thought:
+        state, hidden, written = self._read(words), [torch.empty(0, self.capabilities.width)], list[int]()
         while len(written) < self.max_reasoning_tokens and _END not in written:
-            given = len(written) < len(prefix)
-            written.append(prefix[len(written)] if given else int(self.text_logits(state).argmax()))
+            if len(written) < len(prefix):
+                written.append(prefix[len(written)])
+            else:
+                logits = self.text_logits(state)
+                written.append(int(logits.argmax() if stream is None else sample(logits, [stream], temperature)))
             hidden.append(state)
             state = self._follow(state, self._text_tokens[written[-1]])
         tokens = tuple(token for token in written if token != _END)
@@ -105,13 +125,15 @@ class FakeModel:
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
         kept, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
-        for place in range(self.capabilities.image_tokens):
+        while len(tokens) < (request.until or self.capabilities.image_tokens):
+            place = len(tokens)
+            given = request.tokens[place] if place < len(request.tokens) else None
             logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, guidance)  # (1, V)
-            tokens.append(int(sample(logits, [stream], temperature, sampler)))
+            tokens.append(int(sample(logits, [stream], temperature, sampler)) if given is None else given)
             kept += [pair] if place < keep else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
-        hidden = torch.cat(kept) if request.prefix is None else None
-        return Sketch(Drawing(tuple(tokens), _picture(tokens)), hidden)
+        hidden = torch.cat(kept) if request.prefix is None and not request.tokens else None
+        return Sketch(Drawing(tuple(tokens), _picture(fill_rest(tokens, self.capabilities.image_tokens))), hidden)
 
     def _read(self, words: str) -> torch.Tensor:
         """The state behind words, any words; (1, d)."""

@@ -76,7 +76,7 @@ class Score:
     reward: str
     """The reward's name with its version."""
     stop_at: float
-    """The paper's stop value for this reward: a search stops when value > stop_at."""
+    """The paper's stop value for this reward and task: a search stops when value > stop_at."""
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
     explanation: str = ""
     evidence: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -100,6 +100,16 @@ class Unscored:
 def rank(score: Score | Unscored) -> float:
     """For choosing the best: a score's value; what could not be scored comes after every score."""
     return score.value if isinstance(score, Score) else -1.0
+
+
+def is_met(score: Score | Unscored, stop_at: float | None) -> bool:
+    """Whether a search may stop with this score.
+
+    Args:
+        score: Of the best picture.
+        stop_at: A value above it, strictly, is enough; None takes the score's own, its paper's.
+    """
+    return isinstance(score, Score) and score.value > (score.stop_at if stop_at is None else stop_at)
 
 
 @dataclass(frozen=True)
@@ -133,8 +143,8 @@ class StepRecord:
     image_shift: float
     log_probability: float | None
     """log p of the credited tokens before the update that led here; None at step 0."""
-    drawings_spent: int
-    """Drawings of this task so far."""
+    drawings_spent: float
+    """Drawings of this task so far; a partial one counts as its share of a whole one's tokens."""
     tokens_spent: int
     """Tokens sampled for this task so far, text and image."""
     reward_calls: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,9 @@ class Weights:
     files: tuple[WeightFile, ...]
     commands: tuple[str, ...]
     """What to type to get it; {folder} stands for the folder."""
-    source_sha256: str | None = None
-    """How the hash of the checkpoint begins from which `milr convert` makes it; None where nothing is converted."""
+    sources: Mapping[str, str] | None = None
+    """How the hashes of the checkpoints begin from which `milr convert` makes it -> what each is; None where nothing is
+    converted."""
 
     @property
     def folder(self) -> Path:
@@ -86,8 +87,8 @@ class Weights:
         """One finding a file: there, of the right size and hash; then where the weights came from."""
         for file in self.files:
             yield self._examine(file)
-        if self.source_sha256 is not None and (self.folder / CONVERSION).is_file():
-            yield self._examine_conversion(self.source_sha256)
+        if self.sources is not None and (self.folder / CONVERSION).is_file():
+            yield self._examine_conversion(self.sources)
 
     def _examine(self, file: WeightFile) -> Finding:
         path = self.folder / file.name
@@ -103,7 +104,7 @@ class Weights:
         known = "as expected" if file.sha256 is not None else "no hash to compare with"
         return Finding(subject, True if file.sha256 is not None else None, f"{size:,} bytes, sha256 {digest}, {known}")
 
-    def _examine_conversion(self, source_sha256: str) -> Finding:
+    def _examine_conversion(self, sources: Mapping[str, str]) -> Finding:
         subject = f"{self.name}: its source"
         try:
             record: Any = json.loads((self.folder / CONVERSION).read_text())
@@ -113,10 +114,12 @@ class Weights:
         changed = [name for name, digest in made.items() if not self._holds(name, str(digest))]
         if changed:
             return Finding(subject, False, f"changed since it was converted: {', '.join(changed)}", self.mend)
-        if not source.startswith(source_sha256):
-            said = f"converted from sha256 {source[:16]}..., but {source_sha256}... is the official checkpoint"
+        title = next((title for start, title in sources.items() if source.startswith(start)), None)
+        if title is None:
+            official = " or ".join(f"{start}..." for start in sources)
+            said = f"converted from sha256 {source[:16]}..., but {official} is the official checkpoint"
             return Finding(subject, False, said, self.mend)
-        return Finding(subject, True, f"converted from the official checkpoint, sha256 {source}")
+        return Finding(subject, True, f"converted from {title}, sha256 {source}")
 
     def _holds(self, name: str, digest: str) -> bool:
         path = self.folder / name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
@@ -25,12 +25,12 @@ _NAMED = 8
 """Keys that an error names at most."""
 
 
-def read_checkpoint(path: Path, sha256_start: str, any_hash: bool) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, sha256_start: str | tuple[str, ...], any_hash: bool) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name. Nothing but this function opens a pickle, and only for tensors.
 
     Args:
         path: A file that `torch.save` wrote.
-        sha256_start: How the official file's hash begins, hexadecimal.
+        sha256_start: How the official file's hash begins, hexadecimal; several where there are several such files.
         any_hash: Take another file too.
 
     Raises:
@@ -40,15 +40,15 @@ def read_checkpoint(path: Path, sha256_start: str, any_hash: bool) -> dict[str, 
         raise UsageError(f"no file {str(path)!r}: give the official checkpoint")
     digest = hash_file(path)
     if not digest.startswith(sha256_start) and not any_hash:
+        starts = sha256_start if isinstance(sha256_start, str) else " or ".join(sha256_start)
         raise UsageError(
-            f"{path.name} has sha256 {digest[:16]}..., but the official file's begins with {sha256_start}: "
+            f"{path.name} has sha256 {digest[:16]}..., but the official file's begins with {starts}: "
             f"get that one, or type --any-hash to convert this one (its scores are then not the official ones)"
         )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {reason}") from error
+    except Exception as error:  # of what is no pickle, torch's reader raises whatever comes of it
+        raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {_reason(error)}") from error
     for entry in _ENTRIES:
         if isinstance(loaded, dict) and isinstance(cast("dict[str, Any]", loaded).get(entry), dict):
             loaded = cast("dict[str, Any]", loaded)[entry]
@@ -77,17 +77,19 @@ def load_carried(
         unused: Names of the network that the checkpoint need not fill.
 
     Raises:
-        UsageError: Keys that `carry` does not know, names that stay empty, names or shapes that the network lacks. The
-            network is then as it was.
+        UsageError: Keys that `carry` does not know, names that stay empty or are filled twice, names or shapes that
+            the network lacks. The network is then as it was.
     """
     live = network.state_dict()
     carried: dict[str, Tensor] = {}
     unknown: list[str] = []
+    twice: list[str] = []
     for key, tensor in source.items():
         renamed = carry(key, tensor)
         if renamed is None:
             unknown.append(key)
         else:
+            twice += [name for name in renamed if name in carried]
             carried.update(renamed)
     missing = [name for name in live if name not in carried and name not in set(unused)]
     left_over = [name for name in carried if name not in live]
@@ -98,6 +100,7 @@ def load_carried(
     ]
     faults = {
         "keys that the map does not know": unknown,
+        "weights that two keys fill": twice,
         "weights that the checkpoint lacks": missing,
         "weights that this transformers' model lacks": left_over,
         "weights of another shape": misshapen,
@@ -137,6 +140,12 @@ def save_converted(network: Any, source: Path, target: Path) -> None:
         os.replace(part, target)
     except OSError as error:
         raise UsageError(f"cannot write {target} ({error.strerror}): give a folder that you may write to") from error
+
+
+def _reason(error: Exception) -> str:
+    """What torch says, without its advice to run whatever code the file holds."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it asks for {found[1]}, and nothing but tensors is read" if found else str(error).split("\n", 1)[0]
 
 
 def _some(names: list[str]) -> str:

@@ -1,8 +1,9 @@
-"""GenEval's detector: an mmdet 2.x Mask2Former with a Swin backbone -> transformers' Mask2Former.
+"""GenEval's detector: mmdet's Mask2Former with a Swin backbone -> transformers' Mask2Former.
 
-The map was checked by running both implementations on the same random weights: the largest difference was 2e-6 of the
-class logits and 3e-5 of the mask logits. Names on the right are those of the live model; `save_pretrained` writes the
-names that a folder has.
+OpenMMLab publishes one training run under the names of mmdet 2.x and, renamed, under those of mmdet 3.x; the map knows
+both. It was checked by running both versions' networks beside ours on the same random weights: the largest difference
+was 2e-6 of the class logits and 3e-5 of the mask logits. Names on the right are those of the live model;
+`save_pretrained` writes the names that a folder has.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from milr.convert.checkpoint import load_carried, read_checkpoint, save_converte
 if TYPE_CHECKING:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-SHA256_START = "743b7d99"
-"""Of mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth: OpenMMLab names files by it."""
+SOURCES: Mapping[str, str] = {
+    "743b7d99": "OpenMMLab's file for mmdet 2.x, which GenEval was published with",
+    "c9d0c4f2": "OpenMMLab's file for mmdet 3.x, which GenEval's script downloads since: the same run, keys renamed",
+}
+"""How a checkpoint's hash begins -> what it is. OpenMMLab names files by it:
+mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth and
+mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth."""
 
 Change: TypeAlias = Literal["none", "split", "unfold", "drop"]
 """What happens to a tensor: nothing; three equal parts of its rows become q, k and v; the four neighbours of patch
@@ -35,6 +41,11 @@ _NECK = r"panoptic_head\.pixel_decoder\."
 _NECK_LAYER = _NECK + r"encoder\.layers\.(\d+)\."
 _HEAD_LAYER = r"panoptic_head\.transformer_decoder\.layers\.(\d+)\."
 _HEAD_LAYER_TO = _QUERIES + r"decoder.layers.\1."
+# What mmdet 2.x calls | what 3.x calls it.
+_FFN = r"(?:ffns\.0|ffn)\.layers\."
+_DEFORMABLE = r"(?:attentions\.0|self_attn)\."
+_CROSS = r"(?:attentions\.0|cross_attn)\.attn\."
+_OWN = r"(?:attentions\.1|self_attn)\.attn\."
 
 _MAP: tuple[tuple[str, str, Change], ...] = (
     (r"backbone\.patch_embed\.projection", _BACKBONE + "swin.embeddings.patch_embeddings.projection", "none"),
@@ -61,12 +72,12 @@ _MAP: tuple[tuple[str, str, Change], ...] = (
     (_NECK + r"input_convs\.(\d+)\.conv", _PIXELS + r"input_projections.\1.0", "none"),
     (_NECK + r"input_convs\.(\d+)\.gn", _PIXELS + r"input_projections.\1.1", "none"),
     (
-        _NECK_LAYER + r"attentions\.0\.(sampling_offsets|attention_weights|value_proj|output_proj)",
+        _NECK_LAYER + _DEFORMABLE + r"(sampling_offsets|attention_weights|value_proj|output_proj)",
         _PIXELS + r"encoder.layers.\1.self_attn.\2",
         "none",
     ),
-    (_NECK_LAYER + r"ffns\.0\.layers\.0\.0", _PIXELS + r"encoder.layers.\1.fc1", "none"),
-    (_NECK_LAYER + r"ffns\.0\.layers\.1", _PIXELS + r"encoder.layers.\1.fc2", "none"),
+    (_NECK_LAYER + _FFN + r"0\.0", _PIXELS + r"encoder.layers.\1.fc1", "none"),
+    (_NECK_LAYER + _FFN + "1", _PIXELS + r"encoder.layers.\1.fc2", "none"),
     (_NECK_LAYER + r"norms\.0", _PIXELS + r"encoder.layers.\1.self_attn_layer_norm", "none"),
     (_NECK_LAYER + r"norms\.1", _PIXELS + r"encoder.layers.\1.final_layer_norm", "none"),
     (_NECK + r"lateral_convs\.0\.conv", _PIXELS + "adapter_1.0", "none"),
@@ -74,15 +85,15 @@ _MAP: tuple[tuple[str, str, Change], ...] = (
     (_NECK + r"output_convs\.0\.conv", _PIXELS + "layer_1.0", "none"),
     (_NECK + r"output_convs\.0\.gn", _PIXELS + "layer_1.1", "none"),
     (_NECK + r"mask_feature", _PIXELS + "mask_projection", "none"),
-    (_HEAD_LAYER + r"attentions\.0\.attn\.in_proj", _HEAD_LAYER_TO + "cross_attn.in_proj", "none"),
-    (_HEAD_LAYER + r"attentions\.0\.attn\.out_proj", _HEAD_LAYER_TO + "cross_attn.out_proj", "none"),
-    (_HEAD_LAYER + r"attentions\.1\.attn\.in_proj", _HEAD_LAYER_TO + "self_attn.{part}_proj", "split"),
-    (_HEAD_LAYER + r"attentions\.1\.attn\.out_proj", _HEAD_LAYER_TO + "self_attn.out_proj", "none"),
+    (_HEAD_LAYER + _CROSS + "in_proj", _HEAD_LAYER_TO + "cross_attn.in_proj", "none"),
+    (_HEAD_LAYER + _CROSS + "out_proj", _HEAD_LAYER_TO + "cross_attn.out_proj", "none"),
+    (_HEAD_LAYER + _OWN + "in_proj", _HEAD_LAYER_TO + "self_attn.{part}_proj", "split"),
+    (_HEAD_LAYER + _OWN + "out_proj", _HEAD_LAYER_TO + "self_attn.out_proj", "none"),
     (_HEAD_LAYER + r"norms\.0", _HEAD_LAYER_TO + "cross_attn_layer_norm", "none"),
     (_HEAD_LAYER + r"norms\.1", _HEAD_LAYER_TO + "self_attn_layer_norm", "none"),
     (_HEAD_LAYER + r"norms\.2", _HEAD_LAYER_TO + "final_layer_norm", "none"),
-    (_HEAD_LAYER + r"ffns\.0\.layers\.0\.0", _HEAD_LAYER_TO + "fc1", "none"),
-    (_HEAD_LAYER + r"ffns\.0\.layers\.1", _HEAD_LAYER_TO + "fc2", "none"),
+    (_HEAD_LAYER + _FFN + r"0\.0", _HEAD_LAYER_TO + "fc1", "none"),
+    (_HEAD_LAYER + _FFN + "1", _HEAD_LAYER_TO + "fc2", "none"),
     (r"panoptic_head\.transformer_decoder\.post_norm", _QUERIES + "decoder.layernorm", "none"),
     (r"panoptic_head\.query_embed", _QUERIES + "queries_embedder", "none"),
     (r"panoptic_head\.query_feat", _QUERIES + "queries_features", "none"),
@@ -129,14 +140,14 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
     """Convert GenEval's checkpoint.
 
     Args:
-        source: mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth from OpenMMLab.
+        source: One of `SOURCES`.
         target: The folder to make; must not exist.
         any_hash: Take a file whose hash is not the official one.
 
     Raises:
         UsageError: Another file's hash, or keys that the map does not know or lacks.
     """
-    state = read_checkpoint(source, SHA256_START, any_hash)
+    state = read_checkpoint(source, tuple(SOURCES), any_hash)
     save_converted(make_network(state, make_config()), source, target)
 
 

@@ -47,7 +47,7 @@ class GenEvalLayout:
         """
         if not folder.is_dir():
             raise UsageError(f"no folder {str(folder)!r}: give one with GenEval's 00000/samples/0000.png in it")
-        numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+        numbered = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
         found: list[FoundPicture] = []
         for prompt_folder in sorted(numbered, key=lambda path: (int(path.name), path.name)):
             found += _pictures(prompt_folder)
@@ -76,6 +76,26 @@ class GenEvalLayout:
         lines = [json.dumps(row, separators=(",", ":")) + "\n" for row in rows]
         write_text(out / RESULTS, "".join(lines))
         return summarise(rows)
+
+
+def write_metadata(task: Task) -> dict[str, object]:
+    """A task as a line of evaluation_metadata.jsonl says it; the reverse of `milr.tasks.read_tasks`."""
+    items = {
+        name: [
+            item.model_dump(
+                mode="json", by_alias=True, exclude_none=True, include={"name", "count", "color", "position"}
+            )
+            for item in getattr(task, name)
+        ]
+        for name in ("include", "exclude")
+    }
+    explained = {} if task.explanation is None else {"explanation": task.explanation}
+    return {
+        "tag": task.tag,
+        **{name: found for name, found in items.items() if found},
+        "prompt": task.prompt,
+        **explained,
+    }
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> str:

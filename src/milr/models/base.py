@@ -48,7 +48,15 @@ class Sketch:
     drawing: Drawing
     hidden: torch.Tensor | None
     """(n, 2, d) float32: conditional and unconditional state behind each of the first n tokens; None where the first
-    tokens came from latents."""
+    tokens came from latents or were given."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt that asks for a reasoning, as it was read."""
+
+    ids: tuple[int, ...]
+    kept: Kept
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,10 @@ class Row:
     """
 
     task: Task
-    asked: Kept | None = None
-    """The prompt that asks for the reasoning."""
+    asked: Asked | None = None
+    """The last prompt that asked for a reasoning."""
     thought: Thought | None = None
-    """The last reasoning."""
+    """What was written behind it, where it was written greedily."""
     forced: int = 0
     """How many of its tokens were given, not written."""
     told: Told | None = None
@@ -81,7 +89,7 @@ class Row:
     def bytes(self) -> int:
         """Of keys and values that are kept; parts that rows share are counted in each."""
         told = (self.told.conditional, self.told.unconditional) if self.told else ()
-        kept = [one for one in (self.asked, *told) if one]
+        kept = [one for one in (self.asked.kept if self.asked else None, *told) if one]
         return sum(part.nbytes for one in kept for part in one.parts)
 
 
@@ -96,6 +104,10 @@ class DrawRequest:
     """Where its random numbers begin; it is read from a copy."""
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
+    tokens: Sequence[int | None] = ()
+    """Tokens that are given, in raster order; None, and what is behind the last, is drawn. They go before `prefix`."""
+    until: int | None = None
+    """How many tokens to draw, given ones counted; the picture shows them above a flat rest. None draws all."""
 
 
 class Model(Protocol):
@@ -113,14 +125,35 @@ class Model(Protocol):
         """A row a task: the model's memory of it, for as long as the row lives."""
         ...
 
-    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each row's reasoning, greedily, behind its prefix of token ids (which may be empty)."""
+    def reason(
+        self,
+        rows: Sequence[Row],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        critiques: Sequence[str] | None = None,
+    ) -> list[Thought]:
+        """Write each row's reasoning behind its prefix of token ids (which may be empty).
+
+        Args:
+            rows: From `start`.
+            prefixes: One a row.
+            streams: One a row: sample from a copy of it at that temperature; None writes greedily.
+            temperature: Above 0.
+            critiques: One a row: what was wrong with an earlier picture of it, or nothing. A model whose prompts have
+                a fixed form writes as if there were none.
+        """
+        ...
+
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """What each token of a reasoning spells; joined, they are its text, but for spaces at its ends."""
         ...
 
     def draw(
         self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
     ) -> list[Sketch]:
-        """Draw each request; the hidden states of the first ``keep`` tokens come back for those without a prefix.
+        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are.
 
         ``sampler`` is one of `milr.decode.streams.SAMPLERS`.
         """

@@ -1,13 +1,14 @@
 """A folder with a Janus checkpoint: what it is, read from its config alone, and its parts, loaded one by one.
 
-transformers' modules hold the weights, from safetensors only; no remote code runs. Source of the format:
-`transformers.models.janus` (JanusForConditionalGeneration, JanusProcessor).
+transformers' modules hold the weights, from safetensors only; no remote code runs. A folder has transformers' layout
+(`transformers.models.janus`: JanusForConditionalGeneration, JanusProcessor) or DeepSeek's own (`milr.models.original`),
+and is read as it lies.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -32,6 +33,7 @@ SPECIAL_TOKENS = {
 }
 """What the family's tokens are called; a checkpoint's own tokenizer has all of them."""
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
+_PICTURE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
 _NAMED = 8  # weights that an error names at most
 
 
@@ -58,6 +60,8 @@ class Checkpoint:
     profile_name: str
     config: Any
     """A `JanusConfig`, whatever layout the folder has."""
+    original: bool
+    """Whether the folder has DeepSeek's own layout."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -107,32 +111,69 @@ class Checkpoint:
         return tokenizer
 
     def load_image_processor(self) -> Any:
-        """What makes pixel values of pictures."""
+        """What makes pixel values of pictures: resized to fit, padded to a square, normalised.
+
+        Raises:
+            UsageError: There is no description of it.
+        """
         from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-        return JanusImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
+        if not self.original:
+            return JanusImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
+        described = _read_json(self.folder / "preprocessor_config.json")
+        settings = {name: described[name] for name in _PICTURE_SETTINGS if name in described}
+        side = described.get("image_size", self.config.vision_config.image_size)
+        return JanusImageProcessorPil(size={"height": side, "width": side}, **settings)
 
     def load_network(self, dtype: torch.dtype) -> Any:
         """The weights, in transformers' `JanusForConditionalGeneration`, on the CPU.
 
         Raises:
-            UsageError: A weight is missing or left over.
+            UsageError: A weight is missing, left over or of another shape.
         """
         from transformers import JanusForConditionalGeneration
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
+        source: dict[str, Any] = {"pretrained_model_name_or_path": self.folder}
+        if self.original:
+            source = {"pretrained_model_name_or_path": None, "state_dict": self._translate_weights(dtype)}
+        # transformers itself takes other shapes for an error with a page of text: here they are named in one line.
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
-            self.folder,
+            **source,
             config=self.config,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
         network, info = loaded
-        _refuse(self.folder, {"missing": info["missing_keys"], "left over": info["unexpected_keys"]})
+        refuse_faults(
+            str(self.folder),
+            {
+                "missing": info["missing_keys"],
+                "left over": info["unexpected_keys"],
+                "of another shape": [str(fault[0]) for fault in info["mismatched_keys"]],
+            },
+        )
         return network
+
+    def _translate_weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """DeepSeek's tensors under transformers' names, shard by shard; checked from the files' headers before."""
+        from safetensors import safe_open
+
+        from milr.models import original
+
+        shards = [cast("Any", safe_open(shard, framework="pt")) for shard in find_shards(self.folder)]
+        keys: list[tuple[Any, str]] = [(shard, key) for shard in shards for key in shard.keys()]  # noqa: SIM118
+        unknown = [key for _, key in keys if original.rename(key) is None]
+        refuse_faults(str(self.folder), {"that milr does not know": unknown})
+        weights: dict[str, torch.Tensor] = {}
+        for shard, key in keys:
+            carried = original.carry(key, shard.get_tensor(key)) or {}
+            weights.update({name: tensor.to(dtype) for name, tensor in carried.items()})
+        return weights
 
 
 def open_checkpoint(folder: Path, *, profile: str | None = None) -> Checkpoint:
@@ -149,26 +190,73 @@ def open_checkpoint(folder: Path, *, profile: str | None = None) -> Checkpoint:
         raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
     described = _read_json(folder / "config.json")
     if not any(folder.glob("*.safetensors")):
+        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
         raise UsageError(
-            f"{str(folder)!r} has no *.safetensors: milr opens no pickles; save the weights with "
-            f"save_pretrained(..., safe_serialization=True) first"
+            f"{str(folder)!r} has no *.safetensors: "
+            + (
+                f"milr opens no pickles; type milr convert janus {folder} NEW_FOLDER"
+                if pickles
+                else "fetch its weights"
+            )
         )
     settings = _read_settings(folder)
     wanted = profile or settings.profile
     if wanted is not None and wanted not in PROFILES:
         where = "profile" if profile else f"profile in {folder / SETTINGS_FILE}:"
         raise unknown_name(where, wanted, PROFILES)
-    name = wanted or recognise_profile(_names(folder, described), _added_tokens(folder))
-    return Checkpoint(folder, settings, PROFILES[name], name, _make_config(folder, described))
+    token_ids = _read_added_tokens(folder)
+    name = wanted or recognise_profile(_names(folder, described), token_ids)
+    config, original = _make_config(folder, described, token_ids)
+    return Checkpoint(folder, settings, PROFILES[name], name, config, original)
 
 
-def _make_config(folder: Path, described: dict[str, Any]) -> Any:
+def find_shards(folder: Path) -> list[Path]:
+    """A folder's safetensors: those that its index names, or all.
+
+    Raises:
+        UsageError: One that the index names is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    names: set[str] = set(_read_json(index)["weight_map"].values())
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        raise UsageError(
+            f"{str(folder)!r} lacks {_some(missing)}, which its index names: fetch the rest of its weights"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
+    """Name the first weights of each fault, or do nothing where there is none.
+
+    Args:
+        origin: What an error calls the checkpoint.
+        faults: What is wrong -> the weights' names.
+
+    Raises:
+        UsageError: There is a fault.
+    """
+    found = [f"{len(names)} {what}: {_some(sorted(names))}" for what, names in faults.items() if names]
+    if found:
+        raise UsageError(f"{origin!r} does not hold a whole Janus checkpoint; weights {'; '.join(found)}")
+
+
+def _make_config(folder: Path, described: dict[str, Any], token_ids: Mapping[str, int]) -> tuple[Any, bool]:
+    """A `JanusConfig`, and whether the layout is DeepSeek's own."""
+    from milr.models import original
+
     kind = described.get("model_type")
+    if kind == original.MODEL_TYPE:
+        return original.translate_config(described, token_ids, str(folder)), True
     if kind != "janus":
-        raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: milr loads type 'janus'")
+        raise UsageError(
+            f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and {original.MODEL_TYPE!r}"
+        )
     from transformers import JanusConfig
 
-    return JanusConfig.from_dict(described)
+    return JanusConfig.from_dict(described), False
 
 
 def _names(folder: Path, described: dict[str, Any]) -> list[str]:
@@ -176,11 +264,12 @@ def _names(folder: Path, described: dict[str, Any]) -> list[str]:
     return [*folder.resolve().parts[-3:], str(described.get("_name_or_path", ""))]
 
 
-def _added_tokens(folder: Path) -> Collection[str]:
+def _read_added_tokens(folder: Path) -> dict[str, int]:
+    """The tokenizer's added tokens and their ids; none where there is no tokenizer."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        return ()
-    return {str(token["content"]) for token in _read_json(path).get("added_tokens", ())}
+        return {}
+    return {str(token["content"]): int(token["id"]) for token in _read_json(path).get("added_tokens", ())}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -204,13 +293,6 @@ def _read_settings(folder: Path) -> CheckpointSettings:
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-
-
-def _refuse(folder: Path, faults: dict[str, Collection[str]]) -> None:
-    """Name the first weights that are missing or left over."""
-    found = [f"{len(names)} {what}: {_some(sorted(names))}" for what, names in faults.items() if names]
-    if found:
-        raise UsageError(f"{str(folder)!r} does not hold a whole Janus checkpoint; weights {'; '.join(found)}")
 
 
 def _some(names: list[str]) -> str:

@@ -18,9 +18,10 @@ from milr.decode.cache import Kept
 from milr.decode.engine import Counts, Engine
 from milr.decode.memory import work_in_batches
 from milr.decode.packing import pack
+from milr.decode.partial import fill_rest
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
-from milr.models.base import DrawRequest, Row, Sketch, Thought, Told
+from milr.models.base import Asked, DrawRequest, Row, Sketch, Thought, Told
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.profiles import Prompts
@@ -38,6 +39,17 @@ class _Manner:
     temperature: float
     keep: int
     sampler: str
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A reasoning to write."""
+
+    kept: Kept
+    """Its prompt."""
+    prefix: tuple[int, ...]
+    stream: torch.Generator | None
+    """None writes greedily."""
 
 
 class Janus:
@@ -95,49 +107,73 @@ class Janus:
         return [Row(task) for task in tasks]
 
     @torch.inference_mode()
-    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        """Write each row's reasoning, greedily, behind its prefix of token ids.
+    def reason(
+        self,
+        rows: Sequence[Row],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        temperature: float = 1.0,
+        critiques: Sequence[str] | None = None,
+    ) -> list[Thought]:
+        """Write each row's reasoning behind its prefix of token ids, greedily or sampled; see the protocol.
 
-        The prompt is read once a row. Greedy writing has no chance in it, so a prefix that is how the last text began
-        gives that text again, and nothing is decoded.
+        A prompt that its row was asked last is not read again. Greedy writing has no chance in it, so a prefix that is
+        how the row's last text began gives that text again, and nothing is decoded.
         """
-        changed = [
-            (row, self.prompts.up_to_end(list(prefix)))
-            for row, prefix in zip(rows, prefixes, strict=True)
-            if not _goes_on_as_before(row, prefix)
+        prompts = [
+            tuple(self.prompts.reasoning(row.task.prompt, critique))
+            for row, critique in zip(rows, critiques or [""] * len(rows), strict=True)
         ]
-        new = [row for row, _ in changed if row.asked is None]
-        asking = [self._embed_text(self.prompts.reasoning(row.task.prompt)) for row in new]
-        for row, kept in zip(new, self._read(asking), strict=True):
-            row.asked = kept
+        begun = [tuple(self.prompts.up_to_end(list(prefix))) for prefix in prefixes]
+        found = [None] * len(rows) if streams else list(map(_written_before, rows, prompts, begun))
+        new = [place for place, thought in enumerate(found) if thought is None]
+        asked = self._ask([rows[place] for place in new], [prompts[place] for place in new])
         limit = self.profile.max_reasoning_tokens
-        thoughts = self.engine.in_batches(
-            changed,
-            self._write,
-            tokens=lambda item: len(item[0].asked or ()) + limit,
-            shape=lambda item: (len(item[0].asked or ()), len(item[1])),
+        written = self.engine.in_batches(
+            [
+                _Wish(one.kept, begun[place], streams[place] if streams else None)
+                for place, one in zip(new, asked, strict=True)
+            ],
+            lambda batch: self._write(batch, temperature),
+            tokens=lambda wish: len(wish.kept) + limit,
+            shape=lambda wish: (len(wish.kept), len(wish.prefix)),
         )
-        for (row, prefix), thought in zip(changed, thoughts, strict=True):
-            row.thought, row.forced = thought, len(prefix)
-        return [row.thought for row in rows if row.thought]
+        for place, thought in zip(new, written, strict=True):
+            row = rows[place]
+            row.thought = thought if streams is None else None
+            row.forced = len(begun[place])
+            found[place] = thought
+        return [thought for thought in found if thought]
 
-    def _write(self, batch: Sequence[tuple[Row, list[int]]]) -> list[Thought]:
-        ends = self.prompts.ends
+    def _ask(self, rows: Sequence[Row], prompts: Sequence[tuple[int, ...]]) -> list[Asked]:
+        """Each prompt as read: where it is not the one that its row was asked last, it is read now."""
+        known = {row.asked.ids: row.asked for row in rows if row.asked}
+        new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
+        known |= zip(new, map(Asked, new, self._read([self._embed_text(ids) for ids in new])), strict=True)
+        asked = [known[ids] for ids in prompts]
+        for row, one in zip(rows, asked, strict=True):
+            row.asked = one
+        return asked
+
+    def _write(self, batch: Sequence[_Wish], temperature: float) -> list[Thought]:
         limit = self.profile.max_reasoning_tokens
-        written = [list(prefix) for _, prefix in batch]
-        rows = self.engine.open([row.asked for row, _ in batch], max(map(len, written)), limit)
+        written = [list(wish.prefix) for wish in batch]
+        streams = [wish.stream.clone_state() for wish in batch if wish.stream]
+        rows = self.engine.open([wish.kept for wish in batch], max(map(len, written)), limit)
         hidden = [[state] for state in rows.newest]
         if any(written):
             states = rows.read([self._embed_text(tokens) for tokens in written]).float()  # (B, T, d)
             for row, tokens, found in zip(states, written, hidden, strict=True):
                 found += row[len(row) - len(tokens) :]
-        done = [len(tokens) >= limit or bool(ends.intersection(tokens[-1:])) for tokens in written]
+        done = [len(tokens) >= limit or bool(self.prompts.ends.intersection(tokens[-1:])) for tokens in written]
         while True:
-            following = to_integers(self.text_logits(rows.newest).argmax(-1))
+            logits = self.text_logits(rows.newest)
+            following = to_integers(sample(logits, streams, temperature) if streams else logits.argmax(-1))
             for index, token in enumerate(following):
                 if not done[index]:
                     written[index].append(token)
-                    done[index] = token in ends or len(written[index]) >= limit
+                    done[index] = token in self.prompts.ends or len(written[index]) >= limit
             if all(done):
                 break
             # Finished rows are fed on so that the batch stays in step; what comes of it is not kept.
@@ -145,11 +181,13 @@ class Janus:
                 if not done[index]:
                     hidden[index].append(row)
         return [
-            Thought(
-                self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(states_[: len(tokens)])
-            )
-            for tokens, states_ in zip(written, hidden, strict=True)
+            Thought(self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(own[: len(tokens)]))
+            for tokens, own in zip(written, hidden, strict=True)
         ]
+
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """What each token of a reasoning spells; a character of several tokens is a mark of replacement in each."""
+        return [self.tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
 
     @torch.inference_mode()
     def draw(
@@ -158,20 +196,20 @@ class Janus:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.
 
         Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
-        decoder: equal logits and an equal stream give equal tokens. A prompt that its row was told last is not read
-        again.
+        decoder: equal logits and an equal stream give equal tokens. Given tokens before the first that is not take no
+        numbers. A prompt that its row was told last is not read again.
         """
-        total = self.capabilities.image_tokens
         drawn = self.engine.in_batches(
             list(zip(requests, self._tell(requests), strict=True)),
             lambda batch: self._draw(batch, _Manner(guidance, temperature, keep, sampler)),
             rows=2,
-            tokens=lambda item: len(item[1].ids) + total,
-            shape=lambda item: (len(item[1].ids), 0 if item[0].prefix is None else len(item[0].prefix)),
+            tokens=lambda item: len(item[1].ids) + self._total(item[0]),
+            shape=lambda item: (len(item[1].ids), _count_begun(item[0], self._total(item[0]))),
         )
-        pictures = self._decode_pictures([tokens for tokens, _ in drawn])
+        whole = self.capabilities.image_tokens
+        pictures = self._decode_pictures([fill_rest(tokens, whole) for tokens, _ in drawn])
         return [
-            Sketch(Drawing(tuple(tokens), picture), None if request.prefix is not None else hidden)
+            Sketch(Drawing(tuple(tokens), picture), None if request.prefix is not None or request.tokens else hidden)
             for (tokens, hidden), picture, request in zip(drawn, pictures, requests, strict=True)
         ]
 
@@ -181,7 +219,7 @@ class Janus:
         The unconditional prompt keeps the first and the last token and pads the rest. Its beginning is the same for
         all prompts, so that is read once, as far as the longest prompt needs it.
         """
-        prompts = [tuple(self.prompts.drawing(request.row.task.prompt, request.reasoning)) for request in requests]
+        prompts = [tuple(self.prompts.drawing(one.row.task.prompt, one.reasoning)) for one in requests]
         known = {request.row.told.ids: request.row.told for request in requests if request.row.told}
         new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
         if new:
@@ -216,15 +254,17 @@ class Janus:
 
     def _draw(self, batch: Sequence[tuple[DrawRequest, Told]], manner: _Manner) -> list[tuple[list[int], torch.Tensor]]:
         """Image tokens, and the hidden states (n, 2, d) behind the first of them."""
-        total = self.capabilities.image_tokens
+        totals = [self._total(request) for request, _ in batch]
         streams = [request.stream.clone_state() for request, _ in batch]
-        prefixes = [request.prefix for request, _ in batch]
-        drawn = [_sample_prefix(logits, stream, manner) for logits, stream in zip(prefixes, streams, strict=True)]
-        lengths = [len(tokens) for tokens in drawn]
+        drawn = [
+            _begin(request, total, stream, manner)
+            for (request, _), total, stream in zip(batch, totals, streams, strict=True)
+        ]
         # 2B rows: each drawing's conditional row, then its unconditional one.
         before = [kept for _, told in batch for kept in (told.conditional, told.unconditional)]
-        rows = self.engine.open(before, max(lengths), total - min(lengths))
-        if any(lengths):
+        steps = max(total - len(tokens) for total, tokens in zip(totals, drawn, strict=True))
+        rows = self.engine.open(before, max(map(len, drawn)), steps)
+        if any(drawn):
             rows.read([self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn for _ in range(2)])
         kept: list[torch.Tensor] = []
         while True:
@@ -232,15 +272,20 @@ class Janus:
             if len(kept) < manner.keep:
                 kept.append(pairs)
             logits = self.image_logits(pairs, manner.guidance)
-            tokens = sample(logits, streams, manner.temperature, manner.sampler)  # (B,)
-            for row, token in zip(drawn, to_integers(tokens), strict=True):
-                if len(row) < total:  # a row that began with a longer prefix is done a little earlier
-                    row.append(token)
-            if all(len(row) == total for row in drawn):
+            newest = to_integers(sample(logits, streams, manner.temperature, manner.sampler))  # B
+            for index, (request, _) in enumerate(batch):
+                given = _given(request, len(drawn[index]))
+                newest[index] = newest[index] if given is None else given
+                if len(drawn[index]) < totals[index]:  # some rows are done a little earlier
+                    drawn[index].append(newest[index])
+            if all(len(row) >= total for row, total in zip(drawn, totals, strict=True)):
                 break
-            rows.step(self._embed_image(tokens.repeat_interleave(2)))
+            rows.step(self._embed_image(torch.tensor(newest).repeat_interleave(2)))
         hidden = torch.stack(kept, dim=1) if kept else pairs[:, None][:, :0]  # (B, n, 2, d)
         return list(zip(drawn, hidden, strict=True))
+
+    def _total(self, request: DrawRequest) -> int:
+        return request.until or self.capabilities.image_tokens
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
@@ -328,14 +373,31 @@ class Janus:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
 
 
-def _goes_on_as_before(row: Row, prefix: Sequence[int]) -> bool:
-    """Whether the row's last text is the one that greedy writing would give behind this prefix."""
-    if row.thought is None or len(prefix) < row.forced:
-        return False
-    return row.thought.written[: len(prefix)] == tuple(prefix)
+def _written_before(row: Row, prompt: tuple[int, ...], prefix: tuple[int, ...]) -> Thought | None:
+    """The row's last text, where it is the one that greedy writing would give behind this prompt and prefix."""
+    if row.thought is None or row.asked is None or row.asked.ids != prompt or len(prefix) < row.forced:
+        return None
+    return row.thought if row.thought.written[: len(prefix)] == prefix else None
 
 
-def _sample_prefix(logits: torch.Tensor | None, stream: torch.Generator, manner: _Manner) -> list[int]:
-    if logits is None:
-        return []
-    return [int(sample(row[None], [stream], manner.temperature, manner.sampler)) for row in logits]
+def _given(request: DrawRequest, place: int) -> int | None:
+    """The token that a request gives for a place."""
+    return request.tokens[place] if place < len(request.tokens) else None
+
+
+def _count_begun(request: DrawRequest, total: int) -> int:
+    """How many of the first tokens need no decoder."""
+    read = 0 if request.prefix is None else len(request.prefix)
+    return next((place for place in range(read, total) if _given(request, place) is None), total)
+
+
+def _begin(request: DrawRequest, total: int, stream: torch.Generator, manner: _Manner) -> list[int]:
+    """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
+    tokens: list[int] = []
+    logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)
+    for place in range(min(total, _count_begun(request, total))):
+        given = _given(request, place)
+        if given is None:
+            given = int(sample(logits[place][None], [stream], manner.temperature, manner.sampler))
+        tokens.append(given)
+    return tokens

@@ -59,6 +59,9 @@ class PromptProfile:
     names: tuple[str, ...] = field(default=())
     """A checkpoint whose name has one of these in it, or whose tokenizer has all of `added_tokens`, takes this
     profile."""
+    criticised: str = "{prompt}"
+    """What stands for the prompt where a reasoning is asked for again, after a picture that was wrong; ``{critique}``
+    says what was wrong. The default fits a model that never learned to read a critique."""
 
 
 _VISUALIZATION = (
@@ -91,6 +94,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         plain=Turn("{prompt}"),  # Janus-Pro's own roles: what its published scores were drawn with
         question=_QUESTION,
         max_reasoning_tokens=512,
+        criticised="{prompt}. An image that was drawn from an earlier answer is wrong: {critique}",
     ),
     "t2i-r1": PromptProfile(
         summary="T2I-R1: two passes, sampled text",
@@ -186,9 +190,12 @@ class Prompts:
         self.ends: frozenset[int] = frozenset(marks[end] for end in profile.ends)
         """Tokens that end a reasoning; none of them belongs to it."""
 
-    def reasoning(self, prompt: str) -> list[int]:
-        """Asks for the reasoning of a prompt."""
-        return self._encode(self.profile.reasoning.write(prompt=self._cut(prompt)))
+    def reasoning(self, prompt: str, critique: str = "") -> list[int]:
+        """Asks for the reasoning of a prompt, with what was wrong with an earlier picture, if anything."""
+        words = self._cut(prompt)
+        if critique:
+            words = self.profile.criticised.format(prompt=words, critique=critique)
+        return self._encode(self.profile.reasoning.write(prompt=words))
 
     def drawing(self, prompt: str, reasoning: Reasoning | None) -> list[int]:
         """Asks for the drawing of a prompt, after its reasoning where there is one; ends with the image start."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
+from milr.convert.geneval_detector import SOURCES
 from milr.errors import MilrError
 from milr.rewards.geneval import Detection, conditions_met, judge, kept_objects
 from milr.rewards.geneval_check import check_arithmetic, check_colors, check_detector
@@ -25,7 +26,7 @@ DETECTOR = Weights(
     title="GenEval detector",
     files=(WeightFile("config.json"), WeightFile("model.safetensors"), WeightFile("conversion.json")),
     commands=(f"curl -LO {_OPENMMLAB}/{_CHECKPOINT}", f"milr convert geneval-detector {_CHECKPOINT}"),
-    source_sha256="743b7d99",
+    sources=SOURCES,
 )
 HUB_DETECTOR = Weights(
     name="mask2former-swin-small-coco-instance",
@@ -188,6 +189,7 @@ def examine_geneval_hub(device: str) -> Iterator[Finding]:
 
 
 def _examine(kind: type[GenEval], device: str) -> Iterator[Finding]:
+    check_device(device)
     findings = [finding for weights in kind.weights() for finding in weights.examine()]
     yield from findings
     if any(finding.fine is False for finding in findings):

@@ -129,7 +129,7 @@ class T2ICompBench:
 
     A score's parts are each question's answer, each object's confidence, the geometry, and each scorer's value; its
     evidence says category, questions, who analysed the prompt, and every approximation. Its stop value is its
-    category's, while the reward's own is that of the attributes.
+    category's, and a search goes by that; the reward's own is that of the attributes.
     """
 
     stop_at = 0.9

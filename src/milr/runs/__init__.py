@@ -13,7 +13,7 @@
         strip.png                  all of them with their rewards
 """
 
-from milr.runs.reader import Run, ScoredDrawing, TaskRun, read_run
+from milr.runs.reader import Run, ScoredDrawing, TaskRun, read_run, read_task
 from milr.runs.schema import JudgedPicture, Manifest, Session, StoredDrawing, StoredStep
 from milr.runs.strip import Frame, draw_strip
 from milr.runs.writer import RunError, RunFacts, RunWriter, check_folder, default_folder, read_manifest
@@ -36,4 +36,5 @@ __all__ = [
     "draw_strip",
     "read_manifest",
     "read_run",
+    "read_task",
 ]

@@ -92,13 +92,14 @@ def read_run(folder: Path | str) -> Run:
     manifest = read_manifest(folder)
     finished = [path for path in (folder / "tasks").glob("*-*") if path.is_dir() and path.suffix != PART]
     try:
-        tasks = sorted((_read_task(path) for path in finished), key=lambda task: (task.index, task.image))
+        tasks = sorted((read_task(path) for path in finished), key=lambda task: (task.index, task.image))
     except ValidationError as error:
         raise unreadable(folder, error) from None
     return Run(folder, manifest, tuple(tasks))
 
 
-def _read_task(folder: Path) -> TaskRun:
+def read_task(folder: Path) -> TaskRun:
+    """One finished task of a run; `read_run` gives all."""
     lines = (folder / RECORDS).read_bytes().splitlines()
     steps = tuple(StoredStep.model_validate_json(line) for line in lines)
     judged = folder / JUDGED

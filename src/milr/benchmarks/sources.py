@@ -1,0 +1,186 @@
+"""Where the benchmarks' prompt files come from: address, hash and licence of each. None of them is ours to ship.
+
+They lie in `$MILR_DATA` or `~/.cache/milr/data`, each benchmark in a folder of its own; `milr data get` fetches them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from milr.errors import UsageError
+from milr.weights import hash_file
+
+ROOT_VARIABLE = "MILR_DATA"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a benchmark."""
+
+    name: str
+    """In the folder."""
+    path: str
+    """In the repository."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository at one commit."""
+
+    name: str
+    repository: str
+    commit: str
+    licence: str
+    files: tuple[DataFile, ...]
+
+    @property
+    def address(self) -> str:
+        """What a file's path is put behind."""
+        return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}"
+
+    @property
+    def folder(self) -> Path:
+        """Where `milr data get` puts the files."""
+        root = os.environ.get(ROOT_VARIABLE)
+        return (Path(root) if root else Path.home() / ".cache" / "milr" / "data") / self.name
+
+    def find(self, folder: Path | None) -> Path:
+        """The folder with all files in it, each of them the official one.
+
+        Args:
+            folder: Where somebody says that they are; None for where `milr data get` puts them.
+
+        Raises:
+            UsageError: One is missing, or is another file of that name.
+        """
+        where = self.folder if folder is None else folder
+        for file in self.files:
+            path = where / file.name
+            if not path.is_file():
+                raise UsageError(
+                    f"no {path}: the prompts of {self.name} do not come with milr; type milr data get {self.name}, or "
+                    f"give --data the folder that holds {', '.join(file.name for file in self.files)}"
+                )
+            if hash_file(path) != file.sha256:
+                raise UsageError(
+                    f"{path} is not the file of {self.repository} at {self.commit[:12]} (its SHA-256 differs), and its "
+                    f"numbers would compare with nothing: type milr data get {self.name}"
+                )
+        return where
+
+
+_GENEVAL = "af4902f24d3ca90ebbb446dd9891a59e0f82725f"
+_COMPBENCH = "1b7094991a57f3c22abdd4f6e8ba6c1a15517073"
+_WISE = "eb51174483a5de2e34e8614cf9dfb3319ee7fcd0"
+_NO_LICENCE = (
+    "none stated: all rights are reserved by default; evaluating with the prompts is common practice, passing them on "
+    "is not yours to do"
+)
+
+SOURCES: Mapping[str, Source] = {
+    source.name: source
+    for source in (
+        Source(
+            "geneval",
+            "djghosh13/geneval",
+            _GENEVAL,
+            "MIT, (c) 2023 Dhruba Ghosh",
+            (
+                DataFile(
+                    "evaluation_metadata.jsonl",
+                    "prompts/evaluation_metadata.jsonl",
+                    "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13",
+                ),
+            ),
+        ),
+        Source(
+            "t2i-compbench",
+            "Karine-Huang/T2I-CompBench",
+            _COMPBENCH,
+            "MIT, (c) 2023 HKU",
+            (
+                DataFile(
+                    "color_val.txt",
+                    "examples/dataset/color_val.txt",
+                    "1634259756dbc77d13093d907d414480080ec9790a8c97ad09efaea7b2534f2d",
+                ),
+                DataFile(
+                    "shape_val.txt",
+                    "examples/dataset/shape_val.txt",
+                    "37e1a276906c7ea9516cbd7ac8501be896006c0c17ca7344f260562834455bae",
+                ),
+                DataFile(
+                    "texture_val.txt",
+                    "examples/dataset/texture_val.txt",
+                    "fbb5363515b4a28009e360afaaaf389d2dd2289e50dbb0c6ef4ea0c7fe4f3d4f",
+                ),
+                DataFile(
+                    "spatial_val.txt",
+                    "examples/dataset/spatial_val.txt",
+                    "8707a1d7e42ce3002d95363cf55f74bd043c843ae27108f5125aaaa7840ca988",
+                ),
+                DataFile(
+                    "non_spatial_val.txt",
+                    "examples/dataset/non_spatial_val.txt",
+                    "04c56cc9ac441dc9ea6c5157652058bd1635b5308526dd31bb29a1caab9a758d",
+                ),
+                DataFile(
+                    "complex_val.txt",
+                    "examples/dataset/complex_val.txt",
+                    "1b808018b8d9916db3d47d5aa2ef18377a3549a56901a474156f799824cdf3b4",
+                ),
+            ),
+        ),
+        Source(
+            "wise",
+            "PKU-YuanGroup/WISE",
+            _WISE,
+            _NO_LICENCE,
+            (
+                DataFile(
+                    "cultural_common_sense.json",
+                    "WISE_legacy/data/cultural_common_sense.json",
+                    "7a59216c768698280cea37caa574b52f3faf054d73b398b9bb6b3161baf8e3aa",
+                ),
+                DataFile(
+                    "spatio-temporal_reasoning.json",
+                    "WISE_legacy/data/spatio-temporal_reasoning.json",
+                    "e27d797885ad86e64d857d0cc93d33e04be572a8dcae95692a2c7e7876233f9a",
+                ),
+                DataFile(
+                    "natural_science.json",
+                    "WISE_legacy/data/natural_science.json",
+                    "b262fae58e413c7a4bd3c3d5a089f8c6529feac227e4b6606be261a949035544",
+                ),
+            ),
+        ),
+        Source(
+            "wise-verified",
+            "PKU-YuanGroup/WISE",
+            _WISE,
+            _NO_LICENCE,
+            (
+                DataFile(
+                    "cultural_common_sense_verified.json",
+                    "data_verified/cultural_common_sense_verified.json",
+                    "23482925266e2784b2ba24b75239fdc6691bf85ae253d2c4aa38b71b45fefa89",
+                ),
+                DataFile(
+                    "spatio-temporal_reasoning_verified.json",
+                    "data_verified/spatio-temporal_reasoning_verified.json",
+                    "42c0b9d829365e392c2d4af283850dc76b1f922ab0c79198366de4f306eaf2b6",
+                ),
+                DataFile(
+                    "natural_science_verified.json",
+                    "data_verified/natural_science_verified.json",
+                    "6f346c336f16f611e5c73e0fcacdccb336c200d534cf111526b22d50ea912555",
+                ),
+            ),
+        ),
+    )
+}
+"""Benchmark -> where its files come from."""

@@ -1,0 +1,61 @@
+"""WISE: 1,000 prompts that ask for knowledge. Source: PKU-YuanGroup/WISE, commit eb51174.
+
+Two benchmarks that compare with nothing of each other: the protocol of 2025 (`WISE_legacy`, which MILR's paper used)
+and that of 2026 (`data_verified`: other prompts, another judge, right or wrong). A prompt's group goes by its id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from milr.benchmarks.base import Benchmark
+from milr.benchmarks.sources import SOURCES
+from milr.errors import UsageError
+from milr.rewards.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
+from milr.types import Task
+
+LEGACY_COLUMNS = {"Cultural": 400, "Time": 167, "Space": 133, "Biology": 100, "Physics": 100, "Chemistry": 100}
+VERIFIED_COLUMNS = {"Culture": 400, "Time": 120, "Space": 120, "Biology": 120, "Physics": 120, "Chemistry": 120}
+
+
+def _read(name: str, columns: Mapping[str, int], folder: Path | None) -> list[Task]:
+    source = SOURCES[name]
+    where = source.find(folder)
+    listed: dict[int, Mapping[str, Any]] = {}
+    for file in source.files:
+        for prompt in json.loads((where / file.name).read_text(encoding="utf-8")):
+            listed[int(prompt["prompt_id"])] = prompt
+    if sorted(listed) != list(range(1, sum(columns.values()) + 1)):
+        raise UsageError(f"{where} does not hold the prompts 1 to {sum(columns.values())}: type milr data get {name}")
+    groups = [group for group, many in columns.items() for _ in range(many)]  # by id, from 1
+    return [
+        Task(prompt=listed[place + 1]["Prompt"], tag=group, explanation=listed[place + 1]["Explanation"])
+        for place, group in enumerate(groups)
+    ]
+
+
+WISE = Benchmark(
+    name="wise",
+    title="WISE (legacy, 2025)",
+    columns=LEGACY_COLUMNS,
+    weights=LEGACY_WEIGHTS,
+    read=partial(_read, "wise", LEGACY_COLUMNS),
+    reward="wise",
+    layout="wise",
+    whole_only=True,
+)
+WISE_VERIFIED = Benchmark(
+    name="wise-verified",
+    title="WISE_Verified (2026)",
+    columns=VERIFIED_COLUMNS,
+    weights=VERIFIED_WEIGHTS,
+    read=partial(_read, "wise-verified", VERIFIED_COLUMNS),
+    reward="wise-verified",
+    layout="wise",
+    whole_only=True,
+    notes=("WISE_Verified's numbers compare with nothing of WISE's protocol of 2025.",),
+)

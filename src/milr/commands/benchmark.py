@@ -1,0 +1,259 @@
+"""`milr benchmark`: a benchmark's table from one command; killed, it goes on where it was."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from milr.benchmarks import BENCHMARKS
+from milr.commands.options import (
+    INTERRUPTED,
+    L2,
+    CreditName,
+    Device,
+    DrawingsPerStep,
+    Dtype,
+    Guidance,
+    ImageRatio,
+    LearningRate,
+    ModelName,
+    NoiseName,
+    Rows,
+    SamplerName,
+    Seed,
+    Steps,
+    StopAt,
+    Strategy,
+    Temperature,
+    TextRatio,
+    check_names,
+    make_config,
+)
+from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging
+from milr.errors import MilrError, UsageError
+from milr.runs import default_folder
+from milr.runs.writer import MANIFEST
+from milr.types import StepRecord
+
+if TYPE_CHECKING:
+    from milr.benchmarks.runner import BenchmarkJob  # brings torch
+
+FORM = "milr benchmark icons --limit 12, or milr benchmark --resume FOLDER"
+_WITH_RESUME = ("resume", "judge_url", "judge_model", "judge_budget")
+
+
+def benchmark(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(BENCHMARKS)}.")] = None,
+    model: ModelName = "embedded",
+    reward: Annotated[
+        str | None, typer.Option(help="What the method sees; default: the benchmark's own scorer.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A reward that the method never sees; it gives the headline numbers.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="A name that milr info lists; default: milr.")] = None,
+    limit: Annotated[int | None, typer.Option(help="As many prompts, spread over the tags.")] = None,
+    tags: Annotated[str | None, typer.Option(metavar="TAG,...", help="Only prompts of these tags.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Every Nth prompt from the Ith on.")] = None,
+    images_per_prompt: Annotated[int, typer.Option(help="Image n is drawn with the seed + n.")] = 1,
+    pool: Annotated[
+        int | None, typer.Option(metavar="N", help="Draw N pictures a prompt and never stop (best-of-n).")
+    ] = None,
+    strategy: Strategy = None,
+    steps: Steps = None,
+    text_ratio: TextRatio = None,
+    image_ratio: ImageRatio = None,
+    lr: LearningRate = None,
+    l2: L2 = None,
+    stop_at: StopAt = None,
+    credit: CreditName = None,
+    noise: NoiseName = None,
+    drawings_per_step: DrawingsPerStep = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    sampler: SamplerName = None,
+    seed: Seed = None,
+    rows: Rows = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_budget: JudgeBudget = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="With the benchmark's files; default: milr data get's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<name>-<method>.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Go on with that run; its run.json has all settings.")
+    ] = None,
+) -> None:
+    """Run a benchmark's prompts through a method and print its table, with intervals."""
+    settings: dict[str, object] = {
+        "strategy": strategy,
+        "steps": steps,
+        "text_ratio": text_ratio,
+        "image_ratio": image_ratio,
+        "learning_rate": lr,
+        "l2": l2,
+        "stop_at": stop_at,
+        "credit": credit,
+        "noise": noise,
+        "drawings_per_step": drawings_per_step,
+        "guidance": guidance,
+        "temperature": temperature,
+        "sampler": sampler,
+        "seed": seed,
+        "max_rows": rows,
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    judging = Judging.read(judge_url, judge_model, judge_budget)
+    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if resume is not None:
+        _refuse_more_with_resume(context)
+        # Torch comes with the runner, after the first line is on the screen.
+        screen.print(f"milr: going on with {resume} ...")
+        from milr.benchmarks.runner import BenchmarkJob
+
+        job = BenchmarkJob.resume(resume, judging.judges)
+    else:
+        if name is None:
+            raise UsageError(f"no benchmark given: type {FORM}")
+        make_config(given)
+        check_names(model, reward, dtype)
+        screen.print(f"milr: loading what {name} needs ...")
+        from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
+
+        try:
+            asked = BenchmarkSettings(
+                benchmark=name,
+                model=model,
+                reward=reward,
+                judge=judge,
+                method=method,
+                tags=() if tags is None else tuple(tag.strip() for tag in tags.split(",")),
+                limit=limit,
+                shard=shard,
+                images_per_prompt=images_per_prompt,
+                pool=pool,
+                data=data,
+                device=device,
+                dtype=dtype,
+                search=given,
+            )
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            flag = str(wrong["loc"][0]).replace("_", "-")
+            raise UsageError(f"--{flag} {wrong['input']}: give 1 or more") from None
+        folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
+        job = BenchmarkJob.begin(asked, folder, judging.judges)
+    _run(job, screen, judging)
+
+
+def _run(job: BenchmarkJob, screen: Console, judging: Judging) -> None:
+    manifest = job.writer.manifest
+    watched = _Watch(job, screen)
+    for line in judging.costs(job.parts.reward, {}, job.parts.model, watched.pictures()):
+        screen.print(f"milr: {line}")
+    try:
+        with watched:
+            for record, _, folder in job.run():
+                watched.see(record, folder)
+    except KeyboardInterrupt:
+        screen.print(f"milr: interrupted; to go on, type: milr benchmark --resume {job.folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    except MilrError as error:
+        raise MilrError(f"{error}; to go on, type: milr benchmark --resume {job.folder}") from error
+    finally:
+        judging.judges.close()
+    scorer = manifest.judge or f"{manifest.reward}, the reward itself: it was optimised, so this flatters"
+    typer.echo(f"{job.benchmark.title}, {manifest.method}, {manifest.model}; judged by {scorer}")
+    typer.echo(str(job.table()))
+    done = job.writer.manifest
+    screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
+    for line in judging.conclusion([]):
+        screen.print(line)
+    typer.echo(f"run: {job.folder}")
+
+
+def _refuse_more_with_resume(context: typer.Context) -> None:
+    """All settings of a resumed run stand in its manifest: another one would be passed over silently."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in _WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--resume takes all settings from the run: leave {_flag(name)} out")
+
+
+def _flag(name: str) -> str:
+    return "the benchmark's name" if name == "name" else f"--{name.replace('_', '-')}"
+
+
+class _Watch:
+    """Says how far the run is: a line a finished task, on a terminal a bar below."""
+
+    def __init__(self, job: BenchmarkJob, screen: Console) -> None:
+        from milr.benchmarks.tables import answers_of
+        from milr.runs import read_run
+
+        self._job, self._screen = job, screen
+        manifest = job.writer.manifest
+        self._total = len(manifest.tasks) * manifest.images_per_prompt
+        begun = (job.folder / MANIFEST).is_file()
+        self._answers = answers_of(read_run(job.folder)) if begun else []
+        self._before = len(self._answers)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, console=screen, disable=not screen.is_terminal)
+        self._bar = self._progress.add_task(manifest.method, total=self._total, completed=self._before)
+
+    def __enter__(self) -> Self:
+        self._clock = time.monotonic()
+        if self._before:
+            self._screen.print(f"milr: {self._before} of {self._total} tasks are finished already")
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def pictures(self) -> int:
+        """How many may be drawn yet, at most."""
+        config = self._job.writer.manifest.config
+        return (self._total - len(self._answers)) * (config.steps + 1) * config.drawings_per_step
+
+    def see(self, record: StepRecord, folder: Path | None) -> None:
+        """Take a record; `folder` is the task's when this is its last."""
+        if folder is None:
+            return
+        from milr.benchmarks.tables import answer_of, summarise
+        from milr.runs import read_task
+
+        places = self._job.writer.manifest.places or ()
+        answer = answer_of(read_task(folder), places[record.index])
+        self._answers.append(answer)
+        table = summarise(self._job.benchmark, self._answers)
+        running = table.running
+        score = "" if running is None else f"{running.mean:.3f} [{running.low:.3f}, {running.high:.3f}]"
+        done = len(self._answers) - self._before
+        left = (time.monotonic() - self._clock) / done * (self._total - len(self._answers))
+        parts = (
+            f"{len(self._answers)}/{self._total}",
+            "unscored" if answer.value is None else f"{answer.value:.2f}",
+            f"after {record.drawings_spent:>4.4g} drawings",
+            f"so far {score}",
+            f"{timedelta(seconds=round(left))} left",
+            record.task.prompt,
+        )
+        self._progress.update(self._bar, completed=len(self._answers))
+        self._progress.console.print("  ".join(parts))

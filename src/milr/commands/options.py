@@ -1,0 +1,84 @@
+"""The options that several commands share: a search's settings, the model's device, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+
+from milr.config import SearchConfig
+from milr.errors import UsageError, unknown_name
+
+DTYPES = ("float32", "bfloat16", "float16")
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+ModelName = Annotated[str, typer.Option(help="A name that milr info lists, or a model's folder.")]
+Strategy = Annotated[str | None, typer.Option(help="Which latents move when: joint, alt or t2v.")]
+Steps = Annotated[int | None, typer.Option(help="Updates after the first picture.")]
+TextRatio = Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")]
+ImageRatio = Annotated[float | None, typer.Option(help="Share of image positions that move; 0 for none.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate.")]
+L2 = Annotated[float | None, typer.Option("--l2", help="Weight of the latents' distance from their start.")]
+StopAt = Annotated[float | None, typer.Option(help="Stop when the reward is above; default: the reward's.")]
+CreditName = Annotated[
+    str | None, typer.Option("--credit", help="What weighs the gradient: reward, zero, random or negated.")
+]
+NoiseName = Annotated[str | None, typer.Option("--noise", help="Random streams of each step: fresh or fixed.")]
+DrawingsPerStep = Annotated[int | None, typer.Option(help="Drawings that share one update.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance of the image.")]
+Temperature = Annotated[float | None, typer.Option(help="Of the image tokens.")]
+SamplerName = Annotated[
+    str | None, typer.Option("--sampler", help="How an image token is drawn: race, or inverse (faster on a CPU).")
+]
+Seed = Annotated[int | None, typer.Option(help="Of all random streams.")]
+Rows = Annotated[int | None, typer.Option("--rows", help="Tasks that are searched at once.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="The weights' type: float32, bfloat16 or float16.")]
+
+_FLAGS = {"learning_rate": "lr", "max_rows": "rows"}
+
+
+def make_config(values: Mapping[str, object]) -> SearchConfig:
+    """The settings, or a `UsageError` that names the option and what it allows."""
+    try:
+        return SearchConfig.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0])
+        if name not in SearchConfig.model_fields:
+            raise unknown_name("setting", name, SearchConfig.model_fields) from None
+        field = SearchConfig.model_fields[name]
+        if get_origin(field.annotation) is Literal:
+            raise unknown_name(name, str(wrong["input"]), get_args(field.annotation)) from None
+        flag = _FLAGS.get(name, name.replace("_", "-"))
+        allowed = _allowed(field.metadata) or wrong["msg"]
+        raise UsageError(f"--{flag} {wrong['input']}: {allowed}") from None
+
+
+def check_names(model: str, reward: str | None, dtype: str | None) -> None:
+    """Refuse names that nothing has, before anything is loaded."""
+    from milr.models import MODELS
+    from milr.registry import find
+    from milr.rewards import check_reward
+
+    if not Path(model).is_dir():
+        find("model", model, MODELS)
+    if reward is not None:
+        check_reward(reward)
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+
+
+def _allowed(bounds: Sequence[Any]) -> str:
+    """What a field's bounds say, in words."""
+    least, above, most = (
+        next((getattr(bound, name) for bound in bounds if hasattr(bound, name)), None) for name in ("ge", "gt", "le")
+    )
+    if least is not None and most is not None:
+        return f"must lie in [{least}, {most}]"
+    if least is not None:
+        return f"must be at least {least}"
+    return "" if above is None else f"must be above {above}"

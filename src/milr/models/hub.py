@@ -1,0 +1,178 @@
+"""Checkpoints by their names at the Hugging Face hub: found in its cache, or fetched when that is agreed to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from milr.errors import UsageError
+
+_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_SETTINGS = (".json", ".jinja")
+"""Endings of the small files of a checkpoint; code is never fetched."""
+WEIGHTS = ".safetensors"
+PICKLES = ".bin"
+
+
+@dataclass(frozen=True)
+class HubName:
+    """``organisation/name``, with ``@revision`` behind it or not."""
+
+    repository: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return self.repository + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Download:
+    """What is about to be fetched."""
+
+    name: HubName
+    files: tuple[str, ...]
+    size: int
+    """Bytes, of what the cache does not hold yet."""
+
+    @property
+    def said(self) -> str:
+        """The size in words."""
+        return f"{self.name}: {len(self.files)} files, {self.size / 1e9:.2f} GB"
+
+
+class NotConfirmed(UsageError):
+    """A download that nobody agreed to."""
+
+
+Confirm = Callable[[Download], bool]
+
+
+def refuse(download: Download) -> bool:
+    """Agree to nothing: for programs, where nobody can be asked."""
+    return False
+
+
+def parse_hub_name(name: str) -> HubName | None:
+    """A hub's name in parts; None where it cannot be one."""
+    found = _NAME.fullmatch(name)
+    return HubName(found["repository"], found["revision"]) if found else None
+
+
+def find_at_hub(
+    name: HubName,
+    *,
+    weights: str | None = WEIGHTS,
+    offline: bool = False,
+    confirm: Confirm = refuse,
+) -> Path:
+    """The folder of a checkpoint, from the hub's cache where it is whole there.
+
+    What the cache holds is taken as it is, without asking the hub for news of it.
+
+    Args:
+        name: Which one.
+        weights: The ending of the weights' files; None takes the small files alone, which needs no agreement.
+        offline: Ask nobody; as with HF_HUB_OFFLINE=1.
+        confirm: Is shown the download and agrees to it or not.
+
+    Raises:
+        NotConfirmed: Nobody agreed.
+        UsageError: There is no such checkpoint or revision, it has no such weights, or the hub cannot be reached.
+    """
+    from huggingface_hub import is_offline_mode
+
+    cached = _find_in_cache(name, weights)
+    if cached is not None:
+        return cached
+    if offline or is_offline_mode():
+        raise UsageError(
+            f"{str(name)!r} is neither a folder nor whole in the hub's cache, and offline mode is on: leave out "
+            f"--offline and unset HF_HUB_OFFLINE to fetch it, or give a folder"
+        )
+    download = _ask_hub(name, weights)
+    if weights is not None and not confirm(download):
+        raise NotConfirmed(f"{download.said} would be fetched from the hub, and nobody agreed")
+    return Path(_download(name, download.files))
+
+
+def _find_in_cache(name: HubName, weights: str | None) -> Path | None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = [f"*{end}" for end in _ends(weights)]
+    try:
+        folder = Path(
+            cast("Any", huggingface_hub).snapshot_download(
+                name.repository, revision=name.revision, allow_patterns=patterns, local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    if "config.json" not in present or "tokenizer.json" not in present:
+        return None
+    if weights is None:
+        return folder
+    indices = [folder / file for file in present if file.endswith(f"{weights}.index.json")]
+    needed = {file for index in indices for file in json.loads(index.read_text())["weight_map"].values()}
+    whole = needed <= present if needed else any(file.endswith(weights) for file in present)
+    return folder if whole else None
+
+
+def _ask_hub(name: HubName, weights: str | None) -> Download:
+    """What would have to be fetched."""
+    from huggingface_hub import HfApi
+
+    info: Any = _call(name, HfApi().model_info, name.repository, revision=name.revision)
+    there = [str(file.rfilename) for file in info.siblings if "/" not in file.rfilename]
+    if weights is not None and not any(file.endswith(weights) for file in there):
+        if weights == WEIGHTS and any(file.endswith(PICKLES) for file in there):
+            raise UsageError(
+                f"{str(name)!r} has its weights in pickles alone, which milr opens in one place: type "
+                f"milr convert janus {name} NEW_FOLDER, and give that folder"
+            )
+        raise UsageError(f"{str(name)!r} has no *{weights} at the hub: it is no checkpoint that milr can load")
+    files = tuple(file for file in there if file.endswith(_ends(weights)))
+    lacking: Any = _download(name, files, dry_run=True)
+    return Download(name, files, sum(int(file.file_size) for file in lacking if file.will_download))
+
+
+def _ends(weights: str | None) -> tuple[str, ...]:
+    return (*_SETTINGS, *([weights] if weights else []))
+
+
+def _download(name: HubName, files: Sequence[str], **options: Any) -> Any:
+    import huggingface_hub
+
+    fetch = cast("Any", huggingface_hub).snapshot_download
+    return _call(name, fetch, name.repository, revision=name.revision, allow_patterns=list(files), **options)
+
+
+def _call(name: HubName, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call the hub; what can go wrong there becomes one line."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    # What the hub's own HTTP library raises where nobody answers, whichever library this version stands on.
+    unanswered = cast("type[Exception]", cast("Any", HfHubHTTPError).__bases__[0])
+    try:
+        return function(*arguments, **options)
+    except GatedRepoError as error:
+        raise UsageError(
+            f"{str(name)!r} asks for an agreement at the hub: give it there, then set HF_TOKEN to your key"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"there is no folder {str(name)!r}, and the hub has no model of that name (or only for keys: HF_TOKEN)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UsageError(f"{name.repository!r} has no revision {name.revision!r} at the hub") from error
+    except (unanswered, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(
+            f"there is no folder {str(name)!r}, and the hub could not be asked ({reason}): give a folder, or try again "
+            f"where there is a network"
+        ) from error

@@ -1,0 +1,186 @@
+"""Checkpoints by their hub names, against a hub on this machine: sizes shown, agreement asked, the cache, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from huggingface_hub import constants
+
+from milr.errors import UsageError
+from milr.models.hub import Download, NotConfirmed, find_at_hub, parse_hub_name
+
+NAME = "someone/Janus-Tiny"
+FILES = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "modeling.py": b"raise SystemExit",
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    ).encode(),
+    "model-1.safetensors": b"a" * 700,
+    "model-2.safetensors": b"b" * 300,
+}
+COMMIT = "1234567890123456789012345678901234567890"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's API as finding and fetching a model needs."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        path = self.path.split("?")[0]
+        revision = next((part for part in ("main", "v2", COMMIT) if f"/{part}" in path), None)
+        if not path.startswith(("/api/models/" + NAME, "/" + NAME)):
+            self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        elif "/revision/" in path and revision is None:
+            self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith("/api/models/"):
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            described = {"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+            self.send(200, json.dumps(tree if "/tree/" in path else described).encode(), {})
+        else:
+            data = self.files[path.rsplit("/", 1)[1]]
+            etag = hashlib.sha1(data).hexdigest()
+            self.send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+
+    def send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
+    """The hub, and an empty cache."""
+    Hub.files, Hub.asked = dict(FILES), []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    yield Hub
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def name(text: str = NAME):
+    parsed = parse_hub_name(text)
+    assert parsed is not None
+    return parsed
+
+
+@pytest.mark.parametrize("text", ["embedded", "/a/b", "./a/b", "a/b/c", "a b/c", "a/", ""])
+def test_what_is_no_hub_name(text: str) -> None:
+    parsed = parse_hub_name(text)
+    assert parsed is None or text.startswith("./")
+
+
+def test_a_name_has_a_repository_and_a_revision() -> None:
+    assert (name("org/x-1.5").repository, name("org/x-1.5").revision) == ("org/x-1.5", None)
+    assert (name("org/x@refs/pr/3").repository, name("org/x@refs/pr/3").revision) == ("org/x", "refs/pr/3")
+    assert str(name("org/x@v2")) == "org/x@v2"
+
+
+def test_a_checkpoint_is_fetched_once_agreed_and_then_read_from_the_cache(hub: type[Hub]) -> None:
+    shown: list[Download] = []
+
+    def agree(download: Download) -> bool:
+        shown.append(download)
+        return True
+
+    folder = find_at_hub(name(), confirm=agree)
+    fetched = set(FILES) - {"modeling.py"}  # code stays where it is
+    assert {path.name for path in folder.iterdir()} == fetched
+    assert (folder / "model-1.safetensors").read_bytes() == FILES["model-1.safetensors"]
+    (download,) = shown
+    assert download.size == sum(len(FILES[file]) for file in fetched)
+    assert download.said == f"{NAME}: 5 files, 0.00 GB"
+    hub.asked.clear()
+    assert find_at_hub(name()) == folder
+    assert find_at_hub(name(), offline=True) == folder
+    assert hub.asked == []
+
+
+def test_nothing_is_fetched_before_somebody_agrees(hub: type[Hub]) -> None:
+    with pytest.raises(NotConfirmed, match=r"someone/Janus-Tiny: 5 files"):
+        find_at_hub(name())
+    assert not any(line.startswith("GET") and "/resolve/" in line for line in hub.asked)
+
+
+def test_a_half_fetched_checkpoint_is_not_taken_and_only_the_rest_is_counted(hub: type[Hub]) -> None:
+    small = find_at_hub(name(), weights=None)
+    assert {path.name for path in small.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+    shown: list[Download] = []
+
+    def see(download: Download) -> bool:
+        shown.append(download)
+        return False
+
+    with pytest.raises(NotConfirmed):
+        find_at_hub(name(), confirm=see)
+    assert shown[0].size == 1000  # the two shards
+
+
+def test_a_revision_is_fetched_by_its_name(hub: type[Hub]) -> None:
+    folder = find_at_hub(name(f"{NAME}@v2"), confirm=lambda download: True)
+    assert folder.name == COMMIT
+    assert any("/revision/v2" in line for line in hub.asked)
+    with pytest.raises(UsageError, match="has no revision 'v9'"):
+        find_at_hub(name(f"{NAME}@v9"), confirm=lambda download: True)
+
+
+def test_an_unknown_name_is_refused(hub: type[Hub]) -> None:
+    with pytest.raises(UsageError, match="the hub has no model of that name"):
+        find_at_hub(name("someone/other"))
+
+
+@pytest.mark.parametrize("switch", ["flag", "environment"])
+def test_offline_asks_nobody(hub: type[Hub], monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    if switch == "environment":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="offline mode is on"):
+        find_at_hub(name(), offline=switch == "flag")
+    assert hub.asked == []
+
+
+def test_pickles_are_sent_to_the_converter(hub: type[Hub]) -> None:
+    hub.files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"pickle"}
+    with pytest.raises(UsageError, match=r"type milr convert janus someone/Janus-Tiny NEW_FOLDER"):
+        find_at_hub(name(), confirm=lambda download: True)
+    folder = find_at_hub(name(), weights=".bin", confirm=lambda download: True)
+    assert (folder / "pytorch_model.bin").read_bytes() == b"pickle"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="the hub could not be asked") as caught:
+        find_at_hub(name(), confirm=lambda download: True)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,300 @@
+"""`python -m training report`: what the embedded model can and cannot do, in figures for its card.
+
+Everything is measured on the shipped folder through milr's own API, as a user would have it. Scenes come from a world
+of a seed that training never used; verdicts on drawings come from `icons-judge`, which nothing was optimised for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from milr import load_model, load_reward
+from milr.decode.streams import open_stream
+from milr.models.base import DrawRequest, Model, Row
+from milr.rewards.icon_detector import IconDetector
+from milr.tasks import parse_prompt
+from milr.types import Reasoning, Score, Task
+from training.detector import SIDE, CodeCoder, Sampler, VqCoder, psnr
+from training.scenes import PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
+from training.stage import Settings
+from training.tokens import Bank
+from training.unified import DESCRIBE
+from training.vq import Library
+
+SEED = 90_000  # of worlds that training never saw
+ROWS = 40  # drawings at once
+CONFIDENT = 0.3  # GenEval's threshold of a detection
+OVERLAP = 0.3  # least IoU of a found object with its place: icons are smaller than their places
+
+
+def share(values: Sequence[bool]) -> dict[str, float]:
+    """A share with Wilson's 95 % interval, and how many."""
+    n, p, z = len(values), float(np.mean(values)) if values else math.nan, 1.959964
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
+    return {"share": round(p, 4), "low": round(middle - half, 4), "high": round(middle + half, 4), "of": n}
+
+
+def draw_all(
+    model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int
+) -> list[Image.Image]:
+    """One drawing a task, at the model's own guidance."""
+    guidance = float(model.search_defaults["guidance"])  # type: ignore[arg-type]
+    pictures: list[Image.Image] = []
+    for start in range(0, len(tasks), ROWS):
+        rows = range(start, min(start + ROWS, len(tasks)))
+        requests = [
+            DrawRequest(Row(tasks[i]), reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0)) for i in rows
+        ]
+        sketches = model.draw(requests, guidance=guidance, temperature=1.0, keep=0)
+        pictures += [sketch.drawing.picture for sketch in sketches]
+    return pictures
+
+
+def reason_all(model: Model, tasks: Sequence[Task]) -> list[Reasoning]:
+    """The greedy reasoning of each task."""
+    found: list[Reasoning] = []
+    for start in range(0, len(tasks), ROWS):
+        part = tasks[start : start + ROWS]
+        found += [thought.reasoning for thought in model.reason(model.start(part), [()] * len(part))]
+    return found
+
+
+def called_right(pictures: Sequence[Image.Image], tasks: Sequence[Task], reward: str = "icons-judge") -> list[bool]:
+    """Verdicts of a detector under GenEval's rules."""
+    scores = load_reward(reward)(pictures, tasks)
+    return [isinstance(score, Score) and score.value > score.stop_at for score in scores]
+
+
+def by_tag(tasks: Sequence[Task], right: Sequence[bool]) -> dict[str, dict[str, float]]:
+    """Shares by tag."""
+    tags = list(dict.fromkeys(task.tag or "untagged" for task in tasks))
+    return {tag: share([r for r, t in zip(right, tasks, strict=True) if (t.tag or "untagged") == tag]) for tag in tags}
+
+
+def one_shot(model: Model, tasks: Sequence[Task]) -> dict[str, Any]:
+    """First drawings after the greedy reasoning, and from the prompt alone; judged by the judge and by the reward."""
+    figures: dict[str, Any] = {}
+    for title, reasonings in (("after reasoning", reason_all(model, tasks)), ("plain", [None] * len(tasks))):
+        pictures = draw_all(model, tasks, reasonings, seed=1)
+        right = called_right(pictures, tasks)
+        tags = by_tag(tasks, right)
+        figures[title] = {
+            "icons-judge": share(right),
+            "mean over tags": round(float(np.mean([one["share"] for one in tags.values()])), 4),
+            "by tag": tags,
+            "icons (the reward)": share(called_right(pictures, tasks, "icons")),
+        }
+    return figures
+
+
+def obedience(model: Model, world: World, judge: IconDetector, number: int) -> dict[str, Any]:
+    """Does the picture follow the text? Two plans a prompt: every object at its place, in its colour, and no other."""
+    tasks, scenes = [], []
+    for _ in range(number):
+        task = world.request()
+        for _ in range(2):
+            tasks.append(task)
+            scenes.append(world.scene(task))
+    pictures = draw_all(model, tasks, [Reasoning(scene.plan, ()) for scene in scenes], seed=2)
+    own, other, objects = [], [], []
+    for i, found in enumerate(judge.detect(pictures)):
+        met = [stands(item, found) for item in scenes[i].items]
+        objects += met
+        seen = sum(d[4] > CONFIDENT for detections in found.values() for d in detections)
+        own.append(all(met) and seen == len(met))
+        other.append(all(stands(item, found) for item in scenes[i ^ 1].items))
+    return {
+        "picture shows its own plan": share(own),
+        "picture shows the other plan of its prompt": share(other),
+        "objects at their place in their colour": share(objects),
+    }
+
+
+def stands(item: Item, found: dict[str, list[Any]]) -> bool:
+    """Whether an object was found at its place, in its colour where it has one."""
+    top, left, bottom, right = (side * TOKEN for side in item.box)
+    for x0, y0, x1, y1, score, color in found.get(item.name, []):
+        width, height = max(min(x1, right) - max(x0, left), 0), max(min(y1, bottom) - max(y0, top), 0)
+        union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - width * height
+        if score > CONFIDENT and width * height / union > OVERLAP and item.color in (None, color):
+            return True
+    return False
+
+
+def plans(model: Model, world: World, number: int) -> dict[str, Any]:
+    """Entropy of the reasoning's first fifth, and whether greedy plans fulfil their prompts."""
+    tasks = [world.request() for _ in range(number)]
+    entropies, fulfilled = [], []
+    for start in range(0, number, ROWS):
+        part = tasks[start : start + ROWS]
+        for task, thought in zip(part, model.reason(model.start(part), [()] * len(part)), strict=True):
+            first = thought.hidden[: max(1, len(thought.reasoning.tokens) // 5)]
+            logs = torch.log_softmax(model.text_logits(first), dim=-1)
+            entropies += (-(logs.exp() * logs).sum(-1) / math.log(2)).tolist()
+            fulfilled.append(named_objects(thought.reasoning.text) == asked_objects(task))
+    return {
+        "bits a token in the first fifth (greedy prefix)": round(float(np.mean(entropies)), 3),
+        "greedy plan names what is asked, as often and in its colours": share(fulfilled),
+    }
+
+
+def riddles(model: Model) -> dict[str, Any]:
+    """Does the reasoning name what a riddle means? "train" is memory; "wording" and "fact" were never told."""
+    tasks = [Task(prompt=riddle.text) for riddle in read_riddles()]
+    resolved: dict[str, list[bool]] = {}
+    for riddle, reasoning in zip(read_riddles(), reason_all(model, tasks), strict=True):
+        right = named_objects(reasoning.text) == [riddle.name]
+        resolved.setdefault(riddle.split, []).append(right)
+        resolved.setdefault(f"{riddle.split}, {riddle.kind}", []).append(right)
+    return {title: share(right) for title, right in sorted(resolved.items())}
+
+
+def asked_objects(task: Task) -> list[str]:
+    """Colour and name of each object that a task asks for, sorted."""
+    return sorted(f"{need.color or ''} {need.name}".strip() for need in task.include for _ in range(need.count))
+
+
+def named_objects(plan: str) -> list[str]:
+    """Colour and name of each object of a plan, sorted."""
+    words = sorted(PLACES, key=len, reverse=True)
+    found: list[str] = []
+    for part in plan.split(", ")[:-1]:
+        place = next((word for word in words if part.startswith(f"{word} ")), "")
+        found.append(part.removeprefix(place).strip().removeprefix("small ").removeprefix("large "))
+    return sorted(found)
+
+
+def looking(
+    model: Model, world: World, show: Callable[[list[Scene]], list[Image.Image]], number: int
+) -> dict[str, Any]:
+    """Yes/no questions, balanced, by kind, about scenes as `show` shows them; and the description, item by item."""
+    scenes = [world.scene(world.request()) for _ in range(number)]
+    return _ask(model, world, scenes, show(scenes))
+
+
+def looking_at_drawings(model: Model, world: World, judge: IconDetector, number: int) -> dict[str, Any]:
+    """The same about the model's own drawings; the truth is what the judge sees."""
+    tasks = [world.request() for _ in range(number)]
+    pictures = draw_all(model, tasks, reason_all(model, tasks), seed=3)
+    scenes, kept = [], []
+    for picture, found in zip(pictures, judge.detect(pictures), strict=True):
+        items = [
+            Item(name, color, nearest_place(x0 + x1, y0 + y1), "small")
+            for name, detections in found.items()
+            for x0, y0, x1, y1, score, color in detections
+            if score > CONFIDENT
+        ]
+        if items:
+            scenes.append(Scene(tuple(items), "grey"))
+            kept.append(picture)
+    return _ask(model, world, scenes, kept)
+
+
+def nearest_place(x: float, y: float) -> str:
+    """The place of twice a centre, in pixels."""
+    row, column = (min(2, int(3 * value / (2 * SIDE))) for value in (y, x))
+    return next(name for name, place in PLACES.items() if place == (row, column))
+
+
+def _ask(model: Model, world: World, scenes: Sequence[Scene], pictures: Sequence[Image.Image]) -> dict[str, Any]:
+    kinds: dict[str, list[bool]] = {}
+    for start in range(0, len(scenes), ROWS):
+        shown, asked = [], []
+        for i in range(start, min(start + ROWS, len(scenes))):
+            for question in world.questions(scenes[i], 2):
+                shown.append(pictures[i])
+                asked.append(question)
+        answers = model.answer(shown, [question.text for question in asked])
+        for question, sure in zip(asked, answers, strict=True):
+            kinds.setdefault(question.kind, []).append((sure > 0.5) == question.truth)
+    said = model.reply(pictures[:ROWS], [DESCRIBE] * len(pictures[:ROWS]), 96)
+    named = [sorted(f"{i.color or ''} {i.name}".strip() for i in scene.items) for scene in scenes[:ROWS]]
+    return {
+        "all": share([right for kind in kinds.values() for right in kind]),
+        **{kind: share(right) for kind, right in sorted(kinds.items())},
+        "description names exactly what is there": share(
+            [named_objects(text) == n for text, n in zip(said, named, strict=True)]
+        ),
+    }
+
+
+def generality(model: Model, number: int) -> dict[str, Any]:
+    """Combinations held out from all training beside others of the same form, `number` drawings a side."""
+    held_out = read_held_out()
+    forbidden = read_forbidden()
+    random = np.random.default_rng(SEED + 7)
+    figures: dict[str, Any] = {}
+    unseen = [f"a {c} {n}" for c, n in sorted(held_out.colors)]
+    seen_world = World(random, held_out, forbidden, phrases=(1.0, 0.0, 0.0), counted=0.0, colored=2.0)
+    seen: list[str] = []
+    while len(seen) < number:
+        (need,) = seen_world.request().include
+        if need.color is not None:
+            seen.append(f"a {need.color} {need.name}")
+    for title, prompts in (("held-out colour and object", unseen), ("seen colour and object", seen)):
+        tasks = [parse_prompt(prompts[i % len(prompts)]) for i in range(number)]
+        figures[title] = share(called_right(draw_all(model, tasks, reason_all(model, tasks), seed=4), tasks))
+    return figures
+
+
+def codebook(bank: Bank, codes: int) -> dict[str, float]:
+    """How evenly the tokens of all icons use the codebook."""
+    counts = np.bincount(np.concatenate([tokens.ravel() for tokens in bank.values()]), minlength=codes)
+    p = counts[counts > 0] / counts.sum()
+    return {
+        "codes used": int((counts > 0).sum()),
+        "of": codes,
+        "perplexity": round(float(np.exp(-(p * np.log(p)).sum())), 1),
+    }
+
+
+def measure(
+    settings: Settings, library: Library, bank: Bank, folder: Path, benchmark: Path | None, scale: float
+) -> dict[str, Any]:
+    """All figures.
+
+    Args:
+        settings: Of all stages.
+        library: The generator's icons.
+        bank: Their tokens.
+        folder: Holds the VQ model's checkpoint.
+        benchmark: GenEval's `evaluation_metadata.jsonl`; None leaves the one-shot figures out.
+        scale: 1 takes a few minutes on two cores; more gives narrower intervals.
+    """
+    torch.manual_seed(0)
+    model = load_model(settings["export"]["folder"], dtype="bfloat16")
+    judge = IconDetector.from_folder("icons-judge")
+    own = dict(settings["unified"]["phases"][-1]["world"])
+    world = World(np.random.default_rng(SEED), read_held_out(), read_forbidden(), **own)
+    sampler = Sampler({key: icon for key, icon in library.items() if key[1] < settings["unified"]["variants"]})
+    coder: CodeCoder = VqCoder(settings, sampler, folder)
+
+    def rendered(scenes: list[Scene]) -> list[Image.Image]:
+        return [Image.fromarray(render(scene, library).round().astype(np.uint8)) for scene in scenes]
+
+    many = lambda number: max(8, round(number * scale))  # noqa: E731
+    figures: dict[str, Any] = {
+        "scenes through codes and decoder, dB": round(psnr(coder, sampler, many(64)), 2),
+        "codebook": codebook(bank, settings["vq"]["codebook"]),
+        "plans": plans(model, world, many(120)),
+        "obedience": obedience(model, world, judge, many(60)),
+        "looking at scenes": looking(model, world, rendered, many(160)),
+        "looking at own drawings": looking_at_drawings(model, world, judge, many(120)),
+        "riddles resolved in the text": riddles(model),
+        "generality": generality(model, many(120)),
+    }
+    if benchmark is not None:
+        tasks = [Task.model_validate_json(line) for line in benchmark.read_text().splitlines()]
+        order = np.random.default_rng(SEED).permutation(len(tasks))[: many(180)]
+        figures["one shot"] = one_shot(model, [tasks[i] for i in sorted(order)])
+    return figures
