@@ -255,7 +255,7 @@ def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -
     assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("methods", "parm")} <= listed
     assert main(["info", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(listed) == sum(len(told[kind]) for kind in ("models", "rewards", "methods", "strategies"))
+    assert len(listed) == sum(len(told[kind]) for kind in ("models", "rewards", "methods", "strategies", "benchmarks"))
     assert Path(told["embedded_model"]).is_absolute()
 
 

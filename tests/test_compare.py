@@ -117,11 +117,11 @@ def test_unlike_runs_are_refused_and_odd_ones_flagged(tmp_path: Path, runs: dict
     with pytest.raises(UsageError, match="no prompt in common"):
         beside("prompts", tasks=make_tasks(8)[4:], credit="zero")
     assert any("other seeds than milr" in flag for flag in beside("seed", credit="zero", seed=9))
-    assert any("another reward than milr: contrast@1" in flag for flag in beside("reward", reward="contrast@1"))
+    assert any("another reward than milr, contrast@1" in flag for flag in beside("reward", reward="contrast@1"))
     assert any("over the 2 prompts that both have, of 2 and 4" in flag for flag in beside("few", tasks=tasks[:2], l2=1))
     (alone,) = read_entries([make_run(tmp_path / "alone", tasks=tasks, judge=None)])
-    assert any("no judge but its own reward bright@1" in flag for flag in compare([alone]).flags)
-    assert any("its judge is its reward" in flag for flag in beside("oracle", reward="even@1", credit="zero"))
+    assert any("no judge but the reward bright@1 itself" in flag for flag in compare([alone]).flags)
+    assert any("the judge is the reward even@1" in flag for flag in beside("oracle", reward="even@1", credit="zero"))
 
 
 def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:

@@ -14,10 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
+from milr.commands.ablate import ablate
 from milr.commands.benchmark import benchmark
 from milr.commands.compare import compare
 from milr.commands.convert import convert
+from milr.commands.data import app as data
 from milr.commands.doctor import doctor
+from milr.commands.export import export
 from milr.commands.options import (
     INTERRUPTED,
     L2,
@@ -214,7 +217,9 @@ def generate(
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the embedded model's folder.")] = False,
 ) -> None:
-    """List the models, rewards, methods and strategies that there are."""
+    """List the models, rewards, methods, strategies and benchmarks that there are."""
+    from milr.benchmarks import BENCHMARKS
+    from milr.methods import METHODS
     from milr.models import MODELS, embedded_folder
     from milr.rewards import REWARDS
     from milr.strategies import STRATEGIES
@@ -224,6 +229,7 @@ def info(
         "rewards": {name: entry.summary for name, entry in REWARDS.items()},
         "methods": {name: entry.summary for name, entry in METHODS.items()},
         "strategies": {name: strategy.summary for name, strategy in STRATEGIES.items()},
+        "benchmarks": {name: entry.summary for name, entry in BENCHMARKS.items()},
     }
     if as_json:
         print(json.dumps({"version": __version__, **lists, "embedded_model": str(embedded_folder())}, indent=2))
@@ -234,10 +240,13 @@ def info(
             print(f"{kind:<12}{name:<{width}}  {summary}")
 
 
+app.command("ablate")(ablate)
 app.command("benchmark")(benchmark)
 app.command("compare")(compare)
 app.command("convert")(convert)
+app.add_typer(data, name="data")
 app.command("doctor")(doctor)
+app.command("export")(export)
 app.command("report")(report)
 app.command("score")(score)
 app.command("score-folder")(score_folder)

@@ -163,7 +163,8 @@ def benchmark(
 def _run(job: BenchmarkJob, screen: Console, judging: Judging) -> None:
     manifest = job.writer.manifest
     watched = _Watch(job, screen)
-    for line in judging.costs(job.parts.reward, {}, job.parts.model, watched.pictures()):
+    watchers = {} if job.parts.judge is None else {job.parts.judge.name: job.parts.judge}
+    for line in judging.costs(job.parts.reward, watchers, job.parts.model, watched.pictures()):
         screen.print(f"milr: {line}")
     try:
         with watched:

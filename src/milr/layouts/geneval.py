@@ -63,6 +63,14 @@ class GenEvalLayout:
                 )
         return found
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """00012/samples/0000.png: the prompt's number, then the image's."""
+        return f"{place:05d}/samples/{image:04d}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """The prompt's line of evaluation_metadata.jsonl."""
+        return {f"{place:05d}/metadata.jsonl": json.dumps(write_metadata(task)) + "\n"}
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write results.jsonl, a line a picture that could be scored; gives the summary as summary_scores.py prints it.
 

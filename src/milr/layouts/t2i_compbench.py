@@ -74,6 +74,15 @@ class T2ICompBenchLayout:
             _check_complete(found, prompts, samples)
         return found
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """color/samples/<prompt>_000012.png: a folder a category, pictures numbered through it, final dots kept."""
+        number = place % self.prompts * images + image
+        return f"{task.tag}/{SAMPLES}/{task.prompt}_{number:06d}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """Nothing: a picture's name holds its prompt, and the folder must hold nothing else."""
+        return {}
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write each scorer's vqa_result.json and mean, as the official scripts do; gives the summary.
 

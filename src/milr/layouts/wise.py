@@ -62,6 +62,16 @@ class WiseLayout:
             raise UsageError(f"{prompts} has no prompt {unknown[0]} for {unknown[0]}.png: give all of WISE's files")
         return [_found(known[number]) for number in numbers]
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """1.png to 1000.png: the prompt's id, which begins at 1."""
+        if images != 1:
+            raise UsageError(f"WISE's scorer takes one picture a prompt, and these are {images}: give a run with one")
+        return f"{place + 1}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """Nothing: a picture is named by its prompt's id."""
+        return {}
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write scores.jsonl, a row a picture that could be scored; gives the groups' means and the overall score.
 

@@ -8,7 +8,7 @@ learns nothing gains too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,43 +164,45 @@ def _summarise(entry: Entry, prompts: Sequence[str], values: Floats, budgets: Se
 
 
 def _flags(entries: Sequence[Entry], base: Entry) -> list[str]:
-    """What a reader must know before believing a number."""
-    flags: list[str] = []
+    """What a reader must know before believing a number; entries of which the same is to be said share a line."""
+    said: dict[str, list[str]] = {}
     for entry in entries:
-        manifest, label = entry.manifest, entry.label
-        unfinished = [run for run in entry.runs if run.manifest.status != "finished"]
-        for run in unfinished:
-            flags.append(
-                f"{label}: {run.folder} is not finished ({run.manifest.status}, {len(run.tasks)} searches in it)"
-            )
-        if not entry.judged:
-            flags.append(f"{label}: no judge but its own reward {manifest.reward}: nothing here is free of hacking it")
-        elif manifest.judge == manifest.reward:
-            flags.append(f"{label}: its judge is its reward {manifest.reward}: an oracle's score")
-        missing = int(np.isnan(entry.answers([float("inf")])).sum())
-        if missing:
-            flags.append(f"{label}: {missing} of {len(entry.outcomes.prompts)} answers could not be judged; left out")
-        if entry is base:
-            continue
-        if manifest.reward != base.manifest.reward:
-            flags.append(f"{label}: another reward than {base.label}: {manifest.reward} for {base.manifest.reward}")
-        ours, theirs = (set(one.outcomes.prompts) for one in (entry, base))
-        if ours != theirs:
-            flags.append(
-                f"{label}: paired with {base.label} over the {len(ours & theirs)} prompts that both have, "
-                f"of {len(ours)} and {len(theirs)}"
-            )
-        if seeds_by_prompt(entry, ours & theirs) != seeds_by_prompt(base, ours & theirs):
-            flags.append(f"{label}: other seeds than {base.label}: paired by prompt alone, noise is not shared")
-        if manifest.versions.get("milr") != base.manifest.versions.get("milr"):
-            flags.append(f"{label}: drawn by another version of milr than {base.label}")
-    alone = [entry.label for entry in entries if needs_twin(entry) and find_twin(entry, entries) is None]
-    if alone:
-        flags.append(
-            f"not a result, since no run with the same settings and --credit zero stands beside it, so that what the "
-            f"latents add cannot be told from mere redrawing: {'; '.join(alone)}"
+        for flag in _flags_of(entry, entries, base):
+            said.setdefault(flag, []).append(entry.label)
+    return [f"{flag}: {'; '.join(labels)}" for flag, labels in said.items()]
+
+
+def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[str]:
+    manifest = entry.manifest
+    if needs_twin(entry) and find_twin(entry, entries) is None:
+        yield (
+            "not a result, since no run with the same settings and --credit zero stands beside it, so that what the "
+            "latents add cannot be told from mere redrawing"
         )
-    return flags
+    for run in entry.runs:
+        if run.manifest.status != "finished":
+            yield f"{run.folder} is not finished ({run.manifest.status}, {len(run.tasks)} searches in it)"
+    if not entry.judged:
+        yield f"no judge but the reward {manifest.reward} itself, so nothing is free of hacking it"
+    elif manifest.judge == manifest.reward:
+        yield f"the judge is the reward {manifest.reward}: an oracle's score"
+    missing = int(np.isnan(entry.answers([float("inf")])).sum())
+    if missing:
+        yield f"{missing} of {len(entry.outcomes.prompts)} answers could not be judged and are left out"
+    if entry is base:
+        return
+    if manifest.reward != base.manifest.reward:
+        yield f"another reward than {base.label}, {manifest.reward} for {base.manifest.reward}"
+    ours, theirs = (set(one.outcomes.prompts) for one in (entry, base))
+    if ours != theirs:
+        yield (
+            f"paired with {base.label} over the {len(ours & theirs)} prompts that both have, "
+            f"of {len(ours)} and {len(theirs)}"
+        )
+    if seeds_by_prompt(entry, ours & theirs) != seeds_by_prompt(base, ours & theirs):
+        yield f"other seeds than {base.label}, so that noise is not shared"
+    if manifest.versions.get("milr") != base.manifest.versions.get("milr"):
+        yield f"drawn by another version of milr than {base.label}"
 
 
 def seeds_by_prompt(entry: Entry, prompts: set[str]) -> dict[str, list[int]]:

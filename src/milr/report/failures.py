@@ -186,7 +186,7 @@ def _change(pairs: Sequence[tuple[float, float]], digits: int) -> Cell:
     means = [np.mean([end for end in ends if not math.isnan(end)] or [math.nan]) for ends in zip(*pairs, strict=True)]
     if any(math.isnan(mean) for mean in means):
         return Cell()
-    return Cell(" -> ".join(f"{mean:.{digits}f}" for mean in means))
+    return Cell(" -> ".join(f"{round(mean, digits) + 0.0:.{digits}f}" for mean in means))
 
 
 def worst(section: Section, kind: str, many: int) -> list[tuple[Entry, Diagnosis]]:

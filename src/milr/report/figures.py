@@ -72,7 +72,7 @@ def _curves(section: Section) -> list[Figure]:
     budgets = [budget for budget in BUDGETS if budget <= most]
     if len(budgets) < 2:
         return []
-    chosen = section.entries[:_LINES]
+    chosen = sorted(section.entries, key=lambda entry: _telling(section, entry))[:_LINES]
     series = [
         Series(mark(entry), tuple(_known(section.comparison.scores[entry.label][OVERALL][str(b)]) for b in budgets))
         for entry in chosen
@@ -90,6 +90,16 @@ def _curves(section: Section) -> list[Figure]:
             notes=notes,
         )
     ]
+
+
+def _telling(section: Section, entry: Entry) -> int:
+    """What is drawn first: the reference, other methods, credits, strategies, then everything else."""
+    if entry is section.reference:
+        return 0
+    if entry.manifest.method != "milr":
+        return 1
+    changed = section.differences(entry)
+    return 2 if changed == {"credit"} else 3 if changed == {"strategy"} else 4
 
 
 def _steps(sections: Sequence[Section]) -> Figure:
@@ -119,9 +129,7 @@ def _steps(sections: Sequence[Section]) -> Figure:
 def _sweep(sections: Sequence[Section], setting: str, name: str, key: str, recipe: str) -> Figure:
     """Figure 5: the score at the end against one setting, all others equal."""
     swept = {section.name: _by_value(section, setting) for section in sections}
-    return _against(
-        key, f"Figure 5: score against {name}", name, sections, swept, missing(recipe.replace("_", "-")), "linear"
-    )
+    return _against(key, f"Figure 5: score against {name}", name, sections, swept, missing(recipe.replace("_", "-")))
 
 
 def _counts(sections: Sequence[Section]) -> Figure:
@@ -139,7 +147,6 @@ def _counts(sections: Sequence[Section]) -> Figure:
         sections,
         swept,
         missing("image-latents"),
-        "names",
     )
 
 
@@ -161,9 +168,8 @@ def _against(
     sections: Sequence[Section],
     swept: dict[str, list[tuple[str, Entry]]],
     told: str,
-    scale: Literal["linear", "names"],
 ) -> Figure:
-    """Scores at the end, a line a section, over all values that some section has."""
+    """Scores at the end, a line a section, over all values that some section has, evenly spaced."""
     values = sorted({value for pairs in swept.values() for value, _ in pairs}, key=float)
     series: list[Series] = []
     for section in sections:
@@ -171,7 +177,7 @@ def _against(
         if pairs and section.reference is not None:
             estimates = [section.at_end(pairs[value], OVERALL) if value in pairs else None for value in values]
             series.append(Series(f"{section.name}: {mark(section.reference)}", tuple(map(_known, estimates))))
-    return Figure(key, title, across, tuple(values), tuple(series), scale=scale, told="" if series else told)
+    return Figure(key, title, across, tuple(values), tuple(series), scale="names", told="" if series else told)
 
 
 def _rewards(sections: Sequence[Section]) -> Figure:

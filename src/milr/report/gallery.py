@@ -60,7 +60,7 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
 
 
 def show_failures(section: Section) -> list[tuple[str, list[Exhibit]]]:
-    """The worst searches of each kind of failure, over all entries; none where none was found."""
+    """The worst searches of each kind of failure, over all entries; no exhibits where none was found."""
     found: list[tuple[str, list[Exhibit]]] = []
     for kind in KINDS:
         second = "best" if kind == KINDS[2] else "last"

@@ -116,7 +116,7 @@ def _rewards(sections: Sequence[Section]) -> list[Table]:
                     Row(shown, tuple(_cells(section, entry, tags, digits)), group=_group(section))
                     for shown, entry in by_reward(section)
                 ]
-        told = missing("rewards", "geneval" if number == 6 else "t2i-compbench")
+        told = missing("rewards-geneval" if number == 6 else "rewards-compbench")
         tables.append(_table(f"Table {number}: {title}", f"table-{number}", columns, rows, told))
     return tables
 

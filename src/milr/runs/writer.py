@@ -300,7 +300,7 @@ class RunWriter:
                     self._save("finished")
                 return
             with suppress(OSError):  # a full disk leaves the manifest of the last task that finished
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # whoever asked for the run let it go
                     self._save("interrupted")
                 else:
                     self._save("failed", str(error) or type(error).__name__)
