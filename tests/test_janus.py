@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import JanusProcessor
+from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from milr.decode.streams import open_stream
 from milr.errors import UsageError
@@ -35,16 +35,40 @@ def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
     return told + embedded.tokenizer.boi_token, sketch.drawing.tokens, sketch.hidden
 
 
+@pytest.fixture(scope="module")
+def plain(embedded: Janus) -> Any:
+    """The same weights in transformers' own layers."""
+    network: Any = JanusForConditionalGeneration.from_pretrained(embedded.folder, dtype=torch.float32)
+    return network.eval().requires_grad_(False)
+
+
 @pytest.mark.slow
 def test_the_greedy_drawing_is_transformers_own(
-    embedded: Janus, greedy: tuple[str, tuple[int, ...], torch.Tensor]
+    embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
 ) -> None:
     told, tokens, _ = greedy
     ids = ids_of(embedded, told)
-    theirs = embedded.network.generate(
+    theirs = plain.generate(
         ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=False, guidance_scale=3.0
     )
     assert tuple(theirs[0].tolist()) == tokens
+
+
+@pytest.mark.slow
+def test_the_sampled_drawing_is_transformers_own(
+    embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
+) -> None:
+    """Through the same random numbers."""
+    told, likeliest, _ = greedy
+    request = DrawRequest(Row(Task(prompt=PROMPT)), Reasoning("red apple", ()), torch.Generator().manual_seed(3))
+    (sketch,) = embedded.draw([request], guidance=3.0, temperature=1.0, keep=0)
+    ids = ids_of(embedded, told)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        theirs = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=True, guidance_scale=3.0
+        )
+    assert tuple(theirs[0].tolist()) == sketch.drawing.tokens != likeliest
 
 
 @pytest.mark.slow

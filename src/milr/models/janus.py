@@ -126,7 +126,10 @@ class Janus:
             for row, critique in zip(rows, critiques or [""] * len(rows), strict=True)
         ]
         begun = [tuple(self.prompts.up_to_end(list(prefix))) for prefix in prefixes]
-        found = [None] * len(rows) if streams else list(map(_written_before, rows, prompts, begun))
+        found = [
+            None if streams else _written_before(row, prompt, prefix)
+            for row, prompt, prefix in zip(rows, prompts, begun, strict=True)
+        ]
         new = [place for place, thought in enumerate(found) if thought is None]
         asked = self._ask([rows[place] for place in new], [prompts[place] for place in new])
         limit = self.profile.max_reasoning_tokens
