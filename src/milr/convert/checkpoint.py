@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -138,8 +139,9 @@ def save_converted(network: Any, source: Path, target: Path) -> None:
         }
         (part / CONVERSION).write_text(json.dumps(record, indent=2) + "\n")
         os.replace(part, target)
-    except OSError as error:
-        raise UsageError(f"cannot write {target} ({error.strerror}): give a folder that you may write to") from error
+    except (OSError, SafetensorError) as error:  # a full disk is the latter's
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {target} ({reason}): give a folder that you may write to, with room") from error
 
 
 def _reason(error: Exception) -> str:
