@@ -1,5 +1,6 @@
-"""Fill the tables of docs/performance.md from the JSON files in speed/results.
+"""Fill the tables of docs/performance.md from the JSON files in speed/results, and draw its figure.
 
+    pip install "milr[report]"      # brings matplotlib
     python -m speed.tables
 
 Every figure there comes from a file that `speed/compare.py` or `speed/scaling.py` wrote; none is typed in.
@@ -81,6 +82,27 @@ WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling}
 """By the beginning of a file's name; all others are comparisons."""
 
 
+def draw_scaling(report: Any, path: Path) -> None:
+    """Time against tasks, memory against tasks, time against K, as one SVG."""
+    from matplotlib.figure import Figure
+
+    tasks = [one for one in report["runs"] if one["steps"] == report["runs"][0]["steps"]]
+    steps = [one for one in report["runs"] if one["tasks"] == report["runs"][0]["tasks"]]
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    panels = (
+        (tasks, "tasks", "seconds", 1.0, "seconds"),
+        (tasks, "tasks", "peak_bytes", 2**20, "peak memory, MiB"),
+        (steps, "steps", "seconds", 1.0, "seconds"),
+    )
+    for place, (runs, across, up, unit, label) in enumerate(panels):
+        axes = figure.add_subplot(1, 3, place + 1)
+        axes.plot([run[across] for run in runs], [run[up] / unit for run in runs], marker="o")
+        axes.set(xlabel={"tasks": "tasks", "steps": "K"}[across], ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Put each file's table between the marks that bear its name."""
     page = PAGE.read_text(encoding="utf-8")
@@ -89,6 +111,8 @@ def main() -> None:
         text = writer(json.loads(path.read_text(encoding="utf-8")))
         marks = re.compile(rf"(<!-- {re.escape(path.stem)} -->\n).*?(<!-- end -->)", re.DOTALL)
         page = marks.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)
+        if writer is scaling:
+            draw_scaling(json.loads(path.read_text(encoding="utf-8")), PAGE.parent / "images" / "scaling.svg")
     write_text(PAGE, page)
 
 
