@@ -1,41 +1,44 @@
-"""Attention of one token gives what transformers' own function gives."""
+"""Attention of one token gives what torch's own function gives."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+import torch.nn.functional as F
 
+from milr.decode import attention
 from milr.decode.attention import attend
-
-
-class Layer(nn.Module):
-    """What transformers' function reads of a layer."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.num_key_value_groups = groups
-        self.is_causal = True
 
 
 @pytest.mark.parametrize("heads", [4, 8])
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_is_that_of_transformers(heads: int, queries: int, masked: bool) -> None:
+@pytest.mark.parametrize("piece", [1, 700, 2**20])  # numbers: one head, some heads, all of them at once
+def test_attention_is_that_of_torch(
+    heads: int, queries: int, masked: bool, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_PIECE", piece)
     chance = torch.Generator().manual_seed(heads + queries)
     query = torch.randn(3, heads, queries, 16, generator=chance)
-    key, value = torch.randn(2, 3, 4, 11, 16, generator=chance)
+    room = torch.randn(2, 3, 4, 20, 16, generator=chance)
+    key, value = room[..., :11, :]  # views, as a cache gives them
     mask = torch.ones(queries, 11, dtype=torch.bool).tril(11 - queries).expand(3, 1, -1, -1).clone()
     if masked:
         mask[1, :, :, :4] = False
-    layer = Layer(heads // 4)
-    given = mask if masked or queries > 1 else None
-    ours, weights = attend(layer, query, key, value, given, scaling=0.3)
-    theirs, _ = sdpa_attention_forward(layer, query, key, value, given, scaling=0.3)
-    assert weights is None
-    assert ours.shape == (3, queries, heads, 16)
-    torch.testing.assert_close(ours, theirs)
+    found = attend(query, key, value, mask if masked or queries > 1 else None)
+    assert found.shape == query.shape
+    expected = F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
+    torch.testing.assert_close(found, expected)
+
+
+def test_half_precision_is_summed_in_full() -> None:
+    """Against float64, the error is what rounding the result to bfloat16 leaves."""
+    chance = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 4, length, 16, generator=chance).bfloat16() for length in (1, 300, 300))
+    found = attend(query, key, value, None)
+    assert found.dtype == torch.bfloat16
+    exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
 
 
 def test_hidden_keys_change_nothing() -> None:
@@ -44,8 +47,7 @@ def test_hidden_keys_change_nothing() -> None:
     key, value = torch.randn(2, 2, 4, 6, 8, generator=chance)
     mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
     mask[0, ..., :2] = False
-    before, _ = attend(Layer(1), query, key, value, mask)
+    before = attend(query, key, value, mask)
     key[0, :, :2] = 100.0
     value[0, :, :2] = 100.0
-    after, _ = attend(Layer(1), query, key, value, mask)
-    assert torch.equal(before, after)
+    assert torch.equal(before, attend(query, key, value, mask))

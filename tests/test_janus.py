@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import JanusProcessor
+from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from milr.decode.streams import open_stream
 from milr.errors import UsageError
 from milr.models import load_model
-from milr.models.base import DrawRequest
+from milr.models.base import DrawRequest, Row
 from milr.models.janus import Janus
 from milr.types import Reasoning, Task
 
@@ -28,23 +28,47 @@ def ids_of(model: Janus, text: str) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
     """A drawing at next to no temperature: what the model was told, its tokens, its hidden states."""
-    request = DrawRequest(Task(prompt=PROMPT), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
+    request = DrawRequest(Row(Task(prompt=PROMPT)), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
     (sketch,) = embedded.draw([request], guidance=3.0, temperature=1e-6, keep=embedded.capabilities.image_tokens)
     assert embedded.profile.drawing is not None and sketch.hidden is not None
     told = embedded.profile.drawing.write(prompt=PROMPT, reasoning="red apple")
     return told + embedded.tokenizer.boi_token, sketch.drawing.tokens, sketch.hidden
 
 
+@pytest.fixture(scope="module")
+def plain(embedded: Janus) -> Any:
+    """The same weights in transformers' own layers."""
+    network: Any = JanusForConditionalGeneration.from_pretrained(embedded.folder, dtype=torch.float32)
+    return network.eval().requires_grad_(False)
+
+
 @pytest.mark.slow
 def test_the_greedy_drawing_is_transformers_own(
-    embedded: Janus, greedy: tuple[str, tuple[int, ...], torch.Tensor]
+    embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
 ) -> None:
     told, tokens, _ = greedy
     ids = ids_of(embedded, told)
-    theirs = embedded.network.generate(
+    theirs = plain.generate(
         ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=False, guidance_scale=3.0
     )
     assert tuple(theirs[0].tolist()) == tokens
+
+
+@pytest.mark.slow
+def test_the_sampled_drawing_is_transformers_own(
+    embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
+) -> None:
+    """Through the same random numbers."""
+    told, likeliest, _ = greedy
+    request = DrawRequest(Row(Task(prompt=PROMPT)), Reasoning("red apple", ()), torch.Generator().manual_seed(3))
+    (sketch,) = embedded.draw([request], guidance=3.0, temperature=1.0, keep=0)
+    ids = ids_of(embedded, told)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        theirs = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=True, guidance_scale=3.0
+        )
+    assert tuple(theirs[0].tolist()) == sketch.drawing.tokens != likeliest
 
 
 @pytest.mark.slow
@@ -63,7 +87,7 @@ def test_the_cached_states_of_a_drawing_are_the_uncached_ones(
 
 
 def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
-    (thought,) = embedded.reason([Task(prompt=PROMPT)], [()])
+    (thought,) = embedded.reason(embedded.start([Task(prompt=PROMPT)]), [()])
     ids = ids_of(embedded, embedded.profile.reasoning.write(prompt=PROMPT))
     theirs = embedded.network.generate(
         ids,
@@ -118,7 +142,7 @@ def test_half_precision_weights_still_give_float32_logits(embedded: Janus) -> No
     ):
         assert found.dtype == expected.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
-    (thought,) = model.reason([Task(prompt=PROMPT)], [()])
+    (thought,) = model.reason(model.start([Task(prompt=PROMPT)]), [()])
     assert thought.hidden.dtype == torch.float32
 
 

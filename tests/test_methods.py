@@ -17,7 +17,7 @@ from milr.methods import METHODS, load_method
 from milr.methods.keep_right import find_right_tokens
 from milr.methods.loop import Look
 from milr.methods.reflection import find_criticised
-from milr.models.base import Capabilities, Thought
+from milr.models.base import Capabilities, Row, Thought
 from milr.models.janus import Janus
 from milr.rewards import load_reward
 from milr.rewards.geneval import right_objects
@@ -63,10 +63,10 @@ class Watched(FakeModel):
         super().__init__()
         self.thoughts: list[tuple[tuple[int, ...], str, Thought]] = []
 
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]], **more: Any) -> list[Thought]:
-        assert tasks, "asked to reason about nothing"
-        thoughts = super().reason(tasks, prefixes, **more)
-        critiques = more.get("critiques") or [""] * len(tasks)
+    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]], **more: Any) -> list[Thought]:
+        assert rows, "asked to reason about nothing"
+        thoughts = super().reason(rows, prefixes, **more)
+        critiques = more.get("critiques") or [""] * len(rows)
         self.thoughts += [(tuple(p), c, thought) for p, c, thought in zip(prefixes, critiques, thoughts, strict=True)]
         return thoughts
 

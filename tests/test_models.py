@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from milr.decode.streams import open_stream
-from milr.models.base import DrawRequest, Model, Sketch, Thought
+from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.models.janus import Janus
 from milr.testing import FakeModel
 from milr.types import Task
@@ -27,14 +27,15 @@ class Batch:
     """All tasks reasoned about and drawn together, with every hidden state."""
 
     model: Model
+    rows: list[Row]
     thoughts: list[Thought]
     sketches: list[Sketch]
 
     def requests(self) -> list[DrawRequest]:
         """The drawings again, each stream at its beginning."""
         return [
-            DrawRequest(task, thought.reasoning, open_stream(0, task.key, 0, 0))
-            for task, thought in zip(TASKS, self.thoughts, strict=True)
+            DrawRequest(row, thought.reasoning, open_stream(0, row.task.key, 0, 0))
+            for row, thought in zip(self.rows, self.thoughts, strict=True)
         ]
 
     def draw(self, requests: Sequence[DrawRequest], keep: int | None = None) -> list[Sketch]:
@@ -55,7 +56,8 @@ class Batch:
 def batch(request: pytest.FixtureRequest) -> Batch:
     """One batch of three, drawn once for all tests of this file."""
     model: FakeModel | Janus = FakeModel() if request.param == "fake" else request.getfixturevalue("embedded")
-    made = Batch(model, model.reason(TASKS, [()] * len(TASKS)), [])
+    rows = model.start(TASKS)
+    made = Batch(model, rows, model.reason(rows, [()] * len(TASKS)), [])
     return replace(made, sketches=made.draw(made.requests()))
 
 
@@ -75,7 +77,7 @@ def test_a_thought_has_a_state_for_every_token_and_the_state_yields_the_token(ba
 
 def test_a_batch_reasons_as_its_singles_do(batch: Batch) -> None:
     for task, together in zip(TASKS, batch.thoughts, strict=True):
-        (alone,) = batch.model.reason([task], [()])
+        (alone,) = batch.model.reason(batch.model.start([task]), [()])
         assert alone.written == together.written
         assert alone.reasoning == together.reasoning
         same_states(alone.hidden, together.hidden)
@@ -92,7 +94,7 @@ def test_a_batch_draws_as_its_singles_do(batch: Batch) -> None:
 def test_prefixes_of_unequal_lengths_are_written_on(batch: Batch) -> None:
     """Behind its own first tokens a text goes on as it did, in any company."""
     prefixes = [thought.written[:count] for thought, count in zip(batch.thoughts, (1, 0, 2), strict=True)]
-    for again, before in zip(batch.model.reason(TASKS, prefixes), batch.thoughts, strict=True):
+    for again, before in zip(batch.model.reason(batch.model.start(TASKS), prefixes), batch.thoughts, strict=True):
         assert again.written == before.written
         same_states(again.hidden, before.hidden)
 
@@ -101,7 +103,7 @@ def test_a_prefix_is_kept_word_for_word(batch: Batch) -> None:
     own = batch.thoughts[0].written
     end = [thought.written[-1] for thought in batch.thoughts if len(thought.written) > len(thought.reasoning.tokens)]
     token = next(t for thought in batch.thoughts for t in thought.written if t not in {own[0], *end})
-    (thought,) = batch.model.reason(TASKS[:1], [(token,)])
+    (thought,) = batch.model.reason(batch.model.start(TASKS[:1]), [(token,)])
     assert thought.written[0] == token
     assert int(batch.model.text_logits(thought.hidden[:1]).argmax()) == own[0]  # its state says what it was instead of
 
@@ -109,7 +111,7 @@ def test_a_prefix_is_kept_word_for_word(batch: Batch) -> None:
 def test_a_text_that_is_its_prefix_grows_no_further(batch: Batch) -> None:
     """Whether it ended by itself or at the limit."""
     written = [thought.written for thought in batch.thoughts]
-    for again, before in zip(batch.model.reason(TASKS, written), batch.thoughts, strict=True):
+    for again, before in zip(batch.model.reason(batch.model.start(TASKS), written), batch.thoughts, strict=True):
         assert again.written == before.written
         assert again.reasoning == before.reasoning
         same_states(again.hidden, before.hidden)
@@ -120,7 +122,7 @@ def test_an_end_inside_a_prefix_ends_the_text(batch: Batch) -> None:
     if ended is None:
         pytest.skip("no text of this model ended by itself")
     end, some = ended.written[-1], next(t.written[0] for t in batch.thoughts if t.reasoning.tokens)
-    (thought,) = batch.model.reason(TASKS[:1], [(some, end, some)])
+    (thought,) = batch.model.reason(batch.model.start(TASKS[:1]), [(some, end, some)])
     assert thought.written == (some, end)
     assert thought.reasoning.tokens == (some,)
     assert len(thought.hidden) == 2
@@ -164,7 +166,9 @@ def test_another_stream_gives_another_drawing_even_behind_a_prefix(batch: Batch)
 def test_a_sampled_text_is_its_streams_alone(batch: Batch) -> None:
     def sample(tasks: Sequence[Task], number: int, temperature: float = 1.0) -> list[tuple[int, ...]]:
         streams = [open_stream(number, task.key, 0, 0, "text") for task in tasks]
-        thoughts = batch.model.reason(tasks, [()] * len(tasks), streams=streams, temperature=temperature)
+        thoughts = batch.model.reason(
+            batch.model.start(tasks), [()] * len(tasks), streams=streams, temperature=temperature
+        )
         return [thought.written for thought in thoughts]
 
     greedy = [thought.written for thought in batch.thoughts]
@@ -177,7 +181,9 @@ def test_a_sampled_text_is_its_streams_alone(batch: Batch) -> None:
 def test_a_sampled_text_keeps_its_prefix(batch: Batch) -> None:
     prefixes = [thought.written[:1] for thought in batch.thoughts]
     streams = [open_stream(3, task.key, 0, 0, "text") for task in TASKS]
-    for prefix, thought in zip(prefixes, batch.model.reason(TASKS, prefixes, streams=streams), strict=True):
+    for prefix, thought in zip(
+        prefixes, batch.model.reason(batch.model.start(TASKS), prefixes, streams=streams), strict=True
+    ):
         assert thought.written[:1] == prefix
         assert thought.hidden.shape[0] == len(thought.written)
 
@@ -190,7 +196,7 @@ def test_what_the_tokens_spell_is_the_text(batch: Batch) -> None:
 
 
 def test_no_critique_is_no_critique(batch: Batch) -> None:
-    thoughts = batch.model.reason(TASKS, [()] * 3, critiques=["", "", "found 1 cat"])
+    thoughts = batch.model.reason(batch.rows, [()] * 3, critiques=["", "", "found 1 cat"])
     assert [thought.written for thought in thoughts[:2]] == [thought.written for thought in batch.thoughts[:2]]
 
 

@@ -17,7 +17,7 @@ from milr import search
 from milr.config import SearchConfig
 from milr.latents import Latents, RolledOut
 from milr.methods.best_of_n import best_of_n
-from milr.models.base import Thought
+from milr.models.base import Row, Thought
 from milr.search import SearchError
 from milr.strategies import STRATEGIES
 from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
@@ -89,9 +89,9 @@ class Watched(FakeModel):
         super().__init__()
         self.thoughts: list[tuple[tuple[int, ...], Thought]] = []
 
-    def reason(self, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
-        assert tasks, "asked to reason about nothing"
-        thoughts = super().reason(tasks, prefixes)
+    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+        assert rows, "asked to reason about nothing"
+        thoughts = super().reason(rows, prefixes)
         self.thoughts += [(tuple(prefix), thought) for prefix, thought in zip(prefixes, thoughts, strict=True)]
         return thoughts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from milr.decode.streams import open_stream
-from milr.models.base import DrawRequest
+from milr.models.base import DrawRequest, Row
 from milr.testing import FakeModel, FakeReward, read_tokens
 from milr.types import Drawing, Reasoning, Score, Task, Unscored
 
@@ -15,7 +15,7 @@ PROMPTS = ("a red cat", "two dogs", "a big tree", "one")
 def draw(model: FakeModel, prompt: str, words: str | None) -> Drawing:
     """A drawing whose stream is always the same."""
     reasoning = None if words is None else Reasoning(words, ())
-    request = DrawRequest(Task(prompt=prompt), reasoning, open_stream(0, "any", 0, 0))
+    request = DrawRequest(Row(Task(prompt=prompt)), reasoning, open_stream(0, "any", 0, 0))
     return model.draw([request], guidance=2.0, temperature=1.0, keep=0)[0].drawing
 
 
@@ -31,10 +31,10 @@ def test_a_picture_tells_its_tokens() -> None:
 
 def test_a_text_depends_on_its_prompt_and_on_every_token_of_its_prefix() -> None:
     model = FakeModel()
-    first = model.reason([Task(prompt=prompt) for prompt in PROMPTS], [()] * 4)
+    first = model.reason(model.start([Task(prompt=prompt) for prompt in PROMPTS]), [()] * 4)
     assert len({thought.written for thought in first}) == 4
     task = Task(prompt=PROMPTS[0])
-    rests = {model.reason([task], [(token, 2)])[0].written[2:] for token in range(1, 12)}
+    rests = {model.reason(model.start([task]), [(token, 2)])[0].written[2:] for token in range(1, 12)}
     assert len(rests) >= 8
 
 
@@ -52,15 +52,15 @@ def test_models_of_other_seeds_are_other_models() -> None:
 def test_a_fake_model_tells_what_it_was_asked() -> None:
     model = FakeModel()
     tasks = [Task(prompt=prompt) for prompt in PROMPTS]
-    model.reason(tasks, [()] * 4)
+    model.reason(model.start(tasks), [()] * 4)
     draw(model, PROMPTS[0], None)
     assert model.reasoned == tasks
-    assert [request.task for request in model.drawn] == tasks[:1]
+    assert [request.row.task for request in model.drawn] == tasks[:1]
 
 
 def test_a_fake_models_limit_is_kept() -> None:
     model = FakeModel(max_reasoning_tokens=3)
-    assert max(len(model.reason([Task(prompt=prompt)], [()])[0].written) for prompt in PROMPTS) == 3
+    assert max(len(model.reason(model.start([Task(prompt=prompt)]), [()])[0].written) for prompt in PROMPTS) == 3
 
 
 def test_a_fake_reward_can_be_down() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from milr import load_model, load_reward
 from milr.decode.streams import open_stream
-from milr.models.base import DrawRequest, Model
+from milr.models.base import DrawRequest, Model, Row
 from milr.rewards.icon_detector import IconDetector
 from milr.tasks import parse_prompt
 from milr.types import Reasoning, Score, Task
@@ -53,7 +53,7 @@ def draw_all(
     for start in range(0, len(tasks), ROWS):
         rows = range(start, min(start + ROWS, len(tasks)))
         requests = [
-            DrawRequest(tasks[i], reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0)) for i in rows
+            DrawRequest(Row(tasks[i]), reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0)) for i in rows
         ]
         sketches = model.draw(requests, guidance=guidance, temperature=1.0, keep=0)
         pictures += [sketch.drawing.picture for sketch in sketches]
@@ -65,7 +65,7 @@ def reason_all(model: Model, tasks: Sequence[Task]) -> list[Reasoning]:
     found: list[Reasoning] = []
     for start in range(0, len(tasks), ROWS):
         part = tasks[start : start + ROWS]
-        found += [thought.reasoning for thought in model.reason(part, [()] * len(part))]
+        found += [thought.reasoning for thought in model.reason(model.start(part), [()] * len(part))]
     return found
 
 
@@ -137,7 +137,7 @@ def plans(model: Model, world: World, number: int) -> dict[str, Any]:
     entropies, fulfilled = [], []
     for start in range(0, number, ROWS):
         part = tasks[start : start + ROWS]
-        for task, thought in zip(part, model.reason(part, [()] * len(part)), strict=True):
+        for task, thought in zip(part, model.reason(model.start(part), [()] * len(part)), strict=True):
             first = thought.hidden[: max(1, len(thought.reasoning.tokens) // 5)]
             logs = torch.log_softmax(model.text_logits(first), dim=-1)
             entropies += (-(logs.exp() * logs).sum(-1) / math.log(2)).tolist()

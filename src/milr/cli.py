@@ -37,6 +37,7 @@ from milr.commands.options import (
     Offline,
     Profile,
     Rows,
+    SamplerName,
     Seed,
     Steps,
     StopAt,
@@ -124,6 +125,7 @@ def generate(
     drawings_per_step: DrawingsPerStep = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
+    sampler: SamplerName = None,
     seed: Seed = None,
     rows: Rows = None,
     device: Device = "cpu",
@@ -131,6 +133,9 @@ def generate(
     profile: Profile = None,
     offline: Offline = False,
     yes: Yes = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="A drawing never depends on what is drawn beside it, bfloat16 too.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<prompt>.")
     ] = None,
@@ -150,6 +155,7 @@ def generate(
         "drawings_per_step": drawings_per_step,
         "guidance": guidance,
         "temperature": temperature,
+        "sampler": sampler,
         "seed": seed,
         "max_rows": rows,
     }
@@ -180,6 +186,7 @@ def generate(
         profile=profile,
         offline=offline,
         confirm=ask(screen, yes),
+        deterministic=deterministic,
         settings={name: value for name, value in given.items() if name in ("text_ratio", "image_ratio")},
     )
     free = loaded.reads_free_prompts

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 StrategyName = Literal["joint", "alt", "t2v"]
 Credit = Literal["reward", "zero", "random", "negated"]
 Noise = Literal["fresh", "fixed"]
+Sampler = Literal["race", "inverse"]
 
 
 class SearchConfig(BaseModel):
@@ -42,6 +43,8 @@ class SearchConfig(BaseModel):
     """w of logits = u + w (c - u)."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the image tokens."""
+    sampler: Sampler = "race"
+    """How an image token is drawn: as `torch.multinomial` draws it, or from one number (faster on a CPU)."""
     seed: int = 0
     max_rows: int = Field(default=16, ge=1)
     """Tasks that are searched at once; a finished one gives its place to the next."""

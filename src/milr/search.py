@@ -17,7 +17,7 @@ from milr.decode.streams import number_keys, open_stream
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.latents import GradientError, Latents, RolledOut, count_latents, find_absent, take_step
-from milr.models.base import DrawRequest, Model, Sketch, Thought
+from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.strategies import STRATEGIES
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, is_met, rank
@@ -67,6 +67,7 @@ def search(
             active[group] = [one for one in active[group] if one.finished is None]
         while waiting and len(active[group]) < rows:
             active[group].append(waiting.popleft())
+        _begin(active[group], model)
         if not any(active):
             return
         scoring[group] = None
@@ -84,12 +85,19 @@ def _find_final(active: Sequence[_Search]) -> str | None:
     return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
 
 
+def _begin(active: Sequence[_Search], model: Model) -> None:
+    """A row of the model's for every newcomer; it goes with the search of that task."""
+    new = [one for one in active if one.row is None]
+    for one, row in zip(new, model.start([one.task for one in new]), strict=True):
+        one.row = row
+
+
 def _reason(active: Sequence[_Search], model: Model) -> None:
     """New text for all whose text latents moved; for a new task, the first text."""
     changed = [one for one in active if one.step == 0 or "text" in one.moved]
     if not changed:
         return
-    thoughts = model.reason([one.task for one in changed], [one.text_prefix() for one in changed])
+    thoughts = model.reason([_row(one) for one in changed], [one.text_prefix() for one in changed])
     for one, thought in zip(changed, thoughts, strict=True):
         one.take_thought(thought)
 
@@ -98,7 +106,9 @@ def _draw(active: Sequence[_Search], model: Model, config: SearchConfig) -> None
     """M drawings each, after the text and behind the image latents."""
     requests = [request for one in active for request in one.draw_requests()]
     keep, _ = count_latents(config.image_ratio, model.capabilities.image_tokens)
-    sketches = model.draw(requests, guidance=config.guidance, temperature=config.temperature, keep=keep)
+    sketches = model.draw(
+        requests, guidance=config.guidance, temperature=config.temperature, keep=keep, sampler=config.sampler
+    )
     for place, one in enumerate(active):
         many = config.drawings_per_step
         one.take_sketches(sketches[place * many : (place + 1) * many])
@@ -132,6 +142,7 @@ class _Search:
     ) -> None:
         self.task, self.index, self.key, self.model, self.config = task, index, key, model, config
         self.absent = absent  # latents that were asked for, but that the model does not have
+        self.row: Row | None = None
         self.step = -1
         self.moved: tuple[str, ...] = ()
         self.latents: Latents | None = None
@@ -203,7 +214,7 @@ class _Search:
         if self.step and len(self._latents().now["image"]):
             prefix = self.model.image_logits(self._latents().now["image"].detach(), self.config.guidance)
         return [
-            DrawRequest(self.task, self.reasoning, open_stream(self.config.seed, self.key, place, step), prefix)
+            DrawRequest(_row(self), self.reasoning, open_stream(self.config.seed, self.key, place, step), prefix)
             for place in range(self.config.drawings_per_step)
         ]
 
@@ -267,6 +278,11 @@ class _Search:
     def _latents(self) -> Latents:
         assert self.latents is not None, "latents exist once the first drawing is made"
         return self.latents
+
+
+def _row(one: _Search) -> Row:
+    assert one.row is not None, "a search begins with a row of the model's"
+    return one.row
 
 
 def _differences(now: tuple[int, ...], first: tuple[int, ...]) -> int:

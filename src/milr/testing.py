@@ -12,7 +12,7 @@ from PIL import Image
 
 from milr.decode.partial import fill_rest
 from milr.decode.streams import open_stream, sample
-from milr.models.base import Capabilities, DrawRequest, Sketch, Thought
+from milr.models.base import Capabilities, DrawRequest, Row, Sketch, Thought
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
 
 _END = 0  # of a text
@@ -52,22 +52,26 @@ class FakeModel:
         self.drawn: list[DrawRequest] = []
         """Every drawing that was asked for, in order."""
 
+    def start(self, tasks: Sequence[Task]) -> list[Row]:
+        """A row a task; this model keeps nothing in it."""
+        return [Row(task) for task in tasks]
+
     @torch.inference_mode()
     def reason(
         self,
-        tasks: Sequence[Task],
+        rows: Sequence[Row],
         prefixes: Sequence[Sequence[int]],
         *,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
     ) -> list[Thought]:
-        """Write each task's reasoning behind its prefix, greedily or sampled; a critique's words are read too."""
-        self.reasoned += tasks
-        words = [f"{t.prompt} {c}" for t, c in zip(tasks, critiques or [""] * len(tasks), strict=True)]
+        """Write each row's reasoning behind its prefix, greedily or sampled; a critique's words are read too."""
+        self.reasoned += [row.task for row in rows]
+        words = [f"{row.task.prompt} {c}" for row, c in zip(rows, critiques or [""] * len(rows), strict=True)]
         return [
-            self._reason(said, prefix, stream, temperature)
-            for said, prefix, stream in zip(words, prefixes, streams or [None] * len(tasks), strict=True)
+            self._reason(said, prefix, stream and stream.clone_state(), temperature)
+            for said, prefix, stream in zip(words, prefixes, streams or [None] * len(rows), strict=True)
         ]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
@@ -75,10 +79,12 @@ class FakeModel:
         return [f"{' ' if place else ''}{_WORDS[token]}" for place, token in enumerate(tokens)]
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+    def draw(
+        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[Sketch]:
         """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
         self.drawn += requests
-        return [self._draw(request, guidance, temperature, keep) for request in requests]
+        return [self._draw(request, guidance, temperature, keep, sampler) for request in requests]
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
@@ -114,16 +120,16 @@ class FakeModel:
         tokens = tuple(token for token in written if token != _END)
         return Thought(Reasoning(" ".join(_WORDS[i] for i in tokens), tokens), tuple(written), torch.cat(hidden))
 
-    def _draw(self, request: DrawRequest, guidance: float, temperature: float, keep: int) -> Sketch:
-        words = request.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
+    def _draw(self, request: DrawRequest, guidance: float, temperature: float, keep: int, sampler: str) -> Sketch:
+        words = request.row.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
-        kept, tokens = [pair[:0]], list[int]()
+        kept, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
         while len(tokens) < (request.until or self.capabilities.image_tokens):
             place = len(tokens)
             given = request.tokens[place] if place < len(request.tokens) else None
             logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, guidance)  # (1, V)
-            tokens.append(int(sample(logits, [request.stream], temperature)) if given is None else given)
+            tokens.append(int(sample(logits, [stream], temperature, sampler)) if given is None else given)
             kept += [pair] if place < keep else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
         hidden = torch.cat(kept) if request.prefix is None and not request.tokens else None

@@ -27,6 +27,7 @@ from milr.commands.options import (
     ModelName,
     NoiseName,
     Rows,
+    SamplerName,
     Seed,
     Steps,
     StopAt,
@@ -79,6 +80,7 @@ def benchmark(
     drawings_per_step: DrawingsPerStep = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
+    sampler: SamplerName = None,
     seed: Seed = None,
     rows: Rows = None,
     device: Device = "cpu",
@@ -110,6 +112,7 @@ def benchmark(
         "drawings_per_step": drawings_per_step,
         "guidance": guidance,
         "temperature": temperature,
+        "sampler": sampler,
         "seed": seed,
         "max_rows": rows,
     }

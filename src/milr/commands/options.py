@@ -28,6 +28,9 @@ NoiseName = Annotated[str | None, typer.Option("--noise", help="Random streams o
 DrawingsPerStep = Annotated[int | None, typer.Option(help="Drawings that share one update.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance of the image.")]
 Temperature = Annotated[float | None, typer.Option(help="Of the image tokens.")]
+SamplerName = Annotated[
+    str | None, typer.Option("--sampler", help="How an image token is drawn: race, or inverse (faster on a CPU).")
+]
 Seed = Annotated[int | None, typer.Option(help="Of all random streams.")]
 Rows = Annotated[int | None, typer.Option("--rows", help="Tasks that are searched at once.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]

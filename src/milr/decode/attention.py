@@ -1,62 +1,60 @@
-"""Attention of one new token over a cache, on a CPU: two matrix products and a softmax.
+"""Attention of new tokens over a cache.
 
-torch's fused CPU kernel is made for many queries; with one it spends several times longer on the same cache (in bf16
-more than half of a drawing's time). All other shapes and devices go on to that kernel.
+torch's CPU kernels are made for many queries: with one, most of a drawing's time goes there, because half-precision
+keys are widened one number at a time (measured in docs/performance.md). Here a piece of the cache that stays inside the
+processor is widened at once and multiplied as float32. Many queries, and other devices, are left to torch.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward  # pyright: ignore[reportUnknownVariableType]
-from transformers.masking_utils import sdpa_mask  # pyright: ignore[reportUnknownVariableType]
+import torch.nn.functional as F
 
-NAME = "milr_one_query"
+_PIECE = 512 * 1024
+"""Numbers of a piece in float32: 2 MiB, about what a core keeps close to it."""
 
 
-def attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attend as transformers' attention functions do.
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Scaled dot-product attention.
 
-    B rows, H query heads, G key heads (H a multiple of G), T keys, w a head's width.
+    B rows, H query heads, G key heads (H a multiple of G), Q queries, T keys, w a head's width.
 
     Args:
-        module: The layer that asks; passed on.
         query: (B, H, Q, w).
         key: (B, G, T, w).
         value: (B, G, T, w).
-        attention_mask: (B, 1, Q, T) bool, true where a key is seen; None where all are.
-        scaling: Of the scores; None is 1 / sqrt(w).
-        **options: Passed on.
+        mask: (B, 1, Q, T) bool, true where a key is seen; None where all are.
 
     Returns:
-        (B, Q, H, w) in the values' dtype, and None: no attention weights are kept.
+        (B, H, Q, w) in the query's dtype.
     """
-    rows, heads, queries, width = query.shape
-    if queries > 1 or query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
-    # Keys stand on the left, where the cache is read in the order in which it lies.
-    grouped = query.reshape(rows, key.shape[1], -1, width).transpose(-1, -2)  # (B, G, w, H / G)
-    scores = (key @ grouped).transpose(-1, -2).float()  # (B, G, H / G, T)
-    scores = scores * (width**-0.5 if scaling is None else scaling)
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask, float("-inf"))
-    seen = scores.softmax(dim=-1).to(value.dtype) @ value  # (B, G, H / G, w)
-    return seen.reshape(rows, 1, heads, width), None
+    if query.shape[2] == 1 and query.device.type == "cpu":
+        return _attend_one(query, key, value, mask)
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
 
 
-def install(decoder: Any) -> None:
-    """Let a transformers decoder attend this way."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    decoder.set_attn_implementation(NAME)
+def _attend_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    rows, heads, _, width = query.shape
+    groups, length = key.shape[1:3]
+    many = heads // groups
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)  # (B G, T, w), views
+    asked = (query.float() * width**-0.5).reshape(-1, many, width)  # (B G, H / G, w)
+    piece = max(1, _PIECE // (length * width))
+    wide = torch.empty(min(piece, rows * groups), length, width)
+    scores = torch.empty(rows * groups, length, many)
+    for start in range(0, rows * groups, piece):
+        part = slice(start, min(start + piece, rows * groups))
+        near = wide[: part.stop - start].copy_(keys[part])
+        torch.bmm(near, asked[part].transpose(1, 2), out=scores[part])
+    weights = scores.transpose(1, 2)  # (B G, H / G, T)
+    if mask is not None:
+        seen = mask.expand(-1, groups, many, -1).reshape(weights.shape)
+        weights = weights.masked_fill(~seen, float("-inf"))
+    weights = weights.softmax(-1)
+    found = torch.empty(rows * groups, many, width)
+    for start in range(0, rows * groups, piece):
+        part = slice(start, min(start + piece, rows * groups))
+        near = wide[: part.stop - start].copy_(values[part])
+        torch.bmm(weights[part], near, out=found[part])
+    return found.to(query.dtype).reshape(rows, heads, 1, width)

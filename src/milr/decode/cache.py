@@ -1,61 +1,80 @@
-"""A key-value cache that is allocated once and written in place.
+"""Keys and values: of a batch, allocated once and written in place; of a row, kept from one batch to the next.
 
 Growing a cache by concatenation copies it at every token; here a view of the filled part is handed to attention.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class _Layer(CacheLayerMixin):
-    """One layer's keys and values, (rows, heads, length, head width)."""
+@dataclass(frozen=True)
+class Kept:
+    """What a decoder has read of one row, so that it need not read it again."""
 
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.length = length
+    parts: tuple[torch.Tensor, ...]
+    """(2, layers, G, T, w) each, keys and values of tokens that follow each other. Parts may be shared by rows."""
+    last: torch.Tensor
+    """(d,) float32: the hidden state behind the last token."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return sum(part.shape[-2] for part in self.parts)
+
+    def cut(self, length: int) -> tuple[torch.Tensor, ...]:
+        """The parts of the first tokens, as views."""
+        parts: list[torch.Tensor] = []
+        for part in self.parts:
+            parts.append(part[..., : max(0, length), :])
+            length -= part.shape[-2]
+        return tuple(part for part in parts if part.shape[-2])
+
+
+class Cache:
+    """Room for B rows of a known number of tokens."""
+
+    def __init__(self, layers: int, rows: int, heads: int, room: int, width: int, like: torch.Tensor) -> None:
+        """Allocate for `heads` key heads of that width, in the dtype and on the device of `like`."""
+        self.states = like.new_empty(2, layers, rows, heads, room, width)
         self.filled = 0
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate for the shapes of the first states."""
-        rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.length, width)
-        self.values = value_states.new_empty(rows, heads, self.length, width)
-        self.is_initialized = True
+    @property
+    def bytes(self) -> int:
+        """Of all the room."""
+        return self.states.nbytes
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write behind what is filled; return views of all that is filled now."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        end = self.filled + key_states.shape[-2]
-        if end > self.length:  # assigned to an empty slice, one token would vanish without a word
-            raise IndexError(f"the cache has room for {self.length} tokens, not {end}")
-        self.keys[..., self.filled : end, :] = key_states
-        self.values[..., self.filled : end, :] = value_states
-        self.filled = end
-        return self.keys[..., :end, :], self.values[..., :end, :]
+    @property
+    def bytes_filled(self) -> int:
+        """Of what attention reads for one more token."""
+        return self.states[..., : self.filled, :].numel() * self.states.element_size()
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of the keys that a query of that length sees."""
-        return self.filled + query_length, 0
+    def grow(self, count: int) -> None:
+        """Make the next tokens' places part of what is filled; each layer then writes its own."""
+        if self.filled + count > self.states.shape[-2]:
+            raise IndexError(f"the cache has room for {self.states.shape[-2]} tokens, not {self.filled + count}")
+        self.filled += count
 
-    def get_seq_length(self) -> int:
-        """How much is filled."""
-        return self.filled
+    def clear(self, row: int, end: int) -> None:
+        """Write zeros before place ``end``."""
+        self.states[:, :, row, :, :end] = 0
 
-    def get_max_length(self) -> int:
-        """How much there is room for."""
-        return self.length
+    def put(self, row: int, parts: tuple[torch.Tensor, ...], end: int) -> None:
+        """Write a row's kept tokens so that they end before place ``end``."""
+        for part in reversed(parts):
+            start = end - part.shape[-2]
+            self.states[:, :, row, :, start:end] = part
+            end = start
 
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write (B, G, T, w) each into the last T filled places; returns views of all that is filled."""
+        start = self.filled - keys.shape[-2]
+        all_keys, all_values = self.states[:, layer, ..., : self.filled, :].unbind(0)
+        all_keys[..., start:, :] = keys
+        all_values[..., start:, :] = values
+        return all_keys, all_values
 
-class PreallocatedCache(Cache):
-    """One layer of room a decoder layer, for a known number of tokens."""
-
-    def __init__(self, layers: int, length: int) -> None:
-        super().__init__(layers=[_Layer(length) for _ in range(layers)])
+    def copy(self, row: int, start: int) -> torch.Tensor:
+        """A row's tokens from place ``start`` on, (2, layers, G, T, w)."""
+        return self.states[:, :, row, :, start : self.filled].clone()

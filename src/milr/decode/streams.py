@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -35,17 +35,39 @@ def number_keys(keys: Iterable[str]) -> list[str]:
     return numbered
 
 
-def sample(logits: torch.Tensor, streams: list[torch.Generator], temperature: float) -> torch.Tensor:
-    """One token a row by the exponential race, which draws what `torch.multinomial` draws from the same stream.
+def sample(
+    logits: torch.Tensor, streams: Sequence[torch.Generator], temperature: float, sampler: str = "race"
+) -> torch.Tensor:
+    """One token a row.
 
     Args:
         logits: (B, V) float32.
-        streams: B generators, each advanced by V numbers.
+        streams: B generators, each advanced by what the sampler takes.
         temperature: Above 0.
+        sampler: One of `SAMPLERS`.
 
     Returns:
         (B,) int64.
     """
-    probabilities = torch.softmax(logits / temperature, dim=-1)  # (B, V)
-    race = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=stream) for stream in streams])
+    return SAMPLERS[sampler](torch.softmax(logits / temperature, dim=-1), streams)
+
+
+def _race(probabilities: torch.Tensor, streams: Sequence[torch.Generator]) -> torch.Tensor:
+    """The exponential race: draws what `torch.multinomial` draws from the same stream, V numbers a token."""
+    race = torch.stack([torch.empty(probabilities.shape[-1]).exponential_(generator=stream) for stream in streams])
     return (probabilities / race.to(probabilities.device)).argmax(dim=-1)
+
+
+def _invert(probabilities: torch.Tensor, streams: Sequence[torch.Generator]) -> torch.Tensor:
+    """The inverse of the distribution function, summed in float64: one number a token."""
+    uniform = torch.stack([torch.rand(1, generator=stream, dtype=torch.float64) for stream in streams])  # (B, 1)
+    sums = probabilities.double().cumsum(dim=-1)  # (B, V)
+    # Below the last sum whatever it rounded to, so a token without probability is never drawn.
+    return torch.searchsorted(sums, uniform.to(sums.device) * sums[:, -1:], right=True)[:, 0]
+
+
+SAMPLERS: Mapping[str, Callable[[torch.Tensor, Sequence[torch.Generator]], torch.Tensor]] = {
+    "race": _race,
+    "inverse": _invert,
+}
+"""Name -> (probabilities (B, V), B streams) -> tokens (B,)."""

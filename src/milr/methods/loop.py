@@ -55,6 +55,8 @@ class Row:
     ) -> None:
         """Take the task's place in the list, the key of its random streams, and the script that leads it."""
         self.task, self.index, self.key, self.model, self.config = task, index, key, model, config
+        (self.row,) = model.start([task])
+        """The model's memory of the task."""
         self.reasoning: Reasoning | None = None
         """The newest text; None draws from the prompt alone."""
         self.best: tuple[Look, int] | None = None
@@ -98,7 +100,7 @@ class Row:
             # Drawing n has the numbers of a search's step n, so that methods which draw alike draw the same pictures.
             stream = open_stream(self.config.seed, self.key, 0, self._requests)
             self._requests += 1
-            requests.append(DrawRequest(self.task, self.reasoning, stream, tokens=tokens, until=until))
+            requests.append(DrawRequest(self.row, self.reasoning, stream, tokens=tokens, until=until))
         looks = yield requests
         return looks
 
@@ -213,7 +215,7 @@ def _think(active: Sequence[Row], model: Model) -> None:
         for sampled in {asked.sampled for _, asked in wishes}:
             rows = [(row, asked) for row, asked in wishes if asked.sampled == sampled]
             thoughts = model.reason(
-                [row.task for row, _ in rows],
+                [row.row for row, _ in rows],
                 [asked.prefix for _, asked in rows],
                 streams=[row.open_text_stream() for row, _ in rows] if sampled else None,
                 critiques=[asked.critique for _, asked in rows],
@@ -227,9 +229,11 @@ def _look(
 ) -> list[list[Look]]:
     """Draw and score everything that is asked for, in the rows' order."""
     requests = [request for own in asked for request in own]
-    sketches = model.draw(requests, guidance=config.guidance, temperature=config.temperature, keep=0)
+    sketches = model.draw(
+        requests, guidance=config.guidance, temperature=config.temperature, keep=0, sampler=config.sampler
+    )
     drawings = [sketch.drawing for sketch in sketches]
-    scores = begin_scoring(reward, [drawing.picture for drawing in drawings], [one.task for one in requests])()
+    scores = begin_scoring(reward, [drawing.picture for drawing in drawings], [one.row.task for one in requests])()
     looks = iter([Look(drawing, score) for drawing, score in zip(drawings, scores, strict=True)])
     return [[next(looks) for _ in own] for own in asked]
 

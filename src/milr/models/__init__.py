@@ -74,6 +74,7 @@ def load_model(
     offline: bool = False,
     confirm: Confirm = refuse,
     settings: Mapping[str, object] | None = None,
+    deterministic: bool = False,
 ) -> Model:
     """A frozen model, ready to search.
 
@@ -82,6 +83,8 @@ def load_model(
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
         profile: How it is spoken to, one of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
+        deterministic: Decode in batches of fixed shape, so that in bfloat16 too a drawing is the same whatever else is
+            drawn beside it. A small batch then takes as long as a full one.
         offline: Fetch nothing from the hub.
         confirm: Is shown a download and agrees to it or not; the default agrees to none.
         settings: Fields of `SearchConfig` that were asked for: what the model cannot do is refused before its weights
@@ -96,5 +99,7 @@ def load_model(
         from milr.latents import check_latents
 
         check_latents(settings, read_capabilities(folder, profile))
-    made: Model = load(MODELS["embedded"])(folder, device=device, dtype=dtype, profile=profile)
+    made: Model = load(MODELS["embedded"])(
+        folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic
+    )
     return made

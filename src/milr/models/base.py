@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
+from milr.decode.cache import Kept
 from milr.types import Drawing, Reasoning, Task
 
 
@@ -51,13 +52,56 @@ class Sketch:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A prompt that asks for a reasoning, as it was read."""
+
+    ids: tuple[int, ...]
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Told:
+    """A prompt that asks for a drawing, as it was read."""
+
+    ids: tuple[int, ...]
+    conditional: Kept
+    unconditional: Kept
+
+
+@dataclass
+class Row:
+    """A task under way, with what its model has read and written of it: what is kept here is not done again.
+
+    `Model.start` makes one; the memory is the row's and goes with it. The fields are the model's to fill.
+    """
+
+    task: Task
+    asked: Asked | None = None
+    """The last prompt that asked for a reasoning."""
+    thought: Thought | None = None
+    """What was written behind it, where it was written greedily."""
+    forced: int = 0
+    """How many of its tokens were given, not written."""
+    told: Told | None = None
+    """The last prompt that asked for a drawing."""
+
+    @property
+    def bytes(self) -> int:
+        """Of keys and values that are kept; parts that rows share are counted in each."""
+        told = (self.told.conditional, self.told.unconditional) if self.told else ()
+        kept = [one for one in (self.asked.kept if self.asked else None, *told) if one]
+        return sum(part.nbytes for one in kept for part in one.parts)
+
+
+@dataclass(frozen=True)
 class DrawRequest:
     """One drawing to make."""
 
-    task: Task
+    row: Row
     reasoning: Reasoning | None
     """None draws from the prompt alone."""
     stream: torch.Generator
+    """Where its random numbers begin; it is read from a copy."""
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
     tokens: Sequence[int | None] = ()
@@ -77,23 +121,27 @@ class Model(Protocol):
     reads_free_prompts: bool
     """False where prompts must follow the grammar of `milr.tasks`."""
 
+    def start(self, tasks: Sequence[Task]) -> list[Row]:
+        """A row a task: the model's memory of it, for as long as the row lives."""
+        ...
+
     def reason(
         self,
-        tasks: Sequence[Task],
+        rows: Sequence[Row],
         prefixes: Sequence[Sequence[int]],
         *,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
     ) -> list[Thought]:
-        """Write each task's reasoning behind its prefix of token ids (which may be empty).
+        """Write each row's reasoning behind its prefix of token ids (which may be empty).
 
         Args:
-            tasks: One a row.
-            prefixes: One a task.
-            streams: One a task: sample from them at that temperature; None writes greedily.
+            rows: From `start`.
+            prefixes: One a row.
+            streams: One a row: sample from a copy of it at that temperature; None writes greedily.
             temperature: Above 0.
-            critiques: One a task: what was wrong with an earlier picture of it, or nothing. A model whose prompts have
+            critiques: One a row: what was wrong with an earlier picture of it, or nothing. A model whose prompts have
                 a fixed form writes as if there were none.
         """
         ...
@@ -102,8 +150,13 @@ class Model(Protocol):
         """What each token of a reasoning spells; joined, they are its text, but for spaces at its ends."""
         ...
 
-    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
-        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
+    def draw(
+        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[Sketch]:
+        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are.
+
+        ``sampler`` is one of `milr.decode.streams.SAMPLERS`.
+        """
         ...
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:

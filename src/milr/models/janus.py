@@ -7,24 +7,49 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from milr.decode import attention
-from milr.decode.engine import Lockstep
+from milr.decode.cache import Kept
+from milr.decode.engine import Counts, Engine
+from milr.decode.memory import work_in_batches
+from milr.decode.packing import pack
 from milr.decode.partial import fill_rest
 from milr.decode.streams import sample
 from milr.decode.tensors import to_integers, to_numbers
-from milr.models.base import DrawRequest, Sketch, Thought
+from milr.models.base import Asked, DrawRequest, Row, Sketch, Thought, Told
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.profiles import Prompts
 from milr.types import Drawing, Reasoning, Task
 
-_PICTURES_AT_ONCE = 16  # the VQ decoder needs far more memory a picture than the tokens do
+_PIXELS_AT_ONCE = 512 * 512  # the VQ decoder needs far more memory a picture than the tokens do
+_BLANK_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How all drawings of a call are drawn."""
+
+    guidance: float
+    temperature: float
+    keep: int
+    sampler: str
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A reasoning to write."""
+
+    kept: Kept
+    """Its prompt."""
+    prefix: tuple[int, ...]
+    stream: torch.Generator | None
+    """None writes greedily."""
 
 
 class Janus:
@@ -38,6 +63,7 @@ class Janus:
         dtype: str | None = None,
         profile: str | None = None,
         random: bool = False,
+        deterministic: bool = False,
     ) -> None:
         """Load a folder in transformers' layout or in DeepSeek's own.
 
@@ -48,6 +74,7 @@ class Janus:
                 guidance and softmax are float32 whatever it is.
             profile: One of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
             random: Random weights of the same shape: no safetensors are needed, and the drawings are noise.
+            deterministic: Decode in batches of fixed shape: see `milr.decode.engine.Engine`.
 
         Raises:
             UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
@@ -66,55 +93,101 @@ class Janus:
         self.network: Any = checkpoint.make_network(numbers) if random else checkpoint.load_network(numbers)
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
-        attention.install(self._decoder)
+        self.engine = Engine(self.network.model.language_model, deterministic=deterministic)
+        pack(self.network.model.generation_head, differentiable=True)
+        self.network.model.vqmodel.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
         self.prompts = Prompts(self.profile, self.tokenizer)
-        self.layers: int = self.network.config.text_config.num_hidden_layers
+        self._blank: dict[int, Kept] = {}  # by their first token, the beginnings of unconditional prompts
+
+    @property
+    def counts(self) -> Counts:
+        """What has been decoded since the model was loaded."""
+        return self.engine.counts
+
+    def start(self, tasks: Sequence[Task]) -> list[Row]:
+        """A row a task; prompts are read when they are first needed."""
+        return [Row(task) for task in tasks]
 
     @torch.inference_mode()
     def reason(
         self,
-        tasks: Sequence[Task],
+        rows: Sequence[Row],
         prefixes: Sequence[Sequence[int]],
         *,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
     ) -> list[Thought]:
-        """Write each task's reasoning behind its prefix of token ids, greedily or sampled; see the protocol."""
-        if not tasks:
-            return []
-        end: int = self.tokenizer.eos_token_id
-        written = [_until(list(prefix), end) for prefix in prefixes]
+        """Write each row's reasoning behind its prefix of token ids, greedily or sampled; see the protocol.
+
+        A prompt that its row was asked last is not read again. Greedy writing has no chance in it, so a prefix that is
+        how the row's last text began gives that text again, and nothing is decoded.
+        """
         prompts = [
-            self.prompts.reasoning(task.prompt, critique)
-            for task, critique in zip(tasks, critiques or [""] * len(tasks), strict=True)
+            tuple(self.prompts.reasoning(row.task.prompt, critique))
+            for row, critique in zip(rows, critiques or [""] * len(rows), strict=True)
         ]
-        rows = [self._embed_text([*prompt, *tokens]) for prompt, tokens in zip(prompts, written, strict=True)]
+        begun = [tuple(self.prompts.up_to_end(list(prefix))) for prefix in prefixes]
+        found = [
+            None if streams else _written_before(row, prompt, prefix)
+            for row, prompt, prefix in zip(rows, prompts, begun, strict=True)
+        ]
+        new = [place for place, thought in enumerate(found) if thought is None]
+        asked = self._ask([rows[place] for place in new], [prompts[place] for place in new])
         limit = self.profile.max_reasoning_tokens
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
-        states = engine.prefill(rows)  # (B, T, d)
-        hidden = [[*state[-1 - len(tokens) :].float()] for state, tokens in zip(states, written, strict=True)]
-        done = [len(tokens) >= limit or tokens[-1:] == [end] for tokens in written]
+        written = self.engine.in_batches(
+            [
+                _Wish(one.kept, begun[place], streams[place] if streams else None)
+                for place, one in zip(new, asked, strict=True)
+            ],
+            lambda batch: self._write(batch, temperature),
+            tokens=lambda wish: len(wish.kept) + limit,
+            shape=lambda wish: (len(wish.kept), len(wish.prefix)),
+        )
+        for place, thought in zip(new, written, strict=True):
+            row = rows[place]
+            row.thought = thought if streams is None else None
+            row.forced = len(begun[place])
+            found[place] = thought
+        return [thought for thought in found if thought]
+
+    def _ask(self, rows: Sequence[Row], prompts: Sequence[tuple[int, ...]]) -> list[Asked]:
+        """Each prompt as read: where it is not the one that its row was asked last, it is read now."""
+        known = {row.asked.ids: row.asked for row in rows if row.asked}
+        new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
+        known |= zip(new, map(Asked, new, self._read([self._embed_text(ids) for ids in new])), strict=True)
+        asked = [known[ids] for ids in prompts]
+        for row, one in zip(rows, asked, strict=True):
+            row.asked = one
+        return asked
+
+    def _write(self, batch: Sequence[_Wish], temperature: float) -> list[Thought]:
+        limit = self.profile.max_reasoning_tokens
+        written = [list(wish.prefix) for wish in batch]
+        streams = [wish.stream.clone_state() for wish in batch if wish.stream]
+        rows = self.engine.open([wish.kept for wish in batch], max(map(len, written)), limit)
+        hidden = [[state] for state in rows.newest]
+        if any(written):
+            states = rows.read([self._embed_text(tokens) for tokens in written]).float()  # (B, T, d)
+            for row, tokens, found in zip(states, written, hidden, strict=True):
+                found += row[len(row) - len(tokens) :]
+        done = [len(tokens) >= limit or bool(self.prompts.ends.intersection(tokens[-1:])) for tokens in written]
         while True:
-            newest = torch.stack([states_[-1] for states_ in hidden])  # (B, d)
-            logits = self.text_logits(newest)
-            following = to_integers(
-                logits.argmax(-1) if streams is None else sample(logits, list(streams), temperature)
-            )
+            logits = self.text_logits(rows.newest)
+            following = to_integers(sample(logits, streams, temperature) if streams else logits.argmax(-1))
             for index, token in enumerate(following):
                 if not done[index]:
                     written[index].append(token)
-                    done[index] = token == end or len(written[index]) >= limit
+                    done[index] = token in self.prompts.ends or len(written[index]) >= limit
             if all(done):
                 break
             # Finished rows are fed on so that the batch stays in step; what comes of it is not kept.
-            state = engine.step(self._embed_text(following)).float()
-            for index, row in enumerate(state):
+            for index, row in enumerate(rows.step(self._embed_text(following))):
                 if not done[index]:
                     hidden[index].append(row)
         return [
-            Thought(self._reasoning(_without(tokens, end)), tuple(tokens), torch.stack(states_[: len(tokens)]))
-            for tokens, states_ in zip(written, hidden, strict=True)
+            Thought(self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(own[: len(tokens)]))
+            for tokens, own in zip(written, hidden, strict=True)
         ]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
@@ -122,55 +195,102 @@ class Janus:
         return [self.tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
+    def draw(
+        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[Sketch]:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.
 
         Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
         decoder: equal logits and an equal stream give equal tokens. Given tokens before the first that is not take no
-        numbers.
+        numbers. A prompt that its row was told last is not read again.
         """
-        if not requests:
-            return []
-        totals = [request.until or self.capabilities.image_tokens for request in requests]
-        drawn = [self._begin(request, total, temperature) for request, total in zip(requests, totals, strict=True)]
-        prompts = [self.prompts.drawing(request.task.prompt, request.reasoning) for request in requests]
-        blank = self.prompts.blank
-        unconditional = [[prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]] for prompt in prompts]
-        prefixes = [self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn]
-        rows = [
-            torch.cat([self._embed_text(ids), prefix])
-            for half in (prompts, unconditional)
-            for ids, prefix in zip(half, prefixes, strict=True)
-        ]  # 2B rows: the conditional ones, then the unconditional ones
-        longest = max(total - len(tokens) for total, tokens in zip(totals, drawn, strict=True))
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + longest)
-        states = engine.prefill(rows)[:, -1].float()  # (2B, d)
+        drawn = self.engine.in_batches(
+            list(zip(requests, self._tell(requests), strict=True)),
+            lambda batch: self._draw(batch, _Manner(guidance, temperature, keep, sampler)),
+            rows=2,
+            tokens=lambda item: len(item[1].ids) + self._total(item[0]),
+            shape=lambda item: (len(item[1].ids), _count_begun(item[0], self._total(item[0]))),
+        )
+        whole = self.capabilities.image_tokens
+        pictures = self._decode_pictures([fill_rest(tokens, whole) for tokens, _ in drawn])
+        return [
+            Sketch(Drawing(tuple(tokens), picture), None if request.prefix is not None or request.tokens else hidden)
+            for (tokens, hidden), picture, request in zip(drawn, pictures, requests, strict=True)
+        ]
+
+    def _tell(self, requests: Sequence[DrawRequest]) -> list[Told]:
+        """Each request's prompt as read: where it is not the one that its row was told last, it is read now.
+
+        The unconditional prompt keeps the first and the last token and pads the rest. Its beginning is the same for
+        all prompts, so that is read once, as far as the longest prompt needs it.
+        """
+        prompts = [tuple(self.prompts.drawing(one.row.task.prompt, one.reasoning)) for one in requests]
+        known = {request.row.told.ids: request.row.told for request in requests if request.row.told}
+        new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
+        if new:
+            blank = self._read_blank(new[0][0], max(map(len, new)) - 1)
+            begun = [Kept(blank.cut(len(ids) - 1), blank.last) for ids in new]
+            unconditional = self._read([self._embed_text(ids[-1:]) for ids in new], begun)
+            conditional = self._read([self._embed_text(ids) for ids in new])
+            known |= zip(new, map(Told, new, conditional, unconditional), strict=True)
+        told = [known[ids] for ids in prompts]
+        for request, one in zip(requests, told, strict=True):
+            request.row.told = one
+        return told
+
+    def _read(self, rows: Sequence[torch.Tensor], before: Sequence[Kept] | None = None) -> list[Kept]:
+        """Read rows of embeddings (T_i, d), each behind what is kept."""
+        return self.engine.in_batches(
+            list(zip(rows, before or [None] * len(rows), strict=True)),
+            self.engine.read,
+            tokens=lambda item: len(item[0]) + len(item[1] or ()),
+            shape=lambda item: (len(item[1] or ()), len(item[0])),
+        )
+
+    def _read_blank(self, first: int, length: int) -> Kept:
+        """At least so many tokens of the unconditional prompt: ``first``, then padding; read in steps of one size."""
+        kept = self._blank.get(first)
+        while kept is None or len(kept) < length:
+            ids = [self.prompts.blank] * _BLANK_STEP
+            rows = [self._embed_text(ids if kept else [first, *ids[1:]])]
+            (kept,) = self._read(rows, [kept] if kept else None)
+            self._blank[first] = kept
+        return kept
+
+    def _draw(self, batch: Sequence[tuple[DrawRequest, Told]], manner: _Manner) -> list[tuple[list[int], torch.Tensor]]:
+        """Image tokens, and the hidden states (n, 2, d) behind the first of them."""
+        totals = [self._total(request) for request, _ in batch]
+        streams = [request.stream.clone_state() for request, _ in batch]
+        drawn = [
+            _begin(request, total, stream, manner)
+            for (request, _), total, stream in zip(batch, totals, streams, strict=True)
+        ]
+        # 2B rows: each drawing's conditional row, then its unconditional one.
+        before = [kept for _, told in batch for kept in (told.conditional, told.unconditional)]
+        steps = max(total - len(tokens) for total, tokens in zip(totals, drawn, strict=True))
+        rows = self.engine.open(before, max(map(len, drawn)), steps)
+        if any(drawn):
+            rows.read([self._embed_image(torch.tensor(tokens, dtype=torch.long)) for tokens in drawn for _ in range(2)])
         kept: list[torch.Tensor] = []
-        streams = [request.stream for request in requests]
         while True:
-            pairs = torch.stack(states.chunk(2), dim=1)  # (B, 2, d)
-            if len(kept) < keep:
+            pairs = rows.newest.view(len(batch), 2, -1)  # (B, 2, d)
+            if len(kept) < manner.keep:
                 kept.append(pairs)
-            sampled = sample(self.image_logits(pairs, guidance), streams, temperature)  # (B,)
-            newest = [
-                token if given is None else given
-                for token, given in zip(to_integers(sampled), map(_given, requests, map(len, drawn)), strict=True)
-            ]
-            for row, token, total in zip(drawn, newest, totals, strict=True):
-                if len(row) < total:  # a row that began with a longer prefix is done a little earlier
-                    row.append(token)
+            logits = self.image_logits(pairs, manner.guidance)
+            newest = to_integers(sample(logits, streams, manner.temperature, manner.sampler))  # B
+            for index, (request, _) in enumerate(batch):
+                given = _given(request, len(drawn[index]))
+                newest[index] = newest[index] if given is None else given
+                if len(drawn[index]) < totals[index]:  # some rows are done a little earlier
+                    drawn[index].append(newest[index])
             if all(len(row) >= total for row, total in zip(drawn, totals, strict=True)):
                 break
-            tokens = torch.tensor(newest)
-            states = engine.step(self._embed_image(tokens.repeat(2))).float()
-        hidden = torch.stack(kept, dim=1) if kept else pairs[:, None, :, :][:, :0]  # (B, keep, 2, d)
-        pictures = self._decode_pictures(
-            torch.tensor([fill_rest(row, self.capabilities.image_tokens) for row in drawn])
-        )
-        return [
-            Sketch(Drawing(tuple(row), picture), None if request.prefix is not None or request.tokens else states_)
-            for row, picture, states_, request in zip(drawn, pictures, hidden, requests, strict=True)
-        ]
+            rows.step(self._embed_image(torch.tensor(newest).repeat_interleave(2)))
+        hidden = torch.stack(kept, dim=1) if kept else pairs[:, None][:, :0]  # (B, n, 2, d)
+        return list(zip(drawn, hidden, strict=True))
+
+    def _total(self, request: DrawRequest) -> int:
+        return request.until or self.capabilities.image_tokens
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
@@ -190,7 +310,7 @@ class Janus:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
         rows = self._look(pictures, questions, self.prompts.question)
-        states = Lockstep(self._decoder, self.layers, max(map(len, rows))).prefill(rows)[:, -1].float()
+        states = torch.stack([kept.last for kept in self._read(rows)])
         probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
         return to_numbers(probabilities[:, 0])
 
@@ -199,20 +319,28 @@ class Janus:
         """A free answer about each picture, written greedily, of at most that many tokens."""
         if not pictures:
             return []
-        end: int = self.tokenizer.eos_token_id
         rows = self._look(pictures, questions, self.prompts.open_question)
-        engine = Lockstep(self._decoder, self.layers, max(map(len, rows)) + limit)
-        newest = engine.prefill(rows)[:, -1].float()  # (B, d)
-        written: list[list[int]] = [[] for _ in rows]
+        return self.engine.in_batches(
+            rows,
+            lambda batch: self._reply(batch, limit),
+            tokens=lambda row: len(row) + limit,
+            shape=lambda row: (len(row),),
+        )
+
+    def _reply(self, batch: Sequence[torch.Tensor], limit: int) -> list[str]:
+        end: int = self.tokenizer.eos_token_id
+        rows = self.engine.open([None] * len(batch), max(map(len, batch)), limit)
+        rows.read(batch)
+        written: list[list[int]] = [[] for _ in batch]
         for _ in range(limit):
-            following = to_integers(self.text_logits(newest).argmax(-1))
+            following = to_integers(self.text_logits(rows.newest).argmax(-1))
             for tokens, token in zip(written, following, strict=True):
                 if tokens[-1:] != [end]:
                     tokens.append(token)
             if all(tokens[-1:] == [end] for tokens in written):
                 break
-            newest = engine.step(self._embed_text(following)).float()
-        return [self._reasoning(_without(tokens, end)).text for tokens in written]
+            rows.step(self._embed_text(following))
+        return [self._reasoning([token for token in tokens if token != end]).text for tokens in written]
 
     def _look(
         self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
@@ -228,10 +356,6 @@ class Janus:
             rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
         return rows
 
-    @property
-    def _decoder(self) -> Any:
-        return self.network.model.language_model
-
     def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids -> (T, d)."""
         return self.network.get_input_embeddings()(torch.tensor(ids, device=self.device, dtype=torch.long))
@@ -240,29 +364,25 @@ class Janus:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
 
-    def _begin(self, request: DrawRequest, total: int, temperature: float) -> list[int]:
-        """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
-        tokens: list[int] = []
-        logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)
-        while len(tokens) < total:
-            given = _given(request, len(tokens))
-            if given is None and len(tokens) >= len(logits):
-                break
-            if given is None:
-                given = int(sample(logits[len(tokens)][None], [request.stream], temperature))
-            tokens.append(given)
-        return tokens
-
-    def _decode_pictures(self, tokens: torch.Tensor) -> list[Image.Image]:
-        pictures: list[Image.Image] = []
-        for part in torch.split(tokens.to(self.device), _PICTURES_AT_ONCE):
-            pixels = self.network.decode_image_tokens(part).float().clamp(-1, 1)  # (b, H, W, 3)
-            levels = ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-            pictures += [Image.fromarray(picture) for picture in levels]
+    def _decode_pictures(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+        at_once = 1 if self.engine.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
+        pictures, _ = work_in_batches(drawn, self._decode_some, at_once)
         return pictures
+
+    def _decode_some(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+        pixels = self.network.decode_image_tokens(torch.tensor(drawn, device=self.device))  # (B, H, W, 3) in [-1, 1]
+        levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        return [Image.fromarray(picture) for picture in levels]
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
+
+
+def _written_before(row: Row, prompt: tuple[int, ...], prefix: tuple[int, ...]) -> Thought | None:
+    """The row's last text, where it is the one that greedy writing would give behind this prompt and prefix."""
+    if row.thought is None or row.asked is None or row.asked.ids != prompt or len(prefix) < row.forced:
+        return None
+    return row.thought if row.thought.written[: len(prefix)] == prefix else None
 
 
 def _given(request: DrawRequest, place: int) -> int | None:
@@ -270,10 +390,19 @@ def _given(request: DrawRequest, place: int) -> int | None:
     return request.tokens[place] if place < len(request.tokens) else None
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
-    """Tokens up to the first end-of-sequence, which is kept."""
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+def _count_begun(request: DrawRequest, total: int) -> int:
+    """How many of the first tokens need no decoder."""
+    read = 0 if request.prefix is None else len(request.prefix)
+    return next((place for place in range(read, total) if _given(request, place) is None), total)
 
 
-def _without(tokens: list[int], end: int) -> list[int]:
-    return tokens[:-1] if tokens and tokens[-1] == end else tokens
+def _begin(request: DrawRequest, total: int, stream: torch.Generator, manner: _Manner) -> list[int]:
+    """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
+    tokens: list[int] = []
+    logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)
+    for place in range(min(total, _count_begun(request, total))):
+        given = _given(request, place)
+        if given is None:
+            given = int(sample(logits[place][None], [stream], manner.temperature, manner.sampler))
+        tokens.append(given)
+    return tokens

@@ -1,0 +1,120 @@
+"""Fill the tables of docs/performance.md from the JSON files in speed/results, and draw its figure.
+
+    pip install "milr[report]"      # brings matplotlib
+    python -m speed.tables
+
+Every figure there comes from a file that `speed/compare.py` or `speed/scaling.py` wrote; none is typed in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from milr.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def comparison(report: Any) -> str:
+    """The engine beside the plain loop, a row a batch, and the machine that both ran on."""
+    rows: list[list[str]] = []
+    for one in report["batches"]:
+        plain, engine = one["plain"], one["engine"]
+        rows.append(
+            [
+                str(one["batch"]),
+                f"{plain['step']:.3g}",
+                f"{engine['step']:.3g}",
+                f"**{one['ratio_step']:.1f}×**",
+                f"{one['ratio_step_text_kept']:.1f}×",
+                f"{one['ratio_drawing']:.1f}×",
+                f"{engine['text']:.2g} + {engine['drawing']:.3g} + {engine['picture']:.2g}",
+                f"{plain['tokens']:.0f} / {engine['tokens']:.0f}",
+                f"{plain['bytes'] / 1e9:.3g} / {engine['bytes'] / 1e9:.3g}",
+                f"{one['over_limit']:.2f}×",
+            ]
+        )
+    machine = report["machine"]
+    head = (
+        "batch",
+        "plain, s a step",
+        "engine, s a step",
+        "ratio",
+        "text unchanged",
+        "drawing alone",
+        "engine: text + drawing + picture",
+        "tokens, plain / engine",
+        "GB moved, plain / engine",
+        "over the limit",
+    )
+    how = {"full": "every token timed"}.get(str(report["batches"][0]["chunk"] or "full"))
+    how = how or f"{report['batches'][0]['chunk']} image tokens timed at each of three context lengths"
+    return (
+        f"{report['model']}, {report['dtype']}, {machine['threads']} thread(s) of {machine['name']}, torch "
+        f"{machine['torch']}; {machine['bytes_a_second'] / 1e9:.1f} GB/s and "
+        f"{machine['operations_a_second'] / 1e9:.0f} billion operations a second; "
+        f"{report['batches'][0]['repeats']} repeat(s), {how}.\n\n{table(head, rows)}"
+    )
+
+
+def scaling(report: Any) -> str:
+    """Time and memory against tasks and K."""
+    rows = [
+        [str(one["tasks"]), str(one["steps"]), f"{one['seconds']:.3g}", f"{one['seconds_each']:.3g}", one["memory"]]
+        for one in ({**one, "memory": f"{one['peak_bytes'] / 2**20:.0f}"} for one in report["runs"])
+    ]
+    return table(("tasks", "K", "seconds", "seconds a drawing", "peak memory, MiB"), rows)
+
+
+WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling}
+"""By the beginning of a file's name; all others are comparisons."""
+
+
+def draw_scaling(report: Any, path: Path) -> None:
+    """Time against tasks, memory against tasks, time against K, as one SVG."""
+    from matplotlib.figure import Figure
+
+    tasks = [one for one in report["runs"] if one["steps"] == report["runs"][0]["steps"]]
+    steps = [one for one in report["runs"] if one["tasks"] == report["runs"][0]["tasks"]]
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    panels = (
+        (tasks, "tasks", "seconds", 1.0, "seconds"),
+        (tasks, "tasks", "peak_bytes", 2**20, "peak memory, MiB"),
+        (steps, "steps", "seconds", 1.0, "seconds"),
+    )
+    for place, (runs, across, up, unit, label) in enumerate(panels):
+        axes = figure.add_subplot(1, 3, place + 1)
+        axes.plot([run[across] for run in runs], [run[up] / unit for run in runs], marker="o")
+        axes.set(xlabel={"tasks": "tasks", "steps": "K"}[across], ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Put each file's table between the marks that bear its name."""
+    page = PAGE.read_text(encoding="utf-8")
+    for path in sorted(RESULTS.glob("*.json")):
+        writer = WRITERS.get(path.stem.split("-")[0], comparison)
+        text = writer(json.loads(path.read_text(encoding="utf-8")))
+        marks = re.compile(rf"(<!-- {re.escape(path.stem)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page = marks.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)
+        if writer is scaling:
+            draw_scaling(json.loads(path.read_text(encoding="utf-8")), PAGE.parent / "images" / "scaling.svg")
+    write_text(PAGE, page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A Llama decoder, its forward pass written out: the weights are transformers', the cache is ours.
+
+transformers' own pass does the same sums; here they are fewer calls, which is what a small model's time goes to.
+Source of the architecture: `transformers.models.llama.modeling_llama`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from milr.decode.attention import attend
+from milr.decode.cache import Cache
+
+
+class Decoder:
+    """The layers of a `LlamaModel`, without its embeddings."""
+
+    def __init__(self, network: Any) -> None:
+        """Args: a frozen `LlamaModel`; its modules are used where they lie."""
+        self.network = network
+        config = network.config
+        self.layers: int = config.num_hidden_layers
+        self.heads: int = config.num_key_value_heads
+        self.width: int = network.layers[0].self_attn.head_dim
+        self.size: int = config.hidden_size
+        self.epsilon: float = config.rms_norm_eps
+
+    @property
+    def like(self) -> torch.Tensor:
+        """An empty tensor with the dtype and device of the hidden states."""
+        return self.network.norm.weight[:0]
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token's keys and values."""
+        return 2 * self.layers * self.heads * self.width * self.like.element_size()
+
+    def __call__(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Read new tokens behind what the cache holds.
+
+        Args:
+            embeddings: (B, T, d).
+            positions: (B, T) int64, each token's place in its own row.
+            cache: Already grown by T; every layer writes its keys and values.
+            mask: (B, 1, T, filled) bool, true where a token sees a key; None where all are seen.
+
+        Returns:
+            (B, T, d) last hidden states.
+        """
+        states = embeddings
+        turns, turns_back = self._angles(embeddings, positions)
+        for place, layer in enumerate(self.network.layers):
+            own, mlp = layer.self_attn, layer.mlp
+            normal = self._normalise(states, layer.input_layernorm)
+            query = _turn(self._split(own.q_proj(normal)), turns, turns_back)
+            key = _turn(self._split(own.k_proj(normal)), turns, turns_back)
+            keys, values = cache.write(place, key, self._split(own.v_proj(normal)))
+            seen = attend(query, keys, values, mask)  # (B, H, T, w)
+            states = states + own.o_proj(seen.transpose(1, 2).flatten(2))
+            normal = self._normalise(states, layer.post_attention_layernorm)
+            states = states + mlp.down_proj(F.silu(mlp.gate_proj(normal)) * mlp.up_proj(normal))
+        return self._normalise(states, self.network.norm)
+
+    def _normalise(self, states: torch.Tensor, norm: Any) -> torch.Tensor:
+        return F.rms_norm(states, states.shape[-1:], norm.weight, self.epsilon)
+
+    def _split(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, T, heads w) -> (B, heads, T, w)."""
+        return states.view(*states.shape[:2], -1, self.width).transpose(1, 2)
+
+    def _angles(self, states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and signed sine of the rotary embedding, (B, 1, T, w) each."""
+        cosine, sine = self.network.rotary_emb(states, positions)  # (B, T, w) each, both halves of w the same
+        half = self.width // 2
+        return cosine[:, None], torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)[:, None]
+
+
+def _turn(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotate by position: the second half of a head's width stands to the first as imaginary to real."""
+    return torch.addcmul(states * cosine, states.roll(states.shape[-1] // 2, dims=-1), sine)

@@ -1,0 +1,121 @@
+"""Searches under a real limit of address space (`ulimit -v`), each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milr.models import embedded_folder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limit of address space"),
+    pytest.mark.skipif(not embedded_folder().is_dir(), reason="no embedded model: `make train` makes one"),
+]
+
+SEARCH = """
+import json, resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from milr import load_model, search, tasks_from_prompts
+from milr.config import SearchConfig
+from milr.errors import MilrError
+from milr.testing import FakeReward
+
+def limit(more):
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.RLIM_INFINITY))
+
+rows, room, blind, after = json.loads(sys.argv[1])
+if blind:  # nothing is known of what is free: memory really runs out
+    import milr.decode.engine
+    milr.decode.engine.fitting = lambda each, device: None
+model = load_model()
+batches = []
+whole = model._draw
+model._draw = lambda batch, manner: (batches.append(len(batch)), whole(batch, manner))[1]
+tasks = tasks_from_prompts([f"a photo of a {c} cat" for c in ("red", "blue", "green", "black", "white", "pink")])
+list(search(tasks[:1], model, FakeReward(), SearchConfig(steps=0)))  # what is loaded late is loaded now
+batches.clear()
+config = SearchConfig(steps=0, max_rows=rows)
+found, error = [], None
+if room and not after:
+    limit(room)
+try:
+    for record in search(tasks, model, FakeReward(), config):
+        found.append(record.best.tokens)
+        if after and len(found) == after:
+            limit(room)
+except MilrError as raised:
+    error = str(raised)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+print(json.dumps({"found": found, "error": error, "batches": batches}))
+"""
+MIB = 2**20
+
+
+def run(rows: int, room: int | None, *, blind: bool = False, after: int = 0) -> Any:
+    """A search with so many bytes left, from the beginning or after some records."""
+    given = json.dumps([rows, room, blind, after])
+    done = subprocess.run([sys.executable, "-c", SEARCH, given], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def free() -> Any:
+    """The search without a limit."""
+    found = run(6, None)
+    assert len(found["found"]) == 6 and found["batches"] == [6]
+    return found
+
+
+def test_batches_are_as_large_as_the_limit_allows(free: Any) -> None:
+    found = run(6, 56 * MIB)
+    assert found["found"] == free["found"] and found["error"] is None
+    assert 1 <= max(found["batches"]) < 6
+
+
+def test_where_memory_runs_out_nothing_is_lost(free: Any) -> None:
+    found = run(6, 40 * MIB, blind=True)
+    assert found["found"] == free["found"] and found["error"] is None
+    assert found["batches"][:2] == [6, 3]
+
+
+def test_what_is_finished_stays_when_not_even_one_row_fits(free: Any) -> None:
+    found = run(1, 1 * MIB, after=2)
+    assert found["found"] == free["found"][:2]
+    assert "one row at a time" in found["error"]
+
+
+def test_the_folder_of_such_a_run_is_whole(tmp_path: Path) -> None:
+    """`ulimit -v` on the command line itself: an end in one line, and every finished picture readable."""
+    from milr import read_run
+
+    folder = tmp_path / "run"
+    command = (
+        "import resource, sys, milr.search\n"
+        "from pathlib import Path\n"
+        "from milr.cli import main\n"
+        "import milr.runs.writer as writer\n"
+        "write = writer.RunWriter.write\n"
+        "def limited(self, record):\n"
+        "    found = write(self, record)\n"
+        "    if record.finished:\n"
+        "        size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "        resource.setrlimit(resource.RLIMIT_AS, (size + 2**20, resource.RLIM_INFINITY))\n"
+        "    return found\n"
+        "writer.RunWriter.write = limited\n"
+        f"sys.exit(main(['generate', 'a photo of a red cat', 'a photo of a blue dog', '--rows', '1', '--steps', '0',"
+        f" '--out', {str(folder)!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "memory ran out" in done.stderr
+    assert len(list(folder.rglob("best.png"))) == 1
+    assert read_run(folder)
