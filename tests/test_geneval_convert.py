@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from milr.cli import main
@@ -189,6 +190,21 @@ def test_the_folder_is_found_by_default(checkpoint: Path, tmp_path: Path, monkey
     monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path / "weights"))
     assert main(["convert", "geneval-detector", str(checkpoint)]) == 0
     assert (tmp_path / "weights" / "geneval-detector" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), SafetensorError("No space left on device")])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch, capsys, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.Mask2FormerForUniversalSegmentation.save_pretrained", fail)
+    assert main(["convert", "geneval-detector", str(checkpoint), str(tmp_path / "detector")]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'detector'} (" in said
+    assert "Read-only file system" in said or "No space left on device" in said
+    assert not (tmp_path / "detector").exists()
 
 
 def test_another_file_is_refused_unless_asked_for(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:

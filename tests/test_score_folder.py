@@ -37,7 +37,7 @@ PROMPTS = (
     "a photo of a white cup and a brown dining table",
 )
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
-DEADLINE = 300.0  # seconds, for a busy machine
+DEADLINE = 600.0  # seconds, for a busy machine
 COLUMNS = ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
 
 
