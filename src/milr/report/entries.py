@@ -90,8 +90,10 @@ class Entry:
     @property
     def embedded(self) -> bool:
         """Whether the embedded model drew this: a miniature, whose numbers stand for no other model."""
-        folder = self.manifest.model_folder
-        return self.manifest.model == "embedded" or (folder is not None and Path(folder) == embedded_folder())
+        asked, folder = self.manifest.model_asked, self.manifest.model_folder
+        # A run may come from another installation: the folder's place in the package tells, not its whole path.
+        place = embedded_folder().parts[-3:]
+        return asked == "embedded" or (folder is not None and Path(folder).parts[-3:] == place)
 
     @property
     def judged(self) -> bool:
