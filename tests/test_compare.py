@@ -60,6 +60,7 @@ def test_seeds_and_shards_are_joined_and_settings_are_not(tmp_path: Path, runs: 
     first, zero = read_entries([runs["joint"], runs["zero"], other])
     assert len(first.runs) == 2 and len(first.outcomes.prompts) == 8 and set(first.outcomes.seeds) == {0, 5}
     assert (first.label, zero.label) == ("milr", "milr, credit zero")
+    assert [entry.label for entry in read_entries([runs["zero"], runs["joint"]])] == ["milr, credit zero", "milr"]
     halves = [make_run(tmp_path / f"{i}", tasks=tasks[i::2]) for i in (0, 1)]
     (whole,) = read_entries(halves)
     mean = compare([whole]).scores["milr"][OVERALL][END].value

@@ -60,9 +60,13 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
 
 
 def show_failures(section: Section) -> list[tuple[str, list[Exhibit]]]:
-    """The worst searches of each kind of failure, over all entries; no exhibits where none was found."""
+    """The worst searches of each kind of failure, over all entries; no exhibits where none was found.
+
+    Without a judge nothing is said of hacking.
+    """
     found: list[tuple[str, list[Exhibit]]] = []
-    for kind in KINDS:
+    seen = KINDS if any(entry.judged for entry in section.entries) else KINDS[:2]
+    for kind in seen:
         second = "best" if kind == KINDS[2] else "last"
         shown = [_exhibit(entry, one.task, "first", second) for entry, one in worst(section, kind, _BAD)]
         found.append((kind, shown))
