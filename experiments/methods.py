@@ -93,7 +93,7 @@ def main() -> None:
         if not path.exists():
             run(name, tasks, given, path)
     found = {path.stem: read(path, len(tasks)) for path in sorted(given.out.glob("*.jsonl"))}
-    print("\n".join(tables(found, given.steps + 1, ["best-of-n", "milr"])))  # noqa: T201
+    print("\n".join(tables(found, given.steps + 1, ["best-of-n", "best-of-n-sampled", "milr"])))  # noqa: T201
 
 
 if __name__ == "__main__":

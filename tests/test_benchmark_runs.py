@@ -19,6 +19,7 @@ from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 from milr.benchmarks.tables import answers_of, summarise_runs
 from milr.cli import main
 from milr.errors import UsageError
+from milr.methods import METHODS
 from milr.runs import RunError, read_run
 from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
@@ -120,30 +121,37 @@ def test_shards_together_are_the_whole_run(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 7])
-def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, after: int) -> None:
-    settings = {"images_per_prompt": 2, "search": {"max_rows": 1}}
-    whole = run(tmp_path / "whole", **settings)
-    job = BenchmarkJob.begin(
-        BenchmarkSettings(
-            benchmark="icons",
-            limit=6,
-            reward="icons-soft",
-            judge="icons",
-            images_per_prompt=2,
-            search={"steps": 2, "max_rows": 1},
-        ),
-        tmp_path / "cut",
-    )
-    records = job.run()
+def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
+    """A run that was left after so many records, ready to be gone on with."""
+    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "judge": "icons", **settings}
+    records = BenchmarkJob.begin(BenchmarkSettings(**given), folder).run()
     for _ in range(after + 1):
         next(records)
     records.close()
-    again = BenchmarkJob.resume(tmp_path / "cut")
+    return BenchmarkJob.resume(folder)
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 7])
+def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, after: int) -> None:
+    settings = {"images_per_prompt": 2, "search": {"steps": 2, "max_rows": 2}}
+    whole = run(tmp_path / "whole", **settings)
+    again = cut(tmp_path / "cut", after, **settings)
     assert all(True for _ in again.run())
     assert content(tmp_path / "cut") == content(whole)
     assert str(again.table()) == table(whole)
-    assert read_run(tmp_path / "cut").manifest.status == "finished"
+    assert [one.status for one in read_run(tmp_path / "cut").manifest.sessions] == ["interrupted", "finished"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
+    """Its random streams must not hang on a task's place in the list, nor on its neighbours."""
+    settings = {"method": method, "limit": 4, "search": {"steps": 3, "max_rows": 2}}
+    whole = run(tmp_path / "whole", **settings)
+    records = sum(len(task.steps) for task in read_run(whole).tasks)
+    again = cut(tmp_path / "cut", records // 2, **settings)
+    assert 0 < len(read_run(tmp_path / "cut").tasks) < 4
+    assert all(True for _ in again.run())
+    assert content(tmp_path / "cut") == content(whole)
 
 
 def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_those_tasks_again(

@@ -36,7 +36,9 @@ class Stage:
         self.config = SearchConfig()
         self.method = ""
 
-    def load_model(self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None) -> object:
+    def load_model(
+        self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
+    ) -> object:
         self.loaded.append((name, device, dtype))
         return SimpleNamespace(name=name, folder=Path(), search_defaults=self.defaults, reads_free_prompts=False)
 
@@ -255,7 +257,9 @@ def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -
     assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("methods", "parm")} <= listed
     assert main(["info", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(listed) == sum(len(told[kind]) for kind in ("models", "rewards", "methods", "strategies", "benchmarks"))
+    assert len(listed) == sum(
+        len(told[kind]) for kind in ("models", "profiles", "rewards", "methods", "strategies", "benchmarks")
+    )
     assert Path(told["embedded_model"]).is_absolute()
 
 

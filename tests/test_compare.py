@@ -13,6 +13,7 @@ import pytest
 
 from milr.cli import main
 from milr.errors import UsageError
+from milr.methods import METHODS
 from milr.report.comparison import END, compare, comparison_tables, find_twin, needs_twin, tag_weights
 from milr.report.entries import read_entries
 from milr.report.statistics import OVERALL
@@ -59,6 +60,7 @@ def test_seeds_and_shards_are_joined_and_settings_are_not(tmp_path: Path, runs: 
     first, zero = read_entries([runs["joint"], runs["zero"], other])
     assert len(first.runs) == 2 and len(first.outcomes.prompts) == 8 and set(first.outcomes.seeds) == {0, 5}
     assert (first.label, zero.label) == ("milr", "milr, credit zero")
+    assert [entry.label for entry in read_entries([runs["zero"], runs["joint"]])] == ["milr, credit zero", "milr"]
     halves = [make_run(tmp_path / f"{i}", tasks=tasks[i::2]) for i in (0, 1)]
     (whole,) = read_entries(halves)
     mean = compare([whole]).scores["milr"][OVERALL][END].value
@@ -135,6 +137,19 @@ def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:
     assert "What the latents add, paired" not in [
         table.title.partition(":")[0] for table in comparison_tables(compare([joint, pool]))
     ]
+
+
+def test_every_method_can_be_compared(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, tasks=make_tasks(2), method=name, stop_at=1.0) for name in METHODS]
+    entries = read_entries(folders)
+    assert [entry.label for entry in entries] == list(METHODS)
+    for entry in entries:
+        first, most, end = entry.answers([1, entry.outcomes.limit, float("inf")]).T
+        assert not np.isnan(most).any() and (most == end).all()
+        assert entry.outcomes.limit in (1, 4) and entry.drawings <= 4  # K is 3
+        assert entry.pooled == entry.label.startswith("best-of-n")
+        assert not np.isnan(first).any() or entry.label in ("grid-prune", "parm")
+    assert len(comparison_tables(compare(entries))[0].rows) == len(METHODS)
 
 
 def test_tags_are_pooled_as_the_benchmark_does() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from milr.decode.streams import open_stream
 from milr.errors import UsageError
 from milr.models import original
-from milr.models.base import DrawRequest
+from milr.models.base import DrawRequest, Row
 from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus
 from milr.types import Reasoning, Task
@@ -120,7 +120,7 @@ def test_the_encoders_features_are_the_original_ones(model: Janus, plain: PlainJ
 def test_a_drawing_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
     """Guided, at next to no temperature: every token is the likeliest one behind the plain model's own states."""
     task, reasoning = Task(prompt=PROMPT), Reasoning("a dog", ())
-    request = DrawRequest(task, reasoning, open_stream(0, "any", 0, 0))
+    request = DrawRequest(Row(task), reasoning, open_stream(0, "any", 0, 0))
     (sketch,) = model.draw([request], guidance=5.0, temperature=1e-6, keep=0)
     prompt = torch.tensor([model.prompts.drawing(PROMPT, reasoning)])
     blank = prompt.clone()

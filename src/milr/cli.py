@@ -21,6 +21,7 @@ from milr.commands.convert import convert
 from milr.commands.data import app as data
 from milr.commands.doctor import doctor
 from milr.commands.export import export
+from milr.commands.models import ask, fetch, plan
 from milr.commands.options import (
     INTERRUPTED,
     L2,
@@ -33,6 +34,8 @@ from milr.commands.options import (
     LearningRate,
     ModelName,
     NoiseName,
+    Offline,
+    Profile,
     Rows,
     SamplerName,
     Seed,
@@ -41,6 +44,7 @@ from milr.commands.options import (
     Strategy,
     Temperature,
     TextRatio,
+    Yes,
     check_names,
     make_config,
 )
@@ -126,6 +130,9 @@ def generate(
     rows: Rows = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    profile: Profile = None,
+    offline: Offline = False,
+    yes: Yes = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="A drawing never depends on what is drawn beside it, bfloat16 too.")
     ] = False,
@@ -172,7 +179,16 @@ def generate(
 
     # A missing key or server is found before the model is loaded, where the reward can do without it.
     judge = None if needs_model(reward) else load_reward(reward, judges=judging.judges)
-    loaded = load_model(model, device=device, dtype=dtype, deterministic=deterministic)
+    loaded = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        profile=profile,
+        offline=offline,
+        confirm=ask(screen, yes),
+        deterministic=deterministic,
+        settings={name: value for name, value in given.items() if name in ("text_ratio", "image_ratio")},
+    )
     free = loaded.reads_free_prompts
     tasks = tasks_from_prompts(prompts, free=free) if prompts else []
     tasks += read_tasks(prompts_file, free=free) if prompts_file else []
@@ -217,15 +233,17 @@ def generate(
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the embedded model's folder.")] = False,
 ) -> None:
-    """List the models, rewards, methods, strategies and benchmarks that there are."""
+    """List the models, prompt profiles, rewards, methods, strategies and benchmarks that there are."""
     from milr.benchmarks import BENCHMARKS
     from milr.methods import METHODS
     from milr.models import MODELS, embedded_folder
+    from milr.models.profiles import PROFILES
     from milr.rewards import REWARDS
     from milr.strategies import STRATEGIES
 
     lists = {
         "models": {name: entry.summary for name, entry in MODELS.items()},
+        "profiles": {name: profile.summary for name, profile in PROFILES.items()},
         "rewards": {name: entry.summary for name, entry in REWARDS.items()},
         "methods": {name: entry.summary for name, entry in METHODS.items()},
         "strategies": {name: strategy.summary for name, strategy in STRATEGIES.items()},
@@ -248,6 +266,8 @@ app.add_typer(data, name="data")
 app.command("doctor")(doctor)
 app.command("export")(export)
 app.command("report")(report)
+app.command("fetch")(fetch)
+app.command("plan")(plan)
 app.command("score")(score)
 app.command("score-folder")(score_folder)
 app.command("serve-judge")(serve_judge)

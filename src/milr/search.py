@@ -16,7 +16,7 @@ from milr.config import SearchConfig
 from milr.decode.streams import number_keys, open_stream
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
-from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
+from milr.latents import GradientError, Latents, RolledOut, count_latents, find_absent, take_step
 from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.strategies import STRATEGIES
@@ -47,8 +47,10 @@ def search(
         SearchError: A gradient is not finite.
     """
     config = config or SearchConfig.model_validate(dict(model.search_defaults))
+    absent = find_absent(config, model.capabilities)
+    config = config.model_copy(update={f"{name}_ratio": 0.0 for name in absent})
     started = time.monotonic()
-    waiting = deque(_open_searches(tasks, model, config))
+    waiting = deque(_open_searches(tasks, model, config, tuple(absent)))
     # While a judge elsewhere looks at the pictures of one group, the other group draws.
     groups = 2 if isinstance(reward, WaitingReward) and min(config.max_rows, len(tasks)) > 1 else 1
     rows = -(-min(config.max_rows, len(tasks)) // groups)
@@ -124,17 +126,22 @@ def _score(active: Sequence[_Search], reward: Reward) -> Callable[[], None]:
     return finish
 
 
-def _open_searches(tasks: Sequence[Task], model: Model, config: SearchConfig) -> Iterator[_Search]:
+def _open_searches(
+    tasks: Sequence[Task], model: Model, config: SearchConfig, absent: tuple[str, ...]
+) -> Iterator[_Search]:
     keys = number_keys(task.key for task in tasks)
     for index, (task, key) in enumerate(zip(tasks, keys, strict=True)):
-        yield _Search(task, index, key, model, config)
+        yield _Search(task, index, key, model, config, absent)
 
 
 class _Search:
     """One task under way."""
 
-    def __init__(self, task: Task, index: int, key: str, model: Model, config: SearchConfig) -> None:
+    def __init__(
+        self, task: Task, index: int, key: str, model: Model, config: SearchConfig, absent: tuple[str, ...]
+    ) -> None:
         self.task, self.index, self.key, self.model, self.config = task, index, key, model, config
+        self.absent = absent  # latents that were asked for, but that the model does not have
         self.row: Row | None = None
         self.step = -1
         self.moved: tuple[str, ...] = ()
@@ -222,6 +229,7 @@ class _Search:
             assert hidden is not None, "a drawing without a prefix comes with its hidden states"
             _, note = count_latents(self.config.image_ratio, len(self.drawings[0].tokens))
             self.notes += [f"image: {note}"] if note else []
+            self.notes += [f"{name}: this model has no {name} latents, so none move" for name in self.absent]
             self.latents = Latents(self.text_states, hidden, self.config.learning_rate)
             self.first_text = self.read_text
             self.first_image = self.drawings[0].tokens[: len(hidden)]

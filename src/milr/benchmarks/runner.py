@@ -124,7 +124,7 @@ class BenchmarkJob:
             places=tuple(place for place, _ in chosen),
             shard=settings.shard,
             images_per_prompt=settings.images_per_prompt,
-            deterministic=is_deterministic(config),
+            deterministic=True,
             model_asked=settings.model,
             model_folder=parts.model.folder,
             reward_asked=names.reward,
@@ -239,11 +239,6 @@ def make_search_config(settings: BenchmarkSettings, defaults: Mapping[str, objec
     return SearchConfig.model_validate(values)
 
 
-def is_deterministic(config: SearchConfig) -> bool:
-    """Whether a task's pictures are the same to the bit whatever else is in the batch."""
-    return config.max_rows == 1
-
-
 def _own_reward(benchmark: Benchmark, model: str) -> str:
     return "icons" if benchmark.in_icon_world and model == "embedded" else benchmark.reward
 
@@ -261,7 +256,8 @@ def _load(names: _Names, device: str, dtype: str | None, judges: JudgeClient | N
     early = {
         name: load_reward(name, judges=judges) for name in (names.reward, names.judge) if name and not needs_model(name)
     }
-    model = load_model(names.model, device=device, dtype=dtype)
+    # Batches of fixed shape: what a kill left over gives the same pictures as if it had not been left over.
+    model = load_model(names.model, device=device, dtype=dtype, deterministic=True)
 
     def scorer(name: str) -> Reward:
         return early.get(name) or load_reward(name, model=model, judges=judges)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -12,10 +11,9 @@ from pydantic import ValidationError
 from milr.config import SearchConfig
 from milr.errors import UsageError, unknown_name
 
-DTYPES = ("float32", "bfloat16", "float16")
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
-ModelName = Annotated[str, typer.Option(help="A name that milr info lists, or a model's folder.")]
+ModelName = Annotated[str, typer.Option(help="A name that milr info lists, a model's folder, or its name at the hub.")]
 Strategy = Annotated[str | None, typer.Option(help="Which latents move when: joint, alt or t2v.")]
 Steps = Annotated[int | None, typer.Option(help="Updates after the first picture.")]
 TextRatio = Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")]
@@ -37,6 +35,10 @@ Seed = Annotated[int | None, typer.Option(help="Of all random streams.")]
 Rows = Annotated[int | None, typer.Option("--rows", help="Tasks that are searched at once.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(help="The weights' type: float32, bfloat16 or float16.")]
+
+Profile = Annotated[str | None, typer.Option(help="How the model is spoken to; default: what its checkpoint shows.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the hub; as with HF_HUB_OFFLINE=1.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Agree to downloads without being asked.")]
 
 _FLAGS = {"learning_rate": "lr", "max_rows": "rows"}
 
@@ -60,16 +62,14 @@ def make_config(values: Mapping[str, object]) -> SearchConfig:
 
 def check_names(model: str, reward: str | None, dtype: str | None) -> None:
     """Refuse names that nothing has, before anything is loaded."""
-    from milr.models import MODELS
-    from milr.registry import find
+    from milr.models import check_model
+    from milr.models.devices import check_dtype
     from milr.rewards import check_reward
 
-    if not Path(model).is_dir():
-        find("model", model, MODELS)
+    check_model(model)
     if reward is not None:
         check_reward(reward)
-    if dtype is not None and dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+    check_dtype(dtype)
 
 
 def _allowed(bounds: Sequence[Any]) -> str:

@@ -34,6 +34,9 @@ CONVERTERS: Mapping[str, Entry] = {
         "milr.convert.geneval_detector:convert", "GenEval's detector: mmdet's Mask2Former Swin-S, COCO instances"
     ),
     "blip-vqa": Entry("milr.convert.blip_vqa:convert", "T2I-CompBench's BLIP for questions at 480 pixels"),
+    "janus": Entry(
+        "milr.convert.janus:convert", "Janus, pickled or in DeepSeek's layout, as transformers' safetensors"
+    ),
 }
 """Name -> entry. A converter is one file and one line here; its name is the folder's under the weights' root."""
 

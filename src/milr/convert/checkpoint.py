@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -112,13 +112,16 @@ def load_carried(
     network.load_state_dict({name: tensor.float() for name, tensor in carried.items()}, strict=False)
 
 
-def save_converted(network: Any, source: Path, target: Path) -> None:
+def save_converted(
+    network: Any, source: Path | Sequence[Path], target: Path, also: Callable[[Path], None] | None = None
+) -> None:
     """Write a network by its `save_pretrained`, and `conversion.json` with the hashes, under a name of its own first.
 
     Args:
         network: A transformers model.
-        source: The checkpoint that it came from.
+        source: The checkpoint that it came from, or its files.
         target: The folder to make.
+        also: Writes what else belongs into the folder.
 
     Raises:
         UsageError: The folder exists already, or cannot be made.
@@ -130,9 +133,15 @@ def save_converted(network: Any, source: Path, target: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         network.save_pretrained(part)
+        if also is not None:
+            also(part)
+        origin: dict[str, Any] = (
+            {"source": source.name, "source_sha256": hash_file(source)}
+            if isinstance(source, Path)
+            else {"sources": {path.name: hash_file(path) for path in source}}
+        )
         record = {
-            "source": source.name,
-            "source_sha256": hash_file(source),
+            **origin,
             "files": {path.name: hash_file(path) for path in sorted(part.iterdir())},
             "milr": __version__,
             "transformers": version("transformers"),

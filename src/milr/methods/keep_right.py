@@ -2,8 +2,9 @@
 
 A picture of several objects is right when all of them are; drawn anew as a whole, what was right is lost with what was
 wrong. Here the image tokens under the objects that meet their conditions are given to the next drawing, and the model
-draws all others around them, after the same text. With objects that succeed independently with chance p, k of them take
-about 1 / p^k whole drawings, but few times 1 / p of these.
+draws all others around them, after the same text. A drawing that is no better ends that: the next one has a text of its
+own, sampled, and keeps nothing. k objects that succeed independently with chance p take about 1 / p^k whole drawings,
+but few times 1 / p of these.
 
 The reward has to say where things are: GenEval's do (`icons`, `icons-soft`, `geneval`, `geneval-hf`: the evidence
 "detections"). With a reward that does not, nothing is kept and this is best of N over sampled texts.
@@ -22,9 +23,6 @@ from milr.rewards.base import Reward
 from milr.rewards.geneval import right_objects
 from milr.types import Score, StepRecord, Task, rank
 
-PATIENCE = 2
-"""Drawings in a row that are no better before the text is sampled anew and nothing is kept."""
-
 
 def keep_right(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
     """Up to K + 1 drawings, the first from the greedy text; each keeps what is right in the best one of its text.
@@ -37,18 +35,16 @@ def keep_right(tasks: Sequence[Task], model: Model, reward: Reward, config: Sear
 def _draw_around(row: Row) -> Script:
     best: Look | None = None
     kept: list[int | None] = []
-    failures = 0
     for number in range(row.config.steps + 1):
         if best is None:
             yield from row.think(sampled=number > 0)
         (look,) = yield from row.draw([kept])
         if best is None or rank(look.score) > rank(best.score):
-            best, failures = look, 0
-            kept = find_right_tokens(look, row.task, row.model.capabilities)
+            best, kept = look, find_right_tokens(look, row.task, row.model.capabilities)
         else:
-            failures += 1
-        if not kept or failures == PATIENCE:
-            best, kept, failures = None, [], 0
+            kept = []
+        if not kept:
+            best = None
 
 
 def find_right_tokens(look: Look, task: Task, capabilities: Capabilities) -> list[int | None]:

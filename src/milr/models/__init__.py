@@ -6,22 +6,63 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milr.models.hub import WEIGHTS, Confirm, find_at_hub, parse_hub_name, refuse
 from milr.registry import Entry, find, load
 
 if TYPE_CHECKING:
-    from milr.models.base import Model
+    from milr.models.base import Capabilities, Model
 
-__all__ = ["MODELS", "embedded_folder", "load_model"]
+__all__ = ["MODELS", "check_model", "embedded_folder", "find_model", "load_model", "read_capabilities"]
 
 MODELS: Mapping[str, Entry] = {
     "embedded": Entry("milr.models.janus:Janus", "a Janus checkpoint in miniature that comes with milr: draws icons"),
 }
-"""Name -> entry. A model is one file and one line here; a folder's path is loaded as Janus."""
+"""Name -> entry. A model is one file and one line here; a folder and a hub's name are loaded as Janus."""
 
 
 def embedded_folder() -> Path:
     """Where the embedded model lies: a checkpoint that plain transformers loads as well."""
     return Path(__file__).parent.parent / "assets" / "embedded"
+
+
+def find_model(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> Path:
+    """The folder of a model.
+
+    Args:
+        name: One of `MODELS`, a folder, or a hub's name: ``organisation/name`` or ``organisation/name@revision``.
+        weights: Whether its weights are needed; without them nobody is asked.
+        offline: Fetch nothing from the hub.
+        confirm: Agrees to a download or not, see `milr.models.hub`.
+
+    Raises:
+        UsageError: No such model, folder or hub name, or nobody agreed to fetch it.
+    """
+    if name == "embedded":
+        return embedded_folder()
+    if Path(name).exists():
+        return Path(name)
+    at_hub = parse_hub_name(name)
+    if at_hub is not None:
+        return find_at_hub(at_hub, weights=(WEIGHTS,) if weights else (), offline=offline, confirm=confirm)
+    check_model(name)
+    return Path(name)
+
+
+def check_model(name: str) -> None:
+    """Refuse what cannot be a model's name, folder or hub name; nobody is asked."""
+    if not (Path(name).exists() or "/" in name or "\\" in name):
+        find("model", name, MODELS)
+
+
+def read_capabilities(folder: Path, profile: str | None = None) -> Capabilities:
+    """What a model is and can, from its config alone.
+
+    Raises:
+        UsageError: The folder holds no model that milr knows.
+    """
+    from milr.models.checkpoint import open_checkpoint
+
+    return open_checkpoint(folder, profile=profile, weights=False).capabilities
 
 
 def load_model(
@@ -30,23 +71,35 @@ def load_model(
     device: str = "cpu",
     dtype: str | None = None,
     profile: str | None = None,
+    offline: bool = False,
+    confirm: Confirm = refuse,
+    settings: Mapping[str, object] | None = None,
     deterministic: bool = False,
 ) -> Model:
     """A frozen model, ready to search.
 
     Args:
-        name: One of `MODELS`, or the path of a folder with a Janus checkpoint.
+        name: One of `MODELS`, the path of a folder with a Janus checkpoint, or its name at the Hugging Face hub.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
         profile: How it is spoken to, one of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
         deterministic: Decode in batches of fixed shape, so that in bfloat16 too a drawing is the same whatever else is
             drawn beside it. A small batch then takes as long as a full one.
+        offline: Fetch nothing from the hub.
+        confirm: Is shown a download and agrees to it or not; the default agrees to none.
+        settings: Fields of `SearchConfig` that were asked for: what the model cannot do is refused before its weights
+            are read.
 
     Raises:
-        UsageError: No such model or folder, no safetensors in it, an unknown device or dtype.
+        UsageError: No such model or folder, no safetensors in it, an unknown device, dtype or profile, nobody agreed to
+            fetch it, or it lacks the latents that were asked for.
     """
-    folder = embedded_folder() if name == "embedded" else Path(name)
-    looks_like_path = "/" in name or "\\" in name or folder.exists()
-    entry = MODELS["embedded"] if looks_like_path else find("model", name, MODELS)
-    made: Model = load(entry)(folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic)
+    folder = find_model(name, offline=offline, confirm=confirm)
+    if settings:
+        from milr.latents import check_latents
+
+        check_latents(settings, read_capabilities(folder, profile))
+    made: Model = load(MODELS["embedded"])(
+        folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic
+    )
     return made

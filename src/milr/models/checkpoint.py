@@ -8,7 +8,7 @@ and is read as it lies.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -82,15 +82,21 @@ class Checkpoint:
             UsageError: There is none, or it lacks one of `SPECIAL_TOKENS`.
         """
         from tokenizers import Tokenizer
+        from tokenizers.processors import TemplateProcessing
         from transformers import PreTrainedTokenizerFast
 
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             raise UsageError(f"{str(self.folder)!r} has no tokenizer.json: fetch the checkpoint's tokenizer files too")
-        backend = Tokenizer.from_file(str(path))
+        backend: Any = Tokenizer.from_file(str(path))
         missing = [token for token in SPECIAL_TOKENS.values() if backend.token_to_id(token) is None]
         if missing:
             raise UsageError(f"{str(path)!r} lacks {', '.join(missing)}: it is no tokenizer of a Janus checkpoint")
+        # Some files of this family add the first token to what they read, some leave it to their class.
+        first = SPECIAL_TOKENS["bos_token"]
+        backend.post_processor = TemplateProcessing(
+            single=f"{first} $A", pair=f"{first} $A $B", special_tokens=[(first, backend.token_to_id(first))]
+        )
         # The class that such a folder's config names (LlamaTokenizer) would split words in another way than the file
         # says: this one takes the file as it is.
         tokenizer: Any = PreTrainedTokenizerFast(
@@ -125,19 +131,25 @@ class Checkpoint:
         side = described.get("image_size", self.config.vision_config.image_size)
         return JanusImageProcessorPil(size={"height": side, "width": side}, **settings)
 
-    def load_network(self, dtype: torch.dtype) -> Any:
+    def load_network(self, dtype: torch.dtype, tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
         """The weights, in transformers' `JanusForConditionalGeneration`, on the CPU.
 
+        Args:
+            dtype: Of the weights.
+            tensors: The weights under the names of the folder's layout; None reads its safetensors.
+
         Raises:
-            UsageError: A weight is missing, left over or of another shape.
+            UsageError: A weight is missing, left over, of another shape, or milr does not know its name.
         """
         from transformers import JanusForConditionalGeneration
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
         source: dict[str, Any] = {"pretrained_model_name_or_path": self.folder}
-        if self.original:
-            source = {"pretrained_model_name_or_path": None, "state_dict": self._translate_weights(dtype)}
+        if self.original or tensors is not None:
+            pairs = tensors.items() if tensors is not None else read_safetensors(self.folder)
+            weights = self._translate(pairs, dtype) if self.original else dict(pairs)
+            source = {"pretrained_model_name_or_path": None, "state_dict": weights}
         # transformers itself takes other shapes for an error with a page of text: here they are named in one line.
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
             **source,
@@ -159,29 +171,51 @@ class Checkpoint:
         )
         return network
 
-    def _translate_weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """DeepSeek's tensors under transformers' names, shard by shard; checked from the files' headers before."""
-        from safetensors import safe_open
+    def make_network(self, dtype: torch.dtype) -> Any:
+        """A network of the same shape with random weights, on the CPU: for measuring time and memory."""
+        import torch
+        from transformers import JanusForConditionalGeneration
+        from transformers.initialization import no_init_weights
 
+        with no_init_weights():
+            network: Any = JanusForConditionalGeneration(self.config)
+        stream = torch.Generator().manual_seed(0)
+        for parameter in network.parameters():
+            parameter.data = torch.empty(parameter.shape, dtype=dtype).uniform_(-0.03, 0.03, generator=stream)
+        return network
+
+    def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """DeepSeek's tensors under transformers' names."""
         from milr.models import original
 
-        shards = [cast("Any", safe_open(shard, framework="pt")) for shard in find_shards(self.folder)]
-        keys: list[tuple[Any, str]] = [(shard, key) for shard in shards for key in shard.keys()]  # noqa: SIM118
-        unknown = [key for _, key in keys if original.rename(key) is None]
-        refuse_faults(str(self.folder), {"that milr does not know": unknown})
         weights: dict[str, torch.Tensor] = {}
-        for shard, key in keys:
-            carried = original.carry(key, shard.get_tensor(key)) or {}
-            weights.update({name: tensor.to(dtype) for name, tensor in carried.items()})
+        unknown: list[str] = []
+        for key, tensor in pairs:
+            carried = original.carry(key, tensor)
+            if carried is None:
+                unknown.append(key)
+            weights.update({name: part.to(dtype) for name, part in (carried or {}).items()})
+        refuse_faults(str(self.folder), {"that milr does not know": unknown})
         return weights
 
 
-def open_checkpoint(folder: Path, *, profile: str | None = None) -> Checkpoint:
+def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of a folder by name, one after another."""
+    from safetensors import safe_open
+
+    for path in find_shards(folder):
+        shard = cast("Any", safe_open(path, framework="pt"))
+        for key in shard.keys():  # noqa: SIM118 - not a dictionary
+            yield key, shard.get_tensor(key)
+
+
+def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool = True) -> Checkpoint:
     """Look at a folder; its weights are not read.
 
     Args:
         folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
         profile: One of `PROFILES`; None takes what `milr.json` says, and where that says nothing, recognises it.
+        weights: Whether there must be safetensors.
 
     Raises:
         UsageError: The folder is no Janus checkpoint in safetensors, or no profile has that name.
@@ -189,7 +223,7 @@ def open_checkpoint(folder: Path, *, profile: str | None = None) -> Checkpoint:
     if not folder.is_dir():
         raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
     described = _read_json(folder / "config.json")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
         raise UsageError(
             f"{str(folder)!r} has no *.safetensors: "

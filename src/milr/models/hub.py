@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from milr.errors import UsageError
 
-_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SETTINGS = (".json", ".jinja")
 """Endings of the small files of a checkpoint; code is never fetched."""
 WEIGHTS = ".safetensors"
@@ -65,7 +65,7 @@ def parse_hub_name(name: str) -> HubName | None:
 def find_at_hub(
     name: HubName,
     *,
-    weights: str | None = WEIGHTS,
+    weights: Sequence[str] = (WEIGHTS,),
     offline: bool = False,
     confirm: Confirm = refuse,
 ) -> Path:
@@ -75,7 +75,8 @@ def find_at_hub(
 
     Args:
         name: Which one.
-        weights: The ending of the weights' files; None takes the small files alone, which needs no agreement.
+        weights: Endings of the weights' files, the first that there is; none takes the small files alone, which needs
+            no agreement.
         offline: Ask nobody; as with HF_HUB_OFFLINE=1.
         confirm: Is shown the download and agrees to it or not.
 
@@ -85,17 +86,18 @@ def find_at_hub(
     """
     from huggingface_hub import is_offline_mode
 
-    cached = _find_in_cache(name, weights)
-    if cached is not None:
-        return cached
+    for ending in weights or (None,):
+        cached = _find_in_cache(name, ending)
+        if cached is not None:
+            return cached
     if offline or is_offline_mode():
         raise UsageError(
             f"{str(name)!r} is neither a folder nor whole in the hub's cache, and offline mode is on: leave out "
             f"--offline and unset HF_HUB_OFFLINE to fetch it, or give a folder"
         )
     download = _ask_hub(name, weights)
-    if weights is not None and not confirm(download):
-        raise NotConfirmed(f"{download.said} would be fetched from the hub, and nobody agreed")
+    if weights and not confirm(download):
+        raise NotConfirmed(f"{download.said} would be fetched from the hub: to agree, type milr fetch {name} --yes")
     return Path(_download(name, download.files))
 
 
@@ -123,20 +125,21 @@ def _find_in_cache(name: HubName, weights: str | None) -> Path | None:
     return folder if whole else None
 
 
-def _ask_hub(name: HubName, weights: str | None) -> Download:
+def _ask_hub(name: HubName, weights: Sequence[str]) -> Download:
     """What would have to be fetched."""
     from huggingface_hub import HfApi
 
     info: Any = _call(name, HfApi().model_info, name.repository, revision=name.revision)
     there = [str(file.rfilename) for file in info.siblings if "/" not in file.rfilename]
-    if weights is not None and not any(file.endswith(weights) for file in there):
-        if weights == WEIGHTS and any(file.endswith(PICKLES) for file in there):
+    ending = next((end for end in weights if any(file.endswith(end) for file in there)), None)
+    if weights and ending is None:
+        if any(file.endswith(PICKLES) for file in there):
             raise UsageError(
                 f"{str(name)!r} has its weights in pickles alone, which milr opens in one place: type "
                 f"milr convert janus {name} NEW_FOLDER, and give that folder"
             )
-        raise UsageError(f"{str(name)!r} has no *{weights} at the hub: it is no checkpoint that milr can load")
-    files = tuple(file for file in there if file.endswith(_ends(weights)))
+        raise UsageError(f"{str(name)!r} has no *{weights[0]} at the hub: it is no checkpoint that milr can load")
+    files = tuple(file for file in there if file.endswith(_ends(ending)))
     lacking: Any = _download(name, files, dry_run=True)
     return Download(name, files, sum(int(file.file_size) for file in lacking if file.will_download))
 

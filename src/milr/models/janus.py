@@ -62,22 +62,24 @@ class Janus:
         device: str = "cpu",
         dtype: str | None = None,
         profile: str | None = None,
+        random: bool = False,
         deterministic: bool = False,
     ) -> None:
-        """Load a folder in transformers' layout.
+        """Load a folder in transformers' layout or in DeepSeek's own.
 
         Args:
-            folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
+            folder: Holds config.json, tokenizer.json, preprocessor_config.json and *.safetensors.
             device: As torch names it.
             dtype: "float32", "bfloat16" or "float16" for the weights; None is `milr.models.devices`' choice. Latents,
                 guidance and softmax are float32 whatever it is.
             profile: One of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
+            random: Random weights of the same shape: no safetensors are needed, and the drawings are noise.
             deterministic: Decode in batches of fixed shape: see `milr.decode.engine.Engine`.
 
         Raises:
             UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
         """
-        checkpoint = open_checkpoint(folder, profile=profile)
+        checkpoint = open_checkpoint(folder, profile=profile, weights=not random)
         self.device = find_device(device)
         numbers = choose_dtype(dtype, self.device)
         self.folder = folder
@@ -88,7 +90,7 @@ class Janus:
         self.reads_free_prompts = checkpoint.settings.grammar == "free"
         self.tokenizer: Any = checkpoint.load_tokenizer()
         self.image_processor: Any = checkpoint.load_image_processor()
-        self.network: Any = checkpoint.load_network(numbers)
+        self.network: Any = checkpoint.make_network(numbers) if random else checkpoint.load_network(numbers)
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
         self.engine = Engine(self.network.model.language_model, deterministic=deterministic)

@@ -23,7 +23,9 @@ from milr.runs import Manifest, Run, TaskRun, read_run
 from milr.types import Score, Unscored
 
 EXCHANGEABLE = frozenset({"best-of-n", "best-of-n-sampled"})
-"""Methods whose drawings are independent of one another, so that a pool of N holds every best of n below it."""
+"""Methods whose drawings are independent of one another, so that a pool of N holds every best of n below it.
+
+The same as `milr.benchmarks.runner.POOLED`, which cannot be read without torch."""
 PLACES = ("seed", "max_rows")
 """Settings that do not tell entries apart: one is the sample, the other how many tasks share a batch."""
 _WHAT = ("benchmark", "model", "reward", "judge", "dtype")
@@ -58,9 +60,12 @@ class Outcomes:
 
     @property
     def limit(self) -> float:
-        """The budget up to which answers are known: what a search that never met its stop value spent; inf if none."""
-        open_ended = [spent for spent, met in zip(self.last_spent, self.met, strict=True) if not met]
-        return float(max(open_ended, default=np.inf))
+        """The budget up to which answers are known: what a search that never met its stop value spent; inf if none.
+
+        Rounded up: a search that ends with a fraction of a drawing left could not afford another one.
+        """
+        open_ended = [float(spent) for spent, met in zip(self.last_spent, self.met, strict=True) if not met]
+        return float(np.ceil(max(open_ended) - 1e-9)) if open_ended else np.inf
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,10 @@ class Entry:
     @property
     def embedded(self) -> bool:
         """Whether the embedded model drew this: a miniature, whose numbers stand for no other model."""
-        folder = self.manifest.model_folder
-        return self.manifest.model == "embedded" or (folder is not None and Path(folder) == embedded_folder())
+        asked, folder = self.manifest.model_asked, self.manifest.model_folder
+        # A run may come from another installation: the folder's place in the package tells, not its whole path.
+        place = embedded_folder().parts[-3:]
+        return asked == "embedded" or (folder is not None and Path(folder).parts[-3:] == place)
 
     @property
     def judged(self) -> bool:
@@ -169,18 +176,26 @@ def settings_of(manifest: Manifest) -> dict[str, object]:
 
 
 def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
-    """The method of each, and where it differs from what most of that method have (the first of equals)."""
+    """The method of each, and where it differs from what most of that method have."""
     labels: list[str] = []
     for entry in entries:
         alike = [other for other in entries if other["method"] == entry["method"]]
         parts = [str(entry["method"])]
         for name, value in entry.items():
-            usual = Counter(json.dumps(other.get(name)) for other in (entries if name in _WHAT else alike))
-            if json.dumps(value) != usual.most_common(1)[0][0]:
+            if json.dumps(value) != _usual(name, [other.get(name) for other in (entries if name in _WHAT else alike)]):
                 shown = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
                 parts.append(f"{name.replace('_', ' ')} {shown}")
         labels.append(", ".join(parts))
     return labels
+
+
+def _usual(name: str, values: Sequence[object]) -> str:
+    """The most common value, as JSON; of equally common ones the paper's default, or else the first."""
+    counts = Counter(json.dumps(value) for value in values)
+    most = [value for value, times in counts.items() if times == max(counts.values())]
+    field = SearchConfig.model_fields.get(name)
+    default = None if field is None else json.dumps(field.default)
+    return default if default is not None and default in most else most[0]
 
 
 def _read_outcomes(runs: Sequence[Run]) -> Outcomes:

@@ -19,7 +19,7 @@ from milr.report.comparison import mark
 from milr.report.entries import Entry, value_of
 from milr.report.sections import Section
 from milr.report.tables import Cell, Row, Table
-from milr.runs import Run, StoredStep, TaskRun
+from milr.runs import Run, ScoredDrawing, TaskRun
 
 REPEATED = 0.5
 """A text is flagged where more than this share of its word pairs came before, and did not at first."""
@@ -105,7 +105,7 @@ def diagnose(entry: Entry) -> list[Diagnosis]:
 
 def _diagnose(run: Run, task: TaskRun) -> Diagnosis:
     text = measure_text(task.first.reasoning.text), measure_text(task.last.reasoning.text)
-    picture = _measure_step(task, task.first), _measure_step(task, task.last)
+    picture = _measure(task, task.drawings[0]), _measure(task, task.drawings[-1])
     first, answer = task.drawings[0], task.answer
     gap = tuple(
         value_of(one.reward) - (math.nan if one.judge is None else value_of(one.judge)) for one in (first, answer)
@@ -131,9 +131,8 @@ def _share(now: float, first: float) -> float:
     return now / first if first else 1.0
 
 
-def _measure_step(task: TaskRun, step: StoredStep) -> PictureMeasure:
-    drawing = step.drawings[0]
-    return measure_picture(drawing.tokens, np.asarray(task.picture(drawing).convert("L")))
+def _measure(task: TaskRun, drawing: ScoredDrawing) -> PictureMeasure:
+    return measure_picture(drawing.drawing.tokens, np.asarray(task.picture(drawing.drawing).convert("L")))
 
 
 def failures_table(section: Section) -> Table:

@@ -72,7 +72,7 @@ def _curves(section: Section) -> list[Figure]:
     budgets = [budget for budget in BUDGETS if budget <= most]
     if len(budgets) < 2:
         return []
-    chosen = sorted(section.entries, key=lambda entry: _telling(section, entry))[:_LINES]
+    chosen = section.entries[:_LINES]
     series = [
         Series(mark(entry), tuple(_known(section.comparison.scores[entry.label][OVERALL][str(b)]) for b in budgets))
         for entry in chosen
@@ -90,16 +90,6 @@ def _curves(section: Section) -> list[Figure]:
             notes=notes,
         )
     ]
-
-
-def _telling(section: Section, entry: Entry) -> int:
-    """What is drawn first: the reference, other methods, credits, strategies, then everything else."""
-    if entry is section.reference:
-        return 0
-    if entry.manifest.method != "milr":
-        return 1
-    changed = section.differences(entry)
-    return 2 if changed == {"credit"} else 3 if changed == {"strategy"} else 4
 
 
 def _steps(sections: Sequence[Section]) -> Figure:

@@ -60,9 +60,13 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
 
 
 def show_failures(section: Section) -> list[tuple[str, list[Exhibit]]]:
-    """The worst searches of each kind of failure, over all entries; no exhibits where none was found."""
+    """The worst searches of each kind of failure, over all entries; no exhibits where none was found.
+
+    Without a judge nothing is said of hacking.
+    """
     found: list[tuple[str, list[Exhibit]]] = []
-    for kind in KINDS:
+    seen = KINDS if any(entry.judged for entry in section.entries) else KINDS[:2]
+    for kind in seen:
         second = "best" if kind == KINDS[2] else "last"
         shown = [_exhibit(entry, one.task, "first", second) for entry, one in worst(section, kind, _BAD)]
         found.append((kind, shown))
@@ -89,8 +93,7 @@ def _in_turn(gains: Sequence[tuple[TaskRun, float]]) -> list[TaskRun]:
 
 
 def _exhibit(entry: Entry, task: TaskRun, *names: str) -> Exhibit:
-    last = [drawing for drawing in task.drawings if drawing.step == task.last.step]
-    drawings = {"first": task.drawings[0], "best": task.answer, "last": last[0] if last else task.answer}
+    drawings = {"first": task.drawings[0], "best": task.answer, "last": task.drawings[-1]}
     return Exhibit(task.task.prompt, mark(entry), tuple(_shot(task, drawings[name], name) for name in names))
 
 

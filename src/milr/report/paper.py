@@ -26,11 +26,13 @@ def missing(recipe: str, benchmark: str = "") -> str:
 
 def _methods(sections: Sequence[Section]) -> Table:
     columns, rows = read_published("geneval")
+    notes: list[str] = []
     for section in sections:
         if section.like(GENEVAL):
             shown = [entry for entry in section.entries if _is_method(section, entry)]
             rows += [_row(section, entry, GENEVAL, 2) for entry in shown]
-    return _table("Table 1: GenEval", "table-1", columns, rows, missing("methods", "geneval"))
+            notes += _stand_ins(section)
+    return _table("Table 1: GenEval", "table-1", columns, rows, missing("methods", "geneval"), *notes)
 
 
 def _is_method(section: Section, entry: Entry) -> bool:
@@ -44,10 +46,10 @@ def _compbench_and_wise(sections: Sequence[Section]) -> Table:
     columns, rows = read_published("t2i_compbench_wise")
     notes: list[str] = []
     for section in sections:
-        for entry in section.entries if section.like(COMPBENCH) or _is_wise(section) else ():
-            if _is_method(section, entry):
-                rows.append(Row(section.row_name(entry), tuple(_both(section, entry)), group=_group(section)))
-        notes += _stand_ins(section)
+        if section.like(COMPBENCH) or _is_wise(section):
+            shown = [entry for entry in section.entries if _is_method(section, entry)]
+            rows += [Row(section.row_name(one), tuple(_both(section, one)), group=_group(section)) for one in shown]
+            notes += _stand_ins(section)
     told = missing("methods", "t2i-compbench")
     return _table("Table 2: T2I-CompBench and WISE", "table-2", columns, rows, told, *notes)
 
@@ -66,8 +68,14 @@ def _is_wise(section: Section) -> bool:
 
 def _stand_ins(section: Section) -> list[str]:
     """What must be said of a section's place among these columns."""
-    told = [f"{section.benchmark} stands in WISE's column and compares with nothing of WISE's."]
-    return [*section.notes, *(told if section.benchmark == RIDDLES else [])]
+    if section.benchmark == RIDDLES:
+        return [*section.notes, f"{RIDDLES} stands in WISE's column and compares with nothing of WISE's."]
+    if section.like(GENEVAL) and section.benchmark != "geneval":
+        return [
+            *section.notes,
+            f"{section.benchmark} has prompts of its own: its rows and the published ones differ in that too.",
+        ]
+    return list(section.notes)
 
 
 def _ablation(sections: Sequence[Section]) -> Table:
@@ -77,7 +85,7 @@ def _ablation(sections: Sequence[Section]) -> Table:
             cells = _in_ablation(section, entry)
             if cells:
                 rows.append(Row(f"{section.row_name(entry)}: {name}", tuple(cells), group=_group(section)))
-    notes = [note for section in sections for note in _stand_ins(section) if _is_wise(section)]
+    notes = [note for section in sections if ablations(section) for note in _stand_ins(section)]
     return _table("Table 3: what each part adds", "table-3", columns, rows, missing("parts"), *notes)
 
 
@@ -110,14 +118,16 @@ def _rewards(sections: Sequence[Section]) -> list[Table]:
         (7, "t2i_compbench_rewards", COMPBENCH, 4, "T2I-CompBench by reward"),
     ):
         columns, rows = read_published(name)
+        notes: list[str] = []
         for section in sections:
-            if section.like(tags):
+            if section.like(tags) and by_reward(section):
+                notes += _stand_ins(section)
                 rows += [
                     Row(shown, tuple(_cells(section, entry, tags, digits)), group=_group(section))
                     for shown, entry in by_reward(section)
                 ]
         told = missing("rewards-geneval" if number == 6 else "rewards-compbench")
-        tables.append(_table(f"Table {number}: {title}", f"table-{number}", columns, rows, told))
+        tables.append(_table(f"Table {number}: {title}", f"table-{number}", columns, rows, told, *notes))
     return tables
 
 
@@ -147,4 +157,4 @@ def _group(section: Section) -> str:
 
 def _table(title: str, key: str, columns: Sequence[str], rows: Sequence[Row], told: str, *notes: str) -> Table:
     ours = any(row.kind == "ours" for row in rows)
-    return Table(title, tuple(columns), tuple(rows), (_NOTE, *notes, *([] if ours else [told])), key=key)
+    return Table(title, tuple(columns), tuple(rows), (_NOTE, *dict.fromkeys(notes), *([] if ours else [told])), key=key)

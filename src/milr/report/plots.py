@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ COLORS = ("#3b82c4", "#d9722e", "#3f9c5a", "#b4539b", "#8a6fd1", "#c0504d", "#2a
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Beside the colours, for those who cannot tell these apart."""
 _WIDTH, _HEIGHT, _LEGEND = 5.2, 3.3, 0.22  # inches; the last for each line of the legend
+_LINE = 58  # characters of the legend
 _INK, _GRID = "#010203", "#040506"  # put in for what CSS decides: matplotlib wants numbers
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -55,14 +57,16 @@ def draw_figure(figure: Figure) -> str:
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    rows = _HEIGHT + _LEGEND * len(figure.series)
+    labels = [textwrap.fill(series.label, _LINE) for series in figure.series]
+    rows = _HEIGHT + _LEGEND * sum(label.count("\n") + 1 for label in labels)
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(_WIDTH, rows), layout="constrained")
         axes: Axes = canvas.subplots()
         places = _places(figure)
         points = _as_points(figure)
         for number, series in enumerate(figure.series):
-            _draw_series(axes, places, series, number, len(figure.series), points)
+            spread = 0.16 * (number - (len(labels) - 1) / 2) if points else None
+            _draw_series(axes, places, series, labels[number], number, spread)
         _draw_axes(axes, figure, places)
         canvas.legend(loc="outside lower left", frameon=False, fontsize=9)
         out = io.StringIO()
@@ -87,16 +91,16 @@ def _places(figure: Figure) -> Floats:
     return np.log2(values) if figure.scale == "log2" else values
 
 
-def _draw_series(axes: Axes, places: Floats, series: Series, number: int, many: int, points: bool) -> None:
+def _draw_series(axes: Axes, places: Floats, series: Series, label: str, number: int, beside: float | None) -> None:
+    """A line with its band; points with their intervals, moved beside one another, where nothing is between them."""
     known = [(place, one) for place, one in zip(places, series.estimates, strict=True) if one is not None]
     across = np.array([place for place, _ in known])
     values, low, high = (np.array([getattr(one, end) for _, one in known]) for end in ("value", "low", "high"))
     color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-    plain: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4.5, "label": series.label}
-    if points:
-        across = across + 0.16 * (number - (many - 1) / 2)
+    plain: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4.5, "label": label}
+    if beside is not None:
         spread = np.stack([values - low, high - values]).clip(min=0)
-        axes.errorbar(values, across, xerr=spread, linestyle="none", elinewidth=1.4, **plain)
+        axes.errorbar(values, across + beside, xerr=spread, linestyle="none", elinewidth=1.4, **plain)
         return
     axes.plot(across, values, linewidth=1.6, **plain)
     axes.fill_between(across, low, high, color=color, alpha=0.14, linewidth=0)

@@ -46,6 +46,7 @@ class Section:
     benchmark: str
     judge: str
     entries: tuple[Entry, ...]
+    """The reference first, then other methods, credits, strategies, and everything else."""
     reference: Entry | None
     """The search that the others are seen beside: the paper's JOINT with the reward's credit; None without one."""
 
@@ -90,10 +91,7 @@ class Section:
 
     def differences(self, entry: Entry) -> set[str]:
         """The settings in which an entry differs from the reference; a reward brings its own stop value."""
-        if self.reference is None:
-            return set()
-        ours, theirs = settings_of(entry.manifest), settings_of(self.reference.manifest)
-        return {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
+        return set() if self.reference is None else differing(entry, self.reference)
 
     def of_method(self, method: str) -> list[Entry]:
         """The entries of that method with the reference's reward and model."""
@@ -120,8 +118,26 @@ def make_sections(runs: Sequence[Run]) -> list[Section]:
     sections: list[Section] = []
     for (benchmark, judge), group in groups.items():
         entries = make_entries(group)
-        sections.append(Section(benchmark, judge, tuple(entries), _find_reference(entries)))
+        reference = _find_reference(entries)
+        ordered = sorted(entries, key=lambda entry: _telling(entry, reference))
+        sections.append(Section(benchmark, judge, tuple(ordered), reference))
     return sections
+
+
+def _telling(entry: Entry, reference: Entry | None) -> int:
+    """Where an entry stands in lists."""
+    if entry is reference:
+        return 0
+    if entry.manifest.method != "milr" or reference is None:
+        return 1
+    changed = differing(entry, reference)
+    return 2 if changed == {"credit"} else 3 if changed == {"strategy"} else 4
+
+
+def differing(entry: Entry, other: Entry) -> set[str]:
+    """The settings in which two entries differ."""
+    ours, theirs = settings_of(entry.manifest), settings_of(other.manifest)
+    return {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
 
 
 def _find_reference(entries: Sequence[Entry]) -> Entry | None:
@@ -137,8 +153,6 @@ def _find_reference(entries: Sequence[Entry]) -> Entry | None:
     ]
 
     def neighbours(entry: Entry) -> int:
-        mine = settings_of(entry.manifest)
-        others = [settings_of(other.manifest) for other in entries]
-        return sum(sum(mine.get(name) != other.get(name) for name in mine | other) == 1 for other in others)
+        return sum(len(differing(entry, other)) == 1 for other in entries)
 
     return max(plain, key=neighbours, default=None)
