@@ -88,8 +88,9 @@ def test_where_memory_runs_out_nothing_is_lost(free: Any) -> None:
 
 
 def test_what_is_finished_stays_when_not_even_one_row_fits(free: Any) -> None:
-    found = run(1, 1 * MIB, after=2)
-    assert found["found"] == free["found"][:2]
+    found = run(1, -64 * MIB, after=2)  # below what is taken already: nothing new can be had
+    assert 2 <= len(found["found"]) < 6  # what was freed before may still do for one more
+    assert found["found"] == free["found"][: len(found["found"])]
     assert "one row at a time" in found["error"]
 
 

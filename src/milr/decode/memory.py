@@ -14,7 +14,7 @@ from milr.errors import MilrError
 
 _USABLE = 0.8
 """Of what is free: the rest is for activations and for whoever else is on the machine."""
-_SAYINGS = ("can't allocate memory", "out of memory", "could not create a memory")
+_SAYINGS = ("can't allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
 """How torch's CPU allocator, CUDA and oneDNN say that memory ran out, where they have no class of error for it."""
 
 Item = TypeVar("Item")
