@@ -244,7 +244,7 @@ def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -
     assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("strategies", "t2v")} <= listed
     assert main(["info", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(listed) == sum(len(told[kind]) for kind in ("models", "rewards", "strategies"))
+    assert len(listed) == sum(len(told[kind]) for kind in ("models", "profiles", "rewards", "strategies"))
     assert Path(told["embedded_model"]).is_absolute()
 
 
