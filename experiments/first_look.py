@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from milr import SearchConfig, Task, load_model, load_reward, search
+from milr.files import write_text
 from milr.methods.best_of_n import best_of_n
+from milr.methods.one_shot import one_shot
 from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS, Phrase, parse_prompt, write_prompt
 from milr.types import Score, StepRecord
 
@@ -162,9 +164,7 @@ def main() -> None:
                 continue
             started = time.monotonic()
             if name == "plain":
-                records = best_of_n(
-                    tasks, model, reward, SearchConfig.model_validate({**base, "steps": 0}), reason=False
-                )
+                records = one_shot(tasks, model, reward, SearchConfig.model_validate(base))
             elif name == "best-of-21":
                 records = best_of_n(tasks, model, reward, SearchConfig.model_validate(base))
             else:
@@ -173,9 +173,7 @@ def main() -> None:
                     own = {"learning_rate": float(name.split("=")[1])}
                 records = search(tasks, model, reward, SearchConfig.model_validate({**base, **own}))
             rows = summarise(records, tasks)
-            partial = target.with_suffix(".partial")
-            partial.write_text(json.dumps({"seconds": time.monotonic() - started, "config": base, "rows": rows}))
-            partial.rename(target)
+            write_text(target, json.dumps({"seconds": time.monotonic() - started, "config": base, "rows": rows}))
     found = {
         n: json.loads((given.out / f"{n}.json").read_text())["rows"]
         for n in names

@@ -21,9 +21,11 @@ import torch
 from first_look import choose_geneval, interval
 
 from milr import SearchConfig, Task, load_model, load_reward, search
+from milr.files import write_text
 from milr.methods.best_of_n import best_of_n
+from milr.methods.one_shot import one_shot
 from milr.models.base import Model
-from milr.rewards import REWARDS, Reward
+from milr.rewards import Reward
 from milr.rewards.judge_client import JudgeClient, JudgeSettings
 from milr.rewards.panel import watch
 from milr.serve.judge import JudgeServer
@@ -35,13 +37,6 @@ BINS = 10
 def value(score: Score | Unscored) -> float:
     """A score's value; NaN where there is none."""
     return score.value if isinstance(score, Score) else float("nan")
-
-
-def save(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.rename(path)
 
 
 # --- agreement
@@ -165,7 +160,7 @@ def main() -> None:
     parser.add_argument("metadata", type=Path, help="GenEval's evaluation_metadata.jsonl")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-tag", type=int, default=20)
-    parser.add_argument("--judge", default="icons-judge" if "icons-judge" in REWARDS else "icons")
+    parser.add_argument("--judge", default="icons-judge")
     parser.add_argument("--flip", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
@@ -184,7 +179,7 @@ def main() -> None:
     if given.what == "agreement":
         target = given.out / "agreement.json"
         if not target.exists():
-            save(target, collect(tasks, model, judge, config))
+            write_text(target, json.dumps(collect(tasks, model, judge, config)))
         rows = json.loads(target.read_text())
         plot_calibration(rows, given.out / "calibration.png")
         print("\n".join(agreement_table(rows)))  # noqa: T201
@@ -198,10 +193,11 @@ def main() -> None:
                 started = time.monotonic()
                 critic = load()
                 if name == "baseline":
-                    records = best_of_n(tasks, model, critic, config.model_copy(update={"steps": 0}), reason=False)
+                    records = one_shot(tasks, model, critic, config)
                 else:
                     records = search(tasks, model, critic, config)
-                save(target, {"rows": run_one(records, judge), "seconds": time.monotonic() - started})
+                rows = run_one(records, judge)
+                write_text(target, json.dumps({"rows": rows, "seconds": time.monotonic() - started}))
             found[name] = json.loads(target.read_text())["rows"]
         judges.close()
     print("\n".join(main_table(found)))  # noqa: T201

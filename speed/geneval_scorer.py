@@ -1,11 +1,16 @@
 """Time and memory of GenEval's scorer a picture, and how it scales over processes, with random weights.
 
     python -m speed.geneval_scorer                                  # real size: 2 GB of weights are made first
-    python -m speed.geneval_scorer --size tiny --pictures 6         # whether it runs at all
+    python -m speed.geneval_scorer --work build/speed --json        # keeps them; one JSON object
+    python -m speed.geneval_scorer --size tiny --pictures 4         # whether it runs at all
 
-Random weights cost what real ones cost, but for the masks that are read (the table says how many) and for how often
-a colour is asked for: here for every picture whose task names one, which is 194 in 553 as in GenEval. The self-test is
-left out: it would refuse such weights.
+Random weights cost what real ones cost. These see a hundred dogs and cats on every picture, so that all masks are read
+(real weights see fewer) and a colour is asked for wherever a task names one: in 2 pictures of 6, as in 194 of GenEval's
+553. The self-test is left out: it would refuse such weights.
+
+Each figure is the median, with the least and the most. Of a folder they are over rounds of as many pictures as there
+are processes, after a picture a process that loads all weights and does not count. Memory is read from /proc while the
+work goes on: the largest process's peak of resident memory, and the peak of all together, shared pages counted once.
 """
 
 from __future__ import annotations
@@ -13,12 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,57 +40,140 @@ PROMPTS = (
     "a photo of a dog left of a cat",
     "a photo of a red dog and a blue cat",
 )
+SEEN = ("dog", "cat")
+WARM = PROMPTS[-1]
+"""Asks for a colour of both classes, so that CLIP and its texts are there before anything counts."""
+_INTERVAL = 0.5
+"""Seconds between two looks at the memory."""
+
+Spread = dict[str, float]
+"""{"median", "least", "most"}."""
 
 
 def main() -> None:
     """Make the weights and the pictures, then measure each number of processes in a program of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "real"), default="real", help="of the networks")
-    parser.add_argument("--pictures", type=int, default=12, help="scored in each measurement")
+    parser.add_argument("--pictures", type=int, default=6, help="that count in each measurement of a folder")
+    parser.add_argument("--repeats", type=int, default=3, help="of each stage")
     parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2], help="none leaves the folder out")
     parser.add_argument("--work", type=Path, help="a folder that keeps weights and pictures; default: a temporary one")
-    parser.add_argument("--measure", choices=("stages", "folder"), help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="one JSON object in the tables' place")
+    parser.add_argument("--measure", choices=("weights", "stages", "folder"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.measure == "stages":
-        print(json.dumps(measure_stages(given.side)))
+    if given.measure == "weights":
+        write_weights(given.work, given.size)
+        say({})
+    elif given.measure == "stages":
+        say(measure_stages(given.side, given.repeats))
     elif given.measure == "folder":
-        print(json.dumps(measure_folder(given.work, given.processes[0])))
+        say(measure_folder(given.work, given.processes[0]))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            report(given, given.work or Path(temporary))
+            found = measure_all(given, given.work or Path(temporary))
+        if given.json:
+            say(found)
+        else:
+            report(found)
 
 
-def report(given: argparse.Namespace, work: Path) -> None:
-    """Print two tables: the stages of one picture, then the folder over processes."""
+def say(found: object) -> None:
+    """Print one JSON object on a line of its own."""
+    print(json.dumps(found))
+
+
+def measure_all(given: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Everything, each measurement in a fresh program."""
     weights = work / f"weights-{given.size}"
-    if not weights.exists():
-        print(f"making {given.size} random weights in {weights} ...", flush=True)
-        write_weights(weights, given.size)
     os.environ[ROOT_VARIABLE] = str(weights)
-    write_pictures(work / "pictures", given.pictures, given.side)
-    print(f"\n{given.size} networks, pictures of {given.side} x {given.side}, {os.cpu_count()} cores\n")
-    stages = run_apart("stages", work, given.side, 1)
-    print("one picture, one process, all threads")
-    for name, value in stages.items():
-        print(f"  {name:<36} {value:>9.3f}" if isinstance(value, float) else f"  {name:<36} {value:>9}")
-    print(f"\n{'processes':>9} {'s to the first':>15} {'s a picture':>12} {'pictures/min':>13} {'peak MiB, all':>14}")
+    if not weights.exists():
+        run_apart("weights", "--work", str(weights), "--size", given.size)
+    found: dict[str, Any] = {
+        "networks": given.size,
+        "side": given.side,
+        "cores": os.cpu_count(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "one picture": run_apart("stages", "--side", str(given.side), "--repeats", str(given.repeats)),
+        "folder": [],
+    }
     for processes in given.processes:
-        found = run_apart("folder", work, given.side, processes)
-        seconds = found["seconds a picture"]
+        pictures = work / f"pictures-{given.side}-{processes}-{given.pictures}"
+        write_pictures(pictures, processes, given.pictures, given.side)
+        measured = run_apart("folder", "--work", str(pictures), "--processes", str(processes))
+        found["folder"].append({"processes": processes, **measured})
+    return found
+
+
+def report(found: dict[str, Any]) -> None:
+    """Print two tables: the stages of one picture, then the folder over processes."""
+    print(f"{found['networks']} networks, pictures of {found['side']} x {found['side']}, {found['cores']} cores")
+    print("\none picture, one process, all threads")
+    for name, value in found["one picture"].items():
+        print(f"  {name:<28} {show(value):>24}")
+    print(f"\n{'processes':>9} {'s to the first':>15} {'s a picture':>24} {'largest MiB':>12} {'all MiB':>9}")
+    for row in found["folder"]:
         print(
-            f"{processes:>9} {found['seconds to the first']:>15.2f} {seconds:>12.2f} {60 / seconds:>13.1f} "
-            f"{found['peak MiB']:>14.0f}"
+            f"{row['processes']:>9} {row['seconds to the first']:>15.1f} {show(row['seconds a picture']):>24} "
+            f"{show(row['peak MiB of the largest process']):>12} {show(row['peak MiB of all']):>9}"
         )
 
 
-def run_apart(measure: str, work: Path, side: int, processes: int) -> dict[str, Any]:
-    """One measurement in a fresh program, so that peaks of memory are its own."""
-    command = [sys.executable, "-m", "speed.geneval_scorer", "--measure", measure, "--work", str(work)]
-    command += ["--side", str(side), "--processes", str(processes)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def show(value: Spread | float | None) -> str:
+    """A figure, with its spread where it has one."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return f"{value['median']:.3f} ({value['least']:.3f}-{value['most']:.3f})"
+    return f"{value:.0f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, least and most."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def run_apart(measure: str, *options: str) -> dict[str, Any]:
+    """One measurement in a fresh program, with the peaks of memory of it and of what it started."""
+    command = [sys.executable, "-m", "speed.geneval_scorer", "--measure", measure, *options]
+    largest = together = 0.0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        while program.poll() is None:
+            sizes = list(look_at_memory(program.pid))
+            largest = max([largest, *(peak for peak, _ in sizes)])
+            together = max(together, sum(share for _, share in sizes))
+            time.sleep(_INTERVAL)
+        said = program.stdout.read().splitlines()
+    if program.returncode:
+        raise SystemExit(program.returncode)
+    found: dict[str, Any] = json.loads(said[-1])
+    return {**found, "peak MiB of the largest process": largest or None, "peak MiB of all": together or None}
+
+
+def look_at_memory(program: int) -> Iterator[tuple[float, float]]:
+    """Of a process and its descendants: the peak of its resident memory, its share of memory now; MiB."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended since
+            continue
+    family = {program}
+    while grown := {child for child, parent in parents.items() if parent in family} - family:
+        family |= grown
+    for process in family:
+        try:
+            peak = read_size(Path(f"/proc/{process}/status"), "VmHWM:")
+            yield peak, read_size(Path(f"/proc/{process}/smaps_rollup"), "Pss:")
+        except OSError:
+            continue
+
+
+def read_size(file: Path, name: str) -> float:
+    """A line "Name: 123 kB" of a file of /proc, in MiB; 0 where there is none."""
+    return next((int(line.split()[1]) / 2**10 for line in file.read_text().splitlines() if line.startswith(name)), 0.0)
 
 
 def write_weights(folder: Path, size: str) -> None:
@@ -94,98 +183,71 @@ def write_weights(folder: Path, size: str) -> None:
     from milr.rewards.geneval_scorer import CLIP, DETECTOR
     from speed.random_weights import large_clip, tiny_clip, write_clip, write_detector
 
-    write_detector(folder / DETECTOR.name, tiny_config() if size == "tiny" else make_config())
+    write_detector(folder / DETECTOR.name, tiny_config() if size == "tiny" else make_config(), sees=SEEN)
     write_clip(folder / CLIP.name, tiny_clip() if size == "tiny" else large_clip())
 
 
-def write_pictures(folder: Path, count: int, side: int) -> None:
-    """Patterns in GenEval's layout, no two alike."""
+def write_pictures(folder: Path, warm: int, count: int, side: int) -> None:
+    """Patterns in GenEval's layout, no two alike: one a process that warms up, then those that count."""
     from milr.rewards.geneval_detector import make_pattern
 
-    for number in range(count):
+    for number in range(warm + count):
         samples = folder / f"{number:05d}" / "samples"
         samples.mkdir(parents=True, exist_ok=True)
-        task = parse_prompt(PROMPTS[number % len(PROMPTS)])
+        task = parse_prompt(WARM if number < warm else PROMPTS[(number - warm) % len(PROMPTS)])
         metadata = task.model_dump(by_alias=True, exclude_none=True, exclude={"explanation"})
         (samples.parent / "metadata.jsonl").write_text(json.dumps(metadata) + "\n")
         make_pattern(side + number, side).crop((number, 0, side + number, side)).save(samples / "0000.png")
 
 
-def measure_stages(side: int) -> dict[str, float | int]:
-    """Seconds of each stage of one picture, the best of three after one that warms up, and the peak of memory."""
+def measure_stages(side: int, repeats: int) -> dict[str, Spread | float]:
+    """Seconds of each stage of one picture."""
     import torch
 
     from milr.rewards.geneval_detector import make_pattern, prepare, read_output
     from milr.rewards.geneval_scorer import GenEval
 
-    found: dict[str, float | int] = {"threads": torch.get_num_threads()}
+    found: dict[str, Spread | float] = {"threads": torch.get_num_threads()}
     start = time.perf_counter()
     reward = GenEval(self_test=False)
-    found["imports and detector, s"] = time.perf_counter() - start
+    found["load detector, s"] = spread([time.perf_counter() - start])
     picture = make_pattern(side, side)
-    found["prepare, s"], prepared = clock(lambda: prepare(picture))
-    found["detector's network, s"], output = clock(lambda: reward.detector.run(prepared.pixels))
-    found["read masks and boxes, s"], instances = clock(lambda: read_output(*output, prepared))
+    found["prepare, s"], prepared = clock(lambda: prepare(picture), repeats)
+    found["detector's network, s"], output = clock(lambda: reward.detector.run(prepared.pixels), repeats)
+    found["read masks and boxes, s"], instances = clock(lambda: read_output(*output, prepared), repeats)
     found["masks read"] = len(instances)
-    found["peak with the detector, MiB"] = peak(resource.RUSAGE_SELF)
     start = time.perf_counter()
     colors = reward.load_colors()
-    found["load CLIP, s"] = time.perf_counter() - start
-    seen = instances[0] if instances else whole(picture.width, picture.height)
+    found["load CLIP, s"] = spread([time.perf_counter() - start])
     start = time.perf_counter()
-    colors.classify(picture, [seen])
-    found["first colour of a class, s"] = time.perf_counter() - start
-    found["a colour, s"], _ = clock(lambda: colors.classify(picture, [seen]))
-    found["peak with both, MiB"] = peak(resource.RUSAGE_SELF)
+    colors.classify(picture, instances[:1])
+    found["first colour of a class, s"] = spread([time.perf_counter() - start])
+    found["a colour, s"], _ = clock(lambda: colors.classify(picture, instances[:1]), repeats)
     return found
 
 
-def whole(width: int, height: int) -> Any:
-    """A detection of everything."""
-    import numpy as np
-
-    from milr.rewards.geneval_detector import Instance
-
-    return Instance("dog", 1.0, (0.0, 0.0, float(width), float(height)), np.ones((height, width), dtype=np.bool_))
-
-
-def clock(call: Callable[[], Any]) -> tuple[float, Any]:
-    """The best of three calls after one that does not count, in seconds, and what the last gave."""
+def clock(call: Callable[[], Any], repeats: int) -> tuple[Spread, Any]:
+    """Seconds of some calls after one that does not count, and what the last gave."""
     result = call()
-    best = float("inf")
-    for _ in range(3):
+    seconds: list[float] = []
+    for _ in range(repeats):
         start = time.perf_counter()
         result = call()
-        best = min(best, time.perf_counter() - start)
-    return best, result
+        seconds.append(time.perf_counter() - start)
+    return spread(seconds), result
 
 
-def measure_folder(work: Path, processes: int) -> dict[str, float]:
-    """A whole folder through `milr score-folder`'s engine.
-
-    The rate is that of the pictures after the first of each process, so that loading is not in it. Memory is the peak
-    of this program and, where there are several, of the largest process times their number: an upper bound.
-    """
+def measure_folder(pictures: Path, processes: int) -> dict[str, Any]:
+    """A whole folder through `milr score-folder`'s engine."""
     from milr.score_folder import FolderJob
 
     with tempfile.TemporaryDirectory() as out:
-        job = FolderJob(work / "pictures", "geneval", out=Path(out), processes=processes, options={"self_test": False})
+        job = FolderJob(pictures, "geneval", out=Path(out), processes=processes, options={"self_test": False})
         start = time.perf_counter()
         arrivals = [time.perf_counter() - start for _ in job.run()]
-    after = arrivals[min(processes, len(arrivals) - 1) - 1]
-    counted = max(len(arrivals) - processes, 1)
-    children = peak(resource.RUSAGE_CHILDREN) * processes if processes > 1 else 0.0
-    return {
-        "seconds to the first": arrivals[0],
-        "seconds a picture": (arrivals[-1] - after) / counted,
-        "peak MiB": peak(resource.RUSAGE_SELF) + children,
-    }
-
-
-def peak(whose: int) -> float:
-    """The largest resident size so far, in MiB."""
-    size = resource.getrusage(whose).ru_maxrss
-    return size / 2**20 if sys.platform == "darwin" else size / 2**10
+    ends = arrivals[processes - 1 :: processes]
+    rounds = [(after - before) / processes for before, after in zip(ends, ends[1:], strict=False)]
+    return {"seconds to the first": arrivals[0], "pictures": len(arrivals), "seconds a picture": spread(rounds)}
 
 
 if __name__ == "__main__":

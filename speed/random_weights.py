@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,18 @@ _CERTAIN = 40.0
 """By how much class logits are stretched, so that random weights are sure of something and masks are read at all."""
 
 
-def write_detector(folder: Path, config: Mask2FormerConfig, seed: int = 0) -> None:
-    """A Mask2Former as `milr convert geneval-detector` leaves one, except that it came from nowhere."""
+def write_detector(folder: Path, config: Mask2FormerConfig, seed: int = 0, sees: Sequence[str] = ()) -> None:
+    """A Mask2Former as `milr convert geneval-detector` leaves one, except that it came from nowhere.
+
+    Args:
+        folder: To be made.
+        config: Of its size.
+        seed: Of its weights.
+        sees: Of GenEval's names; every query then says one of these. Empty leaves it to the weights.
+    """
     from transformers import Mask2FormerForUniversalSegmentation
+
+    from milr.tasks import OBJECT_NAMES
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -30,6 +40,8 @@ def write_detector(folder: Path, config: Mask2FormerConfig, seed: int = 0) -> No
             for name in ("class_predictor", "model.transformer_module.decoder.mask_predictor.mask_embedder.2.0"):
                 weight = weights[f"{name}.weight"]
                 weight.normal_().mul_(_CERTAIN * weight.shape[1] ** -0.5)
+            for name in sees:
+                weights["class_predictor.bias"][OBJECT_NAMES.index(name)] = 100 * _CERTAIN
     network.save_pretrained(folder)
     (folder / CONVERSION).write_text(json.dumps({"source": "random", "source_sha256": "0" * 64, "files": {}}))
 

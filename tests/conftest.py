@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -35,3 +36,35 @@ def embedded() -> Janus:
     if not embedded_folder().is_dir():
         pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
     return cast("Janus", load_model())
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: tiny networks lose more by sharing than they win."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def geneval_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that `geneval` and `geneval-hf` read, tiny and random."""
+    from milr.rewards.geneval_check import tiny_config
+    from milr.rewards.geneval_scorer import CLIP, DETECTOR, HUB_DETECTOR
+    from speed.random_weights import tiny_clip, write_clip, write_detector
+
+    root = tmp_path_factory.mktemp("weights")
+    write_detector(root / DETECTOR.name, tiny_config())
+    write_detector(root / HUB_DETECTOR.name, tiny_config(), seed=1)
+    write_clip(root / CLIP.name, tiny_clip())
+    return root
+
+
+@pytest.fixture
+def geneval_weights(geneval_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, where the rewards look for them."""
+    monkeypatch.setenv("MILR_WEIGHTS", str(geneval_root))
+    return geneval_root

@@ -34,6 +34,7 @@ class Stage:
         self.loaded: list[tuple[str, str, str | None]] = []
         self.tasks: list[Task] = []
         self.config = SearchConfig()
+        self.method = ""
 
     def load_model(
         self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
@@ -43,6 +44,10 @@ class Stage:
 
     def load_reward(self, name: str = "icons", *, model: object = None, judges: object = None) -> FakeReward:
         return FakeReward(name=f"{name}@1")
+
+    def load_method(self, name: str) -> Callable[..., Iterator[StepRecord]]:
+        self.method = name
+        return self.search
 
     def search(
         self, tasks: Sequence[Task], model: object, reward: object, config: SearchConfig
@@ -60,8 +65,9 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     """A stage in an empty working folder."""
     stage = Stage()
-    for name in ("load_model", "load_reward", "search"):
+    for name in ("load_model", "load_reward"):
         monkeypatch.setitem(milr.__dict__, name, getattr(stage, name))
+    monkeypatch.setattr("milr.methods.load_method", stage.load_method)
     monkeypatch.chdir(tmp_path)
     return stage
 
@@ -137,6 +143,12 @@ def test_settings_not_given_are_the_models_own(stage: Stage) -> None:
     assert read_run("run").manifest.config == stage.config
 
 
+def test_another_method_than_the_search_spends_the_drawings(stage: Stage) -> None:
+    assert main(RUN) == 0 and stage.method == "milr"
+    assert main([*RUN[:-1], "other", "--method", "best-of-n"]) == 0 and stage.method == "best-of-n"
+    assert read_run("other").manifest.method == "best-of-n"
+
+
 def test_every_setting_of_the_search_has_an_option(stage: Stage) -> None:
     given: dict[str, object] = {
         "strategy": "t2v",
@@ -181,6 +193,7 @@ def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> Non
         ("--lr", "-1", "--lr -1.0: must be at least 0"),
         ("--rows", "0", "--rows 0: must be at least 1"),
         ("--temperature", "0", "--temperature 0.0: must be above 0"),
+        ("--method", "prm", "unknown method 'prm': did you mean 'parm'?"),
         ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, t2v"),
         ("--credit", "rewards", "unknown credit 'rewards': did you mean 'reward'?"),
         ("--noise", "loud", "unknown noise 'loud': known: fixed, fresh"),
@@ -241,10 +254,11 @@ def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.Captur
 def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     listed = {tuple(line.split()[:2]) for line in capsys.readouterr().out.splitlines()}
-    assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("strategies", "t2v")} <= listed
+    assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("methods", "parm")} <= listed
     assert main(["info", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(listed) == sum(len(told[kind]) for kind in ("models", "profiles", "rewards", "strategies"))
+    kinds = ("models", "profiles", "rewards", "methods", "strategies", "benchmarks")
+    assert len(listed) == sum(len(told[kind]) for kind in kinds)
     assert Path(told["embedded_model"]).is_absolute()
 
 

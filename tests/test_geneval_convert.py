@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from milr.cli import main
@@ -19,6 +20,8 @@ from milr.errors import UsageError
 from milr.rewards.geneval_detector import load_network
 from milr.weights import CONVERSION, hash_file
 from tests.mmdet_model import MmdetMask2Former, Shape
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = Shape(
     width=8,
@@ -35,14 +38,6 @@ TINY = Shape(
 )
 # 5 x 6 places at the coarsest stage: more than a window, and no multiple of it.
 SIZE = (160, 192)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def tiny_config():
@@ -197,6 +192,21 @@ def test_the_folder_is_found_by_default(checkpoint: Path, tmp_path: Path, monkey
     assert (tmp_path / "weights" / "geneval-detector" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("error", [OSError(30, "Read-only file system"), SafetensorError("No space left on device")])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch, capsys, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.Mask2FormerForUniversalSegmentation.save_pretrained", fail)
+    assert main(["convert", "geneval-detector", str(checkpoint), str(tmp_path / "detector")]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'detector'} (" in said
+    assert "Read-only file system" in said or "No space left on device" in said
+    assert not (tmp_path / "detector").exists()
+
+
 def test_another_file_is_refused_unless_asked_for(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(geneval_detector, "SOURCES", {"743b7d99": "one", "c9d0c4f2": "the other"})
     command = ["convert", "geneval-detector", str(checkpoint), str(tmp_path / "detector")]
@@ -245,7 +255,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch) -> None
     assert not Path("evil").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", [b"", b"abc", b"not a checkpoint", b"PK\x03\x04", b"\x80\x02"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)

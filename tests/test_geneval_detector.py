@@ -23,16 +23,10 @@ from milr.rewards.geneval_detector import (
 )
 from milr.tasks import OBJECT_NAMES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPENCV = np.load(Path(__file__).with_name("data") / "opencv_resize.npz")
 CASES = [name.removesuffix("_resized") for name in OPENCV.files if name.endswith("_resized")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # --- preparing ---

@@ -18,34 +18,12 @@ from milr.rewards import load_reward
 from milr.rewards.geneval_check import check_arithmetic, check_colors, check_detector, tiny_config
 from milr.rewards.geneval_colors import ColorClassifier, cut_out, prepare
 from milr.rewards.geneval_detector import Instance
-from milr.rewards.geneval_scorer import CLIP, DETECTOR, HUB_DETECTOR, GenEval, GenEvalHub
+from milr.rewards.geneval_scorer import CLIP, DETECTOR, GenEval, GenEvalHub
 from milr.tasks import COLORS, parse_prompt
 from milr.types import Score, Task, Unscored
 from speed.random_weights import tiny_clip, write_clip, write_detector
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that the rewards read, tiny and random."""
-    root = tmp_path_factory.mktemp("weights")
-    write_detector(root / DETECTOR.name, tiny_config())
-    write_detector(root / HUB_DETECTOR.name, tiny_config(), seed=1)
-    write_clip(root / CLIP.name, tiny_clip())
-    return root
-
-
-@pytest.fixture
-def weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MILR_WEIGHTS", str(root))
-    return root
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- colours ---
@@ -177,7 +155,7 @@ class SaysThis:
 
 
 @pytest.fixture
-def reward(weights: Path) -> GenEval:
+def reward(geneval_weights: Path) -> GenEval:
     return GenEval(self_test=False)
 
 
@@ -264,7 +242,7 @@ def test_what_cannot_be_scored_is_unscored(reward: GenEval) -> None:
         assert found.reward == "geneval@1"
 
 
-def test_photographs_in_the_real_classes(weights: Path) -> None:
+def test_photographs_in_the_real_classes(geneval_weights: Path) -> None:
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
     pictures = [Image.fromarray(data.chelsea()), Image.fromarray(data.coffee()).convert("L")]
     reward = load_reward("geneval-hf", self_test=False)
@@ -284,7 +262,7 @@ def examine_names(reward, picture: Image.Image) -> list[tuple[str, float]]:
     return [(seen.name, seen.score) for seen in found]
 
 
-def test_the_approximation_says_so_and_reads_its_own_detector(weights: Path) -> None:
+def test_the_approximation_says_so_and_reads_its_own_detector(geneval_weights: Path) -> None:
     reward = load_reward("geneval-hf", self_test=False)
     assert isinstance(reward, GenEvalHub)
     (found,) = reward([PICTURE], [Task(prompt="the stars")])
@@ -325,7 +303,7 @@ def test_a_detector_of_other_classes_is_refused(tmp_path: Path, monkeypatch) -> 
         GenEval(self_test=False)
 
 
-def test_a_device_that_is_not_there_is_refused(weights: Path) -> None:
+def test_a_device_that_is_not_there_is_refused(geneval_weights: Path) -> None:
     with pytest.raises(UsageError, match="no device 'cuda:99' here"):
         GenEval(device="cuda:99")
 
@@ -347,7 +325,7 @@ def test_wrong_arithmetic_is_seen(monkeypatch) -> None:
     assert [finding.fine for finding in check_arithmetic("cpu")] == [False, False, False]
 
 
-def test_weights_that_see_nothing_are_refused(weights: Path) -> None:
+def test_weights_that_see_nothing_are_refused(geneval_weights: Path) -> None:
     with pytest.raises(MilrError, match="fails its self-test, so nothing is scored: .*milr doctor geneval"):
         GenEval()
 
@@ -376,7 +354,7 @@ def test_colours_that_are_wrong_are_seen() -> None:
     assert [finding.fine for finding in check_colors(Says())] == [True, False, False]  # type: ignore[arg-type]
 
 
-def test_the_first_colour_is_asked_for_after_the_self_test(weights: Path) -> None:
+def test_the_first_colour_is_asked_for_after_the_self_test(geneval_weights: Path) -> None:
     reward = GenEval(self_test=False)
     reward._self_test = True
     reward.detector = SeesThis(("dog", 0.9, LEFT))  # type: ignore[assignment]
@@ -397,7 +375,7 @@ def test_the_doctor_says_what_is_missing_and_how_to_get_it(tmp_path: Path, monke
     assert said.splitlines()[-1] == "geneval: 7 wrong"
 
 
-def test_the_doctor_knows_files_that_are_not_the_official_ones(weights: Path) -> None:
+def test_the_doctor_knows_files_that_are_not_the_official_ones(geneval_weights: Path) -> None:
     findings = {finding.subject: finding for finding in examine("geneval")}
     assert "743b7d99... or c9d0c4f2... is the official checkpoint" in findings["geneval-detector: its source"].said
     assert findings["clip-vit-large-patch14/model.safetensors"].fine is False
@@ -405,6 +383,12 @@ def test_the_doctor_knows_files_that_are_not_the_official_ones(weights: Path) ->
     # Nobody here knows the hash of the hub's file, so nobody says that it is right.
     hub = {finding.subject: finding for finding in examine("geneval-hf")}
     assert hub["mask2former-swin-small-coco-instance/model.safetensors"].fine is None
+
+
+def test_a_doctor_on_a_device_that_is_not_there(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
+    assert main(["doctor", "geneval", "--device", "cuda:99"]) == 2
+    assert "no device 'cuda:99' here" in capsys.readouterr().err
 
 
 def test_a_name_that_no_doctor_knows() -> None:

@@ -1,4 +1,4 @@
-"""The rewards `icons` and `icons-soft` with the shipped detector."""
+"""The rewards `icons`, `icons-soft` and `icons-judge` with the shipped detectors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from milr.errors import UsageError
 from milr.rewards import REWARDS, load_reward
 from milr.rewards.icon_detector import DetectorConfig, DetectorNetwork, IconDetector, to_rgb
-from milr.rewards.icons import Icons, IconsSoft
+from milr.rewards.icons import Icons, IconsJudge, IconsSoft
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Requirement, Score, Task, Unscored
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCENES = Path(__file__).with_name("data") / "icon_scenes"
 PROMPTS: dict[str, dict[str, list[str]]] = json.loads((SCENES / "prompts.json").read_text())
@@ -24,17 +25,9 @@ GREY = (220, 221, 224)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def icons() -> Icons:
-    return Icons()
+@pytest.fixture(scope="module", params=[Icons, IconsJudge])
+def icons(request: pytest.FixtureRequest) -> Icons:
+    return request.param()
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +197,16 @@ def test_the_table():
     assert {"icons", "icons-soft"} <= set(REWARDS)
     assert load_reward().name == "icons@1"
     assert load_reward("icons-soft", model=object()).name == "icons-soft@1"
+    assert load_reward("icons-judge").name == "icons-judge@1"
+
+
+def test_the_judge_is_another_network_than_the_reward():
+    reward, judge = Icons().detector, IconsJudge().detector
+    assert reward.config.architecture != judge.config.architecture
+    assert reward.network.state_dict().keys() != judge.network.state_dict().keys()
+
+
+def test_a_name_of_no_reward_is_told():
     with pytest.raises(UsageError, match="did you mean 'icons'"):
         load_reward("icon")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from milr.errors import UsageError
+from milr.errors import MilrError, UsageError
+from milr.rewards import mixed
 from milr.rewards.git_vqa import GitVqa, write_question
 from milr.rewards.grounding_dino import (
     GroundingDino,
@@ -23,9 +26,11 @@ from milr.rewards.grounding_dino import (
     to_corners,
     write_caption,
 )
-from milr.rewards.mixed import WEIGHTS, weights_for, write_mix
+from milr.rewards.mixed import WEIGHTS, check_cat, refuse_blind, weights_for, write_mix
 from milr.tasks import parse_prompt
+from milr.testing import FakeReward
 from milr.types import Requirement, Score, Task, Unscored
+from milr.weights import Finding
 from tests.compbench_weights import write_git, write_grounding_dino
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -164,7 +169,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def dino(root: Path, monkeypatch: pytest.MonkeyPatch) -> GroundingDino:
     monkeypatch.setenv("MILR_WEIGHTS", str(root))
-    return GroundingDino(short_side=128, long_side=200)
+    return GroundingDino(short_side=128, long_side=200, self_test=False)
 
 
 def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
@@ -178,7 +183,7 @@ def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
     empty = dino([Image.new("RGB", (0, 3))], tasks[:1])[0]
     assert isinstance(empty, Unscored)
     assert "shows nothing" in empty.reason
-    small = GroundingDino(short_side=16, long_side=16)([photograph()], tasks[:1])[0]
+    small = GroundingDino(short_side=16, long_side=16, self_test=False)([photograph()], tasks[:1])[0]
     assert isinstance(small, Unscored)
     assert "7 places for 20 boxes" in small.reason  # of 16 x 10 pixels: 2 x 2, then one at each of three strides
 
@@ -222,7 +227,7 @@ def test_questions_in_the_authors_words(item: dict[str, object], question: str) 
 
 def test_git_answers_about_photographs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(root))
-    git = GitVqa()
+    git = GitVqa(self_test=False)
     tasks = [parse_prompt("a red apple and a blue bed"), parse_prompt("two cats"), Task(prompt="a fine day")]
     scores = git([photograph()] * 3, tasks)
     assert [type(score) for score in scores] == [Score, Score, Unscored]
@@ -245,3 +250,24 @@ def test_missing_weights_come_with_their_command(made, monkeypatch: pytest.Monke
     monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
     with pytest.raises(UsageError, match="hf download"):
         made()
+
+
+# --- self-test ---
+
+
+@pytest.mark.parametrize(("cat", "pizza", "fine"), [(0.6, 0.4, True), (0.4, 0.6, False), (0.5, 0.5, False)])
+def test_a_cat_must_be_a_cat_sooner_than_a_pizza(cat: float, pizza: float, fine: bool) -> None:
+    values = {"a photo of a cat": cat, "a photo of a pizza": pizza}
+    reward = FakeReward(lambda picture, task: values[task.prompt])
+    assert check_cat(reward).fine is fine
+    with nullcontext() if fine else pytest.raises(MilrError, match="nothing is scored: .*type: milr doctor mixed"):
+        refuse_blind(reward)
+
+
+def test_a_part_that_is_blind_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILR_WEIGHTS", str(root))
+    monkeypatch.setattr(mixed, "check_cat", lambda reward: Finding(reward.name, False, "blind"))
+    for make in (partial(GroundingDino, short_side=128, long_side=200), GitVqa):
+        with pytest.raises(MilrError, match="fails its self-test, so nothing is scored"):
+            make()
+        make(self_test=False)

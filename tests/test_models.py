@@ -182,6 +182,13 @@ def test_a_sampled_text_keeps_its_prefix(batch: Batch) -> None:
         assert thought.hidden.shape[0] == len(thought.written)
 
 
+def test_what_the_tokens_spell_is_the_text(batch: Batch) -> None:
+    for thought in batch.thoughts:
+        pieces = batch.model.spell(thought.reasoning.tokens)
+        assert len(pieces) == len(thought.reasoning.tokens)
+        assert "".join(pieces).strip() == thought.reasoning.text
+
+
 def test_no_critique_is_no_critique(batch: Batch) -> None:
     thoughts = batch.model.reason(TASKS, [()] * 3, critiques=["", "", "found 1 cat"])
     assert [thought.written for thought in thoughts[:2]] == [thought.written for thought in batch.thoughts[:2]]

@@ -26,7 +26,8 @@ from milr.serve.judge import JudgeServer  # noqa: E402
 SCENES = Path(__file__).with_name("data") / "icon_scenes"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REWARDS_TO_TEST = [
-    *("icons", "icons-soft", "self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise", "wise-verified", "unified-reward"),
+    *("icons", "icons-judge", "icons-soft"),
+    *("self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise", "wise-verified", "unified-reward"),
     *("mix:icons-soft*0.7+self*0.3", "mix:gpt-4o+icons", "http", "sharpness"),
 ]
 NEED_WEIGHTS = {

@@ -59,6 +59,13 @@ def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
         assert best.convert("RGB").tobytes() == records[-1].best.picture.tobytes()
 
 
+def test_steps_of_before_calls_were_counted_asked_once_a_drawing() -> None:
+    record = next(iter(fake_records(TASKS[:1], [[0.5]], drawings_per_step=3)))
+    line = StoredStep.of(record, ["a", "b", "c"], "a").model_dump(mode="json", by_alias=True)
+    del line["reward_calls"]
+    assert StoredStep.model_validate(line).reward_calls == 3
+
+
 def test_a_stored_step_has_every_field_of_a_record() -> None:
     of_the_run = {"image"}
     assert [name for name in StoredStep.model_fields if name not in of_the_run] == [f.name for f in fields(StepRecord)]

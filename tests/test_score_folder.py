@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from milr.cli import main
@@ -19,9 +25,8 @@ from milr.score_folder import JOURNAL, SUMMARY, UNSCORED, FolderJob
 from milr.tasks import parse_prompt
 
 data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
-from milr.rewards.geneval_check import tiny_config  # noqa: E402
-from milr.rewards.geneval_scorer import CLIP, DETECTOR, HUB_DETECTOR  # noqa: E402
-from speed.random_weights import tiny_clip, write_clip, write_detector  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread", "geneval_weights")
 
 PROMPTS = (
     "a photo of a cat",
@@ -32,30 +37,8 @@ PROMPTS = (
     "a photo of a white cup and a brown dining table",
 )
 PHOTOGRAPHS = ("chelsea", "coffee", "astronaut", "rocket")
+DEADLINE = 600.0  # seconds, for a busy machine
 COLUMNS = ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("weights")
-    write_detector(root / DETECTOR.name, tiny_config())
-    write_detector(root / HUB_DETECTOR.name, tiny_config(), seed=1)
-    write_clip(root / CLIP.name, tiny_clip())
-    return root
-
-
-@pytest.fixture(autouse=True)
-def weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MILR_WEIGHTS", str(root))
-    return root
 
 
 @pytest.fixture
@@ -177,6 +160,50 @@ def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path) -
     assert json.loads(expected["results.jsonl"].splitlines()[0])["filename"].startswith(str(folder))
 
 
+def start(folder: Path, out: Path, processes: int) -> subprocess.Popen[str]:
+    """The command line in a program of its own; whoever inherits its error stream keeps that open."""
+    command = ["score-folder", str(folder), "--benchmark", "geneval", "--no-self-test"]
+    command += ["--out", str(out), "--processes", str(processes)]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "milr.cli", *command],
+        env=surroundings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_after(program: subprocess.Popen[str], journal: Path, pictures: int) -> int:
+    """SIGKILL as soon as that many pictures are in the journal; gives how many whole lines of pictures it then has."""
+    deadline = time.monotonic() + DEADLINE
+    while not journal.is_file() or journal.read_bytes().count(b"\n") < 1 + pictures:
+        assert time.monotonic() < deadline, "nothing was scored"
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(0.01)
+            raise AssertionError(f"it ended before it could be killed: {program.communicate()[1]}")
+    program.kill()
+    # Returns when the last of its processes is gone: none stays behind with its weights.
+    program.communicate(timeout=DEADLINE)
+    assert program.returncode == -signal.SIGKILL
+    return journal.read_bytes().count(b"\n") - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_program_goes_on_and_gives_the_same_files(folder: Path, tmp_path: Path, processes: int) -> None:
+    expected = finish(job(folder, tmp_path / "whole"))
+    out = tmp_path / "killed"
+    kept = kill_after(start(folder, out, processes), out / JOURNAL, 1)
+    assert 1 <= kept < len(PROMPTS) + 3
+    assert not (out / "results.jsonl").exists()
+    resumed = start(folder, out, processes)
+    _, said = resumed.communicate(timeout=DEADLINE)
+    assert resumed.returncode == 0, said
+    assert re.search(r"milr: [1-9]\d* of 9 pictures are scored already", said)
+    assert files(out) == expected
+
+
 def test_a_finished_folder_is_not_scored_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     expected = finish(icons(folder, out))
@@ -186,6 +213,25 @@ def test_a_finished_folder_is_not_scored_again(folder: Path, tmp_path: Path) -> 
     assert {picture.key for picture, _ in again.run()} == {"00002/samples/0001.png", "00003/samples/0001.png"}
     again.conclude()
     assert files(out) == expected
+
+
+def test_a_kill_before_the_journal_leaves_a_folder_to_go_on_in(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "lock").write_text("")
+    (out / f"{JOURNAL}.part").write_text('{"bench')
+    finish(icons(folder, out))
+
+
+def test_two_programs_do_not_score_into_one_folder(folder: Path, tmp_path: Path) -> None:
+    first, second = icons(folder, tmp_path / "out"), icons(folder, tmp_path / "out")
+    begun = first.run()
+    next(begun)
+    with pytest.raises(UsageError, match="another program scores into .*: wait until it ends, or give another --out"):
+        next(second.run())
+    list(begun)
+    first.conclude()
+    assert icons(folder, tmp_path / "out").done == 7
 
 
 def test_what_changed_is_scored_again(folder: Path, tmp_path: Path) -> None:
@@ -295,6 +341,68 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["score-folder", str(tmp_path / "no"), "--benchmark", "geneval"]) == 2
     assert main(["score-folder", str(tmp_path), "--benchmark", "genevla"]) == 2
     assert "did you mean 'geneval'" in capsys.readouterr().err
+
+
+def test_a_name_of_digits_that_are_no_number_is_passed_over(folder: Path) -> None:
+    (folder / "\u00b2" / "samples").mkdir(parents=True)
+    assert len(GenEvalLayout().find(folder, None)) == 9
+
+
+def test_a_picture_that_vanishes_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = GenEvalLayout().find(folder, None)
+    monkeypatch.setattr(GenEvalLayout, "find", lambda *_: found)
+    (folder / "00004/samples/0000.png").unlink()
+    with pytest.raises(UsageError, match=r"cannot read .*00004/samples/0000.png \(No such file"):
+        icons(folder, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path, capsys) -> None:
+    command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "icons", "--out"]
+    (tmp_path / "file").write_text("")
+    assert main([*command, str(tmp_path / "file" / "out")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    finish(icons(folder, tmp_path / "out"))
+    (tmp_path / "out" / "results.jsonl").unlink()
+    (tmp_path / "out" / "results.jsonl").mkdir()
+    assert main([*command, str(tmp_path / "out")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_prompts_in_any_script_go_through(folder: Path, tmp_path: Path, capsys) -> None:
+    named = folder.rename(tmp_path / "Bilder \u732b")
+    metadata = named / "00000" / "metadata.jsonl"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "prompt": "ein Photo: \u732b"}), "utf-8")
+    command = [
+        "score-folder",
+        str(named),
+        "--benchmark",
+        "geneval",
+        "--reward",
+        "icons",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 0
+    first = json.loads((tmp_path / "out" / "results.jsonl").read_text().splitlines()[0])
+    assert first["prompt"] == "ein Photo: \u732b"
+    assert first["filename"] == str(named / "00000/samples/0000.png")
+
+
+def test_a_rewards_argument_is_no_path(folder: Path, tmp_path: Path) -> None:
+    out = FolderJob(folder, "geneval", reward="mix:icons*0.5+unified-reward:/models/x*0.5").out
+    assert out == tmp_path / "pictures-mix-icons-0.5+unified-reward-models-x-0.5"
+
+
+def test_the_model_that_drew_is_not_known(folder: Path, tmp_path: Path, capsys) -> None:
+    command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "self", "--out", str(tmp_path / "o")]
+    assert main(command) == 2
+    assert "a folder does not say which did: type milr score PICTURE" in capsys.readouterr().err
+
+
+def test_a_budget_is_for_one_process(folder: Path, tmp_path: Path, capsys) -> None:
+    command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "gpt-4o", "--processes", "2"]
+    assert main([*command, "--judge-budget", "5"]) == 2
+    assert "a judge's budget is counted in one process, not in 2" in capsys.readouterr().err
 
 
 def test_no_processes_score_nothing(folder: Path) -> None:

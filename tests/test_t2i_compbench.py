@@ -361,6 +361,15 @@ def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_da
     assert names[1] in summary
 
 
+def test_another_reward_has_its_mean(tmp_path: Path, shared_data: Path) -> None:
+    layout = T2ICompBenchLayout()
+    found = layout.find(write_folder(tmp_path / "pictures", shared_data, "color"), None)
+    scores = [Score(0.25, "other@1", 0.9), Unscored("dark", "other@1"), *[Score(0.5, "other@1", 0.9)] * 2]
+    summary = layout.write(tmp_path, tmp_path, list(zip(found, scores, strict=True)), "other@1")
+    assert summary == "color (other@1) = 0.4167 (3 pictures, 2 prompts)\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+
+
 def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> None:
     def refused(pattern: str, prompts: Path | None = None) -> None:
         with pytest.raises(UsageError, match=pattern):

@@ -55,6 +55,14 @@ def test_requests_never_hold_what_is_held_out() -> None:
             assert (need.count, need.name) not in held_out.counts
 
 
+def test_riddles_that_training_tells_are_those_of_its_split_and_ask_for_one_object() -> None:
+    told = {riddle.text: riddle.name for riddle in scenes.read_riddles() if riddle.split == "train"}
+    world = make_world(riddled=1.0)
+    for task in (world.request() for _ in range(200)):
+        (item,) = world.scene(task).items
+        assert told[task.prompt] == item.name
+
+
 def test_the_committed_list_is_the_seeded_choice() -> None:
     assert scenes.read_held_out() == scenes.choose_held_out()
 

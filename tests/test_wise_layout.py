@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from milr.cli import main
 from milr.errors import UsageError
 from milr.layouts import load_layout
 from milr.layouts.wise import GROUPS, summarise
+from milr.rewards.wise import LEGACY_WEIGHTS
 from milr.types import Score, Unscored
+from tests.judge_servers import JudgeServer, say
 
 
 def prompt(number: int) -> dict[str, object]:
@@ -70,8 +74,9 @@ def test_rows_hold_the_three_marks(folder: Path, prompts: Path, tmp_path: Path) 
 def test_the_overall_score_weighs_the_groups() -> None:
     values = {number: 0.5 if number <= 400 else 0.2 if number <= 567 else 0.0 for number in range(1, 1001)}
     assert summarise(values).endswith("Overall score: 0.2334\n")
-    assert sum(len(numbers) for numbers, _ in GROUPS.values()) == 1000
-    assert sum(weight for _, weight in GROUPS.values()) == pytest.approx(1)
+    assert sum(len(numbers) for numbers in GROUPS.values()) == 1000
+    assert GROUPS.keys() == LEGACY_WEIGHTS.keys()
+    assert sum(LEGACY_WEIGHTS.values()) == pytest.approx(1)
 
 
 def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: Path) -> None:
@@ -89,6 +94,36 @@ def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: P
         (prompts / "natural_science.json").write_text(content)
         with pytest.raises(UsageError, match="none of WISE's prompt files"):
             layout.find(folder, prompts)
+
+
+def test_a_judge_of_ones_own_scores_the_folder(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for number in (10, 801, 802):
+        Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(folder / f"{number}.png")
+    command = ["score-folder", str(folder), "--benchmark", "wise", "--prompts", str(prompts)]
+    assert main(command) == 2
+    assert "give --judge-url" in capsys.readouterr().err
+    # The second picture finds no budget any more; the next command asks about it and the third alone.
+    with JudgeServer(say("Consistency: 2\nRealism: 1\nAesthetic Quality: 0")) as server:
+        to = ["--judge-url", server.url, "--judge-model", "eye"]
+        assert main([*command, *to, "--judge-budget", "1"]) == 0
+        assert "Unscored, left out above: 2 of 3 pictures" in capsys.readouterr().out
+        assert main([*command, *to]) == 0
+        assert len(server.asked) == 3
+    said = capsys.readouterr()
+    assert "1 of 3 pictures are scored already" in said.err
+    assert said.out.startswith("Scored by wise@1/eye, milr ")
+    assert "Physics          = 0.8000 (2 / 100)" in said.out
+    rows = [json.loads(line) for line in (tmp_path / "drawn-wise" / "scores.jsonl").read_text().splitlines()]
+    assert [(row["prompt_id"], row["consistency"], row["realism"]) for row in rows] == [
+        (number, 2, 1) for number in (10, 801, 802)
+    ]
 
 
 def test_the_official_prompts_are_read(shared_data: Path, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def icon_library(settings: stage.Settings, library: str = "generator") -> vq.Lib
 
 
 def training_world(seed: int, **settings: Any) -> scenes.World:
-    """The world that the generator may see: without the held-out combinations and GenEval's prompts."""
-    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_geneval_hashes(), **settings)
+    """The world that the generator may see: without the held-out combinations and any benchmark's prompts."""
+    return scenes.World(np.random.default_rng(seed), scenes.read_held_out(), scenes.read_forbidden(), **settings)
 
 
 @dataclass(frozen=True)

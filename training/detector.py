@@ -447,19 +447,24 @@ class Store:
 def augment(
     pictures: np.ndarray, labels: np.ndarray, random: np.random.Generator, strength: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts, light, noise, blur and blots, none of which changes a colour's name.
+    """Shifts, light, noise, blur and blots, none of which changes a colour's name; now and then nothing but a ground.
 
     Args:
         pictures: uint8 (B, 128, 128, 3).
         labels: (B, MOST, 6).
         random: Its generator.
-        strength: Chances of shift, resize, blur, noise and blot; the most that gain and light change.
+        strength: Chances of shift, resize, blur, noise and blot, and of a picture of one colour or of noise, which
+            shows no object; the most that gain and light change.
 
     Returns:
         Pictures float32 (B, 128, 128, 3) in [0, 255], and labels whose boxes moved along.
     """
     out, moved = pictures.astype(np.float32), labels.copy()
     for picture, rows in zip(out, moved, strict=True):
+        if random.random() < strength["empty"]:
+            picture[:] = random.uniform(0, 255, 3 if random.random() < 0.5 else picture.shape)
+            rows[:, 0] = EMPTY
+            continue
         if random.random() < strength["shift"]:
             right, down = (int(v) for v in random.integers(-4, 5, 2))
             padded = np.pad(picture, ((4, 4), (4, 4), (0, 0)), mode="edge")

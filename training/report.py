@@ -22,7 +22,7 @@ from milr.rewards.icon_detector import IconDetector
 from milr.tasks import parse_prompt
 from milr.types import Reasoning, Score, Task
 from training.detector import SIDE, CodeCoder, Sampler, VqCoder, psnr
-from training.scenes import PLACES, TOKEN, Item, Scene, World, read_geneval_hashes, read_held_out, render
+from training.scenes import PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
 from training.stage import Settings
 from training.tokens import Bank
 from training.unified import DESCRIBE
@@ -148,6 +148,17 @@ def plans(model: Model, world: World, number: int) -> dict[str, Any]:
     }
 
 
+def riddles(model: Model) -> dict[str, Any]:
+    """Does the reasoning name what a riddle means? "train" is memory; "wording" and "fact" were never told."""
+    tasks = [Task(prompt=riddle.text) for riddle in read_riddles()]
+    resolved: dict[str, list[bool]] = {}
+    for riddle, reasoning in zip(read_riddles(), reason_all(model, tasks), strict=True):
+        right = named_objects(reasoning.text) == [riddle.name]
+        resolved.setdefault(riddle.split, []).append(right)
+        resolved.setdefault(f"{riddle.split}, {riddle.kind}", []).append(right)
+    return {title: share(right) for title, right in sorted(resolved.items())}
+
+
 def asked_objects(task: Task) -> list[str]:
     """Colour and name of each object that a task asks for, sorted."""
     return sorted(f"{need.color or ''} {need.name}".strip() for need in task.include for _ in range(need.count))
@@ -220,7 +231,7 @@ def _ask(model: Model, world: World, scenes: Sequence[Scene], pictures: Sequence
 def generality(model: Model, number: int) -> dict[str, Any]:
     """Combinations held out from all training beside others of the same form, `number` drawings a side."""
     held_out = read_held_out()
-    forbidden = read_geneval_hashes()
+    forbidden = read_forbidden()
     random = np.random.default_rng(SEED + 7)
     figures: dict[str, Any] = {}
     unseen = [f"a {c} {n}" for c, n in sorted(held_out.colors)]
@@ -264,7 +275,7 @@ def measure(
     model = load_model(settings["export"]["folder"], dtype="bfloat16")
     judge = IconDetector.from_folder("icons-judge")
     own = dict(settings["unified"]["phases"][-1]["world"])
-    world = World(np.random.default_rng(SEED), read_held_out(), read_geneval_hashes(), **own)
+    world = World(np.random.default_rng(SEED), read_held_out(), read_forbidden(), **own)
     sampler = Sampler({key: icon for key, icon in library.items() if key[1] < settings["unified"]["variants"]})
     coder: CodeCoder = VqCoder(settings, sampler, folder)
 
@@ -279,6 +290,7 @@ def measure(
         "obedience": obedience(model, world, judge, many(60)),
         "looking at scenes": looking(model, world, rendered, many(160)),
         "looking at own drawings": looking_at_drawings(model, world, judge, many(120)),
+        "riddles resolved in the text": riddles(model),
         "generality": generality(model, many(120)),
     }
     if benchmark is not None:

@@ -27,7 +27,7 @@ from milr.tasks import (
     with_article,
     write_prompt,
 )
-from milr.types import Task
+from milr.types import Requirement, Task
 from training.icons import GROUNDS, NATURAL, compose
 
 GRID = 16  # image tokens a side
@@ -41,6 +41,8 @@ PLACES = {
 MOST_OBJECTS = 5
 HELD_OUT_FILE = Path(__file__).with_name("held_out.csv")
 GENEVAL_HASHES_FILE = Path(__file__).with_name("geneval_hashes.txt")
+BENCHMARK_HASHES_FILE = Path(__file__).with_name("benchmark_hashes.txt")
+RIDDLES_FILE = Path(__file__).with_name("riddles.csv")
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,23 @@ def read_geneval_hashes(path: Path = GENEVAL_HASHES_FILE) -> frozenset[str]:
     return frozenset(path.read_text().split())
 
 
+class Riddle(NamedTuple):
+    """One object, said without its name."""
+
+    name: str
+    kind: str
+    """cultural, temporal or geometric."""
+    split: str
+    """train: told in training; wording: the same facts in other words; fact: never told."""
+    text: str
+
+
+def read_riddles(path: Path = RIDDLES_FILE) -> list[Riddle]:
+    """The committed list of all three splits; columns object, kind, split, text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Riddle(r["object"], r["kind"], r["split"], r["text"]) for r in csv.DictReader(file)]
+
+
 class Question(NamedTuple):
     """A yes/no question about a picture."""
 
@@ -136,6 +155,11 @@ class Question(NamedTuple):
     """object, color, count or relation."""
     text: str
     truth: bool
+
+
+def read_forbidden() -> frozenset[str]:
+    """Hashes of all requests that no training shows: GenEval's, and our own benchmarks' (`training/benchmarks.py`)."""
+    return read_geneval_hashes() | frozenset(BENCHMARK_HASHES_FILE.read_text().split())
 
 
 class World:
@@ -152,6 +176,7 @@ class World:
         counted: float = 0.54,
         colored: float = 1.0,
         shuffled: float = 1.0,
+        riddled: float = 0.0,
     ) -> None:
         """A world.
 
@@ -164,7 +189,10 @@ class World:
             counted: Chance that a lone phrase asks for more than one.
             colored: How readily objects have a colour, 0 to 1.
             shuffled: Chance that a plan does not keep the prompt's order.
+            riddled: Chance that a request is a riddle of those that training tells.
         """
+        self.riddled = riddled
+        self.riddles = [riddle for riddle in read_riddles() if riddle.split == "train"] if riddled else []
         self.random = random
         self.large, self.phrases, self.counted, self.colored = large, tuple(phrases), counted, colored
         self.shuffled = shuffled
@@ -173,6 +201,9 @@ class World:
 
     def request(self) -> Task:
         """A prompt that the training may show, as a task."""
+        if self.riddled and self.random.random() < self.riddled:
+            riddle = self.riddles[self.random.integers(len(self.riddles))]
+            return Task(prompt=riddle.text, include=(Requirement.model_validate({"class": riddle.name}),))
         while True:
             phrases, joiners = self._phrases()
             if self.held_out.holds(phrases):

@@ -14,9 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from milr import __version__
+from milr.commands.ablate import ablate
 from milr.commands.benchmark import benchmark
+from milr.commands.compare import compare
 from milr.commands.convert import convert
+from milr.commands.data import app as data
 from milr.commands.doctor import doctor
+from milr.commands.export import export
 from milr.commands.models import ask, fetch, plan
 from milr.commands.options import (
     INTERRUPTED,
@@ -43,9 +47,12 @@ from milr.commands.options import (
     check_names,
     make_config,
 )
+from milr.commands.report import report
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
 from milr.errors import MilrError, UsageError
+from milr.methods import METHODS
+from milr.registry import find
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.types import Score, StepRecord, Task, Unscored
 
@@ -100,6 +107,7 @@ def generate(
     ] = None,
     model: ModelName = "embedded",
     reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
+    method: Annotated[str, typer.Option(help="How the drawings are spent: a name that milr info lists.")] = "milr",
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_budget: JudgeBudget = None,
@@ -151,13 +159,15 @@ def generate(
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
     check_names(model, reward, dtype)
+    find("method", method, METHODS)
     judging = Judging.read(judge_url, judge_model, judge_budget, panel)
     if out is not None:
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr import load_model, load_reward, read_tasks, search, tasks_from_prompts
+    from milr import load_model, load_reward, read_tasks, tasks_from_prompts
+    from milr.methods import load_method
     from milr.rewards import needs_model
     from milr.rewards.panel import watch
 
@@ -188,6 +198,7 @@ def generate(
         model=loaded.name,
         model_folder=loaded.folder,
         reward=judge.name,
+        method=method,
         panel=[one.name for one in watched.values()],
         judges=judging.judges.spending,
         device=device,
@@ -196,7 +207,7 @@ def generate(
     report = _Report(screen, tasks, config.steps)
     try:
         with writer, report:
-            for record in watch(search(tasks, loaded, judge, config), watched):
+            for record in watch(load_method(method)(tasks, loaded, judge, config), watched):
                 report.show(record, writer.write(record))
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; {report.kept()} in {writer.folder}")
@@ -215,7 +226,9 @@ def generate(
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the embedded model's folder.")] = False,
 ) -> None:
-    """List the models, prompt profiles, rewards and strategies that there are."""
+    """List the models, prompt profiles, rewards, methods, strategies and benchmarks that there are."""
+    from milr.benchmarks import BENCHMARKS
+    from milr.methods import METHODS
     from milr.models import MODELS, embedded_folder
     from milr.models.profiles import PROFILES
     from milr.rewards import REWARDS
@@ -225,7 +238,9 @@ def info(
         "models": {name: entry.summary for name, entry in MODELS.items()},
         "profiles": {name: profile.summary for name, profile in PROFILES.items()},
         "rewards": {name: entry.summary for name, entry in REWARDS.items()},
+        "methods": {name: entry.summary for name, entry in METHODS.items()},
         "strategies": {name: strategy.summary for name, strategy in STRATEGIES.items()},
+        "benchmarks": {name: entry.summary for name, entry in BENCHMARKS.items()},
     }
     if as_json:
         print(json.dumps({"version": __version__, **lists, "embedded_model": str(embedded_folder())}, indent=2))
@@ -236,9 +251,14 @@ def info(
             print(f"{kind:<12}{name:<{width}}  {summary}")
 
 
+app.command("ablate")(ablate)
 app.command("benchmark")(benchmark)
+app.command("compare")(compare)
 app.command("convert")(convert)
+app.add_typer(data, name="data")
 app.command("doctor")(doctor)
+app.command("export")(export)
+app.command("report")(report)
 app.command("fetch")(fetch)
 app.command("plan")(plan)
 app.command("score")(score)

@@ -12,7 +12,7 @@ DOCTORS: Mapping[str, Entry] = {
     "geneval-hf": Entry("milr.rewards.geneval_scorer:examine_geneval_hub", "the approximation of GenEval"),
     "t2i-compbench": Entry("milr.rewards.t2i_compbench:examine", "T2I-CompBench's scorers"),
     "mixed": Entry("milr.rewards.mixed:examine", "the parts of the paper's MixedReward"),
-    "icons": Entry("milr.rewards.examination:examine_icons", "the icon detector, on golden pictures"),
+    "icons": Entry("milr.rewards.examination:examine_icons", "both icon detectors, on golden pictures"),
     "self": Entry("milr.rewards.examination:examine_self", "the embedded model's looking, on golden pictures"),
     "gpt-4o": Entry("milr.rewards.examination:examine_hosted", "judges at OpenAI: packages, key, reader"),
     "wise": Entry("milr.rewards.examination:examine_hosted", "the same"),

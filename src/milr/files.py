@@ -9,7 +9,12 @@ PART = ".part"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name, then rename it."""
+    """Write UTF-8 text, its line ends as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename."""
     fresh = path.with_name(f"{path.name}{PART}")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_bytes(content)
     os.replace(fresh, path)

@@ -8,29 +8,40 @@ often the work was cut off.
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milr import __version__
 from milr.errors import MilrError, UsageError
-from milr.files import write_text
+from milr.files import PART, write_text
 from milr.layouts import FoundPicture, Scored, load_layout
-from milr.rewards import Reward, check_reward, load_reward
+from milr.rewards import Reward, check_reward, load_reward, needs_model
 from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
+if TYPE_CHECKING:
+    from milr.rewards.judge_client import JudgeSettings
+
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
+_LOCK = "lock"
+_BEGUN = (_LOCK, f"{JOURNAL}{PART}")
+"""What a kill may leave behind before there is a journal."""
 _NAMED = 5
 """Unscored pictures that the summary names at most; the file has them all."""
 
@@ -102,6 +113,7 @@ class FolderJob:
         prompts: Path | None = None,
         processes: int = 1,
         options: Mapping[str, object] | None = None,
+        judging: JudgeSettings | None = None,
     ) -> None:
         """Find the pictures and read what was scored before.
 
@@ -114,20 +126,26 @@ class FolderJob:
             processes: How many pictures are scored at once. Each process holds the reward's weights, and they share
                 the threads that torch would use.
             options: Of the reward, such as its device.
+            judging: How rewards that ask judges ask them; each process has a client of its own. None for the defaults.
 
         Raises:
-            UsageError: A name that is not known, a folder that cannot be scored, results of another scorer in ``out``.
+            UsageError: A name that is not known, a folder or a picture that cannot be read, results of another scorer
+                in ``out``, or a budget for several processes.
         """
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
         check_reward(self.reward)
         if processes < 1:
             raise UsageError(f"{processes} processes score nothing: give 1 or more")
+        if processes > 1 and judging is not None and judging.budget is not None:
+            raise UsageError(f"a judge's budget is counted in one process, not in {processes}: give --processes 1")
         self.folder = folder
-        self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{self.reward}")
+        # A reward's argument may hold what no file name may: "mix:icons*0.5+http://...".
+        named = re.sub(r"[^\w.+-]+", "-", self.reward)
+        self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
         self.pictures = self.layout.find(folder, prompts)
         self._processes = processes
-        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes)
+        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, judging)
         self._header = _Header(
             benchmark=benchmark,
             reward=self.reward,
@@ -146,12 +164,12 @@ class FolderJob:
         """Score what is left, each picture kept before it is given; in no fixed order.
 
         Raises:
-            MilrError: The reward cannot be loaded, fails its self-test, or a process died.
+            MilrError: The reward cannot be loaded, fails its self-test, a process died, or another program scores into
+                the same folder.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._write_journal()
         digests = {picture.key: digest for picture, digest in self._left}
-        with (self.out / JOURNAL).open("ab") as journal:
+        with _hold(self.out), self._open_journal() as journal:
             for picture, score in self._score([picture for picture, _ in self._left]):
                 line = _Line.of(picture, digests[picture.key], score)
                 journal.write(line.model_dump_json().encode() + b"\n")
@@ -198,7 +216,12 @@ class FolderJob:
 
     def _stale(self, picture: FoundPicture) -> str | None:
         """The picture's hash where it must be scored (again); None where its line still holds."""
-        digest = hash_file(self.folder / picture.key)
+        try:
+            digest = hash_file(self.folder / picture.key)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {self.folder / picture.key} ({error.strerror}): remove it, or make it a file to be read"
+            ) from error
         line = self._lines.get(picture.key)
         holds = line is not None and (line.sha256, line.task) == (digest, picture.task.key) and line.value is not None
         return None if holds else digest
@@ -207,7 +230,9 @@ class FolderJob:
         """The journal's lines; what a kill cut off is passed over."""
         path = self.out / JOURNAL
         if not path.is_file():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            if self.out.exists() and (
+                not self.out.is_dir() or any(one.name not in _BEGUN for one in self.out.iterdir())
+            ):
                 raise UsageError(f"{self.out} holds other files; nothing was overwritten: give another --out")
             return
         whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
@@ -222,21 +247,22 @@ class FolderJob:
         except ValidationError as error:
             raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin anew") from error
 
-    def _write_journal(self) -> None:
-        """The header and the lines that still hold: without what a kill cut off or a picture outlived."""
+    def _open_journal(self) -> BinaryIO:
+        """Anew, with the header and the lines that still hold: without what a kill cut off or a picture outlived."""
         left = {picture.key for picture, _ in self._left}
         kept = [self._lines[picture.key] for picture in self.pictures if picture.key not in left]
         write_text(self.out / JOURNAL, "".join(f"{line.model_dump_json()}\n" for line in (self._header, *kept)))
+        return (self.out / JOURNAL).open("ab")
 
     def _score(self, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
         if not pictures:
             return
         if self._processes == 1:
-            worker = _Worker(self._setup)
-            yield from ((picture, worker.score(self.folder / picture.key, picture.task)) for picture in pictures)
+            with closing(_Worker(self._setup)) as worker:
+                yield from ((picture, worker.score(self.folder / picture.key, picture.task)) for picture in pictures)
             return
         pool = ProcessPoolExecutor(
-            min(self._processes, len(pictures)), mp_context=get_context("spawn"), initializer=_leave_interrupts
+            min(self._processes, len(pictures)), mp_context=get_context("spawn"), initializer=_follow_parent
         )
         try:
             futures: dict[Future[Score | Unscored], FoundPicture] = {
@@ -254,6 +280,20 @@ class FolderJob:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _hold(out: Path) -> Generator[None]:
+    """Keep a second program out of the results; the lock goes with the process, however that ends."""
+    lock = FileLock(out / _LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another program scores into {out}: wait until it ends, or give another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @dataclass(frozen=True)
 class _Setup:
     """What a process needs to make its reward."""
@@ -261,17 +301,28 @@ class _Setup:
     reward: str
     options: tuple[tuple[str, Any], ...]
     processes: int
+    judging: JudgeSettings | None
 
 
 class _Worker:
     """A reward and what stands around one picture."""
 
     def __init__(self, setup: _Setup) -> None:
+        if needs_model(setup.reward):
+            raise UsageError(
+                f"the reward {setup.reward!r} asks the model that drew, and a folder does not say which did: "
+                f"type milr score PICTURE --prompt TEXT --reward {setup.reward} --model NAME"
+            )
         if setup.processes > 1:
             import torch
 
             torch.set_num_threads(max(torch.get_num_threads() // setup.processes, 1))
-        self.reward: Reward = load_reward(setup.reward, **dict(setup.options))
+        self._judges = None
+        if setup.judging is not None:
+            from milr.rewards.judge_client import JudgeClient
+
+            self._judges = JudgeClient(setup.judging)
+        self.reward: Reward = load_reward(setup.reward, judges=self._judges, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""
@@ -286,6 +337,11 @@ class _Worker:
             (score,) = self.reward([picture], [task])
             return score
 
+    def close(self) -> None:
+        """Hang up on the judges."""
+        if self._judges is not None:
+            self._judges.close()
+
 
 @cache
 def _pool_worker(setup: _Setup) -> _Worker:
@@ -296,6 +352,15 @@ def _score_in_pool(setup: _Setup, path: Path, task: Task) -> Score | Unscored:
     return _pool_worker(setup).score(path, task)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C is the parent's to answer; the picture in hand is finished."""
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to answer; the picture in hand is finished. Where the parent is killed, this ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None, "a process of a pool has a parent"
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A pool's process would wait for its next picture for ever, with all its weights."""
+    parent.join()
+    os._exit(1)

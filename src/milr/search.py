@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 
 import torch
 
 from milr.config import SearchConfig
-from milr.decode.streams import open_stream
+from milr.decode.streams import number_keys, open_stream
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.latents import GradientError, Latents, RolledOut, count_latents, find_absent, take_step
@@ -119,11 +119,8 @@ def _score(active: Sequence[_Search], reward: Reward) -> Callable[[], None]:
 def _open_searches(
     tasks: Sequence[Task], model: Model, config: SearchConfig, absent: tuple[str, ...]
 ) -> Iterator[_Search]:
-    seen: Counter[str] = Counter()
-    for index, task in enumerate(tasks):
-        # The same task twice in one list is two searches with streams of their own.
-        key = task.key if not seen[task.key] else f"{task.key}#{seen[task.key]}"
-        seen[task.key] += 1
+    keys = number_keys(task.key for task in tasks)
+    for index, (task, key) in enumerate(zip(tasks, keys, strict=True)):
         yield _Search(task, index, key, model, config, absent)
 
 

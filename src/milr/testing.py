@@ -70,6 +70,10 @@ class FakeModel:
             for said, prefix, stream in zip(words, prefixes, streams or [None] * len(tasks), strict=True)
         ]
 
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """What each token of a reasoning spells: a word, and a space before all but the first."""
+        return [f"{' ' if place else ''}{_WORDS[token]}" for place, token in enumerate(tokens)]
+
     @torch.inference_mode()
     def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
         """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""

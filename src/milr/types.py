@@ -143,8 +143,8 @@ class StepRecord:
     image_shift: float
     log_probability: float | None
     """log p of the credited tokens before the update that led here; None at step 0."""
-    drawings_spent: int
-    """Drawings of this task so far."""
+    drawings_spent: float
+    """Drawings of this task so far; a partial one counts as its share of a whole one's tokens."""
     tokens_spent: int
     """Tokens sampled for this task so far, text and image."""
     reward_calls: int

@@ -24,7 +24,9 @@ BENCHMARKS: Mapping[str, Entry] = {
     "icons-compbench": Entry(
         "milr.benchmarks.icons:ICONS_COMPBENCH", "the icon world's stand-ins for T2I-CompBench's columns, 4 x 50"
     ),
-    "riddles": Entry("milr.benchmarks.icons:RIDDLES", "the icon world's objects by what is said of them: nine columns"),
+    "riddles": Entry(
+        "milr.benchmarks.icons:RIDDLES", "180 riddles about 80 objects: known facts in new words, untold ones"
+    ),
 }
 """Name -> entry. A benchmark is one file and one line here."""
 

@@ -29,12 +29,12 @@ COMPBENCH_COLUMNS = {
     "complex (icon world)": 50,
 }
 RIDDLE_COLUMNS = {
-    "cultural wording": 0,
-    "temporal wording": 0,
-    "geometric wording": 0,
-    "cultural fact": 0,
-    "temporal fact": 0,
-    "geometric fact": 0,
+    "cultural wording": 42,
+    "temporal wording": 36,
+    "geometric wording": 42,
+    "cultural fact": 20,
+    "temporal fact": 20,
+    "geometric fact": 20,
 }
 
 

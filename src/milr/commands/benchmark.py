@@ -160,7 +160,8 @@ def benchmark(
 def _run(job: BenchmarkJob, screen: Console, judging: Judging) -> None:
     manifest = job.writer.manifest
     watched = _Watch(job, screen)
-    for line in judging.costs(job.parts.reward, {}, job.parts.model, watched.pictures()):
+    watchers = {} if job.parts.judge is None else {job.parts.judge.name: job.parts.judge}
+    for line in judging.costs(job.parts.reward, watchers, job.parts.model, watched.pictures()):
         screen.print(f"milr: {line}")
     try:
         with watched:
@@ -177,7 +178,7 @@ def _run(job: BenchmarkJob, screen: Console, judging: Judging) -> None:
     typer.echo(f"{job.benchmark.title}, {manifest.method}, {manifest.model}; judged by {scorer}")
     typer.echo(str(job.table()))
     done = job.writer.manifest
-    screen.print(f"{done.drawings:,} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
+    screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
     for line in judging.conclusion([]):
         screen.print(line)
     typer.echo(f"run: {job.folder}")
@@ -247,7 +248,7 @@ class _Watch:
         parts = (
             f"{len(self._answers)}/{self._total}",
             "unscored" if answer.value is None else f"{answer.value:.2f}",
-            f"after {record.drawings_spent:>2} drawings",
+            f"after {record.drawings_spent:>4.4g} drawings",
             f"so far {score}",
             f"{timedelta(seconds=round(left))} left",
             record.task.prompt,

@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 
 from milr.doctor import DOCTORS, examine
-from milr.errors import unknown_name
 
 _MARKS = {True: "ok", False: "WRONG", None: "?"}
 
@@ -18,8 +17,6 @@ def doctor(
     device: Annotated[str, typer.Option(help="Where the self-test runs: cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
     """Check a scorer's files, sizes and hashes, then its self-test; exit code 1 where something is wrong."""
-    if name not in DOCTORS:
-        raise unknown_name("scorer", name, DOCTORS)
     screen = Console(highlight=False, markup=False, soft_wrap=True)
     commands: list[str] = []
     wrong = 0

@@ -94,12 +94,7 @@ def score(
     judging = Judging.read(judge_url, judge_model, judge_budget)
     wanted = _read_wanted(pictures, prompt, tasks)
     shown = [_read_picture(path) for path in pictures]
-    loaded: object = None
-    if needs_model(reward):
-        from milr.models import load_model
-
-        loaded = load_model(model, device=device)
-    made = load_reward(reward, model=loaded, judges=judging.judges)
+    made = load_reward(reward, model=_load_asked(reward, model, device), judges=judging.judges)
     scores = made(shown, wanted)
     judging.judges.close()
     screen = Console(highlight=False, markup=False, soft_wrap=True)
@@ -130,17 +125,21 @@ def serve_judge(
     check_reward(reward)
     from milr.serve.judge import JudgeServer
 
-    loaded: object = None
-    if needs_model(reward):
-        from milr.models import load_model
-
-        loaded = load_model(model)
-    server = JudgeServer(load_reward(reward, model=loaded), port=port, flip=flip)
+    server = JudgeServer(load_reward(reward, model=_load_asked(reward, model)), port=port, flip=flip)
     typer.echo(f"milr: judging by {server.name} at {server.url} (Ctrl-C ends it)")
     try:
         server.serve_forever()
     finally:
         server.close()
+
+
+def _load_asked(reward: str, model: str, device: str = "cpu") -> object:
+    """The model, where the reward asks one; else None."""
+    if not needs_model(reward):
+        return None
+    from milr.models import load_model
+
+    return load_model(model, device=device)
 
 
 def _read_wanted(pictures: Sequence[Path], prompt: str | None, file: Path | None) -> list[Task]:

@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl
 from milr.errors import UsageError
 from milr.layouts import LAYOUTS
+from milr.rewards.judge_client import JudgeSettings
 from milr.score_folder import FolderJob
 from milr.types import Unscored
 
@@ -35,6 +37,9 @@ def score_folder(
         Path | None,
         typer.Option(metavar="PATH", help="UniDet's results from elsewhere, for t2i-compbench in OWLv2's place."),
     ] = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_budget: JudgeBudget = None,
     self_test: Annotated[
         bool, typer.Option("--self-test/--no-self-test", help="Refuse to score where the self-test fails.")
     ] = True,
@@ -43,11 +48,19 @@ def score_folder(
     options: dict[str, object] = {} if device is None else {"device": device}
     options |= {} if self_test else {"self_test": False}
     options |= {} if unidet is None else {"unidet": str(unidet)}
-    job = FolderJob(folder, benchmark, reward=reward, out=out, prompts=prompts, processes=processes, options=options)
+    job = FolderJob(
+        folder,
+        benchmark,
+        reward=reward,
+        out=out,
+        prompts=prompts,
+        processes=processes,
+        options=options,
+        judging=JudgeSettings(url=judge_url, model=judge_model, budget=judge_budget),
+    )
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if job.done:
         screen.print(f"milr: {job.done} of {len(job.pictures)} pictures are scored already")
-    unscored = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=screen)
     try:
@@ -56,12 +69,12 @@ def score_folder(
             for picture, score in job.run():
                 progress.advance(bar)
                 if isinstance(score, Unscored):
-                    unscored += 1
                     progress.console.print(f"unscored: {picture.key}: {score.reason}")
+        summary = job.conclude()
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; what was scored is in {job.out}: type the same command to go on")
         raise typer.Exit(_INTERRUPTED) from None
     except OSError as error:
         raise UsageError(f"cannot write {job.out} ({error.strerror}): give an --out that you may write to") from error
-    typer.echo(job.conclude())
+    typer.echo(summary)
     screen.print(f"results: {job.out}")

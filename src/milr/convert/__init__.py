@@ -31,7 +31,7 @@ class Converter(Protocol):
 
 CONVERTERS: Mapping[str, Entry] = {
     "geneval-detector": Entry(
-        "milr.convert.geneval_detector:convert", "GenEval's detector: mmdet 2.x Mask2Former Swin-S, COCO instances"
+        "milr.convert.geneval_detector:convert", "GenEval's detector: mmdet's Mask2Former Swin-S, COCO instances"
     ),
     "blip-vqa": Entry("milr.convert.blip_vqa:convert", "T2I-CompBench's BLIP for questions at 480 pixels"),
     "janus": Entry(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, sha256_start: str | tuple[str, ...], any_hash: b
         )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of what is no pickle, torch's reader raises whatever comes of it
         raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {_reason(error)}") from error
     for entry in _ENTRIES:
         if isinstance(loaded, dict) and isinstance(cast("dict[str, Any]", loaded).get(entry), dict):
@@ -148,8 +148,9 @@ def save_converted(
         }
         (part / CONVERSION).write_text(json.dumps(record, indent=2) + "\n")
         os.replace(part, target)
-    except OSError as error:
-        raise UsageError(f"cannot write {target} ({error.strerror}): give a folder that you may write to") from error
+    except (OSError, SafetensorError) as error:  # a full disk is the latter's
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {target} ({reason}): give a folder that you may write to, with room") from error
 
 
 def _reason(error: Exception) -> str:

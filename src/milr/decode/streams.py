@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
 
 import torch
 
@@ -21,6 +23,16 @@ def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str 
     """
     digest = hashlib.sha256(f"{seed}|{task_key}|{drawing}|{step}|{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def number_keys(keys: Iterable[str]) -> list[str]:
+    """Task keys for streams: the same task twice in one list has streams of its own the second time."""
+    seen: Counter[str] = Counter()
+    numbered: list[str] = []
+    for key in keys:
+        numbered.append(f"{key}#{seen[key]}" if seen[key] else key)
+        seen[key] += 1
+    return numbered
 
 
 def sample(logits: torch.Tensor, streams: list[torch.Generator], temperature: float) -> torch.Tensor:

@@ -44,6 +44,24 @@ class Layout(Protocol):
         """
         ...
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """Where the official scorer looks for a picture: its path under the folder, with "/".
+
+        Args:
+            task: The picture's.
+            place: The task's in the benchmark's whole list, from 0.
+            image: Which of the prompt's images it is, from 0.
+            images: How many each prompt has.
+
+        Raises:
+            UsageError: The official scorer has no place for it.
+        """
+        ...
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """What else stands in the folder for a task: path -> text."""
+        ...
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write the official result files.
 

@@ -47,7 +47,7 @@ class GenEvalLayout:
         """
         if not folder.is_dir():
             raise UsageError(f"no folder {str(folder)!r}: give one with GenEval's 00000/samples/0000.png in it")
-        numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+        numbered = [path for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()]
         found: list[FoundPicture] = []
         for prompt_folder in sorted(numbered, key=lambda path: (int(path.name), path.name)):
             found += _pictures(prompt_folder)
@@ -63,6 +63,14 @@ class GenEvalLayout:
                 )
         return found
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """00012/samples/0000.png: the prompt's number, then the image's."""
+        return f"{place:05d}/samples/{image:04d}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """The prompt's line of evaluation_metadata.jsonl."""
+        return {f"{place:05d}/metadata.jsonl": json.dumps(write_metadata(task)) + "\n"}
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write results.jsonl, a line a picture that could be scored; gives the summary as summary_scores.py prints it.
 
@@ -76,6 +84,26 @@ class GenEvalLayout:
         lines = [json.dumps(row, separators=(",", ":")) + "\n" for row in rows]
         write_text(out / RESULTS, "".join(lines))
         return summarise(rows)
+
+
+def write_metadata(task: Task) -> dict[str, object]:
+    """A task as a line of evaluation_metadata.jsonl says it; the reverse of `milr.tasks.read_tasks`."""
+    items = {
+        name: [
+            item.model_dump(
+                mode="json", by_alias=True, exclude_none=True, include={"name", "count", "color", "position"}
+            )
+            for item in getattr(task, name)
+        ]
+        for name in ("include", "exclude")
+    }
+    explained = {} if task.explanation is None else {"explanation": task.explanation}
+    return {
+        "tag": task.tag,
+        **{name: found for name, found in items.items() if found},
+        "prompt": task.prompt,
+        **explained,
+    }
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -74,6 +74,15 @@ class T2ICompBenchLayout:
             _check_complete(found, prompts, samples)
         return found
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """color/samples/<prompt>_000012.png: a folder a category, pictures numbered through it, final dots kept."""
+        number = place % self.prompts * images + image
+        return f"{task.tag}/{SAMPLES}/{task.prompt}_{number:06d}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """Nothing: a picture's name holds its prompt, and the folder must hold nothing else."""
+        return {}
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write each scorer's vqa_result.json and mean, as the official scripts do; gives the summary.
 
@@ -83,7 +92,8 @@ class T2ICompBenchLayout:
             out: An existing folder.
             folder: Unused: the official files do not name it.
             scored: In the order of `find`.
-            reward: The name of what scored them; the summary names what stands in for an official part.
+            reward: The name of what scored them. The summary gives its mean where it is none of the official scorers,
+                and names what stands in for an official part.
         """
         answers: dict[str, list[dict[str, object]]] = {}
         mapping: list[dict[str, object]] = []
@@ -107,14 +117,15 @@ class T2ICompBenchLayout:
             write_text(out / files.folder / files.mean_file, f"{files.mean_text}{_mean(rows)}")
         if "spatial" in answers:
             write_text(out / _FILES["spatial"].folder / "mapping.json", json.dumps(mapping))
-        return _summarise(scored, answers, titles)
+        return _summarise(scored, answers, titles or ([] if answers else [reward]))
 
 
 def _summarise(scored: Sequence[Scored], answers: Mapping[str, list[dict[str, Any]]], notes: Sequence[str]) -> str:
     category = str(scored[0][0].task.tag)
     title = f"{category} ({'; '.join(notes)})" if notes else category
     final = "3-in-1" if category == "complex" else next(iter(answers), "")
-    rows = answers.get(final, [])
+    # Another reward than the benchmark's own has none of its answers, but a value a picture.
+    rows = answers.get(final) or [{"answer": score.value} for _, score in scored if isinstance(score, Score)]
     prompts = len({picture.task.key for picture, score in scored if isinstance(score, Score)})
     lines = [
         f"{title} = {_mean(rows):.4f} ({len(rows)} pictures, {prompts} prompts)" if rows else f"{title}: nothing scored"
@@ -138,7 +149,7 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> float:
 def _picture(path: Path) -> FoundPicture:
     prompt, _, rest = path.name.partition("_")
     number = rest.rpartition("_")[2].partition(".")[0]
-    if path.suffix != ".png" or not number.isdigit() or not prompt:
+    if path.suffix != ".png" or not number.isdecimal() or not prompt:
         raise UsageError(f"{path} is no <prompt>_<number>.png: T2I-CompBench's scorers fail on it; move it away")
     listing = find_listing(prompt)
     if listing is None:

@@ -14,18 +14,19 @@ from typing import Any
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.layouts.base import FoundPicture, Scored
+from milr.rewards.wise import overall
 from milr.types import Score, Task
 
 RESULTS = "scores.jsonl"
-GROUPS: Mapping[str, tuple[range, float]] = {
-    "Cultural": (range(1, 401), 0.4),
-    "Time": (range(401, 568), 0.167),
-    "Space": (range(568, 701), 0.133),
-    "Biology": (range(701, 801), 0.1),
-    "Physics": (range(801, 901), 0.1),
-    "Chemistry": (range(901, 1001), 0.1),
+GROUPS: Mapping[str, range] = {
+    "Cultural": range(1, 401),
+    "Time": range(401, 568),
+    "Space": range(568, 701),
+    "Biology": range(701, 801),
+    "Physics": range(801, 901),
+    "Chemistry": range(901, 1001),
 }
-"""Group -> its prompt ids and its weight in the overall score."""
+"""Group -> its prompt ids; `milr.rewards.wise.LEGACY_WEIGHTS` has their weights."""
 _MARKS = {"consistency": "consistency", "realism": "realism", "aesthetic_quality": "aesthetic quality"}
 """Field of a row -> part of a score."""
 _FIELDS = ("prompt_id", "Prompt", "Explanation", "Subcategory")
@@ -61,6 +62,16 @@ class WiseLayout:
             raise UsageError(f"{prompts} has no prompt {unknown[0]} for {unknown[0]}.png: give all of WISE's files")
         return [_found(known[number]) for number in numbers]
 
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """1.png to 1000.png: the prompt's id, which begins at 1."""
+        if images != 1:
+            raise UsageError(f"WISE's scorer takes one picture a prompt, and these are {images}: give a run with one")
+        return f"{place + 1}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """Nothing: a picture is named by its prompt's id."""
+        return {}
+
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write scores.jsonl, a row a picture that could be scored; gives the groups' means and the overall score.
 
@@ -83,17 +94,16 @@ def summarise(values: Mapping[int, float]) -> str:
         values: Prompt id -> WiScore in [0, 1].
     """
     lines = ["WiScore", "======="]
-    overall, missing = 0.0, 0
-    for group, (numbers, weight) in GROUPS.items():
+    means: dict[str, float] = {}
+    missing = 0
+    for group, numbers in GROUPS.items():
         there = [values[number] for number in numbers if number in values]
         missing += len(numbers) - len(there)
         if there:
-            mean = sum(there) / len(there)
-            overall += weight * mean
-            lines.append(f"{group:<16} = {mean:.4f} ({len(there)} / {len(numbers)})")
-        else:
-            lines.append(f"{group:<16} = none (0 / {len(numbers)})")
-    said = f"none, {missing} of 1000 are missing" if missing else f"{overall:.4f}"
+            means[group] = sum(there) / len(there)
+        said = f"{means[group]:.4f}" if there else "none"
+        lines.append(f"{group:<16} = {said} ({len(there)} / {len(numbers)})")
+    said = f"none, {missing} of 1000 are missing" if missing else f"{overall(means):.4f}"
     return "\n".join([*lines, "", f"Overall score: {said}"]) + "\n"
 
 

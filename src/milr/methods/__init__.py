@@ -20,8 +20,16 @@ __all__ = ["METHODS", "load_method"]
 
 METHODS: Mapping[str, Entry] = {
     "one-shot": Entry("milr.methods.one_shot:one_shot", "one drawing from the prompt alone"),
+    "text-reasoning": Entry("milr.methods.one_shot:text_reasoning", "one drawing after the model's greedy text"),
     "best-of-n": Entry("milr.methods.best_of_n:best_of_n", "up to K + 1 drawings from one greedy text; the best one"),
+    "best-of-n-sampled": Entry("milr.methods.best_of_n:best_of_n_sampled", "the same, each from a text of its own"),
+    "parm": Entry("milr.methods.parm:parm", "the same from one text; drawings without potential are left unfinished"),
+    "reflection": Entry(
+        "milr.methods.reflection:reflection", "rewrite the text from what the reward criticises, redraw"
+    ),
     "milr": Entry("milr.search:search", "the paper's search over the latents of text and image"),
+    "keep-right": Entry("milr.methods.keep_right:keep_right", "ours: draw again around the objects that are right"),
+    "grid-prune": Entry("milr.methods.grid_prune:grid_prune", "ours: drawings grow side by side, the worse half drops"),
 }
 """Name -> entry. A method is one file and one line here."""
 

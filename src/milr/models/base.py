@@ -98,6 +98,10 @@ class Model(Protocol):
         """
         ...
 
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """What each token of a reasoning spells; joined, they are its text, but for spaces at its ends."""
+        ...
+
     def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
         """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
         ...

@@ -117,6 +117,10 @@ class Janus:
             for tokens, states_ in zip(written, hidden, strict=True)
         ]
 
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """What each token of a reasoning spells; a character of several tokens is a mark of replacement in each."""
+        return [self.tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
+
     @torch.inference_mode()
     def draw(self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int) -> list[Sketch]:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.

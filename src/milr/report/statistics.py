@@ -19,6 +19,7 @@ OVERALL = "overall"
 REPEATS = 10_000
 LEVEL = 0.95
 _AT_ONCE = 1_000  # resamples held in memory together
+_ROUNDING = 1e-9  # sums of fractions of drawings end a little beside whole numbers
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def answers(spent: Floats, reward: Floats, judge: Floats, budgets: Sequence[floa
     record = np.concatenate([np.ones_like(made[:, :1]), highest[:, 1:] > highest[:, :-1]], axis=1)
     places: NDArray[np.intp] = np.arange(spent.shape[1], dtype=np.intp)
     best = np.maximum.accumulate(np.where(record, places, 0), axis=1)  # (T, N) place of the best so far
-    paid = (spent[:, None, :] <= np.asarray(budgets, dtype=float)[:, None]).sum(axis=2)  # (T, B) pictures
+    paid = (spent[:, None, :] <= np.asarray(budgets, dtype=float)[:, None] + _ROUNDING).sum(axis=2)  # (T, B) pictures
     place = np.take_along_axis(best, np.maximum(paid - 1, 0), axis=1)
     return np.where(paid > 0, np.take_along_axis(judge, place, axis=1), np.nan)
 

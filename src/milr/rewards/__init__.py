@@ -19,6 +19,7 @@ __all__ = ["REWARDS", "Reward", "check_reward", "load_reward", "needs_model"]
 
 REWARDS: Mapping[str, Entry] = {
     "icons": Entry("milr.rewards.icons:Icons", "GenEval's rules on the icon detector's findings: 1 or 0"),
+    "icons-judge": Entry("milr.rewards.icons:IconsJudge", "icons by another detector: to watch, not to optimise"),
     "icons-soft": Entry("milr.rewards.icons:IconsSoft", "the same with a slope: the share of conditions met"),
     "geneval": Entry("milr.rewards.geneval_scorer:GenEval", "GenEval's own scorer, without mmdet: 1 or 0"),
     "geneval-hf": Entry(

@@ -35,16 +35,17 @@ class WaitingReward(Protocol):
         ...
 
 
-def begin_scoring(reward: Reward, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-    """Start scoring where the reward can wait elsewhere, else score now.
-
-    What could not be scored is tried once more, unless its reason is final.
-    """
+def start_scoring(reward: Reward, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+    """Start scoring where the reward can wait elsewhere, else score now."""
     if isinstance(reward, WaitingReward):
-        wait = reward.begin(pictures, tasks)
-    else:
-        now = reward(pictures, tasks)
-        wait = lambda: now  # noqa: E731
+        return reward.begin(pictures, tasks)
+    now = reward(pictures, tasks)
+    return lambda: now
+
+
+def begin_scoring(reward: Reward, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+    """As `start_scoring`; what could not be scored is tried once more, unless its reason is final."""
+    wait = start_scoring(reward, pictures, tasks)
 
     def finish() -> list[Score | Unscored]:
         scores = list(wait())

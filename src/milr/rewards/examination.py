@@ -43,29 +43,35 @@ def golden_set() -> list[tuple[str, Image.Image, Task, bool]]:
     return golden
 
 
-def check_golden(reward: Reward) -> Iterator[Finding]:
-    """One finding a golden answer: is the value on the right side of the reward's stop?"""
+def score_golden(reward: Reward) -> list[tuple[str, Task, bool, Score | Unscored]]:
+    """Of each golden answer the file, the task, whether the picture is right, and what the reward says."""
     golden = golden_set()
     scores = reward([picture for _, picture, _, _ in golden], [task for _, _, task, _ in golden])
-    for (name, _, task, right), score in zip(golden, scores, strict=True):
+    return [(name, task, right, score) for (name, _, task, right), score in zip(golden, scores, strict=True)]
+
+
+def check_golden(reward: Reward) -> Iterator[Finding]:
+    """One finding a golden answer: is the value on the right side of the reward's stop?"""
+    for name, task, right, score in score_golden(reward):
         said = score.reason if isinstance(score, Unscored) else f"{score.value:.2f} ({score.explanation})"
         fine = isinstance(score, Score) and (score.value > score.stop_at) == right
         yield Finding(f"{name}, {task.prompt!r}", fine, f"{said}; {'right' if right else 'wrong'} is expected")
 
 
 def examine_icons(device: str) -> Iterator[Finding]:
-    """The icon detector: its files, then the golden pictures. It runs on the CPU, whatever the device."""
-    from milr.rewards.icons import Icons
+    """Both icon detectors: their files, then the golden pictures. They run on the CPU, whatever the device."""
+    from milr.rewards.icons import Icons, IconsJudge
 
-    folder = _ASSETS / "icons-detector"
-    for file in ("config.json", "model.safetensors"):
-        path = folder / file
-        said = f"{path.stat().st_size:,} bytes" if path.is_file() else f"missing in {folder}: install milr again"
-        yield Finding(f"icons-detector/{file}", path.is_file(), said)
-    try:
-        yield from check_golden(Icons())
-    except MilrError as error:
-        yield Finding("icons-detector", False, str(error))
+    for reward in (Icons, IconsJudge):
+        folder = _ASSETS / reward.shipped
+        for file in ("config.json", "model.safetensors"):
+            path = folder / file
+            said = f"{path.stat().st_size:,} bytes" if path.is_file() else f"missing in {folder}: install milr again"
+            yield Finding(f"{reward.shipped}/{file}", path.is_file(), said)
+        try:
+            yield from check_golden(reward())
+        except MilrError as error:
+            yield Finding(reward.shipped, False, str(error))
 
 
 def examine_self(device: str) -> Iterator[Finding]:
@@ -78,13 +84,9 @@ def examine_self(device: str) -> Iterator[Finding]:
     except MilrError as error:
         yield Finding("embedded model", False, str(error))
         return
-    golden = golden_set()
-    scores = reward([picture for _, picture, _, _ in golden], [task for _, _, task, _ in golden])
-    agree = sum(
-        isinstance(score, Score) and (score.value > 0.5) == right
-        for score, (_, _, _, right) in zip(scores, golden, strict=True)
-    )
-    scored = sum(isinstance(score, Score) for score in scores)
+    golden = score_golden(reward)
+    agree = sum(isinstance(score, Score) and (score.value > 0.5) == right for _, _, right, score in golden)
+    scored = sum(isinstance(score, Score) for _, _, _, score in golden)
     yield Finding("embedded model", scored == len(golden), f"scores {scored} of {len(golden)} golden pictures")
     yield Finding("its judgement", None, f"agrees with {agree} of {len(golden)} golden answers at 0.5")
 

@@ -25,6 +25,7 @@ MAX_OBJECTS = 16
 MAX_OVERLAP = 1.0
 POSITION_THRESHOLD = 0.1
 
+_COUNTING_TAGS = frozenset({"counting", "colored_counting"})
 _UNMET = 0.99
 """What a condition that is not met scores at most, however close."""
 
@@ -56,8 +57,9 @@ def judge(
         detections: What the detector saw.
         task: Its include and exclude lists say what is correct.
         threshold: Detections need a score above this.
-        counting_threshold: The same for tasks that count: those tagged "counting", and untagged ones with an exclude
-            list (GenEval's own tasks are all tagged, and only its counting ones exclude).
+        counting_threshold: The same for tasks that count: those tagged "counting" or, in `icons-hard`,
+            "colored_counting", and untagged ones with an exclude list (GenEval's own tasks are all tagged, and only its
+            counting ones exclude).
         max_objects: Detections kept of one class, the most confident ones.
         max_overlap: A detection goes whose IoU with a more confident one of its class is this or more; 1 keeps all.
         position_threshold: The share of both sizes by which an offset is shortened before it counts as one.
@@ -167,8 +169,30 @@ def conditions_met(
     return conditions
 
 
+def right_objects(detections: Detections, task: Task) -> list[Detection]:
+    """The objects that a correct picture may keep: those that meet what their item of the include list asks.
+
+    That is the most confident ones of the item's class and colour, as many as it asks for; where the item is placed by
+    another one, only if they lie so from all the right objects of that one.
+
+    Args:
+        detections: What `judge` takes.
+        task: Its include list says what is right.
+    """
+    kept = kept_objects(detections, task)
+    right: list[list[Detection]] = []
+    for item in task.include:
+        objects = [seen for seen in kept.get(item.name, []) if item.color in (None, seen[5])][: item.count]
+        if item.position is not None:
+            relation, index = item.position
+            placed = _relations(objects, right[index], POSITION_THRESHOLD)
+            objects = objects if all(relation in held for held in placed) else []
+        right.append(objects)
+    return [one for objects in right for one in objects]
+
+
 def _counts(task: Task) -> bool:
-    return task.tag == "counting" or (task.tag is None and bool(task.exclude))
+    return task.tag in _COUNTING_TAGS or (task.tag is None and bool(task.exclude))
 
 
 def _by_confidence(seen: Sequence[Detection]) -> list[Detection]:

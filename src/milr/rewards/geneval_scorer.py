@@ -189,6 +189,7 @@ def examine_geneval_hub(device: str) -> Iterator[Finding]:
 
 
 def _examine(kind: type[GenEval], device: str) -> Iterator[Finding]:
+    check_device(device)
     findings = [finding for weights in kind.weights() for finding in weights.examine()]
     yield from findings
     if any(finding.fine is False for finding in findings):

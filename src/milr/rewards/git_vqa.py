@@ -13,6 +13,7 @@ from transformers import BertTokenizer, GitForCausalLM
 
 from milr.errors import UsageError
 from milr.rewards.geneval_colors import prepare
+from milr.rewards.mixed import refuse_blind
 from milr.rewards.pixels import read_rgb
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.types import Requirement, Score, Task, Unscored
@@ -40,14 +41,16 @@ class GitVqa:
     name = "git-vqa@1"
     stop_at = 0.8
 
-    def __init__(self, *, device: str = "cpu") -> None:
+    def __init__(self, *, device: str = "cpu", self_test: bool = True) -> None:
         """Load the model.
 
         Args:
             device: As torch names it.
+            self_test: Refuse weights that do not tell a cat from a pizza.
 
         Raises:
             UsageError: The weights are missing, or are no GIT with BERT's vocabulary.
+            MilrError: The self-test failed.
         """
         folder = WEIGHTS.find()
         self.device = device
@@ -58,6 +61,8 @@ class GitVqa:
                 f"the vocabulary in {str(folder)!r} is not that of bert-base-uncased: put its vocab.txt there"
             )
         self._side = int(self.network.config.vision_config.image_size)
+        if self_test:
+            refuse_blind(self)
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""

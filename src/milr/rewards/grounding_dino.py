@@ -18,6 +18,7 @@ from transformers import BertTokenizer, GroundingDinoForObjectDetection
 
 from milr.errors import UsageError
 from milr.rewards.compbench.spatial import BOTTOM, LEFT, RIGHT, TOP, Box, overlap, score_geometry
+from milr.rewards.mixed import refuse_blind
 from milr.rewards.pixels import IMAGENET_DEVIATION, IMAGENET_MEAN, read_rgb, to_tensor
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.tasks import check_task
@@ -136,22 +137,28 @@ class GroundingDino:
     name = "grounding-dino@1"
     stop_at = 0.8
 
-    def __init__(self, *, device: str = "cpu", short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> None:
+    def __init__(
+        self, *, device: str = "cpu", short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE, self_test: bool = True
+    ) -> None:
         """Load the model.
 
         Args:
             device: As torch names it.
             short_side: Pixels to which the shorter side is brought.
             long_side: Pixels that the longer side may then have.
+            self_test: Refuse weights that do not tell a cat from a pizza.
 
         Raises:
             UsageError: The weights are missing, or are no GroundingDINO.
+            MilrError: The self-test failed.
         """
         folder = WEIGHTS.find()
         self.device = device
         self.network = load_network(GroundingDinoForObjectDetection, folder, f"type {WEIGHTS.mend[0]}", device)
         self.tokenizer = load_tokenizer(BertTokenizer, folder, f"type {WEIGHTS.mend[0]}")
         self._sides = short_side, long_side
+        if self_test:
+            refuse_blind(self)
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""

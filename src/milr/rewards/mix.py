@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from milr.rewards.base import Reward, Scores, WaitingReward
+from milr.rewards.base import Reward, Scores, WaitingReward, start_scoring
 from milr.rewards.budget import CallCost
 from milr.rewards.names import parse_mix
 from milr.types import Score, Task, Unscored
@@ -45,14 +45,11 @@ class Mix:
 
     def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
         """Start what waits elsewhere first, then score the rest here."""
-        begun: dict[str, Scores] = {}
-        for name, part in self.parts.items():
-            if isinstance(part, WaitingReward):
-                begun[name] = part.begin(pictures, tasks)
-        here = {name: part(pictures, tasks) for name, part in self.parts.items() if name not in begun}
+        order = sorted(self.parts, key=lambda name: not isinstance(self.parts[name], WaitingReward))
+        begun = {name: start_scoring(self.parts[name], pictures, tasks) for name in order}
 
         def finish() -> list[Score | Unscored]:
-            found = here | {name: wait() for name, wait in begun.items()}
+            found = {name: wait() for name, wait in begun.items()}
             return [self._mix({name: found[name][i] for name in self.parts}) for i in range(len(pictures))]
 
         return finish

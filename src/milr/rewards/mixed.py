@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from milr.errors import unknown_name
+from milr.errors import MilrError, unknown_name
+from milr.rewards.base import Reward
+from milr.tasks import parse_prompt
+from milr.types import rank
 from milr.weights import Finding
 
 Version = Literal["reward3", "reward4"]
@@ -46,12 +49,34 @@ def write_mix(tag: str | None, version: str = "reward3") -> str:
     return "mix:" + "+".join(f"{name}*{weight:g}" for name, weight in weights_for(tag, version).items())
 
 
+def check_cat(reward: Reward) -> Finding:
+    """Whether a photograph of a cat is a cat sooner than a pizza."""
+    from milr.rewards.geneval_check import read_photographs
+
+    picture = next(picture for _, name, picture in read_photographs() if name == "cat")
+    tasks = [parse_prompt("a photo of a cat"), parse_prompt("a photo of a pizza")]
+    cat, pizza = map(rank, reward([picture] * 2, tasks))
+    said = f"a cat {cat:.2f}, a pizza {pizza:.2f}; the first must be larger"
+    return Finding(f"self-test: {reward.name} on cat.jpg", cat > pizza, said)
+
+
+def refuse_blind(reward: Reward) -> None:
+    """Stop before anything is scored by a part that takes a cat for a pizza.
+
+    Raises:
+        MilrError: It does.
+    """
+    finding = check_cat(reward)
+    if not finding.fine:
+        raise MilrError(
+            f"{reward.name} fails its self-test, so nothing is scored: {finding.subject}: {finding.said}; "
+            "type: milr doctor mixed"
+        )
+
+
 def examine(device: str) -> Iterator[Finding]:
     """`milr doctor mixed`: the two parts that run here, on a photograph of a cat."""
     from milr.rewards import git_vqa, grounding_dino
-    from milr.rewards.geneval_check import read_photographs
-    from milr.tasks import parse_prompt
-    from milr.types import Score
 
     findings = [finding for part in (grounding_dino.WEIGHTS, git_vqa.WEIGHTS) for finding in part.examine()]
     yield from findings
@@ -59,9 +84,5 @@ def examine(device: str) -> Iterator[Finding]:
     if any(finding.fine is False for finding in findings):
         yield Finding("self-test: weights", None, "not run before all files are right")
         return
-    picture = next(picture for _, name, picture in read_photographs() if name == "cat")
-    tasks = [parse_prompt("a photo of a cat"), parse_prompt("a photo of a pizza")]
-    for reward in (grounding_dino.GroundingDino(device=device), git_vqa.GitVqa(device=device)):
-        cat, pizza = (score.value if isinstance(score, Score) else -1.0 for score in reward([picture] * 2, tasks))
-        said = f"a cat {cat:.2f}, a pizza {pizza:.2f}; the first must be larger"
-        yield Finding(f"self-test: {reward.name} on cat.jpg", cat > pizza, said)
+    for part in (grounding_dino.GroundingDino, git_vqa.GitVqa):
+        yield check_cat(part(device=device, self_test=False))

@@ -67,10 +67,10 @@ def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterato
             continue
         if record.index not in firsts:
             first = record.drawings[0]
-            firsts[record.index] = record.scores[0], _look([first], record.task, panel)[0]
+            firsts[record.index] = record.scores[0], _look(first, record.task, panel)
             bests[record.index] = first, firsts[record.index][1]
         if bests[record.index][0] is not record.best:
-            bests[record.index] = record.best, _look([record.best], record.task, panel)[0]
+            bests[record.index] = record.best, _look(record.best, record.task, panel)
         first_score, first_seen = firsts[record.index]
         seen = bests[record.index][1]
         notes = record.notes
@@ -94,11 +94,9 @@ def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Ga
     return [gap for gap in gaps if gap is not None]
 
 
-def _look(drawings: Sequence[Drawing], task: Task, panel: Mapping[str, Reward]) -> list[dict[str, Score | Unscored]]:
-    pictures, tasks = [drawing.picture for drawing in drawings], [task] * len(drawings)
-    begun = {name: begin_scoring(reward, pictures, tasks) for name, reward in panel.items()}
-    found = {name: finish() for name, finish in begun.items()}
-    return [{name: found[name][i] for name in panel} for i in range(len(drawings))]
+def _look(drawing: Drawing, task: Task, panel: Mapping[str, Reward]) -> dict[str, Score | Unscored]:
+    begun = {name: begin_scoring(reward, [drawing.picture], [task]) for name, reward in panel.items()}
+    return {name: finish()[0] for name, finish in begun.items()}
 
 
 def _gap(

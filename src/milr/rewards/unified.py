@@ -15,7 +15,7 @@ from PIL import Image
 
 from milr.errors import UsageError
 from milr.rewards.answers import Answer, Unreadable, read_unified
-from milr.rewards.base import Scores
+from milr.rewards.base import Scores, start_scoring
 from milr.rewards.budget import CallCost
 from milr.rewards.judge import Judge, JudgeProtocol
 from milr.rewards.judge_client import JudgeClient
@@ -72,10 +72,7 @@ class UnifiedReward:
 
     def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
         """Start scoring."""
-        if isinstance(self._reader, Judge):
-            return self._reader.begin(pictures, tasks)
-        now = self._reader(pictures, tasks)
-        return lambda: now
+        return start_scoring(self._reader, pictures, tasks)
 
     def call_costs(self, picture_size: int) -> list[CallCost]:
         """What scoring one picture of that side costs; nothing in this process."""

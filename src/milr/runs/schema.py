@@ -37,7 +37,7 @@ class Session(BaseModel):
     error: str | None = None
     seconds: float = 0.0
     """Wall time, until the last task that finished where the session was killed."""
-    drawings: int = 0
+    drawings: float = 0
     """All that were made, those of tasks that did not finish too."""
     tokens: int = 0
     reward_calls: int = 0
@@ -104,7 +104,7 @@ class Manifest(BaseModel):
     """Wall time of all sessions."""
     tasks_finished: int = 0
     """Of `tasks` times `images_per_prompt`."""
-    drawings: int = 0
+    drawings: float = 0
     """Of all tasks, unfinished ones and those that a kill lost too."""
     tokens: int = 0
     """Sampled, text and image, of all tasks."""
@@ -158,9 +158,9 @@ class StoredStep(BaseModel):
     text_shift: float
     image_shift: float
     log_probability: float | None
-    drawings_spent: int
+    drawings_spent: float
     tokens_spent: int
-    reward_calls: int = Field(default_factory=lambda before: before["drawings_spent"])
+    reward_calls: int = Field(default_factory=lambda before: int(before["drawings_spent"]))
     """Runs of before this was counted asked once a drawing."""
     seconds: float
     finished: Literal["met", "out of steps", "unscored"] | None

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from milr import __version__
 from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError
+from milr.files import write_bytes
 from milr.rewards.base import Reward, begin_scoring
 from milr.runs.lock import LOCK, hold_run
 from milr.runs.schema import JudgedPicture, Manifest, Session, Status, StoredStep, dump
@@ -203,7 +204,7 @@ class RunWriter:
         }
         self._held = ExitStack()
         self._open: dict[tuple[int, int], _TaskFolder] = {}  # (task, image)
-        self._spent: dict[tuple[int, int], tuple[int, int, int]] = {}  # drawings, tokens, reward calls
+        self._spent: dict[tuple[int, int], tuple[float, int, int]] = {}  # drawings, tokens, reward calls
         self._judged, self._judge_seconds = 0, 0.0
         self._finished = 0
 
@@ -299,7 +300,7 @@ class RunWriter:
                     self._save("finished")
                 return
             with suppress(OSError):  # a full disk leaves the manifest of the last task that finished
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # whoever asked for the run let it go
                     self._save("interrupted")
                 else:
                     self._save("failed", str(error) or type(error).__name__)
@@ -314,7 +315,8 @@ class RunWriter:
             ) from error
 
     def _save(self, status: Status, error: str | None = None) -> None:
-        drawings, tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
+        drawings = sum(spent[0] for spent in self._spent.values())
+        tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in (1, 2))
         session = self._manifest.sessions[-1].model_copy(
             update={
                 "status": status,
@@ -340,10 +342,7 @@ class RunWriter:
                 **{name: _add(sessions, name) for name in _SUMMED},
             }
         )
-        path = self.folder / MANIFEST
-        fresh = path.with_name(f"{MANIFEST}{PART}")
-        fresh.write_bytes(dump(self._manifest, indent=2) + b"\n")
-        os.replace(fresh, path)
+        write_bytes(self.folder / MANIFEST, dump(self._manifest, indent=2) + b"\n")
 
 
 _SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "judged", "judge_seconds")

@@ -1,0 +1,86 @@
+"""Fetches a benchmark's prompt files from where its authors publish them. Only the known files are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from milr.benchmarks.sources import DataFile, Source
+from milr.errors import MilrError, UsageError
+from milr.files import PART
+from milr.weights import hash_file
+
+MOST_BYTES = 20_000_000
+"""Far more than any of the files has."""
+SECONDS = 60.0
+"""Without a byte from the server."""
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
+class FetchError(MilrError):
+    """A file that could not be had; nothing of it is kept, and files fetched before stay."""
+
+
+def fetch(source: Source, folder: Path, address: str | None = None) -> Iterator[tuple[DataFile, bool]]:
+    """Fetch what is not there yet, file by file.
+
+    Args:
+        source: Of the benchmark.
+        folder: Where the files go; made where it is missing.
+        address: Another server with the same files: a mirror.
+
+    Yields:
+        Each file, and whether it was fetched; False where the right one lay there already.
+
+    Raises:
+        UsageError: The address is neither https nor on this machine, or the folder cannot be written.
+        FetchError: The server does not give the file, or gives another one.
+    """
+    base = _check_address(address or source.address)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make {folder} ({error.strerror}): give --out a folder that you may write to"
+        ) from None
+    for file in source.files:
+        path = folder / file.name
+        fresh = not path.is_file() or hash_file(path) != file.sha256
+        if fresh:
+            _fetch_file(f"{base}/{quote(file.path)}", path, file.sha256)
+        yield file, fresh
+
+
+def _check_address(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _THIS_MACHINE):
+        raise UsageError(f"--from {address}: give an address that begins with https://")
+    return address.rstrip("/")
+
+
+def _fetch_file(address: str, path: Path, sha256: str) -> None:
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+            content: bytes = answer.read(MOST_BYTES + 1)
+    except (urllib.error.URLError, TimeoutError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise FetchError(
+            f"cannot fetch {address} ({reason}): try again later, or fetch it by hand into {path}"
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise FetchError(
+            f"{address} gave {len(content):,} bytes that are not the known file (SHA-256 {found[:16]}..., expected "
+            f"{sha256[:16]}...): nothing was kept"
+        )
+    fresh = path.with_name(path.name + PART)
+    try:
+        fresh.write_bytes(content)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): make room, or give another --out") from None

@@ -1,0 +1,45 @@
+"""`milr data get`: a benchmark's prompt files from their public source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from milr.benchmarks.sources import SOURCES
+from milr.errors import UsageError, unknown_name
+
+app = typer.Typer(help="The benchmarks' prompt files, which do not come with milr.")
+
+
+@app.command("get")
+def get(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(SOURCES)}.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For the files; default: $MILR_DATA or ~/.cache/milr/data.")
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Do not ask about the licence.")] = False,
+    address: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="Another server with the same files.")
+    ] = None,
+) -> None:
+    """Fetch a benchmark's prompts, once its licence is confirmed; every file must have the known hash."""
+    if name not in SOURCES:
+        raise unknown_name("data", name, SOURCES)
+    source = SOURCES[name]
+    folder = out or source.folder
+    typer.echo(f"{source.name}: {len(source.files)} files of github.com/{source.repository} at {source.commit}")
+    typer.echo(f"licence: {source.licence}")
+    if not accept and not typer.confirm("fetch them under this licence?"):
+        raise UsageError("nothing was fetched: the licence was not accepted")
+    from milr.benchmarks.fetch import fetch
+
+    for file, fetched in fetch(source, folder, address):
+        typer.echo(f"{'fetched' if fetched else 'there already'}: {folder / file.name}")
+    typer.echo(f"type: milr benchmark {name}" + (f" --data {folder}" if out else ""))
+
+
+@app.callback()
+def start() -> None:
+    """Makes `get` a word of its own even while there is no other."""

@@ -1,0 +1,54 @@
+"""PARM: judge partial pictures, and finish only those with potential. Source: ZiyuGuo99/Image-Generation-CoT.
+
+PARM asks a judge two things of an intermediate picture: is it clear enough to judge (clarity), and if so, can it become
+what the prompt says (potential)? Its public code drives a masked-token model, whose every step predicts a whole blurred
+picture; for a raster model nothing is published. What is ours here:
+
+* the schedule: the reward looks when a quarter, a half and three quarters of the rows are drawn, with a flat rest
+  (`milr.decode.partial`);
+* clarity: a partial picture is clear at the first look at which the reward finds something, a value above 0;
+* potential: its value there is at least the mean of all that this task showed, once clear, at the same look;
+* a drawing without potential is left as it is, and its rest is saved. The public code finishes every drawing and
+  saves nothing; PARM's paper speaks of leaving them.
+
+What never gets clear is finished. The best finished picture is the answer, by the same reward. A drawing that is left
+counts as its share; each look counts as a call of the reward.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from milr.config import SearchConfig
+from milr.methods.loop import Row, Script, run_scripts
+from milr.models.base import Model
+from milr.rewards.base import Reward
+from milr.types import StepRecord, Task, rank
+
+SCHEDULE = (0.25, 0.5, 0.75)
+
+
+def parm(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
+    """Begin drawings from one greedy text for as long as the budget of K + 1 holds a whole one; finish the promising.
+
+    A reward of 0 or 1 finds nothing in a partial picture that is not right already: with it this is best of N.
+    """
+    return run_scripts(_finish_the_promising, tasks, model, reward, config)
+
+
+def _finish_the_promising(row: Row) -> Script:
+    shown: dict[float, list[float]] = defaultdict(list)  # look -> values of what was clear there first
+    yield from row.think()
+    while row.left >= 1:
+        tokens: tuple[int, ...] = ()
+        promising = True
+        for share in SCHEDULE:
+            (look,) = yield from row.draw([tokens], until=row.rows(share))
+            tokens, value = look.drawing.tokens, rank(look.score)
+            if value > 0:
+                shown[share].append(value)
+                promising = value >= sum(shown[share]) / len(shown[share])
+                break
+        if promising or row.left < 1:  # where no other can be begun, nothing is saved by leaving this one
+            yield from row.draw([tokens])

@@ -1,0 +1,70 @@
+"""Reflection: draw, criticise, rewrite the reasoning, redraw. The loop of Reflect-DiT and ReflectionFlow, untrained.
+
+Those two train a model to turn a critique into a better picture. Here nothing is trained: the critique is what the
+reward says is wrong (its explanation; with the reward `self`, the model's own words on its picture), and the rewrite is
+a text sampled anew from where the old one first names what is criticised. What stands before that place is kept. A
+model that reads free text is told the critique when it rewrites; one whose prompts have a fixed form, as the embedded
+model's, just writes something else from that place on. A critique that names nothing of the text has it written anew
+from its first word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from milr.config import SearchConfig
+from milr.methods.loop import Look, Row, Script, run_scripts
+from milr.models.base import Model
+from milr.rewards.base import Reward
+from milr.types import Score, StepRecord, Task, rank
+
+_SAYS_NOTHING = frozenset(
+    {
+        *("the", "and", "for", "with", "was", "were", "not", "has", "have", "that", "this", "there", "than"),
+        *("expected", "found", "one", "two", "three", "four"),
+    }
+)
+
+
+def reflection(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
+    """Up to K + 1 drawings; each rewrite starts from the text of the best picture so far, the newest of equals."""
+    return run_scripts(_rewrite_what_is_criticised, tasks, model, reward, config)
+
+
+def _rewrite_what_is_criticised(row: Row) -> Script:
+    thought = best_thought = yield from row.think()
+    best: Look | None = None
+    for number in range(row.config.steps + 1):
+        (look,) = yield from row.draw()
+        if best is None or rank(look.score) >= rank(best.score):
+            best, best_thought = look, thought
+        if number < row.config.steps:
+            critique = best.score.explanation if isinstance(best.score, Score) else ""
+            tokens = best_thought.reasoning.tokens
+            kept = tokens[: find_criticised(row.model.spell(tokens), critique)]
+            thought = yield from row.think(kept, sampled=True, critique=critique)
+
+
+def find_criticised(pieces: Sequence[str], critique: str) -> int:
+    """How many tokens of a text stand before the clause that first names a word of the critique; 0 where none does.
+
+    A clause begins behind a comma, a semicolon, a full stop, a colon or a new line.
+
+    Args:
+        pieces: What each token spells.
+        critique: What is wrong with a picture, in any words.
+    """
+    text = "".join(pieces).lower()
+    words = {word for word in re.findall(r"[a-z]{3,}", critique.lower())} - _SAYS_NOTHING
+    named = [match.start() for match in re.finditer(r"[a-z]{3,}", text) if match.group() in words]
+    if not named:
+        return 0
+    begin = max((match.end() for match in re.finditer(r"[,;.:\n]", text[: named[0]])), default=0)
+    kept, length = 0, 0
+    for piece in pieces:
+        length += len(piece)
+        if length > begin:
+            break
+        kept += 1
+    return kept

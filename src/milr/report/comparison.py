@@ -1,0 +1,364 @@
+"""Entries beside a baseline, prompt by prompt: what `milr compare` prints and the page repeats.
+
+A difference between two methods is a result only beside its interval, the drawings that were spent, the judge's name,
+and, for a search of latents, its twin without credit: the image is drawn anew at every step, so that a search that
+learns nothing gains too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.errors import UsageError, unknown_name
+from milr.report.entries import Entry, settings_of
+from milr.report.statistics import OVERALL, Estimate, Floats, area, bootstrap, mean_by_prompt
+from milr.report.tables import Cell, Row, Table
+
+BUDGETS = (1, 2, 4, 8, 21, 64)
+"""Drawings spent, where curves are read off."""
+AREA, END = "area", "end"
+"""Columns beside the budgets: the area under the curve, and the answer that a search ended with."""
+
+Summary = Mapping[str, Mapping[str, Estimate]]
+"""Tag (or `OVERALL`) -> column -> estimate."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Entries of one benchmark and one judge."""
+
+    baseline: Entry
+    entries: tuple[Entry, ...]
+    """The baseline among them, in the order given."""
+    columns: tuple[str, ...]
+    """"1", "2", ... for budgets, then `AREA` and `END`."""
+    area_to: Mapping[str, int]
+    """Label -> the most drawings under whose curve the area lies; 1 where there is none."""
+    scores: Mapping[str, Summary]
+    """Label -> over the entry's own prompts."""
+    differences: Mapping[str, Summary]
+    """Label -> entry minus baseline over the prompts that both have; the baseline's own is left out."""
+    on_the_clock: Mapping[str, Summary]
+    """The same where each entry got the wall-clock time that the baseline took for so many drawings."""
+    flags: tuple[str, ...]
+    """What stands in the way of reading the numbers as a result."""
+
+
+def compare(entries: Sequence[Entry], baseline: str | None = None, *, seed: int = 0) -> Comparison:
+    """Compare all entries with one of them.
+
+    Args:
+        entries: At least one.
+        baseline: An entry's label, or the name of one of its runs' folders; None takes the first entry.
+        seed: Of the bootstrap.
+
+    Raises:
+        UsageError: No such baseline, or an entry that cannot be compared with it: another benchmark, another judge, or
+            no prompt in common.
+    """
+    base = _find_baseline(entries, baseline)
+    for entry in entries:
+        _check_pair(entry, base)
+    budgets = _budgets(entries)
+    scores: dict[str, Summary] = {}
+    differences: dict[str, Summary] = {}
+    on_the_clock: dict[str, Summary] = {}
+    area_to: dict[str, int] = {}
+    for entry in entries:
+        reach = area_to[entry.label] = _reach(entry)
+        own = list(dict.fromkeys(entry.outcomes.prompts))
+        scores[entry.label] = _summarise(entry, own, _curve(entry, own, budgets, reach), budgets, seed)
+        if entry is base:
+            continue
+        common = [prompt for prompt in own if prompt in set(base.outcomes.prompts)]
+        reach = min(reach, _reach(base))
+        of_base = _curve(base, common, budgets, reach)
+        gap = _curve(entry, common, budgets, reach) - of_base
+        differences[entry.label] = _summarise(entry, common, gap, budgets, seed)
+        pace = base.seconds / entry.seconds if entry.seconds > 0 else float("nan")
+        if np.isfinite(pace):
+            afforded = [min(budget * pace, entry.outcomes.limit) for budget in budgets]
+            found = mean_by_prompt(entry.answers(afforded), entry.outcomes.prompts, common)
+            rest = np.full((len(common), 2), np.nan)  # neither an area nor an end has a time of its own
+            gap = np.concatenate([found - of_base[:, : len(budgets)], rest], axis=1)
+            on_the_clock[entry.label] = _summarise(entry, common, gap, budgets, seed)
+    columns = (*map(str, budgets), AREA, END)
+    flags = tuple(_flags(entries, base))
+    return Comparison(base, tuple(entries), columns, area_to, scores, differences, on_the_clock, flags)
+
+
+def tag_weights(benchmark: str | None, tags: Sequence[str]) -> Mapping[str, float] | None:
+    """How a benchmark pools its tags (`Benchmark.weights`); None, the plain mean, for prompts of somebody's own."""
+    if benchmark is None:
+        return None
+    if benchmark in BENCHMARKS:
+        return load_benchmark(benchmark).weights
+    return dict.fromkeys(tags, 1.0)
+
+
+def _find_baseline(entries: Sequence[Entry], name: str | None) -> Entry:
+    if not entries:
+        raise UsageError("no runs given: name the folders of at least one run")
+    if name is None:
+        return entries[0]
+    for entry in entries:
+        if name == entry.label or any(name in (run.folder.name, str(run.folder)) for run in entry.runs):
+            return entry
+    names = [run.folder.name for entry in entries for run in entry.runs]
+    raise unknown_name("baseline", name, [*(entry.label for entry in entries), *names])
+
+
+def _check_pair(entry: Entry, base: Entry) -> None:
+    """Refuse what no number can be read from."""
+    where = f"{entry.runs[0].folder} and {base.runs[0].folder}"
+    if entry.manifest.benchmark != base.manifest.benchmark:
+        ours, theirs = entry.manifest.benchmark, base.manifest.benchmark
+        raise UsageError(f"{where} ran different benchmarks ({ours} and {theirs}): compare runs of one benchmark")
+    if _judge(entry) != _judge(base):
+        raise UsageError(
+            f"{where} have different judges ({_judge(entry)} and {_judge(base)}), whose numbers do not compare: "
+            f"let one judge look at both: milr benchmark --judge"
+        )
+    if not set(entry.outcomes.prompts) & set(base.outcomes.prompts):
+        raise UsageError(f"{where} have no prompt in common: compare runs of the same prompts")
+
+
+def _judge(entry: Entry) -> str:
+    """What gave the headline numbers."""
+    manifest = entry.manifest
+    return manifest.reward if manifest.judge is None else manifest.judge
+
+
+def _budgets(entries: Sequence[Entry]) -> list[int]:
+    """Of `BUDGETS`, those that some entry paid for."""
+    most = max(float(entry.outcomes.last_spent.max()) for entry in entries)
+    return [budget for budget in BUDGETS if budget <= most] or [1]
+
+
+def _reach(entry: Entry) -> int:
+    """The most drawings under whose curve the area lies: up to the last that is known, at most the last budget."""
+    limit = entry.outcomes.limit
+    return int(min(limit, BUDGETS[-1]) if np.isfinite(limit) else BUDGETS[-1])
+
+
+def _curve(entry: Entry, prompts: Sequence[str], budgets: Sequence[int], reach: int) -> Floats:
+    """(P, B + 2): each prompt's score after so many drawings, the area to `reach`, and the score at the end."""
+    counts = [*budgets, *range(1, reach + 1), float("inf")]
+    found = mean_by_prompt(entry.answers(counts), entry.outcomes.prompts, prompts)
+    dense = found[:, len(budgets) : -1]
+    whole = area(dense) if reach > 1 else np.full(len(prompts), np.nan)
+    return np.concatenate([found[:, : len(budgets)], whole[:, None], found[:, -1:]], axis=1)
+
+
+def _summarise(entry: Entry, prompts: Sequence[str], values: Floats, budgets: Sequence[int], seed: int) -> Summary:
+    tag_of = dict(zip(entry.outcomes.prompts, entry.outcomes.tags, strict=True))
+    tags = [tag_of[prompt] for prompt in prompts]
+    found = bootstrap(values, tags, tag_weights(entry.manifest.benchmark, tags), seed=seed)
+    columns = [*map(str, budgets), AREA, END]
+    return {tag: dict(zip(columns, estimates, strict=True)) for tag, estimates in found.items()}
+
+
+def _flags(entries: Sequence[Entry], base: Entry) -> list[str]:
+    """What a reader must know before believing a number; entries of which the same is to be said share a line."""
+    said: dict[str, list[str]] = {}
+    for entry in entries:
+        for flag in _flags_of(entry, entries, base):
+            said.setdefault(flag, []).append(entry.label)
+    return [f"{flag}: {'; '.join(labels)}" for flag, labels in said.items()]
+
+
+def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[str]:
+    manifest = entry.manifest
+    if needs_twin(entry) and find_twin(entry, entries) is None:
+        yield (
+            "not a result, since no run with the same settings and --credit zero stands beside it, so that what the "
+            "latents add cannot be told from mere redrawing"
+        )
+    for run in entry.runs:
+        if run.manifest.status != "finished":
+            yield f"{run.folder} is not finished ({run.manifest.status}, {len(run.tasks)} searches in it)"
+    if not entry.judged:
+        yield f"no judge but the reward {manifest.reward} itself, so nothing is free of hacking it"
+    elif manifest.judge == manifest.reward:
+        yield f"the judge is the reward {manifest.reward}: an oracle's score"
+    missing = int(np.isnan(entry.answers([float("inf")])).sum())
+    if missing:
+        yield f"{missing} of {len(entry.outcomes.prompts)} answers could not be judged and are left out"
+    if entry is base:
+        return
+    if manifest.reward != base.manifest.reward:
+        yield f"another reward than {base.label}, {manifest.reward} for {base.manifest.reward}"
+    ours, theirs = (set(one.outcomes.prompts) for one in (entry, base))
+    if ours != theirs:
+        yield (
+            f"paired with {base.label} over the {len(ours & theirs)} prompts that both have, "
+            f"of {len(ours)} and {len(theirs)}"
+        )
+    if seeds_by_prompt(entry, ours & theirs) != seeds_by_prompt(base, ours & theirs):
+        yield f"other seeds than {base.label}, so that noise is not shared"
+    if manifest.versions.get("milr") != base.manifest.versions.get("milr"):
+        yield f"drawn by another version of milr than {base.label}"
+
+
+def seeds_by_prompt(entry: Entry, prompts: set[str]) -> dict[str, list[int]]:
+    """The seeds under which each prompt was searched."""
+    found: dict[str, list[int]] = {}
+    for prompt, seed in sorted(zip(entry.outcomes.prompts, entry.outcomes.seeds, strict=True)):
+        if prompt in prompts:
+            found.setdefault(prompt, []).append(seed)
+    return found
+
+
+def needs_twin(entry: Entry) -> bool:
+    """Whether latents were moved by a reward, so that only the difference to a twin without credit is their doing."""
+    moved = any(step.moved for run in entry.runs for task in run.tasks for step in task.steps)
+    return moved and entry.config.credit == "reward"
+
+
+def find_twin(entry: Entry, entries: Sequence[Entry], credit: str = "zero") -> Entry | None:
+    """The entry that has the same settings but that credit."""
+    wanted = settings_of(entry.manifest) | {"credit": credit}
+    return next((other for other in entries if settings_of(other.manifest) == wanted), None)
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Scores, paired differences, what latents add, scores by tag, and differences at equal wall-clock time."""
+    base, judge = comparison.baseline, _judge(comparison.baseline)
+    where = f"{base.manifest.benchmark or 'own prompts'}, judged by {judge}"
+    heads = [f"after {column}" if column.isdigit() else column for column in comparison.columns]
+    scores = Table(
+        f"Scores after so many drawings: {where}",
+        tuple(heads),
+        tuple(
+            Row(mark(entry), tuple(_cells(comparison.scores[entry.label], comparison.columns)))
+            for entry in comparison.entries
+        ),
+        (
+            "[low, high]: 95 % bootstrap interval over prompts.",
+            f"area: under the curve over log2 of the drawings, divided by its width, {_reaches(comparison)}; "
+            f"end: the answers that searches ended with.",
+            *[
+                f"{entry.label}: the mean over all subsets of its pool of {entry.outcomes.spent.shape[1]} drawings."
+                for entry in comparison.entries
+                if entry.pooled
+            ],
+            *comparison.flags,
+        ),
+        key="scores",
+    )
+    spent = Table(
+        f"What was spent: {where}",
+        ("searches", "drawings", "tokens", "reward calls", "s a drawing"),
+        tuple(Row(mark(entry), tuple(_spent(entry))) for entry in comparison.entries),
+        (
+            "Drawings, tokens and reward calls: a search, on average. Seconds: wall time over drawings, the judge's "
+            "time left out.",
+        ),
+        key="spent",
+    )
+    tables = [scores, spent]
+    if comparison.differences:
+        rows = [(mark(e), comparison.differences[e.label]) for e in comparison.entries if e is not base]
+        tables.append(
+            Table(
+                f"Paired differences to {mark(base)}: {where}",
+                ("prompts", *heads),
+                tuple(
+                    Row(
+                        name,
+                        (
+                            Cell(float(summary[OVERALL][END].prompts), digits=0),
+                            *_cells(summary, comparison.columns, signed=True),
+                        ),
+                    )
+                    for name, summary in rows
+                ),
+                ("Prompt by prompt, then averaged as the benchmark does; areas to the lesser reach of the two.",),
+                key="differences",
+            )
+        )
+    tables += _what_latents_add(comparison, where, heads)
+    tables.append(_by_tag(comparison, where))
+    if comparison.on_the_clock:
+        budgets = [column for column in comparison.columns if column.isdigit()]
+        tables.append(
+            Table(
+                f"Paired differences to {mark(base)} at equal wall-clock time: {where}",
+                tuple(f"the time of {budget}" for budget in budgets),
+                tuple(
+                    Row(mark(e), tuple(_cells(comparison.on_the_clock[e.label], budgets, signed=True)))
+                    for e in comparison.entries
+                    if e.label in comparison.on_the_clock
+                ),
+                (
+                    f"Each entry's answer after the time that {base.label} takes for so many drawings, at each run's "
+                    f"own seconds a drawing; one that had made all its drawings by then keeps its answer. No better "
+                    f"than the machine was quiet.",
+                ),
+                key="wall-clock",
+            )
+        )
+    return tables
+
+
+def _reaches(comparison: Comparison) -> str:
+    """To how many drawings the areas go: what most have, then the others by name."""
+    usual = Counter(comparison.area_to.values()).most_common(1)[0][0]
+    others = [f"{label} to {reach}" for label, reach in comparison.area_to.items() if reach != usual]
+    return f"to {usual} drawings" + (f" ({', '.join(others)})" if others else "")
+
+
+def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) -> list[Table]:
+    """Each search with the reward's credit minus its twins with another; nothing where there is no such search."""
+    rows: list[Row] = []
+    for entry in filter(needs_twin, comparison.entries):
+        for credit in ("zero", "random", "negated"):
+            twin = find_twin(entry, comparison.entries, credit)
+            if twin is not None:
+                found = compare((twin, entry)).differences[entry.label]
+                cells = [Cell.of(found[OVERALL].get(column), signed=True) for column in comparison.columns]
+                rows.append(Row(f"{mark(entry)} - credit {credit}", tuple(cells)))
+    if not rows:
+        return []
+    note = "The image is drawn anew at every step, so that only the difference to these twins is the latents' doing."
+    return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note,), key="latents")]
+
+
+def _by_tag(comparison: Comparison, where: str) -> Table:
+    """Each tag's score at the end, and its difference to the baseline."""
+    tags = list(dict.fromkeys(tag for summary in comparison.scores.values() for tag in summary if tag != OVERALL))
+    rows: list[Row] = []
+    for entry in comparison.entries:
+        summary = comparison.scores[entry.label]
+        cells = [Cell.of(summary[tag][END] if tag in summary else None) for tag in (*tags, OVERALL)]
+        rows.append(Row(mark(entry), tuple(cells), group="score"))
+    for entry in comparison.entries:
+        summary = comparison.differences.get(entry.label, {})
+        cells = [Cell.of(summary[tag][END] if tag in summary else None, signed=True) for tag in (*tags, OVERALL)]
+        rows += [Row(mark(entry), tuple(cells), group="difference")] if summary else []
+    return Table(f"By tag, at the end: {where}", (*(tag or "no tag" for tag in tags), OVERALL), tuple(rows), key="tags")
+
+
+def mark(entry: Entry) -> str:
+    """The label; the embedded model's numbers are marked as such."""
+    return f"{entry.label} (embedded model)" if entry.embedded else entry.label
+
+
+def _cells(summary: Summary, columns: Sequence[str], signed: bool = False) -> list[Cell]:
+    return [Cell.of(summary[OVERALL][column], signed=signed) for column in columns]
+
+
+def _spent(entry: Entry) -> list[Cell]:
+    searches = len(entry.outcomes.prompts)
+    return [
+        Cell(float(searches), digits=0),
+        Cell(entry.drawings, digits=1),
+        Cell(entry.tokens, digits=0),
+        Cell(entry.reward_calls, digits=1),
+        Cell(entry.seconds, digits=2),
+    ]

@@ -1,0 +1,230 @@
+"""What is compared: runs of the same settings, over seeds and shards, as one entry of arrays.
+
+The unit is a search: one task under one seed. Of each it keeps, picture by picture, what had been spent, what the
+reward said and what the judge says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from milr.config import SearchConfig
+from milr.errors import UsageError
+from milr.models import embedded_folder
+from milr.report.statistics import Floats, answers, expected_best
+from milr.runs import Manifest, Run, TaskRun, read_run
+from milr.types import Score, Unscored
+
+EXCHANGEABLE = frozenset({"best-of-n", "best-of-n-sampled"})
+"""Methods whose drawings are independent of one another, so that a pool of N holds every best of n below it.
+
+The same as `milr.benchmarks.runner.POOLED`, which cannot be read without torch."""
+PLACES = ("seed", "max_rows")
+"""Settings that do not tell entries apart: one is the sample, the other how many tasks share a batch."""
+_WHAT = ("benchmark", "model", "reward", "judge", "dtype")
+"""Of the manifest, what tells entries apart beside method and settings."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Searches row by row, in arrays; past a row's end `spent` is inf and the scores are NaN."""
+
+    prompts: tuple[str, ...]
+    """(T,) the tasks' keys."""
+    tags: tuple[str, ...]
+    """(T,) the tasks' tags; "" for none."""
+    seeds: tuple[int, ...]
+    """(T,)"""
+    met: tuple[bool, ...]
+    """(T,) whether the reward passed the stop value: such a search would not have drawn on."""
+    spent: Floats
+    """(T, N) drawings spent when each picture was made; fractions where a method paid for partial ones."""
+    step: Floats
+    """(T, N) the step that made it; inf past the row's end."""
+    reward: Floats
+    """(T, N) in [0, 1]."""
+    judge: Floats
+    """(T, N) in [0, 1]; the reward's own where the run had no judge."""
+
+    @property
+    def last_spent(self) -> Floats:
+        """(T,) drawings that each search spent in all."""
+        return np.where(np.isfinite(self.spent), self.spent, 0.0).max(axis=1)
+
+    @property
+    def limit(self) -> float:
+        """The budget up to which answers are known: what a search that never met its stop value spent; inf if none.
+
+        Rounded up: a search that ends with a fraction of a drawing left could not afford another one.
+        """
+        open_ended = [float(spent) for spent, met in zip(self.last_spent, self.met, strict=True) if not met]
+        return float(np.ceil(max(open_ended) - 1e-9)) if open_ended else np.inf
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Runs that differ in seed or shard only."""
+
+    label: str
+    """The method, and what sets it apart from the other entries of a list."""
+    runs: tuple[Run, ...]
+    outcomes: Outcomes = field(repr=False)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The first run's."""
+        return self.runs[0].manifest
+
+    @property
+    def config(self) -> SearchConfig:
+        """The first run's."""
+        return self.manifest.config
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the embedded model drew this: a miniature, whose numbers stand for no other model."""
+        folder = self.manifest.model_folder
+        return self.manifest.model == "embedded" or (folder is not None and Path(folder) == embedded_folder())
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge that the method never saw gave the headline numbers, in all runs."""
+        return all(run.manifest.judge is not None for run in self.runs)
+
+    @cached_property
+    def pooled(self) -> bool:
+        """Whether this is a pool of independent drawings, none left out, that every best of n can be cut from."""
+        spent = self.outcomes.spent
+        counts = np.arange(1.0, spent.shape[1] + 1)
+        return self.manifest.method in EXCHANGEABLE and len(counts) > 1 and bool((spent == counts).all())
+
+    def answers(self, budgets: Sequence[float]) -> Floats:
+        """(T, B) the judge's verdict on each search's answer after that many drawings; NaN where not known.
+
+        Of a pool it is the mean over all subsets of that many drawings (`expected_best`).
+        """
+        outcomes = self.outcomes
+        if self.pooled:
+            many = outcomes.spent.shape[1]
+            return expected_best(outcomes.reward, outcomes.judge, [many if np.isinf(b) else int(b) for b in budgets])
+        found = answers(outcomes.spent, outcomes.reward, outcomes.judge, budgets)
+        known = [np.isinf(budget) or budget <= outcomes.limit for budget in budgets]
+        return np.where(known, found, np.nan)
+
+    @property
+    def drawings(self) -> float:
+        """Drawings spent a search, on average."""
+        return _mean(task.last.drawings_spent for task in self._tasks)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens sampled a search, on average."""
+        return _mean(task.last.tokens_spent for task in self._tasks)
+
+    @property
+    def reward_calls(self) -> float:
+        """Pictures that the reward was shown, a search, on average."""
+        return _mean(task.last.reward_calls for task in self._tasks)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time a drawing, the judge's left out: all runs' time over all their drawings."""
+        drawings = sum(run.manifest.drawings for run in self.runs)
+        seconds = sum(run.manifest.seconds - run.manifest.judge_seconds for run in self.runs)
+        return seconds / drawings if drawings else float("nan")
+
+    @property
+    def _tasks(self) -> list[TaskRun]:
+        return [task for run in self.runs for task in run.tasks]
+
+
+def read_entries(folders: Iterable[Path | str]) -> list[Entry]:
+    """Read runs and join those that differ in seed or shard only; in the order of their first run.
+
+    Raises:
+        UsageError: A folder holds no run, a run has no finished task, or the same search comes twice.
+    """
+    return make_entries([read_run(folder) for folder in folders])
+
+
+def make_entries(runs: Sequence[Run]) -> list[Entry]:
+    """The same of runs that have been read."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.tasks:
+            raise UsageError(f"{run.folder} has no finished task yet: wait, or resume it with milr benchmark --resume")
+        groups.setdefault(json.dumps(settings_of(run.manifest), sort_keys=True), []).append(run)
+    labels = _label([settings_of(group[0].manifest) for group in groups.values()])
+    return [
+        Entry(label, tuple(group), _read_outcomes(group)) for label, group in zip(labels, groups.values(), strict=True)
+    ]
+
+
+def settings_of(manifest: Manifest) -> dict[str, object]:
+    """What tells entries apart: method, benchmark, model, reward, judge and the settings of the search."""
+    what: dict[str, object] = {"method": manifest.method, **{name: getattr(manifest, name) for name in _WHAT}}
+    return what | manifest.config.model_dump(mode="json", exclude=set(PLACES))
+
+
+def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
+    """The method of each, and where it differs from what most of that method have (the first of equals)."""
+    labels: list[str] = []
+    for entry in entries:
+        alike = [other for other in entries if other["method"] == entry["method"]]
+        parts = [str(entry["method"])]
+        for name, value in entry.items():
+            usual = Counter(json.dumps(other.get(name)) for other in (entries if name in _WHAT else alike))
+            if json.dumps(value) != usual.most_common(1)[0][0]:
+                shown = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+                parts.append(f"{name.replace('_', ' ')} {shown}")
+        labels.append(", ".join(parts))
+    return labels
+
+
+def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
+    rows = [(run.manifest.config.seed + task.image, run, task) for run in runs for task in run.tasks]
+    seen = Counter((task.task.key, seed, task.index) for seed, _, task in rows)
+    for (_, seed, index), times in seen.items():
+        if times > 1:
+            folders = " and ".join(str(run.folder) for run in runs)
+            raise UsageError(f"task {index} under seed {seed} is in two of {folders}: leave one of the runs out")
+    pictures = [task.drawings for _, _, task in rows]
+    shape = len(rows), max(map(len, pictures))
+    spent, step = np.full(shape, np.inf), np.full(shape, np.inf)
+    reward, judge = np.full(shape, np.nan), np.full(shape, np.nan)
+    for row, (_, _, task) in enumerate(rows):
+        place, before = 0, 0.0
+        for taken in task.steps:
+            many = len(taken.drawings)
+            paid = before + (taken.drawings_spent - before) * np.arange(1, many + 1) / max(many, 1)
+            spent[row, place : place + many], step[row, place : place + many] = paid, taken.step
+            place, before = place + many, float(taken.drawings_spent)
+        for column, picture in enumerate(pictures[row]):
+            reward[row, column] = value_of(picture.reward)
+            judge[row, column] = value_of(picture.reward if picture.judge is None else picture.judge)
+    return Outcomes(
+        prompts=tuple(task.task.key for _, _, task in rows),
+        tags=tuple(task.task.tag or "" for _, _, task in rows),
+        seeds=tuple(seed for seed, _, _ in rows),
+        met=tuple(task.last.finished == "met" for _, _, task in rows),
+        spent=spent,
+        step=step,
+        reward=reward,
+        judge=judge,
+    )
+
+
+def value_of(score: Score | Unscored) -> float:
+    """The score's value; NaN for what could not be scored."""
+    return score.value if isinstance(score, Score) else float("nan")
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    return float(np.mean(list(numbers)))

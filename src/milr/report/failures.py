@@ -1,0 +1,194 @@
+"""The failures that the paper names, counted: text that collapses, pictures that collapse, rewards that are hacked.
+
+Each search is measured at its first picture and at its last (collapse comes with optimisation, and the answer may have
+been found before it); hacking is measured at the answer. A collapse is flagged by what changed since the first
+picture, since plain grounds and short plans are no failure where they were there from the start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milr.report.comparison import mark
+from milr.report.entries import Entry, value_of
+from milr.report.sections import Section
+from milr.report.tables import Cell, Row, Table
+from milr.runs import Run, ScoredDrawing, TaskRun
+
+REPEATED = 0.5
+"""A text is flagged where more than this share of its word pairs came before, and did not at first."""
+SHRUNK = 0.5
+"""A text or a picture is flagged where its length, entropy or variance falls under this share of the first one's."""
+GAP = 0.5
+"""An answer is flagged where the reward lies above the judge by more than this."""
+KINDS = ("textual collapse", "visual collapse", "reward hacking")
+
+
+@dataclass(frozen=True)
+class TextMeasure:
+    """Of one reasoning."""
+
+    words: int
+    repetition: float
+    """The share of word pairs that came before in the text, in [0, 1]."""
+    entropy: float
+    """Of its words, in bits."""
+
+
+@dataclass(frozen=True)
+class PictureMeasure:
+    """Of one drawing."""
+
+    entropy: float
+    """Of its image tokens, in bits."""
+    repetition: float
+    """The share of tokens that equal the one before, in raster order."""
+    variance: float
+    """Of its grey values, on the scale [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One search's measures, and the failures that they show."""
+
+    run: Run
+    task: TaskRun
+    text: tuple[TextMeasure, TextMeasure]
+    """First and last."""
+    picture: tuple[PictureMeasure, PictureMeasure]
+    """The same."""
+    gap: tuple[float, float]
+    """Reward minus judge at the first picture and at the answer; NaN where one of them has no score."""
+    failures: tuple[str, ...]
+    """Of `KINDS`."""
+    severity: dict[str, float]
+    """Kind -> how bad, for choosing what to show; higher is worse."""
+
+
+def measure_text(text: str) -> TextMeasure:
+    """Words, repetition and entropy of a reasoning; a text of fewer than two words repeats nothing."""
+    words = text.lower().split()
+    pairs = list(zip(words, words[1:], strict=False))
+    repetition = 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+    return TextMeasure(len(words), repetition, entropy(words))
+
+
+def entropy(items: Sequence[object]) -> float:
+    """Of the items' frequencies, in bits."""
+    counts = np.array(list(Counter(items).values()), dtype=float)
+    shares = counts / counts.sum() if len(counts) else counts
+    return float(-(shares * np.log2(shares)).sum()) + 0.0
+
+
+def measure_picture(tokens: Sequence[int], grey: NDArray[np.uint8]) -> PictureMeasure:
+    """Entropy and repetition of image tokens, and the variance of the picture's grey values.
+
+    Args:
+        tokens: In raster order; none give 0 for both.
+        grey: The picture, (height, width) in [0, 255].
+    """
+    equal = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    repetition = equal / (len(tokens) - 1) if len(tokens) > 1 else 0.0
+    return PictureMeasure(entropy(tokens), repetition, float((grey / 255.0).var()))
+
+
+def diagnose(entry: Entry) -> list[Diagnosis]:
+    """Every search of an entry."""
+    return [_diagnose(run, task) for run in entry.runs for task in run.tasks]
+
+
+def _diagnose(run: Run, task: TaskRun) -> Diagnosis:
+    text = measure_text(task.first.reasoning.text), measure_text(task.last.reasoning.text)
+    picture = _measure(task, task.drawings[0]), _measure(task, task.drawings[-1])
+    first, answer = task.drawings[0], task.answer
+    gap = tuple(
+        value_of(one.reward) - (math.nan if one.judge is None else value_of(one.judge)) for one in (first, answer)
+    )
+    before, after = text
+    severity: dict[str, float] = {}
+    if after != before and (
+        (after.repetition > REPEATED >= before.repetition)
+        or after.entropy < SHRUNK * before.entropy
+        or after.words < SHRUNK * before.words
+    ):
+        severity[KINDS[0]] = max(after.repetition, 1 - _share(after.entropy, before.entropy))
+    seen, drawn = picture
+    if drawn.entropy < SHRUNK * seen.entropy or drawn.variance < SHRUNK * seen.variance:
+        shares = _share(drawn.entropy, seen.entropy), _share(drawn.variance, seen.variance)
+        severity[KINDS[1]] = 1 - min(shares)
+    if gap[1] > GAP:
+        severity[KINDS[2]] = gap[1]
+    return Diagnosis(run, task, text, picture, (gap[0], gap[1]), tuple(severity), severity)
+
+
+def _share(now: float, first: float) -> float:
+    return now / first if first else 1.0
+
+
+def _measure(task: TaskRun, drawing: ScoredDrawing) -> PictureMeasure:
+    return measure_picture(drawing.drawing.tokens, np.asarray(task.picture(drawing.drawing).convert("L")))
+
+
+def failures_table(section: Section) -> Table:
+    """Each entry's measures from first to last, and how many searches each failure was flagged in."""
+    columns = (
+        "searches",
+        *KINDS,
+        "text repetition",
+        "text entropy (bits)",
+        "words",
+        "token entropy (bits)",
+        "token repetition",
+        "variance",
+        "reward - judge",
+    )
+    rows = [Row(mark(entry), tuple(_summarise(diagnose(entry)))) for entry in section.entries]
+    return Table(
+        f"Failures by kind: {section.name}",
+        columns,
+        tuple(rows),
+        (
+            "Means at the first picture -> at the last one (reward - judge: at the answer).",
+            f"Textual collapse: over {REPEATED:.0%} of the word pairs repeat and did not at first, or words or entropy "
+            f"fall under {SHRUNK:.0%} of the first text's. Visual collapse: token entropy or variance falls under "
+            f"{SHRUNK:.0%} of the first picture's. Reward hacking: the reward of the answer is over {GAP:g} above "
+            f"the judge's.",
+            *([] if all(entry.judged for entry in section.entries) else ["Without a judge no hacking can be seen."]),
+        ),
+        key="failures",
+    )
+
+
+def _summarise(found: Sequence[Diagnosis]) -> Iterator[Cell]:
+    yield Cell(float(len(found)), digits=0)
+    for kind in KINDS:
+        unknown = kind == KINDS[2] and all(math.isnan(one.gap[1]) for one in found)
+        yield Cell() if unknown else Cell(float(sum(kind in one.failures for one in found)), digits=0)
+    text, picture = [one.text for one in found], [one.picture for one in found]
+    yield _change([(a.repetition, b.repetition) for a, b in text], 2)
+    yield _change([(a.entropy, b.entropy) for a, b in text], 2)
+    yield _change([(float(a.words), float(b.words)) for a, b in text], 1)
+    yield _change([(a.entropy, b.entropy) for a, b in picture], 2)
+    yield _change([(a.repetition, b.repetition) for a, b in picture], 2)
+    yield _change([(a.variance, b.variance) for a, b in picture], 3)
+    yield _change([one.gap for one in found], 2)
+
+
+def _change(pairs: Sequence[tuple[float, float]], digits: int) -> Cell:
+    """The means of both ends, of what has a value."""
+    means = [np.mean([end for end in ends if not math.isnan(end)] or [math.nan]) for ends in zip(*pairs, strict=True)]
+    if any(math.isnan(mean) for mean in means):
+        return Cell()
+    return Cell(" -> ".join(f"{round(mean, digits) + 0.0:.{digits}f}" for mean in means))
+
+
+def worst(section: Section, kind: str, many: int) -> list[tuple[Entry, Diagnosis]]:
+    """The searches in which a failure is worst, the worst first."""
+    found = [(entry, one) for entry in section.entries for one in diagnose(entry) if kind in one.failures]
+    return sorted(found, key=lambda pair: -pair[1].severity[kind])[:many]

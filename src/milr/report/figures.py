@@ -1,0 +1,248 @@
+"""The paper's figures as numbers: what is drawn, and what a screen reader or a program reads in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from milr.report.comparison import BUDGETS, mark, tag_weights
+from milr.report.entries import Entry
+from milr.report.paper import by_reward, missing
+from milr.report.published import read_published
+from milr.report.sections import GENEVAL, Section
+from milr.report.statistics import OVERALL, Estimate, Floats, answers, bootstrap, mean_by_prompt
+from milr.report.tables import Cell, Row, Table
+
+_LINES = 8
+"""The most curves in one picture; the tables have them all."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or one set of points."""
+
+    label: str
+    estimates: tuple[Estimate | None, ...]
+    """One a position of the figure; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture. Positions are named; numbers are drawn to scale where `scale` says so."""
+
+    key: str
+    title: str
+    across: str
+    """What the x axis is."""
+    positions: tuple[str, ...]
+    series: tuple[Series, ...]
+    up: str = "score"
+    scale: Literal["linear", "log2", "names"] = "linear"
+    notes: tuple[str, ...] = ()
+    told: str = ""
+    """Where there is no run: which command makes one."""
+
+    def as_table(self) -> Table:
+        """The same numbers as a table."""
+        rows = [
+            Row(series.label, tuple(Cell.of(estimate, digits=3) for estimate in series.estimates))
+            for series in self.series
+        ]
+        columns = tuple(f"{self.across} {position}" for position in self.positions)
+        notes = (*self.notes, *([self.told] if self.told else []))
+        return Table(self.title, columns, tuple(rows), notes, key=self.key)
+
+
+def make_figures(sections: Sequence[Section]) -> list[Figure]:
+    """Figures 4, 5 and 6, the L2 weight, and the curves over drawings spent."""
+    figures = [figure for section in sections for figure in _curves(section)]
+    figures += [_steps(sections)]
+    for setting, name in (("text_ratio", "text_ratio (lambda_t)"), ("image_ratio", "image_ratio (lambda_v)")):
+        figures.append(_sweep(sections, setting, name, f"figure-5-{setting.partition('_')[0]}", setting))
+    figures += [_counts(sections), _rewards(sections), _l2(sections)]
+    return figures
+
+
+def _curves(section: Section) -> list[Figure]:
+    """The score after so many drawings spent, of every entry or of the first `_LINES`."""
+    most = max(float(entry.outcomes.last_spent.max()) for entry in section.entries)
+    budgets = [budget for budget in BUDGETS if budget <= most]
+    if len(budgets) < 2:
+        return []
+    chosen = section.entries[:_LINES]
+    series = [
+        Series(mark(entry), tuple(_known(section.comparison.scores[entry.label][OVERALL][str(b)]) for b in budgets))
+        for entry in chosen
+    ]
+    left = len(section.entries) - len(chosen)
+    notes = (f"{left} more entries stand in the table of scores.",) if left else ()
+    return [
+        Figure(
+            f"curves-{_slug(section.name)}",
+            f"Score over drawings spent: {section.name}",
+            "drawings",
+            tuple(map(str, budgets)),
+            tuple(series),
+            scale="log2",
+            notes=notes,
+        )
+    ]
+
+
+def _steps(sections: Sequence[Section]) -> Figure:
+    """Figure 4: the score had the search ended after step k, cut from one run a benchmark."""
+    series: list[Series] = []
+    longest = 0
+    for section in sections:
+        if section.reference is not None:
+            steps = section.reference.config.steps
+            longest = max(longest, steps)
+            outcomes = section.reference.outcomes
+            found = answers(outcomes.step, outcomes.reward, outcomes.judge, range(steps + 1))
+            series.append(Series(f"{section.name}: {mark(section.reference)}", _overall(section.reference, found)))
+    positions = tuple(map(str, range(longest + 1)))
+    series = [Series(one.label, (*one.estimates, *[None] * (len(positions) - len(one.estimates)))) for one in series]
+    return Figure(
+        "figure-4",
+        "Figure 4: score against K",
+        "step",
+        positions if series else (),
+        tuple(series),
+        notes=("Cut from one run a benchmark: the answer that a search of K steps would have ended with.",),
+        told="" if series else missing("steps"),
+    )
+
+
+def _sweep(sections: Sequence[Section], setting: str, name: str, key: str, recipe: str) -> Figure:
+    """Figure 5: the score at the end against one setting, all others equal."""
+    swept = {section.name: _by_value(section, setting) for section in sections}
+    return _against(key, f"Figure 5: score against {name}", name, sections, swept, missing(recipe.replace("_", "-")))
+
+
+def _counts(sections: Sequence[Section]) -> Figure:
+    """Figure 5 again, by how many image positions are latents."""
+    swept: dict[str, list[tuple[str, Entry]]] = {}
+    for section in sections:
+        found = [
+            (count, entry) for _, entry in _by_value(section, "image_ratio") if (count := _image_latents(entry)) > 0
+        ]
+        swept[section.name] = [(str(count), entry) for count, entry in sorted(found, key=lambda pair: pair[0])]
+    return _against(
+        "figure-5-counts",
+        "Figure 5: score against the number of image latents",
+        "image latents",
+        sections,
+        swept,
+        missing("image-latents"),
+    )
+
+
+def _image_latents(entry: Entry) -> int:
+    return entry.runs[0].tasks[0].first.image_latents
+
+
+def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
+    """The reference and its variants in one setting, by its value; nothing where there is no variant."""
+    found = section.variants(setting)
+    ordered = sorted(found, key=lambda entry: float(getattr(entry.config, setting)))
+    return [(f"{getattr(entry.config, setting):g}", entry) for entry in ordered] if len(found) > 1 else []
+
+
+def _against(
+    key: str,
+    title: str,
+    across: str,
+    sections: Sequence[Section],
+    swept: dict[str, list[tuple[str, Entry]]],
+    told: str,
+) -> Figure:
+    """Scores at the end, a line a section, over all values that some section has, evenly spaced."""
+    values = sorted({value for pairs in swept.values() for value, _ in pairs}, key=float)
+    series: list[Series] = []
+    for section in sections:
+        pairs = dict(swept.get(section.name, []))
+        if pairs and section.reference is not None:
+            estimates = [section.at_end(pairs[value], OVERALL) if value in pairs else None for value in values]
+            series.append(Series(f"{section.name}: {mark(section.reference)}", tuple(map(_known, estimates))))
+    return Figure(key, title, across, tuple(values), tuple(series), scale="names", told="" if series else told)
+
+
+def _rewards(sections: Sequence[Section]) -> Figure:
+    """Figure 6: the score at the end by reward, beside the published one."""
+    _, rows = read_published("geneval_rewards")
+    published = {row.name: row.cells[-1].value for row in rows}
+    found = {section.name: by_reward(section) for section in sections if section.like(GENEVAL)}
+    ours = [name for pairs in found.values() for name, _ in pairs]
+    positions = tuple(dict.fromkeys([*published, *ours]))
+    series = [Series("published: GenEval, Janus-Pro-7B", tuple(_point(published.get(name)) for name in positions))]
+    for section in sections:
+        pairs = dict(found.get(section.name, []))
+        if pairs:
+            estimates = [section.at_end(pairs[name], OVERALL) if name in pairs else None for name in positions]
+            series.append(Series(section.name, tuple(map(_known, estimates))))
+    told = "" if len(series) > 1 else missing("rewards")
+    return Figure("figure-6", "Figure 6: score by reward", "reward", positions, tuple(series), scale="names", told=told)
+
+
+def _point(value: float | str | None) -> Estimate | None:
+    return Estimate(value, value, value, 0) if isinstance(value, float) else None
+
+
+def _l2(sections: Sequence[Section]) -> Figure:
+    """The L2 weight against reward hacking: what the reward says of the answers, and what the judge says."""
+    values = sorted({value for section in sections for value, _ in _by_value(section, "l2")}, key=float)
+    series: list[Series] = []
+    for section in sections:
+        pairs = dict(_by_value(section, "l2"))
+        if not pairs or section.reference is None:
+            continue
+        kinds: tuple[tuple[str, Callable[[Entry], Floats]], ...] = (
+            (f"reward {section.reference.manifest.reward}", _rewards_at_end),
+            (f"judge {section.judge}", _judged_at_end),
+        )
+        for kind, read in kinds:
+            estimates = [_overall(pairs[value], read(pairs[value]))[0] if value in pairs else None for value in values]
+            series.append(Series(f"{mark(section.reference)}: {kind}", tuple(estimates)))
+    return Figure(
+        "l2",
+        "The L2 weight against reward hacking",
+        "l2",
+        tuple(values),
+        tuple(series),
+        scale="names",
+        notes=("Of the same answers: where the reward's line lies above the judge's, the reward is hacked.",),
+        told="" if series else missing("l2"),
+    )
+
+
+def _rewards_at_end(entry: Entry) -> Floats:
+    outcomes = entry.outcomes
+    return answers(outcomes.spent, outcomes.reward, outcomes.reward, [np.inf])
+
+
+def _judged_at_end(entry: Entry) -> Floats:
+    outcomes = entry.outcomes
+    return answers(outcomes.spent, outcomes.reward, outcomes.judge, [np.inf])
+
+
+def _overall(entry: Entry, values: Floats) -> tuple[Estimate | None, ...]:
+    """(T, B) -> B overall estimates, pooled as the benchmark does."""
+    outcomes = entry.outcomes
+    names = list(dict.fromkeys(outcomes.prompts))
+    tag_of = dict(zip(outcomes.prompts, outcomes.tags, strict=True))
+    tags = [tag_of[name] for name in names]
+    found = bootstrap(
+        mean_by_prompt(values, outcomes.prompts, names), tags, tag_weights(entry.manifest.benchmark, tags)
+    )
+    return tuple(map(_known, found[OVERALL]))
+
+
+def _known(estimate: Estimate | None) -> Estimate | None:
+    return None if estimate is None or np.isnan(estimate.value) else estimate
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text.lower())

@@ -1,0 +1,112 @@
+"""One page that needs no other file: tables, figures and pictures inside it; and the same tables without a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from milr import __version__
+from milr.errors import UsageError
+from milr.report.comparison import comparison_tables
+from milr.report.entries import Entry
+from milr.report.failures import failures_table
+from milr.report.figures import Figure, make_figures
+from milr.report.gallery import choose_exhibits, show_failures
+from milr.report.paper import paper_tables
+from milr.report.plots import INSTALL, draw_figure, need_matplotlib
+from milr.report.sections import Section, make_sections
+from milr.report.tables import Cell, Row, Table
+from milr.runs import Run
+
+_TEMPLATES = Path(__file__).parent.parent / "assets" / "report"
+
+
+def report_tables(runs: Sequence[Run]) -> list[Table]:
+    """All numbers of a report: the paper's tables, comparisons, figures as tables, failures, and the runs."""
+    sections = make_sections(runs)
+    compared = [table for section in sections for table in comparison_tables(section.comparison)]
+    figures = [figure.as_table() for figure in make_figures(sections)]
+    failed = [failures_table(section) for section in sections]
+    return [*paper_tables(sections), *compared, *figures, *failed, runs_table(sections)]
+
+
+def draw_page(runs: Sequence[Run]) -> str:
+    """The report as HTML.
+
+    Raises:
+        UsageError: matplotlib or jinja2 is missing.
+    """
+    need_matplotlib()
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise UsageError(f"an HTML report is filled in by jinja2: {INSTALL}, or --format md") from None
+    room: Any = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = make_sections(runs)
+    page: str = room.get_template("page.html.jinja").render(
+        version=__version__,
+        sections=sections,
+        embedded=any(entry.embedded for section in sections for entry in section.entries),
+        paper=paper_tables(sections),
+        compared=[(section, comparison_tables(section.comparison)) for section in sections],
+        figures=[(figure, _draw(figure)) for figure in make_figures(sections)],
+        failures=[(failures_table(section), show_failures(section)) for section in sections],
+        gallery=[(section, choose_exhibits(section)) for section in sections],
+        runs=runs_table(sections),
+    )
+    return page
+
+
+def _draw(figure: Figure) -> str:
+    """The figure's SVG; nothing where there is no run to draw."""
+    return draw_figure(figure) if figure.series and figure.positions else ""
+
+
+def runs_table(sections: Sequence[Section]) -> Table:
+    """Where every number comes from: what each run was asked, on what machine, and what it cost."""
+    columns = ("folder", "status", "model", "reward", "judge", "seeds", "K", "searches", "drawings", "tokens")
+    columns += ("reward calls", "wall time (s)", "judge's time (s)", "judges' calls", "machine", "versions")
+    rows = [
+        Row(entry.label, tuple(_run_cells(run)), group=section.name)
+        for section in sections
+        for entry in section.entries
+        for run in _in_order(entry)
+    ]
+    return Table("Runs", columns, tuple(rows), key="runs")
+
+
+def _in_order(entry: Entry) -> list[Run]:
+    return sorted(entry.runs, key=lambda run: (run.manifest.config.seed, str(run.folder)))
+
+
+def _run_cells(run: Run) -> list[Cell]:
+    manifest = run.manifest
+    seeds = sorted({manifest.config.seed + task.image for task in run.tasks})
+    calls = manifest.judges.get("calls") if manifest.judges else None
+    words = [
+        str(run.folder),
+        manifest.status,
+        manifest.model,
+        manifest.reward,
+        manifest.judge,
+        ", ".join(map(str, seeds)),
+        str(manifest.config.steps),
+    ]
+    numbers = [float(len(run.tasks)), float(manifest.drawings), float(manifest.tokens), float(manifest.reward_calls)]
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    return [
+        *map(Cell, words),
+        *(Cell(number, digits=0) for number in numbers),
+        Cell(manifest.seconds, digits=0),
+        Cell(manifest.judge_seconds, digits=0),
+        Cell(None if calls is None else str(calls)),
+        Cell(manifest.platform),
+        Cell(versions),
+    ]

@@ -1,0 +1,158 @@
+"""The runs of a report, sorted: by benchmark and judge, and within these around one reference search.
+
+An ablation is every entry that differs from the reference in one setting; so a report finds its tables and figures by
+what runs are, whatever their folders are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.report.comparison import END, Comparison, compare, mark
+from milr.report.entries import Entry, make_entries, settings_of
+from milr.report.statistics import Estimate
+from milr.runs import Run
+
+Columns = Mapping[str, tuple[str, ...]]
+"""A column of the paper -> the tags that may stand in it."""
+
+GENEVAL: Columns = {
+    "Single Object": ("single_object",),
+    "Two Object": ("two_object",),
+    "Counting": ("counting",),
+    "Colors": ("colors",),
+    "Position": ("position",),
+    "Attribute Binding": ("color_attr",),
+}
+"""Benchmarks of other prompts may have GenEval's tags."""
+COMPBENCH: Columns = {
+    "Color": ("color", "attribute (icon world)"),
+    "Shape": ("shape",),
+    "Texture": ("texture",),
+    "Spatial": ("spatial", "spatial (icon world)"),
+    "Non-Spatial": ("non_spatial", "non-spatial (icon world)"),
+    "Complex": ("complex", "complex (icon world)"),
+}
+"""T2I-CompBench's, and the icon world's stand-ins for them."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """All entries of one benchmark under one judge."""
+
+    benchmark: str
+    judge: str
+    entries: tuple[Entry, ...]
+    """The reference first, then other methods, credits, strategies, and everything else."""
+    reference: Entry | None
+    """The search that the others are seen beside: the paper's JOINT with the reward's credit; None without one."""
+
+    @property
+    def name(self) -> str:
+        """What stands above its rows."""
+        return f"{self.benchmark}, judged by {self.judge}"
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Of all prompts."""
+        return frozenset(tag for entry in self.entries for tag in entry.outcomes.tags)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said beside the benchmark's numbers."""
+        return load_benchmark(self.benchmark).notes if self.benchmark in BENCHMARKS else ()
+
+    def like(self, columns: Columns) -> bool:
+        """Whether its tags stand in those columns."""
+        return bool(self.tags) and self.tags <= {tag for tags in columns.values() for tag in tags}
+
+    def in_column(self, entry: Entry, tags: Sequence[str]) -> Estimate | None:
+        """The score of the first of those tags that the entry has prompts of."""
+        return next((found for tag in tags if (found := self.at_end(entry, tag)) is not None), None)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Every entry beside the reference, or beside the first entry."""
+        return compare(self.entries, (self.reference or self.entries[0]).label)
+
+    def at_end(self, entry: Entry, tag: str) -> Estimate | None:
+        """The score of its answers for one tag, or overall; None for a tag that it has no prompts of."""
+        summary = self.comparison.scores[entry.label]
+        return summary[tag][END] if tag in summary else None
+
+    def variants(self, *settings: str) -> list[Entry]:
+        """The reference and the entries that differ from it in nothing but these settings."""
+        if self.reference is None:
+            return []
+        return [entry for entry in self.entries if self.differences(entry) <= set(settings)]
+
+    def differences(self, entry: Entry) -> set[str]:
+        """The settings in which an entry differs from the reference; a reward brings its own stop value."""
+        return set() if self.reference is None else differing(entry, self.reference)
+
+    def of_method(self, method: str) -> list[Entry]:
+        """The entries of that method with the reference's reward and model."""
+        return [entry for entry in self.entries if entry.manifest.method == method and self._beside(entry)]
+
+    def _beside(self, entry: Entry) -> bool:
+        if self.reference is None:
+            return True
+        ours, theirs = entry.manifest, self.reference.manifest
+        return (ours.model, ours.reward) == (theirs.model, theirs.reward)
+
+    def row_name(self, entry: Entry) -> str:
+        """As tables print it: "janus:x + milr", marked where the embedded model drew."""
+        return f"{entry.manifest.model} + {mark(entry)}"
+
+
+def make_sections(runs: Sequence[Run]) -> list[Section]:
+    """Sort runs by benchmark and judge, in the order of their first run."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        manifest = run.manifest
+        key = (manifest.benchmark or "own prompts", manifest.judge or f"its own reward {manifest.reward}")
+        groups.setdefault(key, []).append(run)
+    sections: list[Section] = []
+    for (benchmark, judge), group in groups.items():
+        entries = make_entries(group)
+        reference = _find_reference(entries)
+        ordered = sorted(entries, key=lambda entry: _telling(entry, reference))
+        sections.append(Section(benchmark, judge, tuple(ordered), reference))
+    return sections
+
+
+def _telling(entry: Entry, reference: Entry | None) -> int:
+    """Where an entry stands in lists."""
+    if entry is reference:
+        return 0
+    if entry.manifest.method != "milr" or reference is None:
+        return 1
+    changed = differing(entry, reference)
+    return 2 if changed == {"credit"} else 3 if changed == {"strategy"} else 4
+
+
+def differing(entry: Entry, other: Entry) -> set[str]:
+    """The settings in which two entries differ."""
+    ours, theirs = settings_of(entry.manifest), settings_of(other.manifest)
+    return {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
+
+
+def _find_reference(entries: Sequence[Entry]) -> Entry | None:
+    """The entry with most one-setting neighbours among the searches that are plain in all that the paper ablates."""
+    plain = [
+        entry
+        for entry in entries
+        if entry.manifest.method == "milr"
+        and (entry.config.strategy, entry.config.credit, entry.config.noise) == ("joint", "reward", "fresh")
+        and entry.config.text_ratio > 0
+        and entry.config.image_ratio > 0
+        and entry.config.l2 == 0
+    ]
+
+    def neighbours(entry: Entry) -> int:
+        return sum(len(differing(entry, other)) == 1 for other in entries)
+
+    return max(plain, key=neighbours, default=None)

@@ -1,0 +1,80 @@
+"""Runs for the report's tests: real searches of the fake model, written by the real writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from milr.config import SearchConfig
+from milr.methods import load_method
+from milr.runs import RunWriter
+from milr.testing import FakeModel, FakeReward, brightness, read_tokens
+from milr.types import Task
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
+WORDS = ("cat", "dog", "tree", "red", "blue", "big", "small", "above", "below")
+
+
+def make_tasks(many: int = 12, tags: Sequence[str] = TAGS) -> list[Task]:
+    """Tasks of those tags in turn."""
+    return [
+        Task(prompt=f"a {WORDS[i % 9]} {WORDS[(i // 9 + i) % 9]} {i}", tag=tags[i % len(tags)]) for i in range(many)
+    ]
+
+
+def even(picture: Image.Image, task: Task) -> float:
+    """A judge that the brightness reward does not know: the share of even tokens."""
+    tokens = read_tokens(picture)
+    return sum(token % 2 == 0 for token in tokens) / len(tokens)
+
+
+def contrast(picture: Image.Image, task: Task) -> float:
+    """Another reward: how far apart the greys are."""
+    tokens = read_tokens(picture)
+    return (max(tokens) - min(tokens)) / 15
+
+
+REWARDS = {"bright@1": brightness, "contrast@1": contrast, "even@1": even}
+
+
+def make_run(
+    folder: Path,
+    *,
+    method: str = "milr",
+    tasks: Sequence[Task] | None = None,
+    benchmark: str | None = "icons",
+    reward: str = "bright@1",
+    judge: str | None = "even@1",
+    model: str = "fake",
+    stop_at: float = 0.6,
+    embedded: bool = False,
+    **settings: object,
+) -> Path:
+    """One run of a method: three updates unless settings say otherwise; gives its folder."""
+    from milr.models import embedded_folder
+
+    tasks = make_tasks() if tasks is None else tasks
+    fake = FakeModel()
+    config = SearchConfig.model_validate(
+        {"steps": 3, "learning_rate": 0.2, "guidance": 2.0, "image_ratio": 0.1, "max_rows": 4, **settings}
+    )
+    scores = FakeReward(REWARDS[reward], name=reward, stop_at=stop_at)
+    watching = None if judge is None else FakeReward(even, name=judge)
+    writer = RunWriter(
+        folder,
+        tasks=tasks,
+        config=config,
+        model=model,
+        reward=reward,
+        judge=watching,
+        method=method,
+        benchmark=benchmark,
+        model_folder=embedded_folder() if embedded else None,
+    )
+    with writer:
+        for record in load_method(method)(tasks, fake, scores, config):
+            writer.write(record)
+    return folder
