@@ -257,9 +257,8 @@ def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -
     assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("methods", "parm")} <= listed
     assert main(["info", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert len(listed) == sum(
-        len(told[kind]) for kind in ("models", "profiles", "rewards", "methods", "strategies", "benchmarks")
-    )
+    kinds = ("models", "profiles", "rewards", "methods", "strategies", "benchmarks")
+    assert len(listed) == sum(len(told[kind]) for kind in kinds)
     assert Path(told["embedded_model"]).is_absolute()
 
 

@@ -73,3 +73,17 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(
     assert main(["convert", "janus", "in", "out"]) == 2
     assert "nothing but tensors" in capsys.readouterr().err
     assert not Path("planted").exists() and not Path("out").exists()
+
+
+def test_a_head_of_its_own_is_loaded_though_a_config_is_silent_about_it(tmp_path: Path) -> None:
+    """To transformers silence means heads that are tied to the embeddings; such files have both."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    plain = write_original(source)
+    assert main(["convert", "janus", str(source), str(target)]) == 0
+    config = json.loads((target / "config.json").read_text())
+    for part in (config, config["text_config"]):
+        part.pop("tie_word_embeddings", None)
+    (target / "config.json").write_text(json.dumps(config))
+    network = Janus(target).network
+    assert torch.equal(network.lm_head.weight, plain.language_model.lm_head.weight)
+    assert torch.equal(network.get_input_embeddings().weight, plain.language_model.model.embed_tokens.weight)
