@@ -27,6 +27,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.0f}" if count > 1e11 else f"{count / 1e9:.2f}"
+
+
 def comparison(report: Any) -> str:
     """The engine beside the plain loop, a row a batch, and the machine that both ran on."""
     rows: list[list[str]] = []
@@ -42,7 +46,7 @@ def comparison(report: Any) -> str:
                 f"{one['ratio_drawing']:.1f}×",
                 f"{engine['text']:.2g} + {engine['drawing']:.3g} + {engine['picture']:.2g}",
                 f"{plain['tokens']:.0f} / {engine['tokens']:.0f}",
-                f"{plain['bytes'] / 1e9:.3g} / {engine['bytes'] / 1e9:.3g}",
+                f"{_gigabytes(plain['bytes'])} / {_gigabytes(engine['bytes'])}",
                 f"{one['over_limit']:.2f}×",
             ]
         )
