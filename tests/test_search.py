@@ -89,9 +89,9 @@ class Watched(FakeModel):
         super().__init__()
         self.thoughts: list[tuple[tuple[int, ...], Thought]] = []
 
-    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]]) -> list[Thought]:
+    def reason(self, rows: Sequence[Row], prefixes: Sequence[Sequence[int]], **more: Any) -> list[Thought]:
         assert rows, "asked to reason about nothing"
-        thoughts = super().reason(rows, prefixes)
+        thoughts = super().reason(rows, prefixes, **more)
         self.thoughts += [(tuple(prefix), thought) for prefix, thought in zip(prefixes, thoughts, strict=True)]
         return thoughts
 
@@ -576,3 +576,34 @@ def test_it_takes_the_models_own_settings_where_none_are_given() -> None:
     assert (own.learning_rate, own.steps) == (0.2, 20)
     assert timeless(records) == timeless(list(search([CAT], FakeModel(), FakeReward(stop_at=0.6), own)))
     assert records[-1].finished in ("met", "out of steps")
+
+
+def test_a_model_that_samples_its_text_is_searched_as_reproducibly() -> None:
+    tasks = [Task(prompt="a dog and a cat"), Task(prompt="two red clocks")]
+    config = SearchConfig(steps=3, learning_rate=0.2, guidance=2.0)
+
+    def texts(model: FakeModel, tasks: list[Task], config: SearchConfig = config) -> list[tuple[int, ...]]:
+        records = search(tasks, model, FakeReward(lambda picture, task: 0.0), config)
+        return [record.reasoning.tokens for record in sorted(records, key=lambda r: (r.task.prompt, r.step))]
+
+    sampled = texts(FakeModel(text_temperature=1.0), tasks)
+    assert sampled == texts(FakeModel(text_temperature=1.0), tasks)
+    assert sampled == [
+        *texts(FakeModel(text_temperature=1.0), tasks[:1]),
+        *texts(FakeModel(text_temperature=1.0), tasks[1:]),
+    ]
+    assert sampled != texts(FakeModel(), tasks)
+    assert sampled != texts(FakeModel(text_temperature=1.0), tasks, config.model_copy(update={"seed": 1}))
+
+
+def test_fixed_noise_samples_the_same_text_behind_the_same_latents() -> None:
+    still = SearchConfig(steps=4, learning_rate=0.0, guidance=2.0, noise="fixed")
+    records = list(
+        search([Task(prompt="a dog")], FakeModel(text_temperature=1.0), FakeReward(lambda picture, task: 0.0), still)
+    )
+    assert len({record.reasoning.tokens for record in records}) == 1
+    fresh = still.model_copy(update={"noise": "fresh"})
+    again = list(
+        search([Task(prompt="a dog")], FakeModel(text_temperature=1.0), FakeReward(lambda picture, task: 0.0), fresh)
+    )
+    assert len({record.reasoning.tokens for record in again}) > 1

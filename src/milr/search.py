@@ -13,7 +13,7 @@ from itertools import cycle
 import torch
 
 from milr.config import SearchConfig
-from milr.decode.streams import number_keys, open_stream
+from milr.decode.streams import number_keys, open_stream, sample
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.latents import GradientError, Latents, RolledOut, count_latents, find_absent, take_step
@@ -97,7 +97,13 @@ def _reason(active: Sequence[_Search], model: Model) -> None:
     changed = [one for one in active if one.step == 0 or "text" in one.moved]
     if not changed:
         return
-    thoughts = model.reason([_row(one) for one in changed], [one.text_prefix() for one in changed])
+    prefixes, streams = zip(*(one.begin_text() for one in changed), strict=True)
+    thoughts = model.reason(
+        [_row(one) for one in changed],
+        prefixes,
+        streams=streams if model.text_temperature else None,
+        temperature=model.text_temperature or 1.0,
+    )
     for one, thought in zip(changed, thoughts, strict=True):
         one.take_thought(thought)
 
@@ -188,12 +194,20 @@ class _Search:
         except GradientError as error:
             raise SearchError(f"{error} at step {self.step} of {self.task.prompt!r}") from error
 
-    def text_prefix(self) -> tuple[int, ...]:
-        """What the text head reads from the latents; nothing at step 0."""
-        if self.step == 0:
-            return ()
-        latents = self._latents().now["text"].detach()
-        return tuple(to_integers(self.model.text_logits(latents).argmax(-1))) if len(latents) else ()
+    def begin_text(self) -> tuple[tuple[int, ...], torch.Generator]:
+        """What the text head reads from the latents, nothing at step 0; and the stream for a text that is sampled.
+
+        Place i uses the i-th numbers of the stream, whether its logits come from latents or from the decoder.
+        """
+        step = self.step if self.config.noise == "fresh" else 0
+        stream = open_stream(self.config.seed, self.key, 0, step, "text")
+        latents = self.text_states[:0] if self.step == 0 else self._latents().now["text"].detach()
+        if not len(latents):
+            return (), stream
+        logits, temperature = self.model.text_logits(latents), self.model.text_temperature
+        if not temperature:
+            return tuple(to_integers(logits.argmax(-1))), stream
+        return tuple(int(sample(row[None], [stream], temperature)) for row in logits), stream
 
     def take_thought(self, thought: Thought) -> None:
         """A new text; at step 0 its first hidden states become the text latents."""

@@ -36,9 +36,10 @@ class FakeModel:
     search_defaults: Mapping[str, object] = {"learning_rate": 0.2, "guidance": 2.0}
     reads_free_prompts = True
 
-    def __init__(self, seed: int = 0, *, max_reasoning_tokens: int = 12) -> None:
+    def __init__(self, seed: int = 0, *, max_reasoning_tokens: int = 12, text_temperature: float = 0.0) -> None:
         """Models of different seeds are different models."""
         self.seed = seed
+        self.text_temperature = text_temperature
         self.max_reasoning_tokens = max_reasoning_tokens
         width, image_words = self.capabilities.width, 255 // _GREY + 1
         turn = self._matrix("turn", width, width)

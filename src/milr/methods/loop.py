@@ -217,7 +217,8 @@ def _think(active: Sequence[Row], model: Model) -> None:
             thoughts = model.reason(
                 [row.row for row, _ in rows],
                 [asked.prefix for _, asked in rows],
-                streams=[row.open_text_stream() for row, _ in rows] if sampled else None,
+                streams=[row.open_text_stream() for row, _ in rows] if sampled or model.text_temperature else None,
+                temperature=model.text_temperature or 1.0,
                 critiques=[asked.critique for _, asked in rows],
             )
             for (row, _), thought in zip(rows, thoughts, strict=True):

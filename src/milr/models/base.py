@@ -118,6 +118,8 @@ class Model(Protocol):
     capabilities: Capabilities
     search_defaults: Mapping[str, object]
     """Fields of `SearchConfig` that depend on the model's size."""
+    text_temperature: float
+    """At which it was taught to write its reasoning; 0 takes the likeliest token."""
     reads_free_prompts: bool
     """False where prompts must follow the grammar of `milr.tasks`."""
 

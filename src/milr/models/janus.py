@@ -87,6 +87,7 @@ class Janus:
         self.profile = checkpoint.profile
         self.capabilities = checkpoint.capabilities
         self.search_defaults: Mapping[str, object] = checkpoint.settings.search
+        self.text_temperature = self.profile.text_temperature
         self.reads_free_prompts = checkpoint.settings.grammar == "free"
         self.tokenizer: Any = checkpoint.load_tokenizer()
         self.image_processor: Any = checkpoint.load_image_processor()
