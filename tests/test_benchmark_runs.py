@@ -341,23 +341,11 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
     [("tests.fake_benchmark", "fake"), pytest.param("milr.cli", "embedded", marks=pytest.mark.slow)],
 )
 def test_two_kills_change_no_picture_and_no_table(module: str, model: str, tmp_path: Path) -> None:
-    """Must show 3 of the issue: kill -9 twice in the middle, then --resume. One row, so that no batch changes."""
+    """Must show 3 of the issue: kill -9 twice in the middle, then --resume. Two rows, so that batches change too."""
     # Fakes are fast: they need more tasks for a kill to meet one in flight.
-    many = "40" if model == "fake" else "4"
-    options = [
-        "--limit",
-        many,
-        "--steps",
-        "2",
-        "--rows",
-        "1",
-        "--seed",
-        "3",
-        "--reward",
-        "icons-soft",
-        "--judge",
-        "icons",
-    ]
+    many = "40" if model == "fake" else "6"
+    options = ["--limit", many, "--steps", "1", "--rows", "2", "--seed", "3"]
+    options += ["--reward", "icons-soft", "--judge", "icons-judge"]
     command = [sys.executable, "-m", module, "benchmark", "icons", *options]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
     whole = tmp_path / "whole"
