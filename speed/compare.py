@@ -61,7 +61,7 @@ class FixedPrompts:
         """Args: the lengths, and how many token ids there are."""
         self.sizes, self.vocabulary = sizes, vocabulary
 
-    def reasoning(self, prompt: str) -> list[int]:
+    def reasoning(self, prompt: str, critique: str = "") -> list[int]:
         """The same ids for every prompt."""
         return self._ids(self.sizes.asked, 0)
 

@@ -163,6 +163,7 @@ def test_every_setting_of_the_search_has_an_option(stage: Stage) -> None:
         "drawings_per_step": 2,
         "guidance": 3.0,
         "temperature": 0.9,
+        "sampler": "inverse",
         "seed": 11,
         "max_rows": 4,
     }

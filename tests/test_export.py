@@ -165,7 +165,7 @@ def test_shards_are_exported_as_one_and_only_once(tmp_path: Path, shared_data: P
     runs = [read_run(make_run(tmp_path / str(i), "icons", choose("icons", shared_data, [i, i + 2]))) for i in range(2)]
     export(runs, "geneval", tmp_path / "out")
     assert [path.parts[-3] for _, path in find_as_geneval(tmp_path / "out")] == ["00000", "00001", "00002", "00003"]
-    with pytest.raises(UsageError, match="prompt 0 that is there already"):
+    with pytest.raises(UsageError, match="prompt 0, which is there already"):
         export([runs[0], runs[0]], "geneval", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 

@@ -76,7 +76,7 @@ def free() -> Any:
 
 
 def test_batches_are_as_large_as_the_limit_allows(free: Any) -> None:
-    found = run(6, 56 * MIB)
+    found = run(6, 40 * MIB)
     assert found["found"] == free["found"] and found["error"] is None
     assert 1 <= max(found["batches"]) < 6
 
