@@ -4,7 +4,7 @@
     python experiments/rewards.py table GENEVAL_METADATA --out build/rewards --per-tag 20       # 120 prompts
 
 `agreement` draws once a prompt and holds `self` against the judge: by tag, with a calibration plot. `table` is the
-paper's Table 6 in miniature: the same search under five critics, each run watched by the judge. Every run is one JSON
+paper's Table 6 in miniature: the same search under five critics, each beside its zero-credit twin. Every run is one JSON
 file; what is there is not run again.
 """
 
@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,7 @@ from milr.serve.judge import JudgeServer
 from milr.types import Score, StepRecord, Unscored
 
 BINS = 10
+TWIN = ", zero credit"
 
 
 def value(score: Score | Unscored) -> float:
@@ -125,6 +129,13 @@ def critics(model: Model, server: JudgeServer, judges: JudgeClient) -> dict[str,
     }
 
 
+def run_search(
+    tasks: Sequence[Task], model: Model, load: Callable[[], Reward], config: SearchConfig
+) -> Iterator[StepRecord]:
+    """A search whose critic is loaded when it begins."""
+    yield from search(tasks, model, load(), config)
+
+
 def run_one(records: Iterator[StepRecord], judge: Reward) -> list[dict[str, object]]:
     """One row a task: reward and judge at the first and at the best picture, drawings spent."""
     rows: dict[int, dict[str, object]] = {}
@@ -153,6 +164,17 @@ def main_table(found: dict[str, list[dict[str, object]]]) -> Iterator[str]:
         )
 
 
+def twin_table(found: dict[str, list[dict[str, object]]]) -> Iterator[str]:
+    """Markdown: what each critic's gradient adds to redrawing, paired by prompt, at the judge's best."""
+    yield "| critic | judge, best: critic - its zero-credit twin |"
+    yield "|---|---|"
+    for name in [name for name in found if f"{name}{TWIN}" in found]:
+        pair = zip(found[name], found[f"{name}{TWIN}"], strict=True)
+        differences = np.array([float(str(a["best_judge"])) - float(str(b["best_judge"])) for a, b in pair])
+        mean, low, high = interval(differences[~np.isnan(differences)])
+        yield f"| {name} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] |"
+
+
 def main() -> None:
     """Run what is missing, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,6 +190,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="runs with this in their name, so that processes can share the work")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -187,20 +210,23 @@ def main() -> None:
     found: dict[str, list[dict[str, object]]] = {}
     with JudgeServer(load_reward("icons"), flip=given.flip) as server:
         judges = JudgeClient(JudgeSettings(url=server.url, cache=given.out / "answers"))
-        for name, load in {"baseline": lambda: judge, **critics(model, server, judges)}.items():
-            target = given.out / f"table-{name.replace(' ', '-').replace('%', '')}.json"
+        loaders = critics(model, server, judges)
+        twin = config.model_copy(update={"credit": "zero"})
+        runs = {"baseline": lambda: one_shot(tasks, model, judge, config)}
+        runs |= {name: partial(run_search, tasks, model, load, config) for name, load in loaders.items()}
+        runs |= {f"{name}{TWIN}": partial(run_search, tasks, model, load, twin) for name, load in loaders.items()}
+        for name, begin in runs.items():
+            if given.only not in name:
+                continue
+            target = given.out / f"table-{re.sub(r'[^a-z0-9]+', '-', name)}.json"
             if not target.exists():
                 started = time.monotonic()
-                critic = load()
-                if name == "baseline":
-                    records = one_shot(tasks, model, critic, config)
-                else:
-                    records = search(tasks, model, critic, config)
-                rows = run_one(records, judge)
+                rows = run_one(begin(), judge)
                 write_text(target, json.dumps({"rows": rows, "seconds": time.monotonic() - started}))
             found[name] = json.loads(target.read_text())["rows"]
+            print(f"{name}: done", file=sys.stderr)  # noqa: T201
         judges.close()
-    print("\n".join(main_table(found)))  # noqa: T201
+    print("\n".join([*main_table(found), "", *twin_table(found)]))  # noqa: T201
 
 
 if __name__ == "__main__":
