@@ -4,8 +4,8 @@
     python experiments/rewards.py table GENEVAL_METADATA --out build/rewards --per-tag 20       # 120 prompts
 
 `agreement` draws once a prompt and holds `self` against the judge: by tag, with a calibration plot. `table` is the
-paper's Table 6 in miniature: the same search under five critics, each beside its zero-credit twin. Every run is one JSON
-file; what is there is not run again.
+paper's Table 6 in miniature: the same search under five critics, each beside its zero-credit twin. Every run is one
+JSON file; what is there is not run again.
 """
 
 from __future__ import annotations
