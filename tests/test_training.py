@@ -142,7 +142,14 @@ def tiny(feeder: unified.Feeder) -> JanusForConditionalGeneration:
 
 def drawing_settings(thinned: bool, batch: int = 3, condition_dropout: float = 0.0) -> dict[str, object]:
     kept = 0.1 if thinned else 1.0
-    diet = {"share": 1.0, "batch": batch, "ground_kept": kept, "ground_weight": 1 / kept, "blurred": 0.0}
+    diet = {
+        "share": 1.0,
+        "batch": batch,
+        "ground_kept": kept,
+        "ground_weight": 1 / kept,
+        "blurred": 0.0,
+        "decision_weight": 1.0,
+    }
     return {"drawings": [diet], "plan_dropout": 0.0, "condition_dropout": condition_dropout}
 
 

@@ -136,13 +136,15 @@ class Feeder:
         self.bank, self.grounds, self.library, self.decode = bank, grounds, library, decode
         self.codes = max(int(tokens.max()) for tokens in bank.values()) + 1
         self.behind = self.encode("\n\n<|Assistant|>:<begin_of_image>")[1:]  # what follows a plan
-        # (256,) bool: the first row of every place where an object may stand. There it is decided whether one does.
-        beginnings = np.zeros((GRID, GRID), bool)
+        # (256,) bool: the first row of every place where an object may stand. There it is decided whether one does;
+        # an icon whose first row is ground is decided in the second.
+        beginnings, decisions = np.zeros((2, GRID, GRID), bool)
         for size in SIZES if world.large else ("small",):
             for place in PLACES:
                 top, left, _, right = Item("", None, place, size).box
                 beginnings[top, left:right] = True
-        self.beginnings = beginnings.ravel()
+                decisions[top : top + 2, left:right] = True
+        self.beginnings, self.decisions = beginnings.ravel(), decisions.ravel()
 
     def drawings(self, settings: dict[str, Any]) -> Iterator[DrawingBatch]:
         """Batches of rows of like length: a pool of four batches of one diet is sorted, then dealt out."""
@@ -167,6 +169,8 @@ class Feeder:
         kept = always | (self.world.random.random(IMAGE_TOKENS) < diet["ground_kept"])
         # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
         weights = np.where(always, 1.0, diet["ground_weight"]).astype(np.float32) * kept
+        # A few cells are all that tells whether the plan was read; all others follow from their neighbours.
+        weights *= np.where(self.decisions, diet["decision_weight"], 1.0)
         return _Row(ids, plan, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights)
 
     def _tell(self, prompt: str, scene: Scene, settings: dict[str, Any]) -> tuple[list[int], slice]:
