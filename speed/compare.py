@@ -35,6 +35,7 @@ from speed.random_weights import write_janus
 
 PROMPT = "a photo of a red apple left of a blue clock"
 GUIDANCE = 5.0
+OPERATORS = 8  # that a profile names
 
 
 @dataclass(frozen=True)
@@ -364,6 +365,21 @@ def compare(bench: Bench, batch: int, machine: Machine, chunk: int | None, repea
     }
 
 
+def profile(bench: Bench, batch: int, chunk: int | None) -> dict[str, float]:
+    """Where the engine's image tokens go: each torch operator's own share of the thread's time, largest first.
+
+    The pass is the one in the middle of a drawing, where it is timed in pieces; else a whole drawing.
+    """
+    work = max((one for one in engine_parts(bench, batch, chunk) if one.name == "image"), key=lambda one: one.weight)
+    work.work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+        work.work()
+    own = {one.key: one.self_cpu_time_total for one in watched.key_averages()}
+    total = sum(own.values())
+    most = sorted(own.items(), key=lambda item: -item[1])[:OPERATORS]
+    return {name: round(time / total, 4) for name, time in most}
+
+
 def _plain_figures(work: Work) -> dict[str, float]:
     return {"tokens": work.tokens, "bytes": work.bytes}
 
@@ -378,6 +394,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32, help="image tokens that are timed at each context length")
     parser.add_argument("--full", action="store_true", help="time every token")
+    parser.add_argument("--profile", action="store_true", help="say as well where the engine's time goes")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="where random weights lie")
     parser.add_argument("--json", type=Path, help="a file to write as well")
     given = parser.parse_args()
@@ -389,6 +406,8 @@ def main() -> None:
     results: list[dict[str, object]] = []
     for batch in given.batch:
         results.append(compare(bench, batch, machine, chunk, given.repeats))
+        if given.profile:
+            results[-1]["profile"] = profile(bench, batch, chunk)
         report = {"model": given.model, "dtype": given.dtype, "machine": asdict(machine), "batches": results}
         text = json.dumps(report, indent=1)
         if given.json:

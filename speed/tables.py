@@ -69,8 +69,19 @@ def comparison(report: Any) -> str:
         f"{report['model']}, {report['dtype']}, {machine['threads']} thread(s) of {machine['name']}, torch "
         f"{machine['torch']}; {machine['bytes_a_second'] / 1e9:.1f} GB/s and "
         f"{machine['operations_a_second'] / 1e9:.0f} billion operations a second; "
-        f"{report['batches'][0]['repeats']} repeat(s), {how}.\n\n{table(head, rows)}"
+        f"{report['batches'][0]['repeats']} repeat(s), {how}.\n\n{table(head, rows)}{profiles(report)}"
     )
+
+
+def profiles(report: Any) -> str:
+    """Where the engine's image tokens go, a column a batch; nothing where no profile was taken."""
+    taken = {str(one["batch"]): one["profile"] for one in report["batches"] if "profile" in one}
+    if not taken:
+        return ""
+    operators = list(dict.fromkeys(name for shares in taken.values() for name in shares))
+    rows = [[f"`{name}`", *(f"{shares.get(name, 0):.0%}" for shares in taken.values())] for name in operators]
+    head = ("torch operator, own time of the image tokens", *(f"batch {batch}" for batch in taken))
+    return f"\n\n{table(head, rows)}"
 
 
 def scaling(report: Any) -> str:
