@@ -8,7 +8,7 @@ import pytest
 
 from milr.config import SearchConfig
 from milr.errors import UsageError
-from milr.latents import check_latents
+from milr.models.absent import check_latents
 from milr.search import search
 from milr.testing import FakeModel, FakeReward
 from milr.types import Task

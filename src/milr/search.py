@@ -16,7 +16,8 @@ from milr.config import SearchConfig
 from milr.decode.streams import number_keys, open_stream, sample
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
-from milr.latents import GradientError, Latents, RolledOut, count_latents, find_absent, take_step
+from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
+from milr.models.absent import find_absent
 from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.strategies import STRATEGIES

@@ -96,7 +96,7 @@ def load_model(
     """
     folder = find_model(name, offline=offline, confirm=confirm)
     if settings:
-        from milr.latents import check_latents
+        from milr.models.absent import check_latents
 
         check_latents(settings, read_capabilities(folder, profile))
     made: Model = load(MODELS["embedded"])(
