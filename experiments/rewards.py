@@ -156,10 +156,10 @@ def main_table(found: dict[str, list[dict[str, object]]]) -> Iterator[str]:
         known = all_values[~np.isnan(all_values).any(1)]
         first, first_judge, best, best_judge = known.T
         mean, low, high = interval(best_judge)
-        spent = sum(int(str(row["drawings"])) for row in rows)
+        spent = sum(float(str(row["drawings"])) for row in rows)
         yield (
             f"| {name} | {first_judge.mean():.3f} | {mean:.3f} [{low:.3f}, {high:.3f}] | {best.mean():.3f} "
-            f"| {(first - first_judge).mean():+.3f} | {(best - best_judge).mean():+.3f} | {spent} "
+            f"| {(first - first_judge).mean():+.3f} | {(best - best_judge).mean():+.3f} | {spent:.0f} "
             f"| {len(rows) - len(known)} |"
         )
 
