@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from milr.benchmarks.runner import POOLED, BenchmarkSettings
+from milr.benchmarks.runner import BenchmarkSettings
 from milr.cli import main
 from milr.errors import UsageError
-from milr.methods import METHODS
+from milr.methods import METHODS, POOLED
 from milr.models import embedded_folder
 from milr.report.ablation import (
     PLAN,
@@ -23,7 +23,6 @@ from milr.report.ablation import (
     run_plan,
     start_or_resume,
 )
-from milr.report.entries import EXCHANGEABLE
 from milr.runs import read_run
 from tests.report_runs import make_run, make_tasks
 
@@ -96,7 +95,7 @@ def test_every_method_and_pools_where_drawings_are_independent() -> None:
 
 
 def test_pools_are_drawn_by_the_methods_that_they_are_cut_from() -> None:
-    assert set(POOLED) == EXCHANGEABLE
+    assert set(POOLED) == {"best-of-n", "best-of-n-sampled"}
 
 
 def test_image_latents_are_counted_by_the_models_own_tokens() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 print(json.dumps({"found": found, "error": error, "batches": batches}))
 """
 MIB = 2**20
-NOT_MET = "the limit was not met: malloc had kept enough of what was freed before"
+NOT_MET = "no limit that was tried was met: malloc had kept enough of what was freed before"
 
 
 def run(rows: int, room: int | None, *, blind: bool = False, after: int = 0) -> Any:
@@ -76,26 +77,39 @@ def free() -> Any:
     return found
 
 
+def meet(free: Any, rooms: Sequence[int], met: Callable[[Any], bool], **how: Any) -> Any:
+    """The first run that meets its limit. How much room that takes differs by run: malloc keeps some of what is freed.
+
+    Whatever the limit, what is found is right, and either all of it or all before an error of one line.
+    """
+    for room in rooms:
+        found = run(room=room * MIB, **how)
+        assert found["found"] == free["found"][: len(found["found"])]
+        assert (found["error"] is None) == (len(found["found"]) == len(free["found"]))
+        if met(found):
+            return found
+    pytest.skip(NOT_MET)
+
+
 def test_batches_are_as_large_as_the_limit_allows(free: Any) -> None:
-    found = run(6, 40 * MIB)
+    found = meet(free, (40, 48, 56, 32), lambda run: max(run["batches"]) < 6 and run["error"] is None, rows=6)
     assert found["found"] == free["found"] and found["error"] is None
     assert 1 <= max(found["batches"]) < 6
 
 
 def test_where_memory_runs_out_nothing_is_lost(free: Any) -> None:
-    found = run(6, 40 * MIB, blind=True)
+    found = meet(
+        free, (40, 48, 44, 56), lambda run: len(run["batches"]) > 1 and run["error"] is None, rows=6, blind=True
+    )
     assert found["found"] == free["found"] and found["error"] is None
-    if found["batches"] == [6]:
-        pytest.skip(NOT_MET)
     assert found["batches"][:2] == [6, 3]
 
 
 def test_what_is_finished_stays_when_not_even_one_row_fits(free: Any) -> None:
-    found = run(1, -64 * MIB, after=2)  # below what is taken already: nothing new can be had
+    # Below what is taken already: nothing new can be had.
+    found = meet(free, (-64, -96, -128), lambda run: run["error"] is not None, rows=1, after=2)
+    assert 2 <= len(found["found"]) < 6  # what was freed before may still do for one more
     assert found["found"] == free["found"][: len(found["found"])]
-    if len(found["found"]) == 6:
-        pytest.skip(NOT_MET)
-    assert len(found["found"]) >= 2  # what was freed before may still do for one more
     assert "one row at a time" in found["error"]
 
 

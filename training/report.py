@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 
 from milr import load_model, load_reward
+from milr.benchmarks.tables import wilson
 from milr.decode.streams import open_stream
 from milr.models.base import DrawRequest, Model, Row
+from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icon_detector import IconDetector
 from milr.tasks import parse_prompt
 from milr.types import Reasoning, Score, Task
@@ -36,12 +38,11 @@ OVERLAP = 0.3  # least IoU of a found object with its place: icons are smaller t
 
 def share(values: Sequence[bool]) -> dict[str, float]:
     """A share with Wilson's 95 % interval, and how many."""
-    n, p, z = len(values), float(np.mean(values)) if values else math.nan, 1.959964
-    middle, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
-    )
-    return {"share": round(p, 4), "low": round(middle - half, 4), "high": round(middle + half, 4), "of": n}
+    if not values:
+        return {"share": math.nan, "low": math.nan, "high": math.nan, "of": 0}
+    mean = float(np.mean(values))
+    low, high = wilson(mean, len(values))
+    return {"share": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "of": len(values)}
 
 
 def draw_all(
@@ -123,12 +124,12 @@ def obedience(model: Model, world: World, judge: IconDetector, number: int) -> d
 def stands(item: Item, found: dict[str, list[Any]]) -> bool:
     """Whether an object was found at its place, in its colour where it has one."""
     top, left, bottom, right = (side * TOKEN for side in item.box)
-    for x0, y0, x1, y1, score, color in found.get(item.name, []):
-        width, height = max(min(x1, right) - max(x0, left), 0), max(min(y1, bottom) - max(y0, top), 0)
-        union = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top) - width * height
-        if score > CONFIDENT and width * height / union > OVERLAP and item.color in (None, color):
-            return True
-    return False
+    return any(
+        score > CONFIDENT
+        and overlap((x0, y0, x1, y1), (left, top, right, bottom)) > OVERLAP
+        and item.color in (None, color)
+        for x0, y0, x1, y1, score, color in found.get(item.name, [])
+    )
 
 
 def plans(model: Model, world: World, number: int) -> dict[str, Any]:

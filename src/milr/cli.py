@@ -46,6 +46,7 @@ from milr.commands.options import (
     TextRatio,
     Yes,
     check_names,
+    given_settings,
     make_config,
 )
 from milr.commands.report import report
@@ -102,6 +103,7 @@ def start(
 
 @app.command()
 def generate(
+    context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts: a line each, or GenEval's JSONL.")
@@ -142,24 +144,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a task on standard output.")] = False,
 ) -> None:
     """Draw pictures that show what the prompts say. Settings not given are the model's own."""
-    settings: dict[str, object] = {
-        "strategy": strategy,
-        "steps": steps,
-        "text_ratio": text_ratio,
-        "image_ratio": image_ratio,
-        "learning_rate": lr,
-        "l2": l2,
-        "stop_at": stop_at,
-        "credit": credit,
-        "noise": noise,
-        "drawings_per_step": drawings_per_step,
-        "guidance": guidance,
-        "temperature": temperature,
-        "sampler": sampler,
-        "seed": seed,
-        "max_rows": rows,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
+    given = given_settings(context)
     # Whatever can be refused is refused before seconds are spent on loading a model.
     make_config(given)
     prompts = prompts or []

@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 PART = ".part"
+LOCK = "lock"
+"""The file by which one process holds a folder."""
+
+
+@contextmanager
+def hold(folder: Path, refuse: Callable[[], Exception]) -> Generator[None]:
+    """Keep other processes out of a folder. The operating system lets go of it when this process ends, however that is.
+
+    Args:
+        folder: It exists.
+        refuse: What is raised where another process holds it.
+    """
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise refuse() from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

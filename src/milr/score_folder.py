@@ -11,10 +11,10 @@ import json
 import os
 import re
 import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context, parent_process
@@ -23,13 +23,12 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milr import __version__
 from milr.errors import MilrError, UsageError
-from milr.files import PART, write_text
+from milr.files import LOCK, PART, hold, write_text
 from milr.layouts import FoundPicture, Scored, load_layout
 from milr.rewards import Reward, check_reward, load_reward, needs_model
 from milr.types import Score, Task, Unscored
@@ -39,8 +38,7 @@ if TYPE_CHECKING:
     from milr.rewards.judge_client import JudgeSettings
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
-_LOCK = "lock"
-_BEGUN = (_LOCK, f"{JOURNAL}{PART}")
+_BEGUN = (LOCK, f"{JOURNAL}{PART}")
 """What a kill may leave behind before there is a journal."""
 _NAMED = 5
 """Unscored pictures that the summary names at most; the file has them all."""
@@ -280,18 +278,11 @@ class FolderJob:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-@contextmanager
-def _hold(out: Path) -> Generator[None]:
-    """Keep a second program out of the results; the lock goes with the process, however that ends."""
-    lock = FileLock(out / _LOCK, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"another program scores into {out}: wait until it ends, or give another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _hold(out: Path) -> AbstractContextManager[None]:
+    """Keep a second program out of the results."""
+    return hold(
+        out, lambda: UsageError(f"another program scores into {out}: wait until it ends, or give another --out")
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from milr.models.absent import find_absent
 from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.strategies import STRATEGIES
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, is_met, rank
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
 
 
 class SearchError(MilrError):
@@ -60,7 +60,7 @@ def search(
     for group in cycle(range(groups)):
         if finish := scoring[group]:
             finish()
-            lost = _find_final(active[group])
+            lost = find_final(score for one in active[group] for score in one.scores)
             if lost is not None:
                 waiting.clear()  # what cannot be scored is not drawn
             for one in active[group]:
@@ -78,12 +78,6 @@ def search(
             _reason(active[group], model)
             _draw(active[group], model, config)
             scoring[group] = _score(active[group], reward)
-
-
-def _find_final(active: Sequence[_Search]) -> str | None:
-    """Why nothing will be scored any more, where a score says so."""
-    scores = (score for one in active for score in one.scores)
-    return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
 
 
 def _begin(active: Sequence[_Search], model: Model) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -110,6 +110,11 @@ def is_met(score: Score | Unscored, stop_at: float | None) -> bool:
         stop_at: A value above it, strictly, is enough; None takes the score's own, its paper's.
     """
     return isinstance(score, Score) and score.value > (score.stop_at if stop_at is None else stop_at)
+
+
+def find_final(scores: Iterable[Score | Unscored]) -> str | None:
+    """Why nothing will be scored any more, where a score says so."""
+    return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from milr.benchmarks.selftest import check_scorer
 from milr.benchmarks.tables import summarise_runs
 from milr.config import SearchConfig
 from milr.errors import UsageError
-from milr.methods import METHODS, load_method
+from milr.methods import METHODS, POOLED, load_method
 from milr.models import load_model
 from milr.models.base import Model
 from milr.registry import find
@@ -30,9 +30,6 @@ from milr.types import StepRecord, Task
 if TYPE_CHECKING:
     from milr.methods import Method
     from milr.rewards.judge_client import JudgeClient
-
-POOLED = ("best-of-n", "best-of-n-sampled")
-"""The methods whose drawings are the same however many are made: those that a pool can be drawn by."""
 
 
 class BenchmarkSettings(BaseModel):

@@ -15,10 +15,11 @@ from typing import Any
 from milr.benchmarks.base import Benchmark
 from milr.benchmarks.sources import SOURCES
 from milr.errors import UsageError
+from milr.layouts.wise import GROUPS
 from milr.rewards.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
 from milr.types import Task
 
-LEGACY_COLUMNS = {"Cultural": 400, "Time": 167, "Space": 133, "Biology": 100, "Physics": 100, "Chemistry": 100}
+LEGACY_COLUMNS = {group: len(numbers) for group, numbers in GROUPS.items()}
 VERIFIED_COLUMNS = {"Culture": 400, "Time": 120, "Space": 120, "Biology": 120, "Physics": 120, "Chemistry": 120}
 
 

@@ -35,6 +35,7 @@ from milr.commands.options import (
     Temperature,
     TextRatio,
     check_names,
+    given_settings,
     make_config,
 )
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging
@@ -99,24 +100,7 @@ def benchmark(
     ] = None,
 ) -> None:
     """Run a benchmark's prompts through a method and print its table, with intervals."""
-    settings: dict[str, object] = {
-        "strategy": strategy,
-        "steps": steps,
-        "text_ratio": text_ratio,
-        "image_ratio": image_ratio,
-        "learning_rate": lr,
-        "l2": l2,
-        "stop_at": stop_at,
-        "credit": credit,
-        "noise": noise,
-        "drawings_per_step": drawings_per_step,
-        "guidance": guidance,
-        "temperature": temperature,
-        "sampler": sampler,
-        "seed": seed,
-        "max_rows": rows,
-    }
-    given = {key: value for key, value in settings.items() if value is not None}
+    given = given_settings(context)
     judging = Judging.read(judge_url, judge_model, judge_budget)
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if resume is not None:

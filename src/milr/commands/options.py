@@ -43,6 +43,12 @@ Yes = Annotated[bool, typer.Option("--yes", help="Agree to downloads without bei
 _FLAGS = {"learning_rate": "lr", "max_rows": "rows"}
 
 
+def given_settings(context: typer.Context) -> dict[str, object]:
+    """The fields of `SearchConfig` that the command line gives, from options named as these, or as `_FLAGS` says."""
+    values = {name: context.params.get(_FLAGS.get(name, name)) for name in SearchConfig.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def make_config(values: Mapping[str, object]) -> SearchConfig:
     """The settings, or a `UsageError` that names the option and what it allows."""
     try:

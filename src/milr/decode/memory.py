@@ -12,7 +12,7 @@ import torch
 
 from milr.errors import MilrError
 
-_USABLE = 0.8
+USABLE = 0.8
 """Of what is free: the rest is for activations and for whoever else is on the machine."""
 _SAYINGS = ("can't allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
 """How torch's CPU allocator, CUDA and oneDNN say that memory ran out, where they have no class of error for it."""
@@ -101,4 +101,4 @@ def work_in_batches(
 def fitting(each: int, device: torch.device) -> int | None:
     """How many rows of that many bytes fit into what is free now, at least 1; None where nobody says what is free."""
     free = free_bytes(device)
-    return None if free is None else max(1, int(free * _USABLE) // max(1, each))
+    return None if free is None else max(1, int(free * USABLE) // max(1, each))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Method: TypeAlias = Callable[[Sequence[Task], Model, Reward, SearchConfig], Iterator[StepRecord]]
     """Records of all tasks, interleaved, as `milr.search` yields them; a task's last record says why it finished."""
 
-__all__ = ["METHODS", "load_method"]
+__all__ = ["METHODS", "POOLED", "load_method"]
 
 METHODS: Mapping[str, Entry] = {
     "one-shot": Entry("milr.methods.one_shot:one_shot", "one drawing from the prompt alone"),
@@ -32,6 +32,9 @@ METHODS: Mapping[str, Entry] = {
     "grid-prune": Entry("milr.methods.grid_prune:grid_prune", "ours: drawings grow side by side, the worse half drops"),
 }
 """Name -> entry. A method is one file and one line here."""
+POOLED = ("best-of-n", "best-of-n-sampled")
+"""Methods whose drawings are independent of one another, and the same however many are made: a pool of N drawn by them
+holds every best of n below it."""
 
 
 def load_method(name: str = "milr") -> Method:

@@ -20,7 +20,7 @@ from milr.config import SearchConfig
 from milr.decode.streams import number_keys, open_stream
 from milr.models.base import DrawRequest, Model, Thought
 from milr.rewards.base import Reward, begin_scoring
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, is_met, rank
+from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Row:
         notes: tuple[str, ...] = ()
         if is_met(best.score, self.config.stop_at):
             finished = "met"
-        elif lost := _find_final(looks):
+        elif lost := find_final(look.score for look in looks):
             finished, notes = "unscored", (f"ended with the best so far: {lost}",)
         elif self.asked is None:
             finished = "out of steps"
@@ -196,7 +196,7 @@ def run_scripts(
         for row, requests, looks in zip(active, asked, seen, strict=True):
             row.count(requests, looks)
             whole = requests[0].until is None
-            if _find_final(looks):
+            if find_final(look.score for look in looks):
                 waiting.clear()  # what cannot be scored is not drawn
             row.answer(looks)
             finished = None
@@ -237,9 +237,3 @@ def _look(
     scores = begin_scoring(reward, [drawing.picture for drawing in drawings], [one.row.task for one in requests])()
     looks = iter([Look(drawing, score) for drawing, score in zip(drawings, scores, strict=True)])
     return [[next(looks) for _ in own] for own in asked]
-
-
-def _find_final(looks: Sequence[Look]) -> str | None:
-    """Why nothing will be scored any more, where a score says so."""
-    scores = (look.score for look in looks)
-    return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milr.decode.memory import USABLE, free_bytes
 from milr.models.checkpoint import Checkpoint
 from milr.models.devices import choose_dtype, find_device
 
 if TYPE_CHECKING:
-    import torch
-
     from milr.models.janus import Janus
 
 PROMPT_TOKENS = 256
 """Tokens that are counted for the words around a prompt and the prompt itself."""
-USABLE = 0.8
-"""Of the memory that is free; the rest is for activations and for whoever else is on the machine."""
 _COPIES = 5
 """Of each latent: now, at the start, its gradient, and Adam's two moments."""
 _FLOAT32_BYTES = 4
@@ -74,20 +71,6 @@ def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None 
     free = free_bytes(place)
     rows = None if free is None else max(0, int((free * USABLE - weights - reward) // row))
     return Plan(str(numbers).removeprefix("torch."), parts, weights, tokens, per_token, row, latents, free, rows)
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """What a device can still give; None where nobody says."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(available[0]) * 1024 if available else None
 
 
 def folder_bytes(folder: Path) -> int:

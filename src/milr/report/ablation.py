@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from milr.benchmarks.runner import POOLED, BenchmarkJob, BenchmarkSettings, check_settings
+from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
 from milr.config import SearchConfig
 from milr.errors import UsageError, unknown_name
 from milr.files import write_text
-from milr.methods import METHODS
+from milr.methods import METHODS, POOLED
 from milr.models import embedded_folder
 from milr.runs import read_manifest
 from milr.runs.writer import MANIFEST

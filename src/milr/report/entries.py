@@ -17,15 +17,12 @@ import numpy as np
 
 from milr.config import SearchConfig
 from milr.errors import UsageError
+from milr.methods import POOLED
 from milr.models import embedded_folder
 from milr.report.statistics import Floats, answers, expected_best
 from milr.runs import Manifest, Run, TaskRun, read_run
 from milr.types import Score, Unscored
 
-EXCHANGEABLE = frozenset({"best-of-n", "best-of-n-sampled"})
-"""Methods whose drawings are independent of one another, so that a pool of N holds every best of n below it.
-
-The same as `milr.benchmarks.runner.POOLED`, which cannot be read without torch."""
 PLACES = ("seed", "max_rows")
 """Settings that do not tell entries apart: one is the sample, the other how many tasks share a batch."""
 _WHAT = ("benchmark", "model", "reward", "judge", "dtype")
@@ -105,7 +102,7 @@ class Entry:
         """Whether this is a pool of independent drawings, none left out, that every best of n can be cut from."""
         spent = self.outcomes.spent
         counts = np.arange(1.0, spent.shape[1] + 1)
-        return self.manifest.method in EXCHANGEABLE and len(counts) > 1 and bool((spent == counts).all())
+        return self.manifest.method in POOLED and len(counts) > 1 and bool((spent == counts).all())
 
     def answers(self, budgets: Sequence[float]) -> Floats:
         """(T, B) the judge's verdict on each search's answer after that many drawings; NaN where not known.

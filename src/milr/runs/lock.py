@@ -7,20 +7,15 @@ stale lock from a live one. Who holds it stands in the run's manifest.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from milr.errors import UsageError
+from milr.files import hold
 
-LOCK = "lock"
 
-
-@contextmanager
-def hold_run(folder: Path, manifest: str) -> Generator[None]:
+def hold_run(folder: Path, manifest: str) -> AbstractContextManager[None]:
     """Hold the run in that folder, which exists.
 
     Args:
@@ -30,18 +25,14 @@ def hold_run(folder: Path, manifest: str) -> Generator[None]:
     Raises:
         UsageError: Another process holds it.
     """
-    lock = FileLock(folder / LOCK, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(
+
+    def refuse() -> UsageError:
+        return UsageError(
             f"{_holder(folder / manifest)} works on {folder}: wait until it ends, or give another folder; runs share "
             "tasks between them by --shard 1/2 and --shard 2/2, each into a folder of its own"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+        )
+
+    return hold(folder, refuse)
 
 
 def check_unheld(folder: Path, manifest: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
+from milr.files import PART
 from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep
-from milr.runs.writer import JUDGED, PART, RECORDS, read_manifest, unreadable
+from milr.runs.writer import JUDGED, RECORDS, read_manifest, unreadable
 from milr.types import Score, Task, Unscored
 
 

@@ -23,14 +23,14 @@ from pydantic import ValidationError
 from milr import __version__
 from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError
-from milr.files import write_bytes
+from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward, begin_scoring
-from milr.runs.lock import LOCK, hold_run
+from milr.runs.lock import hold_run
 from milr.runs.schema import JudgedPicture, Manifest, Session, Status, StoredStep, dump
 from milr.runs.strip import Frame, draw_strip
 from milr.types import Score, StepRecord, Task, Unscored
 
-MANIFEST, RECORDS, JUDGED, PART = "run.json", "records.jsonl", "judged.jsonl", ".part"
+MANIFEST, RECORDS, JUDGED = "run.json", "records.jsonl", "judged.jsonl"
 
 Spending = Callable[[], dict[str, str | int] | None]
 """What judges behind an API have cost so far; None where none was asked."""
