@@ -1,4 +1,4 @@
-"""Fill the tables of docs/performance.md from the JSON files in speed/results, and draw its figure.
+"""Fill the tables of docs/performance.md from the JSON files in speed/results, and draw its figures.
 
     pip install "milr[report]"      # brings matplotlib
     python -m speed.tables
@@ -118,16 +118,42 @@ def draw_scaling(report: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
+    """Seconds a step of one drawing against the batch, a panel a report, as one SVG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(reports), 3.2), layout="constrained")
+    for place, report in enumerate(reports):
+        batches = [one["batch"] for one in report["batches"]]
+        axes = figure.add_subplot(1, len(reports), place + 1)
+        for label, times in (
+            ("plain loop", [one["plain"]["step"] for one in report["batches"]]),
+            ("engine", [one["engine"]["step"] for one in report["batches"]]),
+            ("the machine's limit", [one["limit"] for one in report["batches"]]),
+        ):
+            axes.plot(batches, times, marker="o", label=label)
+        axes.set(xlabel="batch", ylabel="seconds a step and drawing", title=report["model"], xscale="log", yscale="log")
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.minorticks_off()
+        axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
-    """Put each file's table between the marks that bear its name."""
+    """Put each file's table between the marks that bear its name, and draw the figures."""
+    comparisons: list[Any] = []
     page = PAGE.read_text(encoding="utf-8")
     for path in sorted(RESULTS.glob("*.json")):
         writer = WRITERS.get(path.stem.split("-")[0], comparison)
-        text = writer(json.loads(path.read_text(encoding="utf-8")))
+        report = json.loads(path.read_text(encoding="utf-8"))
+        text = writer(report)
         marks = re.compile(rf"(<!-- {re.escape(path.stem)} -->\n).*?(<!-- end -->)", re.DOTALL)
         page = marks.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)
         if writer is scaling:
-            draw_scaling(json.loads(path.read_text(encoding="utf-8")), PAGE.parent / "images" / "scaling.svg")
+            draw_scaling(report, PAGE.parent / "images" / "scaling.svg")
+        elif writer is comparison and len(report["batches"]) > 1:
+            comparisons.append(report)
+    draw_comparisons(comparisons, PAGE.parent / "images" / "batches.svg")
     write_text(PAGE, page)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import JanusForConditionalGeneration
+from transformers import JanusForConditionalGeneration, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from milr.rewards.geneval import judge
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Task
 from training import scenes, stage, tokens, unified
 from training.icons import GROUNDS
+from training.probes import NOTHING, TOLD_LAYER, Probes
 
 CODES = 64
 
@@ -140,11 +144,12 @@ def tiny(feeder: unified.Feeder) -> JanusForConditionalGeneration:
     return JanusForConditionalGeneration(unified.build_config(settings, feeder.tokenizer)).eval()
 
 
-def drawing_settings(thinned: bool, batch: int = 3, condition_dropout: float = 0.0) -> dict[str, object]:
+def drawing_settings(thinned: bool, batch: int = 3, condition_dropout: float = 0.0) -> dict[str, Any]:
     kept = 0.1 if thinned else 1.0
     diet = {
         "share": 1.0,
         "batch": batch,
+        "objects_kept": 1.0,
         "ground_kept": kept,
         "ground_weight": 1 / kept,
         "blurred": 0.0,
@@ -188,6 +193,90 @@ def test_a_thinned_batch_keeps_every_cell_of_every_object(feeder: unified.Feeder
     for places, targets, objects in zip(thin.places, thin.targets, thin.objects, strict=True):
         assert (targets[objects] >= len(GROUNDS)).all()
         assert (places.diff()[places[1:] > 0] > 0).all()
+
+
+def test_facts_are_those_of_the_plan(feeder: unified.Feeder) -> None:
+    """Each object's last word is followed by a comma, and says its place; each cell bears its object's name."""
+    batch = next(feeder.drawings(drawing_settings(True, batch=8)))
+    facts, decode = batch.facts, feeder.tokenizer.decode
+    places = list(scenes.PLACES)
+    found: dict[tuple[int, int], str] = {}
+    for (row, position), place, color in zip(facts.words.tolist(), facts.place, facts.color, strict=True):
+        text = decode(batch.text[row, : position + 1])
+        assert decode(batch.text[row, position + 1]) == ","
+        words = text.partition(". ")[2].rpartition(", ")[2]
+        assert words.startswith(places[place])
+        assert any(words.endswith(name) for name in OBJECT_NAMES)
+        assert (["", *scenes.COLORS][color] in words.split()) or color == 0
+        found[row, int(place)] = words
+    for (row, number), words in found.items():
+        box = scenes.Item("", None, places[number], "small" if "small" in words.split() else "large").box
+        inside = (facts.cells[row] // scenes.GRID >= box[0]) & (facts.cells[row] // scenes.GRID < box[2])
+        inside &= (facts.cells[row] % scenes.GRID >= box[1]) & (facts.cells[row] % scenes.GRID < box[3])
+        (name,) = set(facts.cell_name[row][inside].tolist())
+        assert words.endswith(OBJECT_NAMES[name])
+    for row in range(8):
+        assert (facts.cell_name[row][batch.objects[row]] != NOTHING).all()
+        assert (facts.cell_name[row][~batch.objects[row] & (facts.cells[row] >= 0)] == NOTHING).all()
+
+
+def test_a_plan_left_out_tells_places_of_cells_alone(feeder: unified.Feeder) -> None:
+    facts = next(feeder.drawings(drawing_settings(True, condition_dropout=1.0))).facts
+    assert not len(facts.words)
+    assert (facts.cell_name == unified.IGNORED).all()
+    assert (facts.cells[:, 0] == 0).all()
+
+
+def test_probes_read_each_fact_where_it_is_to_be_known(feeder: unified.Feeder) -> None:
+    """States that hold the answer at the right layer and position are read; shifted by one position they are not."""
+    batch = next(feeder.drawings(drawing_settings(True, batch=4)))
+    facts, probes = batch.facts, Probes(64)
+    where = batch.lengths[:, None] - 1 + torch.arange(batch.targets.shape[1])[None]
+    layers = [torch.zeros(4, int(where.max()) + 2, 64) for _ in range(6)]
+    codes = torch.eye(64)
+    known = facts.cells != unified.IGNORED
+    rows = torch.arange(4)[:, None].expand_as(where)[known]
+    layers[TOLD_LAYER][rows, where[known]] = 9 * codes[facts.cells[known] // scenes.GRID]
+    with torch.no_grad():
+        for head in (probes.row, probes.column):
+            head.weight.copy_(codes[: scenes.GRID])
+            head.bias.zero_()
+        right = probes(layers, where, facts)[1]
+        shifted = probes(layers, where + 1, facts)[1]
+    assert right["row"] < 0.01 < 0.3 < shifted["row"]
+    assert right["column"] > 1
+
+
+def test_a_line_of_the_raster_has_its_own_wavelengths() -> None:
+    settings = stage.read_settings()
+    width = settings["model"]["width"] // settings["model"]["heads"]
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=1, head_dim=width, rope_parameters=unified.raster_rotation(width)
+    )
+    turning = LlamaRotaryEmbedding(config)
+    found = [2 * torch.pi / float(frequency) for frequency in turning.inv_freq]
+    for wanted in (16 / 3, 8, 16, 64, 128, 256):
+        assert any(length == pytest.approx(wanted, rel=1e-5) for length in found)
+    cosine, _ = turning(torch.zeros(1), torch.tensor([[3, 3 + scenes.GRID]]))
+    assert turning.attention_scaling == 1.0
+    same = (cosine[0, 0] - cosine[0, 1]).abs() < 1e-5
+    assert same[:4].tolist() == [True, True, False, True]  # a third, a half and, fourth, the whole of a line
+
+
+def test_rotary_frequencies_stay_exact_in_training(tiny: JanusForConditionalGeneration) -> None:
+    """Rounded ones would turn every position otherwise than in the model that is loaded."""
+    network = unified.to_bfloat16(copy.deepcopy(tiny))
+    assert network.dtype == torch.bfloat16
+    assert network.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_a_drawing_of_few_cells_does_not_tell_where_objects_stand(feeder: unified.Feeder) -> None:
+    settings = drawing_settings(True, batch=64)
+    settings["drawings"][0] |= {"objects_kept": 0.1, "ground_kept": 0.1}
+    batches = feeder.drawings(settings)
+    pool = [next(batches) for _ in range(4)]
+    kept = sum(int((batch.targets != unified.IGNORED).sum()) for batch in pool)
+    assert kept == pytest.approx(256 * (1 + 255 * 0.1), rel=0.1)
 
 
 def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.Feeder) -> None:
@@ -247,6 +336,28 @@ def test_cells_of_objects_are_told_apart_from_ground(feeder: unified.Feeder) -> 
     batch = next(feeder.lookings(LOOKING))
     assert (batch.cells[~batch.objects] < len(GROUNDS)).all()
     assert (batch.cells[batch.objects] >= len(GROUNDS)).all()
+
+
+def test_patches_are_known_by_what_they_belong_to(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> None:
+    batch = next(feeder.lookings(LOOKING))
+    assert torch.equal(batch.names != NOTHING, batch.objects)
+    told = [feeder.tokenizer.decode(text[text != unified.IGNORED]) for text in batch.description]
+    for text, names in zip(told, batch.names, strict=True):
+        assert {OBJECT_NAMES[name] for name in set(names.tolist()) - {NOTHING}} <= {
+            name for name in OBJECT_NAMES if f" {name}" in text
+        }
+
+    class Watching(Probes):
+        def look(self, layers: Any, patches: torch.Tensor, names: torch.Tensor, colors: torch.Tensor) -> Any:
+            assert int(patches.sum()) == len(names) == len(colors)
+            assert (batch.ids[patches] == tiny.config.image_token_id).all()
+            for row in range(len(batch.ids)):  # the first marked patch of a picture is its first object's first cell
+                first = int((batch.ids[row] == tiny.config.image_token_id).nonzero()[0])
+                shown = batch.objects[row].nonzero()[:, 0]
+                assert patches[row, first + shown].all()
+            return torch.zeros(()), {"seen_name": 0.0}
+
+    assert "seen_name" in unified.looking_loss(tiny, batch, Watching(32))[1]
 
 
 @torch.no_grad()

@@ -56,6 +56,11 @@ class Item:
     variant: int = 0
 
     @property
+    def words(self) -> str:
+        """What a plan says of it."""
+        return " ".join(filter(None, (self.place, self.size, self.color, self.name)))
+
+    @property
     def box(self) -> tuple[int, int, int, int]:
         """Top, left, bottom, right in tokens; bottom and right excluded."""
         side = SIZES[self.size]
@@ -74,8 +79,7 @@ class Scene:
     @property
     def plan(self) -> str:
         """The reasoning: what stands where, then the ground."""
-        words = [" ".join(filter(None, (i.place, i.size, i.color, i.name))) for i in self.items]
-        return ", ".join([*words, f"{self.ground} ground"])
+        return ", ".join([*(item.words for item in self.items), f"{self.ground} ground"])
 
     @property
     def description(self) -> str:

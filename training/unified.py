@@ -14,6 +14,7 @@ Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, th
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,17 +29,46 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, PreTrainedTokenizerBase
 from transformers.models.janus.configuration_janus import JanusVisionConfig
 
+from training.probes import IGNORED, NOTHING, Facts, Probes, color_number, name_number, place_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
 from training.stage import Checkpoint, Settings, log, start_from_shipped
 from training.tokens import Bank
 from training.vq import Library, to_pixels, vq_config
 
 IMAGE_TOKENS = GRID * GRID
-IGNORED = -100
+MOST_POSITIONS = 1024
 DESCRIBE = "what is there?"
 """The question that is answered by what stands where."""
 SEEN_GROUND = 0.05  # share of the ground that teaches the vision tower
 SHARPNESS = 12.0  # of its softmax over image tokens
+PROBED = 0.5  # the probes' share of a drawing's loss
+
+
+def raster_rotation(width: int) -> dict[str, Any]:
+    """Rotary positions whose wavelengths fit a raster, in transformers' terms.
+
+    Janus numbers image tokens line by line and tells no one where a line ends. With RoPE's own wavelengths a small
+    model learned its row but not its column (docs/experiments.md). Here six wavelengths are exact: a third, a half and
+    the whole of a line, and 4, 8 and 16 lines; each takes the place of the nearest one of RoPE's.
+
+    Args:
+        width: Of an attention head.
+    """
+    base = 10000.0
+    own = [2 * math.pi * base ** (2 * place / width) for place in range(width // 2)]
+    factors = [1.0] * len(own)
+    for wanted in (GRID / 3, GRID / 2, GRID, 4 * GRID, 8 * GRID, 16 * GRID):
+        nearest = min(range(len(own)), key=lambda place: abs(math.log(own[place] / wanted)))
+        factors[nearest] = wanted / own[nearest]
+    return {
+        "rope_type": "longrope",  # a factor for each wavelength; the same ones at every length
+        "rope_theta": base,
+        "short_factor": factors,
+        "long_factor": factors,
+        "original_max_position_embeddings": MOST_POSITIONS,
+        "factor": 1.0,
+        "attention_factor": 1.0,
+    }
 
 
 def build_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> JanusConfig:
@@ -51,7 +81,8 @@ def build_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Janu
         num_attention_heads=own["heads"],
         num_key_value_heads=own["heads"],  # Janus has no grouped queries
         intermediate_size=own["feed_forward"],
-        max_position_embeddings=1024,
+        max_position_embeddings=MOST_POSITIONS,
+        rope_parameters=raster_rotation(own["width"] // own["heads"]),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -91,6 +122,7 @@ class DrawingBatch:
     targets: torch.Tensor  # (B, M + 1) int64: what the last text token and each fed token predict, or IGNORED
     objects: torch.Tensor  # (B, M + 1) bool: targets that are cells of objects, not ground
     weights: torch.Tensor  # (B, M + 1) float32: how many targets each stands for
+    facts: Facts  # what hidden states must know
 
 
 @dataclass(frozen=True)
@@ -102,6 +134,9 @@ class _Row:
     tokens: np.ndarray  # (256,)
     objects: np.ndarray  # (256,) bool
     weights: np.ndarray  # (256,) 0 where a target is left out
+    words: list[tuple[int, int, int]]  # position, place and colour of each object's last word in the text
+    names: np.ndarray  # (256,) what stands in each cell, or IGNORED
+    colors: np.ndarray  # (256,) likewise
 
 
 @dataclass(frozen=True)
@@ -111,6 +146,8 @@ class LookingBatch:
     pixels: torch.Tensor  # (B, 3, 128, 128) in [-1, 1]
     cells: torch.Tensor  # (B, 256) int64: the image token that each patch shows
     objects: torch.Tensor  # (B, 256) bool: patches of objects, not ground
+    names: torch.Tensor  # (B, 256) int64: of what each patch belongs to
+    colors: torch.Tensor  # (B, 256) int64, likewise
     ids: torch.Tensor  # (B, T) int64, with placeholders where the picture stands
     answers: torch.Tensor  # (B, T) int64: yes, no and their ends under the token before; or IGNORED
     description: torch.Tensor  # (B, T) int64: what stands where, likewise
@@ -163,15 +200,31 @@ class Feeder:
         scene = self.world.scene(task)
         ids, plan = self._tell(task.prompt, scene, settings)
         objects = object_cells(scene).ravel()
-        always = objects | self.beginnings
-        always[1:] |= objects[:-1]  # where an object ends
+        always = np.zeros(IMAGE_TOKENS, bool)
+        if diet["objects_kept"] == 1.0:
+            always = objects | self.beginnings
+            always[1:] |= objects[:-1]  # where an object ends
         always[0] = True
-        kept = always | (self.world.random.random(IMAGE_TOKENS) < diet["ground_kept"])
+        chance = np.where(objects, diet["objects_kept"], diet["ground_kept"])
+        kept = always | (self.world.random.random(IMAGE_TOKENS) < chance)
         # A kept piece of ground speaks for those left out; else objects would seem to be everywhere.
-        weights = np.where(always, 1.0, diet["ground_weight"]).astype(np.float32) * kept
+        weights = np.where(always | objects, 1.0, diet["ground_weight"]).astype(np.float32) * kept
         # A few cells are all that tells whether the plan was read; all others follow from their neighbours.
         weights *= np.where(self.decisions, diet["decision_weight"], 1.0)
-        return _Row(ids, plan, token_grid(scene, self.bank, self.grounds).ravel(), objects, weights)
+        grid = token_grid(scene, self.bank, self.grounds).ravel()
+        # What a plan does not say cannot be known.
+        facts = _cell_facts(scene) if plan.start else np.full((2, IMAGE_TOKENS), IGNORED)
+        return _Row(ids, plan, grid, objects, weights, self._last_words(scene, plan), *facts)
+
+    def _last_words(self, scene: Scene, plan: slice) -> list[tuple[int, int, int]]:
+        """Position in the text, place and colour of each object's last word; none where the plan was left out."""
+        found: list[tuple[int, int, int]] = []
+        position = plan.start
+        for item in scene.items if plan.start else ():
+            position += len(self.encode(f" {item.words}")) - 1  # without the beginning of a sentence
+            found.append((position - 1, place_number(item), color_number(item)))
+            position += 1  # a comma
+        return found
 
     def _tell(self, prompt: str, scene: Scene, settings: dict[str, Any]) -> tuple[list[int], slice]:
         """The text before a drawing, and where in it the plan stands."""
@@ -208,7 +261,23 @@ class Feeder:
         targets = self.pad([row.tokens[where].tolist() for row, where in together], IGNORED)[0]
         objects = self.pad([row.objects[where].tolist() for row, where in together], 0)[0].bool()
         weights = self.pad([row.weights[where].tolist() for row, where in together], 0)[0].float()
-        return DrawingBatch(text, lengths, words, fed, places, targets, objects, weights)
+        told = [(place, *word) for place, row in enumerate(rows) for word in row.words]
+        facts = torch.tensor(told, dtype=torch.int64).reshape(-1, 4)  # row, position, place, colour
+        cells, names, colors = (
+            self.pad([of(row)[where].tolist() for row, where in together], IGNORED)[0]
+            for of in (lambda row: np.arange(IMAGE_TOKENS), lambda row: row.names, lambda row: row.colors)
+        )
+        return DrawingBatch(
+            text,
+            lengths,
+            words,
+            fed,
+            places,
+            targets,
+            objects,
+            weights,
+            Facts(facts[:, :2], facts[:, 2], facts[:, 3], cells, names, colors),
+        )
 
     def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
@@ -257,10 +326,13 @@ class Feeder:
                 description += nothing if number < len(turns) else labels
             rows.append((ids, answers, description))
         grids = np.stack([token_grid(scene, self.bank, self.grounds).ravel() for scene in shown])
+        names, colors = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(_cell_facts, shown), strict=True))
         return LookingBatch(
             pixels,
             torch.from_numpy(grids),
             torch.from_numpy(np.stack([object_cells(scene).ravel() for scene in shown])),
+            names,
+            colors,
             self.pad([ids for ids, _, _ in rows])[0],
             self.pad([answers for _, answers, _ in rows], IGNORED)[0],
             self.pad([description for _, _, description in rows], IGNORED)[0],
@@ -293,8 +365,20 @@ def object_cells(scene: Scene) -> np.ndarray:
     return cells
 
 
-def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropy of the image tokens and of the plan's words, added, in nats.
+def _cell_facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Names and colours (256,) of what stands in each cell, by the probes' numbers."""
+    names, colors = np.full((GRID, GRID), NOTHING), np.zeros((GRID, GRID), np.int64)
+    for item in scene.items:
+        top, left, bottom, right = item.box
+        names[top:bottom, left:right] = name_number(item)
+        colors[top:bottom, left:right] = color_number(item)
+    return names.ravel(), colors.ravel()
+
+
+def drawing_loss(
+    model: JanusForConditionalGeneration, batch: DrawingBatch, probes: Probes | None = None
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean cross-entropy of the image tokens and of the plan's words, and half of the probes', added, in nats.
 
     Of a thinned batch, the image's is an estimate of the whole one's.
     """
@@ -311,14 +395,16 @@ def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> t
     image = image.gather(1, inside[..., None].expand(-1, -1, image.shape[-1]))  # (B, T, d)
     embeddings = torch.where(index[..., None] >= 0, image, F.pad(text, (0, 0, 0, many)))
     positions = torch.where(index >= 0, lengths + batch.places.gather(1, inside), torch.arange(total)[None])
-    hidden = inner.language_model(
+    read = inner.language_model(
         inputs_embeds=embeddings,
         position_ids=positions,
         # Without a mask transformers takes every jump in the positions for the border of a packed sequence, and hides
         # all that stands before it: the prompt too.
         attention_mask=torch.ones_like(positions),
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=probes is not None,
+    )
+    hidden = read.last_hidden_state
     where = lengths - 1 + torch.arange(many + 1)[None]  # (B, M + 1): the position that predicts each target
     chosen = batch.targets != IGNORED
     spoken = batch.words != IGNORED
@@ -326,11 +412,16 @@ def drawing_loss(model: JanusForConditionalGeneration, batch: DrawingBatch) -> t
     hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[chosen]
     losses = F.cross_entropy(inner.generation_head(hidden).float(), batch.targets[chosen], reduction="none")
     objects, weights = batch.objects[chosen], batch.weights[chosen]
-    return (losses * weights).sum() / weights.sum() + words, {
+    loss = (losses * weights).sum() / weights.sum() + words
+    figures = {
         "object_loss": losses[objects].mean().item(),
         "ground_loss": losses[~objects].mean().item(),
         "words_loss": words.item(),
     }
+    if probes is not None:
+        probed, known = probes(read.hidden_states, where, batch.facts)
+        loss, figures = loss + PROBED * probed, figures | known
+    return loss, figures
 
 
 def reasoning_loss(model: JanusForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -340,14 +431,20 @@ def reasoning_loss(model: JanusForConditionalGeneration, ids: torch.Tensor, labe
     return F.cross_entropy(model.lm_head(hidden[chosen]).float(), labels[chosen])
 
 
-def looking_loss(model: JanusForConditionalGeneration, batch: LookingBatch) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropies of the answers, of the description and of the patches' image tokens, added, in nats."""
+def looking_loss(
+    model: JanusForConditionalGeneration, batch: LookingBatch, probes: Probes | None = None
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Mean cross-entropies of the answers, of the description and of the patches' image tokens, and the probes', added.
+
+    In nats.
+    """
     inner = model.model
     seen = inner.aligner(inner.vision_model(batch.pixels.to(inner.dtype)).last_hidden_state)  # (B, 256, d)
     text = inner.language_model.embed_tokens(batch.ids)
     holes = (batch.ids == model.config.image_token_id)[..., None]
     embeddings = text.masked_scatter(holes, seen.to(text.dtype))
-    hidden = inner.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    read = inner.language_model(inputs_embeds=embeddings, use_cache=False, output_hidden_states=probes is not None)
+    hidden = read.last_hidden_state
     spoken = [labels != IGNORED for labels in (batch.answers, batch.description)]
     answered, described = (model.lm_head(hidden[chosen]).float() for chosen in spoken)
     answers, description = batch.answers[spoken[0]], batch.description[spoken[1]]
@@ -363,8 +460,14 @@ def looking_loss(model: JanusForConditionalGeneration, batch: LookingBatch) -> t
         "description_loss": F.cross_entropy(described, description),
         "seen_loss": F.cross_entropy(named, cells) + off,
     }
+    known: dict[str, float] = {}
+    if probes is not None:
+        patches = holes[..., 0].clone()  # (B, T)
+        patches[holes[..., 0]] = some.ravel()
+        losses["probed"], known = probes.look(read.hidden_states, patches, batch.names[some], batch.colors[some])
     return sum(losses.values(), torch.zeros(())), {
         **{name: loss.item() for name, loss in losses.items()},
+        **known,
         "looking_right": (answered.argmax(-1) == answers)[verdicts].float().mean().item(),
         "seen_right": (named.argmax(-1) == cells).float().mean().item(),
     }
@@ -405,32 +508,35 @@ class Masters(nn.Module):
 
 
 class Optimiser:
-    """Muon for the hidden matrices of the language model, AdamW for all else, one schedule."""
+    """Muon for the hidden matrices of the language model, AdamW for all else and for the probes, one schedule."""
 
-    def __init__(self, masters: Masters, settings: dict[str, Any]) -> None:
-        hidden, others = [], []
+    def __init__(self, masters: Masters, probes: Probes, settings: dict[str, Any]) -> None:
+        hidden: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in masters.named():
             (hidden if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
         rate = settings["learning_rate"]
+        self.probes = torch.optim.AdamW(probes.parameters(), lr=rate, weight_decay=0.0)
         self.muon = torch.optim.Muon(hidden, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
         self.rate = rate
 
     def step(self, factor: float) -> None:
         """One step at ``factor`` times the learning rate."""
-        for optimiser in (self.muon, self.adamw):
+        for optimiser in (self.muon, self.adamw, self.probes):
             for group in optimiser.param_groups:
                 group["lr"] = self.rate * factor
             optimiser.step()
+        self.probes.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Both states."""
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+        """All three states."""
+        return {name: getattr(self, name).state_dict() for name in ("muon", "adamw", "probes")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Both states."""
-        self.muon.load_state_dict(state["muon"])
-        self.adamw.load_state_dict(state["adamw"])
+        """All three states."""
+        for name, own in state.items():
+            getattr(self, name).load_state_dict(own)
 
 
 def schedule(step: int, settings: dict[str, Any]) -> float:
@@ -443,6 +549,13 @@ def phases(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The common settings with each phase's own over them, in order; a phase lasts until its step."""
     for phase in settings["phases"]:
         yield settings | phase
+
+
+def to_bfloat16(model: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
+    """Parameters alone: the frequencies of rotary positions stay float32, as they are wherever the model is loaded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
 
 
 def trainable(model: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -472,22 +585,23 @@ def train(
     with torch.no_grad():  # a code's embedding begins as the code itself
         model.model.generation_embeddings.weight.copy_(codes)
     start_from_shipped(model, settings)  # a checkpoint, where there is one, goes before
-    model = model.to(torch.bfloat16).train()
-    masters = Masters(trainable(model))
-    optimiser = Optimiser(masters, own)
+    model = to_bfloat16(model).train()
+    masters, probes = Masters(trainable(model)), Probes(settings["model"]["width"])
+    optimiser = Optimiser(masters, probes, own)
     checkpoint = Checkpoint(folder / "unified.pt")
-    step = checkpoint.load(masters=masters, optimiser=optimiser)
+    step = checkpoint.load(masters=masters, probes=probes, optimiser=optimiser)
     masters.give_back(1.0)
     for phase in phases(own):
         if step < phase["until"]:
             feeder = make_feeder(phase["world"], own["seed"] + step)
-            step = _train_phase(step, model, masters, optimiser, feeder, phase, checkpoint)
+            step = _train_phase(step, model, masters, probes, optimiser, feeder, phase, checkpoint)
 
 
 def _train_phase(
     step: int,
     model: JanusForConditionalGeneration,
     masters: Masters,
+    probes: Probes,
     optimiser: Optimiser,
     feeder: Feeder,
     own: dict[str, Any],
@@ -498,14 +612,14 @@ def _train_phase(
     while step < own["until"]:
         batch = next(drawings)
         drawn += len(batch.text)
-        loss, figures = drawing_loss(model, batch)
+        loss, figures = drawing_loss(model, batch, probes)
         loss.backward()
         figures["drawing_loss"] = loss.item()
         loss = reasoning_loss(model, *next(reasonings))
         (own["reasoning_weight"] * loss).backward()
         figures["reasoning_loss"] = loss.item()
         if step % own["looking_every"] == 0:
-            loss, answers = looking_loss(model, next(lookings))
+            loss, answers = looking_loss(model, next(lookings), probes)
             (own["looking_weight"] * loss).backward()
             figures |= answers
         masters.take_gradients()
@@ -520,15 +634,15 @@ def _train_phase(
             log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, drawings_per_second=rate)
             started, drawn, sums = time.time(), 0, {}
         if step % 100 == 0 or step == own["until"]:
-            checkpoint.save(step, masters=masters, optimiser=optimiser)
+            checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
     return step
 
 
 def load(settings: Settings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> JanusForConditionalGeneration:
     """The moving average of the last checkpoint, or the shipped weights, in bf16; its VQ part is not filled."""
-    model = JanusForConditionalGeneration(build_config(settings, tokenizer)).to(torch.bfloat16)
+    model = JanusForConditionalGeneration(build_config(settings, tokenizer))
     start_from_shipped(model, settings)
-    masters = Masters(trainable(model))
+    masters = Masters(trainable(to_bfloat16(model)))
     Checkpoint(folder / "unified.pt").load(masters=masters)
     masters.write_averages()
     return model.eval()
