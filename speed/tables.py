@@ -93,7 +93,18 @@ def scaling(report: Any) -> str:
     return table(("tasks", "K", "seconds", "seconds a drawing", "peak memory, MiB"), rows)
 
 
-WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling}
+def attention(report: Any) -> str:
+    """One token's attention over the cache of a layer, a row a shape, a column a way."""
+    ways = list(report["shapes"][0]["seconds"])
+    least = report["machine"]["bytes_a_second"]
+    rows = [
+        [one["model"], *(f"{1e3 * one['seconds'][way]:.2f}" for way in ways), f"{2e3 * one['numbers'] / least:.2f}"]
+        for one in report["shapes"]
+    ]
+    return table(("milliseconds a layer and token", *ways, "to read the bfloat16 cache once"), rows)
+
+
+WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling, "attention": attention}
 """By the beginning of a file's name; all others are comparisons."""
 
 

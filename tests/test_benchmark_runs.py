@@ -20,6 +20,7 @@ from milr.benchmarks.tables import answers_of, summarise_runs
 from milr.cli import main
 from milr.errors import UsageError
 from milr.methods import METHODS
+from milr.models.hub import HubAccess, refuse
 from milr.runs import RunError, read_run
 from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
@@ -264,6 +265,26 @@ def test_a_run_goes_on_only_with_what_it_was_made_with(tmp_path: Path, monkeypat
     monkeypatch.setattr(runner, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
     with pytest.raises(UsageError, match="made with the reward icons-soft@1, and here is icons-soft@2: begin"):
         BenchmarkJob.resume(folder)
+
+
+def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = runner.load_model, list[dict[str, Any]]()
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(options)
+        return made(name)
+
+    monkeypatch.setattr(runner, "load_model", load)
+    agree = HubAccess(confirm=lambda download: True)
+    settings = BenchmarkSettings(benchmark="icons", limit=1, reward="icons", profile="icons")
+    job = BenchmarkJob.begin(settings, tmp_path / "run", hub=agree)
+    next(job.run())
+    BenchmarkJob.resume(tmp_path / "run", hub=HubAccess(offline=True))
+    first, second = asked
+    assert (first["profile"], first["offline"], first["confirm"]) == ("icons", False, agree.confirm)
+    assert (second["profile"], second["offline"], second["confirm"]) == ("icons", True, refuse)
 
 
 def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(

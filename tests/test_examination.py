@@ -9,11 +9,12 @@ from PIL import Image
 
 from milr.cli import main
 from milr.doctor import examine
+from milr.models import examination
 from milr.models.janus import Janus
 from milr.rewards import REWARDS
 from milr.rewards.examination import check_golden, golden_set
 from milr.rewards.icons import Icons
-from milr.testing import FakeReward
+from milr.testing import FakeModel, FakeReward
 from milr.types import Score, Task, Unscored
 
 JUDGES = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
@@ -73,3 +74,29 @@ def test_the_embedded_model_is_examined(embedded: Janus) -> None:
     scores, judgement = examine("self")
     assert scores.fine is True
     assert judgement.fine is None and "of 6 golden answers" in judgement.said
+
+
+@pytest.mark.parametrize(("right", "fine"), [(30, True), (27, True), (10, False), (55, False)])
+def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other drawings of the same quality pass; a model that lost or gained much does not."""
+    card = examination.Card(benchmark="icons", judge="icons-judge", prompts=60, seed=1, right={"one-shot": 30})
+    asked: list[tuple[object, ...]] = []
+
+    def measure(model: object, *settings: object) -> examination.Card:
+        asked.append(settings)
+        return card.model_copy(update={"right": {"one-shot": right}})
+
+    monkeypatch.setattr("milr.models.load_model", lambda **options: None)
+    monkeypatch.setattr(examination.Card, "model_validate_json", lambda text: card)
+    monkeypatch.setattr(examination, "measure_card", measure)
+    (found,) = examine("embedded")
+    assert found.fine is fine
+    assert f"{right} of 60" in found.said and "the card says 30" in found.said
+    assert asked == [("icons", "icons-judge", 60, 1)]
+
+
+def test_the_card_is_measured_over_all_tags_with_what_a_drawing_is_worth() -> None:
+    card = examination.measure_card(FakeModel(), "icons", "icons", prompts=6, seed=1)
+    assert card.prompts == 6
+    assert set(card.right) == {"one-shot", "text-reasoning"}
+    assert all(0 <= right <= 6 for right in card.right.values())

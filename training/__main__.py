@@ -1,5 +1,6 @@
 """`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do.
 
+`card` writes the figures that `milr doctor embedded` measures again;
 `report [GENEVAL_METADATA [SCALE]]` and `icons-detector-report`, `icons-judge-report` measure what was made.
 """
 
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from milr import load_model
+from milr.files import write_text
+from milr.models.examination import CARD, measure_card
 from training import detector, export, icons, report, scenes, stage, tokens, unified, vq
 
 
@@ -114,6 +118,12 @@ def measure_model(settings: stage.Settings, folder: Path, arguments: list[str]) 
     return report.measure(settings, made.library, made.bank, folder, benchmark, scale)
 
 
+def write_card(settings: stage.Settings) -> None:
+    """The figures that `milr doctor embedded` holds the shipped model to."""
+    card = measure_card(load_model(dtype="bfloat16"), **settings["card"])
+    write_text(Path(settings["export"]["folder"]) / CARD.name, card.model_dump_json(indent=2) + "\n")
+
+
 def main() -> None:
     """Run the stage named on the command line."""
     settings = stage.read_settings()
@@ -123,6 +133,9 @@ def main() -> None:
     stages |= {critic: partial(train_critic, critic) for critic in settings["critics"]}
     reports = [f"{critic}-report" for critic in settings["critics"]]
     name = sys.argv[1] if len(sys.argv) > 1 else "all"
+    if name == "card":
+        write_card(settings)
+        return
     if name == "report":
         print(json.dumps(measure_model(settings, folder, sys.argv[2:]), indent=2))
         return
@@ -131,7 +144,7 @@ def main() -> None:
         print(json.dumps(detector.report(settings, critic, icon_library(settings), folder), indent=2))
         return
     if name not in (*stages, "all"):
-        raise SystemExit(f"unknown stage {name!r}: known: all, report, {', '.join([*stages, *reports])}")
+        raise SystemExit(f"unknown stage {name!r}: known: all, card, report, {', '.join([*stages, *reports])}")
     for stage_name, run in stages.items():
         if name in (stage_name, "all"):
             run(settings, folder)

@@ -1,4 +1,4 @@
-"""`milr doctor`: whether a scorer has all it needs here and gives the numbers that it should."""
+"""`milr doctor`: whether a scorer has all it needs here and gives the numbers that it should; so the embedded model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from milr.registry import Entry, find, load
 from milr.weights import Finding
 
 DOCTORS: Mapping[str, Entry] = {
+    "embedded": Entry("milr.models.examination:examine_embedded", "the embedded model, against its card"),
     "geneval": Entry("milr.rewards.geneval_scorer:examine_geneval", "GenEval's detector and colours"),
     "geneval-hf": Entry("milr.rewards.geneval_scorer:examine_geneval_hub", "the approximation of GenEval"),
     "t2i-compbench": Entry("milr.rewards.t2i_compbench:examine", "T2I-CompBench's scorers"),
@@ -19,7 +20,7 @@ DOCTORS: Mapping[str, Entry] = {
     "wise-verified": Entry("milr.rewards.examination:examine_served", "judges on a server: packages, key, reader"),
     "unified-reward": Entry("milr.rewards.examination:examine_served", "the same"),
 }
-"""Name -> a function of the device that yields findings. A scorer is one line here."""
+"""Name -> a function of the device that yields findings. What can be examined is one line here."""
 
 
 def examine(name: str, device: str = "cpu") -> Iterator[Finding]:

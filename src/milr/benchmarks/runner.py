@@ -19,6 +19,7 @@ from milr.errors import UsageError
 from milr.methods import METHODS, POOLED, load_method
 from milr.models import load_model
 from milr.models.base import Model
+from milr.models.hub import HubAccess
 from milr.registry import find
 from milr.rewards import check_reward, load_reward, needs_model
 from milr.rewards.base import Reward
@@ -56,6 +57,8 @@ class BenchmarkSettings(BaseModel):
     data: Path | None = None
     device: str = "cpu"
     dtype: str | None = None
+    profile: str | None = None
+    """How the model is spoken to; None takes its checkpoint's own."""
     search: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """Fields of `SearchConfig`; what is not given is the model's own."""
 
@@ -90,20 +93,23 @@ class BenchmarkJob:
         self.benchmark, self.parts, self.writer = benchmark, parts, writer
 
     @classmethod
-    def begin(cls, settings: BenchmarkSettings, folder: Path, judges: JudgeClient | None = None) -> BenchmarkJob:
+    def begin(
+        cls, settings: BenchmarkSettings, folder: Path, judges: JudgeClient | None = None, hub: HubAccess | None = None
+    ) -> BenchmarkJob:
         """A new run in that folder.
 
         Args:
             settings: Whatever can be refused is refused before anything slow is loaded.
             folder: New or empty.
             judges: How judges behind an API are asked.
+            hub: Whether the model may be fetched; None fetches nothing.
 
         Raises:
             UsageError: A name, a setting or the data cannot be taken.
         """
         benchmark, chosen, names = check_settings(settings)
         check_folder(folder)
-        parts = _load(names, settings.device, settings.dtype, judges)
+        parts = _load(names, settings.device, settings.dtype, judges, hub or HubAccess())
         _check_language(benchmark, parts.model)
         config = make_search_config(settings, parts.model.search_defaults)
         writer = RunWriter(
@@ -128,11 +134,12 @@ class BenchmarkJob:
             judge_asked=names.judge,
             device=settings.device,
             dtype=settings.dtype,
+            profile=settings.profile,
         )
         return cls(benchmark, parts, writer)
 
     @classmethod
-    def resume(cls, folder: Path, judges: JudgeClient | None = None) -> BenchmarkJob:
+    def resume(cls, folder: Path, judges: JudgeClient | None = None, hub: HubAccess | None = None) -> BenchmarkJob:
         """The run in that folder, to be gone on with: all settings stand in its manifest.
 
         Raises:
@@ -143,8 +150,10 @@ class BenchmarkJob:
             raise UsageError(f"{folder} holds no benchmark's run: give a folder that milr benchmark named")
         check_unheld(folder, MANIFEST)
         benchmark = load_benchmark(manifest.benchmark)
-        names = _Names(manifest.model_asked, manifest.reward_asked, manifest.judge_asked, manifest.method)
-        parts = _load(names, manifest.device, manifest.dtype, judges)
+        names = _Names(
+            manifest.model_asked, manifest.profile, manifest.reward_asked, manifest.judge_asked, manifest.method
+        )
+        parts = _load(names, manifest.device, manifest.dtype, judges, hub or HubAccess())
         _check_same(folder, manifest, parts)
         writer = RunWriter.resume(
             folder,
@@ -197,6 +206,7 @@ class BenchmarkJob:
 @dataclass(frozen=True)
 class _Names:
     model: str
+    profile: str | None
     reward: str
     judge: str | None
     method: str
@@ -225,7 +235,7 @@ def check_settings(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[i
     chosen = select(
         benchmark, benchmark.read(settings.data), tags=settings.tags, limit=settings.limit, shard=settings.shard
     )
-    return benchmark, chosen, _Names(settings.model, reward, settings.judge, method)
+    return benchmark, chosen, _Names(settings.model, settings.profile, reward, settings.judge, method)
 
 
 def make_search_config(settings: BenchmarkSettings, defaults: Mapping[str, object]) -> SearchConfig:
@@ -248,13 +258,21 @@ def _check_language(benchmark: Benchmark, model: Model) -> None:
         )
 
 
-def _load(names: _Names, device: str, dtype: str | None, judges: JudgeClient | None) -> Parts:
+def _load(names: _Names, device: str, dtype: str | None, judges: JudgeClient | None, hub: HubAccess) -> Parts:
     # A missing key, server or scorer is found before the model is loaded, where the scorer can do without it.
     early = {
         name: load_reward(name, judges=judges) for name in (names.reward, names.judge) if name and not needs_model(name)
     }
     # Batches of fixed shape: what a kill left over gives the same pictures as if it had not been left over.
-    model = load_model(names.model, device=device, dtype=dtype, deterministic=True)
+    model = load_model(
+        names.model,
+        device=device,
+        dtype=dtype,
+        profile=names.profile,
+        offline=hub.offline,
+        confirm=hub.confirm,
+        deterministic=True,
+    )
 
     def scorer(name: str) -> Reward:
         return early.get(name) or load_reward(name, model=model, judges=judges)

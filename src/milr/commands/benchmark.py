@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from milr.benchmarks import BENCHMARKS
+from milr.commands.models import ask
 from milr.commands.options import (
     INTERRUPTED,
     L2,
@@ -26,6 +27,8 @@ from milr.commands.options import (
     LearningRate,
     ModelName,
     NoiseName,
+    Offline,
+    Profile,
     Rows,
     SamplerName,
     Seed,
@@ -34,12 +37,14 @@ from milr.commands.options import (
     Strategy,
     Temperature,
     TextRatio,
+    Yes,
     check_names,
     given_settings,
     make_config,
 )
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging
 from milr.errors import MilrError, UsageError
+from milr.models.hub import HubAccess
 from milr.runs import default_folder
 from milr.runs.writer import MANIFEST
 from milr.types import StepRecord
@@ -48,7 +53,7 @@ if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # brings torch
 
 FORM = "milr benchmark icons --limit 12, or milr benchmark --resume FOLDER"
-_WITH_RESUME = ("resume", "judge_url", "judge_model", "judge_budget")
+_WITH_RESUME = ("resume", "offline", "yes", "judge_url", "judge_model", "judge_budget")
 
 
 def benchmark(
@@ -86,6 +91,9 @@ def benchmark(
     rows: Rows = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    profile: Profile = None,
+    offline: Offline = False,
+    yes: Yes = False,
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_budget: JudgeBudget = None,
@@ -109,7 +117,7 @@ def benchmark(
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
 
-        job = BenchmarkJob.resume(resume, judging.judges)
+        job = BenchmarkJob.resume(resume, judging.judges, HubAccess(offline, ask(screen, yes)))
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
@@ -133,6 +141,7 @@ def benchmark(
                 data=data,
                 device=device,
                 dtype=dtype,
+                profile=profile,
                 search=given,
             )
         except ValidationError as error:
@@ -140,7 +149,7 @@ def benchmark(
             flag = str(wrong["loc"][0]).replace("_", "-")
             raise UsageError(f"--{flag} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
-        job = BenchmarkJob.begin(asked, folder, judging.judges)
+        job = BenchmarkJob.begin(asked, folder, judging.judges, HubAccess(offline, ask(screen, yes)))
     _run(job, screen, judging)
 
 

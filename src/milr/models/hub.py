@@ -56,6 +56,14 @@ def refuse(download: Download) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class HubAccess:
+    """Whether models may be fetched from the hub, and who is asked; by default nothing is fetched."""
+
+    offline: bool = False
+    confirm: Confirm = refuse
+
+
 def parse_hub_name(name: str) -> HubName | None:
     """A hub's name in parts; None where it cannot be one."""
     found = _NAME.fullmatch(name)

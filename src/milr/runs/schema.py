@@ -78,6 +78,8 @@ class Manifest(BaseModel):
     device: str
     dtype: str | None = None
     """None: the model's own."""
+    profile: str | None = None
+    """How the model was spoken to; None: as its checkpoint says."""
     reward: str
     """Name with version."""
     reward_asked: str | None = None

@@ -57,6 +57,7 @@ class RunFacts(TypedDict, total=False):
     panel: Sequence[str]
     device: str
     dtype: str | None
+    profile: str | None
 
 
 def default_folder(prompt: str, root: Path = Path("runs")) -> Path:

@@ -1,0 +1,97 @@
+"""Attention of one token over a cache of bfloat16 keys and values: the engine's way beside three others.
+
+    python -m speed.attention --json speed/results/attention.json
+
+The engine widens pieces of the cache and multiplies in float32. The others: a cache that lies in float32 (twice the
+bytes), products in bfloat16, and torch's fused kernel. One layer, one token, the best of several tries each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from milr.decode.attention import attend
+from milr.files import write_text
+from speed.machine import measure_machine, seconds
+
+TRIES = 15
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of one layer's cache: rows (two a drawing), key heads, tokens read so far, a head's width."""
+
+    model: str
+    rows: int
+    heads: int
+    tokens: int
+    width: int
+
+    @property
+    def numbers(self) -> int:
+        """Of keys and values together."""
+        return 2 * self.rows * self.heads * self.tokens * self.width
+
+
+SHAPES = (
+    Shape("embedded, batch 8", 16, 4, 180, 64),
+    Shape("embedded, batch 32", 64, 4, 180, 64),
+    Shape("janus-1b-random, batch 16", 32, 16, 400, 64),
+    Shape("janus-1b-random, batch 32", 64, 16, 400, 64),
+)
+
+
+def by_products(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Two batched products and a softmax, in the type of the keys."""
+    rows, heads, _, width = query.shape
+    asked = (query.to(keys.dtype) * width**-0.5).reshape(rows * heads, width, 1)
+    scores = torch.bmm(keys.flatten(0, 1), asked).float()  # (B H, T, 1)
+    weights = scores.transpose(1, 2).softmax(-1).to(keys.dtype)
+    return torch.bmm(weights, values.flatten(0, 1)).to(query.dtype).reshape(rows, heads, 1, width)
+
+
+@torch.inference_mode()
+def measure(shape: Shape) -> Mapping[str, float]:
+    """Seconds of each way."""
+    stream = torch.Generator().manual_seed(0)
+    # Room for more tokens than are filled, as in a drawing that is under way.
+    room = torch.randn(2, shape.rows, shape.heads, 2 * shape.tokens, shape.width, generator=stream)
+    query = torch.randn(shape.rows, shape.heads, 1, shape.width, generator=stream).bfloat16()
+    half = room.bfloat16()
+    keys, values = half[..., : shape.tokens, :].unbind(0)
+    wide_keys, wide_values = half.float()[..., : shape.tokens, :].unbind(0)
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "engine": lambda: attend(query, keys, values, None),
+        "float32 cache": lambda: by_products(query, wide_keys, wide_values),
+        "bfloat16 products": lambda: by_products(query, keys, values),
+        "torch, fused": lambda: F.scaled_dot_product_attention(query, keys, values),
+    }
+    expected = ways["engine"]().float()
+    for way in ways.values():
+        torch.testing.assert_close(way().float(), expected, rtol=0.05, atol=0.02)
+    return {name: min(seconds(way) for _ in range(TRIES)) for name, way in ways.items()}
+
+
+def main() -> None:
+    """Measure all shapes and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="a file to write as well")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = measure_machine(torch.bfloat16)
+    runs = [{**asdict(shape), "numbers": shape.numbers, "seconds": measure(shape)} for shape in SHAPES]
+    text = json.dumps({"machine": asdict(machine), "shapes": runs}, indent=1)
+    if given.json:
+        write_text(given.json, text + "\n")
+    print(text)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
