@@ -133,7 +133,7 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
     """Seconds a step of one drawing against the batch, a panel a report, as one SVG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * len(reports), 3.2), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(reports), 3.4), layout="constrained")
     for place, report in enumerate(reports):
         batches = [one["batch"] for one in report["batches"]]
         axes = figure.add_subplot(1, len(reports), place + 1)
@@ -146,7 +146,7 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
         axes.set(xlabel="batch", ylabel="seconds a step and drawing", title=report["model"], xscale="log", yscale="log")
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.minorticks_off()
-        axes.legend()
+    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -297,3 +298,14 @@ def test_capabilities_are_read_from_the_config_alone(tmp_path: Path) -> None:
     found = open_checkpoint(tmp_path).capabilities
     assert (found.picture_size, found.image_tokens, found.width) == (TINY.side, 16, TINY.width)
     assert (found.latents, found.passes) == ("both", 2)
+
+
+def test_other_weights_in_a_folder_of_the_same_name_make_another_model(tmp_path: Path) -> None:
+    names = list[str]()
+    for place, seed in enumerate((0, 0, 1)):
+        folder = tmp_path / str(place) / "model"
+        write_original(folder, seed=seed)
+        names.append(Janus(folder).name)
+    first, same, other = names
+    assert first == same != other
+    assert all(re.fullmatch(r"janus:model@[0-9a-f]{8}", name) for name in names)

@@ -131,7 +131,8 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
 
 @pytest.mark.slow
 def test_generate_with_a_judge_a_panel_and_a_budget(judge: JudgeServer, capsys: Out) -> None:
-    argv = ["generate", "a photo of a dog", "--reward", "gpt-4o", "--judge-url", judge.url, "--judge-budget", "2"]
+    argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
+    argv += ["--judge-url", judge.url, "--judge-budget", "2"]
     # A stop value that nothing is above: the budget alone ends the search.
     argv += ["--stop-at", "1"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from transformers import JanusForConditionalGeneration, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from milr.rewards.geneval import judge
-from milr.tasks import OBJECT_NAMES, parse_prompt
+from milr.tasks import OBJECT_NAMES, parse_prompt, plural
 from milr.types import Task
-from training import scenes, stage, tokens, unified
+from training import scenes, seeing, stage, tokens, unified
 from training.icons import GROUNDS
 from training.probes import NOTHING, TOLD_LAYER, Probes
 
@@ -93,7 +94,7 @@ def test_the_hash_of_a_request_does_not_see_wording_or_order() -> None:
 def test_questions_are_answered_by_the_scene(seed: int) -> None:
     world = make_world(seed)
     scene = world.scene(world.request())
-    for _, question, truth in world.questions(scene, 4):
+    for _, question, truth, _ in world.questions(scene, 4):
         if question.startswith("is there a"):
             words = question.removesuffix("?").split(maxsplit=3)[3]
             named = {i.name for i in scene.items} | {f"{i.color} {i.name}" for i in scene.items}
@@ -138,7 +139,14 @@ def feeder() -> unified.Feeder:
 @pytest.fixture(scope="module")
 def tiny(feeder: unified.Feeder) -> JanusForConditionalGeneration:
     settings = stage.read_settings()
-    settings["model"] |= {"width": 32, "layers": 2, "heads": 2, "feed_forward": 48, "vision_width": 16}
+    settings["model"] |= {
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "feed_forward": 48,
+        "vision_width": 16,
+        "vision_heads": 4,
+    }
     settings["vq"] |= {"codebook": CODES}
     torch.manual_seed(0)
     return JanusForConditionalGeneration(unified.build_config(settings, feeder.tokenizer)).eval()
@@ -309,7 +317,15 @@ def test_answers_are_labelled_where_they_are_predicted(feeder: unified.Feeder) -
         assert torch.equal(row[1:][chosen[:-1]][: len(plan) - 1], plan[:-1])
 
 
-LOOKING = {"looking_batch": 4, "questions": 2, "decoded_pictures": 8, "decoded_chunk": 4, "decode_every": 3}
+LOOKING = {
+    "looking_batch": 4,
+    "seeing_batch": 4,
+    "questions": 2,
+    "decoded_pictures": 8,
+    "decoded_chunk": 4,
+    "decode_every": 3,
+    "damaged": 0.0,
+}
 
 
 def test_a_conversation_asks_before_it_describes(feeder: unified.Feeder) -> None:
@@ -327,50 +343,94 @@ def test_a_conversation_asks_before_it_describes(feeder: unified.Feeder) -> None
 
 
 def test_half_of_the_pictures_looked_at_are_what_the_vq_model_draws(feeder: unified.Feeder) -> None:
-    batch = next(feeder.lookings(LOOKING))
+    shown, batch = next(feeder.pictures(4, LOOKING))
     assert batch.pixels[:2].abs().max() <= 1
-    assert (batch.pixels[2:, 0, 0, 0] == batch.cells[2:, 0]).all()
+    firsts = [scenes.token_grid(scene, feeder.bank, feeder.grounds)[0, 0] for scene in shown]
+    assert batch.pixels[2:, 0, 0, 0].tolist() == firsts[2:]
 
 
-def test_cells_of_objects_are_told_apart_from_ground(feeder: unified.Feeder) -> None:
-    batch = next(feeder.lookings(LOOKING))
-    assert (batch.cells[~batch.objects] < len(GROUNDS)).all()
-    assert (batch.cells[batch.objects] >= len(GROUNDS)).all()
+def test_damaged_pictures_show_other_tokens_than_their_scene_has(feeder: unified.Feeder) -> None:
+    shown, batch = next(feeder.pictures(64, LOOKING | {"decoded_chunk": 32, "decoded_pictures": 32, "damaged": 1.0}))
+    firsts = [scenes.token_grid(scene, feeder.bank, feeder.grounds)[0, 0] for scene in shown]
+    assert batch.pixels[32:, 0, 0, 0].tolist() != firsts[32:]
 
 
-def test_patches_are_known_by_what_they_belong_to(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> None:
-    batch = next(feeder.lookings(LOOKING))
-    assert torch.equal(batch.names != NOTHING, batch.objects)
-    told = [feeder.tokenizer.decode(text[text != unified.IGNORED]) for text in batch.description]
-    for text, names in zip(told, batch.names, strict=True):
-        assert {OBJECT_NAMES[name] for name in set(names.tolist()) - {NOTHING}} <= {
-            name for name in OBJECT_NAMES if f" {name}" in text
-        }
+def words_of(said: torch.Tensor) -> str:
+    """What is said of one patch, as a plan says it of an object."""
+    spoken = zip(seeing.KINDS.values(), said.tolist(), strict=True)
+    name, color, place = ("" if number == seeing.UNSAID else words[number] for words, number in spoken)
+    return " ".join(filter(None, (place, color, name)))
 
-    class Watching(Probes):
-        def look(self, layers: Any, patches: torch.Tensor, names: torch.Tensor, colors: torch.Tensor) -> Any:
-            assert int(patches.sum()) == len(names) == len(colors)
-            assert (batch.ids[patches] == tiny.config.image_token_id).all()
-            for row in range(len(batch.ids)):  # the first marked patch of a picture is its first object's first cell
-                first = int((batch.ids[row] == tiny.config.image_token_id).nonzero()[0])
-                shown = batch.objects[row].nonzero()[:, 0]
-                assert patches[row, first + shown].all()
-            return torch.zeros(()), {"seen_name": 0.0}
 
-    assert "seen_name" in unified.looking_loss(tiny, batch, Watching(32))[1]
+def test_every_patch_is_told_in_the_words_of_the_plan(feeder: unified.Feeder) -> None:
+    for shown, batch in (next(feeder.pictures(4, LOOKING)), next(feeder.pictures(4, LOOKING))):
+        for scene, said, objects in zip(shown, batch.said, batch.objects, strict=True):
+            plan = re.sub(" (small|large)", "", scene.plan).split(", ")
+            assert {words_of(patch) for patch in said[objects]} == set(plan[:-1])
+            assert {words_of(patch) for patch in said[~objects]} == {plan[-1]}
+            for item in scene.items:
+                top, left, _, _ = item.box
+                corner = said.reshape(16, 16, -1)[top, left]
+                assert words_of(corner) == item.words.replace(f" {item.size}", "")
+
+
+def test_a_name_in_a_question_is_to_know_where_the_picture_shows_it(feeder: unified.Feeder) -> None:
+    shown, seen = next(feeder.pictures(4, LOOKING))
+    batch = feeder._converse(shown, seen, 6)  # pyright: ignore[reportPrivateUsage]
+    facts = zip(batch.asked.words.tolist(), batch.asked.places, batch.asked.colors, strict=True)
+    for (row, position), places, colors in facts:
+        heard = feeder.tokenizer.decode(batch.ids[row, : position + 1])
+        named = [name for name in OBJECT_NAMES if re.search(f" ({name}|{plural(name)})$", heard)]
+        name = max(named, key=len)
+        items = [item for item in shown[row].items if item.name == name]
+        assert {list(scenes.PLACES)[n] for n in places.nonzero()[:, 0].tolist()} == {item.place for item in items}
+        assert {[None, *scenes.COLORS][n] for n in colors.nonzero()[:, 0].tolist()} == {item.color for item in items}
+    assert {row for row, _ in batch.asked.words.tolist()} == set(range(4))
+    assert batch.asked.places.any() and not batch.asked.places.any(-1).all()  # present, absent
 
 
 @torch.no_grad()
-def test_the_looking_loss_rewards_an_aligner_that_speaks_in_drawn_tokens(
-    tiny: JanusForConditionalGeneration, feeder: unified.Feeder, monkeypatch: pytest.MonkeyPatch
+def test_the_tower_is_right_where_patches_lie_with_their_words(feeder: unified.Feeder) -> None:
+    batch, lexicon = next(feeder.seeings(LOOKING)), seeing.Lexicon(feeder.encode)
+    table = torch.randn(len(feeder.tokenizer), 256, generator=torch.Generator().manual_seed(0))
+    words, random = lexicon.vectors(table), np.random.default_rng(0)
+    assert torch.equal(words[0][0], table[feeder.encode(" person")[1:]].mean(0))
+    seen = torch.zeros(*batch.said.shape[:2], 256)
+    for kind, own in enumerate(words):
+        told = batch.said[..., kind] != seeing.UNSAID
+        seen[told] += own[batch.said[..., kind][told]]
+    good, figures = seeing.seeing_loss(seen, batch, words, random)
+    bad, wrong = seeing.seeing_loss(seen.roll(1, dims=0), batch, words, random)  # another picture's words
+    assert figures["seen_off"] == 0 < wrong["seen_off"] and bad > good + 1
+    for kind in seeing.KINDS:  # not always 1: words of a kind may share tokens
+        assert figures[f"seen_{kind}_right"] > max(0.5, wrong[f"seen_{kind}_right"])
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_looking_teaches_the_tower_and_the_language_model(
+    tiny: JanusForConditionalGeneration, feeder: unified.Feeder, probed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = next(feeder.lookings(LOOKING))
-    before = unified.looking_loss(tiny, batch)[1]
-    table = tiny.model.generation_aligner(tiny.model.generation_embeddings.weight)
-    monkeypatch.setattr(tiny.model.aligner, "forward", lambda _: table[batch.cells])
-    after = unified.looking_loss(tiny, batch)[1]
-    assert after["seen_right"] == 1.0 > before["seen_right"]
-    assert after["seen_loss"] < before["seen_loss"]
+    monkeypatch.setattr("training.probes.FOUND_LAYER", 2)
+    network = copy.deepcopy(tiny).train()
+    lexicon, random = seeing.Lexicon(feeder.encode), np.random.default_rng(0)
+    probes = Probes(32) if probed else None
+    loss, figures = unified.looking_loss(network, next(feeder.lookings(LOOKING)), lexicon, random, probes)
+    loss.backward()
+    assert ("asked_place" in figures) == probed
+    assert {"answers_loss", "description_loss", "seen_off", "looking_right"} <= figures.keys()
+    taught = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"vision_model", "aligner", "language_model"} <= taught
+
+
+def test_seeing_alone_leaves_the_language_model_as_it_is(
+    tiny: JanusForConditionalGeneration, feeder: unified.Feeder
+) -> None:
+    network = copy.deepcopy(tiny).train()
+    batch, lexicon = next(feeder.seeings(LOOKING)), seeing.Lexicon(feeder.encode)
+    words = lexicon.vectors(network.model.language_model.embed_tokens.weight)
+    seeing.seeing_loss(unified.look(network, batch), batch, words, np.random.default_rng(0))[0].backward()
+    taught = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None}
+    assert taught == {"vision_model", "aligner"}
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 A picture obeys its plan when three things are there: an image position knows its row and column, the last word of
 an object knows the object's place and colour, and an image position finds the object of its own place. Left to the loss
 of image tokens none of them came about in thousands of steps (docs/experiments.md). Linear heads read them off layers
-in the middle; the heads are thrown away afterwards, nothing of them is shipped. Looking learns in the same way: behind
-the same layer the position of a patch names what the patch belongs to.
+in the middle; the heads are thrown away afterwards, nothing of them is shipped. Looking is taught alike: a name in a
+question knows where the picture shows it, and in which colours.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ class Facts:
     cell_color: torch.Tensor  # (B, M + 1) int64, likewise
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What pictures show of N objects that questions name, known at the last token of each name."""
+
+    words: torch.Tensor  # (N, 2) int64: row of the batch, position in its conversation
+    places: torch.Tensor  # (N, 9) float32: 1 where one of that name stands
+    colors: torch.Tensor  # (N, 11) float32: 1 for colours that one of that name has; the first is none
+
+
 def place_number(item: Item) -> int:
     """Of an object's place, in reading order."""
     return list(PLACES).index(item.place)
@@ -65,8 +74,8 @@ class Probes(nn.Module):
         self.row, self.column = nn.Linear(width, GRID), nn.Linear(width, GRID)
         self.cell_name = nn.Linear(width, 1 + NOTHING)
         self.cell_color = nn.Linear(width, 1 + len(COLORS))
-        self.seen_name = nn.Linear(width, 1 + NOTHING)
-        self.seen_color = nn.Linear(width, 1 + len(COLORS))
+        self.asked_place = nn.Linear(width, len(PLACES))
+        self.asked_color = nn.Linear(width, 1 + len(COLORS))
 
     def forward(
         self, layers: Sequence[torch.Tensor], predicting: torch.Tensor, facts: Facts
@@ -94,24 +103,18 @@ class Probes(nn.Module):
         }
         return _add(losses)
 
-    def look(
-        self, layers: Sequence[torch.Tensor], patches: torch.Tensor, names: torch.Tensor, colors: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean cross-entropies over patches that were looked at, added, in nats.
-
-        Args:
-            layers: As for drawings.
-            patches: (B, T) bool: positions of patches that count.
-            names: (n,) int64: of the objects that those n patches belong to.
-            colors: (n,) int64: theirs.
-        """
-        seen = _normalise(layers[FOUND_LAYER][patches])  # (n, d)
-        return _add(
-            {
-                "seen_name": F.cross_entropy(self.seen_name(seen), names),
-                "seen_color": F.cross_entropy(self.seen_color(seen), colors),
-            }
-        )
+    def look(self, layers: Sequence[torch.Tensor], asked: Asked) -> tuple[torch.Tensor, dict[str, float]]:
+        """Mean binary cross-entropies of a name's places and colours, each summed over all of them, added, in nats."""
+        row, position = asked.words.unbind(-1)
+        found = _normalise(layers[FOUND_LAYER][row, position])  # (N, d)
+        losses = {
+            name: F.binary_cross_entropy_with_logits(head(found), truth, reduction="sum") / len(truth)
+            for name, head, truth in (
+                ("asked_place", self.asked_place, asked.places),
+                ("asked_color", self.asked_color, asked.colors),
+            )
+        }
+        return _add(losses)
 
 
 def _add(losses: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:

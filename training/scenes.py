@@ -159,6 +159,8 @@ class Question(NamedTuple):
     """object, color, count or relation."""
     text: str
     truth: bool
+    names: tuple[tuple[str, str], ...]
+    """The objects it asks about, in order: as the text spells them, and GenEval's names."""
 
 
 def read_forbidden() -> frozenset[str]:
@@ -279,17 +281,20 @@ class World:
         if kind == "object":
             absent = [n for n in OBJECT_NAMES if n not in present]
             name = item.name if truth else absent[draw.integers(len(absent))]
-            return Question(kind, f"is there {with_article(name)}?", truth)
+            return Question(kind, f"is there {with_article(name)}?", truth, ((name, name),))
         if kind == "color":
             same = {i.color for i in items if i.name == item.name}
             others = [c for c in COLORS if c not in same]
             color = item.color if truth else others[draw.integers(len(others))]
-            return Question(kind, f"is there {with_article(f'{color} {item.name}')}?", truth)
+            asked = with_article(f"{color} {item.name}")
+            return Question(kind, f"is there {asked}?", truth, ((item.name, item.name),))
         if kind == "count":
             number = sum(i.name == item.name for i in items)
             others = [k for k in (1, 2, 3, 4) if k != number]
             asked = number if truth and number <= 4 else others[draw.integers(len(others))]
-            return Question(kind, f"is the number of {plural(item.name)} {_word(asked)}?", asked == number)
+            many = plural(item.name)
+            text = f"is the number of {many} {_word(asked)}?"
+            return Question(kind, text, asked == number, ((many, item.name),))
         singles = [i for i in items if sum(j.name == i.name for j in items) == 1]
         if len(singles) < 2:
             return self._question(scene, truth)
@@ -300,7 +305,8 @@ class World:
         opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
         relation = holding[draw.integers(len(holding))]
         relation = relation if truth else opposite[relation]
-        return Question(kind, f"is the {a.name} {relation} the {b.name}?", truth)
+        names = ((a.name, a.name), (b.name, b.name))
+        return Question(kind, f"is the {a.name} {relation} the {b.name}?", truth, names)
 
 
 def _word(count: int) -> str:

@@ -6,8 +6,8 @@ Three kinds of sequences, all in Janus-Pro's chat form:
 * drawing: ``<|User|>: {prompt}. {plan}`` followed by 256 image tokens; the plan is left out now and then, and for
   guidance all words are (pad tokens between the first and the last, as transformers' image mode does). The plan's words
   are learned here too, as in any text: several times the reasoning for the price of one more head;
-* looking: a picture, then questions answered by yes or no, then what stands where. The vision tower also learns to name
-  each patch's image token, so that what is seen speaks the language of what is drawn.
+* looking: a picture, then questions answered by yes or no, then what stands where. The vision tower also learns by
+  itself, from every patch (`training/seeing.py`).
 
 Weights are bf16 with float32 masters; hidden matrices are optimised by Muon, the rest by AdamW.
 """
@@ -29,8 +29,10 @@ from torch import nn
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, PreTrainedTokenizerBase
 from transformers.models.janus.configuration_janus import JanusVisionConfig
 
-from training.probes import IGNORED, NOTHING, Facts, Probes, color_number, name_number, place_number
+from milr.tasks import COLORS
+from training.probes import IGNORED, NOTHING, Asked, Facts, Probes, color_number, name_number, place_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
+from training.seeing import Lexicon, SeenBatch, say, seeing_loss
 from training.stage import Checkpoint, Settings, log, start_from_shipped
 from training.tokens import Bank
 from training.vq import Library, to_pixels, vq_config
@@ -39,8 +41,6 @@ IMAGE_TOKENS = GRID * GRID
 MOST_POSITIONS = 1024
 DESCRIBE = "what is there?"
 """The question that is answered by what stands where."""
-SEEN_GROUND = 0.05  # share of the ground that teaches the vision tower
-SHARPNESS = 12.0  # of its softmax over image tokens
 PROBED = 0.5  # the probes' share of a drawing's loss
 
 
@@ -143,14 +143,11 @@ class _Row:
 class LookingBatch:
     """Pictures, each with a conversation about it."""
 
-    pixels: torch.Tensor  # (B, 3, 128, 128) in [-1, 1]
-    cells: torch.Tensor  # (B, 256) int64: the image token that each patch shows
-    objects: torch.Tensor  # (B, 256) bool: patches of objects, not ground
-    names: torch.Tensor  # (B, 256) int64: of what each patch belongs to
-    colors: torch.Tensor  # (B, 256) int64, likewise
+    seen: SeenBatch
     ids: torch.Tensor  # (B, T) int64, with placeholders where the picture stands
     answers: torch.Tensor  # (B, T) int64: yes, no and their ends under the token before; or IGNORED
     description: torch.Tensor  # (B, T) int64: what stands where, likewise
+    asked: Asked  # what hidden states must know
 
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -290,34 +287,59 @@ class Feeder:
                 rows.append(([*question, *plan, self.tokenizer.eos_token_id], len(question)))
             yield self.shift(rows)
 
-    def lookings(self, settings: dict[str, Any]) -> Iterator[LookingBatch]:
-        """Half of the pictures as rendered, half as the VQ model draws them; the latter are kept for a while."""
-        random, size = self.world.random, settings["looking_batch"]
+    def pictures(self, size: int, settings: dict[str, Any]) -> Iterator[tuple[list[Scene], SeenBatch]]:
+        """Half of the pictures as rendered, half as the VQ model draws them; the latter are kept for a while.
+
+        Of the drawn ones every so many image tokens are wrong, as a model's own may be.
+        """
+        random = self.world.random
         drawn: deque[tuple[Scene, torch.Tensor]] = deque(maxlen=settings["decoded_pictures"])
         while True:
             for turn in range(settings["decode_every"]):
                 if turn == 0:
                     made = [self.world.scene(self.world.request()) for _ in range(settings["decoded_chunk"])]
                     grids = np.stack([token_grid(scene, self.bank, self.grounds) for scene in made])
+                    wrong = random.random(grids.shape) < settings["damaged"]
+                    grids = np.where(wrong, random.integers(self.codes, size=grids.shape), grids)
                     drawn.extend(zip(made, self.decode(torch.from_numpy(grids)), strict=True))
                 picked = [drawn[i] for i in random.integers(len(drawn), size=size // 2)]
                 rendered = [self.world.scene(self.world.request()) for _ in range(size - len(picked))]
                 pixels = to_pixels(np.stack([render(scene, self.library) for scene in rendered]))
                 shown = [*rendered, *(scene for scene, _ in picked)]
-                yield self._converse(shown, torch.stack([*pixels, *(p for _, p in picked)]), settings["questions"])
+                said, objects = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(say, shown), strict=True))
+                yield shown, SeenBatch(torch.stack([*pixels, *(p for _, p in picked)]), said, objects)
 
-    def _converse(self, shown: list[Scene], pixels: torch.Tensor, questions: int) -> LookingBatch:
+    def seeings(self, settings: dict[str, Any]) -> Iterator[SeenBatch]:
+        """Pictures for the vision tower alone."""
+        return (batch for _, batch in self.pictures(settings["seeing_batch"], settings))
+
+    def lookings(self, settings: dict[str, Any]) -> Iterator[LookingBatch]:
+        """Pictures that are asked about."""
+        for shown, seen in self.pictures(settings["looking_batch"], settings):
+            yield self._converse(shown, seen, settings["questions"])
+
+    def _converse(self, shown: list[Scene], seen: SeenBatch, questions: int) -> LookingBatch:
         """Questions first, then the description, which would answer them."""
         end: int = self.tokenizer.eos_token_id  # type: ignore[assignment]
         rows: list[tuple[list[int], list[int], list[int]]] = []
+        words: list[tuple[int, int]] = []
+        told: list[tuple[list[float], list[float]]] = []
         for scene in shown:
             ids: list[int] = []
             answers: list[int] = []
             description: list[int] = []
-            turns = [(q.text, " yes" if q.truth else " no") for q in self.world.questions(scene, questions)]
-            for number, (question, reply) in enumerate([*turns, (DESCRIBE, f" {scene.description}")]):
+            posed = self.world.questions(scene, questions)
+            turns = [(q.text, " yes" if q.truth else " no", q.names) for q in posed]
+            for number, (question, reply, names) in enumerate([*turns, (DESCRIBE, f" {scene.description}", ())]):
                 picture = f"<begin_of_image>{'<image_placeholder>' * IMAGE_TOKENS}<end_of_image>\n" if not ids else ""
-                asked = self.encode(f"<|User|>: {picture}{question}\n\n<|Assistant|>:")[1 if ids else 0 :]
+                skipped = 1 if ids else 0  # the beginning of a sentence
+                asked = self.encode(f"<|User|>: {picture}{question}\n\n<|Assistant|>:")[skipped:]
+                end_of_name = 0
+                for spelled, name in names:
+                    end_of_name = question.index(spelled, end_of_name) + len(spelled)
+                    before = self.encode(f"<|User|>: {picture}{question[:end_of_name]}")[skipped:]
+                    words.append((len(rows), len(ids) + len(before) - 1))
+                    told.append(_shown(scene, name))
                 said = [*self.encode(reply)[1:], end]
                 ids += [*asked, *said]
                 labels = [*([IGNORED] * (len(asked) - 1)), *said, IGNORED]
@@ -325,17 +347,16 @@ class Feeder:
                 answers += labels if number < len(turns) else nothing
                 description += nothing if number < len(turns) else labels
             rows.append((ids, answers, description))
-        grids = np.stack([token_grid(scene, self.bank, self.grounds).ravel() for scene in shown])
-        names, colors = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(_cell_facts, shown), strict=True))
         return LookingBatch(
-            pixels,
-            torch.from_numpy(grids),
-            torch.from_numpy(np.stack([object_cells(scene).ravel() for scene in shown])),
-            names,
-            colors,
+            seen,
             self.pad([ids for ids, _, _ in rows])[0],
             self.pad([answers for _, answers, _ in rows], IGNORED)[0],
             self.pad([description for _, _, description in rows], IGNORED)[0],
+            Asked(
+                torch.tensor(words),
+                torch.tensor([places for places, _ in told]),
+                torch.tensor([colors for _, colors in told]),
+            ),
         )
 
     def encode(self, text: str) -> list[int]:
@@ -373,6 +394,13 @@ def _cell_facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         names[top:bottom, left:right] = name_number(item)
         colors[top:bottom, left:right] = color_number(item)
     return names.ravel(), colors.ravel()
+
+
+def _shown(scene: Scene, name: str) -> tuple[list[float], list[float]]:
+    """Places (9,) and colours (11,) of the objects of one name, as zeros and ones."""
+    items = [item for item in scene.items if item.name == name]
+    places, colors = {place_number(item) for item in items}, {color_number(item) for item in items}
+    return [float(n in places) for n in range(len(PLACES))], [float(n in colors) for n in range(1 + len(COLORS))]
 
 
 def drawing_loss(
@@ -424,22 +452,34 @@ def drawing_loss(
     return loss, figures
 
 
-def reasoning_loss(model: JanusForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def reasoning_loss(
+    model: JanusForConditionalGeneration, ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean cross-entropy of the plan's tokens, in nats."""
     hidden = model.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
     chosen = labels != IGNORED
-    return F.cross_entropy(model.lm_head(hidden[chosen]).float(), labels[chosen])
+    return F.cross_entropy(model.lm_head(hidden[chosen]).float(), labels[chosen]), {}
+
+
+def look(model: JanusForConditionalGeneration, batch: SeenBatch) -> torch.Tensor:
+    """What the tower makes of pictures, in the language model's space (B, 256, d)."""
+    inner = model.model
+    return inner.aligner(inner.vision_model(batch.pixels.to(inner.dtype)).last_hidden_state)
 
 
 def looking_loss(
-    model: JanusForConditionalGeneration, batch: LookingBatch, probes: Probes | None = None
+    model: JanusForConditionalGeneration,
+    batch: LookingBatch,
+    lexicon: Lexicon,
+    random: np.random.Generator,
+    probes: Probes | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropies of the answers, of the description and of the patches' image tokens, and the probes', added.
+    """Mean cross-entropies of the answers and of the description, the tower's own loss and the probes', added.
 
     In nats.
     """
     inner = model.model
-    seen = inner.aligner(inner.vision_model(batch.pixels.to(inner.dtype)).last_hidden_state)  # (B, 256, d)
+    seen = look(model, batch.seen)
     text = inner.language_model.embed_tokens(batch.ids)
     holes = (batch.ids == model.config.image_token_id)[..., None]
     embeddings = text.masked_scatter(holes, seen.to(text.dtype))
@@ -449,27 +489,18 @@ def looking_loss(
     answered, described = (model.lm_head(hidden[chosen]).float() for chosen in spoken)
     answers, description = batch.answers[spoken[0]], batch.description[spoken[1]]
     verdicts = answers != model.config.text_config.eos_token_id
-    # What is seen shall lie where the drawn token's embedding lies; plain ground is most of a picture and soon known.
-    table = inner.generation_aligner(inner.generation_embeddings.weight).detach().float()  # (codes, d)
-    some = batch.objects | (torch.rand(batch.objects.shape) < SEEN_GROUND)
-    vectors, cells = seen[some].float(), batch.cells[some]
-    named = SHARPNESS * F.normalize(vectors, dim=-1) @ F.normalize(table, dim=-1).T
-    off = (vectors - table[cells]).square().mean() / table.square().mean()
     losses = {
         "answers_loss": F.cross_entropy(answered, answers),
         "description_loss": F.cross_entropy(described, description),
-        "seen_loss": F.cross_entropy(named, cells) + off,
     }
-    known: dict[str, float] = {}
+    apart, figures = seeing_loss(seen, batch.seen, lexicon.vectors(inner.language_model.embed_tokens.weight), random)
     if probes is not None:
-        patches = holes[..., 0].clone()  # (B, T)
-        patches[holes[..., 0]] = some.ravel()
-        losses["probed"], known = probes.look(read.hidden_states, patches, batch.names[some], batch.colors[some])
-    return sum(losses.values(), torch.zeros(())), {
+        probed, known = probes.look(read.hidden_states, batch.asked)
+        apart, figures = apart + probed, figures | known
+    return sum(losses.values(), apart), {
         **{name: loss.item() for name, loss in losses.items()},
-        **known,
+        **figures,
         "looking_right": (answered.argmax(-1) == answers)[verdicts].float().mean().item(),
-        "seen_right": (named.argmax(-1) == cells).float().mean().item(),
     }
 
 
@@ -597,6 +628,15 @@ def train(
             step = _train_phase(step, model, masters, probes, optimiser, feeder, phase, checkpoint)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """One kind of batch, and what is learned from it: a loss and figures."""
+
+    name: str
+    batches: Iterator[Any]
+    learn: Callable[[Any], tuple[torch.Tensor, dict[str, float]]]
+
+
 def _train_phase(
     step: int,
     model: JanusForConditionalGeneration,
@@ -607,32 +647,36 @@ def _train_phase(
     own: dict[str, Any],
     checkpoint: Checkpoint,
 ) -> int:
-    drawings, reasonings, lookings = feeder.drawings(own), feeder.reasonings(own), feeder.lookings(own)
-    started, drawn, sums = time.time(), 0, dict[str, list[float]]()
+    lexicon, random = Lexicon(feeder.encode), feeder.world.random
+    table = model.model.language_model.embed_tokens.weight
+    lessons = (
+        Lesson("drawing", feeder.drawings(own), lambda batch: drawing_loss(model, batch, probes)),
+        Lesson("reasoning", feeder.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
+        Lesson("looking", feeder.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)),
+        Lesson(
+            "seeing",
+            feeder.seeings(own),
+            lambda batch: seeing_loss(look(model, batch), batch, lexicon.vectors(table), random),
+        ),
+    )
+    started, sums = time.time(), dict[str, list[float]]()
     while step < own["until"]:
-        batch = next(drawings)
-        drawn += len(batch.text)
-        loss, figures = drawing_loss(model, batch, probes)
-        loss.backward()
-        figures["drawing_loss"] = loss.item()
-        loss = reasoning_loss(model, *next(reasonings))
-        (own["reasoning_weight"] * loss).backward()
-        figures["reasoning_loss"] = loss.item()
-        if step % own["looking_every"] == 0:
-            loss, answers = looking_loss(model, next(lookings), probes)
-            (own["looking_weight"] * loss).backward()
-            figures |= answers
+        for lesson in lessons:
+            every = own[f"{lesson.name}_every"]
+            if every and step % every == 0:
+                loss, figures = lesson.learn(next(lesson.batches))
+                (own[f"{lesson.name}_weight"] * loss).backward()
+                for name, value in {f"{lesson.name}_loss": loss.item(), **figures}.items():
+                    sums.setdefault(name, []).append(value)
         masters.take_gradients()
         nn.utils.clip_grad_norm_(masters.masters.parameters(), 1.0)
         optimiser.step(schedule(step, own))
         masters.give_back(min(own["average"], (step + 1) / (step + 10)))
         step += 1
-        for name, value in figures.items():
-            sums.setdefault(name, []).append(value)
         if step % 25 == 0:
-            rate = drawn / (time.time() - started)
-            log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, drawings_per_second=rate)
-            started, drawn, sums = time.time(), 0, {}
+            seconds = (time.time() - started) / 25
+            log("unified", step=step, **{n: sum(v) / len(v) for n, v in sums.items()}, seconds=seconds)
+            started, sums = time.time(), {}
         if step % 100 == 0 or step == own["until"]:
             checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
     return step

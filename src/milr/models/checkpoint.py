@@ -7,6 +7,7 @@ and is read as it lies.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ SPECIAL_TOKENS = {
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
 _PICTURE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
 _NAMED = 8  # weights that an error names at most
+_SAMPLED = 2**20  # bytes of each file of weights that tell which weights they are
 
 
 class CheckpointSettings(BaseModel):
@@ -74,6 +76,19 @@ class Checkpoint:
             latents="both",
             passes=self.profile.passes,
         )
+
+    @property
+    def version(self) -> str:
+        """Eight hexadecimal digits that tell these weights from others in a folder of the same name.
+
+        Of the config and of each safetensors file's size and first megabyte: training changes every weight, and whole
+        files are too long to read at every start.
+        """
+        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
+        return digest.hexdigest()[:8]
 
     def load_tokenizer(self) -> Any:
         """The tokenizer as `tokenizer.json` states it, with the profile's added tokens and names for all marks.

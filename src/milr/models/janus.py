@@ -83,7 +83,7 @@ class Janus:
         self.device = find_device(device)
         numbers = choose_dtype(dtype, self.device)
         self.folder = folder
-        self.name = f"janus:{folder.name}"
+        self.name = f"janus:{folder.name}@{checkpoint.version}"
         self.profile = checkpoint.profile
         self.capabilities = checkpoint.capabilities
         self.search_defaults: Mapping[str, object] = checkpoint.settings.search
