@@ -222,3 +222,27 @@ def test_an_unknown_device_is_refused(checkpoint: Path) -> None:
 def test_cuda_is_refused_where_there_is_none(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "no CUDA device" in refusal(checkpoint, device="cuda")
+
+
+def test_offsets_move_the_words_they_stand_at_and_zeros_move_none(embedded: Janus) -> None:
+    tasks = [Task(prompt="a photo of a red apple left of a blue clock"), Task(prompt="two dogs")]
+    plain = embedded.reason(embedded.start(tasks), [(), ()])
+    width = embedded.capabilities.width
+    zeros = [torch.zeros(3, width), torch.zeros(0, width)]
+    for thought, same in zip(plain, embedded.reason(embedded.start(tasks), [(), ()], offsets=zeros), strict=True):
+        assert thought.written == same.written
+    # Pushed from the likeliest word to another one at place 1, it says that word there and goes on after it.
+    likely = embedded.text_logits(plain[0].hidden[1:2])[0].topk(2).indices
+    head = embedded.network.lm_head.weight.float()
+    push = torch.zeros(2, width)
+    push[1] = 20 * (head[likely[1]] - head[likely[0]])
+    rows = embedded.start(tasks)
+    moved, other = embedded.reason(rows, [(), ()], offsets=[push, torch.zeros(0, width)])
+    assert moved.written[:2] == (plain[0].written[0], int(likely[1])) and other.written == plain[1].written
+    follows = embedded.reason(embedded.start(tasks[:1]), [moved.written[:2]])[0]
+    assert follows.written == moved.written
+    torch.testing.assert_close(moved.hidden, follows.hidden, rtol=1e-3, atol=1e-3)  # the decoder's own states
+    (alone,) = embedded.reason(embedded.start(tasks[:1]), [()], offsets=[push])
+    assert alone.written == moved.written
+    # What was pushed is not taken for what the model says by itself.
+    assert embedded.reason(rows, [(), ()])[0].written == plain[0].written

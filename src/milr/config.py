@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-StrategyName = Literal["joint", "alt", "t2v"]
+StrategyName = Literal["joint", "alt", "t2v", "steer"]
 Credit = Literal["reward", "zero", "random", "negated"]
 Noise = Literal["fresh", "fixed"]
 Sampler = Literal["race", "inverse"]

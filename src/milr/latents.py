@@ -60,10 +60,24 @@ class Latents:
         self.now = {name: value.clone().requires_grad_() for name, value in self.start.items()}
         self.adam = {name: torch.optim.Adam([value], lr=learning_rate) for name, value in self.now.items()}
 
+    def anchor(self, states: torch.Tensor) -> None:
+        """Put the text latents at the decoder's newest states (n, d), moved by as much as they have been moved so far.
+
+        Latents behind the end of a shorter text stay where they are.
+        """
+        many = min(len(states), len(self.now["text"]))
+        moved = self.moved("text")[:many]
+        self.start["text"][:many] = states[:many].float()
+        self.now["text"].data[:many] = states[:many].float() + moved
+
+    def moved(self, name: str) -> torch.Tensor:
+        """What has been added to the latents so far, z - z0, in their shape."""
+        return self.now[name].detach() - self.start[name]
+
     def shift(self, name: str) -> float:
         """||z - z0|| / ||z0||; 0 where there are no latents."""
         start = self.start[name]
-        return float(_norm(self.now[name].detach() - start) / _norm(start)) if start.numel() else 0.0
+        return float(_norm(self.moved(name)) / _norm(start)) if start.numel() else 0.0
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def search(
     """
     config = config or SearchConfig.model_validate(dict(model.search_defaults))
     absent = find_absent(config, model.capabilities)
-    config = config.model_copy(update={f"{name}_ratio": 0.0 for name in absent})
+    unused = {"text", "image"}.difference(STRATEGIES[config.strategy].latents)
+    config = config.model_copy(update={f"{name}_ratio": 0.0 for name in unused.union(absent)})
     started = time.monotonic()
     waiting = deque(_open_searches(tasks, model, config, tuple(absent)))
     # While a judge elsewhere looks at the pictures of one group, the other group draws.
@@ -92,10 +93,11 @@ def _reason(active: Sequence[_Search], model: Model) -> None:
     changed = [one for one in active if one.step == 0 or "text" in one.moved]
     if not changed:
         return
-    prefixes, streams = zip(*(one.begin_text() for one in changed), strict=True)
+    prefixes, offsets, streams = zip(*(one.begin_text() for one in changed), strict=True)
     thoughts = model.reason(
         [_row(one) for one in changed],
         prefixes,
+        offsets=offsets,
         streams=streams if model.text_temperature else None,
         temperature=model.text_temperature or 1.0,
     )
@@ -189,20 +191,23 @@ class _Search:
         except GradientError as error:
             raise SearchError(f"{error} at step {self.step} of {self.task.prompt!r}") from error
 
-    def begin_text(self) -> tuple[tuple[int, ...], torch.Generator]:
-        """What the text head reads from the latents, nothing at step 0; and the stream for a text that is sampled.
+    def begin_text(self) -> tuple[tuple[int, ...], torch.Tensor, torch.Generator]:
+        """What the text head reads from the latents, or what they add to the decoder's states; at step 0 nothing.
 
-        Place i uses the i-th numbers of the stream, whether its logits come from latents or from the decoder.
+        And the stream for a text that is sampled: place i uses its i-th numbers, wherever its logits come from.
         """
         step = self.step if self.config.noise == "fresh" else 0
         stream = open_stream(self.config.seed, self.key, 0, step, "text")
-        latents = self.text_states[:0] if self.step == 0 else self._latents().now["text"].detach()
+        nothing = self.text_states[:0]
+        latents = nothing if self.step == 0 else self._latents().now["text"].detach()
         if not len(latents):
-            return (), stream
+            return (), nothing, stream
+        if STRATEGIES[self.config.strategy].added:
+            return (), self._latents().moved("text"), stream
         logits, temperature = self.model.text_logits(latents), self.model.text_temperature
         if not temperature:
-            return tuple(to_integers(logits.argmax(-1))), stream
-        return tuple(int(sample(row[None], [stream], temperature)) for row in logits), stream
+            return tuple(to_integers(logits.argmax(-1))), nothing, stream
+        return tuple(int(sample(row[None], [stream], temperature)) for row in logits), nothing, stream
 
     def take_thought(self, thought: Thought) -> None:
         """A new text; at step 0 its first hidden states become the text latents."""
@@ -211,10 +216,12 @@ class _Search:
             count, note = count_latents(self.config.text_ratio, len(thought.reasoning.tokens))
             self.notes += [f"text: {note}"] if note else []
             self.text_states = thought.hidden[:count]
-        count = len(self.text_states)
+        count, added = len(self.text_states), STRATEGIES[self.config.strategy].added
         # The end-of-sequence token is rolled out too where it falls inside the prefix.
         self.read_text = thought.written[:count]
-        self.tokens_spent += len(thought.written) - (len(self.read_text) if self.step else 0)
+        self.tokens_spent += len(thought.written) - (len(self.read_text) if self.step and not added else 0)
+        if self.step and added:
+            self._latents().anchor(thought.hidden)
 
     def draw_requests(self) -> list[DrawRequest]:
         """M requests with streams of their own: of this step, or of step 0 where the noise is fixed."""

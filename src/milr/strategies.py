@@ -1,4 +1,7 @@
-"""A strategy is data: which latents move at step k of K. Source: MILR, Algorithm 2."""
+"""A strategy is data: which latents there are, and which move at step k of K.
+
+Source: MILR, Algorithm 2; `steer` is ours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ class Strategy:
     summary: str
     moves: Callable[[int, int], tuple[str, ...]]
     """(step k from 1, steps K) -> of "text" and "image", those that move."""
+    latents: tuple[str, ...] = ("text", "image")
+    """Those that there are at all."""
+    added: bool = False
+    """Whether what moved the text latents is added to the decoder's own states, which know the words before; else the
+    head reads the latents instead of the decoder's states, as in the paper."""
 
 
 STRATEGIES: Mapping[str, Strategy] = {
@@ -23,5 +31,11 @@ STRATEGIES: Mapping[str, Strategy] = {
     "t2v": Strategy(
         "text latents move in the first half, image latents after",
         lambda k, total: ("text",) if k <= total // 2 else ("image",),
+    ),
+    "steer": Strategy(
+        "ours: text latents alone, added to the decoder's own states: words stay in step",
+        lambda k, total: ("text",),
+        latents=("text",),
+        added=True,
     ),
 }

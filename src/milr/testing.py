@@ -63,6 +63,7 @@ class FakeModel:
         rows: Sequence[Row],
         prefixes: Sequence[Sequence[int]],
         *,
+        offsets: Sequence[torch.Tensor] | None = None,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
@@ -70,9 +71,11 @@ class FakeModel:
         """Write each row's reasoning behind its prefix, greedily or sampled; a critique's words are read too."""
         self.reasoned += [row.task for row in rows]
         words = [f"{row.task.prompt} {c}" for row, c in zip(rows, critiques or [""] * len(rows), strict=True)]
+        nothing = torch.empty(0, self.capabilities.width)
+        each = zip(words, prefixes, offsets or [nothing] * len(rows), streams or [None] * len(rows), strict=True)
         return [
-            self._reason(said, prefix, stream and stream.clone_state(), temperature)
-            for said, prefix, stream in zip(words, prefixes, streams or [None] * len(rows), strict=True)
+            self._reason(said, prefix, added, stream and stream.clone_state(), temperature)
+            for said, prefix, added, stream in each
         ]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
@@ -108,13 +111,21 @@ class FakeModel:
             said.append(f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}')
         return said
 
-    def _reason(self, words: str, prefix: Sequence[int], stream: torch.Generator | None, temperature: float) -> Thought:
+    def _reason(
+        self,
+        words: str,
+        prefix: Sequence[int],
+        added: torch.Tensor,
+        stream: torch.Generator | None,
+        temperature: float,
+    ) -> Thought:
         state, hidden, written = self._read(words), [torch.empty(0, self.capabilities.width)], list[int]()
         while len(written) < self.max_reasoning_tokens and _END not in written:
             if len(written) < len(prefix):
                 written.append(prefix[len(written)])
             else:
-                logits = self.text_logits(state)
+                place = len(written)
+                logits = self.text_logits(state + added[place] if place < len(added) else state)
                 written.append(int(logits.argmax() if stream is None else sample(logits, [stream], temperature)))
             hidden.append(state)
             state = self._follow(state, self._text_tokens[written[-1]])

@@ -14,7 +14,7 @@ from milr.errors import UsageError, unknown_name
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 ModelName = Annotated[str, typer.Option(help="A name that milr info lists, a model's folder, or its name at the hub.")]
-Strategy = Annotated[str | None, typer.Option(help="Which latents move when: joint, alt or t2v.")]
+Strategy = Annotated[str | None, typer.Option(help="Which latents move when: joint, alt, t2v, or ours, steer.")]
 Steps = Annotated[int | None, typer.Option(help="Updates after the first picture.")]
 TextRatio = Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")]
 ImageRatio = Annotated[float | None, typer.Option(help="Share of image positions that move; 0 for none.")]

@@ -132,6 +132,7 @@ class Model(Protocol):
         rows: Sequence[Row],
         prefixes: Sequence[Sequence[int]],
         *,
+        offsets: Sequence[torch.Tensor] | None = None,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
@@ -141,6 +142,8 @@ class Model(Protocol):
         Args:
             rows: From `start`.
             prefixes: One a row.
+            offsets: (n, d) float32 a row: added to the states behind the first n tokens before the head reads them. The
+                states that come back are the decoder's own. n may be 0; None adds nothing anywhere.
             streams: One a row: sample from a copy of it at that temperature; None writes greedily.
             temperature: Above 0.
             critiques: One a row: what was wrong with an earlier picture of it, or nothing. A model whose prompts have

@@ -48,6 +48,8 @@ class _Wish:
     kept: Kept
     """Its prompt."""
     prefix: tuple[int, ...]
+    offsets: torch.Tensor | None
+    """(n, d) added to the states behind its first tokens; None adds nothing."""
     stream: torch.Generator | None
     """None writes greedily."""
 
@@ -114,6 +116,7 @@ class Janus:
         rows: Sequence[Row],
         prefixes: Sequence[Sequence[int]],
         *,
+        offsets: Sequence[torch.Tensor] | None = None,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
@@ -128,16 +131,17 @@ class Janus:
             for row, critique in zip(rows, critiques or [""] * len(rows), strict=True)
         ]
         begun = [tuple(self.prompts.up_to_end(list(prefix))) for prefix in prefixes]
+        steered = [one if one.any() else None for one in offsets] if offsets else [None] * len(rows)
         found = [
-            None if streams else _written_before(row, prompt, prefix)
-            for row, prompt, prefix in zip(rows, prompts, begun, strict=True)
+            _written_before(row, prompt, prefix) if streams is None and added is None else None
+            for row, prompt, prefix, added in zip(rows, prompts, begun, steered, strict=True)
         ]
         new = [place for place, thought in enumerate(found) if thought is None]
         asked = self._ask([rows[place] for place in new], [prompts[place] for place in new])
         limit = self.profile.max_reasoning_tokens
         written = self.engine.in_batches(
             [
-                _Wish(one.kept, begun[place], streams[place] if streams else None)
+                _Wish(one.kept, begun[place], steered[place], streams[place] if streams else None)
                 for place, one in zip(new, asked, strict=True)
             ],
             lambda batch: self._write(batch, temperature),
@@ -146,7 +150,7 @@ class Janus:
         )
         for place, thought in zip(new, written, strict=True):
             row = rows[place]
-            row.thought = thought if streams is None else None
+            row.thought = thought if streams is None and steered[place] is None else None
             row.forced = len(begun[place])
             found[place] = thought
         return [thought for thought in found if thought]
@@ -173,7 +177,7 @@ class Janus:
                 found += row[len(row) - len(tokens) :]
         done = [len(tokens) >= limit or bool(self.prompts.ends.intersection(tokens[-1:])) for tokens in written]
         while True:
-            logits = self.text_logits(rows.newest)
+            logits = self.text_logits(_steer(rows.newest, batch, list(map(len, written))))
             following = to_integers(sample(logits, streams, temperature) if streams else logits.argmax(-1))
             for index, token in enumerate(following):
                 if not done[index]:
@@ -383,6 +387,19 @@ def _written_before(row: Row, prompt: tuple[int, ...], prefix: tuple[int, ...]) 
     if row.thought is None or row.asked is None or row.asked.ids != prompt or len(prefix) < row.forced:
         return None
     return row.thought if row.thought.written[: len(prefix)] == prefix else None
+
+
+def _steer(states: torch.Tensor, batch: Sequence[_Wish], places: Sequence[int]) -> torch.Tensor:
+    """States (B, d) behind each wish's next token, moved by its offset for that place."""
+    if all(wish.offsets is None for wish in batch):
+        return states
+    states = states.float()  # a copy where it is half precision; the engine's own states stay as they are
+    none = states.new_zeros(states.shape[-1])
+    added = [
+        none if wish.offsets is None or place >= len(wish.offsets) else wish.offsets[place]
+        for wish, place in zip(batch, places, strict=True)
+    ]
+    return states + torch.stack(added)
 
 
 def _given(request: DrawRequest, place: int) -> int | None:
