@@ -43,8 +43,8 @@ class Shape:
 SHAPES = (
     Shape("embedded, batch 8", 16, 4, 180, 64),
     Shape("embedded, batch 32", 64, 4, 180, 64),
-    Shape("janus-1b-random, batch 16", 32, 16, 400, 64),
-    Shape("janus-1b-random, batch 32", 64, 16, 400, 64),
+    Shape("janus-1b-random, batch 16", 32, 16, 400, 128),
+    Shape("janus-1b-random, batch 32", 64, 16, 400, 128),
 )
 
 

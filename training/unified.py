@@ -42,6 +42,7 @@ MOST_POSITIONS = 1024
 DESCRIBE = "what is there?"
 """The question that is answered by what stands where."""
 PROBED = 0.5  # the probes' share of a drawing's loss
+ANSWERED = 4.0  # how much more answers count than a description: half of their tokens are ends, which say nothing
 
 
 def raster_rotation(width: int) -> dict[str, Any]:
@@ -474,9 +475,9 @@ def looking_loss(
     random: np.random.Generator,
     probes: Probes | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropies of the answers and of the description, the tower's own loss and the probes', added.
+    """Mean cross-entropies of answers and description, the tower's own loss and the probes', in nats; their sum.
 
-    In nats.
+    The answers' counts several times.
     """
     inner = model.model
     seen = look(model, batch.seen)
@@ -490,7 +491,7 @@ def looking_loss(
     answers, description = batch.answers[spoken[0]], batch.description[spoken[1]]
     verdicts = answers != model.config.text_config.eos_token_id
     losses = {
-        "answers_loss": F.cross_entropy(answered, answers),
+        "answers_loss": ANSWERED * F.cross_entropy(answered, answers),
         "description_loss": F.cross_entropy(described, description),
     }
     apart, figures = seeing_loss(seen, batch.seen, lexicon.vectors(inner.language_model.embed_tokens.weight), random)
