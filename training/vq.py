@@ -165,13 +165,24 @@ def random_scenes(
     random: np.random.Generator,
     number: int,
     side: int,
+    favoured: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scenes of one to six icons anywhere on the token grid.
+
+    Args:
+        library: Every icon.
+        tokens: Theirs, on every ground.
+        grounds: The grounds' tokens.
+        random: The source of chance.
+        number: Of scenes.
+        side: Of a scene, in pixels.
+        favoured: Share of icons that are of the kind that the unified model draws: the first of a class, small.
 
     Returns:
         Pixels (B, side, side, 3) float32 in [0, 255], tokens (B, h, w) int64, foreground (B, side, side) float32.
     """
     keys, grid = list(library), side // TOKEN
+    first = [key for key in keys if key[1] == 0 and key[3] == "small"]
     canvases = np.empty((number, side, side, 3), np.float32)
     drawn = np.empty((number, grid, grid), np.int64)
     foreground = np.empty((number, side, side), np.float32)
@@ -180,7 +191,8 @@ def random_scenes(
         canvas[:], cells[:] = GROUNDS[ground], grounds[ground]
         taken = np.zeros((grid, grid), bool)
         for _ in range(int(random.integers(1, 7))):
-            key = keys[random.integers(len(keys))]
+            among = first if random.random() < favoured else keys
+            key = among[random.integers(len(among))]
             icon = tokens[*key, ground]
             size = len(icon)
             top, left = (int(random.integers(0, grid - size + 1)) for _ in range(2))
@@ -214,7 +226,9 @@ def train(
     random = np.random.default_rng([own["seed"], step])
     started, errors, agreements = time.time(), list[float](), list[float]()
     while step < own["steps"]:
-        canvases, cells, foreground = random_scenes(library, tokens, grounds, random, own["batch"], own["image_size"])
+        canvases, cells, foreground = random_scenes(
+            library, tokens, grounds, random, own["batch"], own["image_size"], own["favoured"]
+        )
         pixels, target, front = to_pixels(canvases), torch.from_numpy(cells), torch.from_numpy(foreground)
         done = step / own["steps"]
         for group in optimiser.param_groups:
