@@ -20,8 +20,10 @@ from milr.decode.llama import Decoder
 from milr.decode.memory import fitting, work_in_batches
 from milr.decode.packing import pack
 
-FIXED_ROWS = 8
-"""Items of every batch where shapes are fixed."""
+FIXED_ROWS, FIXED_SMALL_ROWS = 8, 16
+"""Items of every batch where shapes are fixed; the second of a decoder whose tokens are small."""
+SMALL_TOKEN = 16 * 1024
+"""Bytes of a token's keys and values up to which a decoder is small: more rows then cost little more time."""
 FIXED_GRAIN = 32
 """Lengths are padded to a multiple of this where shapes are fixed."""
 
@@ -58,8 +60,10 @@ class Engine:
         self.decoder = Decoder(network)
         self.grain = FIXED_GRAIN if deterministic else 1
         self.deterministic = deterministic
+        self.fixed_rows = FIXED_SMALL_ROWS if self.decoder.token_bytes <= SMALL_TOKEN else FIXED_ROWS
+        """Items of every batch where shapes are fixed; it hangs on the decoder alone, never on the machine."""
         self.counts = Counts()
-        self._most: int | None = FIXED_ROWS if deterministic else None  # items a batch, once memory has run out
+        self._most: int | None = None  # items a batch, once memory has run out
 
     def open(self, before: Sequence[Kept | None], read: int, steps: int = 0) -> Lockstep:
         """A batch of rows that go on behind what they have kept: first up to ``read`` tokens at once, then steps."""
@@ -113,10 +117,10 @@ class Engine:
             groups.setdefault(tuple(self.round_up(length) for length in shape(item)), []).append(place)
         results: dict[int, Result] = {}
         for places in groups.values():
-            for start in range(0, len(places), FIXED_ROWS):
-                part = places[start : start + FIXED_ROWS]
+            for start in range(0, len(places), self.fixed_rows):
+                part = places[start : start + self.fixed_rows]
                 batch = [items[place] for place in part]
-                fillers = batch[:1] * (FIXED_ROWS - len(batch))
+                fillers = batch[:1] * (self.fixed_rows - len(batch))
                 results |= zip(part, work([*batch, *fillers]), strict=False)
         return [results[place] for place in range(len(items))]
 
