@@ -139,6 +139,24 @@ def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:
     ]
 
 
+def test_one_search_without_credit_is_the_twin_of_all_that_would_draw_the_same(tmp_path: Path) -> None:
+    tasks = make_tasks(2)
+    settings: dict[str, dict[str, object]] = {"joint": {}, "zero": {"credit": "zero"}, "alt": {"strategy": "alt"}}
+    settings |= {"text": {"text_ratio": 0.5}, "fixed": {"noise": "fixed"}, "image": {"image_ratio": 0.0}}
+    settings |= {"still": {"image_ratio": 0.0, "credit": "zero"}, "steer": {"strategy": "steer", "text_ratio": 1.0}}
+    for embedded in (True, False):
+        root = tmp_path / str(embedded)
+        made = [make_run(root / name, tasks=tasks, embedded=embedded, **given) for name, given in settings.items()]  # type: ignore[arg-type]
+        joint, zero, alt, text, fixed, image, still, steer = entries = read_entries(made)
+        assert find_twin(joint, entries) is zero
+        shared = zero if embedded else None  # another model's text may be sampled anew where it may move
+        assert (find_twin(alt, entries), find_twin(text, entries)) == (shared, shared)
+        assert find_twin(image, entries) is still
+        assert find_twin(steer, entries) is (still if embedded else None)  # it has no image latents
+        assert find_twin(fixed, entries) is None
+        assert find_twin(alt, entries, "random") is None
+
+
 def test_every_method_can_be_compared(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, tasks=make_tasks(2), method=name, stop_at=1.0) for name in METHODS]
     entries = read_entries(folders)

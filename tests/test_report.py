@@ -127,6 +127,27 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
     assert table.columns == ("text_ratio (lambda_t) 0", "text_ratio (lambda_t) 0.2", "text_ratio (lambda_t) 0.5")
 
 
+def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
+    """As in one report of the whole matrix: the L2 weight is swept under a weaker reward than all else."""
+    settings: list[dict[str, object]] = [{}, {"credit": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]
+    settings += [{"reward": "contrast@1", "l2": weight} for weight in (0.5, 1.0)]
+    made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
+    sections = make_sections([read_run(folder) for folder in made])
+    assert sections[0].reference is not None and sections[0].reference.runs[0].folder.name == "0"
+    figure = by_key(make_figures(sections))["l2"]
+    assert figure.positions == ("0", "0.5", "1") and not figure.told
+    assert [series.label.partition(": ")[2] for series in figure.series] == ["reward contrast@1", "judge even@1"]
+    assert all(None not in series.estimates for series in figure.series)
+
+
+def test_our_strategies_stand_among_the_methods_with_settings_of_their_own(tmp_path: Path) -> None:
+    settings: list[dict[str, object]] = [{}, {"credit": "zero"}, {"text_ratio": 0.5}]
+    settings += [{"strategy": "steer", "text_ratio": 1.0, "learning_rate": 0.01}]
+    made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
+    table = paper_tables(make_sections([read_run(folder) for folder in made]))[0]
+    assert [name.partition(", strategy ")[2][:5] for name in ours(table)] == ["", "steer"]
+
+
 def test_measures_by_hand() -> None:
     assert entropy("aabb") == 1 and entropy("aaaa") == 0 and entropy("") == 0
     collapsed = measure_text("beige glove beige glove beige glove")

@@ -359,6 +359,21 @@ def test_fresh_noise_and_no_credit_redraw_new_pictures() -> None:
     assert {(record.text_shift, record.image_shift) for record in records} == {(0.0, 0.0)}
 
 
+def test_without_credit_it_is_all_the_same_what_would_move() -> None:
+    """So one twin without credit stands for all searches that differ in these settings only."""
+
+    def draw(**settings: Any) -> list[tuple[object, object]]:
+        records = timeless(run(TASKS, credit="zero", **settings))
+        return [(record.reasoning, record.drawings[0].tokens) for record in records]
+
+    usual, without_image = draw(), draw(image_ratio=0.0)
+    assert usual == draw(strategy="alt") == draw(strategy="t2v")
+    assert usual == draw(text_ratio=0.0) == draw(l2=1.0) == draw(learning_rate=0.5)
+    assert without_image == draw(strategy="steer") == draw(strategy="steer", text_ratio=1.0, learning_rate=0.5)
+    # Image latents know the first drawing's tokens, not each other's: how many there are changes what is drawn.
+    assert usual != without_image
+
+
 def test_under_fixed_noise_a_picture_changes_only_where_the_latents_changed_a_token() -> None:
     records = run(TASKS, reward=FakeReward(lambda picture, task: 0.0), noise="fixed", learning_rate=0.005, steps=12)
     firsts = {record.index: record.drawings[0].tokens for record in records if record.step == 0}

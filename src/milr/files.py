@@ -15,16 +15,18 @@ LOCK = "lock"
 
 
 @contextmanager
-def hold(folder: Path, refuse: Callable[[], Exception]) -> Generator[None]:
+def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, patience: float = 0.0) -> Generator[None]:
     """Keep other processes out of a folder. The operating system lets go of it when this process ends, however that is.
 
     Args:
         folder: It exists.
         refuse: What is raised where another process holds it.
+        name: Of the lock's file: what is held is the folder, or what in it goes by that name.
+        patience: Seconds to wait for a process that holds it.
     """
-    lock = FileLock(folder / LOCK, thread_local=False)
+    lock = FileLock(folder / name, thread_local=False)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout:
         raise refuse() from None
     try:

@@ -11,9 +11,12 @@ from rich.console import Console
 from milr.commands.options import INTERRUPTED, Device, Dtype, Rows, Seed, Steps
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging
 from milr.commands.tables import Form, put
+from milr.commands.watch import Watch
 from milr.errors import MilrError
+from milr.runs.writer import MANIFEST
 
 if TYPE_CHECKING:
+    from milr.benchmarks.base import Column
     from milr.benchmarks.runner import BenchmarkSettings  # brings torch
 
 
@@ -34,6 +37,9 @@ def ablate(
     device: Device = "cpu",
     dtype: Dtype = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="With the benchmark's files.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many, one after another; default: the recipe's.")
+    ] = None,
     twins: Annotated[
         bool | None,
         typer.Option("--twins/--no-twins", help="Each search's twin without credit; default: the recipe's."),
@@ -47,7 +53,10 @@ def ablate(
     judge_budget: JudgeBudget = None,
     form: Form = "text",
 ) -> None:
-    """Make a recipe's runs and compare them. Killed, the same command goes on; finished runs are not made again."""
+    """Make a recipe's runs and compare them. Killed, the same command goes on; finished runs are not made again.
+
+    Typed twice at the same time, each process makes other runs.
+    """
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     screen.print("milr: planning ...")
     from milr.report.ablation import plan_runs, read_recipe, recipe_names, run_plan, start_or_resume
@@ -75,7 +84,7 @@ def ablate(
     }
     found = read_recipe(recipe)
     known = {"device": device, **{name: value for name, value in given.items() if value is not None}}
-    planned = plan_runs(found, known, twins=twins)
+    planned = plan_runs(found, known, twins=twins, seeds=seeds)
     screen.print(f"{found.title}: {len(planned)} runs of {planned[0].settings.benchmark}")
     screen.print(f"meant for {found.hardware}; duration: {found.duration}; expected: {found.expected}")
     if only_plan:
@@ -85,37 +94,51 @@ def ablate(
     judging = Judging.read(judge_url, judge_model, judge_budget)
     folder = out or Path("runs") / f"ablate-{Path(recipe).stem}-{planned[0].settings.benchmark}"
 
+    failed: list[str] = []
+
     def run(settings: BenchmarkSettings, where: Path) -> None:
-        job = start_or_resume(settings, where, judges=judging.judges)
-        finished, expected = 0, len(job.writer.remaining())
-        with screen.status("loaded") if screen.is_terminal else _Silent() as status:
-            for _, _, task in job.run():
-                finished += task is not None
-                status.update(f"{where.name}: {finished} of {expected} searches finished")
+        try:
+            job = start_or_resume(settings, where, judges=judging.judges)
+            with Watch(job, screen) as watched:
+                for record, _, task in job.run():
+                    watched.see(record, task)
+        except MilrError as error:  # the other runs may well be made
+            failed.append(where.name)
+            screen.print(f"error: {where.name}: {error}")
+            return
+        made = job.writer.manifest
+        spent = f"{made.drawings:,.10g} drawings, {made.seconds:,.0f} s"
+        screen.print(f"{where.name}: {_say(job.table().running)}, {spent}")
 
     folders: list[Path] = []
     try:
-        for number, (one, where, done) in enumerate(run_plan(planned, folder, run), start=1):
-            screen.print(f"{number}/{len(planned)} {one.name}{': finished already' if done else ''}")
+        for one, where, done in run_plan(planned, folder, run):
+            place = f"{planned.index(one) + 1}/{len(planned)}"
+            screen.print(f"{place} {one.name}{': finished already' if done else ''}")
             folders.append(where)
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; type the same command to go on in {folder}")
         raise typer.Exit(INTERRUPTED) from None
-    except MilrError as error:
-        raise MilrError(f"{error}; type the same command to go on in {folder}") from error
     finally:
         judging.judges.close()
-    put(comparison_tables(compare(read_entries(folders))), form, None)
+    again = f"type the same command to go on in {folder}"
+    others = [one.name for one in planned if folder / one.name not in folders]
+    if others:
+        screen.print(f"another process makes {', '.join(others)}: once it has, {again}")
+    begun = [where for where in folders if where.name not in failed or _has_answers(where)]
+    if begun:
+        put(comparison_tables(compare(read_entries(begun))), form, None)
     screen.print(f"runs: {folder}; all tables and figures: milr report {folder}/*/ --out report.html")
+    if failed:
+        raise MilrError(f"{len(failed)} of {len(planned)} runs failed ({', '.join(failed)}): {again}")
 
 
-class _Silent:
-    """A status line that nobody sees."""
+def _say(score: Column | None) -> str:
+    return "nothing could be scored" if score is None else f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
-    def __enter__(self) -> _Silent:
-        return self
 
-    def __exit__(self, *error: object) -> None: ...
+def _has_answers(folder: Path) -> bool:
+    """Whether a run has a finished task."""
+    from milr.runs import read_run
 
-    def update(self, text: str) -> None:
-        """Say nothing."""
+    return (folder / MANIFEST).is_file() and bool(read_run(folder).tasks)

@@ -18,7 +18,10 @@ from milr.errors import UsageError, unknown_name
 from milr.report.entries import Entry, settings_of
 from milr.report.statistics import OVERALL, Estimate, Floats, area, bootstrap, mean_by_prompt
 from milr.report.tables import Cell, Row, Table
+from milr.strategies import STRATEGIES
 
+_MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
+"""Settings that say how latents move."""
 BUDGETS = (1, 2, 4, 8, 21, 64)
 """Drawings spent, where curves are read off."""
 AREA, END = "area", "end"
@@ -221,9 +224,29 @@ def needs_twin(entry: Entry) -> bool:
 
 
 def find_twin(entry: Entry, entries: Sequence[Entry], credit: str = "zero") -> Entry | None:
-    """The entry that has the same settings but that credit."""
+    """The entry that has the same settings but that credit.
+
+    Without credit nothing moves, so that what says how latents move is the same to it: of the embedded model, whose
+    text is never sampled anew where it does not move, any entry that draws the same is the twin.
+    """
     wanted = settings_of(entry.manifest) | {"credit": credit}
-    return next((other for other in entries if settings_of(other.manifest) == wanted), None)
+    found = next((other for other in entries if settings_of(other.manifest) == wanted), None)
+    if found is not None or credit != "zero" or not entry.embedded:
+        return found
+    return next(
+        (other for other in entries if without_credit(settings_of(other.manifest)) == without_credit(wanted)), None
+    )
+
+
+def without_credit(settings: Mapping[str, object]) -> dict[str, object]:
+    """What a search in which nothing moves hangs on.
+
+    How many image tokens are latents stays: they are sampled behind the states of the first drawing's tokens, not
+    behind each other.
+    """
+    kept = {name: value for name, value in settings.items() if name not in _MOVING}
+    strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
+    return kept if "image" in strategy.latents else kept | {"image_ratio": 0.0}
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:

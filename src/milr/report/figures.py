@@ -119,7 +119,8 @@ def _steps(sections: Sequence[Section]) -> Figure:
 def _sweep(sections: Sequence[Section], setting: str, name: str, key: str, recipe: str) -> Figure:
     """Figure 5: the score at the end against one setting, all others equal."""
     swept = {section.name: _by_value(section, setting) for section in sections}
-    return _against(key, f"Figure 5: score against {name}", name, sections, swept, missing(recipe.replace("_", "-")))
+    told = missing(recipe.replace("_", "-"))
+    return _against(key, f"Figure 5: score against {name}", name, sections, setting, swept, told)
 
 
 def _counts(sections: Sequence[Section]) -> Figure:
@@ -135,6 +136,7 @@ def _counts(sections: Sequence[Section]) -> Figure:
         "Figure 5: score against the number of image latents",
         "image latents",
         sections,
+        "image_ratio",
         swept,
         missing("image-latents"),
     )
@@ -145,8 +147,8 @@ def _image_latents(entry: Entry) -> int:
 
 
 def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
-    """The reference and its variants in one setting, by its value; nothing where there is no variant."""
-    found = section.variants(setting)
+    """A search and its variants in one setting, by its value; nothing where there is no variant."""
+    found = section.sweep(setting)
     ordered = sorted(found, key=lambda entry: float(getattr(entry.config, setting)))
     return [(f"{getattr(entry.config, setting):g}", entry) for entry in ordered] if len(found) > 1 else []
 
@@ -156,6 +158,7 @@ def _against(
     title: str,
     across: str,
     sections: Sequence[Section],
+    setting: str,
     swept: dict[str, list[tuple[str, Entry]]],
     told: str,
 ) -> Figure:
@@ -164,9 +167,10 @@ def _against(
     series: list[Series] = []
     for section in sections:
         pairs = dict(swept.get(section.name, []))
-        if pairs and section.reference is not None:
+        if pairs:
             estimates = [section.at_end(pairs[value], OVERALL) if value in pairs else None for value in values]
-            series.append(Series(f"{section.name}: {mark(section.reference)}", tuple(map(_known, estimates))))
+            base = section.sweep(setting)[0]
+            series.append(Series(f"{section.name}: {mark(base)}", tuple(map(_known, estimates))))
     return Figure(key, title, across, tuple(values), tuple(series), scale="names", told="" if series else told)
 
 
@@ -197,15 +201,16 @@ def _l2(sections: Sequence[Section]) -> Figure:
     series: list[Series] = []
     for section in sections:
         pairs = dict(_by_value(section, "l2"))
-        if not pairs or section.reference is None:
+        if not pairs:
             continue
+        base = section.sweep("l2")[0]
         kinds: tuple[tuple[str, Callable[[Entry], Floats]], ...] = (
-            (f"reward {section.reference.manifest.reward}", _rewards_at_end),
+            (f"reward {base.manifest.reward}", _rewards_at_end),
             (f"judge {section.judge}", _judged_at_end),
         )
         for kind, read in kinds:
             estimates = [_overall(pairs[value], read(pairs[value]))[0] if value in pairs else None for value in values]
-            series.append(Series(f"{mark(section.reference)}: {kind}", tuple(estimates)))
+            series.append(Series(f"{mark(base)}: {kind}", tuple(estimates)))
     return Figure(
         "l2",
         "The L2 weight against reward hacking",

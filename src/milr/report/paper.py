@@ -11,6 +11,8 @@ from milr.report.statistics import OVERALL
 from milr.report.tables import Cell, Row, Table
 
 RIDDLES = "riddles"
+PAPERS = ("joint", "alt", "t2v")
+"""Strategies of the paper."""
 _NOTE = f"Published rows: {SOURCE}, not measured here; ours: [low, high] is a 95 % bootstrap interval over prompts."
 
 
@@ -36,10 +38,14 @@ def _methods(sections: Sequence[Section]) -> Table:
 
 
 def _is_method(section: Section, entry: Entry) -> bool:
-    """Methods as such, and the search's strategies; its ablations have tables of their own."""
+    """Methods as such, and the search's strategies; its ablations have tables of their own.
+
+    A strategy that is not the paper's may have settings of its own.
+    """
     if entry.manifest.method != "milr" or section.reference is None:
         return True
-    return section.differences(entry) <= {"strategy", "model"}
+    own = {"text_ratio", "image_ratio", "learning_rate"} if entry.config.strategy not in PAPERS else set[str]()
+    return section.differences(entry) <= {"strategy", "model", *own}
 
 
 def _compbench_and_wise(sections: Sequence[Section]) -> Table:

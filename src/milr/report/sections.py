@@ -89,6 +89,18 @@ class Section:
             return []
         return [entry for entry in self.entries if self.differences(entry) <= set(settings)]
 
+    def sweep(self, setting: str) -> list[Entry]:
+        """A plain search and the entries that differ from it in nothing but this setting, that search first.
+
+        It is the reference where that has any; else the one with most, such as a search for another reward.
+        """
+        found = {
+            plain.label: [plain, *(one for one in self.entries if differing(one, plain) == {setting})]
+            for plain in _plain(self.entries)
+        }
+        own = [] if self.reference is None else found[self.reference.label]
+        return own if len(own) > 1 else max(found.values(), key=len, default=own)
+
     def differences(self, entry: Entry) -> set[str]:
         """The settings in which an entry differs from the reference; a reward brings its own stop value."""
         return set() if self.reference is None else differing(entry, self.reference)
@@ -140,9 +152,9 @@ def differing(entry: Entry, other: Entry) -> set[str]:
     return {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
 
 
-def _find_reference(entries: Sequence[Entry]) -> Entry | None:
-    """The entry with most one-setting neighbours among the searches that are plain in all that the paper ablates."""
-    plain = [
+def _plain(entries: Sequence[Entry]) -> list[Entry]:
+    """The searches that are plain in all that the paper ablates."""
+    return [
         entry
         for entry in entries
         if entry.manifest.method == "milr"
@@ -152,7 +164,11 @@ def _find_reference(entries: Sequence[Entry]) -> Entry | None:
         and entry.config.l2 == 0
     ]
 
+
+def _find_reference(entries: Sequence[Entry]) -> Entry | None:
+    """Of the plain searches, the one with most neighbours that differ in one setting."""
+
     def neighbours(entry: Entry) -> int:
         return sum(len(differing(entry, other)) == 1 for other in entries)
 
-    return max(plain, key=neighbours, default=None)
+    return max(_plain(entries), key=neighbours, default=None)
