@@ -230,6 +230,16 @@ def test_the_command_writes_a_page_or_tables(
     assert "## Table 1: GenEval" in (tmp_path / "tables.md").read_text()
 
 
+def test_a_run_that_has_only_begun_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done, begun = make_run(tmp_path / "done", tasks=make_tasks(2), steps=0), make_run(tmp_path / "begun", tasks=[])
+    for command in (["compare"], ["report", "--format", "md"]):
+        assert main([*command, str(done), str(begun)]) == 0
+        captured = capsys.readouterr()
+        assert f"left out: {begun} has no finished task yet" in captured.err
+        assert main([*command, str(begun)]) == 2
+        assert f"{begun} has no finished task yet: wait" in capsys.readouterr().err
+
+
 def test_every_number_of_the_page_is_in_the_tables(runs: list[Run]) -> None:
     tables = report_tables(runs)
     folders = next(table for table in tables if table.key == "runs")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from milr.commands.tables import Form, Out, put
+from milr.commands.tables import Form, Out, put, read_begun
 from milr.report.comparison import compare as compare_entries
 from milr.report.comparison import comparison_tables
-from milr.report.entries import read_entries
+from milr.report.entries import make_entries
 
 
 def compare(
@@ -26,4 +26,4 @@ def compare(
 
     Runs that differ in seed or shard only are joined.
     """
-    put(comparison_tables(compare_entries(read_entries(runs), baseline, seed=seed)), form, out)
+    put(comparison_tables(compare_entries(make_entries(read_begun(runs)), baseline, seed=seed)), form, out)

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from milr.commands.tables import Out, put, save
+from milr.commands.tables import Out, put, read_begun, save
 from milr.errors import UsageError
 from milr.report.page import draw_page, report_tables
-from milr.runs import read_run
 
 
 def report(
@@ -21,7 +20,7 @@ def report(
     """Set runs into the paper's tables and figures, beside the published numbers; one page without other files."""
     if form == "html" and out is None:
         raise UsageError("a page needs a file: add --out report.html, or --format md for the tables")
-    found = [read_run(folder) for folder in runs]
+    found = read_begun(runs)
     if form != "html" or out is None:
         put(report_tables(found), form, out)
         return

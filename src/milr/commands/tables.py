@@ -11,9 +11,20 @@ import typer
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.report.tables import Format, Table, write_tables
+from milr.runs import Run, read_run
 
 Form: TypeAlias = Annotated[str, typer.Option("--format", help=f"One of: {', '.join(get_args(Format))}.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of on the screen.")]
+
+
+def read_begun(folders: Sequence[Path]) -> list[Run]:
+    """Read runs; those that have no finished task yet are left out, which is said, unless there are no others."""
+    found = [read_run(folder) for folder in folders]
+    begun = [run for run in found if run.tasks]
+    for run in found if begun else ():
+        if not run.tasks:
+            typer.echo(f"left out: {run.folder} has no finished task yet", err=True)
+    return begun or found
 
 
 def put(tables: Sequence[Table], form: str, out: Path | None) -> None:
