@@ -303,6 +303,8 @@ def test_the_command_lists_and_plans(
     assert [line.partition(":")[0] for line in lines] == [
         f"credit-{name}" for name in ("reward", "zero", "random", "negated")
     ]
+    assert main(["ablate", "credits", "--plan", "--first", "2"]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["credit-reward", "credit-zero"]
     assert list(tmp_path.iterdir()) == []
 
 

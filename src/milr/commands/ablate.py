@@ -44,6 +44,9 @@ def ablate(
         bool | None,
         typer.Option("--twins/--no-twins", help="Each search's twin without credit; default: the recipe's."),
     ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Only so many of the planned runs, from the first on.")
+    ] = None,
     only_plan: Annotated[bool, typer.Option("--plan", help="Say what would be run, and run nothing.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Of the sweep; default: runs/ablate-<recipe>-<benchmark>.")
@@ -84,7 +87,7 @@ def ablate(
     }
     found = read_recipe(recipe)
     known = {"device": device, **{name: value for name, value in given.items() if value is not None}}
-    planned = plan_runs(found, known, twins=twins, seeds=seeds)
+    planned = plan_runs(found, known, twins=twins, seeds=seeds)[:first]
     screen.print(f"{found.title}: {len(planned)} runs of {planned[0].settings.benchmark}")
     screen.print(f"meant for {found.hardware}; duration: {found.duration}; expected: {found.expected}")
     if only_plan:
