@@ -14,6 +14,7 @@ from milr import search
 from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.methods import METHODS, load_method
+from milr.methods.consensus import TEXTS, rank_by_agreement
 from milr.methods.keep_right import find_right_tokens
 from milr.methods.loop import Look
 from milr.methods.reflection import find_criticised
@@ -432,3 +433,27 @@ def test_partial_drawings_never_answer() -> None:
         last = run(name, [CAT], reward=FakeReward(only_parts), stop_at=0.9)[-1]
         assert last.finished == "out of steps" and rank(last.best_score) == 0.1
         assert not math.isnan(last.drawings_spent)
+
+
+# --- consensus
+
+
+def test_the_text_that_agrees_most_comes_first_whatever_its_places() -> None:
+    red_cat, lost, swapped = "top small red cat, left small blue dog", "top small cat", "top small blue cat, red dog"
+    moved = "right small red cat, bottom small blue dog"
+    assert rank_by_agreement([lost, swapped, red_cat, moved])[0] in (2, 3)
+    assert rank_by_agreement([lost, swapped, red_cat, moved])[-1] == 0
+    assert rank_by_agreement(["a", "a", ""]) == [0, 1, 2]
+    assert rank_by_agreement([]) == []
+
+
+def test_each_text_of_a_pool_is_drawn_from_once_and_told_in_its_record() -> None:
+    model = Watched()
+    records = run("consensus", [CAT], model, steps=TEXTS + 2)
+    written = [thought.reasoning.text for _, _, thought in model.thoughts]
+    assert len(written) == 2 * TEXTS, "a second pool where the first is spent"
+    assert sorted(record.reasoning.text for record in records[:TEXTS]) == sorted(written[:TEXTS])
+    order = rank_by_agreement(written[:TEXTS])
+    assert [record.reasoning.text for record in records[:TEXTS]] == [written[place] for place in order]
+    order = rank_by_agreement(written[TEXTS:])[:3]
+    assert [record.reasoning.text for record in records[TEXTS:]] == [written[TEXTS + place] for place in order]

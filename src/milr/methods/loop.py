@@ -129,8 +129,8 @@ class Row:
             self._decoded += len(look.drawing.tokens) - leading
             self.tokens_spent += len(look.drawing.tokens) - sum(token is not None for token in request.tokens)
 
-    def record(self, looks: Sequence[Look], seconds: float) -> StepRecord:
-        """The record of a step's whole drawings; its script has gone on, or ended, already."""
+    def record(self, reasoning: Reasoning | None, looks: Sequence[Look], seconds: float) -> StepRecord:
+        """The record of a step's whole drawings and the text that they follow; its script has gone on, or ended."""
         for look in looks:
             if self.best is None or rank(look.score) > rank(self.best[0].score):
                 self.best = (look, self.step)
@@ -150,7 +150,7 @@ class Row:
             index=self.index,
             step=self.step - 1,
             moved=(),
-            reasoning=self.reasoning or Reasoning("", ()),
+            reasoning=reasoning or Reasoning("", ()),
             drawings=tuple(look.drawing for look in looks),
             scores=tuple(look.score for look in looks),
             best=best.drawing,
@@ -201,7 +201,7 @@ def run_scripts(
             row.answer(looks)
             finished = None
             if whole:
-                record = row.record(looks, time.monotonic() - started)
+                record = row.record(requests[0].reasoning, looks, time.monotonic() - started)
                 finished = record.finished
                 yield record
             if finished is None:
