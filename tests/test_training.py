@@ -19,7 +19,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from milr.rewards.geneval import judge
 from milr.tasks import OBJECT_NAMES, parse_prompt, plural
 from milr.types import Task
-from training import scenes, seeing, stage, tokens, unified
+from training import scenes, seeing, stage, tokens, unified, vq
+from training.icons import COLORS as ICON_COLORS
 from training.icons import GROUNDS
 from training.probes import NOTHING, TOLD_LAYER, Probes
 
@@ -37,7 +38,7 @@ def test_a_scene_fulfils_its_task_by_genevals_rules(seed: int) -> None:
     task = world.request()
     detections: dict[str, list[tuple[float, float, float, float, float, str | None]]] = {}
     for item in world.scene(task).items:
-        top, left, bottom, right = (float(8 * side) for side in item.box)
+        top, left, bottom, right = (float(scenes.TOKEN * side) for side in item.box)
         detections.setdefault(item.name, []).append((left, top, right, bottom, 0.99, item.color))
     assert judge(detections, task).correct
 
@@ -110,7 +111,65 @@ def test_plans_name_every_object_with_its_place() -> None:
 
 def draw_first_code(grids: torch.Tensor) -> torch.Tensor:
     """Image tokens as if decoded: every pixel of a picture bears its grid's first token."""
-    return grids[:, 0, 0].float()[:, None, None, None].expand(-1, 3, 128, 128)
+    return grids[:, 0, 0].float()[:, None, None, None].expand(-1, 3, 144, 144)
+
+
+def make_icon(shade: int, color: tuple[int, int, int], opaque: int = 16) -> np.ndarray:
+    """48 x 48 RGBA, tinted: its left columns shaded, its right ones and all but some rows empty."""
+    icon = np.zeros((48, 48, 4), np.uint8)
+    icon[:opaque, :20, :3], icon[:opaque, :20, 3] = [round(shade / 255 * part) for part in color], 255
+    return icon
+
+
+@pytest.fixture
+def painted() -> vq.Library:
+    """Two icons that differ in shade and form, in every tint."""
+    tints = {"natural": (200, 100, 50), **ICON_COLORS}
+    return {
+        (name, 0, tint, "small"): make_icon(shade, color, opaque)
+        for name, shade, opaque in (("cat", 255, 16), ("dog", 120, 40))
+        for tint, color in tints.items()
+    }
+
+
+def test_a_token_is_a_shape_in_a_tint(painted: vq.Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(vq, "SHAPES_FILE", tmp_path / "shapes.npy")
+    settings = stage.read_settings()
+    settings["vq"] |= {"codebook": len(GROUNDS) + 4 * len(vq.TINTS), "rounds": 5}
+    shapes = vq.learn_shapes(settings, painted)
+    assert torch.equal(shapes, vq.learn_shapes(settings, painted)), "kept"
+    bank = vq.build_bank(shapes, painted)
+    assert bank.keys() == painted.keys()
+    for (_, _, tint, _), grid in bank.items():
+        shown = grid[grid != scenes.AIR]
+        assert (shown >= len(GROUNDS)).all() and (shown < settings["vq"]["codebook"]).all()
+        assert {vq.TINTS[(code - len(GROUNDS)) % len(vq.TINTS)] for code in shown.tolist()} == {tint}
+        assert (grid[:, 2] == scenes.AIR).all(), "nothing stands in the last column"
+    for name in ("cat", "dog"):
+        forms = {((bank[name, 0, t, "small"] - len(GROUNDS)) // len(vq.TINTS)).tobytes() for t in vq.TINTS}
+        assert len(forms) == 1, "the same shapes in every tint"
+    assert not np.array_equal(bank["cat", 0, "red", "small"], bank["dog", 0, "red", "small"])
+
+
+def test_codes_of_one_tint_or_of_one_shape_lie_nearer_than_others() -> None:
+    shapes = torch.rand(40, 512, generator=torch.Generator().manual_seed(0))
+    vectors = vq.code_vectors(shapes, 32)
+    tints = len(vq.TINTS)
+    assert vectors.shape == (len(GROUNDS) + 40 * tints, 32)
+    assert vectors.norm(dim=-1).allclose(torch.ones(len(vectors)))
+    red_first, blue_first, red_second, blue_second = (len(GROUNDS) + at for at in (1, 5, tints + 1, tints + 5))
+    near = vectors @ vectors.T
+    assert near[red_first, blue_first] > near[red_first, blue_second]
+    assert near[red_first, red_second] > near[red_first, blue_second]
+    assert near[:4, :4].allclose(torch.eye(4)), "grounds are like nothing else"
+
+
+def test_what_is_air_shows_the_ground() -> None:
+    cells = np.full((3, 3), 2)
+    icon = np.full((3, 3), scenes.AIR)
+    icon[1, 1] = 7
+    scenes.paste(cells, icon)
+    assert cells.tolist() == [[2, 2, 2], [2, 7, 2], [2, 2, 2]]
 
 
 @pytest.fixture(scope="module")
@@ -119,21 +178,19 @@ def feeder() -> unified.Feeder:
     tokenizer = tokens.train_tokenizer(make_world(), 800, 300)
     colors = ["natural", *scenes.COLORS]
     bank = {
-        (name, 0, color, size, ground): random.integers(len(GROUNDS), CODES, (side, side))
+        (name, 0, color, size): random.integers(len(GROUNDS), CODES, (side, side))
         for name in OBJECT_NAMES
         for color in colors
         for size, side in scenes.SIZES.items()
-        for ground in GROUNDS
     }
-    bank["dog", 0, "natural", "small", "sky"][0, 0] = CODES - 1
+    bank["dog", 0, "natural", "small"][0, 0] = CODES - 1
     library = {
-        (name, 0, color, size): np.zeros((8 * side, 8 * side, 4), np.float32)
+        (name, 0, color, size): np.zeros((16 * side, 16 * side, 4), np.float32)
         for name in OBJECT_NAMES
         for color in colors
         for size, side in scenes.SIZES.items()
     }
-    grounds = {g: i for i, g in enumerate(GROUNDS)}
-    return unified.Feeder(make_world(1), tokenizer, bank, grounds, library, decode=draw_first_code)
+    return unified.Feeder(make_world(1), tokenizer, bank, library, decode=draw_first_code)
 
 
 @pytest.fixture(scope="module")
@@ -263,12 +320,12 @@ def test_a_line_of_the_raster_has_its_own_wavelengths() -> None:
     )
     turning = LlamaRotaryEmbedding(config)
     found = [2 * torch.pi / float(frequency) for frequency in turning.inv_freq]
-    for wanted in (16 / 3, 8, 16, 64, 128, 256):
+    for wanted in (4.5, 9, 36, 72, 144):
         assert any(length == pytest.approx(wanted, rel=1e-5) for length in found)
     cosine, _ = turning(torch.zeros(1), torch.tensor([[3, 3 + scenes.GRID]]))
     assert turning.attention_scaling == 1.0
     same = (cosine[0, 0] - cosine[0, 1]).abs() < 1e-5
-    assert same[:4].tolist() == [True, True, False, True]  # a third, a half and, fourth, the whole of a line
+    assert same[:3].tolist() == [True, True, False]  # a half and the whole of a line
 
 
 def test_rotary_frequencies_stay_exact_in_training(tiny: JanusForConditionalGeneration) -> None:
@@ -284,7 +341,7 @@ def test_a_drawing_of_few_cells_does_not_tell_where_objects_stand(feeder: unifie
     batches = feeder.drawings(settings)
     pool = [next(batches) for _ in range(4)]
     kept = sum(int((batch.targets != unified.IGNORED).sum()) for batch in pool)
-    assert kept == pytest.approx(256 * (1 + 255 * 0.1), rel=0.1)
+    assert kept == pytest.approx(256 * (1 + 80 * 0.1), rel=0.1)
 
 
 def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.Feeder) -> None:
@@ -345,13 +402,13 @@ def test_a_conversation_asks_before_it_describes(feeder: unified.Feeder) -> None
 def test_half_of_the_pictures_looked_at_are_what_the_vq_model_draws(feeder: unified.Feeder) -> None:
     shown, batch = next(feeder.pictures(4, LOOKING))
     assert batch.pixels[:2].abs().max() <= 1
-    firsts = [scenes.token_grid(scene, feeder.bank, feeder.grounds)[0, 0] for scene in shown]
+    firsts = [scenes.token_grid(scene, feeder.bank)[0, 0] for scene in shown]
     assert batch.pixels[2:, 0, 0, 0].tolist() == firsts[2:]
 
 
 def test_damaged_pictures_show_other_tokens_than_their_scene_has(feeder: unified.Feeder) -> None:
     shown, batch = next(feeder.pictures(64, LOOKING | {"decoded_chunk": 32, "decoded_pictures": 32, "damaged": 1.0}))
-    firsts = [scenes.token_grid(scene, feeder.bank, feeder.grounds)[0, 0] for scene in shown]
+    firsts = [scenes.token_grid(scene, feeder.bank)[0, 0] for scene in shown]
     assert batch.pixels[32:, 0, 0, 0].tolist() != firsts[32:]
 
 
@@ -370,7 +427,7 @@ def test_every_patch_is_told_in_the_words_of_the_plan(feeder: unified.Feeder) ->
             assert {words_of(patch) for patch in said[~objects]} == {plan[-1]}
             for item in scene.items:
                 top, left, _, _ = item.box
-                corner = said.reshape(16, 16, -1)[top, left]
+                corner = said.reshape(9, 9, -1)[top, left]
                 assert words_of(corner) == item.words.replace(f" {item.size}", "")
 
 

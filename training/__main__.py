@@ -44,32 +44,28 @@ class Materials:
     """What every stage after the icons stands on."""
 
     library: vq.Library
-    centres: torch.Tensor
-    bank: tokens.Bank
-    grounds: dict[str, int]
+    shapes: torch.Tensor
+    bank: vq.Bank
 
 
-def prepare(settings: stage.Settings, folder: Path) -> Materials:
-    """Icons, codebook and token bank (all cached)."""
+def prepare(settings: stage.Settings) -> Materials:
+    """Icons (cached), shapes and token bank."""
     library = icon_library(settings)
-    centres = vq.learn_codes(settings, library)
-    bank, grounds = tokens.build_bank(centres, library, folder)
-    return Materials(library, centres, bank, grounds)
+    shapes = vq.learn_shapes(settings, library)
+    return Materials(library, shapes, vq.build_bank(shapes, library))
 
 
 def train_vq(settings: stage.Settings, folder: Path) -> vq.Autoencoder:
     """The VQ model."""
-    made = prepare(settings, folder)
-    return vq.train(settings, made.library, made.centres, made.bank, made.grounds, folder)
+    made = prepare(settings)
+    return vq.train(settings, made.library, made.shapes, made.bank, folder)
 
 
 def train_unified(settings: stage.Settings, folder: Path) -> None:
     """Tokenizer and unified model."""
-    made = prepare(settings, folder)
-    own = settings["unified"]
-    drawn = {key: grid for key, grid in made.bank.items() if key[1] < own["variants"]}
+    made = prepare(settings)
     tokenizer = load_tokenizer(settings, folder)
-    network = vq.load(settings, folder)
+    network, _ = vq.load(settings, folder)
 
     @torch.inference_mode()
     def decode(grids: torch.Tensor) -> torch.Tensor:
@@ -77,27 +73,28 @@ def train_unified(settings: stage.Settings, folder: Path) -> None:
             return network.decode(grids).float().clamp(-1, 1)
 
     def make_feeder(world: dict[str, Any], seed: int) -> unified.Feeder:
-        return unified.Feeder(training_world(seed, **world), tokenizer, drawn, made.grounds, made.library, decode)
+        return unified.Feeder(training_world(seed, **world), tokenizer, made.bank, made.library, decode)
 
-    start = vq.code_vectors(made.centres, settings["vq"]["embed_dim"])
+    start = vq.code_vectors(made.shapes, settings["vq"]["embed_dim"])
     unified.train(settings, tokenizer, make_feeder, start, folder)
 
 
 def load_tokenizer(settings: stage.Settings, folder: Path) -> PreTrainedTokenizerBase:
-    """The shipped tokenizer, since shipped weights know its ids; trained at the first call where there is none."""
+    """The tokenizer that checkpoints were trained with, else the shipped one, else a new one."""
     shipped, target = Path(settings["export"]["folder"]), folder / "tokenizer"
+    if target.exists():
+        return AutoTokenizer.from_pretrained(target)
     if (shipped / "tokenizer.json").exists():
         return AutoTokenizer.from_pretrained(shipped)
-    if not target.exists():
-        own = settings["tokenizer"]
-        world = training_world(own["seed"])
-        tokens.train_tokenizer(world, own["vocabulary"], own["sentences"]).save_pretrained(target)
+    own = settings["tokenizer"]
+    world = training_world(own["seed"], riddled=own["riddled"])
+    tokens.train_tokenizer(world, own["vocabulary"], own["sentences"]).save_pretrained(target)
     return AutoTokenizer.from_pretrained(target)
 
 
 def write_checkpoint(settings: stage.Settings, folder: Path) -> None:
     """Export the latest checkpoints, finished or not, as the embedded model."""
-    network = vq.load(settings, folder)
+    network, _ = vq.load(settings, folder)
     tokenizer = load_tokenizer(settings, folder)
     model = unified.load(settings, tokenizer, folder)
     export.export(model, network, tokenizer, settings, Path(settings["export"]["folder"]))
@@ -106,13 +103,13 @@ def write_checkpoint(settings: stage.Settings, folder: Path) -> None:
 def train_critic(name: str, settings: stage.Settings, folder: Path) -> None:
     """An icon detector, into the package."""
     own = settings["critics"][name]
-    detector.train(settings, name, icon_library(settings, own["library"]), folder)
+    detector.train(settings, name, icon_library(settings, own["library"]), icon_library(settings), folder)
     shutil.copytree(folder / name, own["folder"], dirs_exist_ok=True)
 
 
 def measure_model(settings: stage.Settings, folder: Path, arguments: list[str]) -> dict[str, Any]:
     """The card's figures: `report [GENEVAL_METADATA [SCALE]]`."""
-    made = prepare(settings, folder)
+    made = prepare(settings)
     benchmark = Path(arguments[0]) if arguments else None
     scale = float(arguments[1]) if len(arguments) > 1 else 1.0
     return report.measure(settings, made.library, made.bank, folder, benchmark, scale)

@@ -3,9 +3,9 @@
 Two of them, `icons-detector` (the reward) and `icons-judge` (only watched): settings.toml gives each its architecture,
 seed, augmentation and icons.
 
-Half of the pictures of a batch are drawn anew, some of them with cells exchanged; the other half come from a store of
-pictures that went through the VQ model (until it draws well: put together from the codebook's patches), half of those
-with damage as a half-trained generator makes it. What an icon is worth after damage:
+Half of the pictures of a batch are drawn anew, some of them with cells exchanged; the other half, once the names are
+known, come from a store of pictures that went through the VQ model, half of those with damage as a half-trained
+generator makes it. What an icon is worth after damage:
 
 * up to 18 % of its cells replaced: still there; 40 % and more, or half of one and half of another: not there; between:
   left out of the loss. Codes that are near the right ones do not count as damage.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,17 +33,17 @@ from milr.rewards.icon_detector import BOX_UNIT, CELL, DetectorConfig, DetectorN
 from milr.tasks import COLORS, OBJECT_NAMES
 from training import icons, vq
 from training.icons import GROUNDS, NATURAL, compose
-from training.scenes import GRID, PLACES, SIZES, TOKEN, HeldOut, Item, Scene, World
-from training.stage import Checkpoint, Settings, log
+from training.scenes import GRID, GROUND_TOKENS, PLACES, SIZES, TOKEN, HeldOut, Item, Scene, World, paste
+from training.stage import Checkpoint, Settings, log, start_from_shipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from milr.rewards.geneval import Detection
     from milr.types import Task
 
 SIDE = GRID * TOKEN
+MAP = SIDE // CELL  # cells a side of the detectors' maps
 MOST = 6  # label rows a picture
 IGNORE, EMPTY = -1, -2  # classes of label rows: left out of the loss; no row
 MIXED, UNKNOWN = len(COLORS), -1  # colours of label rows: no single one; left out of the loss
@@ -170,7 +171,7 @@ class Sampler:
         return None
 
     def draw(self, layout: Layout) -> np.ndarray:
-        """Pixels, uint8 (128, 128, 3)."""
+        """Pixels, uint8 (144, 144, 3)."""
         canvas = np.empty((SIDE, SIDE, 3), np.float32)
         canvas[:] = GROUNDS[layout.ground]
         for p in layout.placed:
@@ -217,11 +218,11 @@ class Coder(Protocol):
     """(number, k): cells that look much the same."""
 
     def tokens(self, layouts: Sequence[Layout]) -> np.ndarray:
-        """Int64 (B, 16, 16)."""
+        """Int64 (B, 9, 9)."""
         ...
 
     def pictures(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens (B, 16, 16) -> uint8 (B, 128, 128, 3)."""
+        """Tokens (B, 9, 9) -> uint8 (B, 144, 144, 3)."""
         ...
 
 
@@ -250,42 +251,31 @@ class PixelCoder:
         return self.cells[tokens].swapaxes(2, 3).reshape(-1, SIDE, SIDE, 3)
 
 
-class CodeCoder:
-    """The codebook without the VQ decoder: each cell is its code's patch. Blocky, but at almost no cost."""
-
-    def __init__(self, sampler: Sampler, centres: torch.Tensor) -> None:
-        self.library, self.centres = sampler.library, centres  # centres: (codebook, 192) in [-1, 1]
-        self.number = len(centres)
-        self.near: np.ndarray | None = torch.cdist(centres, centres).topk(9, largest=False).indices[:, 1:].numpy()
-        self.patches = ((centres + 1) * 127.5).round().byte().view(-1, TOKEN, TOKEN, 3).numpy()
-        self.bank: dict[tuple[tuple[str, int, str, str], str], np.ndarray] = {}
-
-    def tokens(self, layouts: Sequence[Layout]) -> np.ndarray:
-        """Pasted from each icon's own tokens, as the generator's token bank holds them."""
-        grids = np.empty((len(layouts), GRID, GRID), np.int64)
-        for grid, x in zip(grids, layouts, strict=True):
-            grid[:] = list(GROUNDS).index(x.ground)  # the codebook begins with the grounds
-            for p in x.placed:
-                if (p.key, x.ground) not in self.bank:
-                    patches = vq.cut_patches(vq.on_ground(self.library[p.key], GROUNDS[x.ground]))
-                    codes = vq.nearest(torch.from_numpy(patches).flatten(0, 1), self.centres)
-                    self.bank[p.key, x.ground] = codes.view(patches.shape[:2]).numpy()
-                grid[p.top : p.top + p.side, p.left : p.left + p.side] = self.bank[p.key, x.ground]
-        return grids
-
-    def pictures(self, tokens: np.ndarray) -> np.ndarray:
-        """Patches put together."""
-        return self.patches[tokens].swapaxes(2, 3).reshape(-1, SIDE, SIDE, 3)
-
-
-class VqCoder(CodeCoder):
+class VqCoder:
     """The codebook and the VQ model's decoder: what the generator's tokens look like."""
 
-    def __init__(self, settings: Settings, sampler: Sampler, folder: Path) -> None:
-        super().__init__(sampler, vq.learn_codes(settings, sampler.library))
-        self.network = vq.Autoencoder(vq.vq_config(settings))
-        self.step = Checkpoint(folder / "vq.pt").load(network=self.network)
-        self.network.eval()
+    def __init__(self, settings: Settings, library: vq.Library, folder: Path) -> None:
+        shapes = vq.learn_shapes(settings, library)
+        self.bank = vq.build_bank(shapes, library)
+        self.number = settings["vq"]["codebook"]
+        self.near: np.ndarray | None = self._near(shapes)
+        self.network, self.step = vq.load(settings, folder)
+
+    def _near(self, shapes: torch.Tensor) -> np.ndarray:
+        """(codebook, 8): the most similar shapes in the same tint; a ground is near to itself."""
+        similar = torch.cdist(shapes, shapes).topk(9, largest=False).indices[:, 1:]  # (shapes, 8)
+        tints, grounds = torch.arange(len(vq.TINTS)), torch.arange(len(GROUNDS))
+        codes = len(GROUNDS) + similar[:, None] * len(vq.TINTS) + tints[:, None]  # (shapes, tints, 8)
+        return torch.cat([grounds[:, None].expand(-1, 8), codes.flatten(0, 1)]).numpy()
+
+    def tokens(self, layouts: Sequence[Layout]) -> np.ndarray:
+        """Pasted from each icon's own tokens."""
+        grids = np.empty((len(layouts), GRID, GRID), np.int64)
+        for grid, layout in zip(grids, layouts, strict=True):
+            grid[:] = GROUND_TOKENS[layout.ground]
+            for p in layout.placed:
+                paste(grid[p.top : p.top + p.side, p.left : p.left + p.side], self.bank[p.key])
+        return grids
 
     @torch.inference_mode()
     def pictures(self, tokens: np.ndarray) -> np.ndarray:
@@ -306,7 +296,7 @@ def psnr(coder: Coder, sampler: Sampler, number: int = 16) -> float:
 def coded_pictures(
     sampler: Sampler, coder: Coder, random: np.random.Generator, number: int, damaged: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures as the coder makes them, a share of them damaged: uint8 (n, 128, 128, 3), and labels (n, MOST, 6)."""
+    """Pictures as the coder makes them, a share of them damaged: uint8 (n, 144, 144, 3), and labels (n, MOST, 6)."""
     layouts = [sampler.layout(random) for _ in range(number)]
     labels = np.stack([sampler.labels(layout) for layout in layouts])
     hurt = [i for i in range(number) if random.random() < damaged]
@@ -327,7 +317,7 @@ def _damage(
     coder: Coder,
     random: np.random.Generator,
 ) -> None:
-    """Replace cells of some icons and set their labels to what is left of them, in place. Tokens are (16, 16)."""
+    """Replace cells of some icons and set their labels to what is left of them, in place. Tokens are (9, 9)."""
     if random.random() < 0.3:  # scraps on the ground, before the icons' own cells are restored below
         clean = tokens.copy()
         spots = random.integers(0, GRID, (int(random.integers(2, 9)), 2))
@@ -376,66 +366,42 @@ def _damage(
             labels[row, 0] = IGNORE
 
 
-def read_coder(settings: Settings, sampler: Sampler, folder: Path, least_psnr: float) -> VqCoder | None:
-    """The VQ model of the newest checkpoint; None where it is of another shape or does not draw scenes well yet."""
-    try:
-        coder = VqCoder(settings, sampler, folder)
-    except (RuntimeError, KeyError, OSError):
-        return None
-    decibels = psnr(coder, sampler)
-    log("detector-vq", step=coder.step, psnr=decibels)
-    return coder if decibels >= least_psnr else None
-
-
 class Store:
-    """Decoded pictures, made chunk by chunk and kept; when it is full, new chunks replace the oldest.
+    """Pictures of the generator's icons that went through the VQ model, made chunk by chunk and kept on disk."""
 
-    Chunks lie in one folder a VQ checkpoint. While the VQ model still trains, `grow` follows its checkpoints.
-    """
+    def __init__(self, coder: VqCoder, sampler: Sampler, settings: dict[str, Any], folder: Path) -> None:
+        """An empty store.
 
-    def __init__(self, settings: Settings, name: str, sampler: Sampler, folder: Path) -> None:
-        own = settings["critics"][name]
-        self.settings, self.name, self.sampler, self.folder = settings, name, sampler, folder
-        self.least_psnr = float(own["least_psnr"])
-        self.chunk, self.most, self.seed = int(own["chunk"]), int(own["coded_pictures"]), int(own["seed"])
+        Args:
+            coder: Draws them.
+            sampler: Of the generator's icons.
+            settings: Of the detector: ``coded_pictures``, ``chunk`` and ``seed``.
+            folder: Holds the chunks' files.
+        """
+        self.coder, self.sampler, self.folder = coder, sampler, folder
+        self.chunk, self.most, self.seed = settings["chunk"], settings["coded_pictures"], settings["seed"]
         self.pictures = np.empty((self.most, SIDE, SIDE, 3), np.uint8)
         self.labels = np.empty((self.most, MOST, 6), np.float32)
-        self.made = 0
-        self.since = 0  # chunks made with the present coder
-        self.written = 0.0
-        self.coder: VqCoder | None = None
-
-    @property
-    def filled(self) -> int:
-        """Pictures at hand."""
-        return min(self.made * self.chunk, self.most)
-
-    def ready(self) -> bool:
-        """Whether the VQ model draws whole scenes well enough; reads its newest checkpoint."""
-        written = (self.folder / "vq.pt").stat().st_mtime if (self.folder / "vq.pt").exists() else 0.0
-        if written != self.written:
-            self.written, self.coder = written, read_coder(self.settings, self.sampler, self.folder, self.least_psnr)
-            self.since = 0
-        return self.coder is not None
+        self.filled = 0
 
     def grow(self) -> bool:
-        """One chunk more, from its file where there is one; False where all are made, or the VQ model is not ready."""
-        if not self.ready() or self.coder is None or self.since * self.chunk >= self.most:
+        """One chunk more, from its file where there is one; False where all are made."""
+        if self.filled + self.chunk > self.most:
             return False
-        file = self.folder / f"{self.name}-pictures-{self.coder.step}-{self.written:.0f}" / f"{self.since:04d}.npz"
+        file = self.folder / f"{self.filled:05d}.npz"
         if file.exists():
             with np.load(file) as stored:
                 pictures, labels = stored["pictures"], stored["labels"]
         else:
-            random = np.random.default_rng([self.seed, 1, self.coder.step, self.since])
+            random = np.random.default_rng([self.seed, 1, self.filled])
             pictures, labels = coded_pictures(self.sampler, self.coder, random, self.chunk)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial.npz")
             np.savez(partial, pictures=pictures, labels=labels)
             partial.rename(file)
-        start = self.made * self.chunk % self.most
-        self.pictures[start : start + self.chunk], self.labels[start : start + self.chunk] = pictures, labels
-        self.made, self.since = self.made + 1, self.since + 1
+        fresh = slice(self.filled, self.filled + self.chunk)
+        self.pictures[fresh], self.labels[fresh] = pictures, labels
+        self.filled += self.chunk
         return True
 
     def pick(self, random: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -444,20 +410,30 @@ class Store:
         return self.pictures[index], self.labels[index]
 
 
+def open_store(settings: Settings, name: str, sampler: Sampler, folder: Path) -> Store:
+    """A detector's store of what the newest VQ model draws, with its first pictures."""
+    own, coder = settings["critics"][name], VqCoder(settings, sampler.library, folder)
+    log(name, vq_step=coder.step, vq_psnr=psnr(coder, sampler))
+    store = Store(coder, sampler, own, folder / f"{name}-pictures-{coder.step}")
+    while store.filled < own["first_pictures"] and store.grow():
+        pass
+    return store
+
+
 def augment(
     pictures: np.ndarray, labels: np.ndarray, random: np.random.Generator, strength: dict[str, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shifts, light, noise, blur and blots, none of which changes a colour's name; now and then nothing but a ground.
 
     Args:
-        pictures: uint8 (B, 128, 128, 3).
+        pictures: uint8 (B, 144, 144, 3).
         labels: (B, MOST, 6).
         random: Its generator.
         strength: Chances of shift, resize, blur, noise and blot, and of a picture of one colour or of noise, which
             shows no object; the most that gain and light change.
 
     Returns:
-        Pictures float32 (B, 128, 128, 3) in [0, 255], and labels whose boxes moved along.
+        Pictures float32 (B, 144, 144, 3) in [0, 255], and labels whose boxes moved along.
     """
     out, moved = pictures.astype(np.float32), labels.copy()
     for picture, rows in zip(out, moved, strict=True):
@@ -475,7 +451,7 @@ def augment(
             top, left = (int(v) for v in random.integers(0, SIDE - 8, 2))
             picture[top : top + 8, left : left + 8] = random.uniform(0, 255, 3)
         if random.random() < strength["resize"]:
-            small = [int(v) for v in random.integers(48, 100, 2)]
+            small = [int(v) for v in random.integers(56, 112, 2)]
             soft = Image.fromarray(picture.astype(np.uint8)).resize(small, Image.Resampling.BILINEAR)
             picture[:] = np.asarray(soft.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         elif random.random() < strength["blur"]:
@@ -498,9 +474,9 @@ class Targets:
     """What the heads should say. N is the number of objects in the batch."""
 
     centre: torch.Tensor
-    """(B, 16, 16): 1 where an object's centre lies."""
+    """(B, 18, 18): 1 where an object's centre lies."""
     weight: torch.Tensor
-    """(B, 16, 16): less near a centre, 0 where a label says to ignore."""
+    """(B, 18, 18): less near a centre, 0 where a label says to ignore."""
     cells: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """Batch, row and column of each object, int64 (N)."""
     names: torch.Tensor
@@ -513,9 +489,9 @@ class Targets:
 
 def make_targets(labels: np.ndarray) -> Targets:
     """Labels (B, MOST, 6) -> targets."""
-    centre = np.zeros((len(labels), GRID, GRID), np.float32)
+    centre = np.zeros((len(labels), MAP, MAP), np.float32)
     weight = np.ones_like(centre)
-    middles = np.arange(GRID) + 0.5
+    middles = np.arange(MAP) + 0.5
     real = np.argwhere(labels[..., 0] > EMPTY)
     objects: list[tuple[float, ...]] = []
     for picture, row in real:
@@ -526,7 +502,7 @@ def make_targets(labels: np.ndarray) -> Targets:
             weight[picture][squared < 6] = 0
             continue
         weight[picture] *= (1 - np.exp(-squared / (2 * 0.8**2))) ** 2
-        r, c = min(int(y), GRID - 1), min(int(x), GRID - 1)
+        r, c = min(int(y), MAP - 1), min(int(x), MAP - 1)
         width, height = max(x1 - x0, 1), max(y1 - y0, 1)
         box = (x - c - 0.5, y - r - 0.5, math.log(width / BOX_UNIT), math.log(height / BOX_UNIT))
         objects.append((picture, r, c, name, *box, color))
@@ -556,13 +532,14 @@ def detector_loss(
     return losses["centre"] + losses["names"] + losses["boxes"] + 0.5 * losses["colors"], figures
 
 
-def train(settings: Settings, name: str, library: vq.Library, folder: Path) -> IconDetector:
-    """Train, calibrate and write a detector to ``folder``; resumes from its checkpoint.
+def train(settings: Settings, name: str, library: vq.Library, drawn: vq.Library, folder: Path) -> IconDetector:
+    """Train, calibrate and write a detector to ``folder``; resumes from its checkpoint, or from the shipped weights.
 
     Args:
         settings: Of all stages.
         name: Of the detector in ``settings["critics"]``.
         library: The icons that it learns.
+        drawn: Those that the generator draws.
         folder: Holds the checkpoint, and the detector's own folder at the end.
     """
     own: dict[str, Any] = settings["critics"][name]
@@ -573,24 +550,23 @@ def train(settings: Settings, name: str, library: vq.Library, folder: Path) -> I
     optimiser = torch.optim.AdamW(network.parameters(), lr=own["learning_rate"], weight_decay=own["weight_decay"])
     checkpoint = Checkpoint(folder / f"{name}.pt")
     step = checkpoint.load(network=network, optimiser=optimiser)
-    sampler = Sampler(library)
+    if step == 0:
+        start_from_shipped(network, Path(own["folder"]))
+    sampler, drawn_sampler = Sampler(library), Sampler(drawn)
     pixel_coder = PixelCoder(sampler)
-    code_coder = CodeCoder(sampler, vq.learn_codes(settings, library))
-    store = Store(settings, name, sampler, folder)
+    store: Store | None = None
     half, total = own["batch"] // 2, own["steps"]
     started, sums = time.time(), dict[str, float]()
-    while store.filled < own["first_pictures"] and store.grow():
-        pass
     while step < total:
         random = np.random.default_rng([own["seed"], 0, step])
-        if step % own["grow_every"] == 0:
-            store.grow()
         pictures, labels = coded_pictures(sampler, pixel_coder, random, half, own["damaged"])
-        other, other_labels = (
-            store.pick(random, half)
-            if store.filled >= own["first_pictures"]
-            else coded_pictures(sampler, code_coder, random, half)
-        )
+        if step >= own["coded_from"]:
+            store = store or open_store(settings, name, drawn_sampler, folder)
+            if step % own["grow_every"] == 0:
+                store.grow()
+            other, other_labels = store.pick(random, half)
+        else:
+            other, other_labels = coded_pictures(sampler, pixel_coder, random, half, own["damaged"])
         pictures, labels = augment(
             np.concatenate([pictures, other]), np.concatenate([labels, other_labels]), random, own["augment"]
         )
@@ -612,15 +588,14 @@ def train(settings: Settings, name: str, library: vq.Library, folder: Path) -> I
                 name,
                 step=step,
                 **{k: v / 50 for k, v in sums.items()},
-                coded=store.filled,
+                coded=store.filled if store else 0,
                 pictures_per_second=50 * own["batch"] / (time.time() - started),
             )
             started, sums = time.time(), {}
         if step % 200 == 0 or step == total:
             checkpoint.save(step, network=network, optimiser=optimiser)
     trained = IconDetector(network.to(memory_format=torch.contiguous_format), config)
-    coder = read_coder(settings, sampler, folder, own["least_psnr"]) or code_coder
-    detector = calibrate(trained, own, sampler, coder)
+    detector = calibrate(trained, own, drawn_sampler, VqCoder(settings, drawn, folder))
     detector.save(folder / name)
     return detector
 
@@ -763,8 +738,7 @@ def report(settings: Settings, name: str, library: vq.Library, folder: Path) -> 
     """Figures on pictures of the generator's icons that neither training nor calibration saw."""
     own = settings["critics"][name]
     sampler = Sampler(library)
-    coder = read_coder(settings, sampler, folder, own["least_psnr"])
-    coder = coder or CodeCoder(sampler, vq.learn_codes(settings, library))
+    coder = VqCoder(settings, library, folder)
     detector = IconDetector.from_folder(folder / name)
     figures: dict[str, Any] = {}
     sets = test_pictures(sampler, coder, own["seed"] + 2, own["report_pictures"])

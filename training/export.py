@@ -17,7 +17,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from training.scenes import GRID, TOKEN
 from training.stage import Settings
 from training.unified import IMAGE_TOKENS
-from training.vq import Autoencoder
+from training.vq import SHIPPED_SCALE, Autoencoder, scale_residuals
 
 # Janus-Pro's chat form. A message is a string, or parts of type "text" and "image".
 CHAT_TEMPLATE = (
@@ -42,6 +42,7 @@ def export(
 ) -> None:
     """Write model, tokenizer, processor, generation config and milr's own settings to ``folder``."""
     model.model.vqmodel.load_state_dict(network.model.state_dict())
+    scale_residuals(model.model.vqmodel, SHIPPED_SCALE)
     model.to(torch.bfloat16).eval()
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -23,12 +23,11 @@ from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icon_detector import IconDetector
 from milr.tasks import parse_prompt
 from milr.types import Reasoning, Score, Task
-from training.detector import SIDE, CodeCoder, Sampler, VqCoder, psnr
+from training.detector import SIDE, Sampler, VqCoder, psnr
 from training.scenes import PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
 from training.stage import Settings
-from training.tokens import Bank
 from training.unified import DESCRIBE
-from training.vq import Library
+from training.vq import Bank, Library
 
 SEED = 90_000  # of worlds that training never saw
 ROWS = 40  # drawings at once
@@ -277,8 +276,7 @@ def measure(
     judge = IconDetector.from_folder("icons-judge")
     own = dict(settings["unified"]["phases"][-1]["world"])
     world = World(np.random.default_rng(SEED), read_held_out(), read_forbidden(), **own)
-    sampler = Sampler({key: icon for key, icon in library.items() if key[1] < settings["unified"]["variants"]})
-    coder: CodeCoder = VqCoder(settings, sampler, folder)
+    sampler, coder = Sampler(library), VqCoder(settings, library, folder)
 
     def rendered(scenes: list[Scene]) -> list[Image.Image]:
         return [Image.fromarray(render(scene, library).round().astype(np.uint8)) for scene in scenes]

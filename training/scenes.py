@@ -1,7 +1,7 @@
 """The icon world: requests (prompts), scenes that fulfil them, the plan in words, questions, pixels and tokens.
 
 A scene is what the reasoning states: for each object its place, size, colour and name, and the ground. Places are a
-3 x 3 grid of names; an object of s tokens starts at token 0, (16 - s) // 2 or 16 - s of its row and column. The
+3 x 3 grid of names; an object of s tokens starts at token 0, (9 - s) // 2 or 9 - s of its row and column. The
 model sees words and tokens alone; this module only makes its training data.
 """
 
@@ -30,15 +30,17 @@ from milr.tasks import (
 from milr.types import Requirement, Task
 from training.icons import GROUNDS, NATURAL, compose
 
-GRID = 16  # image tokens a side
-TOKEN = 8  # pixels a token's side
-SIZES = {"small": 5, "large": 7}  # tokens a side
+GRID = 9  # image tokens a side
+TOKEN = 16  # pixels a token's side
+SIZES = {"small": 3, "large": 4}  # tokens a side
 PLACES = {
     f"{row} {column}".strip() or "middle": (r, c)
     for r, row in enumerate(("top", "", "bottom"))
     for c, column in enumerate(("left", "", "right"))
 }
 MOST_OBJECTS = 5
+GROUND_TOKENS = {ground: number for number, ground in enumerate(GROUNDS)}  # the codebook begins with them
+AIR = -1  # the token of an icon's empty patches: whatever the ground has
 HELD_OUT_FILE = Path(__file__).with_name("held_out.csv")
 GENEVAL_HASHES_FILE = Path(__file__).with_name("geneval_hashes.txt")
 BENCHMARK_HASHES_FILE = Path(__file__).with_name("benchmark_hashes.txt")
@@ -328,7 +330,7 @@ def _related(a: tuple[int, int, int, int], b: tuple[int, int, int, int], relatio
 
 
 def render(scene: Scene, library: dict[tuple[str, int, str, str], np.ndarray]) -> np.ndarray:
-    """Scene -> (128, 128, 3) float32 in [0, 255]: training's ground truth, never used in drawing."""
+    """Scene -> (144, 144, 3) float32 in [0, 255]: training's ground truth, never used in drawing."""
     canvas = np.empty((GRID * TOKEN, GRID * TOKEN, 3), np.float32)
     canvas[:] = GROUNDS[scene.ground]
     for item in scene.items:
@@ -337,18 +339,18 @@ def render(scene: Scene, library: dict[tuple[str, int, str, str], np.ndarray]) -
     return canvas
 
 
-def token_grid(
-    scene: Scene, bank: dict[tuple[str, int, str, str, str], np.ndarray], grounds: dict[str, int]
-) -> np.ndarray:
-    """Scene -> image tokens (16, 16) int64, pasted from each icon's own encoding.
-
-    Attention in the VQ model is off, so an icon's tokens do not depend on where it stands; encoding it once is enough.
-    """
-    grid = np.full((GRID, GRID), grounds[scene.ground], np.int64)
+def token_grid(scene: Scene, bank: dict[tuple[str, int, str, str], np.ndarray]) -> np.ndarray:
+    """Scene -> image tokens (9, 9) int64, pasted from each icon's own: the same wherever it stands, on any ground."""
+    grid = np.full((GRID, GRID), GROUND_TOKENS[scene.ground], np.int64)
     for item in scene.items:
         top, left, bottom, right = item.box
-        grid[top:bottom, left:right] = bank[item.name, item.variant, item.color or NATURAL, item.size, scene.ground]
+        paste(grid[top:bottom, left:right], bank[item.name, item.variant, item.color or NATURAL, item.size])
     return grid
+
+
+def paste(cells: np.ndarray, icon: np.ndarray) -> None:
+    """Lay an icon's tokens (s, s) over cells (s, s), in place; where it is all air, the ground stays."""
+    np.copyto(cells, icon, where=icon != AIR)
 
 
 def write_lists(geneval_metadata: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 A patch of an object has a name, a colour and a place. The tower's vector for it shall lie where the words of all three
 lie among the language model's embeddings, so that a picture reads like a plan. Taught by answers alone, a yes or a no
-for 256 patches, the tower had learned next to nothing after thousands of pictures (docs/experiments.md). Here every
+for all patches, the tower had learned next to nothing after thousands of pictures (docs/experiments.md). Here every
 patch is a lesson, and the language model is not even run.
 """
 
@@ -32,13 +32,13 @@ GROUND_SHARE = 0.05  # of the ground that teaches: plain ground is most of a pic
 class SeenBatch:
     """Pictures, and what each of their patches shows."""
 
-    pixels: torch.Tensor  # (B, 3, 128, 128) in [-1, 1]
-    said: torch.Tensor  # (B, 256, 3) int64: of each kind, the word's number, or UNSAID
-    objects: torch.Tensor  # (B, 256) bool: patches of objects, not ground
+    pixels: torch.Tensor  # (B, 3, 144, 144) in [-1, 1]
+    said: torch.Tensor  # (B, 81, 3) int64: of each kind, the word's number, or UNSAID
+    objects: torch.Tensor  # (B, 81) bool: patches of objects, not ground
 
 
 def say(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Of each patch the words' numbers (256, 3), and whether it is an object's (256,)."""
+    """Of each patch the words' numbers (81, 3), and whether it is an object's (81,)."""
     said = np.full((GRID, GRID, len(KINDS)), UNSAID)
     said[..., 0], said[..., 1] = NAMES.index("ground"), HUES.index(scene.ground)
     objects = np.zeros((GRID, GRID), bool)
@@ -84,7 +84,7 @@ def seeing_loss(
     Words of a kind are told apart by what is not common to all of them.
 
     Args:
-        seen: (B, 256, d) the aligner's vectors.
+        seen: (B, 81, d) the aligner's vectors.
         batch: The pictures.
         words: Of each kind, (words, d).
         random: Picks the ground that counts.

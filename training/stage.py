@@ -44,18 +44,18 @@ class Checkpoint:
         partial.rename(self.path)
 
 
-def start_from_shipped(module: nn.Module, settings: Settings, prefix: str = "") -> bool:
+def start_from_shipped(module: nn.Module, folder: Path, prefix: str = "") -> bool:
     """Fill a module from the shipped weights, where there are any of its shapes: a lost machine costs no training.
 
     Args:
         module: Filled in place, in its own dtype.
-        settings: Name the shipped folder.
+        folder: The shipped folder.
         prefix: The module's place in the whole model.
 
     Returns:
         Whether there were weights to start from.
     """
-    file = Path(settings["export"]["folder"]) / "model.safetensors"
+    file = folder / "model.safetensors"
     if not file.exists():
         return False
     stored = {k.removeprefix(prefix): v for k, v in load_file(file).items() if k.startswith(prefix)}

@@ -1,22 +1,12 @@
-"""Stage 3, tokens: every icon encoded once on every ground, and the tokenizer of the text.
-
-A token says what its own patch shows, so whole scenes are pasted from this bank at no cost while models train.
-"""
+"""Stage 3, the tokenizer of the text."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.icons import GROUNDS
 from training.scenes import World
-from training.vq import Library, cut_patches, nearest, on_ground
 
-Bank = dict[tuple[str, int, str, str, str], np.ndarray]
 # Janus-Pro's own names for its special tokens.
 SPECIAL = {
     "pad_token": "<｜▁pad▁｜>",
@@ -27,28 +17,6 @@ SPECIAL = {
     "image_token": "<image_placeholder>",
 }
 ROLES = ("<|User|>", "<|Assistant|>")
-
-
-def build_bank(centres: torch.Tensor, library: Library, folder: Path) -> tuple[Bank, dict[str, int]]:
-    """(icon..., ground) -> tokens (s, s) int64, and the one token of each plain ground. Kept in ``folder``."""
-    cache = folder / "bank.npz"
-    if cache.exists():
-        with np.load(cache) as stored:
-            flat = {key: stored[key] for key in stored.files}
-    else:
-        flat = {}
-        for ground, color in GROUNDS.items():
-            patches = [cut_patches(on_ground(rgba, color)) for rgba in library.values()]  # (s, s, 192) each
-            codes = nearest(torch.from_numpy(np.concatenate([p.reshape(-1, p.shape[-1]) for p in patches])), centres)
-            parts = np.split(codes.numpy(), np.cumsum([p.shape[0] * p.shape[1] for p in patches])[:-1])
-            for key, patch, part in zip(library, patches, parts, strict=True):
-                flat["|".join(map(str, (*key, ground)))] = part.reshape(patch.shape[:2])
-        np.savez(cache, **flat)
-    bank: Bank = {}
-    for joined, tokens in flat.items():
-        name, variant, color, size, ground = joined.split("|")
-        bank[name, int(variant), color, size, ground] = tokens
-    return bank, {ground: index for index, ground in enumerate(GROUNDS)}  # learn_codes puts the grounds first
 
 
 def train_tokenizer(world: World, vocabulary: int, sentences: int) -> PreTrainedTokenizerFast:

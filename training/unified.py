@@ -3,9 +3,9 @@
 Three kinds of sequences, all in Janus-Pro's chat form:
 
 * reasoning: ``<|User|>: plan: {prompt}`` answered by the plan;
-* drawing: ``<|User|>: {prompt}. {plan}`` followed by 256 image tokens; the plan is left out now and then, and for
+* drawing: ``<|User|>: {prompt}. {plan}`` followed by 81 image tokens; the plan is left out now and then, and for
   guidance all words are (pad tokens between the first and the last, as transformers' image mode does). The plan's words
-  are learned here too, as in any text: several times the reasoning for the price of one more head;
+  can be learned here too (``words_weight``): several times the reasoning for the price of one more head;
 * looking: a picture, then questions answered by yes or no, then what stands where. The vision tower also learns by
   itself, from every patch (`training/seeing.py`).
 
@@ -34,13 +34,13 @@ from training.probes import IGNORED, NOTHING, Asked, Facts, Probes, color_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
 from training.seeing import Lexicon, SeenBatch, say, seeing_loss
 from training.stage import Checkpoint, Settings, log, start_from_shipped
-from training.tokens import Bank
-from training.vq import Library, to_pixels, vq_config
+from training.vq import Bank, Library, to_pixels, vq_config
 
 IMAGE_TOKENS = GRID * GRID
 MOST_POSITIONS = 1024
 DESCRIBE = "what is there?"
 """The question that is answered by what stands where."""
+HEAD_DEVIATION = 0.05  # of the image head's first weights
 PROBED = 0.5  # the probes' share of a drawing's loss
 ANSWERED = 4.0  # how much more answers count than a description: half of their tokens are ends, which say nothing
 
@@ -49,8 +49,8 @@ def raster_rotation(width: int) -> dict[str, Any]:
     """Rotary positions whose wavelengths fit a raster, in transformers' terms.
 
     Janus numbers image tokens line by line and tells no one where a line ends. With RoPE's own wavelengths a small
-    model learned its row but not its column (docs/experiments.md). Here six wavelengths are exact: a third, a half and
-    the whole of a line, and 4, 8 and 16 lines; each takes the place of the nearest one of RoPE's.
+    model learned its row but not its column (docs/experiments.md). Here five wavelengths are exact: a half and the
+    whole of a line, and 4, 8 and 16 lines; each takes the place of the nearest one of RoPE's.
 
     Args:
         width: Of an attention head.
@@ -58,7 +58,7 @@ def raster_rotation(width: int) -> dict[str, Any]:
     base = 10000.0
     own = [2 * math.pi * base ** (2 * place / width) for place in range(width // 2)]
     factors = [1.0] * len(own)
-    for wanted in (GRID / 3, GRID / 2, GRID, 4 * GRID, 8 * GRID, 16 * GRID):
+    for wanted in (GRID / 2, GRID, 4 * GRID, 8 * GRID, 16 * GRID):
         nearest = min(range(len(own)), key=lambda place: abs(math.log(own[place] / wanted)))
         factors[nearest] = wanted / own[nearest]
     return {
@@ -132,12 +132,12 @@ class _Row:
 
     text: list[int]
     plan: slice  # where the plan's tokens, and the one behind them, stand in the text
-    tokens: np.ndarray  # (256,)
-    objects: np.ndarray  # (256,) bool
-    weights: np.ndarray  # (256,) 0 where a target is left out
+    tokens: np.ndarray  # (81,)
+    objects: np.ndarray  # (81,) bool
+    weights: np.ndarray  # (81,) 0 where a target is left out
     words: list[tuple[int, int, int]]  # position, place and colour of each object's last word in the text
-    names: np.ndarray  # (256,) what stands in each cell, or IGNORED
-    colors: np.ndarray  # (256,) likewise
+    names: np.ndarray  # (81,) what stands in each cell, or IGNORED
+    colors: np.ndarray  # (81,) likewise
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class LookingBatch:
 
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
-"""Image tokens (B, 16, 16) -> pixels (B, 3, 128, 128) in [-1, 1]: what the VQ model makes of them."""
+"""Image tokens (B, 9, 9) -> pixels (B, 3, 144, 144) in [-1, 1]: what the VQ model makes of them."""
 
 
 class Feeder:
@@ -163,15 +163,14 @@ class Feeder:
         world: World,
         tokenizer: PreTrainedTokenizerBase,
         bank: Bank,
-        grounds: dict[str, int],
         library: Library,
         decode: Decode,
     ) -> None:
         self.world, self.tokenizer = world, tokenizer
-        self.bank, self.grounds, self.library, self.decode = bank, grounds, library, decode
+        self.bank, self.library, self.decode = bank, library, decode
         self.codes = max(int(tokens.max()) for tokens in bank.values()) + 1
         self.behind = self.encode("\n\n<|Assistant|>:<begin_of_image>")[1:]  # what follows a plan
-        # (256,) bool: the first row of every place where an object may stand. There it is decided whether one does;
+        # (81,) bool: the first row of every place where an object may stand. There it is decided whether one does;
         # an icon whose first row is ground is decided in the second.
         beginnings, decisions = np.zeros((2, GRID, GRID), bool)
         for size in SIZES if world.large else ("small",):
@@ -209,7 +208,7 @@ class Feeder:
         weights = np.where(always | objects, 1.0, diet["ground_weight"]).astype(np.float32) * kept
         # A few cells are all that tells whether the plan was read; all others follow from their neighbours.
         weights *= np.where(self.decisions, diet["decision_weight"], 1.0)
-        grid = token_grid(scene, self.bank, self.grounds).ravel()
+        grid = token_grid(scene, self.bank).ravel()
         # What a plan does not say cannot be known.
         facts = _cell_facts(scene) if plan.start else np.full((2, IMAGE_TOKENS), IGNORED)
         return _Row(ids, plan, grid, objects, weights, self._last_words(scene, plan), *facts)
@@ -299,7 +298,7 @@ class Feeder:
             for turn in range(settings["decode_every"]):
                 if turn == 0:
                     made = [self.world.scene(self.world.request()) for _ in range(settings["decoded_chunk"])]
-                    grids = np.stack([token_grid(scene, self.bank, self.grounds) for scene in made])
+                    grids = np.stack([token_grid(scene, self.bank) for scene in made])
                     wrong = random.random(grids.shape) < settings["damaged"]
                     grids = np.where(wrong, random.integers(self.codes, size=grids.shape), grids)
                     drawn.extend(zip(made, self.decode(torch.from_numpy(grids)), strict=True))
@@ -388,7 +387,7 @@ def object_cells(scene: Scene) -> np.ndarray:
 
 
 def _cell_facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Names and colours (256,) of what stands in each cell, by the probes' numbers."""
+    """Names and colours (81,) of what stands in each cell, by the probes' numbers."""
     names, colors = np.full((GRID, GRID), NOTHING), np.zeros((GRID, GRID), np.int64)
     for item in scene.items:
         top, left, bottom, right = item.box
@@ -405,9 +404,9 @@ def _shown(scene: Scene, name: str) -> tuple[list[float], list[float]]:
 
 
 def drawing_loss(
-    model: JanusForConditionalGeneration, batch: DrawingBatch, probes: Probes | None = None
+    model: JanusForConditionalGeneration, batch: DrawingBatch, probes: Probes | None = None, words_weight: float = 1.0
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropy of the image tokens and of the plan's words, and half of the probes', added, in nats.
+    """Mean cross-entropy of the image tokens and, weighed, of the plan's words, and half of the probes', in nats.
 
     Of a thinned batch, the image's is an estimate of the whole one's.
     """
@@ -441,7 +440,7 @@ def drawing_loss(
     hidden = hidden.gather(1, where[..., None].expand(-1, -1, hidden.shape[-1]))[chosen]
     losses = F.cross_entropy(inner.generation_head(hidden).float(), batch.targets[chosen], reduction="none")
     objects, weights = batch.objects[chosen], batch.weights[chosen]
-    loss = (losses * weights).sum() / weights.sum() + words
+    loss = (losses * weights).sum() / weights.sum() + words_weight * words
     figures = {
         "object_loss": losses[objects].mean().item(),
         "ground_loss": losses[~objects].mean().item(),
@@ -463,7 +462,7 @@ def reasoning_loss(
 
 
 def look(model: JanusForConditionalGeneration, batch: SeenBatch) -> torch.Tensor:
-    """What the tower makes of pictures, in the language model's space (B, 256, d)."""
+    """What the tower makes of pictures, in the language model's space (B, 81, d)."""
     inner = model.model
     return inner.aligner(inner.vision_model(batch.pixels.to(inner.dtype)).last_hidden_state)
 
@@ -614,9 +613,12 @@ def train(
     own: dict[str, Any] = settings["unified"]
     torch.manual_seed(own["seed"])
     model = JanusForConditionalGeneration(build_config(settings, tokenizer))
-    with torch.no_grad():  # a code's embedding begins as the code itself
+    with torch.no_grad():  # a code's embedding begins as the code itself; what begins alike is also predicted alike
         model.model.generation_embeddings.weight.copy_(codes)
-    start_from_shipped(model, settings)  # a checkpoint, where there is one, goes before
+        head = model.model.generation_head.vision_head.weight  # (codes, d)
+        head.copy_(HEAD_DEVIATION * codes @ torch.randn(codes.shape[1], head.shape[1]))
+    start_from_shipped(model, Path(settings["export"]["folder"]))  # a checkpoint, where there is one, goes before
+    model.set_attn_implementation("eager")  # the fused kernel's backward takes a third of a step on a CPU
     model = to_bfloat16(model).train()
     masters, probes = Masters(trainable(model)), Probes(settings["model"]["width"])
     optimiser = Optimiser(masters, probes, own)
@@ -626,7 +628,8 @@ def train(
     for phase in phases(own):
         if step < phase["until"]:
             feeder = make_feeder(phase["world"], own["seed"] + step)
-            step = _train_phase(step, model, masters, probes, optimiser, feeder, phase, checkpoint)
+            thinker = make_feeder(phase["reasoning_world"], own["seed"] + step)
+            step = _train_phase(step, model, masters, probes, optimiser, feeder, thinker, phase, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -645,14 +648,19 @@ def _train_phase(
     probes: Probes,
     optimiser: Optimiser,
     feeder: Feeder,
+    thinker: Feeder,
     own: dict[str, Any],
     checkpoint: Checkpoint,
 ) -> int:
     lexicon, random = Lexicon(feeder.encode), feeder.world.random
     table = model.model.language_model.embed_tokens.weight
     lessons = (
-        Lesson("drawing", feeder.drawings(own), lambda batch: drawing_loss(model, batch, probes)),
-        Lesson("reasoning", feeder.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
+        Lesson(
+            "drawing",
+            feeder.drawings(own),
+            lambda batch: drawing_loss(model, batch, probes, own["words_weight"]),
+        ),
+        Lesson("reasoning", thinker.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
         Lesson("looking", feeder.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)),
         Lesson(
             "seeing",
@@ -686,7 +694,7 @@ def _train_phase(
 def load(settings: Settings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> JanusForConditionalGeneration:
     """The moving average of the last checkpoint, or the shipped weights, in bf16; its VQ part is not filled."""
     model = JanusForConditionalGeneration(build_config(settings, tokenizer))
-    start_from_shipped(model, settings)
+    start_from_shipped(model, Path(settings["export"]["folder"]))
     masters = Masters(trainable(to_bfloat16(model)))
     Checkpoint(folder / "unified.pt").load(masters=masters)
     masters.write_averages()

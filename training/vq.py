@@ -1,18 +1,23 @@
-"""Stage 2, the VQ model: a codebook of picture patches, then JanusVQVAE's decoder and encoder around it.
+"""Stage 2, the VQ model: a codebook of shapes in colours, then JanusVQVAE's decoder and encoder around it.
 
-The codebook is k-means over the 8 x 8 pixel patches of all icons, so a token says what its own patch shows and nothing
-of its neighbours: an icon has the same tokens wherever it stands and whatever stands beside it, and the language model
-has far less to learn. (Trained end to end, JanusVQVAE does the opposite: its GroupNorm has as many groups as channels
-here, that is, it normalises over the whole picture, and every token depends on every object.) The decoder then learns
-to draw smooth pictures from code vectors, and the encoder to name each patch's code. Two traps: code vectors are
-L2-normalised in training, because transformers' decode path normalises them; and the attention blocks are switched
-off in the weights (their output projection is zero).
+A code says what one 16 x 16 patch of an icon shows: one of some hundred shapes, which are k-means over opacity and
+shade of all icons' patches, in one of ten colours or as the icon's set painted it; four more codes are the plain
+grounds. So an icon has the same tokens wherever it stands, whatever ground is behind and whatever stands beside it; an
+object in a colour that was never shown has codes that other objects have shown; and the language model has far less to
+learn.
+(Trained end to end, JanusVQVAE does the opposite: its GroupNorm has as many groups as channels here, that is, it
+normalises over the whole picture, and every token depends on every object.) The decoder learns to paint pictures from
+codes: what is one shape of several icons is told apart by its neighbours. The encoder learns to name each patch's code.
+Three traps: code vectors are L2-normalised in training, because transformers' decode path normalises them; the
+attention blocks are switched off in the weights (their output projection is zero); and GroupNorm is switched off as far
+as weights can do it (`EPSILON`).
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,77 +26,120 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
-from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEAttnBlock
+from transformers.models.janus.modeling_janus import (
+    JanusVQVAE,
+    JanusVQVAEAttnBlock,
+    JanusVQVAEConvDownsample,
+    JanusVQVAEConvUpsample,
+    JanusVQVAEResnetBlock,
+)
 
-from training.icons import GROUNDS, compose
+from training.icons import COLORS, GROUNDS, NATURAL, compose
+from training.scenes import AIR, GROUND_TOKENS, TOKEN, paste
 from training.stage import Checkpoint, Settings, log, start_from_shipped
 
 Library = dict[tuple[str, int, str, str], np.ndarray]
-TOKEN = 8  # pixels a token's side
-CODES_FILE = Path(__file__).with_name("codes.npy")
+Bank = dict[tuple[str, int, str, str], np.ndarray]
+"""Of every icon the tokens (s, s) int64; `AIR` where a patch is empty."""
+TINTS = (NATURAL, *COLORS)
+"""What a shape may be painted in. The codebook holds the grounds, then each shape in every tint."""
+SHAPES_FILE = Path(__file__).with_name("shapes.npy")
+SHIPPED = "model.vqmodel."
+"""The VQ model's place in the whole one."""
+FULL = 40  # tries to place an icon: few more find room
+EPSILON = 1000.0
+"""What training adds to the variance in every GroupNorm, which then hardly divides by anything.
+
+JanusVQVAE has 32 groups whatever its width. With one channel in each, GroupNorm divides every channel by how full the
+picture is and takes the ground's own level away, so that colours hung on what else was drawn and the four grounds
+looked alike. Its epsilon is 1e-6 in transformers: `scale_residuals` makes all that a GroupNorm sees so small that this
+is as much beside it as 1000 is in training, and the same function comes out."""
+SHIPPED_SCALE = math.sqrt(1e-6 / EPSILON)
+_SHADED = "green"  # the tint whose luminance tells an icon's shades
 
 
 def cut_patches(pixels: np.ndarray) -> np.ndarray:
-    """(..., H, W, 3) -> (..., H/8, W/8, 192) float32 in [-1, 1]."""
-    *batch, height, width, _ = pixels.shape
-    grid = pixels.reshape(*batch, height // TOKEN, TOKEN, width // TOKEN, TOKEN, 3)
-    return (np.moveaxis(grid, -4, -3).reshape(*batch, height // TOKEN, width // TOKEN, -1) / 127.5 - 1).astype(
-        np.float32
-    )
+    """(H, W, c) -> (H / 16, W / 16, 16 * 16 * c)."""
+    height, width, channels = pixels.shape
+    grid = pixels.reshape(height // TOKEN, TOKEN, width // TOKEN, TOKEN, channels)
+    return grid.swapaxes(1, 2).reshape(height // TOKEN, width // TOKEN, -1)
 
 
-def on_ground(rgba: np.ndarray, ground: tuple[int, int, int]) -> np.ndarray:
-    """An icon laid on a plain ground: (s, s, 3) float32 in [0, 255]."""
-    canvas = np.empty((*rgba.shape[:2], 3), np.float32)
-    canvas[:] = ground
-    compose(canvas, rgba, 0, 0)
-    return canvas
+def shape_patches(rgba: np.ndarray) -> np.ndarray:
+    """An icon, tinted -> opacity and shade of its patches (s, s, 512) float32 in [0, 1]: nothing of its colour."""
+    opacity = rgba[..., 3].astype(np.float32) / 255
+    shade = rgba[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 160
+    return cut_patches(np.stack([opacity, opacity * shade.clip(0, 1)], -1))
 
 
-def learn_codes(settings: Settings, library: Library) -> torch.Tensor:
-    """K-means centres of the icons' patches, (codebook, 192) in [-1, 1]; the first ones are the plain grounds.
+def learn_shapes(settings: Settings, library: Library) -> torch.Tensor:
+    """K-means centres of the icons' patches, (shapes, 512) in [0, 1].
 
-    Kept in git: the shipped weights' tokens are indices into this very list.
+    Kept in git, as bytes: the shipped weights' tokens are indices into this very list.
     """
-    if CODES_FILE.exists():
-        return torch.from_numpy(np.load(CODES_FILE)).float()
-    own = settings["vq"]
-    random = torch.Generator().manual_seed(own["seed"])
-    patches = np.concatenate(
-        [
-            cut_patches(on_ground(rgba, ground)).reshape(-1, 192)
-            for ground in GROUNDS.values()
-            for rgba in library.values()
+    if not SHAPES_FILE.exists():
+        own = settings["vq"]
+        random = torch.Generator().manual_seed(own["seed"])
+        shaded = [
+            shape_patches(rgba).reshape(-1, 2 * TOKEN * TOKEN) for key, rgba in library.items() if key[2] == _SHADED
         ]
-    )
-    patches = np.unique(patches, axis=0)
-    sample = torch.from_numpy(patches)[torch.randperm(len(patches), generator=random)[: own["patches"]]]
-    grounds = torch.from_numpy(np.array(list(GROUNDS.values()), np.float32) / 127.5 - 1).repeat(1, TOKEN * TOKEN)
-    centres = torch.cat([grounds, sample[: own["codebook"] - len(grounds)]])
-    for round_ in range(own["rounds"]):
-        index = nearest(sample, centres)
-        counts = torch.bincount(index, minlength=len(centres)).float()
-        sums = torch.zeros_like(centres).index_add_(0, index, sample)
-        fresh = sample[torch.randint(len(sample), (len(centres),), generator=random)]  # for centres without patches
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], fresh)
-        centres[: len(grounds)] = grounds
-        if round_ % 5 == 4:
-            log("codes", round=round_ + 1, psnr=10 * math.log10(4 / (sample - centres[index]).square().mean().item()))
-    np.save(CODES_FILE, centres.half().numpy())
-    return centres.half().float()
+        patches = torch.from_numpy(np.unique(np.concatenate(shaded), axis=0))
+        patches = patches[~_empty(patches)]
+        number = (own["codebook"] - len(GROUNDS)) // len(TINTS)
+        centres = patches[torch.randperm(len(patches), generator=random)[:number]]
+        for round_ in range(own["rounds"]):
+            index = nearest(patches, centres)
+            counts = torch.bincount(index, minlength=number).float()
+            sums = torch.zeros_like(centres).index_add_(0, index, patches)
+            fresh = patches[torch.randint(len(patches), (number,), generator=random)]  # for centres without patches
+            centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], fresh)
+            if round_ % 5 == 4:
+                error = (patches - centres[index]).square().mean().item()
+                log("shapes", round=round_ + 1, patches=len(patches), psnr=-10 * math.log10(error))
+        np.save(SHAPES_FILE, (centres * 255).round().byte().numpy())
+    return torch.from_numpy(np.load(SHAPES_FILE)).float() / 255
+
+
+def _empty(patches: torch.Tensor) -> torch.Tensor:
+    """Which patches (N, 512) show nothing."""
+    return patches[:, ::2].amax(1) < 0.05
 
 
 def nearest(patches: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    """Index of the nearest centre of each patch: (N, 192), (K, 192) -> (N,) int64."""
+    """Index of the nearest centre of each patch: (N, c), (K, c) -> (N,) int64."""
     norms = centres.square().sum(1)
     return torch.cat([(norms - 2 * part @ centres.T).argmin(1) for part in patches.split(4096)])
 
 
-def code_vectors(centres: torch.Tensor, width: int) -> torch.Tensor:
-    """Where the code vectors begin: the centres' principal components, unit length, (codebook, width)."""
-    centred = centres - centres.mean(0)
+def build_bank(shapes: torch.Tensor, library: Library) -> Bank:
+    """Every icon's tokens."""
+    bank: Bank = {}
+    for name, variant, color, size in library:
+        if color != _SHADED:
+            continue
+        patches = torch.from_numpy(shape_patches(library[name, variant, color, size]))  # (s, s, 512)
+        flat = patches.flatten(0, 1)
+        index = torch.where(_empty(flat), AIR, nearest(flat, shapes)).view(patches.shape[:2]).numpy()
+        for number, tint in enumerate(TINTS):
+            bank[name, variant, tint, size] = np.where(index == AIR, AIR, len(GROUNDS) + index * len(TINTS) + number)
+    return bank
+
+
+def code_vectors(shapes: torch.Tensor, width: int) -> torch.Tensor:
+    """Where the code vectors begin, (codebook, width), unit length.
+
+    One half of each is its tint or ground, the other the shape's principal components.
+    """
+    hues = len(TINTS) + len(GROUNDS)
+    centred = shapes - shapes.mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    return F.normalize(centred @ directions[:width].T, dim=-1)
+    forms = F.normalize(centred @ directions[: width - hues].T, dim=-1)  # (shapes, width - hues)
+    colors = torch.eye(hues)
+    grounds = torch.cat([colors[len(TINTS) :], torch.zeros(len(GROUNDS), width - hues)], 1)
+    tinted = torch.cat(
+        [colors[: len(TINTS)].repeat(len(forms), 1), forms.repeat_interleave(len(TINTS), 0)], 1
+    )  # shape by shape, as codes are numbered
+    return F.normalize(torch.cat([grounds, tinted]), dim=-1)
 
 
 def vq_config(settings: Settings) -> JanusVQVAEConfig:
@@ -112,7 +160,7 @@ def vq_config(settings: Settings) -> JanusVQVAEConfig:
 
 
 class Autoencoder(nn.Module):
-    """JanusVQVAE with unit code vectors. ``model`` keeps transformers' names: its state dict is the checkpoint's."""
+    """JanusVQVAE with unit code vectors. ``model`` has transformers' names; its scale is training's."""
 
     def __init__(self, config: JanusVQVAEConfig) -> None:
         super().__init__()
@@ -123,9 +171,19 @@ class Autoencoder(nn.Module):
                 nn.init.zeros_(module.proj_out.bias)
                 module.requires_grad_(False)
                 module.forward = lambda x: x  # type: ignore[method-assign]  # what zero weights compute, at no cost
+            elif isinstance(module, nn.GroupNorm):
+                module.eps = EPSILON
+                nn.init.constant_(module.weight, math.sqrt(EPSILON))
+            elif isinstance(module, JanusVQVAEResnetBlock):  # without a norm, residuals begin with nothing
+                nn.init.kaiming_normal_(module.conv1.weight)
+                nn.init.zeros_(module.conv2.weight)
+                nn.init.zeros_(module.conv2.bias)
+            elif isinstance(module, JanusVQVAEConvUpsample | JanusVQVAEConvDownsample):
+                nn.init.dirac_(module.conv.weight)
+                nn.init.zeros_(module.conv.bias)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] -> unit vectors (B, H/8, W/8, embed_dim)."""
+        """(B, 3, H, W) in [-1, 1] -> unit vectors (B, H/16, W/16, embed_dim)."""
         hidden = self.model.quant_conv(self.model.encoder(pixels))
         return F.normalize(hidden.permute(0, 2, 3, 1).float(), dim=-1)
 
@@ -139,8 +197,27 @@ class Autoencoder(nn.Module):
             return (vectors.float() @ self.codes().T).argmax(-1)
 
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, h, w) -> pixels (B, 3, 8h, 8w) in about [-1, 1]."""
-        return self.model.decoder(self.model.post_quant_conv(self.codes()[tokens].permute(0, 3, 1, 2)))
+        """Tokens (B, h, w) -> pixels (B, 3, 16h, 16w) in about [-1, 1]."""
+        vectors = self.codes()[tokens].permute(0, 3, 1, 2).contiguous()  # channels last would be far slower on a CPU
+        return self.model.decoder(self.model.post_quant_conv(vectors))
+
+
+@torch.no_grad()
+def scale_residuals(model: JanusVQVAE, factor: float) -> None:
+    """Make all that a GroupNorm sees ``factor`` times as large, in place.
+
+    A GroupNorm whose epsilon is that factor's square times as large then gives what it gave before.
+    """
+    for half in (model.encoder, model.decoder):
+        scaled: list[torch.Tensor] = [half.conv_in.weight, half.conv_in.bias]
+        for module in half.modules():
+            if isinstance(module, JanusVQVAEResnetBlock):
+                scaled += [p for conv in (module.conv1, module.conv2) for p in (conv.weight, conv.bias)]
+                scaled += [module.nin_shortcut.bias] if hasattr(module, "nin_shortcut") else []
+            elif isinstance(module, JanusVQVAEConvUpsample | JanusVQVAEConvDownsample):
+                scaled.append(module.conv.bias)
+        for parameter in scaled:
+            parameter.mul_(factor)
 
 
 def to_pixels(canvases: np.ndarray) -> torch.Tensor:
@@ -159,116 +236,148 @@ def reconstruction_loss(decoded: torch.Tensor, pixels: torch.Tensor, weight: tor
 
 
 def random_scenes(
-    library: Library,
-    tokens: dict[tuple[str, int, str, str, str], np.ndarray],
-    grounds: dict[str, int],
-    random: np.random.Generator,
-    number: int,
-    side: int,
-    favoured: float = 0.0,
+    library: Library, bank: Bank, random: np.random.Generator, number: int, side: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scenes of one to six icons anywhere on the token grid.
+    """Scenes of icons anywhere on the token grid: of one to four, or, every other time, as many as there is room for.
+
+    Plain ground is most of a picture and soon known; a full scene teaches three times as many icons at the same cost.
 
     Args:
         library: Every icon.
-        tokens: Theirs, on every ground.
-        grounds: The grounds' tokens.
+        bank: Their tokens.
         random: The source of chance.
         number: Of scenes.
         side: Of a scene, in pixels.
-        favoured: Share of icons that are of the kind that the unified model draws: the first of a class, small.
 
     Returns:
         Pixels (B, side, side, 3) float32 in [0, 255], tokens (B, h, w) int64, foreground (B, side, side) float32.
     """
-    keys, grid = list(library), side // TOKEN
-    first = [key for key in keys if key[1] == 0 and key[3] == "small"]
+    keys, grid = list(bank), side // TOKEN
     canvases = np.empty((number, side, side, 3), np.float32)
     drawn = np.empty((number, grid, grid), np.int64)
     foreground = np.empty((number, side, side), np.float32)
-    for canvas, cells, front in zip(canvases, drawn, foreground, strict=True):
+    for place, (canvas, cells, front) in enumerate(zip(canvases, drawn, foreground, strict=True)):
         ground = list(GROUNDS)[random.integers(len(GROUNDS))]
-        canvas[:], cells[:] = GROUNDS[ground], grounds[ground]
+        canvas[:], cells[:] = GROUNDS[ground], GROUND_TOKENS[ground]
         taken = np.zeros((grid, grid), bool)
-        for _ in range(int(random.integers(1, 7))):
-            among = first if random.random() < favoured else keys
-            key = among[random.integers(len(among))]
-            icon = tokens[*key, ground]
+        for _ in range(int(random.integers(1, 5)) if place % 2 else FULL):
+            key = keys[random.integers(len(keys))]
+            icon = bank[key]
             size = len(icon)
             top, left = (int(random.integers(0, grid - size + 1)) for _ in range(2))
             if not taken[top : top + size, left : left + size].any():
                 taken[top : top + size, left : left + size] = True
-                cells[top : top + size, left : left + size] = icon
+                paste(cells[top : top + size, left : left + size], icon)
                 compose(canvas, library[key], top * TOKEN, left * TOKEN)
         front[:] = np.abs(canvas - np.array(GROUNDS[ground], np.float32)).max(-1) > 6
     return canvases, drawn, foreground
 
 
-def train(
-    settings: Settings,
-    library: Library,
-    centres: torch.Tensor,
-    tokens: dict[tuple[str, int, str, str, str], np.ndarray],
-    grounds: dict[str, int],
-    folder: Path,
-) -> Autoencoder:
-    """Train decoder, code vectors and encoder on whole scenes, from the last checkpoint where there is one."""
-    own: dict[str, Any] = settings["vq"]
-    torch.manual_seed(own["seed"])
+class Optimiser:
+    """Muon for the convolutions, seen as matrices, AdamW for all else."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], rate: float) -> None:
+        self.rate = rate
+        self.convolutions = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) >= 16]
+        self.matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in self.convolutions]  # the same storage
+        chosen = {id(p) for p in self.convolutions}
+        others = [p for p in parameters if id(p) not in chosen]
+        self.muon = torch.optim.Muon(self.matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
+
+    def step(self, factor: float) -> None:
+        """One step at ``factor`` times the learning rate."""
+        for matrix, convolution in zip(self.matrices, self.convolutions, strict=True):
+            matrix.grad = None if convolution.grad is None else convolution.grad.view(matrix.shape)
+        for optimiser in (self.muon, self.adamw):
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * factor
+            optimiser.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Both states."""
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def train(settings: Settings, library: Library, shapes: torch.Tensor, bank: Bank, folder: Path) -> Autoencoder:
+    """Train decoder and code vectors, then the encoder, on whole scenes, from the last checkpoints."""
+    torch.manual_seed(settings["vq"]["seed"])
     network = Autoencoder(vq_config(settings)).train()
-    network.model.quantize.embedding.weight.data.copy_(code_vectors(centres, own["embed_dim"]))
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=own["learning_rate"], betas=(0.9, 0.98), weight_decay=1e-4)
-    checkpoint = Checkpoint(folder / "vq.pt")
-    step = checkpoint.load(network=network, optimiser=optimiser)
-    if step == 0:
-        start_from_shipped(network.model, settings, "model.vqmodel.")
-    random = np.random.default_rng([own["seed"], step])
-    started, errors, agreements = time.time(), list[float](), list[float]()
-    while step < own["steps"]:
-        canvases, cells, foreground = random_scenes(
-            library, tokens, grounds, random, own["batch"], own["image_size"], own["favoured"]
-        )
+    network.model.quantize.embedding.weight.data.copy_(code_vectors(shapes, settings["vq"]["embed_dim"]))
+    load_shipped(network, Path(settings["export"]["folder"]))
+    _teach(network, "decoder", settings["vq"], library, bank, folder / "vq.pt")
+    _teach(network, "encoder", settings["vq"], library, bank, folder / "vq_encoder.pt")
+    return network.eval()
+
+
+def _teach(
+    network: Autoencoder, half: str, own: dict[str, Any], library: Library, bank: Bank, checkpoint_file: Path
+) -> None:
+    """Train one half, ``encoder`` or ``decoder`` with the code vectors, from its checkpoint; the other one stays."""
+    encoding = half == "encoder"
+    parameters = [p for n, p in network.named_parameters() if p.requires_grad and _encodes(n) == encoding]
+    optimiser = Optimiser(parameters, own["learning_rate"])
+    checkpoint = Checkpoint(checkpoint_file)
+    step, total = checkpoint.load(network=network, optimiser=optimiser), own[f"{half}_steps"]
+    random = np.random.default_rng([own["seed"], encoding, step])
+    started, figures = time.time(), list[float]()
+    while step < total:
+        canvases, cells, foreground = random_scenes(library, bank, random, own["batch"], own["image_size"])
         pixels, target, front = to_pixels(canvases), torch.from_numpy(cells), torch.from_numpy(foreground)
-        done = step / own["steps"]
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                own["learning_rate"] * min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done)))
-            )
-        optimiser.zero_grad(set_to_none=True)
+        network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            decoded = network.decode(target)
-            loss = reconstruction_loss(decoded, pixels, front)
-        loss.backward()
-        if step % own["encoder_every"] == 0:
-            # Plain ground is most of a picture and soon known: icons' cells teach the encoder.
-            some = (F.max_pool2d(front, TOKEN) > 0) | (torch.from_numpy(random.random(cells.shape)) < 0.05)
-            with torch.autocast("cpu", torch.bfloat16):
+            if encoding:
+                # Plain ground is most of a picture and soon known: icons' cells teach the encoder.
+                some = (F.max_pool2d(front, TOKEN) > 0) | (torch.from_numpy(random.random(cells.shape)) < 0.05)
                 vectors = network.encode(pixels)[some]
+            else:
+                decoded = network.decode(target)
+        if encoding:
             logits = own["sharpness"] * vectors @ network.codes().detach().T
-            F.cross_entropy(logits, target[some]).mul(0.2).backward()
-            agreements.append((logits.argmax(-1) == target[some]).float().mean().item())
+            loss = F.cross_entropy(logits, target[some])
+            figures.append((logits.argmax(-1) == target[some]).float().mean().item())
+        else:
+            loss = reconstruction_loss(decoded, pixels, front)
+            figures.append((decoded.detach().float().clamp(-1, 1) - pixels).square().mean().item())
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        done = step / total
+        optimiser.step(min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done))))
         step += 1
-        errors.append((decoded.detach().float().clamp(-1, 1) - pixels).square().mean().item())
         if step % 50 == 0:
-            log(
-                "vq",
-                step=step,
-                psnr=10 * math.log10(4 * len(errors) / sum(errors)),
-                encoder_agrees=sum(agreements) / max(1, len(agreements)),
-                seconds=(time.time() - started) / len(errors),
-            )
-            started, errors, agreements = time.time(), [], []
-        if step % 100 == 0 or step == own["steps"]:
+            mean, seconds = sum(figures) / len(figures), (time.time() - started) / len(figures)
+            log(half, step=step, seconds=seconds, **({"agrees": mean} if encoding else {"psnr": to_decibels(mean)}))
+            started, figures = time.time(), []
+        if step % 100 == 0 or step == total:
             checkpoint.save(step, network=network, optimiser=optimiser)
-    return network.eval()
 
 
-def load(settings: Settings, folder: Path) -> Autoencoder:
-    """The VQ model of the last checkpoint, or the shipped one."""
+def _encodes(name: str) -> bool:
+    """Whether a parameter is the encoder's."""
+    return name.startswith(("model.encoder.", "model.quant_conv."))
+
+
+def to_decibels(error: float) -> float:
+    """Of a mean squared error of pixels in [-1, 1]."""
+    return 10 * math.log10(4 / error)
+
+
+def load_shipped(network: Autoencoder, folder: Path) -> None:
+    """Fill it from the shipped weights, where there are any of its shapes."""
+    if start_from_shipped(network.model, folder, SHIPPED):
+        scale_residuals(network.model, 1 / SHIPPED_SCALE)
+
+
+def load(settings: Settings, folder: Path) -> tuple[Autoencoder, int]:
+    """The VQ model of the last checkpoints with its decoder's step, or the shipped one with 0."""
     network = Autoencoder(vq_config(settings))
-    if Checkpoint(folder / "vq.pt").load(network=network) == 0:
-        start_from_shipped(network.model, settings, "model.vqmodel.")
-    return network.eval()
+    step = Checkpoint(folder / "vq.pt").load(network=network)
+    if step == 0:
+        load_shipped(network, Path(settings["export"]["folder"]))
+    Checkpoint(folder / "vq_encoder.pt").load(network=network)
+    return network.eval(), step

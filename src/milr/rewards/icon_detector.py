@@ -1,6 +1,6 @@
 """Icon detectors: small convnets that say which of the 80 objects a picture shows, where and in what colour.
 
-They know icons on plain grounds, 128 x 128 pixels, and nothing else of the world. Each cell of the 16 x 16 map says
+They know icons on plain grounds, 144 x 144 pixels, and nothing else of the world. Each cell of the 18 x 18 map says
 whether an object's centre lies in it, which of the 80 names it has, its box and its colour. `training/detector.py`
 makes the weights; the shipped ones lie in `milr/assets/icons-detector` and `milr/assets/icons-judge`, two
 architectures, so that what fools one need not fool the other.
@@ -46,7 +46,7 @@ class DetectorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = 1
-    image_size: int = 128
+    image_size: int = 144
     architecture: Literal["pyramid", "patches"] = "pyramid"
     """How pixels become the map: by strided convolutions, or by patches that are then mixed."""
     widths: tuple[int, ...] = (24, 64, 128)
@@ -187,7 +187,7 @@ class IconDetector:
         """What each picture shows, every class that was seen with its detections, the most confident first.
 
         Args:
-            pictures: Of any mode and size; resized to 128 x 128, whatever their shape.
+            pictures: Of any mode and size; resized to 144 x 144, whatever their shape.
 
         Returns:
             Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given picture's pixels.
