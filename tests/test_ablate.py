@@ -136,7 +136,7 @@ def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first
         "credit": {"zero", "random", "negated"},
         "noise": {"fixed"},
         "text_ratio": {0.0, 0.1, 0.4, 0.6, 0.8, 1.0},
-        "image_ratio": {0.0, 1 / 256, 2 / 256, 11 / 256, 29 / 256, 1.0},
+        "image_ratio": {0.0, 2 / 81, 5 / 81, 11 / 81, 29 / 81, 1.0},
     }.items():
         assert values <= {search[name] for search in searched if name in search}
     assert {"icons", "icons-soft", "self", "self:p-yes"} <= {one.reward for one in settings}
@@ -168,11 +168,11 @@ def test_pools_are_drawn_by_the_methods_that_they_are_cut_from() -> None:
 
 def test_image_latents_are_counted_by_the_models_own_tokens() -> None:
     planned = plan_runs(Recipe(**BASE, runs=({"image_latents": 11}, {"image_latents": "all"})))
-    assert [one.settings.search for one in planned] == [{"image_ratio": 11 / 256}, {"image_ratio": 1.0}]
-    (usual,) = plan_runs(Recipe(**BASE, runs=({}, {"image_latents": 5})))  # a fiftieth of 256
+    assert [one.settings.search for one in planned] == [{"image_ratio": 11 / 81}, {"image_ratio": 1.0}]
+    (usual,) = plan_runs(Recipe(**BASE, runs=({}, {"image_latents": 1})))  # a fiftieth of 81
     assert usual.settings.search == {}
-    with pytest.raises(UsageError, match="image_latents 257: give a number from 0 to 256"):
-        plan_runs(Recipe(**BASE, runs=({"image_latents": 257},)))
+    with pytest.raises(UsageError, match="image_latents 82: give a number from 0 to 81"):
+        plan_runs(Recipe(**BASE, runs=({"image_latents": 82},)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from milr.tasks import parse_prompt
 from training import report
-from training.scenes import PLACES, Item, Scene
+from training.scenes import PLACES, TOKEN, Item, Scene
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -29,7 +29,7 @@ def test_a_plans_objects_are_read_back_whatever_their_place_and_size() -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_an_object_stands_where_its_plan_says_and_nowhere_else(place: str) -> None:
     item = Item("apple", "red", place, "small")
-    top, left, bottom, right = (8 * side for side in item.box)
+    top, left, bottom, right = (TOKEN * side for side in item.box)
     found = {"apple": [(left + 3, top + 3, right - 3, bottom - 3, 0.9, "red")]}
     assert report.stands(item, found)
     assert not report.stands(Item("apple", "blue", place, "small"), found)
@@ -39,13 +39,13 @@ def test_an_object_stands_where_its_plan_says_and_nowhere_else(place: str) -> No
 
 def test_a_faint_detection_does_not_stand() -> None:
     item = Item("apple", None, "middle", "small")
-    top, left, bottom, right = (8.0 * side for side in item.box)
+    top, left, bottom, right = (float(TOKEN * side) for side in item.box)
     assert not report.stands(item, {"apple": [(left, top, right, bottom, 0.3, None)]})
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_detection_lies_nearest_to_its_own_place(place: str) -> None:
-    top, left, bottom, right = (8.0 * side for side in Item("apple", None, place, "small").box)
+    top, left, bottom, right = (float(TOKEN * side) for side in Item("apple", None, place, "small").box)
     assert report.nearest_place(left + right, top + bottom) == place
 
 

@@ -23,11 +23,11 @@ from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icon_detector import IconDetector
 from milr.tasks import parse_prompt
 from milr.types import Reasoning, Score, Task
-from training.detector import SIDE, Sampler, VqCoder, psnr
-from training.scenes import PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
+from training.detector import SIDE, Layout, Sampler, VqCoder, psnr
+from training.scenes import AIR, PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
 from training.stage import Settings
 from training.unified import DESCRIBE
-from training.vq import Bank, Library
+from training.vq import Bank, Library, to_pixels
 
 SEED = 90_000  # of worlds that training never saw
 ROWS = 40  # drawings at once
@@ -247,9 +247,29 @@ def generality(model: Model, number: int) -> dict[str, Any]:
     return figures
 
 
+class Encoded:
+    """The whole VQ model: pictures are encoded, not put together from known codes."""
+
+    def __init__(self, coder: VqCoder, sampler: Sampler) -> None:
+        self.coder, self.sampler = coder, sampler
+        self.number, self.near = coder.number, coder.near
+
+    @torch.inference_mode()
+    def tokens(self, layouts: Sequence[Layout]) -> np.ndarray:
+        """What the encoder makes of the pixels."""
+        pixels = to_pixels(np.stack([self.sampler.draw(layout) for layout in layouts]).astype(np.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.coder.network.assign(self.coder.network.encode(pixels)).numpy()
+
+    def pictures(self, tokens: np.ndarray) -> np.ndarray:
+        """What the decoder makes of them."""
+        return self.coder.pictures(tokens)
+
+
 def codebook(bank: Bank, codes: int) -> dict[str, float]:
-    """How evenly the tokens of all icons use the codebook."""
-    counts = np.bincount(np.concatenate([tokens.ravel() for tokens in bank.values()]), minlength=codes)
+    """How evenly the tokens of all icons, of every tint and size, use the codebook."""
+    shown = np.concatenate([tokens.ravel() for tokens in bank.values()])
+    counts = np.bincount(shown[shown != AIR], minlength=codes)
     p = counts[counts > 0] / counts.sum()
     return {
         "codes used": int((counts > 0).sum()),
@@ -284,6 +304,7 @@ def measure(
     many = lambda number: max(8, round(number * scale))  # noqa: E731
     figures: dict[str, Any] = {
         "scenes through codes and decoder, dB": round(psnr(coder, sampler, many(64)), 2),
+        "scenes through encoder and decoder, dB": round(psnr(Encoded(coder, sampler), sampler, many(64)), 2),
         "codebook": codebook(bank, settings["vq"]["codebook"]),
         "plans": plans(model, world, many(120)),
         "obedience": obedience(model, world, judge, many(60)),
