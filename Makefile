@@ -31,7 +31,7 @@ $(READY): pyproject.toml Makefile
 	@touch $@
 
 demo: setup  ## The main job: from a prompt to a better picture, in runs/
-	$(BIN)/milr generate "$(PROMPT)"
+	$(BIN)/milr generate "$(PROMPT)" --strategy steer --text-ratio 1 --lr 0.015
 
 check: setup  ## Static checks: ruff (rules and format) and pyright
 	$(BIN)/ruff check
