@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import JanusForConditionalGeneration, LlamaConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from milr.rewards.geneval import judge
@@ -162,6 +163,33 @@ def test_codes_of_one_tint_or_of_one_shape_lie_nearer_than_others() -> None:
     assert near[red_first, blue_first] > near[red_first, blue_second]
     assert near[red_first, red_second] > near[red_first, blue_second]
     assert near[:4, :4].allclose(torch.eye(4)), "grounds are like nothing else"
+
+
+@torch.no_grad()
+def test_shipped_scale_draws_and_encodes_as_training_does() -> None:
+    """Transformers' own classes, whose GroupNorm has an epsilon of 1e-6, give what training's give with theirs."""
+    settings = stage.read_settings()
+    settings["vq"] |= {"codebook": CODES, "base_channels": 32, "channel_multiplier": [1, 1], "latent_channels": 16}
+    torch.manual_seed(0)
+    ours = vq.Autoencoder(vq.vq_config(settings)).eval()
+    for parameter in ours.parameters():  # residuals begin with nothing: give them something
+        if parameter.requires_grad and parameter.ndim == 4:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    shipped = JanusVQVAE(vq.vq_config(settings)).eval()
+    shipped.load_state_dict(ours.model.state_dict())
+    codes, pixels = torch.randint(CODES, (2, 9, 9)), torch.rand(2, 3, 18, 18)
+    drawn, seen = ours.decode(codes), ours.model.encoder(pixels)
+    assert not torch.allclose(shipped.decoder(shipped.post_quant_conv(unit_vectors(ours, codes))), drawn, atol=1e-2)
+    vq.scale_residuals(shipped, vq.SHIPPED_SCALE)
+    torch.testing.assert_close(
+        shipped.decoder(shipped.post_quant_conv(unit_vectors(ours, codes))), drawn, rtol=1e-3, atol=1e-4
+    )
+    torch.testing.assert_close(shipped.encoder(pixels), seen, rtol=1e-3, atol=1e-4)
+
+
+def unit_vectors(network: vq.Autoencoder, codes: torch.Tensor) -> torch.Tensor:
+    """Unit code vectors (B, width, h, w)."""
+    return network.codes()[codes].permute(0, 3, 1, 2).contiguous()
 
 
 def test_what_is_air_shows_the_ground() -> None:
