@@ -330,18 +330,17 @@ def _teach(
         canvases, cells, foreground = random_scenes(library, bank, random, own["batch"], own["image_size"])
         pixels, target, front = to_pixels(canvases), torch.from_numpy(cells), torch.from_numpy(foreground)
         network.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            if encoding:
-                # Plain ground is most of a picture and soon known: icons' cells teach the encoder.
-                some = (F.max_pool2d(front, TOKEN) > 0) | (torch.from_numpy(random.random(cells.shape)) < 0.05)
-                vectors = network.encode(pixels)[some]
-            else:
-                decoded = network.decode(target)
         if encoding:
+            # Plain ground is most of a picture and soon known: icons' cells teach the encoder.
+            some = (F.max_pool2d(front, TOKEN) > 0) | (torch.from_numpy(random.random(cells.shape)) < 0.05)
+            with torch.autocast("cpu", torch.bfloat16):
+                vectors = network.encode(pixels)[some]
             logits = own["sharpness"] * vectors @ network.codes().detach().T
             loss = F.cross_entropy(logits, target[some])
             figures.append((logits.argmax(-1) == target[some]).float().mean().item())
         else:
+            with torch.autocast("cpu", torch.bfloat16):
+                decoded = network.decode(target)
             loss = reconstruction_loss(decoded, pixels, front)
             figures.append((decoded.detach().float().clamp(-1, 1) - pixels).square().mean().item())
         loss.backward()
