@@ -43,6 +43,7 @@ test: check  ## All checks and all tests
 
 train: $(TRAINING_READY) $(ICONS)  ## Run what is left to do of the embedded model's training
 	$(BIN)/python -m training all
+	$(BIN)/python -m training all --size small
 
 $(TRAINING_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev,training]"

@@ -404,6 +404,7 @@ def test_answers_are_labelled_where_they_are_predicted(feeder: unified.Feeder) -
 
 LOOKING = {
     "looking_batch": 4,
+    "looking_at": "pictures",
     "seeing_batch": 4,
     "questions": 2,
     "decoded_pictures": 8,
@@ -491,6 +492,33 @@ def test_the_tower_is_right_where_patches_lie_with_their_words(feeder: unified.F
         assert figures[f"seen_{kind}_right"] > max(0.5, wrong[f"seen_{kind}_right"])
 
 
+@torch.no_grad()
+def test_words_that_stand_for_patches_are_what_a_faultless_tower_would_see(
+    feeder: unified.Feeder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = next(feeder.lookings(LOOKING | {"looking_at": "words"}))
+    assert batch.seen.pixels is None
+    table = torch.randn(len(feeder.tokenizer), 256, generator=torch.Generator().manual_seed(0))
+    words, random = seeing.Lexicon(feeder.encode).vectors(table), np.random.default_rng(0)
+    unsteady, again = (seeing.spell(batch.seen, words, random) for _ in range(2))
+    assert not torch.equal(unsteady, again)
+    assert 0.1 < seeing.seeing_loss(unsteady, batch.seen, words, random)[1]["seen_off"] < 0.3
+    monkeypatch.setattr(seeing, "UNSTEADY", 0.0)
+    steady = seeing.spell(batch.seen, words, random)
+    assert seeing.seeing_loss(steady, batch.seen, words, random)[1]["seen_off"] == 0
+
+
+def test_looking_at_words_teaches_the_language_model_alone(
+    tiny: JanusForConditionalGeneration, feeder: unified.Feeder
+) -> None:
+    network = copy.deepcopy(tiny).train()
+    batch = next(feeder.lookings(LOOKING | {"looking_at": "words"}))
+    loss, _ = unified.looking_loss(network, batch, seeing.Lexicon(feeder.encode), np.random.default_rng(0))
+    loss.backward()
+    taught = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "language_model" in taught and not {"vision_model", "aligner"} & taught
+
+
 @pytest.mark.parametrize("probed", [False, True])
 def test_looking_teaches_the_tower_and_the_language_model(
     tiny: JanusForConditionalGeneration, feeder: unified.Feeder, probed: bool, monkeypatch: pytest.MonkeyPatch
@@ -516,6 +544,49 @@ def test_seeing_alone_leaves_the_language_model_as_it_is(
     seeing.seeing_loss(unified.look(network, batch), batch, words, np.random.default_rng(0))[0].backward()
     taught = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None}
     assert taught == {"vision_model", "aligner"}
+
+
+def test_a_code_that_was_never_shown_learns_from_its_shape_and_its_tint() -> None:
+    tints, shapes, grounds = len(vq.TINTS), 5, len(GROUNDS)
+    parts = unified.Factored()
+    torch.manual_seed(0)
+    made = [torch.randn(number, 3, requires_grad=True) for number in (grounds, shapes, tints)]
+    table = parts(*made)
+    assert table.shape == (grounds + shapes * tints, 3)
+    assert torch.equal(table[grounds + 2 * tints + 7], made[1][2] + made[2][7])
+    again = parts(*parts.right_inverse(table.detach()))
+    assert torch.allclose(again, table, atol=1e-6)
+    # Shape 2 in tint 3 and shape 4 in tint 7 are shown; shape 2 in tint 7 is not.
+    (table[grounds + 2 * tints + 3] + table[grounds + 4 * tints + 7]).sum().backward()
+    with torch.no_grad():
+        moved = parts(*(part + part.grad for part in made if part.grad is not None)) - table
+    assert moved[grounds + 2 * tints + 7].tolist() == [2, 2, 2]
+    assert not moved[grounds + 3 * tints + 8].any()
+
+
+def test_tables_of_codes_are_plain_where_they_are_shipped(tiny: JanusForConditionalGeneration) -> None:
+    settings, network = stage.read_settings(), copy.deepcopy(tiny)
+    codes = len(GROUNDS) + 5 * len(vq.TINTS)
+    for table in unified.tables_of_codes(network):
+        table.weight = torch.nn.Parameter(torch.randn(codes, table.weight.shape[1]))
+    plain = [name for name, _ in network.named_parameters()]
+    unified.factor(network)
+    sums = [table.weight.detach().clone() for table in unified.tables_of_codes(network)]
+    assert [name for name, _ in network.named_parameters()] != plain
+    unified.multiply_out(network)
+    assert sorted(name for name, _ in network.named_parameters()) == sorted(plain)
+    for table, weight in zip(unified.tables_of_codes(network), sums, strict=True):
+        assert torch.equal(table.weight, weight)
+    assert settings["vq"]["codebook"] % len(vq.TINTS) == len(GROUNDS)
+
+
+def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:
+    shipped, small = stage.read_settings(), stage.read_settings(size="small")
+    assert "sizes" not in shipped and shipped.keys() == small.keys()
+    differ = {room for room in shipped if shipped[room] != small[room]}
+    assert differ == {"paths", "vq", "model", "export"}
+    assert small["unified"] == shipped["unified"] and small["vq"]["codebook"] == shipped["vq"]["codebook"]
+    assert small["export"]["folder"] != shipped["export"]["folder"]
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:

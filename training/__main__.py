@@ -1,14 +1,15 @@
-"""`python -m training STAGE [THREADS]`: run one stage, or `all` for every stage that is left to do.
+"""What makes the embedded model: `python -m training STAGE` runs one stage, or `all` what is left to do.
 
-`card` writes the figures that `milr doctor embedded` measures again;
-`report [GENEVAL_METADATA [SCALE]]` and `icons-detector-report`, `icons-judge-report` measure what was made.
+`sheets` draws what is to be labelled by eye; `card` writes the figures that `milr doctor embedded` measures again;
+`report`, `icons-detector-report` and `icons-judge-report` measure what was made.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +22,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from milr import load_model
 from milr.files import write_text
 from milr.models.examination import CARD, measure_card
-from training import detector, export, icons, report, scenes, stage, tokens, unified, vq
+from training import detector, export, icons, labels, report, scenes, stage, tokens, unified, vq
 
 
 def icon_library(settings: stage.Settings, library: str = "generator") -> vq.Library:
     """Every icon of a library that settings.toml names, rendered (cached)."""
     own = settings["icons"]
     chosen_sets = own["libraries"][library]
-    cache = Path(settings["paths"]["build"]) / f"icons-{library}.npz"
+    cache = Path(own["cache"]) / f"icons-{library}.npz"
     found = icons.read_icons(Path(own["csv"]), Path(own["packages"]), chosen_sets["sets"])
     chosen = {name: icons.choose_variants(items, chosen_sets["variants"]) for name, items in found.items()}
     return icons.load_icons(chosen, own["sizes"], cache)
@@ -107,44 +108,55 @@ def train_critic(name: str, settings: stage.Settings, folder: Path) -> None:
     shutil.copytree(folder / name, own["folder"], dirs_exist_ok=True)
 
 
-def measure_model(settings: stage.Settings, folder: Path, arguments: list[str]) -> dict[str, Any]:
-    """The card's figures: `report [GENEVAL_METADATA [SCALE]]`."""
+def measure_model(settings: stage.Settings, folder: Path, benchmark: Path | None, scale: float) -> dict[str, Any]:
+    """The card's figures."""
     made = prepare(settings)
-    benchmark = Path(arguments[0]) if arguments else None
-    scale = float(arguments[1]) if len(arguments) > 1 else 1.0
     return report.measure(settings, made.library, made.bank, folder, benchmark, scale)
 
 
 def write_card(settings: stage.Settings) -> None:
-    """The figures that `milr doctor embedded` holds the shipped model to."""
-    card = measure_card(load_model(dtype="bfloat16"), **settings["card"])
-    write_text(Path(settings["export"]["folder"]) / CARD.name, card.model_dump_json(indent=2) + "\n")
+    """The figures that `milr doctor` holds the shipped model to."""
+    shipped = Path(settings["export"]["folder"])
+    card = measure_card(load_model(str(shipped), dtype="bfloat16"), **settings["card"])
+    write_text(shipped / CARD, card.model_dump_json(indent=2) + "\n")
 
 
 def main() -> None:
     """Run the stage named on the command line."""
-    settings = stage.read_settings()
+    critics = list(stage.read_settings()["critics"])
+    stages: dict[str, Callable[[stage.Settings, Path], object]] = {
+        "vq": train_vq,
+        "unified": train_unified,
+        "export": write_checkpoint,
+        **{critic: partial(train_critic, critic) for critic in critics},
+    }
+    reports = [f"{critic}-report" for critic in critics]
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    known = ["all", *stages, "sheets", "card", "report", *reports]
+    parser.add_argument("stage", nargs="?", default="all", choices=known)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", choices=["small"], help="the sibling; by default the shipped model")
+    parser.add_argument("--geneval", type=Path, help="evaluation_metadata.jsonl: the report draws its prompts too")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the report: more drawings, narrower intervals")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    settings = stage.read_settings(size=asked.size)
     folder = Path(settings["paths"]["build"])
-    torch.set_num_threads(int(sys.argv[2]) if sys.argv[2:3] and sys.argv[2].isdigit() else 2)
-    stages = {"vq": train_vq, "unified": train_unified, "export": write_checkpoint}
-    stages |= {critic: partial(train_critic, critic) for critic in settings["critics"]}
-    reports = [f"{critic}-report" for critic in settings["critics"]]
-    name = sys.argv[1] if len(sys.argv) > 1 else "all"
-    if name == "card":
+    if asked.stage == "sheets":
+        labels.draw_sheets(settings, folder / "sheets")
+    elif asked.stage == "card":
         write_card(settings)
-        return
-    if name == "report":
-        print(json.dumps(measure_model(settings, folder, sys.argv[2:]), indent=2))
-        return
-    if name in reports:
-        critic = name.removesuffix("-report")
+    elif asked.stage == "report":
+        print(json.dumps(measure_model(settings, folder, asked.geneval, asked.scale), indent=2))
+    elif asked.stage in reports:
+        critic = asked.stage.removesuffix("-report")
         print(json.dumps(detector.report(settings, critic, icon_library(settings), folder), indent=2))
-        return
-    if name not in (*stages, "all"):
-        raise SystemExit(f"unknown stage {name!r}: known: all, card, report, {', '.join([*stages, *reports])}")
-    for stage_name, run in stages.items():
-        if name in (stage_name, "all"):
-            run(settings, folder)
+    elif asked.stage == "all":
+        for name, run in stages.items():
+            if asked.size is None or name not in critics:  # critics watch both sizes
+                run(settings, folder)
+    else:
+        stages[asked.stage](settings, folder)
 
 
 if __name__ == "__main__":

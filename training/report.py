@@ -21,7 +21,7 @@ from milr.decode.streams import open_stream
 from milr.models.base import DrawRequest, Model, Row
 from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icon_detector import IconDetector
-from milr.tasks import parse_prompt
+from milr.tasks import COLORS, OBJECT_NAMES, Phrase, parse_prompt, write_prompt
 from milr.types import Reasoning, Score, Task
 from training.detector import SIDE, Layout, Sampler, VqCoder, psnr
 from training.scenes import AIR, PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
@@ -31,6 +31,7 @@ from training.vq import Bank, Library, to_pixels
 
 SEED = 90_000  # of worlds that training never saw
 ROWS = 40  # drawings at once
+GENERALITY = 1500  # drawings a side, whatever the scale
 CONFIDENT = 0.3  # GenEval's threshold of a detection
 OVERLAP = 0.3  # least IoU of a found object with its place: icons are smaller than their places
 
@@ -229,22 +230,33 @@ def _ask(model: Model, world: World, scenes: Sequence[Scene], pictures: Sequence
 
 
 def generality(model: Model, number: int) -> dict[str, Any]:
-    """Combinations held out from all training beside others of the same form, `number` drawings a side."""
+    """Combinations held out from all training beside all others of the same forms, `number` drawings a side."""
     held_out = read_held_out()
-    forbidden = read_forbidden()
+    colors = [(c, n) for c in COLORS for n in OBJECT_NAMES]
+    counts = [(k, n) for k in (2, 3, 4) for n in OBJECT_NAMES]
     random = np.random.default_rng(SEED + 7)
     figures: dict[str, Any] = {}
-    unseen = [f"a {c} {n}" for c, n in sorted(held_out.colors)]
-    seen_world = World(random, held_out, forbidden, phrases=(1.0, 0.0, 0.0), counted=0.0, colored=2.0)
-    seen: list[str] = []
-    while len(seen) < number:
-        (need,) = seen_world.request().include
-        if need.color is not None:
-            seen.append(f"a {need.color} {need.name}")
-    for title, prompts in (("held-out colour and object", unseen), ("seen colour and object", seen)):
-        tasks = [parse_prompt(prompts[i % len(prompts)]) for i in range(number)]
-        figures[title] = share(called_right(draw_all(model, tasks, reason_all(model, tasks), seed=4), tasks))
+    for title, unseen in (("held out", True), ("others", False)):
+        colored = [write_prompt([Phrase(n, 1, c)]) for c, n in colors if ((c, n) in held_out.colors) is unseen]
+        counted = [write_prompt([Phrase(n, k, None)]) for k, n in counts if ((k, n) in held_out.counts) is unseen]
+        # As many of each form on both sides as there are held-out ones.
+        share_colored = len(held_out.colors) / (len(held_out.colors) + len(held_out.counts))
+        many = round(number * share_colored)
+        chosen = [*_repeat(colored, many, random), *_repeat(counted, number - many, random)]
+        tasks = [parse_prompt(prompt) for prompt in chosen]
+        right = called_right(draw_all(model, tasks, reason_all(model, tasks), seed=4), tasks)
+        figures[title] = {
+            "all": share(right),
+            "colour and object": share(right[:many]),
+            "count and object": share(right[many:]),
+        }
     return figures
+
+
+def _repeat(prompts: list[str], number: int, random: np.random.Generator) -> list[str]:
+    """Each prompt as often as every other one, but for chance in the last round."""
+    rounds = [prompts[i] for _ in range(-(-number // len(prompts))) for i in random.permutation(len(prompts))]
+    return rounds[:number]
 
 
 class Encoded:
@@ -311,7 +323,7 @@ def measure(
         "looking at scenes": looking(model, world, rendered, many(160)),
         "looking at own drawings": looking_at_drawings(model, world, judge, many(120)),
         "riddles resolved in the text": riddles(model),
-        "generality": generality(model, many(120)),
+        "generality": generality(model, GENERALITY),
     }
     if benchmark is not None:
         tasks = [Task.model_validate_json(line) for line in benchmark.read_text().splitlines()]

@@ -25,6 +25,7 @@ HUES = (*COLORS, *GROUNDS)
 KINDS: dict[str, tuple[str, ...]] = {"name": NAMES, "color": HUES, "place": tuple(PLACES)}
 """What is said of a patch, and all that can be said."""
 SHARPNESS = 20.0  # of the softmax over words
+UNSTEADY = 0.5  # the noise on words that stand for patches, beside their own size
 GROUND_SHARE = 0.05  # of the ground that teaches: plain ground is most of a picture and soon known
 
 
@@ -32,7 +33,7 @@ GROUND_SHARE = 0.05  # of the ground that teaches: plain ground is most of a pic
 class SeenBatch:
     """Pictures, and what each of their patches shows."""
 
-    pixels: torch.Tensor  # (B, 3, 144, 144) in [-1, 1]
+    pixels: torch.Tensor | None  # (B, 3, 144, 144) in [-1, 1]; None where words stand for them
     said: torch.Tensor  # (B, 81, 3) int64: of each kind, the word's number, or UNSAID
     objects: torch.Tensor  # (B, 81) bool: patches of objects, not ground
 
@@ -76,6 +77,25 @@ class Lexicon:
         return [torch.stack([table[ids].mean(0) for ids in words]) for words in self.ids.values()]
 
 
+def spell(batch: SeenBatch, words: Sequence[torch.Tensor], random: np.random.Generator) -> torch.Tensor:
+    """What a faultless tower would see, unsteadily: the sum of each patch's words, with noise (B, 81, d).
+
+    Args:
+        batch: What patches show.
+        words: Of each kind, (words, d).
+        random: The source of the noise.
+    """
+    exact = sum_words(batch.said, words)
+    noise = torch.from_numpy(random.standard_normal(exact.shape, np.float32))
+    return exact + UNSTEADY * exact.square().mean().sqrt() * noise
+
+
+def sum_words(said: torch.Tensor, words: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of each patch the sum of its words: (..., 3) numbers -> (..., d)."""
+    parts = zip(words, said.unbind(-1), strict=True)
+    return sum((table[n.clamp_min(0)] * (n != UNSAID)[..., None] for table, n in parts), torch.zeros(()))
+
+
 def seeing_loss(
     seen: torch.Tensor, batch: SeenBatch, words: Sequence[torch.Tensor], random: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, float]]:
@@ -91,10 +111,9 @@ def seeing_loss(
     """
     some = batch.objects | torch.from_numpy(random.random(batch.objects.shape) < GROUND_SHARE)
     vectors, said = seen[some].float(), batch.said[some]  # (n, d), (n, 3)
-    total, loss, figures = torch.zeros_like(vectors), torch.zeros(()), dict[str, float]()
+    total, loss, figures = sum_words(said, words), torch.zeros(()), dict[str, float]()
     for kind, table, wanted in zip(KINDS, words, said.unbind(-1), strict=True):
         told = wanted != UNSAID
-        total[told] += table[wanted[told]]
         own = table - table.mean(0)
         named = SHARPNESS * F.normalize(vectors[told], dim=-1) @ F.normalize(own, dim=-1).T
         loss = loss + F.cross_entropy(named, wanted[told])

@@ -16,9 +16,18 @@ Settings = dict[str, Any]
 SETTINGS_FILE = Path(__file__).with_name("settings.toml")
 
 
-def read_settings(path: Path = SETTINGS_FILE) -> Settings:
-    """The settings of all stages."""
-    return tomllib.loads(path.read_text())
+def read_settings(path: Path = SETTINGS_FILE, size: str | None = None) -> Settings:
+    """The settings of all stages.
+
+    Args:
+        path: The file.
+        size: Of a sibling in the file's table ``sizes``, whose own settings take the place of the shipped model's.
+    """
+    settings = tomllib.loads(path.read_text())
+    sizes: dict[str, Settings] = settings.pop("sizes")
+    for room, own in sizes[size].items() if size else ():
+        settings[room] = settings[room] | own
+    return settings
 
 
 class Checkpoint:
