@@ -12,7 +12,7 @@ from milr.doctor import examine
 from milr.models import examination
 from milr.models.janus import Janus
 from milr.rewards import REWARDS
-from milr.rewards.examination import check_golden, golden_set
+from milr.rewards.examination import check_golden, check_labelled, golden_set, labelled_drawings
 from milr.rewards.icons import Icons
 from milr.testing import FakeModel, FakeReward
 from milr.types import Score, Task, Unscored
@@ -22,9 +22,18 @@ JUDGES = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
 
 def test_both_icon_detectors_pass() -> None:
     findings = list(examine("icons"))
-    assert len(findings) == 2 * (2 + 6)
-    assert all(finding.fine for finding in findings), findings
+    assert len(findings) == 2 * (2 + 6 + 2)
+    assert all(finding.fine is not False for finding in findings), findings
     assert main(["doctor", "icons"]) == 0
+
+
+def test_labelled_drawings_tell_a_reward_that_lets_all_through() -> None:
+    labelled = labelled_drawings()
+    wrong = sum(not right for _, _, right in labelled)
+    assert wrong >= 300 and all(len(tokens) == 81 for _, tokens, _ in labelled)
+    passed, (lost, kept) = (list(check_labelled([FakeReward(lambda p, t, v=v: v)])) for v in (1.0, 0.0))
+    assert passed[0].fine is False and f"calls {wrong} of {wrong} right" in passed[0].said
+    assert lost.fine is True and kept.fine is None and f"calls 0 of {len(labelled) - wrong} right" in kept.said
 
 
 def test_golden_pictures_tell_a_blind_reward() -> None:
@@ -79,24 +88,29 @@ def test_the_embedded_model_is_examined(embedded: Janus) -> None:
 @pytest.mark.parametrize(("right", "fine"), [(30, True), (27, True), (10, False), (55, False)])
 def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other drawings of the same quality pass; a model that lost or gained much does not."""
-    card = examination.Card(benchmark="icons", judge="icons-judge", prompts=60, seed=1, right={"one-shot": 30})
+    said = examination.Figures(
+        benchmark="icons", judge="icons-judge", prompts=60, seed=1, right={"one-shot": 30}, seen=50
+    )
     asked: list[tuple[object, ...]] = []
 
-    def measure(model: object, *settings: object) -> examination.Card:
+    def measure(model: object, *settings: object) -> examination.Figures:
         asked.append(settings)
-        return card.model_copy(update={"right": {"one-shot": right}})
+        return said.model_copy(update={"right": {"one-shot": right}})
 
-    monkeypatch.setattr("milr.models.load_model", lambda **options: None)
-    monkeypatch.setattr(examination.Card, "model_validate_json", lambda text: card)
-    monkeypatch.setattr(examination, "measure_card", measure)
-    (found,) = examine("embedded")
-    assert found.fine is fine
+    monkeypatch.setattr("milr.models.load_model", lambda name, **options: None)
+    monkeypatch.setattr(examination.Card, "model_validate_json", lambda text: examination.Card(figures=(said,)))
+    monkeypatch.setattr(examination, "measure", measure)
+    found, seen = examine("embedded")
+    assert found.fine is fine and seen.fine is True
     assert f"{right} of 60" in found.said and "the card says 30" in found.said
     assert asked == [("icons", "icons-judge", 60, 1)]
 
 
 def test_the_card_is_measured_over_all_tags_with_what_a_drawing_is_worth() -> None:
-    card = examination.measure_card(FakeModel(), "icons", "icons", prompts=6, seed=1)
-    assert card.prompts == 6
-    assert set(card.right) == {"one-shot", "text-reasoning"}
-    assert all(0 <= right <= 6 for right in card.right.values())
+    wanted = {"judge": "icons", "prompts": 6, "seed": 1}
+    card = examination.measure_card(FakeModel(), [{"benchmark": name, **wanted} for name in ("icons", "icons-hard")])
+    assert [one.benchmark for one in card.figures] == ["icons", "icons-hard"]
+    for one in card.figures:
+        assert one.prompts == 6
+        assert set(one.right) == {"one-shot", "text-reasoning"}
+        assert all(0 <= right <= 6 for right in (*one.right.values(), one.seen))

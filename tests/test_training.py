@@ -407,6 +407,7 @@ LOOKING = {
     "looking_at": "pictures",
     "seeing_batch": 4,
     "questions": 2,
+    "described": 0.0,
     "decoded_pictures": 8,
     "decoded_chunk": 4,
     "decode_every": 3,
@@ -426,6 +427,14 @@ def test_a_conversation_asks_before_it_describes(feeder: unified.Feeder) -> None
         told = description[description != unified.IGNORED]
         assert tokenizer.decode(told[:-1]).endswith(" ground")
         assert (ids[1:][(description != unified.IGNORED)[:-1]] == told).all()  # each under the token before
+
+
+def test_some_pictures_are_described_without_a_question_before(feeder: unified.Feeder) -> None:
+    batch = next(feeder.lookings(LOOKING | {"described": 1.0}))
+    assert (batch.answers == unified.IGNORED).all()
+    for ids, description in zip(batch.ids, batch.description, strict=True):
+        asked = feeder.tokenizer.decode(ids[: int((description != unified.IGNORED).nonzero().min()) + 1])
+        assert asked.endswith(f"{unified.DESCRIBE}\n\n<|Assistant|>:") and asked.count("<|User|>") == 1
 
 
 def test_half_of_the_pictures_looked_at_are_what_the_vq_model_draws(feeder: unified.Feeder) -> None:
@@ -462,7 +471,7 @@ def test_every_patch_is_told_in_the_words_of_the_plan(feeder: unified.Feeder) ->
 
 def test_a_name_in_a_question_is_to_know_where_the_picture_shows_it(feeder: unified.Feeder) -> None:
     shown, seen = next(feeder.pictures(4, LOOKING))
-    batch = feeder._converse(shown, seen, 6)  # pyright: ignore[reportPrivateUsage]
+    batch = feeder._converse(shown, seen, [6] * 4)  # pyright: ignore[reportPrivateUsage]
     facts = zip(batch.asked.words.tolist(), batch.asked.places, batch.asked.colors, strict=True)
     for (row, position), places, colors in facts:
         heard = feeder.tokenizer.decode(batch.ids[row, : position + 1])

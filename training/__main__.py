@@ -117,7 +117,7 @@ def measure_model(settings: stage.Settings, folder: Path, benchmark: Path | None
 def write_card(settings: stage.Settings) -> None:
     """The figures that `milr doctor` holds the shipped model to."""
     shipped = Path(settings["export"]["folder"])
-    card = measure_card(load_model(str(shipped), dtype="bfloat16"), **settings["card"])
+    card = measure_card(load_model(str(shipped), dtype="bfloat16"), settings["card"])
     write_text(shipped / CARD, card.model_dump_json(indent=2) + "\n")
 
 

@@ -285,6 +285,25 @@ class VqCoder:
         return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+class Encoded:
+    """The whole VQ model: pictures are encoded, not put together from known codes."""
+
+    def __init__(self, coder: VqCoder, sampler: Sampler) -> None:
+        self.coder, self.sampler = coder, sampler
+        self.number, self.near = coder.number, coder.near
+
+    @torch.inference_mode()
+    def tokens(self, layouts: Sequence[Layout]) -> np.ndarray:
+        """What the encoder makes of the pixels."""
+        pixels = vq.to_pixels(np.stack([self.sampler.draw(layout) for layout in layouts]).astype(np.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.coder.network.assign(self.coder.network.encode(pixels)).numpy()
+
+    def pictures(self, tokens: np.ndarray) -> np.ndarray:
+        """What the decoder makes of them."""
+        return self.coder.pictures(tokens)
+
+
 def psnr(coder: Coder, sampler: Sampler, number: int = 16) -> float:
     """How well whole scenes come back, in decibels."""
     random = np.random.default_rng(0)
@@ -766,12 +785,9 @@ def report(settings: Settings, name: str, library: vq.Library, folder: Path) -> 
             rows.append((task, layout, wanted, kind))
     figures["pairs"] = {"left out, as the truth itself is judged otherwise": {str(k): v for k, v in skipped.items()}}
     layouts = [layout for _, layout, _, _ in rows]
-    for title in ("clean", "coded"):
-        if title == "clean":
-            pictures = [sampler.draw(x) for x in layouts]
-        else:
-            parts = [layouts[i : i + 32] for i in range(0, len(layouts), 32)]
-            pictures = [p for part in parts for p in coder.pictures(coder.tokens(part))]
+    parts = [layouts[i : i + 32] for i in range(0, len(layouts), 32)]
+    for title, shown in (("clean", PixelCoder(sampler)), ("coded", coder), ("encoded", Encoded(coder, sampler))):
+        pictures = [picture for part in parts for picture in shown.pictures(shown.tokens(part))]
         said = [
             judge(seen, task).correct
             for seen, (task, _, _, _) in zip(detector.detect([Image.fromarray(p) for p in pictures]), rows, strict=True)

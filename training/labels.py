@@ -8,6 +8,7 @@ them. Prompts are fresh, of the kinds of `icons-hard`, where most first drawings
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from training.stage import Settings
 
 SEED = 91_000
 COLUMNS, LINES = 6, 5
-CAPTION = 30  # pixels under a drawing
+CAPTION = 42  # pixels under a drawing
+LETTERS = 24  # of a caption's line
 
 
 def draw_sheets(settings: Settings, folder: Path) -> None:
@@ -45,6 +47,7 @@ def draw_sheets(settings: Settings, folder: Path) -> None:
         for task, sketch in zip(part, model.draw(requests, guidance=guidance, temperature=1.0, keep=0), strict=True):
             lines.append(json.dumps({"prompt": task.prompt, "tokens": sketch.drawing.tokens}))
             pictures.append(sketch.drawing.picture)
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "drawings.jsonl", "\n".join(lines) + "\n")
     for start in range(0, len(tasks), COLUMNS * LINES):
         stop = start + COLUMNS * LINES
@@ -61,8 +64,6 @@ def lay_out(pictures: list[Image.Image], captions: list[str]) -> Image.Image:
     for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x, y = place % COLUMNS * width, place // COLUMNS * height
         sheet.paste(picture, (x, y))
-        half = len(caption) // 2 if pen.textlength(caption, font) > width else len(caption)
-        cut = caption.find(" ", half) if half < len(caption) else half
-        pen.text((x, y + side + 1), caption[:cut], "black", font)
-        pen.text((x, y + side + 14), caption[cut:].strip(), "black", font)
+        for number, line in enumerate(textwrap.wrap(caption, LETTERS)):
+            pen.text((x, y + side + 1 + 13 * number), line, "black", font)
     return sheet

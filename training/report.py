@@ -7,6 +7,7 @@ of a seed that training never used; verdicts on drawings come from `icons-judge`
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icon_detector import IconDetector
 from milr.tasks import COLORS, OBJECT_NAMES, Phrase, parse_prompt, write_prompt
 from milr.types import Reasoning, Score, Task
-from training.detector import SIDE, Layout, Sampler, VqCoder, psnr
+from training.detector import SIDE, Encoded, Sampler, VqCoder, psnr
 from training.scenes import AIR, PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
 from training.stage import Settings
 from training.unified import DESCRIBE
-from training.vq import Bank, Library, to_pixels
+from training.vq import Bank, Library
 
 SEED = 90_000  # of worlds that training never saw
 ROWS = 40  # drawings at once
@@ -229,6 +230,17 @@ def _ask(model: Model, world: World, scenes: Sequence[Scene], pictures: Sequence
     }
 
 
+def speed(model: Model, world: World) -> dict[str, float]:
+    """Seconds a drawing, its reasoning counted, of batches of 8: the median of five after one to warm up."""
+    tasks = [world.request() for _ in range(8)]
+    taken: list[float] = []
+    for turn in range(6):
+        begun = time.perf_counter()
+        draw_all(model, tasks, reason_all(model, tasks), seed=turn)
+        taken.append((time.perf_counter() - begun) / len(tasks))
+    return {"seconds": round(float(np.median(taken[1:])), 3), "threads": torch.get_num_threads()}
+
+
 def generality(model: Model, number: int) -> dict[str, Any]:
     """Combinations held out from all training beside all others of the same forms, `number` drawings a side."""
     held_out = read_held_out()
@@ -257,25 +269,6 @@ def _repeat(prompts: list[str], number: int, random: np.random.Generator) -> lis
     """Each prompt as often as every other one, but for chance in the last round."""
     rounds = [prompts[i] for _ in range(-(-number // len(prompts))) for i in random.permutation(len(prompts))]
     return rounds[:number]
-
-
-class Encoded:
-    """The whole VQ model: pictures are encoded, not put together from known codes."""
-
-    def __init__(self, coder: VqCoder, sampler: Sampler) -> None:
-        self.coder, self.sampler = coder, sampler
-        self.number, self.near = coder.number, coder.near
-
-    @torch.inference_mode()
-    def tokens(self, layouts: Sequence[Layout]) -> np.ndarray:
-        """What the encoder makes of the pixels."""
-        pixels = to_pixels(np.stack([self.sampler.draw(layout) for layout in layouts]).astype(np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.coder.network.assign(self.coder.network.encode(pixels)).numpy()
-
-    def pictures(self, tokens: np.ndarray) -> np.ndarray:
-        """What the decoder makes of them."""
-        return self.coder.pictures(tokens)
 
 
 def codebook(bank: Bank, codes: int) -> dict[str, float]:
@@ -322,6 +315,7 @@ def measure(
         "obedience": obedience(model, world, judge, many(60)),
         "looking at scenes": looking(model, world, rendered, many(160)),
         "looking at own drawings": looking_at_drawings(model, world, judge, many(120)),
+        "a drawing at batch 8": speed(model, world),
         "riddles resolved in the text": riddles(model),
         "generality": generality(model, GENERALITY),
     }

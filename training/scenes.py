@@ -270,15 +270,17 @@ class World:
         raise RuntimeError(f"no room for {task.prompt!r}")
 
     def questions(self, scene: Scene, number: int) -> list[Question]:
-        """Yes/no questions about a scene, about half of them with one thing changed."""
+        """Yes/no questions about a scene, of all kinds alike, about half of them with one thing changed."""
         return [self._question(scene, bool(self.random.integers(2))) for _ in range(number)]
 
     def _question(self, scene: Scene, truth: bool) -> Question:
         draw = self.random
         items = scene.items
-        item = items[draw.integers(len(items))]
-        kinds = ["object", "color" if item.color else "object", "count", "relation" if len(items) > 1 else "object"]
-        kind = kinds[draw.integers(4)]
+        colored = [i for i in items if i.color]
+        kinds = ["object", "count", *(["color"] if colored else []), *(["relation"] if len(items) > 1 else [])]
+        kind = kinds[draw.integers(len(kinds))]
+        asked_about = colored if kind == "color" else items
+        item = asked_about[draw.integers(len(asked_about))]
         present = {i.name for i in items}
         if kind == "object":
             absent = [n for n in OBJECT_NAMES if n not in present]

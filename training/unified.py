@@ -357,7 +357,8 @@ class Feeder:
         """Pictures that are asked about, or nothing but the words of what they would show."""
         source = self.pictures if settings["looking_at"] == "pictures" else self.wordings
         for shown, seen in source(settings["looking_batch"], settings):
-            yield self._converse(shown, seen, settings["questions"])
+            described = self.world.random.random(len(shown)) < settings["described"]
+            yield self._converse(shown, seen, np.where(described, 0, settings["questions"]).tolist())
 
     def wordings(self, size: int, settings: dict[str, Any]) -> Iterator[tuple[list[Scene], SeenBatch]]:
         """Scenes without their pictures."""
@@ -366,17 +367,17 @@ class Feeder:
             said, objects = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(say, shown), strict=True))
             yield shown, SeenBatch(None, said, objects)
 
-    def _converse(self, shown: list[Scene], seen: SeenBatch, questions: int) -> LookingBatch:
-        """Questions first, then the description, which would answer them."""
+    def _converse(self, shown: list[Scene], seen: SeenBatch, questions: list[int]) -> LookingBatch:
+        """So many questions about each picture first, then the description, which would answer them."""
         end: int = self.tokenizer.eos_token_id  # type: ignore[assignment]
         rows: list[tuple[list[int], list[int], list[int]]] = []
         words: list[tuple[int, int]] = []
         told: list[tuple[list[float], list[float]]] = []
-        for scene in shown:
+        for scene, many in zip(shown, questions, strict=True):
             ids: list[int] = []
             answers: list[int] = []
             description: list[int] = []
-            posed = self.world.questions(scene, questions)
+            posed = self.world.questions(scene, many)
             turns = [(q.text, " yes" if q.truth else " no", q.names) for q in posed]
             for number, (question, reply, names) in enumerate([*turns, (DESCRIBE, f" {scene.description}", ())]):
                 picture = f"<begin_of_image>{'<image_placeholder>' * IMAGE_TOKENS}<end_of_image>\n" if not ids else ""
@@ -629,9 +630,9 @@ def schedule(step: int, settings: dict[str, Any]) -> float:
 
 
 def phases(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The common settings with each phase's own over them, in order; a phase lasts until its step."""
+    """The common settings with each phase's own over them, in order; a phase lasts until its step, at most the stop."""
     for phase in settings["phases"]:
-        yield settings | phase
+        yield settings | phase | {"until": min(phase["until"], settings["stop"])}
 
 
 def to_bfloat16(model: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
@@ -682,7 +683,18 @@ def train(
         if step < phase["until"]:
             feeder = make_feeder(phase["world"], own["seed"] + step)
             thinker = make_feeder(phase["reasoning_world"], own["seed"] + step)
-            step = _train_phase(step, model, masters, probes, optimiser, feeder, thinker, phase, checkpoint)
+            watcher = make_feeder(phase["looking_world"], own["seed"] + step)
+            feeders = Feeders(feeder, thinker, watcher)
+            step = _train_phase(step, model, masters, probes, optimiser, feeders, phase, checkpoint)
+
+
+@dataclass(frozen=True)
+class Feeders:
+    """What each kind of sequence is made from: their worlds differ."""
+
+    drawing: Feeder
+    reasoning: Feeder
+    looking: Feeder
 
 
 @dataclass(frozen=True)
@@ -700,24 +712,25 @@ def _train_phase(
     masters: Masters,
     probes: Probes,
     optimiser: Optimiser,
-    feeder: Feeder,
-    thinker: Feeder,
+    feeders: Feeders,
     own: dict[str, Any],
     checkpoint: Checkpoint,
 ) -> int:
-    lexicon, random = Lexicon(feeder.encode), feeder.world.random
+    lexicon, random = Lexicon(feeders.drawing.encode), feeders.looking.world.random
     table = model.model.language_model.embed_tokens.weight
     lessons = (
         Lesson(
             "drawing",
-            feeder.drawings(own),
+            feeders.drawing.drawings(own),
             lambda batch: drawing_loss(model, batch, probes, own["words_weight"]),
         ),
-        Lesson("reasoning", thinker.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
-        Lesson("looking", feeder.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)),
+        Lesson("reasoning", feeders.reasoning.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
+        Lesson(
+            "looking", feeders.looking.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)
+        ),
         Lesson(
             "seeing",
-            feeder.seeings(own),
+            feeders.looking.seeings(own),
             lambda batch: seeing_loss(look(model, batch), batch, lexicon.vectors(table), random),
         ),
     )

@@ -9,6 +9,7 @@ from milr.weights import Finding
 
 DOCTORS: Mapping[str, Entry] = {
     "embedded": Entry("milr.models.examination:examine_embedded", "the embedded model, against its card"),
+    "embedded-small": Entry("milr.models.examination:examine_small", "its sibling, against its card"),
     "geneval": Entry("milr.rewards.geneval_scorer:examine_geneval", "GenEval's detector and colours"),
     "geneval-hf": Entry("milr.rewards.geneval_scorer:examine_geneval_hub", "the approximation of GenEval"),
     "t2i-compbench": Entry("milr.rewards.t2i_compbench:examine", "T2I-CompBench's scorers"),

@@ -16,13 +16,14 @@ __all__ = ["MODELS", "check_model", "embedded_folder", "find_model", "load_model
 
 MODELS: Mapping[str, Entry] = {
     "embedded": Entry("milr.models.janus:Janus", "a Janus checkpoint in miniature that comes with milr: draws icons"),
+    "embedded-small": Entry("milr.models.janus:Janus", "its sibling of a quarter of the size, made by the same recipe"),
 }
 """Name -> entry. A model is one file and one line here; a folder and a hub's name are loaded as Janus."""
 
 
-def embedded_folder() -> Path:
-    """Where the embedded model lies: a checkpoint that plain transformers loads as well."""
-    return Path(__file__).parent.parent / "assets" / "embedded"
+def embedded_folder(name: str = "embedded") -> Path:
+    """Where one of `MODELS` lies: a checkpoint that plain transformers loads as well."""
+    return Path(__file__).parent.parent / "assets" / name
 
 
 def find_model(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> Path:
@@ -37,8 +38,8 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
     Raises:
         UsageError: No such model, folder or hub name, or nobody agreed to fetch it.
     """
-    if name == "embedded":
-        return embedded_folder()
+    if name in MODELS:
+        return embedded_folder(name)
     if Path(name).exists():
         return Path(name)
     at_hub = parse_hub_name(name)
@@ -99,7 +100,7 @@ def load_model(
         from milr.models.absent import check_latents
 
         check_latents(settings, read_capabilities(folder, profile))
-    made: Model = load(MODELS["embedded"])(
+    made: Model = load(MODELS.get(name, MODELS["embedded"]))(
         folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic
     )
     return made

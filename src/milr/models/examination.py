@@ -1,4 +1,4 @@
-"""What `milr doctor embedded` says: whether the shipped model still draws as its card says.
+"""What `milr doctor embedded` says: whether the shipped model still draws and looks as its card says.
 
 The card's figures lie beside the weights (`card.json`); `python -m training card` writes them with the same function
 that measures them again here.
@@ -6,21 +6,22 @@ that measures them again here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from milr.models.base import Model
-from milr.types import is_met
+from milr.types import Score, is_met
 from milr.weights import Finding
 
-CARD = Path(__file__).parents[1] / "assets" / "embedded" / "card.json"
+CARD = "card.json"
+"""The card's figures, in the model's folder."""
 METHODS = ("one-shot", "text-reasoning")
 
 
-class Card(BaseModel):
-    """How many first drawings were right, and of which prompts."""
+class Figures(BaseModel):
+    """Of one benchmark's prompts, how many first drawings were right, and how well the model saw it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,9 +31,19 @@ class Card(BaseModel):
     seed: int
     right: dict[str, int]
     """Method -> pictures that the judge calls right."""
+    seen: int
+    """Drawings after reasoning on which the model's own verdict, the reward `self` at 0.5, is the judge's."""
 
 
-def measure_card(model: Model, benchmark: str, judge: str, prompts: int, seed: int) -> Card:
+class Card(BaseModel):
+    """All that is measured again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    figures: tuple[Figures, ...]
+
+
+def measure(model: Model, benchmark: str, judge: str, prompts: int, seed: int) -> Figures:
     """Draw once a prompt by each of `METHODS`; prompts are spread evenly over the benchmark's tags."""
     from milr.benchmarks import load_benchmark
     from milr.benchmarks.selection import select
@@ -43,28 +54,46 @@ def measure_card(model: Model, benchmark: str, judge: str, prompts: int, seed: i
     chosen = load_benchmark(benchmark)
     tasks = [task for _, task in select(chosen, chosen.read(None), limit=prompts)]
     config = SearchConfig.model_validate({**model.search_defaults, "seed": seed, "steps": 0, "max_rows": len(tasks)})
-    reward = load_reward(judge)
+    reward, own = load_reward(judge), load_reward("self", model=model)
     right: dict[str, int] = {}
+    seen = 0
     for name in METHODS:
         records = [record for record in load_method(name)(tasks, model, reward, config) if record.finished]
-        right[name] = sum(is_met(record.best_score, None) for record in records)
-    return Card(benchmark=benchmark, judge=judge, prompts=len(tasks), seed=seed, right=right)
+        verdicts = [is_met(record.best_score, None) for record in records]
+        right[name] = sum(verdicts)
+        looks = own([record.best.picture for record in records], [record.task for record in records])
+        says = [isinstance(score, Score) and score.value > 0.5 for score in looks]
+        seen = sum(one == other for one, other in zip(verdicts, says, strict=True))  # the last method's stays
+    return Figures(benchmark=benchmark, judge=judge, prompts=len(tasks), seed=seed, right=right, seen=seen)
 
 
-def examine_embedded(device: str) -> Iterator[Finding]:
+def measure_card(model: Model, wanted: Sequence[Mapping[str, Any]]) -> Card:
+    """All figures of a card: the arguments of `measure`, for each benchmark."""
+    return Card(figures=tuple(measure(model, **one) for one in wanted))
+
+
+def examine_small(device: str) -> Iterator[Finding]:
+    """`examine_embedded` for the sibling."""
+    return examine_embedded(device, "embedded-small")
+
+
+def examine_embedded(device: str, name: str = "embedded") -> Iterator[Finding]:
     """The card's main figures, measured again; a few minutes on two cores.
 
     Another machine rounds otherwise and draws other pictures, so a share is wrong only where the card's lies outside of
     its 95 % interval.
     """
     from milr.benchmarks.tables import wilson
-    from milr.models import load_model
+    from milr.models import embedded_folder, load_model
 
-    card = Card.model_validate_json(CARD.read_text(encoding="utf-8"))
-    model = load_model(device=device, dtype="bfloat16")
-    found = measure_card(model, card.benchmark, card.judge, card.prompts, card.seed)
-    for name, right in found.right.items():
-        low, high = wilson(right / found.prompts, found.prompts)
-        said = f"{right} of {found.prompts} first drawings right by {card.judge} [{low:.2f}, {high:.2f}]"
-        fine = low <= card.right[name] / card.prompts <= high
-        yield Finding(f"{card.benchmark}, {name}", fine, f"{said}; the card says {card.right[name]}")
+    card = Card.model_validate_json((embedded_folder(name) / CARD).read_text(encoding="utf-8"))
+    model = load_model(name, device=device, dtype="bfloat16")
+    for said in card.figures:
+        found = measure(model, said.benchmark, said.judge, said.prompts, said.seed)
+        pairs = [
+            (f"{method}, right by {said.judge}", found.right[method], right) for method, right in said.right.items()
+        ]
+        for title, now, then in (*pairs, ("drawings that it sees as the judge does", found.seen, said.seen)):
+            low, high = wilson(now / found.prompts, found.prompts)
+            text = f"{now} of {found.prompts} [{low:.2f}, {high:.2f}]; the card says {then}"
+            yield Finding(f"{said.benchmark}, {title}", low <= then / said.prompts <= high, text)

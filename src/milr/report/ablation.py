@@ -21,7 +21,7 @@ from milr.errors import UsageError, unknown_name
 from milr.files import LOCK, hold, write_text
 from milr.latents import count_latents
 from milr.methods import METHODS, POOLED
-from milr.models import embedded_folder
+from milr.models import MODELS, embedded_folder
 from milr.report.comparison import without_credit
 from milr.runs import read_manifest
 from milr.runs.writer import MANIFEST
@@ -208,7 +208,7 @@ def _ratio(latents: int | str, model: str) -> float | None:
     """The image_ratio that makes so many positions of the model's drawings latents; None where its own does already."""
     from milr.models.checkpoint import open_checkpoint
 
-    folder = embedded_folder() if model == EMBEDDED else Path(model)
+    folder = embedded_folder(model) if model in MODELS else Path(model)
     checkpoint = open_checkpoint(folder)
     many = checkpoint.capabilities.image_tokens
     if latents == "all":

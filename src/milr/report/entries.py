@@ -18,7 +18,7 @@ import numpy as np
 from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.methods import POOLED
-from milr.models import embedded_folder
+from milr.models import MODELS, embedded_folder
 from milr.report.statistics import Floats, answers, expected_best
 from milr.runs import Manifest, Run, TaskRun, read_run
 from milr.types import Score, Unscored
@@ -89,8 +89,8 @@ class Entry:
         """Whether the embedded model drew this: a miniature, whose numbers stand for no other model."""
         asked, folder = self.manifest.model_asked, self.manifest.model_folder
         # A run may come from another installation: the folder's place in the package tells, not its whole path.
-        place = embedded_folder().parts[-3:]
-        return asked == "embedded" or (folder is not None and Path(folder).parts[-3:] == place)
+        places = {embedded_folder(name).parts[-3:] for name in MODELS}
+        return asked in MODELS or (folder is not None and Path(folder).parts[-3:] in places)
 
     @property
     def judged(self) -> bool:

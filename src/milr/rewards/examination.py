@@ -58,10 +58,47 @@ def check_golden(reward: Reward) -> Iterator[Finding]:
         yield Finding(f"{name}, {task.prompt!r}", fine, f"{said}; {'right' if right else 'wrong'} is expected")
 
 
+def labelled_drawings() -> list[tuple[Task, tuple[int, ...], bool]]:
+    """Drawings of the embedded model that were looked at one by one: task, tokens, and whether it is right.
+
+    They come from `python -m training sheets`; the labels were given by eye, before any critic had seen the drawings.
+    """
+    lines = (_ASSETS / "labelled-drawings.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [(parse_prompt(row["prompt"]), tuple(row["tokens"]), row["right"]) for row in rows]
+
+
+def check_labelled(rewards: Sequence[Reward]) -> Iterator[Finding]:
+    """How often each reward calls drawings right that an eye called wrong, and the other way round.
+
+    More than one wrong drawing in 200 that passes is a fault: a search that draws 21 times would find them.
+    """
+    from milr.decode.streams import open_stream
+    from milr.models import load_model
+    from milr.models.base import DrawRequest, Row
+
+    model = load_model(dtype="bfloat16")
+    labelled = labelled_drawings()
+    requests = [DrawRequest(Row(task), None, open_stream(0, task.key, 0, 0), tokens=t) for task, t, _ in labelled]
+    sketches = model.draw(requests, guidance=1.0, temperature=1.0, keep=0)
+    for reward in rewards:
+        scores = reward([sketch.drawing.picture for sketch in sketches], [task for task, _, _ in labelled])
+        called = [isinstance(score, Score) and score.value > score.stop_at for score in scores]
+        for title, wanted in (("wrong", False), ("right", True)):
+            verdicts = [said for said, (_, _, right) in zip(called, labelled, strict=True) if right is wanted]
+            said = f"calls {sum(verdicts)} of {len(verdicts)} right"
+            fine = None if wanted else sum(verdicts) <= len(verdicts) / 200
+            yield Finding(f"{reward.name}, drawings {title} by eye", fine, said)
+
+
 def examine_icons(device: str) -> Iterator[Finding]:
-    """Both icon detectors: their files, then the golden pictures. They run on the CPU, whatever the device."""
+    """Both icon detectors: files, golden pictures, labelled drawings. They run on the CPU, whatever the device."""
     from milr.rewards.icons import Icons, IconsJudge
 
+    try:
+        yield from check_labelled([Icons(), IconsJudge()])
+    except MilrError as error:
+        yield Finding("labelled drawings", False, str(error))
     for reward in (Icons, IconsJudge):
         folder = _ASSETS / reward.shipped
         for file in ("config.json", "model.safetensors"):
