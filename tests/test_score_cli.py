@@ -133,8 +133,8 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
 def test_generate_with_a_judge_a_panel_and_a_budget(judge: JudgeServer, capsys: Out) -> None:
     argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
     argv += ["--judge-url", judge.url, "--judge-budget", "2"]
-    # A stop value that nothing is above: the budget alone ends the search.
-    argv += ["--stop-at", "1"]
+    # A stop value that nothing is above, and texts that differ: the budget alone ends it, no answer comes from the cache.
+    argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"milr: judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: at most 5 calls", out)
