@@ -133,7 +133,7 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
 def test_generate_with_a_judge_a_panel_and_a_budget(judge: JudgeServer, capsys: Out) -> None:
     argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
     argv += ["--judge-url", judge.url, "--judge-budget", "2"]
-    # A stop value that nothing is above, and texts that differ: the budget alone ends it, no answer comes from the cache.
+    # A stop value that nothing is above, and texts that differ, so that no answer is cached: the budget alone ends it.
     argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out
