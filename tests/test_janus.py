@@ -167,6 +167,20 @@ def refusal(name: object, **options: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
+def test_the_sibling_speaks_and_draws_as_the_embedded_model_does(embedded: Janus) -> None:
+    sibling = load_model("embedded-small")
+    assert isinstance(sibling, Janus) and "embedded-small@" in sibling.name
+    ours, theirs = embedded.capabilities, sibling.capabilities
+    assert (ours.picture_size, ours.image_tokens) == (theirs.picture_size, theirs.image_tokens)
+    assert theirs.width < ours.width
+    (thought,) = sibling.reason(sibling.start([Task(prompt=PROMPT)]), [()])
+    assert "apple" in thought.reasoning.text and thought.reasoning.text.endswith(" ground")
+    request = DrawRequest(Row(Task(prompt=PROMPT)), thought.reasoning, open_stream(0, "any", 0, 0))
+    (sketch,) = sibling.draw([request], guidance=1.5, temperature=1.0, keep=0)
+    assert sketch.drawing.picture.size == (theirs.picture_size,) * 2
+
+
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     assert f"no model folder '{tmp_path / 'none'}'" in refusal(tmp_path / "none")
 
