@@ -31,8 +31,8 @@ def test_labelled_drawings_tell_a_reward_that_lets_all_through() -> None:
     labelled = labelled_drawings()
     wrong = sum(not right for _, _, right in labelled)
     assert wrong >= 300 and all(len(tokens) == 81 for _, tokens, _ in labelled)
-    passed, (lost, kept) = (list(check_labelled([FakeReward(lambda p, t, v=v: v)])) for v in (1.0, 0.0))
-    assert passed[0].fine is False and f"calls {wrong} of {wrong} right" in passed[0].said
+    passed, _, lost, kept = check_labelled([FakeReward(lambda p, t, v=v: v) for v in (1.0, 0.0)])
+    assert passed.fine is False and f"calls {wrong} of {wrong} right" in passed.said
     assert lost.fine is True and kept.fine is None and f"calls 0 of {len(labelled) - wrong} right" in kept.said
 
 

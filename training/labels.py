@@ -15,10 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from milr import load_model
-from milr.decode.streams import open_stream
 from milr.files import write_text
-from milr.models.base import DrawRequest, Row
-from training.report import ROWS, reason_all
+from training.report import draw_once, reason_all
 from training.scenes import World, read_forbidden, read_held_out
 from training.stage import Settings
 
@@ -35,24 +33,17 @@ def draw_sheets(settings: Settings, folder: Path) -> None:
     random = np.random.default_rng(SEED)
     world = World(random, read_held_out(), read_forbidden(), **own["world"])
     tasks = [world.request() for _ in range(own["drawings"])]
-    lines: list[str] = []
-    pictures: list[Image.Image] = []
-    for start in range(0, len(tasks), ROWS):
-        part = tasks[start : start + ROWS]
-        requests = [
-            DrawRequest(Row(task), reasoning, open_stream(SEED, task.key, start + i, 0))
-            for i, (task, reasoning) in enumerate(zip(part, reason_all(model, part), strict=True))
-        ]
-        guidance = float(model.search_defaults["guidance"])  # type: ignore[arg-type]
-        for task, sketch in zip(part, model.draw(requests, guidance=guidance, temperature=1.0, keep=0), strict=True):
-            lines.append(json.dumps({"prompt": task.prompt, "tokens": sketch.drawing.tokens}))
-            pictures.append(sketch.drawing.picture)
+    drawings = draw_once(model, tasks, reason_all(model, tasks), seed=5)
+    lines = [
+        json.dumps({"prompt": task.prompt, "tokens": drawing.tokens})
+        for task, drawing in zip(tasks, drawings, strict=True)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "drawings.jsonl", "\n".join(lines) + "\n")
     for start in range(0, len(tasks), COLUMNS * LINES):
         stop = start + COLUMNS * LINES
         numbered = [f"{n}: {task.prompt}" for n, task in enumerate(tasks[start:stop], start)]
-        lay_out(pictures[start:stop], numbered).save(folder / f"sheet_{start:04d}.png")
+        lay_out([drawing.picture for drawing in drawings[start:stop]], numbered).save(folder / f"sheet_{start:04d}.png")
 
 
 def lay_out(pictures: list[Image.Image], captions: list[str]) -> Image.Image:

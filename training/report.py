@@ -23,7 +23,7 @@ from milr.models.base import DrawRequest, Model, Row
 from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icon_detector import IconDetector
 from milr.tasks import COLORS, OBJECT_NAMES, Phrase, parse_prompt, write_prompt
-from milr.types import Reasoning, Score, Task
+from milr.types import Drawing, Reasoning, Score, Task
 from training.detector import SIDE, Encoded, Sampler, VqCoder, psnr
 from training.scenes import AIR, PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
 from training.stage import Settings
@@ -46,20 +46,25 @@ def share(values: Sequence[bool]) -> dict[str, float]:
     return {"share": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "of": len(values)}
 
 
-def draw_all(
-    model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int
-) -> list[Image.Image]:
+def draw_once(model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int) -> list[Drawing]:
     """One drawing a task, at the model's own guidance."""
     guidance = float(model.search_defaults["guidance"])  # type: ignore[arg-type]
-    pictures: list[Image.Image] = []
+    drawings: list[Drawing] = []
     for start in range(0, len(tasks), ROWS):
         rows = range(start, min(start + ROWS, len(tasks)))
         requests = [
             DrawRequest(Row(tasks[i]), reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0)) for i in rows
         ]
         sketches = model.draw(requests, guidance=guidance, temperature=1.0, keep=0)
-        pictures += [sketch.drawing.picture for sketch in sketches]
-    return pictures
+        drawings += [sketch.drawing for sketch in sketches]
+    return drawings
+
+
+def draw_all(
+    model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int
+) -> list[Image.Image]:
+    """The pictures of `draw_once`."""
+    return [drawing.picture for drawing in draw_once(model, tasks, reasonings, seed)]
 
 
 def reason_all(model: Model, tasks: Sequence[Task]) -> list[Reasoning]:

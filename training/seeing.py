@@ -51,6 +51,12 @@ def say(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return said.reshape(-1, len(KINDS)), objects.ravel()
 
 
+def tell_patches(scenes: Sequence[Scene], pixels: torch.Tensor | None) -> SeenBatch:
+    """A batch of these scenes and their pictures (B, 3, 144, 144), or of their words alone."""
+    said, objects = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(say, scenes), strict=True))
+    return SeenBatch(pixels, said, objects)
+
+
 class Lexicon:
     """The words of every kind, as token ids."""
 

@@ -37,7 +37,7 @@ from milr.tasks import COLORS
 from training.icons import GROUNDS
 from training.probes import IGNORED, NOTHING, Asked, Facts, Probes, color_number, name_number, place_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
-from training.seeing import Lexicon, SeenBatch, say, seeing_loss, spell
+from training.seeing import Lexicon, SeenBatch, seeing_loss, spell, tell_patches
 from training.stage import Checkpoint, Settings, log, start_from_shipped
 from training.vq import TINTS, Bank, Library, to_pixels, vq_config
 
@@ -346,8 +346,7 @@ class Feeder:
                 rendered = [self.world.scene(self.world.request()) for _ in range(size - len(picked))]
                 pixels = to_pixels(np.stack([render(scene, self.library) for scene in rendered]))
                 shown = [*rendered, *(scene for scene, _ in picked)]
-                said, objects = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(say, shown), strict=True))
-                yield shown, SeenBatch(torch.stack([*pixels, *(p for _, p in picked)]), said, objects)
+                yield shown, tell_patches(shown, torch.stack([*pixels, *(p for _, p in picked)]))
 
     def seeings(self, settings: dict[str, Any]) -> Iterator[SeenBatch]:
         """Pictures for the vision tower alone."""
@@ -364,8 +363,7 @@ class Feeder:
         """Scenes without their pictures."""
         while True:
             shown = [self.world.scene(self.world.request()) for _ in range(size)]
-            said, objects = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(say, shown), strict=True))
-            yield shown, SeenBatch(None, said, objects)
+            yield shown, tell_patches(shown, None)
 
     def _converse(self, shown: list[Scene], seen: SeenBatch, questions: list[int]) -> LookingBatch:
         """So many questions about each picture first, then the description, which would answer them."""

@@ -55,16 +55,22 @@ def measure(model: Model, benchmark: str, judge: str, prompts: int, seed: int) -
     tasks = [task for _, task in select(chosen, chosen.read(None), limit=prompts)]
     config = SearchConfig.model_validate({**model.search_defaults, "seed": seed, "steps": 0, "max_rows": len(tasks)})
     reward, own = load_reward(judge), load_reward("self", model=model)
-    right: dict[str, int] = {}
-    seen = 0
-    for name in METHODS:
-        records = [record for record in load_method(name)(tasks, model, reward, config) if record.finished]
-        verdicts = [is_met(record.best_score, None) for record in records]
-        right[name] = sum(verdicts)
-        looks = own([record.best.picture for record in records], [record.task for record in records])
-        says = [isinstance(score, Score) and score.value > 0.5 for score in looks]
-        seen = sum(one == other for one, other in zip(verdicts, says, strict=True))  # the last method's stays
-    return Figures(benchmark=benchmark, judge=judge, prompts=len(tasks), seed=seed, right=right, seen=seen)
+    drawn = {
+        name: [record for record in load_method(name)(tasks, model, reward, config) if record.finished]
+        for name in METHODS
+    }
+    verdicts = {name: [is_met(record.best_score, None) for record in records] for name, records in drawn.items()}
+    reasoned = drawn["text-reasoning"]
+    looks = own([record.best.picture for record in reasoned], [record.task for record in reasoned])
+    says = [isinstance(score, Score) and score.value > 0.5 for score in looks]
+    return Figures(
+        benchmark=benchmark,
+        judge=judge,
+        prompts=len(tasks),
+        seed=seed,
+        right={name: sum(called) for name, called in verdicts.items()},
+        seen=sum(one == other for one, other in zip(verdicts["text-reasoning"], says, strict=True)),
+    )
 
 
 def measure_card(model: Model, wanted: Sequence[Mapping[str, Any]]) -> Card:
