@@ -195,9 +195,18 @@ def test_scores_are_calibrated_numbers_and_names_are_known(icons: Icons):
 
 def test_the_table():
     assert {"icons", "icons-soft"} <= set(REWARDS)
-    assert load_reward().name == "icons@1"
-    assert load_reward("icons-soft", model=object()).name == "icons-soft@1"
-    assert load_reward("icons-judge").name == "icons-judge@1"
+    assert load_reward().name.startswith("icons@1/")
+    assert load_reward("icons-soft", model=object()).name.startswith("icons-soft@1/")
+    assert load_reward("icons-judge").name.startswith("icons-judge@1/")
+
+
+def test_other_weights_are_another_metric(tmp_path):
+    detector = Icons().detector
+    detector.save(tmp_path / "same")
+    for value in detector.network.state_dict().values():
+        value.add_(1)
+    detector.save(tmp_path / "other")
+    assert Icons(tmp_path / "same").name == Icons().name != Icons(tmp_path / "other").name
 
 
 def test_the_judge_is_another_network_than_the_reward():

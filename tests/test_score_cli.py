@@ -15,7 +15,7 @@ from milr.runs import read_run
 
 pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
 
-from milr.rewards.icons import Icons  # noqa: E402
+from milr.rewards.icons import Icons, IconsSoft  # noqa: E402
 from milr.rewards.wise import LEGACY  # noqa: E402
 from milr.serve.judge import BadRequest, JudgeServer, recognise  # noqa: E402
 from milr.types import Task  # noqa: E402
@@ -48,13 +48,13 @@ def test_pictures_are_scored_for_one_prompt(capsys: Out) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"1.000  {CATS}  (correct)"
     assert lines[1].startswith(f"0.000  {APPLE}  (")
-    assert lines[2] == "icons@1: 0.500 on average of 2"
+    assert lines[2] == f"{Icons().name}: 0.500 on average of 2"
 
 
 def test_each_picture_may_have_a_task_of_its_own(capsys: Out) -> None:
     Path("tasks.txt").write_text("three cats\na red apple left of a blue clock\n")
     rows = scored(CATS, APPLE, "--tasks", "tasks.txt", capsys=capsys)
-    assert [(row["value"], row["reward"]) for row in rows] == [(1.0, "icons@1")] * 2
+    assert [(row["value"], row["reward"]) for row in rows] == [(1.0, Icons().name)] * 2
     assert rows[1]["prompt"] == "a red apple left of a blue clock" and rows[1]["evidence"]
 
 
@@ -142,6 +142,6 @@ def test_generate_with_a_judge_a_panel_and_a_budget(judge: JudgeServer, capsys: 
     assert "panel icons-soft: " in out and "judges: 2 calls" in out
     run = read_run("run")
     assert run.manifest.judges is not None and run.manifest.judges["calls"] == 2
-    assert run.manifest.panel[0] == "icons-soft@1"
+    assert run.manifest.panel[0] == IconsSoft().name
     last = run.tasks[0].last
     assert last.finished == "unscored" and set(last.panel_best) == {"icons-soft", "gpt-4o:p-yes"}

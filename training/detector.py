@@ -388,16 +388,16 @@ def _damage(
 class Store:
     """Pictures of the generator's icons that went through the VQ model, made chunk by chunk and kept on disk."""
 
-    def __init__(self, coder: VqCoder, sampler: Sampler, settings: dict[str, Any], folder: Path) -> None:
+    def __init__(self, coders: Sequence[Coder], sampler: Sampler, settings: dict[str, Any], folder: Path) -> None:
         """An empty store.
 
         Args:
-            coder: Draws them.
+            coders: Draw its chunks in turn.
             sampler: Of the generator's icons.
             settings: Of the detector: ``coded_pictures``, ``chunk`` and ``seed``.
             folder: Holds the chunks' files.
         """
-        self.coder, self.sampler, self.folder = coder, sampler, folder
+        self.coders, self.sampler, self.folder = coders, sampler, folder
         self.chunk, self.most, self.seed = settings["chunk"], settings["coded_pictures"], settings["seed"]
         self.pictures = np.empty((self.most, SIDE, SIDE, 3), np.uint8)
         self.labels = np.empty((self.most, MOST, 6), np.float32)
@@ -413,7 +413,8 @@ class Store:
                 pictures, labels = stored["pictures"], stored["labels"]
         else:
             random = np.random.default_rng([self.seed, 1, self.filled])
-            pictures, labels = coded_pictures(self.sampler, self.coder, random, self.chunk)
+            coder = self.coders[self.filled // self.chunk % len(self.coders)]
+            pictures, labels = coded_pictures(self.sampler, coder, random, self.chunk)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial.npz")
             np.savez(partial, pictures=pictures, labels=labels)
@@ -430,10 +431,14 @@ class Store:
 
 
 def open_store(settings: Settings, name: str, sampler: Sampler, folder: Path) -> Store:
-    """A detector's store of what the newest VQ model draws, with its first pictures."""
+    """A detector's store of what the newest VQ model draws, with its first pictures.
+
+    Half of them are put together from known codes, as the generator draws; half went through the encoder.
+    """
     own, coder = settings["critics"][name], VqCoder(settings, sampler.library, folder)
-    log(name, vq_step=coder.step, vq_psnr=psnr(coder, sampler))
-    store = Store(coder, sampler, own, folder / f"{name}-pictures-{coder.step}")
+    encoded = Encoded(coder, sampler)
+    log(name, vq_step=coder.step, vq_psnr=psnr(coder, sampler), encoded_psnr=psnr(encoded, sampler))
+    store = Store([coder, encoded], sampler, own, folder / f"{name}-pictures-{coder.step}")
     while store.filled < own["first_pictures"] and store.grow():
         pass
     return store

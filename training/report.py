@@ -304,8 +304,8 @@ def measure(
     torch.manual_seed(0)
     model = load_model(settings["export"]["folder"], dtype="bfloat16")
     judge = IconDetector.from_folder("icons-judge")
-    own = dict(settings["unified"]["phases"][-1]["world"])
-    world = World(np.random.default_rng(SEED), read_held_out(), read_forbidden(), **own)
+    own = settings["unified"]
+    world = World(np.random.default_rng(SEED), read_held_out(), read_forbidden(), **own["world"])
     sampler, coder = Sampler(library), VqCoder(settings, library, folder)
 
     def rendered(scenes: list[Scene]) -> list[Image.Image]:
@@ -319,7 +319,7 @@ def measure(
         "plans": plans(model, world, many(120)),
         "obedience": obedience(model, world, judge, many(60)),
         "looking at scenes": looking(model, world, rendered, many(160)),
-        "looking at own drawings": looking_at_drawings(model, world, judge, many(120)),
+        "looking at own drawings": looking_at_drawings(model, world, judge, many(480)),
         "a drawing at batch 8": speed(model, world),
         "riddles resolved in the text": riddles(model),
         "generality": generality(model, GENERALITY),

@@ -19,6 +19,7 @@ from milr.errors import UsageError
 ROOT_VARIABLE = "MILR_WEIGHTS"
 CONVERSION = "conversion.json"
 """What `milr convert` writes beside weights: where they came from and the hashes of what it made."""
+_SAMPLED = 2**20  # bytes of each file of weights that tell which weights they are
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,19 @@ class Weights:
 def weights_root() -> Path:
     """The folder of all weights that do not come with the package."""
     return Path(os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "milr" / "weights").expanduser()
+
+
+def identify_weights(folder: Path) -> str:
+    """Eight hexadecimal digits that tell the weights in a folder from others.
+
+    Of the config and of each safetensors file's size and first megabyte: training changes every weight, and whole files
+    are too long to read at every start.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
+    return digest.hexdigest()[:8]
 
 
 def hash_file(path: Path) -> str:

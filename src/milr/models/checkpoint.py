@@ -7,7 +7,6 @@ and is read as it lies.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities
 from milr.models.profiles import PROFILES, PromptProfile, recognise_profile
+from milr.weights import identify_weights
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,6 @@ SPECIAL_TOKENS = {
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
 _PICTURE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
 _NAMED = 8  # weights that an error names at most
-_SAMPLED = 2**20  # bytes of each file of weights that tell which weights they are
 
 
 class CheckpointSettings(BaseModel):
@@ -79,16 +78,8 @@ class Checkpoint:
 
     @property
     def version(self) -> str:
-        """Eight hexadecimal digits that tell these weights from others in a folder of the same name.
-
-        Of the config and of each safetensors file's size and first megabyte: training changes every weight, and whole
-        files are too long to read at every start.
-        """
-        digest = hashlib.sha256((self.folder / "config.json").read_bytes())
-        for path in sorted(self.folder.glob("*.safetensors")):
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
-        return digest.hexdigest()[:8]
+        """Eight hexadecimal digits that tell these weights from others in a folder of the same name."""
+        return identify_weights(self.folder)
 
     def load_tokenizer(self) -> Any:
         """The tokenizer as `tokenizer.json` states it, with the profile's added tokens and names for all marks.

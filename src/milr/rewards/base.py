@@ -17,7 +17,8 @@ class Reward(Protocol):
     """Scores pictures for tasks, batch in, batch out."""
 
     name: str
-    """Name and version, as it stands in every score, for instance "icons@1"."""
+    """Name and version, as it stands in every score, for instance "icons@1/3b4a915f": its
+    rules' and its weights'."""
     stop_at: float
     """The paper's stop value on the [0, 1] scale. A search goes by that of each score, which may differ by task."""
 

@@ -27,6 +27,7 @@ from milr.errors import UsageError
 from milr.rewards.geneval import Detection
 from milr.rewards.pictures import to_rgb
 from milr.tasks import COLORS, OBJECT_NAMES
+from milr.weights import identify_weights
 
 CELL = 8
 """Pixels a side of one cell of the map."""
@@ -45,7 +46,6 @@ class DetectorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 1
     image_size: int = 144
     architecture: Literal["pyramid", "patches"] = "pyramid"
     """How pixels become the map: by strided convolutions, or by patches that are then mixed."""
@@ -144,10 +144,11 @@ class DetectorNetwork(nn.Module):
 class IconDetector:
     """Finds icons in pictures. Each picture is seen on its own, so its result never hangs on its neighbours."""
 
-    def __init__(self, network: DetectorNetwork, config: DetectorConfig) -> None:
-        """Take a trained network, for use only."""
+    def __init__(self, network: DetectorNetwork, config: DetectorConfig, version: str = "unsaved") -> None:
+        """Take a trained network, for use only; ``version`` tells its weights from others' in a reward's name."""
         self.network = network.eval().requires_grad_(False)
         self.config = config
+        self.version = version
 
     @classmethod
     def from_folder(cls, folder: str | Path = "icons-detector") -> IconDetector:
@@ -171,7 +172,7 @@ class IconDetector:
         except (ValidationError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{str(folder)!r} holds no icon detector that this version reads: {reason}") from error
-        return cls(network, config)
+        return cls(network, config, identify_weights(folder))
 
     def save(self, folder: Path) -> None:
         """Write both files: convolutions in bf16, the rest in float32."""

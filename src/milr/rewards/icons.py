@@ -25,7 +25,8 @@ class Icons:
     wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}} in the picture's pixels.
     """
 
-    name = "icons@1"
+    metric: ClassVar[str] = "icons@1"
+    """Counts up with every change of the rules."""
     stop_at = 0.9
     shipped: ClassVar[str] = "icons-detector"
     """The detector that comes with the package."""
@@ -39,6 +40,7 @@ class Icons:
             folder: Of the detector's `model.safetensors` and `config.json`; None for the shipped one.
         """
         self.detector = IconDetector.from_folder(self.shipped if folder is None else folder)
+        self.name = f"{self.metric}/{self.detector.version}"
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """One score a picture, in order."""
@@ -77,7 +79,7 @@ class IconsSoft(Icons):
     strict stop at 0.9 stops exactly where `icons` does.
     """
 
-    name = "icons-soft@1"
+    metric = "icons-soft@1"
 
     def _value(self, correct: bool, parts: dict[str, float]) -> float:
         return 1.0 if correct else _NEARLY * min(1.0, sum(parts.values()) / len(parts))
@@ -89,5 +91,5 @@ class IconsJudge(Icons):
     Meant to be watched, never optimised: where `icons` says correct and this one does not, the reward may be hacked.
     """
 
-    name = "icons-judge@1"
+    metric = "icons-judge@1"
     shipped: ClassVar[str] = "icons-judge"
