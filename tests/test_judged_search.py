@@ -17,6 +17,7 @@ from milr.methods.best_of_n import best_of_n
 from milr.models.base import DrawRequest, Sketch
 from milr.rewards import load_reward
 from milr.rewards.base import Scores
+from milr.rewards.icons import IconsSoft
 from milr.rewards.mix import Mix
 from milr.rewards.panel import Gap, measure_gaps, watch
 from milr.testing import FakeModel, FakeReward, brightness, fake_records
@@ -200,7 +201,7 @@ def test_a_mix_asks_elsewhere_before_it_looks_itself() -> None:
 
 def test_a_mix_of_the_table_is_loaded_by_its_name() -> None:
     mix = load_reward("mix:icons-soft*0.7+self*0.3", model=FakeModel())
-    assert mix.name == "mix@1:icons-soft@1*0.7+self@1/fake*0.3"
+    assert mix.name == f"mix@1:{IconsSoft().name}*0.7+self@1/fake*0.3"
 
 
 # --- a panel
