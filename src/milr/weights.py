@@ -1,6 +1,6 @@
-"""Where weights that do not come with the package lie, what they must be, and the commands that get them.
+"""Which weights a folder holds; where those that do not come with the package lie and how to get them.
 
-All lie in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, each model in a folder of its own under it. Nothing
+The latter lie in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, each model in a folder of its own under it. Nothing
 is ever downloaded here: who lacks a file is told what to type.
 """
 

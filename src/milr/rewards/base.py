@@ -17,8 +17,7 @@ class Reward(Protocol):
     """Scores pictures for tasks, batch in, batch out."""
 
     name: str
-    """Name and version, as it stands in every score, for instance "icons@1/3b4a915f": its
-    rules' and its weights'."""
+    """Name and versions, as in every score: "icons@1/c745efbc" has those of its rules and of its weights."""
     stop_at: float
     """The paper's stop value on the [0, 1] scale. A search goes by that of each score, which may differ by task."""
 
