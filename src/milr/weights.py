@@ -1,7 +1,7 @@
 """Which weights a folder holds; where those that do not come with the package lie and how to get them.
 
-The latter lie in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, each model in a folder of its own under it. Nothing
-is ever downloaded here: who lacks a file is told what to type.
+The latter lie in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, each model in a folder of its own under it.
+Nothing is ever downloaded here: who lacks a file is told what to type.
 """
 
 from __future__ import annotations
