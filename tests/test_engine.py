@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 import torch
+from PIL import Image
 
 from milr.decode.streams import open_stream
 from milr.models import embedded_folder, load_model
@@ -150,6 +151,28 @@ def test_two_texts_of_one_row_are_drawn_after_each_ones_own() -> None:
         (alone,) = model.draw([replace(request, row=rows[1])], guidance=5.0, temperature=1.0, keep=0)
         assert alone.drawing.tokens == sketch.drawing.tokens
     assert together[0].drawing.tokens != together[1].drawing.tokens
+
+
+def test_a_picture_that_its_row_showed_last_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("float32", False)
+    decode, decoded = model._decode_some, list[tuple[int, ...]]()
+
+    def count(drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+        decoded.extend(map(tuple, drawn))
+        return decode(drawn)
+
+    monkeypatch.setattr(model, "_decode_some", count)
+    rows = model.start(TASKS[:2])
+    _, first = step(model, rows)
+    assert len(decoded) == 2
+    _, again = step(model, rows)
+    assert len(decoded) == 2
+    assert [one.drawing.picture.tobytes() for one in again] == [one.drawing.picture.tobytes() for one in first]
+    (other,) = model.draw(
+        [DrawRequest(rows[0], None, open_stream(0, "any", 0, 0), until=DRAWN)], guidance=1.0, temperature=1.0, keep=0
+    )
+    assert len(decoded) == 3
+    assert other.drawing.picture.tobytes() != first[0].drawing.picture.tobytes()
 
 
 def test_a_drawing_is_whole_though_memory_ran_out_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,17 @@ def test_modes_that_hold_the_same_pixels_score_the_same(icons: Icons):
     assert icons.detector.detect(same) == [expected] * 3
 
 
+def test_a_picture_that_was_seen_before_is_not_searched_again(icons: Icons, monkeypatch: pytest.MonkeyPatch):
+    detector = IconDetector(icons.detector.network, icons.detector.config)
+    pictures = [stop_sign(), plain((255, 0, 0))]
+    first = detector.detect(pictures)
+    first[0].clear()  # what a caller does with it is the caller's
+    monkeypatch.setattr(detector, "network", None)  # whoever looks now fails
+    assert detector.detect(pictures[::-1]) == icons.detector.detect(pictures[::-1])
+    with pytest.raises(AttributeError):
+        detector.detect([stop_sign(size=143)])
+
+
 def test_transparent_pixels_are_white():
     picture = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
     picture.putpixel((1, 0), (10, 20, 30, 255))

@@ -84,6 +84,8 @@ class Row:
     """How many of its tokens were given, not written."""
     told: Told | None = None
     """The last prompt that asked for a drawing."""
+    drawn: Drawing | None = None
+    """The last drawing, with as many tokens as a whole one has: the same tokens show the same picture."""
 
     @property
     def bytes(self) -> int:

@@ -216,7 +216,7 @@ class Janus:
             shape=lambda item: (len(item[1].ids), _count_begun(item[0], self._total(item[0]))),
         )
         whole = self.capabilities.image_tokens
-        pictures = self._decode_pictures([fill_rest(tokens, whole) for tokens, _ in drawn])
+        pictures = self._picture([one.row for one in requests], [fill_rest(tokens, whole) for tokens, _ in drawn])
         return [
             Sketch(Drawing(tuple(tokens), picture), None if request.prefix is not None or request.tokens else hidden)
             for (tokens, hidden), picture, request in zip(drawn, pictures, requests, strict=True)
@@ -367,6 +367,16 @@ class Janus:
     def _embed_image(self, tokens: torch.Tensor) -> torch.Tensor:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
+
+    def _picture(self, rows: Sequence[Row], drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+        """What each whole drawing shows; a picture that its row has shown last is not decoded again."""
+        wholes = [tuple(tokens) for tokens in drawn]
+        known = {row.drawn.tokens: row.drawn.picture for row in rows if row.drawn}
+        new = list(dict.fromkeys(tokens for tokens in wholes if tokens not in known))
+        known |= zip(new, self._decode_pictures(new), strict=True)
+        for row, tokens in zip(rows, wholes, strict=True):
+            row.drawn = Drawing(tokens, known[tokens])
+        return [known[tokens] for tokens in wholes]
 
     def _decode_pictures(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
         at_once = 1 if self.engine.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
