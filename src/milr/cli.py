@@ -21,6 +21,7 @@ from milr.commands.convert import convert
 from milr.commands.data import app as data
 from milr.commands.doctor import doctor
 from milr.commands.export import export
+from milr.commands.judge import judge
 from milr.commands.models import ask, fetch, plan
 from milr.commands.options import (
     INTERRUPTED,
@@ -252,6 +253,7 @@ app.command("doctor")(doctor)
 app.command("export")(export)
 app.command("report")(report)
 app.command("fetch")(fetch)
+app.command("judge")(judge)
 app.command("plan")(plan)
 app.command("score")(score)
 app.command("score-folder")(score_folder)

@@ -24,8 +24,8 @@ from milr.registry import find
 from milr.rewards import check_reward, load_reward, needs_model
 from milr.rewards.base import Reward
 from milr.runs import Manifest, RunError, RunWriter, check_folder, read_manifest, read_run
+from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
-from milr.runs.writer import MANIFEST
 from milr.types import StepRecord, Task
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging
 from milr.commands.tables import Form, put
 from milr.commands.watch import Watch
 from milr.errors import MilrError
-from milr.runs.writer import MANIFEST
+from milr.runs.layout import MANIFEST
 
 if TYPE_CHECKING:
     from milr.benchmarks.base import Column

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from milr.runs.writer import MANIFEST
+from milr.runs.layout import MANIFEST
 from milr.types import StepRecord
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from milr.methods import METHODS, POOLED
 from milr.models import MODELS, embedded_folder
 from milr.report.comparison import without_credit
 from milr.runs import read_manifest
-from milr.runs.writer import MANIFEST
+from milr.runs.layout import MANIFEST
 
 UNMEASURED = "not measured yet"
 PLAN = "plan.json"

@@ -13,10 +13,12 @@
         strip.png                  all of them with their rewards
 """
 
+from milr.runs.judging import check_judgeable, judge_run
+from milr.runs.layout import RunError, read_manifest
 from milr.runs.reader import Run, ScoredDrawing, TaskRun, read_run, read_task
 from milr.runs.schema import JudgedPicture, Manifest, Session, StoredDrawing, StoredStep
 from milr.runs.strip import Frame, draw_strip
-from milr.runs.writer import RunError, RunFacts, RunWriter, check_folder, default_folder, read_manifest
+from milr.runs.writer import RunFacts, RunWriter, check_folder, default_folder
 
 __all__ = [
     "Frame",
@@ -32,8 +34,10 @@ __all__ = [
     "StoredStep",
     "TaskRun",
     "check_folder",
+    "check_judgeable",
     "default_folder",
     "draw_strip",
+    "judge_run",
     "read_manifest",
     "read_run",
     "read_task",

@@ -9,8 +9,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from milr.files import PART
+from milr.runs.layout import JUDGED, RECORDS, read_manifest, unreadable
 from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep
-from milr.runs.writer import JUDGED, RECORDS, read_manifest, unreadable
 from milr.types import Score, Task, Unscored
 
 

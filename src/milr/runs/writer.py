@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
-from PIL import Image
-from pydantic import ValidationError
-
-from milr import __version__
 from milr.config import SearchConfig
-from milr.errors import MilrError, UsageError
+from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
-from milr.rewards.base import Reward, begin_scoring
+from milr.rewards.base import Reward
+from milr.runs.judging import Shown, dump_lines, judge_pictures, read_picture
+from milr.runs.layout import JUDGED, MANIFEST, RECORDS, RunError, read_manifest
 from milr.runs.lock import hold_run
-from milr.runs.schema import JudgedPicture, Manifest, Session, Status, StoredStep, dump
+from milr.runs.schema import Manifest, Status, StoredStep, dump
+from milr.runs.sessions import find_versions, open_session, update_session
 from milr.runs.strip import Frame, draw_strip
 from milr.types import Score, StepRecord, Task, Unscored
 
-MANIFEST, RECORDS, JUDGED = "run.json", "records.jsonl", "judged.jsonl"
-
 Spending = Callable[[], dict[str, str | int] | None]
 """What judges behind an API have cost so far; None where none was asked."""
-
-
-class RunError(MilrError):
-    """A run that cannot be written on; its finished tasks stay."""
 
 
 class RunFacts(TypedDict, total=False):
@@ -80,34 +70,6 @@ def check_folder(folder: Path) -> None:
     if any(path.name != LOCK for path in folder.iterdir()):
         what = "another run" if (folder / MANIFEST).exists() else "files"
         raise UsageError(f"{folder} holds {what}; nothing was overwritten: give --out a new or an empty folder")
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the run in that folder.
-
-    Raises:
-        UsageError: The folder holds no run, or one that this version cannot read.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UsageError(
-            f"{folder} holds no run ({MANIFEST} is missing): give the folder that `milr generate` or `milr benchmark` "
-            "named"
-        )
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise unreadable(folder, error) from None
-
-
-def unreadable(folder: Path, error: ValidationError) -> UsageError:
-    """The error for a run whose files are not as this version writes them."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return UsageError(
-        f"{folder} holds a run that this milr cannot read ({where}: {first['msg']}): "
-        "read it with the version that its run.json names"
-    )
 
 
 class RunWriter:
@@ -156,7 +118,7 @@ class RunWriter:
                 "judge": None if judge is None else judge.name,
                 "config": config,
                 "tasks": tuple(tasks),
-                "versions": _versions(),
+                "versions": find_versions(),
                 "platform": platform.platform(),
                 "started": datetime.now().astimezone(),
             }
@@ -197,12 +159,7 @@ class RunWriter:
         self.folder = folder
         self._manifest = manifest
         self._judge, self._judges = judge, judges
-        self._machine: dict[str, str | int] = {
-            "platform": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count() or 0,
-            **(machine or {}),
-        }
+        self._machine = machine or {}
         self._held = ExitStack()
         self._open: dict[tuple[int, int], _TaskFolder] = {}  # (task, image)
         self._spent: dict[tuple[int, int], tuple[float, int, int]] = {}  # drawings, tokens, reward calls
@@ -251,14 +208,7 @@ class RunWriter:
         expected = len(self._manifest.tasks) * self._manifest.images_per_prompt
         self._finished = expected - len(self.remaining())
         self._clock = time.monotonic()
-        session = Session(
-            host=socket.gethostname(),
-            process=os.getpid(),
-            started=datetime.now().astimezone(),
-            machine=self._machine,
-            versions=_versions(),
-        )
-        self._manifest = self._manifest.model_copy(update={"sessions": (*self._manifest.sessions, session)})
+        self._manifest = open_session(self._manifest, self._machine)
         self._save("running")
 
     def write(self, record: StepRecord, image: int = 0) -> Path | None:
@@ -318,50 +268,25 @@ class RunWriter:
     def _save(self, status: Status, error: str | None = None) -> None:
         drawings = sum(spent[0] for spent in self._spent.values())
         tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in (1, 2))
-        session = self._manifest.sessions[-1].model_copy(
-            update={
-                "status": status,
-                "error": error,
-                "seconds": round(time.monotonic() - self._clock, 3),
-                "drawings": drawings,
-                "tokens": tokens,
-                "reward_calls": calls,
-                "judged": self._judged,
-                "judge_seconds": round(self._judge_seconds, 3),
-                "judges": self._judges(),
-            }
-        )
-        sessions = (*self._manifest.sessions[:-1], session)
-        self._manifest = self._manifest.model_copy(
-            update={
-                "status": status,
-                "error": error,
-                "finished": None if status == "running" else datetime.now().astimezone(),
-                "tasks_finished": self._finished,
-                "sessions": sessions,
-                "judges": _add_costs([session.judges for session in sessions if session.judges]),
-                **{name: _add(sessions, name) for name in _SUMMED},
-            }
-        )
+        figures = {
+            "status": status,
+            "error": error,
+            "seconds": round(time.monotonic() - self._clock, 3),
+            "drawings": drawings,
+            "tokens": tokens,
+            "reward_calls": calls,
+            "judged": self._judged,
+            "judge_seconds": round(self._judge_seconds, 3),
+            "judges": self._judges(),
+        }
+        whole = {
+            "status": status,
+            "error": error,
+            "finished": None if status == "running" else datetime.now().astimezone(),
+            "tasks_finished": self._finished,
+        }
+        self._manifest = update_session(self._manifest, **figures).model_copy(update=whole)
         write_bytes(self.folder / MANIFEST, dump(self._manifest, indent=2) + b"\n")
-
-
-_SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "judged", "judge_seconds")
-
-
-def _add(sessions: Sequence[Session], name: str) -> float:
-    total: float = sum(getattr(session, name) for session in sessions)
-    return round(total, 3) if isinstance(total, float) else total
-
-
-def _add_costs(costs: Sequence[dict[str, str | int]]) -> dict[str, str | int] | None:
-    """Counts are added up; of what is no count, such as the URL, the last one stays."""
-    added: dict[str, str | int] = {}
-    for cost in costs:
-        for name, value in cost.items():
-            before = added.get(name, 0)
-            added[name] = before + value if isinstance(value, int) and isinstance(before, int) else value
-    return added or None
 
 
 def _task_name(index: int, task: Task, image: int) -> str:
@@ -394,7 +319,7 @@ class _TaskFolder:
         """Write the best picture and the strip."""
         record.best.picture.save(self._folder / "best.png")
         frames = [
-            Frame(_read(self._folder / cell.picture), cell.label, cell.reward, best=cell.picture == self._best)
+            Frame(read_picture(self._folder / cell.picture), cell.label, cell.reward, best=cell.picture == self._best)
             for cell in self._cells
         ]
         draw_strip(record.task.prompt, frames).save(self._folder / "strip.png")
@@ -405,17 +330,9 @@ class _TaskFolder:
         Raises:
             RunError: It judges nothing any more.
         """
-        pictures = [_read(self._folder / cell.picture) for cell in self._cells]
-        scores = begin_scoring(judge, pictures, [task] * len(pictures))()
-        lost = next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
-        if lost is not None:
-            raise RunError(f"the judge {judge.name} judges nothing any more: {lost}; the finished tasks are kept")
-        lines = [
-            dump(JudgedPicture(step=cell.step, number=cell.number, score=score)) + b"\n"
-            for cell, score in zip(self._cells, scores, strict=True)
-        ]
-        (self._folder / JUDGED).write_bytes(b"".join(lines))
-        return len(pictures)
+        shown = [Shown(cell.step, cell.number, self._folder / cell.picture) for cell in self._cells]
+        (self._folder / JUDGED).write_bytes(dump_lines(judge_pictures(judge, task, shown)))
+        return len(shown)
 
     def rename(self) -> Path:
         """Give the folder its name: from now on the task is finished."""
@@ -444,19 +361,3 @@ def _best_number(record: StepRecord) -> int:
 
 def _reward_text(score: Score | Unscored) -> str:
     return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"
-
-
-def _read(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
-
-
-def _versions() -> dict[str, str]:
-    """Read from the installed packages' metadata, so that torch need not be imported to write a run."""
-    found = {"milr": __version__, "python": platform.python_version()}
-    for package in ("torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
