@@ -175,6 +175,23 @@ def test_a_picture_that_its_row_showed_last_is_not_decoded_again(monkeypatch: py
     assert other.drawing.picture.tobytes() != first[0].drawing.picture.tobytes()
 
 
+def test_a_drawing_whose_tokens_are_all_given_is_not_decoded() -> None:
+    model = load("float32", False)
+    (row,) = model.start(TASKS[:1])
+    _, (drawn,) = step(model, [row])
+    before = model.counts
+    (given,) = model.draw(
+        [DrawRequest(row, None, open_stream(0, "any", 0, 0), tokens=drawn.drawing.tokens, until=DRAWN)],
+        guidance=1.0,
+        temperature=1.0,
+        keep=3,
+    )
+    assert model.counts == before
+    assert given.hidden is None
+    assert given.drawing.tokens == drawn.drawing.tokens
+    assert given.drawing.picture.tobytes() == drawn.drawing.picture.tobytes()
+
+
 def test_a_drawing_is_whole_though_memory_ran_out_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is drawn again in halves, and every stream begins where it began."""
     model = load("float32", False)

@@ -50,6 +50,7 @@ from milr.commands.options import (
     given_settings,
     make_config,
 )
+from milr.commands.pack import pack, unpack
 from milr.commands.report import report
 from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, Panel, score, serve_judge
 from milr.commands.score_folder import score_folder
@@ -254,10 +255,12 @@ app.command("export")(export)
 app.command("report")(report)
 app.command("fetch")(fetch)
 app.command("judge")(judge)
+app.command("pack")(pack)
 app.command("plan")(plan)
 app.command("score")(score)
 app.command("score-folder")(score_folder)
 app.command("serve-judge")(serve_judge)
+app.command("unpack")(unpack)
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:

@@ -15,6 +15,7 @@
 
 from milr.runs.judging import check_judgeable, judge_run
 from milr.runs.layout import RunError, read_manifest
+from milr.runs.packing import pack_run, read_packed, unpack_run
 from milr.runs.reader import Run, ScoredDrawing, TaskRun, read_run, read_task
 from milr.runs.schema import JudgedPicture, Manifest, Session, StoredDrawing, StoredStep
 from milr.runs.strip import Frame, draw_strip
@@ -38,7 +39,10 @@ __all__ = [
     "default_folder",
     "draw_strip",
     "judge_run",
+    "pack_run",
     "read_manifest",
+    "read_packed",
     "read_run",
     "read_task",
+    "unpack_run",
 ]

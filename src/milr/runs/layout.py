@@ -8,12 +8,18 @@ from pydantic import ValidationError
 
 from milr.errors import MilrError, UsageError
 from milr.runs.schema import Manifest
+from milr.types import Task
 
 MANIFEST, RECORDS, JUDGED = "run.json", "records.jsonl", "judged.jsonl"
 
 
 class RunError(MilrError):
     """A run that cannot be written on; its finished tasks stay."""
+
+
+def name_task(index: int, task: Task, image: int) -> str:
+    """The folder of a task, under `tasks/`."""
+    return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -19,7 +19,7 @@ from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward
 from milr.runs.judging import Shown, dump_lines, judge_pictures, read_picture
-from milr.runs.layout import JUDGED, MANIFEST, RECORDS, RunError, read_manifest
+from milr.runs.layout import JUDGED, MANIFEST, RECORDS, RunError, name_task, read_manifest
 from milr.runs.lock import hold_run
 from milr.runs.schema import Manifest, Status, StoredStep, dump
 from milr.runs.sessions import find_versions, open_session, update_session
@@ -178,7 +178,7 @@ class RunWriter:
             (index, image)
             for image in range(manifest.images_per_prompt)
             for index, task in enumerate(manifest.tasks)
-            if not (self.folder / "tasks" / _task_name(index, task, image)).is_dir()
+            if not (self.folder / "tasks" / name_task(index, task, image)).is_dir()
         ]
 
     def __enter__(self) -> Self:
@@ -224,7 +224,7 @@ class RunWriter:
         key = record.index, image
         with self._refusing_full_disks():
             if key not in self._open:
-                name = _task_name(record.index, record.task, image)
+                name = name_task(record.index, record.task, image)
                 self._open[key] = _TaskFolder(self.folder / "tasks" / name, image)
             task = self._open[key]
             task.add(record)
@@ -287,10 +287,6 @@ class RunWriter:
         }
         self._manifest = update_session(self._manifest, **figures).model_copy(update=whole)
         write_bytes(self.folder / MANIFEST, dump(self._manifest, indent=2) + b"\n")
-
-
-def _task_name(index: int, task: Task, image: int) -> str:
-    return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")
 
 
 class _TaskFolder:

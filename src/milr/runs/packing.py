@@ -1,0 +1,185 @@
+"""A run in one small file, to keep or to publish: everything but its pictures, which its image tokens give again.
+
+Format: lines of JSON under LZMA. The first is a `PackedRun`, each further one a `PackedTask`, in the order of `read_run`.
+Left out are pictures, what a scorer showed as evidence, and the prompts of benchmarks that do not come with milr.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from milr.errors import UsageError
+from milr.files import PART, write_bytes
+from milr.runs.layout import JUDGED, MANIFEST, RECORDS, name_task
+from milr.runs.reader import Run, TaskRun
+from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep, dump
+from milr.types import Score, Task, Unscored
+
+SUFFIX = ".run.xz"
+"""How a packed run's name ends."""
+Redraw = Callable[[Sequence[Task], Sequence[Sequence[int]]], list[Image.Image]]
+"""The pictures of image tokens, each drawn for a task."""
+Which = Literal["none", "ends", "all"]
+"""Pictures to draw again: none, the first, best and last of every search, or all."""
+
+
+class PackedRun(BaseModel):
+    """The first line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packed: Literal[1] = 1
+    """The format's version."""
+    manifest: Manifest
+    """Without tasks where the prompts are not milr's: they are read again from the benchmark's own files."""
+
+
+class PackedTask(BaseModel):
+    """One finished task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    index: int
+    """The task's place in the manifest."""
+    image: int
+    best: str
+    """What `digest` says of the answer's picture."""
+    steps: tuple[dict[str, Any], ...]
+    """Each a `StoredStep` without task, index and image; of the best drawing only the picture's name."""
+    judged: tuple[JudgedPicture, ...]
+
+
+def digest(picture: Image.Image) -> str:
+    """Tells pictures apart by their size and pixels, RGB."""
+    return blake2b(picture.convert("RGB").tobytes(), digest_size=8, salt=b"%dx%d" % picture.size).hexdigest()
+
+
+def pack_run(run: Run) -> bytes:
+    """A run's file. The same run gives the same bytes."""
+    manifest = run.manifest
+    if manifest.data is not None:
+        manifest = manifest.model_copy(update={"tasks": ()})
+    lines = [dump(PackedRun(manifest=manifest)), *(dump(_pack_task(task)) for task in run.tasks)]
+    return lzma.compress(b"\n".join(lines), preset=9)
+
+
+def _pack_task(task: TaskRun) -> PackedTask:
+    return PackedTask(
+        index=task.index,
+        image=task.image,
+        best=digest(task.picture(task.answer.drawing)),
+        steps=tuple(_pack_step(step) for step in task.steps),
+        judged=tuple(one.model_copy(update={"score": _plain(one.score)}) for one in task.judged),
+    )
+
+
+def _pack_step(step: StoredStep) -> dict[str, Any]:
+    plain = step.model_copy(
+        update={
+            "scores": tuple(map(_plain, step.scores)),
+            "best_score": _plain(step.best_score),
+            "panel_first": {name: _plain(score) for name, score in step.panel_first.items()},
+            "panel_best": {name: _plain(score) for name, score in step.panel_best.items()},
+        }
+    )
+    kept = plain.model_dump(mode="json", by_alias=True, exclude={"task", "index", "image", "best"})
+    return {**kept, "best": step.best.picture}
+
+
+def _plain(score: Score | Unscored) -> Score | Unscored:
+    return replace(score, evidence={}) if isinstance(score, Score) else score
+
+
+def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tuple[Run, dict[tuple[int, int], str]]:
+    """A packed run, its pictures' paths leading nowhere yet; and by index and image the digests of the answers.
+
+    Args:
+        file: As `pack_run` made it.
+        tasks: Gives the tasks of a manifest that has none.
+
+    Raises:
+        UsageError: It is no packed run, or of a version that this milr cannot read.
+    """
+    try:
+        first, *rest = lzma.decompress(file.read_bytes()).splitlines()
+        manifest = PackedRun.model_validate_json(first).manifest
+        packed = [PackedTask.model_validate_json(line) for line in rest]
+    except (lzma.LZMAError, ValidationError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{file} is no packed run ({reason}): give a file that milr pack made") from None
+    if not manifest.tasks:
+        manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest))})
+    return (
+        Run(file, manifest, tuple(_unpack_task(manifest, one) for one in packed)),
+        {(one.index, one.image): one.best for one in packed},
+    )
+
+
+def _unpack_task(manifest: Manifest, packed: PackedTask) -> TaskRun:
+    task = manifest.tasks[packed.index]
+    steps: list[StoredStep] = []
+    drawn: dict[str, dict[str, Any]] = {}
+    for step in packed.steps:
+        drawn |= {drawing["picture"]: drawing for drawing in step["drawings"]}
+        whole = {**step, "task": task, "index": packed.index, "image": packed.image, "best": drawn[step["best"]]}
+        steps.append(StoredStep.model_validate(whole))
+    folder = Path("tasks") / name_task(packed.index, task, packed.image)
+    return TaskRun(folder, task, packed.index, tuple(steps), packed.image, packed.judged)
+
+
+def unpack_run(
+    run: Run, digests: Mapping[tuple[int, int], str], folder: Path, redraw: Redraw | None, which: Which = "ends"
+) -> Iterator[tuple[int, int, bool | None]]:
+    """Write a packed run as a run folder. Evidence and strips do not come back, pictures as far as they are asked for.
+
+    Args:
+        run: From `read_packed`, with the digests.
+        digests: By index and image.
+        folder: New or empty; the manifest comes last, so that half a run is none.
+        redraw: Decodes tokens; None where no pictures are asked for.
+        which: Pictures to draw.
+
+    Yields:
+        How many tasks are written, of how many, and whether the answer's picture is the one that was packed, to the
+        pixel; None where it was not drawn.
+    """
+    for done, task in enumerate(run.tasks, start=1):
+        place = folder / task.folder
+        fresh = place.with_name(place.name + PART)
+        (fresh / "steps").mkdir(parents=True, exist_ok=True)
+        (fresh / RECORDS).write_bytes(b"".join(dump(step) + b"\n" for step in task.steps))
+        if task.judged:
+            (fresh / JUDGED).write_bytes(b"".join(dump(one) + b"\n" for one in task.judged))
+        same = None
+        if redraw is not None and which != "none":
+            drawings = _choose(task, which)
+            pictures = dict(
+                zip(
+                    [drawing.picture for drawing in drawings],
+                    redraw([task.task] * len(drawings), [drawing.tokens for drawing in drawings]),
+                    strict=True,
+                )
+            )
+            for name, picture in pictures.items():
+                picture.save(fresh / name)
+            best = pictures[task.answer.drawing.picture]
+            best.save(fresh / "best.png")
+            same = digest(best) == digests[task.index, task.image]
+        os.replace(fresh, place)
+        yield done, len(run.tasks), same
+    write_bytes(folder / MANIFEST, dump(run.manifest, indent=2) + b"\n")
+
+
+def _choose(task: TaskRun, which: Which) -> list[StoredDrawing]:
+    drawings = [one.drawing for one in task.drawings]
+    chosen = drawings if which == "all" else [drawings[0], task.answer.drawing, drawings[-1]]
+    return list({drawing.picture: drawing for drawing in chosen}.values())
