@@ -666,10 +666,10 @@ def _overlap(detection: Detection, row: np.ndarray) -> float:
 
 
 def calibrate(detector: IconDetector, own: dict[str, Any], sampler: Sampler, coder: Coder) -> IconDetector:
-    """Platt scaling on fresh pictures, then moved so that a score of 0.3 is where right and wrong are even.
+    """Platt scaling on fresh pictures, then stretched so that GenEval's two thresholds mean something.
 
-    GenEval's 0.3 is then the point from which a detection is rather right than wrong, and its 0.9 (counting) stands
-    for a probability of 0.955.
+    A score of 0.3 stands for even chances that a detection is right, one of 0.9 (counting) for the probability
+    ``own["sure"]``.
     """
     raw = IconDetector(detector.network, replace_config(detector.config, slope=1.0, offset=0.0, least=0.01))
     points: Scored = []
@@ -686,7 +686,9 @@ def calibrate(detector: IconDetector, own: dict[str, Any], sampler: Sampler, cod
         parameters -= np.linalg.solve(hessian, design.T @ (p - y))
     slope, offset = float(parameters[0]), float(parameters[1])
     log("detector-calibration", points=len(y), slope=slope, offset=offset)
-    config = replace_config(detector.config, slope=slope, offset=offset + math.log(0.3 / 0.7), least=0.05)
+    even = math.log(0.3 / 0.7)  # of a score; the probability's is 0 there
+    stretch = (math.log(0.9 / 0.1) - even) / math.log(own["sure"] / (1 - own["sure"]))
+    config = replace_config(detector.config, slope=stretch * slope, offset=stretch * offset + even, least=0.05)
     return IconDetector(detector.network, config)
 
 
@@ -695,14 +697,18 @@ def replace_config(config: DetectorConfig, slope: float, offset: float, least: f
     return config.model_copy(update={"score_slope": slope, "score_offset": offset, "least_score": least})
 
 
+KINDS = ("clean", "coded", "damaged", "encoded")
+"""Of pictures: rendered, through codes and decoder, the same with codes exchanged, through the VQ encoder as well."""
+
+
 def test_pictures(sampler: Sampler, coder: Coder, seed: int, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Fresh pictures and labels: clean ones, coded ones, coded and damaged ones, ``number`` of each."""
+    """Fresh pictures and labels, ``number`` of each kind of `KINDS`."""
     random = np.random.default_rng([seed, 2])
     layouts = [sampler.layout(random) for _ in range(number)]
     clean = np.stack([sampler.draw(x) for x in layouts])
     sets = [(clean, np.stack([sampler.labels(x) for x in layouts]))]
-    for damaged in (0.0, 1.0):
-        chunks = [coded_pictures(sampler, coder, random, 32, damaged) for _ in range(math.ceil(number / 32))]
+    for drawn, damaged in ((coder, 0.0), (coder, 1.0), (Encoded(coder, sampler), 0.0)):
+        chunks = [coded_pictures(sampler, drawn, random, 32, damaged) for _ in range(math.ceil(number / 32))]
         sets.append((np.concatenate([c[0] for c in chunks])[:number], np.concatenate([c[1] for c in chunks])[:number]))
     return sets
 
@@ -766,7 +772,7 @@ def report(settings: Settings, name: str, library: vq.Library, folder: Path) -> 
     detector = IconDetector.from_folder(folder / name)
     figures: dict[str, Any] = {}
     sets = test_pictures(sampler, coder, own["seed"] + 2, own["report_pictures"])
-    for title, (pictures, labels) in zip(("clean", "coded", "damaged"), sets, strict=True):
+    for title, (pictures, labels) in zip(KINDS, sets, strict=True):
         figures[title] = _detection_figures(detector, pictures, labels)
     random = np.random.default_rng([own["seed"], 3])
     world = World(random, HeldOut(frozenset(), frozenset()), frozenset())
