@@ -180,6 +180,16 @@ def test_a_drawing_whose_tokens_are_all_given_is_not_decoded() -> None:
     (row,) = model.start(TASKS[:1])
     _, (drawn,) = step(model, [row])
     before = model.counts
+    logits = torch.full((DRAWN, 4096), -1e9)  # latents that say the same: no decoder either
+    logits[range(DRAWN), list(drawn.drawing.tokens)] = 0.0
+    (read,) = model.draw(
+        [DrawRequest(row, None, open_stream(0, "any", 0, 0), prefix=logits, until=DRAWN)],
+        guidance=1.0,
+        temperature=1.0,
+        keep=3,
+    )
+    assert model.counts == before
+    assert read.drawing.tokens == drawn.drawing.tokens
     (given,) = model.draw(
         [DrawRequest(row, None, open_stream(0, "any", 0, 0), tokens=drawn.drawing.tokens, until=DRAWN)],
         guidance=1.0,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from milr.cli import main
+from milr.config import SearchConfig
 from milr.errors import UsageError
-from milr.runs import RunError, judge_run, read_run
+from milr.runs import RunError, RunWriter, judge_run, read_run
 from milr.testing import FakeReward, brightness
 from tests.fake_benchmark import fakes, parity
 
@@ -55,6 +56,25 @@ def test_the_judges_time_is_not_the_searchs(run: Path) -> None:
     assert after.judged == before.judged + sum(len(task.drawings) for task in read_run(run).tasks)
     assert after.judges == {"url": "u", "calls": 0, "cached": 0}  # as many as before the call
     assert [session.status for session in after.sessions] == ["finished", "finished"]
+
+
+def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
+    """As one sweep has one client: a run costs what was asked for it, not what was asked before."""
+    calls = [10]  # before the first run
+    costs: list[object] = []
+    for name in ("first", "second"):
+        writer = RunWriter(
+            tmp_path / name,
+            tasks=[],
+            config=SearchConfig(),
+            model="m",
+            reward="r",
+            judges=lambda: {"url": "u", "calls": sum(calls)},
+        )
+        with writer:
+            calls.append(7)
+        costs.append(writer.manifest.judges)
+    assert costs == [{"url": "u", "calls": 7}] * 2
 
 
 def test_a_judge_that_stops_leaves_the_run_as_it_was_and_the_next_call_goes_on(run: Path) -> None:

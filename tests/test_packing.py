@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from milr.errors import UsageError
 from milr.models import embedded_folder
 from milr.runs import Run, TaskRun, pack_run, read_packed, read_run, unpack_run
 from milr.runs.packing import Redraw, Which
+from milr.testing import FakeModel
 from milr.types import Score, Task
 from tests.fake_benchmark import fakes
 
@@ -118,6 +120,32 @@ def test_a_damaged_file_is_refused(run: Path, tmp_path: Path, data: st.DataObjec
     file.write_bytes(damage)
     with pytest.raises(UsageError, match="is no packed run"):
         read_packed(file, no_tasks)
+
+
+def test_a_file_whose_lines_do_not_fit_together_is_refused(run: Path, tmp_path: Path) -> None:
+    lines = lzma.decompress(pack_run(read_run(run))).splitlines()
+    task = json.loads(lines[1])
+    for wrong in ({"index": 99}, {"steps": [{**task["steps"][0], "best": "steps/none.png"}]}, {"steps": [{}]}):
+        file = tmp_path / "a.run.xz"
+        file.write_bytes(lzma.compress(b"\n".join([lines[0], json.dumps({**task, **wrong}).encode()])))
+        with pytest.raises(UsageError, match="is no packed run"):
+            read_packed(file, no_tasks)
+
+
+def test_the_model_of_every_run_is_checked_not_only_the_first_ones(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milr.models.load_model", lambda *names, **options: FakeModel())
+    whole = read_run(run)
+    other = replace(whole, manifest=whole.manifest.model_copy(update={"model": "fake of yesterday"}))
+    for name, packed in (("a", whole), ("b", other)):
+        (tmp_path / f"{name}.run.xz").write_bytes(pack_run(packed))
+    files = [str(tmp_path / f"{name}.run.xz") for name in "ab"]
+    assert main(["unpack", *files, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out' / 'a'}: 12 tasks, 12 of 12 best pictures as they were, to the pixel\n"
+    assert "the run was drawn by fake of yesterday, and here is fake" in said.err
+    assert not (tmp_path / "out" / "b").exists()
 
 
 def test_the_commands_say_what_they_did_and_what_they_refuse(

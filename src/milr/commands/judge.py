@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 
 from milr.commands.options import Device
-from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging
+from milr.commands.rewards import JudgeBudget, JudgeModel, JudgeUrl, Judging, load_asked
 from milr.errors import MilrError
-from milr.rewards import check_reward, load_reward, needs_model
+from milr.rewards import check_reward, load_reward
 
 
 def judge(
@@ -30,11 +30,7 @@ def judge(
     from milr.runs import check_judgeable, judge_run
 
     manifests = [check_judgeable(run) for run in runs]
-    model = None
-    if needs_model(judge):
-        from milr.models import load_model
-
-        model = load_model(manifests[0].model_asked or manifests[0].model, device=device)
+    model = load_asked(judge, manifests[0].model_asked or manifests[0].model, device)
     made = load_reward(judge, model=model, judges=judging.judges)
     for line in judging.costs(made, {}, model, round(sum(manifest.drawings for manifest in manifests))):
         screen.print(f"milr: {line}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -15,6 +15,7 @@ from milr.commands.options import Device
 from milr.errors import UsageError
 
 if TYPE_CHECKING:
+    from milr.models.base import Model
     from milr.runs import Manifest, Run
     from milr.runs.packing import Redraw
     from milr.types import Task
@@ -91,18 +92,19 @@ class _Artist:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._known: dict[tuple[str, tuple[int, ...]], bytes] = {}  # model and tokens -> PNG
-        self._models: dict[tuple[str, str | None], Callable[..., list[Image.Image]]] = {}
+        self._models: dict[tuple[str, str | None, bool], Model] = {}
+        self._known: dict[tuple[str, str | None, tuple[int, ...]], bytes] = {}  # model, dtype, tokens -> PNG
 
     def for_run(self, run: Run) -> Redraw:
         """Raises UsageError where the run's model is not the one that is here."""
         manifest = run.manifest
-        draw = self._load(manifest)
+        model = self._load(manifest)
 
         def redraw(tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
-            keys = [(manifest.model, tuple(tokens)) for tokens in drawings]
+            keys = [(manifest.model, manifest.dtype, tuple(tokens)) for tokens in drawings]
             new = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self._known}
-            for key, picture in zip(new, draw(list(new.values()), [tokens for _, tokens in new]), strict=True):
+            shown = _show(model, list(new.values()), [tokens for _, _, tokens in new])
+            for key, picture in zip(new, shown, strict=True):
                 png = io.BytesIO()
                 picture.save(png, "PNG")
                 self._known[key] = png.getvalue()
@@ -110,29 +112,30 @@ class _Artist:
 
         return redraw
 
-    def _load(self, manifest: Manifest) -> Callable[[Sequence[Task], Sequence[Sequence[int]]], list[Image.Image]]:
-        from milr.decode.streams import open_stream
+    def _load(self, manifest: Manifest) -> Model:
         from milr.models import load_model
-        from milr.models.base import DrawRequest
 
-        asked = manifest.model_asked or manifest.model
-        key = asked, manifest.dtype
-        if key not in self._models:
-            model = load_model(asked, device=self._device, dtype=manifest.dtype, deterministic=manifest.deterministic)
-            if model.name != manifest.model:
-                raise UsageError(
-                    f"the run was drawn by {manifest.model}, and here is {model.name}: its tokens would show something "
-                    "else; unpack it with --pictures none"
-                )
+        asked, dtype, deterministic = manifest.model_asked or manifest.model, manifest.dtype, manifest.deterministic
+        model = self._models.get((asked, dtype, deterministic))
+        if model is None:
+            model = load_model(asked, device=self._device, dtype=dtype, deterministic=deterministic)
+            self._models[asked, dtype, deterministic] = model
+        if model.name != manifest.model:
+            raise UsageError(
+                f"the run was drawn by {manifest.model}, and here is {model.name}: its tokens would show something "
+                "else; unpack it with --pictures none"
+            )
+        return model
 
-            def draw(tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
-                stream = open_stream(0, "", 0, 0)  # nothing is drawn by chance: all tokens are given
-                requests = [
-                    DrawRequest(row, None, stream, tokens=tokens, until=len(tokens))
-                    for row, tokens in zip(model.start(tasks), drawings, strict=True)
-                ]
-                drawn = model.draw(requests, guidance=1.0, temperature=1.0, keep=0)
-                return [sketch.drawing.picture for sketch in drawn]
 
-            self._models[key] = draw
-        return self._models[key]
+def _show(model: Model, tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
+    """The pictures of whole drawings' tokens."""
+    from milr.decode.streams import open_stream
+    from milr.models.base import DrawRequest
+
+    stream = open_stream(0, "", 0, 0)  # nothing is drawn by chance: all tokens are given
+    requests = [
+        DrawRequest(row, None, stream, tokens=tokens, until=len(tokens))
+        for row, tokens in zip(model.start(tasks), drawings, strict=True)
+    ]
+    return [one.drawing.picture for one in model.draw(requests, guidance=1.0, temperature=1.0, keep=0)]

@@ -94,7 +94,7 @@ def score(
     judging = Judging.read(judge_url, judge_model, judge_budget)
     wanted = _read_wanted(pictures, prompt, tasks)
     shown = [_read_picture(path) for path in pictures]
-    made = load_reward(reward, model=_load_asked(reward, model, device), judges=judging.judges)
+    made = load_reward(reward, model=load_asked(reward, model, device), judges=judging.judges)
     scores = made(shown, wanted)
     judging.judges.close()
     screen = Console(highlight=False, markup=False, soft_wrap=True)
@@ -125,7 +125,7 @@ def serve_judge(
     check_reward(reward)
     from milr.serve.judge import JudgeServer
 
-    server = JudgeServer(load_reward(reward, model=_load_asked(reward, model)), port=port, flip=flip)
+    server = JudgeServer(load_reward(reward, model=load_asked(reward, model)), port=port, flip=flip)
     typer.echo(f"milr: judging by {server.name} at {server.url} (Ctrl-C ends it)")
     try:
         server.serve_forever()
@@ -133,7 +133,7 @@ def serve_judge(
         server.close()
 
 
-def _load_asked(reward: str, model: str, device: str = "cpu") -> object:
+def load_asked(reward: str, model: str, device: str = "cpu") -> object:
     """The model, where the reward asks one; else None."""
     if not needs_model(reward):
         return None

@@ -208,18 +208,24 @@ class Janus:
         decoder: equal logits and an equal stream give equal tokens. Given tokens before the first that is not take no
         numbers. A prompt that its row was told last is not read again.
         """
-        finished = [_given_whole(request, self._total(request)) for request in requests]
-        waiting = [request for request, tokens in zip(requests, finished, strict=True) if tokens is None]
+        manner = _Manner(guidance, temperature, keep, sampler)
+        begun = [
+            _begin(request, total, request.stream.clone_state(), manner)
+            if _count_begun(request, total) == total
+            else None
+            for request, total in zip(requests, map(self._total, requests), strict=True)
+        ]
+        waiting = [request for request, tokens in zip(requests, begun, strict=True) if tokens is None]
         decoded = iter(
             self.engine.in_batches(
                 list(zip(waiting, self._tell(waiting), strict=True)),
-                lambda batch: self._draw(batch, _Manner(guidance, temperature, keep, sampler)),
+                lambda batch: self._draw(batch, manner),
                 rows=2,
                 tokens=lambda item: len(item[1].ids) + self._total(item[0]),
                 shape=lambda item: (len(item[1].ids), _count_begun(item[0], self._total(item[0]))),
             )
         )
-        drawn = [next(decoded) if tokens is None else (tokens, None) for tokens in finished]
+        drawn = [next(decoded) if tokens is None else (tokens, None) for tokens in begun]
         whole = self.capabilities.image_tokens
         pictures = self._picture([one.row for one in requests], [fill_rest(tokens, whole) for tokens, _ in drawn])
         return [
@@ -426,12 +432,6 @@ def _count_begun(request: DrawRequest, total: int) -> int:
     """How many of the first tokens need no decoder."""
     read = 0 if request.prefix is None else len(request.prefix)
     return next((place for place in range(read, total) if _given(request, place) is None), total)
-
-
-def _given_whole(request: DrawRequest, total: int) -> list[int] | None:
-    """The drawing, where every token of it is given: only its picture is to be made."""
-    given = [token for token in request.tokens[:total] if token is not None]
-    return given if len(given) == total else None
 
 
 def _begin(request: DrawRequest, total: int, stream: torch.Generator, manner: _Manner) -> list[int]:

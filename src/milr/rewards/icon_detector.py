@@ -12,7 +12,6 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,7 @@ from torch import nn
 
 from milr.errors import UsageError
 from milr.rewards.geneval import Detection
-from milr.rewards.pictures import to_rgb
+from milr.rewards.pictures import picture_hash, to_rgb
 from milr.tasks import COLORS, OBJECT_NAMES
 from milr.weights import identify_weights
 
@@ -152,7 +151,7 @@ class IconDetector:
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.version = version
-        self._remembered: OrderedDict[bytes, dict[str, list[Detection]]] = OrderedDict()  # by picture, oldest first
+        self._remembered: OrderedDict[str, dict[str, list[Detection]]] = OrderedDict()  # by picture, oldest first
 
     @classmethod
     def from_folder(cls, folder: str | Path = "icons-detector") -> IconDetector:
@@ -201,7 +200,7 @@ class IconDetector:
 
     def _recall(self, rgb: Image.Image) -> dict[str, list[Detection]]:
         """What was found on the same pixels before: a search often draws one picture again and again."""
-        key = blake2b(rgb.tobytes(), digest_size=16, salt=b"%dx%d" % rgb.size).digest()
+        key = picture_hash(rgb)
         known = self._remembered.pop(key, None)
         found = self._detect(rgb) if known is None else known
         self._remembered[key] = found

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from milr.errors import UsageError
 from milr.files import PART, write_bytes
 from milr.rewards.base import Reward, begin_scoring
 from milr.runs.layout import JUDGED, MANIFEST, RunError, read_manifest
 from milr.runs.lock import check_unheld, hold_run
-from milr.runs.reader import read_run
-from milr.runs.schema import JudgedPicture, Manifest, dump
-from milr.runs.sessions import open_session, update_session
+from milr.runs.reader import read_picture, read_run, read_verdicts
+from milr.runs.schema import JudgedPicture, Manifest, dump, dump_lines
+from milr.runs.sessions import Spending, open_session, spend_from_now, update_session
 from milr.types import Task, Unscored
 
 _FRESH = f"{JUDGED}{PART}.new"
@@ -49,17 +47,6 @@ def judge_pictures(judge: Reward, task: Task, shown: Sequence[Shown]) -> list[Ju
     ]
 
 
-def dump_lines(verdicts: Sequence[JudgedPicture]) -> bytes:
-    """As they stand in `judged.jsonl`."""
-    return b"".join(dump(verdict) + b"\n" for verdict in verdicts)
-
-
-def read_picture(path: Path) -> Image.Image:
-    """RGB."""
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
-
-
 def check_judgeable(folder: Path) -> Manifest:
     """The manifest of a run that another judge may see.
 
@@ -78,8 +65,7 @@ def judge_run(
     judge: Reward,
     asked: str,
     *,
-    judges: Callable[[], dict[str, str | int] | None] = lambda: None,
-    machine: Mapping[str, str | int] | None = None,
+    judges: Spending = lambda: None,
 ) -> Iterator[tuple[int, int]]:
     """Show a finished run's pictures to another judge, whose verdicts take the place of those before.
 
@@ -91,7 +77,6 @@ def judge_run(
         judge: Whatever it is, the search has not seen it.
         asked: The name by which it was asked for.
         judges: What judges behind an API have cost so far; what they cost here is added to the run's.
-        machine: What cannot be told without torch: threads, accelerator.
 
     Yields:
         How many tasks are judged, of how many.
@@ -103,10 +88,10 @@ def judge_run(
     check_judgeable(folder)
     with hold_run(folder, MANIFEST):
         run = read_run(folder)
-        started, before, judged = time.monotonic(), judges() or {}, 0
+        spent, started, judged = spend_from_now(judges), time.monotonic(), 0
         for done, task in enumerate(run.tasks, start=1):
             fresh = task.folder / _FRESH
-            if not _is_by(fresh, judge) and not _is_by(task.folder / JUDGED, judge):
+            if not _is_by(task.judged, judge) and not _is_by(read_verdicts(fresh), judge):
                 shown = [Shown(one.step, one.number, task.folder / one.drawing.picture) for one in task.drawings]
                 write_bytes(fresh, dump_lines(judge_pictures(judge, task.task, shown)))
                 judged += len(shown)
@@ -115,29 +100,17 @@ def judge_run(
             os.replace(fresh, fresh.with_name(JUDGED))
         seconds = round(time.monotonic() - started, 3)
         manifest = update_session(
-            open_session(run.manifest, machine or {}),
+            open_session(run.manifest, {}),
             status="finished",
             seconds=seconds,
             judged=judged,
             judge_seconds=seconds,
-            judges=_subtract(judges(), before),
+            judges=spent(),
         )
         manifest = manifest.model_copy(update={"judge": judge.name, "judge_asked": asked})
         write_bytes(folder / MANIFEST, dump(manifest, indent=2) + b"\n")
 
 
-def _is_by(file: Path, judge: Reward) -> bool:
-    """Whether these are the judge's own verdicts, from a call that was killed."""
-    if not file.is_file():
-        return False
-    verdicts = [JudgedPicture.model_validate_json(line) for line in file.read_bytes().splitlines()]
-    return all(verdict.score.reward == judge.name for verdict in verdicts)
-
-
-def _subtract(cost: dict[str, str | int] | None, before: Mapping[str, str | int]) -> dict[str, str | int] | None:
-    """What judges cost since then; what is no count stays."""
-    spent: dict[str, str | int] = {}
-    for name, value in (cost or {}).items():
-        old = before.get(name, 0)
-        spent[name] = value - old if isinstance(value, int) and isinstance(old, int) else value
-    return spent or None
+def _is_by(verdicts: Sequence[JudgedPicture], judge: Reward) -> bool:
+    """Whether these are the judge's own, from a call that was killed."""
+    return bool(verdicts) and all(verdict.score.reward == judge.name for verdict in verdicts)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from milr.errors import UsageError
 from milr.files import PART, write_bytes
 from milr.runs.layout import JUDGED, MANIFEST, RECORDS, name_task
 from milr.runs.reader import Run, TaskRun
-from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep, dump
+from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep, dump, dump_lines
 from milr.types import Score, Task, Unscored
 
 SUFFIX = ".run.xz"
@@ -113,15 +113,13 @@ def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tupl
         first, *rest = lzma.decompress(file.read_bytes()).splitlines()
         manifest = PackedRun.model_validate_json(first).manifest
         packed = [PackedTask.model_validate_json(line) for line in rest]
-    except (lzma.LZMAError, ValidationError, ValueError, OSError) as error:
+        if not manifest.tasks:
+            manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest))})
+        run = Run(file, manifest, tuple(_unpack_task(manifest, one) for one in packed))
+    except (lzma.LZMAError, ValueError, LookupError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{file} is no packed run ({reason}): give a file that milr pack made") from None
-    if not manifest.tasks:
-        manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest))})
-    return (
-        Run(file, manifest, tuple(_unpack_task(manifest, one) for one in packed)),
-        {(one.index, one.image): one.best for one in packed},
-    )
+    return run, {(one.index, one.image): one.best for one in packed}
 
 
 def _unpack_task(manifest: Manifest, packed: PackedTask) -> TaskRun:
@@ -156,9 +154,9 @@ def unpack_run(
         place = folder / task.folder
         fresh = place.with_name(place.name + PART)
         (fresh / "steps").mkdir(parents=True, exist_ok=True)
-        (fresh / RECORDS).write_bytes(b"".join(dump(step) + b"\n" for step in task.steps))
+        (fresh / RECORDS).write_bytes(dump_lines(task.steps))
         if task.judged:
-            (fresh / JUDGED).write_bytes(b"".join(dump(one) + b"\n" for one in task.judged))
+            (fresh / JUDGED).write_bytes(dump_lines(task.judged))
         same = None
         if redraw is not None and which != "none":
             drawings = _choose(task, which)

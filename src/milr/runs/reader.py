@@ -69,8 +69,7 @@ class TaskRun:
 
     def picture(self, drawing: StoredDrawing) -> Image.Image:
         """The drawing's picture, RGB."""
-        with Image.open(self.folder / drawing.picture) as picture:
-            return picture.convert("RGB")
+        return read_picture(self.folder / drawing.picture)
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,16 @@ def read_task(folder: Path) -> TaskRun:
     """One finished task of a run; `read_run` gives all."""
     lines = (folder / RECORDS).read_bytes().splitlines()
     steps = tuple(StoredStep.model_validate_json(line) for line in lines)
-    judged = folder / JUDGED
-    verdicts = judged.read_bytes().splitlines() if judged.is_file() else []
-    return TaskRun(
-        folder,
-        steps[0].task,
-        steps[0].index,
-        steps,
-        steps[0].image,
-        tuple(JudgedPicture.model_validate_json(line) for line in verdicts),
-    )
+    return TaskRun(folder, steps[0].task, steps[0].index, steps, steps[0].image, read_verdicts(folder / JUDGED))
+
+
+def read_verdicts(file: Path) -> tuple[JudgedPicture, ...]:
+    """What a judge said of a task's pictures; nothing where there is no such file."""
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    return tuple(JudgedPicture.model_validate_json(line) for line in lines)
+
+
+def read_picture(file: Path) -> Image.Image:
+    """A picture of a run, RGB."""
+    with Image.open(file) as picture:
+        return picture.convert("RGB")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, Literal
@@ -186,6 +186,11 @@ class StoredStep(BaseModel):
 def dump(model: BaseModel, indent: int | None = None) -> bytes:
     """JSON. A reward's evidence may hold anything: arrays become lists, the rest its text."""
     return to_json(model, indent=indent, by_alias=True, fallback=_plain)
+
+
+def dump_lines(models: Iterable[BaseModel]) -> bytes:
+    """One JSON object a line."""
+    return b"".join(dump(model) + b"\n" for model in models)
 
 
 def _plain(value: Any) -> object:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from milr import __version__
 from milr.runs.schema import Manifest, Session
 
+Spending = Callable[[], dict[str, str | int] | None]
+"""What judges behind an API have cost so far; None where none was asked."""
 _SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "judged", "judge_seconds")
 
 
@@ -50,6 +52,17 @@ def update_session(manifest: Manifest, **figures: object) -> Manifest:
     )
 
 
+def spend_from_now(judges: Spending) -> Spending:
+    """What judges cost from this call on: one client may serve several runs."""
+    before = judges() or {}
+
+    def since() -> dict[str, str | int] | None:
+        now = judges()
+        return None if now is None else {name: _less(value, before.get(name, 0)) for name, value in now.items()}
+
+    return since
+
+
 def find_versions() -> dict[str, str]:
     """Read from the installed packages' metadata, so that torch need not be imported to write a run."""
     found = {"milr": __version__, "python": platform.python_version()}
@@ -64,6 +77,11 @@ def find_versions() -> dict[str, str]:
 def _add(sessions: Sequence[Session], name: str) -> float:
     total: float = sum(getattr(session, name) for session in sessions)
     return round(total, 3) if isinstance(total, float) else total
+
+
+def _less(value: str | int, before: str | int) -> str | int:
+    """A count less what it was before; what is no count, such as the URL, stays."""
+    return value - before if isinstance(value, int) and isinstance(before, int) else value
 
 
 def _add_costs(costs: Sequence[dict[str, str | int]]) -> dict[str, str | int] | None:

@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,16 +18,14 @@ from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward
-from milr.runs.judging import Shown, dump_lines, judge_pictures, read_picture
+from milr.runs.judging import Shown, judge_pictures
 from milr.runs.layout import JUDGED, MANIFEST, RECORDS, RunError, name_task, read_manifest
 from milr.runs.lock import hold_run
-from milr.runs.schema import Manifest, Status, StoredStep, dump
-from milr.runs.sessions import find_versions, open_session, update_session
+from milr.runs.reader import read_picture
+from milr.runs.schema import Manifest, Status, StoredStep, dump, dump_lines
+from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.strip import Frame, draw_strip
 from milr.types import Score, StepRecord, Task, Unscored
-
-Spending = Callable[[], dict[str, str | int] | None]
-"""What judges behind an API have cost so far; None where none was asked."""
 
 
 class RunFacts(TypedDict, total=False):
@@ -209,6 +207,7 @@ class RunWriter:
         self._finished = expected - len(self.remaining())
         self._clock = time.monotonic()
         self._manifest = open_session(self._manifest, self._machine)
+        self._judges = spend_from_now(self._judges)
         self._save("running")
 
     def write(self, record: StepRecord, image: int = 0) -> Path | None:
