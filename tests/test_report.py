@@ -127,6 +127,23 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
     assert table.columns == ("text_ratio (lambda_t) 0", "text_ratio (lambda_t) 0.2", "text_ratio (lambda_t) 0.5")
 
 
+def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> None:
+    """However many ablations were made before them; the zero twin is always beside the search."""
+    settings: list[dict[str, object]] = [{}, {"credit": "zero"}, *({"text_ratio": ratio / 10} for ratio in range(3, 9))]
+    settings += [{"method": name} for name in ("one-shot", "best-of-n", "best-of-n-sampled", "parm", "consensus")]
+    settings += [{"strategy": name} for name in ("alt", "t2v", "steer")]
+    made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
+    (section,) = make_sections([read_run(folder) for folder in made])
+    figure = by_key(make_figures([section]))["curves-icons--judged-by-even-1"]
+    labels = [series.label for series in figure.series]
+    methods = ["milr, strategy alt", "milr, strategy t2v", "milr, strategy steer"]
+    methods += ["best-of-n", "best-of-n-sampled", "parm", "consensus"]  # no one-shot: a single drawing has no curve
+    areas = {name: section.comparison.scores[name][OVERALL]["area"].value for name in methods}
+    assert labels[:2] == ["milr", "milr, credit zero"] and len(labels) == 8
+    assert [areas[name] for name in labels[2:]] == sorted(areas.values(), reverse=True)[:6]
+    assert figure.notes[0].startswith(f"The methods that lead by area; {len(settings) - 8} more entries")
+
+
 def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
     """As in one report of the whole matrix: the L2 weight is swept under a weaker reward than all else."""
     settings: list[dict[str, object]] = [{}, {"credit": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]

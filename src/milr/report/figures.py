@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 import numpy as np
 
-from milr.report.comparison import BUDGETS, mark, tag_weights
+from milr.report.comparison import AREA, BUDGETS, find_twin, mark, tag_weights
 from milr.report.entries import Entry
 from milr.report.paper import by_reward, missing
 from milr.report.published import read_published
@@ -67,18 +68,19 @@ def make_figures(sections: Sequence[Section]) -> list[Figure]:
 
 
 def _curves(section: Section) -> list[Figure]:
-    """The score after so many drawings spent, of every entry or of the first `_LINES`."""
+    """The score after so many drawings spent, of the `_LINES` methods that lead."""
     most = max(float(entry.outcomes.last_spent.max()) for entry in section.entries)
     budgets = [budget for budget in BUDGETS if budget <= most]
     if len(budgets) < 2:
         return []
-    chosen = section.entries[:_LINES]
+    scores = section.comparison.scores
+    chosen = _leading(section)
     series = [
-        Series(mark(entry), tuple(_known(section.comparison.scores[entry.label][OVERALL][str(b)]) for b in budgets))
+        Series(mark(entry), tuple(_known(scores[entry.label][OVERALL][str(budget)]) for budget in budgets))
         for entry in chosen
     ]
     left = len(section.entries) - len(chosen)
-    notes = (f"{left} more entries stand in the table of scores.",) if left else ()
+    notes = (f"The methods that lead by area; {left} more entries stand in the table of scores.",) if left else ()
     return [
         Figure(
             f"curves-{_slug(section.name)}",
@@ -90,6 +92,22 @@ def _curves(section: Section) -> list[Figure]:
             notes=notes,
         )
     ]
+
+
+def _leading(section: Section) -> list[Entry]:
+    """The reference, its twin without credit, then methods by the area under their curves, largest first.
+
+    Ablations have figures of their own; what makes one drawing has no curve.
+    """
+
+    def area(entry: Entry) -> float:
+        return section.comparison.scores[entry.label][OVERALL][AREA].value
+
+    first = section.entries[0]
+    twin = find_twin(first, section.entries)
+    always = [first] if twin is None else [first, twin]
+    others = [one for one in section.entries if section.is_method(one) and one not in always and not isnan(area(one))]
+    return [*always, *sorted(others, key=area, reverse=True)][:_LINES]
 
 
 def _steps(sections: Sequence[Section]) -> Figure:

@@ -11,8 +11,6 @@ from milr.report.statistics import OVERALL
 from milr.report.tables import Cell, Row, Table
 
 RIDDLES = "riddles"
-PAPERS = ("joint", "alt", "t2v")
-"""Strategies of the paper."""
 _NOTE = f"Published rows: {SOURCE}, not measured here; ours: [low, high] is a 95 % bootstrap interval over prompts."
 
 
@@ -31,21 +29,10 @@ def _methods(sections: Sequence[Section]) -> Table:
     notes: list[str] = []
     for section in sections:
         if section.like(GENEVAL):
-            shown = [entry for entry in section.entries if _is_method(section, entry)]
+            shown = [entry for entry in section.entries if section.is_method(entry)]
             rows += [_row(section, entry, GENEVAL, 2) for entry in shown]
             notes += _stand_ins(section)
     return _table("Table 1: GenEval", "table-1", columns, rows, missing("methods", "geneval"), *notes)
-
-
-def _is_method(section: Section, entry: Entry) -> bool:
-    """Methods as such, and the search's strategies; its ablations have tables of their own.
-
-    A strategy that is not the paper's may have settings of its own.
-    """
-    if entry.manifest.method != "milr" or section.reference is None:
-        return True
-    own = {"text_ratio", "image_ratio", "learning_rate"} if entry.config.strategy not in PAPERS else set[str]()
-    return section.differences(entry) <= {"strategy", "model", *own}
 
 
 def _compbench_and_wise(sections: Sequence[Section]) -> Table:
@@ -53,7 +40,7 @@ def _compbench_and_wise(sections: Sequence[Section]) -> Table:
     notes: list[str] = []
     for section in sections:
         if section.like(COMPBENCH) or _is_wise(section):
-            shown = [entry for entry in section.entries if _is_method(section, entry)]
+            shown = [entry for entry in section.entries if section.is_method(entry)]
             rows += [Row(section.row_name(one), tuple(_both(section, one)), group=_group(section)) for one in shown]
             notes += _stand_ins(section)
     told = missing("methods", "t2i-compbench")

@@ -37,6 +37,8 @@ COMPBENCH: Columns = {
     "Complex": ("complex", "complex (icon world)"),
 }
 """T2I-CompBench's, and the icon world's stand-ins for them."""
+_PAPERS = ("joint", "alt", "t2v")
+"""Strategies of the paper."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,16 @@ class Section:
     def of_method(self, method: str) -> list[Entry]:
         """The entries of that method with the reference's reward and model."""
         return [entry for entry in self.entries if entry.manifest.method == method and self._beside(entry)]
+
+    def is_method(self, entry: Entry) -> bool:
+        """Methods as such, and the search's strategies; its ablations have tables and figures of their own.
+
+        A strategy that is not the paper's may have settings of its own.
+        """
+        if entry.manifest.method != "milr" or self.reference is None:
+            return True
+        own = {"text_ratio", "image_ratio", "learning_rate"} if entry.config.strategy not in _PAPERS else set[str]()
+        return self.differences(entry) <= {"strategy", "model", *own}
 
     def _beside(self, entry: Entry) -> bool:
         if self.reference is None:
