@@ -139,7 +139,7 @@ def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first
         "image_ratio": {0.0, 2 / 81, 5 / 81, 11 / 81, 29 / 81, 1.0},
     }.items():
         assert values <= {search[name] for search in searched if name in search}
-    assert {"icons", "icons-soft", "self", "self:p-yes"} <= {one.reward for one in settings}
+    assert {"icons", "icons-soft", "self:p-yes"} <= {one.reward for one in settings}
     assert {one.search["l2"] for one in settings if "l2" in one.search} == {0.001, 0.01, 0.1, 1.0, 10.0}
     assert [one.pool for one in settings if one.pool] == [64, 64]
     assert [one.name for one in planned[:3]] == ["default", "credit-zero", "method-best-of-n-sampled"]

@@ -360,16 +360,32 @@ class Janus:
     def _look(
         self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
     ) -> list[torch.Tensor]:
-        """Questions as rows of embeddings (T, d), each picture's features in its places."""
-        inner, placeholder = self.network.model, self.tokenizer.image_token_id
-        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
-        seen = inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state)
+        """Questions as rows of embeddings (T, d), each picture's features in its places.
+
+        A picture that is given for several questions, as the same object, goes through the vision tower once.
+        """
+        placeholder = self.tokenizer.image_token_id
+        different = {id(picture): picture for picture in pictures}
+        features, _ = work_in_batches(list(different.values()), self._see, self._pictures_at_once)
+        seen = dict(zip(different, features, strict=True))
         rows: list[torch.Tensor] = []
-        for question, features in zip(questions, seen, strict=True):
-            ids = ask(question, len(features))
+        for picture, question in zip(pictures, questions, strict=True):
+            found = seen[id(picture)]
+            ids = ask(question, len(found))
             holes = torch.tensor([i == placeholder for i in ids], device=self.device)
-            rows.append(self._embed_text(ids).masked_scatter(holes[:, None], features))
+            rows.append(self._embed_text(ids).masked_scatter(holes[:, None], found))
         return rows
+
+    def _see(self, pictures: Sequence[Image.Image]) -> Sequence[torch.Tensor]:
+        """Each picture's features, (tokens, d)."""
+        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
+        inner = self.network.model
+        return inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state).unbind()
+
+    @property
+    def _pictures_at_once(self) -> int:
+        """How many go through the VQ decoder or the vision tower together; where shapes are fixed, each alone."""
+        return 1 if self.engine.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
 
     def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids -> (T, d)."""
@@ -390,8 +406,7 @@ class Janus:
         return [known[tokens] for tokens in wholes]
 
     def _decode_pictures(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
-        at_once = 1 if self.engine.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
-        pictures, _ = work_in_batches(drawn, self._decode_some, at_once)
+        pictures, _ = work_in_batches(drawn, self._decode_some, self._pictures_at_once)
         return pictures
 
     def _decode_some(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,6 +25,7 @@ from torch import nn
 
 from milr.errors import UsageError
 from milr.rewards.geneval import Detection
+from milr.rewards.memory import Memory
 from milr.rewards.pictures import picture_hash, to_rgb
 from milr.tasks import COLORS, OBJECT_NAMES
 from milr.weights import identify_weights
@@ -151,7 +151,7 @@ class IconDetector:
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.version = version
-        self._remembered: OrderedDict[str, dict[str, list[Detection]]] = OrderedDict()  # by picture, oldest first
+        self._remembered: Memory[str, dict[str, list[Detection]]] = Memory(_REMEMBERED)  # by picture
 
     @classmethod
     def from_folder(cls, folder: str | Path = "icons-detector") -> IconDetector:
@@ -196,17 +196,10 @@ class IconDetector:
         Returns:
             Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given picture's pixels.
         """
-        return [self._recall(to_rgb(picture)) for picture in pictures]
-
-    def _recall(self, rgb: Image.Image) -> dict[str, list[Detection]]:
-        """What was found on the same pixels before: a search often draws one picture again and again."""
-        key = picture_hash(rgb)
-        known = self._remembered.pop(key, None)
-        found = self._detect(rgb) if known is None else known
-        self._remembered[key] = found
-        if len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return {name: list(seen) for name, seen in found.items()}
+        rgbs = [to_rgb(picture) for picture in pictures]
+        keys = [picture_hash(rgb) for rgb in rgbs]
+        found = self._remembered.recall(keys, lambda places: [self._detect(rgbs[place]) for place in places])
+        return [{name: list(seen) for name, seen in one.items()} for one in found]
 
     def _detect(self, rgb: Image.Image) -> dict[str, list[Detection]]:
         side = self.config.image_size

@@ -9,14 +9,16 @@ the answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
 from milr.errors import UsageError, unknown_name
 from milr.rewards.answers import Answer, Unreadable, read_self_verdict
-from milr.rewards.pictures import to_rgb
+from milr.rewards.memory import Memory
+from milr.rewards.pictures import picture_hash, to_rgb
 from milr.tasks import COUNT_WORDS, plural, with_article
 from milr.types import Score, Task, Unscored
 
@@ -33,6 +35,12 @@ MOST_TOKENS = 512
 """Of the JSON. The authors stop at 128, which cuts many answers before their Score."""
 
 
+_REMEMBERED = 8192
+"""Answers; a benchmark has about a thousand pictures under way at once."""
+
+Found = TypeVar("Found")
+
+
 class Looker(Protocol):
     """What `self` needs of a model: see `milr.models.base.Model`."""
 
@@ -46,6 +54,18 @@ class Looker(Protocol):
     def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
         """A free answer about each picture, greedily, of at most that many tokens."""
         ...
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A picture, and what is to be asked about it."""
+
+    picture: Image.Image
+    key: str
+    """Its pixels' hash."""
+    task: Task
+    questions: list[str]
+    """To be answered by yes or no."""
 
 
 class SelfReward:
@@ -74,29 +94,65 @@ class SelfReward:
         self._model: Looker = model  # pyright: ignore[reportAttributeAccessIssue]
         self._by_verdict = argument is None and self._model.reads_free_prompts
         self.name = f"self{'' if self._by_verdict else ':p-yes'}@1/{self._model.name}"
+        self._answers: Memory[tuple[str, str], float] = Memory(_REMEMBERED)  # by picture and question
+        self._replies: Memory[tuple[str, str], str] = Memory(_REMEMBERED)
         self.unreadable = 0
         """Verdicts that could not be read."""
         self.read = 0
         """Verdicts that could."""
 
     def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+        """One score a picture, in order; what was asked about the same pixels before is not asked again."""
+        looks = [self._look(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+        shown = [look for look in looks if isinstance(look, _Look)]
+        asked = [(look, question) for look in shown for question in look.questions]
+        answers = iter(self._recall(self._answers, asked, self._model.answer))
+        sure = {id(look): [next(answers) for _ in look.questions] for look in shown}
+        if not self._by_verdict:
+            return [look if isinstance(look, Unscored) else self._rate(look, sure[id(look)]) for look in looks]
+        checks = [(look, CHECK.format(prompt=look.task.prompt)) for look in shown]
+        texts = iter(self._recall(self._replies, checks, self._reply))
+        return [look if isinstance(look, Unscored) else self._read(next(texts), sure[id(look)][0]) for look in looks]
 
-    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+    def _reply(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        return self._model.reply(pictures, questions, MOST_TOKENS)
+
+    def _look(self, picture: Image.Image, task: Task) -> _Look | Unscored:
         try:
             rgb = to_rgb(picture)
         except (OSError, ValueError) as error:
             return Unscored(f"the picture cannot be read: {error}", self.name)
-        if not self._model.reads_free_prompts:
-            return self._ask_conditions(rgb, task)
-        question = f"Does this image show exactly what the caption says: {task.prompt}?"
-        (sure,) = self._model.answer([rgb], [question])
-        if not self._by_verdict:
-            return self._make(
-                sure, {"p(yes)": sure}, f"yes with a probability of {sure:.2f}", {"questions": [question]}
-            )
-        (text,) = self._model.reply([rgb], [CHECK.format(prompt=task.prompt)], MOST_TOKENS)
+        if self._model.reads_free_prompts:
+            questions = [f"Does this image show exactly what the caption says: {task.prompt}?"]
+        else:
+            questions = condition_questions(task)
+        if not questions:
+            return Unscored("the task has no include list, so there is nothing to ask the model about", self.name)
+        return _Look(rgb, picture_hash(rgb), task, questions)
+
+    @staticmethod
+    def _recall(
+        memory: Memory[tuple[str, str], Found],
+        asked: Sequence[tuple[_Look, str]],
+        ask: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Found]],
+    ) -> list[Found]:
+        return memory.recall(
+            [(look.key, question) for look, question in asked],
+            lambda places: ask([asked[place][0].picture for place in places], [asked[place][1] for place in places]),
+        )
+
+    def _rate(self, look: _Look, answers: Sequence[float]) -> Score | Unscored:
+        """The product of all answers."""
+        evidence: dict[str, object] = {"questions": look.questions}
+        if self._model.reads_free_prompts:
+            (sure,) = answers
+            return self._make(sure, {"p(yes)": sure}, f"yes with a probability of {sure:.2f}", evidence)
+        parts = dict(zip(look.questions, answers, strict=True))
+        doubtful = min(parts, key=lambda question: parts[question])
+        return self._make(math.prod(answers), parts, f"least sure: {doubtful} {parts[doubtful]:.2f}", evidence)
+
+    def _read(self, text: str, sure: float) -> Score | Unscored:
+        """The verdict in a reply."""
         try:
             verdict = read_self_verdict(Answer(text))
         except Unreadable as error:
@@ -106,16 +162,6 @@ class SelfReward:
         self.read += 1
         parts = {"verdict": verdict.value, "p(yes)": sure}
         return self._make(verdict.value, parts, verdict.explanation, {"answer": text})
-
-    def _ask_conditions(self, picture: Image.Image, task: Task) -> Score | Unscored:
-        questions = condition_questions(task)
-        if not questions:
-            return Unscored("the task has no include list, so there is nothing to ask the model about", self.name)
-        answers = self._model.answer([picture] * len(questions), questions)
-        parts = dict(zip(questions, answers, strict=True))
-        doubtful = min(parts, key=lambda question: parts[question])
-        said = f"least sure: {doubtful} {parts[doubtful]:.2f}"
-        return self._make(math.prod(answers), parts, said, {"questions": questions})
 
     def _make(
         self, value: float, parts: dict[str, float], explanation: str, evidence: dict[str, object]
