@@ -18,7 +18,7 @@ from milr.report.figures import Figure, make_figures
 from milr.report.page import draw_page, report_tables
 from milr.report.paper import paper_tables
 from milr.report.published import read_published
-from milr.report.sections import Section, make_sections
+from milr.report.sections import Section, finished, make_sections
 from milr.report.statistics import OVERALL
 from milr.report.tables import Table
 from milr.runs import Run, read_run
@@ -142,6 +142,25 @@ def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> No
     assert labels[:2] == ["milr", "milr, credit zero"] and len(labels) == 8
     assert [areas[name] for name in labels[2:]] == sorted(areas.values(), reverse=True)[:6]
     assert figure.notes[0].startswith(f"The methods that lead by area; {len(settings) - 8} more entries")
+
+
+def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_paper(tmp_path: Path) -> None:
+    """Prompts that are solved at once finish first: what there is of it would look better than it is."""
+    made = {
+        ratio: make_run(tmp_path / str(ratio), tasks=make_tasks(6), steps=1, text_ratio=ratio) for ratio in (0.2, 0.4)
+    }
+    (tmp_path / "0.4" / "run.json").write_text(
+        (tmp_path / "0.4" / "run.json").read_text().replace('"finished"', '"running"', 1)
+    )
+    sections = make_sections([read_run(folder) for folder in made.values()])
+    assert len(sections[0].entries) == 2  # compared all the same, with a flag
+    assert any("is not finished" in flag for flag in sections[0].comparison.flags)
+    whole = finished(sections)
+    assert [entry.config.text_ratio for entry in whole[0].entries] == [0.2]
+    assert finished(whole)[0] is whole[0]
+    tables = {table.key: table for table in report_tables([read_run(folder) for folder in made.values()])}
+    assert ours(tables["table-1"]) == ["fake + milr"]
+    assert tables["figure-5-text"].notes[-1].startswith("no run given")
 
 
 def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:

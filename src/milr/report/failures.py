@@ -79,6 +79,10 @@ def measure_text(text: str) -> TextMeasure:
     return TextMeasure(len(words), repetition, entropy(words))
 
 
+Diagnosed = tuple[Entry, list[Diagnosis]]
+"""An entry and what was found in its searches."""
+
+
 def entropy(items: Sequence[object]) -> float:
     """Of the items' frequencies, in bits."""
     counts = np.array(list(Counter(items).values()), dtype=float)
@@ -101,6 +105,11 @@ def measure_picture(tokens: Sequence[int], grey: NDArray[np.uint8]) -> PictureMe
 def diagnose(entry: Entry) -> list[Diagnosis]:
     """Every search of an entry."""
     return [_diagnose(run, task) for run in entry.runs for task in run.tasks]
+
+
+def diagnose_all(section: Section) -> list[Diagnosed]:
+    """Every search of every entry; it looks at two pictures of each, so that one does it once."""
+    return [(entry, diagnose(entry)) for entry in section.entries]
 
 
 def _diagnose(run: Run, task: TaskRun) -> Diagnosis:
@@ -135,7 +144,7 @@ def _measure(task: TaskRun, drawing: ScoredDrawing) -> PictureMeasure:
     return measure_picture(drawing.drawing.tokens, np.asarray(task.picture(drawing.drawing).convert("L")))
 
 
-def failures_table(section: Section) -> Table:
+def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
     """Each entry's measures from first to last, and how many searches each failure was flagged in."""
     columns = (
         "searches",
@@ -148,7 +157,7 @@ def failures_table(section: Section) -> Table:
         "variance",
         "reward - judge",
     )
-    rows = [Row(mark(entry), tuple(_summarise(diagnose(entry)))) for entry in section.entries]
+    rows = [Row(mark(entry), tuple(_summarise(own))) for entry, own in found]
     return Table(
         f"Failures by kind: {section.name}",
         columns,
@@ -188,7 +197,7 @@ def _change(pairs: Sequence[tuple[float, float]], digits: int) -> Cell:
     return Cell(" -> ".join(f"{round(mean, digits) + 0.0:.{digits}f}" for mean in means))
 
 
-def worst(section: Section, kind: str, many: int) -> list[tuple[Entry, Diagnosis]]:
+def worst(found: Sequence[Diagnosed], kind: str, many: int) -> list[tuple[Entry, Diagnosis]]:
     """The searches in which a failure is worst, the worst first."""
-    found = [(entry, one) for entry in section.entries for one in diagnose(entry) if kind in one.failures]
-    return sorted(found, key=lambda pair: -pair[1].severity[kind])[:many]
+    failed = [(entry, one) for entry, own in found for one in own if kind in one.failures]
+    return sorted(failed, key=lambda pair: -pair[1].severity[kind])[:many]

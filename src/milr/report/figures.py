@@ -168,7 +168,7 @@ def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
     """A search and its variants in one setting, by its value; nothing where there is no variant."""
     found = section.sweep(setting)
     ordered = sorted(found, key=lambda entry: float(getattr(entry.config, setting)))
-    return [(f"{getattr(entry.config, setting):g}", entry) for entry in ordered] if len(found) > 1 else []
+    return [(f"{getattr(entry.config, setting):.3g}", entry) for entry in ordered] if len(found) > 1 else []
 
 
 def _against(

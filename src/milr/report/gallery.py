@@ -12,7 +12,7 @@ from PIL import Image
 
 from milr.report.comparison import mark
 from milr.report.entries import Entry, value_of
-from milr.report.failures import KINDS, worst
+from milr.report.failures import KINDS, Diagnosed, worst
 from milr.report.sections import Section
 from milr.runs import ScoredDrawing, TaskRun
 
@@ -59,18 +59,18 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
     return [_exhibit(entry, task, "first", "best") for task in chosen]
 
 
-def show_failures(section: Section) -> list[tuple[str, list[Exhibit]]]:
+def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[str, list[Exhibit]]]:
     """The worst searches of each kind of failure, over all entries; no exhibits where none was found.
 
     Without a judge nothing is said of hacking.
     """
-    found: list[tuple[str, list[Exhibit]]] = []
+    shown: list[tuple[str, list[Exhibit]]] = []
     seen = KINDS if any(entry.judged for entry in section.entries) else KINDS[:2]
     for kind in seen:
         second = "best" if kind == KINDS[2] else "last"
-        shown = [_exhibit(entry, one.task, "first", second) for entry, one in worst(section, kind, _BAD)]
-        found.append((kind, shown))
-    return found
+        exhibits = [_exhibit(entry, one.task, "first", second) for entry, one in worst(found, kind, _BAD)]
+        shown.append((kind, exhibits))
+    return shown
 
 
 def _gain(task: TaskRun) -> float:

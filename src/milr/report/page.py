@@ -10,12 +10,12 @@ from milr import __version__
 from milr.errors import UsageError
 from milr.report.comparison import comparison_tables
 from milr.report.entries import Entry
-from milr.report.failures import failures_table
+from milr.report.failures import diagnose_all, failures_table
 from milr.report.figures import Figure, make_figures
-from milr.report.gallery import choose_exhibits, show_failures
+from milr.report.gallery import Exhibit, choose_exhibits, show_failures
 from milr.report.paper import paper_tables
 from milr.report.plots import INSTALL, draw_figure, need_matplotlib
-from milr.report.sections import Section, make_sections
+from milr.report.sections import Section, finished, make_sections
 from milr.report.tables import Cell, Row, Table
 from milr.runs import Run
 
@@ -26,9 +26,10 @@ def report_tables(runs: Sequence[Run]) -> list[Table]:
     """All numbers of a report: the paper's tables, comparisons, figures as tables, failures, and the runs."""
     sections = make_sections(runs)
     compared = [table for section in sections for table in comparison_tables(section.comparison)]
-    figures = [figure.as_table() for figure in make_figures(sections)]
-    failed = [failures_table(section) for section in sections]
-    return [*paper_tables(sections), *compared, *figures, *failed, runs_table(sections)]
+    whole = finished(sections)
+    figures = [figure.as_table() for figure in make_figures(whole)]
+    failed = [failures_table(section, diagnose_all(section)) for section in sections]
+    return [*paper_tables(whole), *compared, *figures, *failed, runs_table(sections)]
 
 
 def draw_page(runs: Sequence[Run]) -> str:
@@ -50,18 +51,24 @@ def draw_page(runs: Sequence[Run]) -> str:
         lstrip_blocks=True,
     )
     sections = make_sections(runs)
+    whole = finished(sections)
     page: str = room.get_template("page.html.jinja").render(
         version=__version__,
         sections=sections,
         embedded=any(entry.embedded for section in sections for entry in section.entries),
-        paper=paper_tables(sections),
+        paper=paper_tables(whole),
         compared=[(section, comparison_tables(section.comparison)) for section in sections],
-        figures=[(figure, _draw(figure)) for figure in make_figures(sections)],
-        failures=[(failures_table(section), show_failures(section)) for section in sections],
+        figures=[(figure, _draw(figure)) for figure in make_figures(whole)],
+        failures=[_failures(section) for section in sections],
         gallery=[(section, choose_exhibits(section)) for section in sections],
         runs=runs_table(sections),
     )
     return page
+
+
+def _failures(section: Section) -> tuple[Table, list[tuple[str, list[Exhibit]]]]:
+    found = diagnose_all(section)
+    return failures_table(section, found), show_failures(section, found)
 
 
 def _draw(figure: Figure) -> str:

@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Beside the colours, for those who cannot tell these apart."""
 _WIDTH, _HEIGHT, _LEGEND = 5.2, 3.3, 0.22  # inches; the last for each line of the legend
 _LINE = 58  # characters of the legend
+_NAME = 22  # characters of a name on the axis
 _INK, _GRID = "#010203", "#040506"  # put in for what CSS decides: matplotlib wants numbers
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -59,6 +60,8 @@ def draw_figure(figure: Figure) -> str:
 
     labels = [textwrap.fill(series.label, _LINE) for series in figure.series]
     rows = _HEIGHT + _LEGEND * sum(label.count("\n") + 1 for label in labels)
+    if _as_points(figure):
+        rows += _LEGEND * max(0, sum(name.count("\n") + 1 for name in _named(figure)) - 8)
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(_WIDTH, rows), layout="constrained")
         axes: Axes = canvas.subplots()
@@ -77,6 +80,11 @@ def draw_figure(figure: Figure) -> str:
 def _as_points(figure: Figure) -> bool:
     """Names without an order of their own are not joined by lines."""
     return figure.scale == "names" and not all(_is_number(position) for position in figure.positions)
+
+
+def _named(figure: Figure) -> list[str]:
+    """The names on the axis, in lines short enough to leave room for what they name."""
+    return [textwrap.fill(position, _NAME) for position in figure.positions]
 
 
 def _is_number(text: str) -> bool:
@@ -110,7 +118,7 @@ def _draw_axes(axes: Axes, figure: Figure, places: Floats) -> None:
     axes.grid(True, linewidth=0.6)
     axes.set_axisbelow(True)
     if _as_points(figure):
-        axes.set_yticks(places, figure.positions)
+        axes.set_yticks(places, _named(figure))
         axes.invert_yaxis()
         axes.set_xlabel(figure.up)
         return

@@ -148,6 +148,16 @@ def make_sections(runs: Sequence[Run]) -> list[Section]:
     return sections
 
 
+def finished(sections: Sequence[Section]) -> list[Section]:
+    """Sections without entries of which a run is not finished: easy prompts come first, so its score flatters."""
+    kept: list[Section] = []
+    for section in sections:
+        whole = [entry for entry in section.entries if all(run.manifest.status == "finished" for run in entry.runs)]
+        same = len(whole) == len(section.entries)
+        kept += [section] if same else make_sections([run for entry in whole for run in entry.runs])
+    return kept
+
+
 def _telling(entry: Entry, reference: Entry | None) -> int:
     """Where an entry stands in lists."""
     if entry is reference:
