@@ -61,7 +61,7 @@ def draw_figure(figure: Figure) -> str:
     labels = [textwrap.fill(series.label, _LINE) for series in figure.series]
     rows = _HEIGHT + _LEGEND * sum(label.count("\n") + 1 for label in labels)
     if _as_points(figure):
-        rows += _LEGEND * max(0, sum(name.count("\n") + 1 for name in _named(figure)) - 8)
+        rows += _LEGEND * max(0, sum(name.count("\n") + 1 for name in _named(figure)) - 4)
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(_WIDTH, rows), layout="constrained")
         axes: Axes = canvas.subplots()
