@@ -314,7 +314,7 @@ def test_a_sweep_runs_on_the_embedded_model(tmp_path: Path, capsys: pytest.Captu
     given = ["ablate", "noise", "--no-twins", "--limit", "1", "--steps", "1", "--rows", "1", "--out", str(out)]
     assert main(given) == 0
     first = capsys.readouterr().out
-    assert "Paired differences to milr (embedded model): icons, judged by icons-judge@" in first
+    assert "Paired differences to milr (embedded model): icons-hard, judged by icons-judge@" in first
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(given) == 0
     assert capsys.readouterr().out == first and {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
