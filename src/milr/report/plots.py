@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Beside the colours, for those who cannot tell these apart."""
 _WIDTH, _HEIGHT, _LEGEND = 5.2, 3.3, 0.22  # inches; the last for each line of the legend
 _LINE = 58  # characters of the legend
-_NAME = 22  # characters of a name on the axis
+_NAME, _NAMES = 22, 4  # characters of a name on the axis; lines of names that the usual height has room for
 _INK, _GRID = "#010203", "#040506"  # put in for what CSS decides: matplotlib wants numbers
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -61,7 +61,7 @@ def draw_figure(figure: Figure) -> str:
     labels = [textwrap.fill(series.label, _LINE) for series in figure.series]
     rows = _HEIGHT + _LEGEND * sum(label.count("\n") + 1 for label in labels)
     if _as_points(figure):
-        rows += _LEGEND * max(0, sum(name.count("\n") + 1 for name in _named(figure)) - 4)
+        rows += _LEGEND * max(0, sum(name.count("\n") + 1 for name in _named(figure)) - _NAMES)
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(_WIDTH, rows), layout="constrained")
         axes: Axes = canvas.subplots()

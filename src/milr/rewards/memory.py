@@ -14,7 +14,7 @@ class Memory(Generic[Key, Found]):
     """The last findings, by what they are of; what has not been asked for longest is forgotten first."""
 
     def __init__(self, room: int) -> None:
-        """Remember at most so many findings, and never fewer than one call asks for."""
+        """Remember at most so many findings from one call to the next."""
         self._room = room
         self._known: OrderedDict[Key, Found] = OrderedDict()  # the oldest first
 
@@ -31,8 +31,8 @@ class Memory(Generic[Key, Found]):
             if key not in self._known:
                 places.setdefault(key, place)
         new = dict(zip(places, find(list(places.values())), strict=True)) if places else dict[Key, Found]()
+        self._known |= new
         for key in keys:
-            self._known[key] = new[key] if key in new else self._known[key]
             self._known.move_to_end(key)
         found = [self._known[key] for key in keys]
         while len(self._known) > self._room:

@@ -33,8 +33,6 @@ CHECK = (
 )
 MOST_TOKENS = 512
 """Of the JSON. The authors stop at 128, which cuts many answers before their Score."""
-
-
 _REMEMBERED = 8192
 """Answers; a benchmark has about a thousand pictures under way at once."""
 
@@ -107,12 +105,14 @@ class SelfReward:
         shown = [look for look in looks if isinstance(look, _Look)]
         asked = [(look, question) for look in shown for question in look.questions]
         answers = iter(self._recall(self._answers, asked, self._model.answer))
-        sure = {id(look): [next(answers) for _ in look.questions] for look in shown}
         if not self._by_verdict:
-            return [look if isinstance(look, Unscored) else self._rate(look, sure[id(look)]) for look in looks]
+            return [
+                look if isinstance(look, Unscored) else self._rate(look, [next(answers) for _ in look.questions])
+                for look in looks
+            ]
         checks = [(look, CHECK.format(prompt=look.task.prompt)) for look in shown]
         texts = iter(self._recall(self._replies, checks, self._reply))
-        return [look if isinstance(look, Unscored) else self._read(next(texts), sure[id(look)][0]) for look in looks]
+        return [look if isinstance(look, Unscored) else self._read(next(texts), next(answers)) for look in looks]
 
     def _reply(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
         return self._model.reply(pictures, questions, MOST_TOKENS)
