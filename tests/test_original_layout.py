@@ -213,7 +213,7 @@ def test_the_marks_are_known(model: Janus) -> None:
 
 def test_pictures_are_prepared_as_the_folder_says(model: Janus) -> None:
     picture = Image.new("RGB", (40, 20), (255, 0, 0))
-    (values,) = model.image_processor([picture], return_tensors="pt")["pixel_values"]
+    (values,) = model.eyes.image_processor([picture], return_tensors="pt")["pixel_values"]
     assert values.shape == (3, TINY.side, TINY.side)
     assert values[:, TINY.side // 2, 0].tolist() == pytest.approx([1, -1, -1])
     assert values[:, 0, 0].tolist() == pytest.approx([127 / 127.5 - 1] * 3, abs=1e-5)  # the padding's grey

@@ -121,6 +121,8 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
     assert figures["figure-5-text"].positions == ("0", "0.2", "0.5")
     assert figures["figure-5-image"].positions == ("0", "0.1", "1")
     assert figures["figure-5-counts"].positions == ("2", "25")  # of 25 tokens, a tenth and all
+    # A benchmark without sweeps has lone searches, and no line of one point anywhere.
+    assert all(sum(one is not None for one in line.estimates) > 1 for line in figures["figure-5-counts"].series)
     assert figures["figure-6"].positions[-3:] == ("OracleReward", "bright@1", "contrast@1")
     assert len(figures["l2"].series) == 2 and figures["l2"].positions == ("0", "0.5")
     table = figures["figure-5-text"].as_table()

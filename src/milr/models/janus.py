@@ -6,7 +6,7 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from milr.decode.memory import work_in_batches
 from milr.decode.packing import pack
 from milr.decode.partial import fill_rest
 from milr.decode.streams import sample
-from milr.decode.tensors import to_integers, to_numbers
+from milr.decode.tensors import to_integers
 from milr.models.base import Asked, DrawRequest, Row, Sketch, Thought, Told
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
+from milr.models.eyes import Eyes
 from milr.models.profiles import Prompts
 from milr.types import Drawing, Reasoning, Task
 
-_PIXELS_AT_ONCE = 512 * 512  # the VQ decoder needs far more memory a picture than the tokens do
+_PIXELS_AT_ONCE = 512 * 512  # the VQ decoder and the vision tower need far more memory a picture than tokens do
 _BLANK_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
 
 
@@ -92,13 +93,25 @@ class Janus:
         self.text_temperature = self.profile.text_temperature
         self.reads_free_prompts = checkpoint.settings.grammar == "free"
         self.tokenizer: Any = checkpoint.load_tokenizer()
-        self.image_processor: Any = checkpoint.load_image_processor()
         self.network: Any = checkpoint.make_network(numbers) if random else checkpoint.load_network(numbers)
         # Frozen: no gradient is ever kept for a weight.
         self.network.to(self.device).eval().requires_grad_(False)
         self.engine = Engine(self.network.model.language_model, deterministic=deterministic)
         pack(self.network.model.generation_head, differentiable=True)
         self.prompts = Prompts(self.profile, self.tokenizer)
+        # Where shapes are fixed, each picture goes alone through the VQ decoder and the vision tower.
+        many = max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
+        self._pictures_at_once = 1 if deterministic else many
+        self.eyes = Eyes(
+            self.network,
+            self.engine,
+            self.prompts,
+            self.tokenizer,
+            checkpoint.load_image_processor(),
+            self._embed_text,
+            self.text_logits,
+            self._pictures_at_once,
+        )
         self._blank: dict[int, Kept] = {}  # by their first token, the beginnings of unconditional prompts
 
     @property
@@ -318,74 +331,13 @@ class Janus:
         )
         return unconditional + guidance * (conditional - unconditional)
 
-    @torch.inference_mode()
     def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
         """p(yes) / (p(yes) + p(no)) of a yes/no question about each picture."""
-        if not pictures:
-            return []
-        yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
-        rows = self._look(pictures, questions, self.prompts.question)
-        states = torch.stack([kept.last for kept in self._read(rows)])
-        probabilities = torch.softmax(self.text_logits(states)[:, [yes, no]], dim=-1)
-        return to_numbers(probabilities[:, 0])
+        return self.eyes.answer(pictures, questions)
 
-    @torch.inference_mode()
     def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
         """A free answer about each picture, written greedily, of at most that many tokens."""
-        if not pictures:
-            return []
-        rows = self._look(pictures, questions, self.prompts.open_question)
-        return self.engine.in_batches(
-            rows,
-            lambda batch: self._reply(batch, limit),
-            tokens=lambda row: len(row) + limit,
-            shape=lambda row: (len(row),),
-        )
-
-    def _reply(self, batch: Sequence[torch.Tensor], limit: int) -> list[str]:
-        end: int = self.tokenizer.eos_token_id
-        rows = self.engine.open([None] * len(batch), max(map(len, batch)), limit)
-        rows.read(batch)
-        written: list[list[int]] = [[] for _ in batch]
-        for _ in range(limit):
-            following = to_integers(self.text_logits(rows.newest).argmax(-1))
-            for tokens, token in zip(written, following, strict=True):
-                if tokens[-1:] != [end]:
-                    tokens.append(token)
-            if all(tokens[-1:] == [end] for tokens in written):
-                break
-            rows.step(self._embed_text(following))
-        return [self._reasoning([token for token in tokens if token != end]).text for tokens in written]
-
-    def _look(
-        self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
-    ) -> list[torch.Tensor]:
-        """Questions as rows of embeddings (T, d), each picture's features in its places.
-
-        A picture that is given for several questions, as the same object, goes through the vision tower once.
-        """
-        placeholder = self.tokenizer.image_token_id
-        different = {id(picture): picture for picture in pictures}
-        features, _ = work_in_batches(list(different.values()), self._see, self._pictures_at_once)
-        seen = dict(zip(different, features, strict=True))
-        rows: list[torch.Tensor] = []
-        for picture, question in zip(pictures, questions, strict=True):
-            found = seen[id(picture)]
-            ids = ask(question, len(found))
-            holes = torch.tensor([i == placeholder for i in ids], device=self.device)
-            rows.append(self._embed_text(ids).masked_scatter(holes[:, None], found))
-        return rows
-
-    def _see(self, pictures: Sequence[Image.Image]) -> Sequence[torch.Tensor]:
-        """Each picture's features, (tokens, d)."""
-        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
-        inner = self.network.model
-        return inner.aligner(inner.vision_model(pixels.to(self.device, self.network.dtype)).last_hidden_state).unbind()
-
-    @property
-    def _pictures_at_once(self) -> int:
-        """How many go through the VQ decoder or the vision tower together; where shapes are fixed, each alone."""
-        return 1 if self.engine.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
+        return self.eyes.reply(pictures, questions, limit)
 
     def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
         """Token ids -> (T, d)."""

@@ -148,7 +148,10 @@ def _counts(sections: Sequence[Section]) -> Figure:
         found = [
             (count, entry) for _, entry in _by_value(section, "image_ratio") if (count := _image_latents(entry)) > 0
         ]
-        swept[section.name] = [(str(count), entry) for count, entry in sorted(found, key=lambda pair: pair[0])]
+        ordered = [(str(count), entry) for count, entry in sorted(found, key=lambda pair: pair[0])]
+        swept[section.name] = (
+            ordered if len(ordered) > 1 else []
+        )  # without its variant of none, a lone search is no line
     return _against(
         "figure-5-counts",
         "Figure 5: score against the number of image latents",
