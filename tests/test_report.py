@@ -121,8 +121,6 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
     assert figures["figure-5-text"].positions == ("0", "0.2", "0.5")
     assert figures["figure-5-image"].positions == ("0", "0.1", "1")
     assert figures["figure-5-counts"].positions == ("2", "25")  # of 25 tokens, a tenth and all
-    # A benchmark without sweeps has lone searches, and no line of one point anywhere.
-    assert all(sum(one is not None for one in line.estimates) > 1 for line in figures["figure-5-counts"].series)
     assert figures["figure-6"].positions[-3:] == ("OracleReward", "bright@1", "contrast@1")
     assert len(figures["l2"].series) == 2 and figures["l2"].positions == ("0", "0.5")
     table = figures["figure-5-text"].as_table()
@@ -144,6 +142,13 @@ def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> No
     assert labels[:2] == ["milr", "milr, credit zero"] and len(labels) == 8
     assert [areas[name] for name in labels[2:]] == sorted(areas.values(), reverse=True)[:6]
     assert figure.notes[0].startswith(f"The methods that lead by area; {len(settings) - 8} more entries")
+
+
+def test_a_search_beside_its_variant_of_no_latents_is_no_line_of_one_point(tmp_path: Path) -> None:
+    made = [make_run(tmp_path / str(ratio), tasks=make_tasks(6), steps=1, image_ratio=ratio) for ratio in (0.0, 0.1)]
+    figures = by_key(make_figures(make_sections([read_run(folder) for folder in made])))
+    assert figures["figure-5-image"].positions == ("0", "0.1")
+    assert not figures["figure-5-counts"].series and figures["figure-5-counts"].told.startswith("no run given")
 
 
 def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_paper(tmp_path: Path) -> None:
