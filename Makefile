@@ -41,9 +41,9 @@ check: setup  ## Static checks: ruff (rules and format) and pyright
 test: check  ## All checks and all tests
 	$(BIN)/python -m pytest -q
 
-train: $(TRAINING_READY) $(ICONS)  ## Run what is left to do of the embedded model's training
-	$(BIN)/python -m training all
-	$(BIN)/python -m training all --size small
+train: $(TRAINING_READY) $(ICONS)  ## Go on training from the shipped weights; INTO=FOLDER: all anew, from nothing
+	$(BIN)/python -m training all $(if $(INTO),--into $(INTO))
+	$(BIN)/python -m training all --size small $(if $(INTO),--into $(INTO))
 
 $(TRAINING_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev,training]"

@@ -133,9 +133,8 @@ def painted() -> vq.Library:
     }
 
 
-def test_a_token_is_a_shape_in_a_tint(painted: vq.Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(vq, "SHAPES_FILE", tmp_path / "shapes.npy")
-    settings = stage.read_settings()
+def test_a_token_is_a_shape_in_a_tint(painted: vq.Library, tmp_path: Path) -> None:
+    settings = stage.read_settings(into=tmp_path)
     settings["vq"] |= {"codebook": len(GROUNDS) + 4 * len(vq.TINTS), "rounds": 5}
     shapes = vq.learn_shapes(settings, painted)
     assert torch.equal(shapes, vq.learn_shapes(settings, painted)), "kept"
@@ -596,6 +595,19 @@ def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:
     assert differ == {"paths", "vq", "model", "export"}
     assert small["unified"] == shipped["unified"] and small["vq"]["codebook"] == shipped["vq"]["codebook"]
     assert small["export"]["folder"] != shipped["export"]["folder"]
+
+
+@pytest.mark.parametrize("size", [None, "small"])
+def test_what_is_made_from_nothing_reads_and_writes_nothing_that_ships(size: str | None, tmp_path: Path) -> None:
+    shipped, anew = stage.read_settings(size=size), stage.read_settings(size=size, into=tmp_path)
+    made = [anew["paths"]["build"], anew["paths"]["shapes"], anew["export"]["folder"]]
+    made += [critic["folder"] for critic in anew["critics"].values()]
+    assert len(set(made)) == len(made) and all(Path(path).parent == tmp_path for path in made)
+    for place in (shipped, anew):  # in all else, the same
+        del place["paths"], place["export"]["folder"]
+        for critic in place["critics"].values():
+            del critic["folder"]
+    assert anew == shipped
 
 
 def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:

@@ -136,11 +136,12 @@ def main() -> None:
     parser.add_argument("stage", nargs="?", default="all", choices=known)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", choices=["small"], help="the sibling; by default the shipped model")
+    parser.add_argument("--into", type=Path, help="a folder for all that is made, from nothing")
     parser.add_argument("--geneval", type=Path, help="evaluation_metadata.jsonl: the report draws its prompts too")
     parser.add_argument("--scale", type=float, default=1.0, help="of the report: more drawings, narrower intervals")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    settings = stage.read_settings(size=asked.size)
+    settings = stage.read_settings(size=asked.size, into=asked.into)
     folder = Path(settings["paths"]["build"])
     if asked.stage == "sheets":
         labels.draw_sheets(settings, folder / "sheets")

@@ -16,17 +16,25 @@ Settings = dict[str, Any]
 SETTINGS_FILE = Path(__file__).with_name("settings.toml")
 
 
-def read_settings(path: Path = SETTINGS_FILE, size: str | None = None) -> Settings:
+def read_settings(path: Path = SETTINGS_FILE, size: str | None = None, into: Path | None = None) -> Settings:
     """The settings of all stages.
 
     Args:
         path: The file.
         size: Of a sibling in the file's table ``sizes``, whose own settings take the place of the shipped model's.
+        into: Where everything that is made goes, checkpoints and results. Nothing that ships is read or written then,
+            so an empty folder means from nothing.
     """
     settings = tomllib.loads(path.read_text())
     sizes: dict[str, Settings] = settings.pop("sizes")
     for room, own in sizes[size].items() if size else ():
         settings[room] = settings[room] | own
+    if into is not None:
+        model = Path(settings["export"]["folder"]).name
+        settings["paths"] |= {"build": str(into / f"{model}-build"), "shapes": str(into / "shapes.npy")}
+        settings["export"]["folder"] = str(into / model)
+        for name, critic in settings["critics"].items():
+            critic["folder"] = str(into / name)
     return settings
 
 

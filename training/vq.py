@@ -43,7 +43,6 @@ Bank = dict[tuple[str, int, str, str], np.ndarray]
 """Of every icon the tokens (s, s) int64; `AIR` where a patch is empty."""
 TINTS = (NATURAL, *COLORS)
 """What a shape may be painted in. The codebook holds the grounds, then each shape in every tint."""
-SHAPES_FILE = Path(__file__).with_name("shapes.npy")
 SHIPPED = "model.vqmodel."
 """The VQ model's place in the whole one."""
 FULL = 40  # tries to place an icon: few more find room
@@ -77,7 +76,8 @@ def learn_shapes(settings: Settings, library: Library) -> torch.Tensor:
 
     Kept in git, as bytes: the shipped weights' tokens are indices into this very list.
     """
-    if not SHAPES_FILE.exists():
+    file = Path(settings["paths"]["shapes"])
+    if not file.exists():
         own = settings["vq"]
         random = torch.Generator().manual_seed(own["seed"])
         shaded = [
@@ -96,8 +96,9 @@ def learn_shapes(settings: Settings, library: Library) -> torch.Tensor:
             if round_ % 5 == 4:
                 error = (patches - centres[index]).square().mean().item()
                 log("shapes", round=round_ + 1, patches=len(patches), psnr=-10 * math.log10(error))
-        np.save(SHAPES_FILE, (centres * 255).round().byte().numpy())
-    return torch.from_numpy(np.load(SHAPES_FILE)).float() / 255
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, (centres * 255).round().byte().numpy())
+    return torch.from_numpy(np.load(file)).float() / 255
 
 
 def _empty(patches: torch.Tensor) -> torch.Tensor:
