@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from milr.rewards.geneval import judge
 from milr.tasks import OBJECT_NAMES, parse_prompt, plural
 from milr.types import Task
-from training import detector, scenes, seeing, stage, tokens, unified, vq
+from training import scenes, seeing, stage, tokens, unified, vq
 from training.icons import COLORS as ICON_COLORS
 from training.icons import GROUNDS
 from training.probes import NOTHING, TOLD_LAYER, Probes
@@ -611,7 +611,7 @@ def test_what_is_made_from_nothing_reads_and_writes_nothing_that_ships(size: str
 
 
 def test_each_round_of_a_critic_rises_and_falls_once() -> None:
-    rates = [detector.rate(step % 600, 600) for step in range(1200)]
+    rates = [stage.rate(step % 600, 600, warm=200, floor=0.01) for step in range(1200)]
     assert rates[:600] == rates[600:] and max(rates) <= 1
     top = rates.index(max(rates[:600]))
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:600] == sorted(rates[top:600], reverse=True)

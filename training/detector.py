@@ -34,7 +34,7 @@ from milr.tasks import COLORS, OBJECT_NAMES
 from training import icons, vq
 from training.icons import GROUNDS, NATURAL, compose
 from training.scenes import GRID, GROUND_TOKENS, PLACES, SIZES, TOKEN, HeldOut, Item, Scene, World, paste
-from training.stage import Checkpoint, Settings, log, start_from_shipped
+from training.stage import Checkpoint, Settings, log, rate, start_from_shipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -556,11 +556,6 @@ def detector_loss(
     return losses["centre"] + losses["names"] + losses["boxes"] + 0.5 * losses["colors"], figures
 
 
-def rate(step: int, steps: int) -> float:
-    """Of the learning rate, in (0, 1]: up for 200 steps, then down a cosine to a hundredth by the end of the round."""
-    return min(1.0, (step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
 def train(settings: Settings, name: str, library: vq.Library, drawn: vq.Library, folder: Path) -> IconDetector:
     """Train, calibrate and write a detector to ``folder``; resumes from its checkpoint, or from the shipped weights.
 
@@ -601,7 +596,7 @@ def train(settings: Settings, name: str, library: vq.Library, drawn: vq.Library,
         )
         pixels = vq.to_pixels(pictures).contiguous(memory_format=torch.channels_last)
         for group in optimiser.param_groups:
-            group["lr"] = own["learning_rate"] * rate(step % own["steps"], own["steps"])
+            group["lr"] = own["learning_rate"] * rate(step % own["steps"], own["steps"], warm=200, floor=0.01)
         with torch.autocast("cpu", torch.bfloat16):
             maps = network(pixels)
         loss, figures = detector_loss(maps, make_targets(labels))

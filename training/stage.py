@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import tomllib
@@ -82,6 +83,11 @@ def start_from_shipped(module: nn.Module, folder: Path, prefix: str = "") -> boo
         return False
     module.load_state_dict(stored)
     return True
+
+
+def rate(step: int, steps: int, *, warm: int, floor: float) -> float:
+    """Of a learning rate, in (0, 1]: up for ``warm`` steps, down a cosine to ``floor`` by the last of ``steps``."""
+    return min(1.0, (step + 1) / warm) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def log(stage: str, **figures: float) -> None:

@@ -36,7 +36,7 @@ from transformers.models.janus.modeling_janus import (
 
 from training.icons import COLORS, GROUNDS, NATURAL, compose
 from training.scenes import AIR, GROUND_TOKENS, TOKEN, paste
-from training.stage import Checkpoint, Settings, log, start_from_shipped
+from training.stage import Checkpoint, Settings, log, rate, start_from_shipped
 
 Library = dict[tuple[str, int, str, str], np.ndarray]
 Bank = dict[tuple[str, int, str, str], np.ndarray]
@@ -346,8 +346,7 @@ def _teach(
             figures.append((decoded.detach().float().clamp(-1, 1) - pixels).square().mean().item())
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        done = step / total
-        optimiser.step(min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * done))))
+        optimiser.step(rate(step, total, warm=50, floor=0.03))
         step += 1
         if step % 50 == 0:
             mean, seconds = sum(figures) / len(figures), (time.time() - started) / len(figures)

@@ -76,6 +76,15 @@ class Engine:
         batch.read(given)
         return [batch.keep(place, len(row)) for place, row in enumerate(given)]
 
+    def read_all(self, rows: Sequence[torch.Tensor], before: Sequence[Kept] | None = None) -> list[Kept]:
+        """Read any number of rows of embeddings (T_i, d) in batches, each behind what is kept."""
+        return self.in_batches(
+            list(zip(rows, before or [None] * len(rows), strict=True)),
+            self.read,
+            tokens=lambda item: len(item[0]) + len(item[1] or ()),
+            shape=lambda item: (len(item[1] or ()), len(item[0])),
+        )
+
     def in_batches(
         self,
         items: Sequence[Item],

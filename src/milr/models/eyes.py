@@ -42,12 +42,7 @@ class Eyes:
         if not pictures:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
-        kept = self.engine.in_batches(
-            [(row, None) for row in self._look(pictures, questions, self.prompts.question)],
-            self.engine.read,
-            tokens=lambda item: len(item[0]),
-            shape=lambda item: (len(item[0]),),
-        )
+        kept = self.engine.read_all(self._look(pictures, questions, self.prompts.question))
         logits = self.text_logits(torch.stack([one.last for one in kept]))  # (n, V)
         return to_numbers(torch.softmax(logits[:, [yes, no]], dim=-1)[:, 0])
 
@@ -76,6 +71,7 @@ class Eyes:
             if all(tokens[-1:] == [end] for tokens in written):
                 break
             rows.step(self.embed(following))
+        written = [[token for token in tokens if token != end] for tokens in written]
         return [self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in written]
 
     def _look(

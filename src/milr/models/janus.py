@@ -172,7 +172,7 @@ class Janus:
         """Each prompt as read: where it is not the one that its row was asked last, it is read now."""
         known = {row.asked.ids: row.asked for row in rows if row.asked}
         new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
-        known |= zip(new, map(Asked, new, self._read([self._embed_text(ids) for ids in new])), strict=True)
+        known |= zip(new, map(Asked, new, self.engine.read_all([self._embed_text(ids) for ids in new])), strict=True)
         asked = [known[ids] for ids in prompts]
         for row, one in zip(rows, asked, strict=True):
             row.asked = one
@@ -258,22 +258,13 @@ class Janus:
         if new:
             blank = self._read_blank(new[0][0], max(map(len, new)) - 1)
             begun = [Kept(blank.cut(len(ids) - 1), blank.last) for ids in new]
-            unconditional = self._read([self._embed_text(ids[-1:]) for ids in new], begun)
-            conditional = self._read([self._embed_text(ids) for ids in new])
+            unconditional = self.engine.read_all([self._embed_text(ids[-1:]) for ids in new], begun)
+            conditional = self.engine.read_all([self._embed_text(ids) for ids in new])
             known |= zip(new, map(Told, new, conditional, unconditional), strict=True)
         told = [known[ids] for ids in prompts]
         for request, one in zip(requests, told, strict=True):
             request.row.told = one
         return told
-
-    def _read(self, rows: Sequence[torch.Tensor], before: Sequence[Kept] | None = None) -> list[Kept]:
-        """Read rows of embeddings (T_i, d), each behind what is kept."""
-        return self.engine.in_batches(
-            list(zip(rows, before or [None] * len(rows), strict=True)),
-            self.engine.read,
-            tokens=lambda item: len(item[0]) + len(item[1] or ()),
-            shape=lambda item: (len(item[1] or ()), len(item[0])),
-        )
 
     def _read_blank(self, first: int, length: int) -> Kept:
         """At least so many tokens of the unconditional prompt: ``first``, then padding; read in steps of one size."""
@@ -281,7 +272,7 @@ class Janus:
         while kept is None or len(kept) < length:
             ids = [self.prompts.blank] * _BLANK_STEP
             rows = [self._embed_text(ids if kept else [first, *ids[1:]])]
-            (kept,) = self._read(rows, [kept] if kept else None)
+            (kept,) = self.engine.read_all(rows, [kept] if kept else None)
             self._blank[first] = kept
         return kept
 

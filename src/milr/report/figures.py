@@ -148,10 +148,7 @@ def _counts(sections: Sequence[Section]) -> Figure:
         found = [
             (count, entry) for _, entry in _by_value(section, "image_ratio") if (count := _image_latents(entry)) > 0
         ]
-        ordered = [(str(count), entry) for count, entry in sorted(found, key=lambda pair: pair[0])]
-        swept[section.name] = (
-            ordered if len(ordered) > 1 else []
-        )  # without its variant of none, a lone search is no line
+        swept[section.name] = _line([(str(count), entry) for count, entry in sorted(found, key=lambda pair: pair[0])])
     return _against(
         "figure-5-counts",
         "Figure 5: score against the number of image latents",
@@ -171,7 +168,12 @@ def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
     """A search and its variants in one setting, by its value; nothing where there is no variant."""
     found = section.sweep(setting)
     ordered = sorted(found, key=lambda entry: float(getattr(entry.config, setting)))
-    return [(f"{getattr(entry.config, setting):.3g}", entry) for entry in ordered] if len(found) > 1 else []
+    return _line([(f"{getattr(entry.config, setting):.3g}", entry) for entry in ordered])
+
+
+def _line(points: list[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
+    """The points, or none where there is but one: a search without a variant is no line."""
+    return points if len(points) > 1 else []
 
 
 def _against(
