@@ -23,6 +23,7 @@ from milr.types import Task
 from training import scenes, seeing, stage, tokens, unified, vq
 from training.icons import COLORS as ICON_COLORS
 from training.icons import GROUNDS
+from training.planning import LONGEST, write_plans
 from training.probes import NOTHING, TOLD_LAYER, Probes
 
 CODES = 64
@@ -586,6 +587,62 @@ def test_tables_of_codes_are_plain_where_they_are_shipped(tiny: JanusForConditio
     for table, weight in zip(unified.tables_of_codes(network), sums, strict=True):
         assert torch.equal(table.weight, weight)
     assert settings["vq"]["codebook"] % len(vq.TINTS) == len(GROUNDS)
+
+
+@torch.no_grad()
+def test_plans_of_a_batch_are_those_of_its_rows_read_anew_for_every_token(
+    feeder: unified.Feeder, tiny: JanusForConditionalGeneration
+) -> None:
+    questions = [feeder.ask(parse_prompt(prompt)) for prompt in ("a dog", "three red cats", "a bed above a blue vase")]
+    assert len(set(map(len, questions))) == 3
+    expected: list[str] = []
+    for ids in questions:
+        written: list[int] = []
+        while len(written) < LONGEST and feeder.tokenizer.eos_token_id not in written:
+            hidden = tiny.model.language_model(input_ids=torch.tensor([ids + written])).last_hidden_state
+            written.append(int(tiny.lm_head(hidden[0, -1]).argmax()))
+        expected.append(feeder.tokenizer.decode(written, skip_special_tokens=True))
+    assert write_plans(tiny, feeder.tokenizer, questions) == expected
+    assert len(set(expected)) == 3 and all(expected)
+
+
+def test_reasoning_is_taught_while_the_weights_that_would_ship_plan_worse_than_is_wanted(
+    feeder: unified.Feeder, tiny: JanusForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = copy.deepcopy(tiny)
+    masters = unified.Masters(unified.trainable(network))
+    weight = network.lm_head.weight
+    with torch.no_grad():
+        for average in masters.averages:
+            average.fill_(0.25)
+    examined: list[tuple[list[str], bool]] = []
+
+    def write(model: JanusForConditionalGeneration, _: object, questions: list[list[int]]) -> list[str]:
+        averaged = bool((model.lm_head.weight == 0.25).all())
+        examined.append((feeder.tokenizer.batch_decode(questions), averaged))
+        return ["right"] * shares[len(examined) - 1] + ["wrong"] * (4 - shares[len(examined) - 1])
+
+    shares = [1, 2, 1, 1]
+    monkeypatch.setattr(unified, "write_plans", write)
+    monkeypatch.setattr(unified, "fulfils", lambda plan, task: plan == "right")
+
+    def ask_anew(seed: int) -> unified.Feeder:
+        fresh = copy.copy(feeder)
+        fresh.world = make_world(seed)
+        return fresh
+
+    own = {"examined": 4, "examined_every": 10, "plans_wanted": 0.5}
+    teacher = unified.Teacher(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
+    before = weight.clone()
+    assert [teacher.wanted(step) for step in range(30)] == [True] * 10 + [False] * 10 + [True] * 10
+    assert all(averaged for _, averaged in examined) and torch.equal(weight, before)
+    resumed = unified.Teacher(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
+    assert resumed.wanted(20) and examined[3] == examined[2], "what is asked hangs on the step alone"
+    assert examined[0][0] != examined[1][0]
+
+
+def test_checkpoints_fall_on_steps_in_which_plans_are_examined() -> None:
+    assert unified.SAVED_EVERY % stage.read_settings()["unified"]["examined_every"] == 0
 
 
 def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:

@@ -255,7 +255,7 @@ class World:
                 for _ in range(need.count):
                     size = "large" if self.random.random() < chance * (1 - attempt / 400) else "small"
                     item = Item(need.name, need.color, list(PLACES)[self.random.integers(9)], size)
-                    if any(_overlap(item.box, other.box) for other in taken):
+                    if any(overlap(item.box, other.box) for other in taken):
                         break
                     taken.append(item)
                     placed[index].append(item)
@@ -317,7 +317,8 @@ def _word(count: int) -> str:
     return next(word for word, value in COUNT_WORDS.items() if value == count)
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Whether two boxes, top, left, bottom, right, share a token."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
