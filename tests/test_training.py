@@ -23,7 +23,7 @@ from milr.types import Task
 from training import scenes, seeing, stage, tokens, unified, vq
 from training.icons import COLORS as ICON_COLORS
 from training.icons import GROUNDS
-from training.planning import LONGEST, write_plans
+from training.planning import KINDS, LONGEST, kind_of, request_each_kind, write_plans
 from training.probes import NOTHING, TOLD_LAYER, Probes
 
 CODES = 64
@@ -392,7 +392,7 @@ def test_the_unconditional_half_keeps_the_first_and_the_last_token(feeder: unifi
 
 
 def test_answers_are_labelled_where_they_are_predicted(feeder: unified.Feeder) -> None:
-    ids, labels = next(feeder.reasonings({"reasoning_batch": 4}))
+    ids, labels = next(feeder.reasonings({"reasoning_batch": 4}, lambda task: True))
     for row, marks in zip(ids, labels, strict=True):
         chosen = marks != unified.IGNORED
         plan = marks[chosen]
@@ -606,43 +606,84 @@ def test_plans_of_a_batch_are_those_of_its_rows_read_anew_for_every_token(
     assert len(set(expected)) == 3 and all(expected)
 
 
-def test_reasoning_is_taught_while_the_weights_that_would_ship_plan_worse_than_is_wanted(
-    feeder: unified.Feeder, tiny: JanusForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def teacher(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> unified.Teacher:
+    """Wants half of the lone requests right and no other; its network's average is 0.25 everywhere."""
     network = copy.deepcopy(tiny)
     masters = unified.Masters(unified.trainable(network))
-    weight = network.lm_head.weight
     with torch.no_grad():
         for average in masters.averages:
             average.fill_(0.25)
-    examined: list[tuple[list[str], bool]] = []
 
-    def write(model: JanusForConditionalGeneration, _: object, questions: list[list[int]]) -> list[str]:
-        averaged = bool((model.lm_head.weight == 0.25).all())
-        examined.append((feeder.tokenizer.batch_decode(questions), averaged))
-        return ["right"] * shares[len(examined) - 1] + ["wrong"] * (4 - shares[len(examined) - 1])
-
-    shares = [1, 2, 1, 1]
-    monkeypatch.setattr(unified, "write_plans", write)
-    monkeypatch.setattr(unified, "fulfils", lambda plan, task: plan == "right")
-
-    def ask_anew(seed: int) -> unified.Feeder:
+    def ask_anew(step: int) -> unified.Feeder:
         fresh = copy.copy(feeder)
-        fresh.world = make_world(seed)
+        fresh.world = make_world(step)
         return fresh
 
-    own = {"examined": 4, "examined_every": 10, "plans_wanted": 0.5}
-    teacher = unified.Teacher(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
-    before = weight.clone()
-    assert [teacher.wanted(step) for step in range(30)] == [True] * 10 + [False] * 10 + [True] * 10
-    assert all(averaged for _, averaged in examined) and torch.equal(weight, before)
-    resumed = unified.Teacher(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
-    assert resumed.wanted(20) and examined[3] == examined[2], "what is asked hangs on the step alone"
-    assert examined[0][0] != examined[1][0]
+    wanted = dict.fromkeys(KINDS, 0.0) | {"one": 0.5}
+    own = {"examined": 4, "examined_every": 10, "plans_wanted": wanted}
+    return unified.Teacher(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
+
+
+@pytest.fixture
+def exams(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], bool]]:
+    """The questions of each examination, and whether the average answered; one more answer is right in each."""
+    held: list[tuple[list[tuple[int, ...]], bool]] = []
+
+    def write(network: JanusForConditionalGeneration, _: object, questions: list[list[int]]) -> list[str]:
+        held.append((list(map(tuple, questions)), bool((network.lm_head.weight == 0.25).all())))
+        return ["right" if number < len(held) else "wrong" for number in range(len(questions))]
+
+    monkeypatch.setattr(unified, "write_plans", write)
+    monkeypatch.setattr(unified, "fulfils", lambda plan, task: plan == "right")
+    return held
+
+
+def test_a_kind_is_taught_while_the_weights_that_would_ship_plan_fewer_of_it_than_wanted(
+    teacher: unified.Teacher, exams: list[tuple[list[tuple[int, ...]], bool]]
+) -> None:
+    before = teacher.model.lm_head.weight.clone()
+    dog, dogs = parse_prompt("a dog"), parse_prompt("two dogs")
+    assert [teacher.has_work(step) for step in range(10)] == [True] * 10
+    assert teacher.right == dict.fromkeys(KINDS, 0.0) | {"one": 0.25}
+    assert teacher.wants(dog) and not teacher.wants(dogs)
+    assert [teacher.has_work(step) for step in range(10, 20)] == [False] * 10  # half of them
+    assert len(exams) == 2 and all(averaged for _, averaged in exams)
+    assert torch.equal(teacher.model.lm_head.weight, before), "training goes on with the weights that it had"
+
+
+def test_what_is_examined_hangs_on_the_step_alone(
+    teacher: unified.Teacher, exams: list[tuple[list[tuple[int, ...]], bool]]
+) -> None:
+    for step in (10, 20, 10):
+        teacher.examine(step)
+    (first, _), (other, _), (again, _) = exams
+    assert again == first != other and len(set(first)) > 20
+
+
+def test_where_nothing_is_examined_every_kind_is_taught(
+    teacher: unified.Teacher, exams: list[tuple[list[tuple[int, ...]], bool]]
+) -> None:
+    teacher.own |= {"examined_every": 0, "plans_wanted": dict.fromkeys(KINDS, 0.1)}
+    assert all(teacher.has_work(step) for step in range(40)) and not exams
+    assert all(teacher.wants(task) for task in request_each_kind(make_world(5), 2))
+
+
+def test_reasoning_is_taught_on_wanted_requests_alone(feeder: unified.Feeder) -> None:
+    batches = feeder.reasonings({"reasoning_batch": 4}, lambda task: kind_of(task) == "relation")
+    for _ in range(3):
+        ids, _ = next(batches)
+        assert len(ids) == 4
+        for row in feeder.tokenizer.batch_decode(ids, skip_special_tokens=True):
+            asked = row.split("plan: ")[1].split("\n")[0]
+            assert kind_of(parse_prompt(asked)) == "relation"
 
 
 def test_checkpoints_fall_on_steps_in_which_plans_are_examined() -> None:
-    assert unified.SAVED_EVERY % stage.read_settings()["unified"]["examined_every"] == 0
+    settings = stage.read_settings()["unified"]
+    examined = [phase["examined_every"] for phase in unified.phases(settings) if phase["examined_every"]]
+    assert examined and all(unified.SAVED_EVERY % every == 0 for every in examined)
+    assert settings["plans_wanted"].keys() == set(KINDS)
 
 
 def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milr.tasks import COLORS, OBJECT_NAMES, parse_prompt
-from training.planning import fulfils, read_plan
+from training.planning import KINDS, fulfils, kind_of, read_plan, request_each_kind
 from training.scenes import Scene, World, overlap, read_forbidden, read_held_out
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -72,3 +73,23 @@ def test_two_objects_in_one_place_do_not_do_it(seed: int) -> None:
 )
 def test_what_a_plan_must_say(plan: str, right: bool) -> None:
     assert fulfils(plan, parse_prompt("a photo of a cat left of a dog")) is right
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [
+        ("a photo of a red cat", "one"),
+        ("three blue cats", "count"),
+        ("a cat and two dogs", "count"),
+        ("a cat and a red dog", "two"),
+        ("a blue cat and a red dog", "colors"),
+        ("a blue cat above a red dog", "relation"),
+        ("a cat, a dog and a bed", "three"),
+    ],
+)
+def test_what_kind_a_request_is_of(prompt: str, kind: str) -> None:
+    assert kind_of(parse_prompt(prompt)) == kind
+
+
+def test_as_many_requests_of_each_kind() -> None:
+    assert Counter(map(kind_of, request_each_kind(make_world(3), 7))) == dict.fromkeys(KINDS, 7)

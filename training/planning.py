@@ -17,9 +17,11 @@ from milr.rewards.geneval import Detection, judge
 from milr.tasks import COLORS, OBJECT_NAMES
 from milr.types import Task
 from training.icons import GROUNDS
-from training.scenes import PLACES, SIZES, TOKEN, Item, Scene, overlap
+from training.scenes import PLACES, SIZES, TOKEN, Item, Scene, World, overlap
 
 LONGEST = 64  # tokens of a plan
+KINDS = ("one", "count", "two", "colors", "relation", "three")
+"""What requests ask: one object (riddles, too), several of one, two, two in colours, two in a relation, three."""
 
 
 def read_plan(text: str) -> Scene | None:
@@ -42,6 +44,29 @@ def _take(words: str, known: Sequence[str] | dict[str, object]) -> tuple[str | N
     """The longest of the known beginnings that is one, and the words behind it."""
     found = max((one for one in known if words.startswith(f"{one} ")), key=len, default=None)
     return found, words.removeprefix(f"{found} ") if found else words
+
+
+def kind_of(task: Task) -> str:
+    """One of `KINDS`."""
+    many = len(task.include)
+    if many > 2:
+        return "three"
+    if any(need.position for need in task.include):
+        return "relation"
+    if any(need.count > 1 for need in task.include):
+        return "count"
+    if many == 1:
+        return "one"
+    return "colors" if all(need.color for need in task.include) else "two"
+
+
+def request_each_kind(world: World, number: int) -> list[Task]:
+    """So many requests of each kind."""
+    found: dict[str, list[Task]] = {kind: [] for kind in KINDS}
+    while any(len(tasks) < number for tasks in found.values()):
+        task = world.request()
+        found[kind_of(task)].append(task)
+    return [task for tasks in found.values() for task in tasks[:number]]
 
 
 def fulfils(text: str, task: Task) -> bool:

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from transformers.models.janus.configuration_janus import JanusVisionConfig
 from milr.tasks import COLORS
 from milr.types import Task
 from training.icons import GROUNDS
-from training.planning import fulfils, write_plans
+from training.planning import KINDS, fulfils, kind_of, request_each_kind, write_plans
 from training.probes import IGNORED, NOTHING, Asked, Facts, Probes, color_number, name_number, place_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
 from training.seeing import Lexicon, SeenBatch, seeing_loss, spell, tell_patches
@@ -321,12 +322,14 @@ class Feeder:
             Facts(facts[:, :2], facts[:, 2], facts[:, 3], cells, names, colors),
         )
 
-    def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
+    def reasonings(
+        self, settings: dict[str, Any], wants: Callable[[Task], bool]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Token ids (B, T) and labels (B, T) of wanted requests; labels are the plan and its end, already shifted."""
+        wanted = filter(wants, iter(self.world.request, None))
         while True:
             rows: list[tuple[list[int], int]] = []
-            for _ in range(settings["reasoning_batch"]):
-                task = self.world.request()
+            for task in islice(wanted, settings["reasoning_batch"]):
                 question = self.ask(task)
                 plan = self.encode(f" {self.world.scene(task).plan}")[1:]
                 rows.append(([*question, *plan, self.tokenizer.eos_token_id], len(question)))
@@ -720,36 +723,46 @@ class Lesson:
     name: str
     batches: Iterator[Any]
     learn: Callable[[Any], tuple[torch.Tensor, dict[str, float]]]
-    wanted: Callable[[int], bool] = lambda step: True
-    """Whether a step has it, if it is its turn."""
+    has_work: Callable[[int], bool] = lambda step: True
+    """Whether there is anything to learn in a step, if it is its turn."""
 
 
 class Teacher:
-    """Teaches reasoning while the model plans worse than is wanted, and no further.
+    """Teaches each kind of request while the model plans it worse than is wanted, and no further.
 
-    How well a model plans after so many prompts is a matter of chance: one recipe gave 0.76 and 0.85 on GenEval
-    (docs/experiments.md). So it is measured as training goes on, on fresh requests, of the weights that would ship.
+    How well a model plans after so many prompts is a matter of chance, and kinds of requests take turns at being
+    forgotten (docs/experiments.md). So it is measured as training goes on, on fresh requests, of the weights that would
+    ship.
     """
 
     def __init__(
         self, model: JanusForConditionalGeneration, masters: Masters, feeders: Feeders, own: dict[str, Any]
     ) -> None:
         self.model, self.masters, self.feeders, self.own = model, masters, feeders, own
-        self.right = 0.0
+        self.right = dict.fromkeys(KINDS, 0.0)
 
-    def wanted(self, step: int) -> bool:
-        """Whether reasoning is taught in this step; every so many steps the plans are examined anew."""
-        if step % self.own["examined_every"] == 0:
+    def has_work(self, step: int) -> bool:
+        """Whether any kind is taught in this step; every so many steps the plans are examined anew."""
+        every = self.own["examined_every"]
+        if every and step % every == 0:
             with self.masters.averaged():
                 self.right = self.examine(step)
-        return self.right < self.own["plans_wanted"]
+        return any(self.right[kind] < self.own["plans_wanted"][kind] for kind in KINDS)
 
-    def examine(self, step: int) -> float:
-        """The share of requests whose greedy plan fulfils them; which requests they are hangs on the step alone."""
+    def wants(self, task: Task) -> bool:
+        """Whether a request is of a kind that is taught now."""
+        kind = kind_of(task)
+        return self.right[kind] < self.own["plans_wanted"][kind]
+
+    def examine(self, step: int) -> dict[str, float]:
+        """By kind, the share of requests whose greedy plan does what they ask; the requests hang on the step alone."""
         feeder = self.feeders.examining(step)
-        tasks = [feeder.world.request() for _ in range(self.own["examined"])]
+        tasks = request_each_kind(feeder.world, self.own["examined"])
         plans = write_plans(self.model, feeder.tokenizer, [feeder.ask(task) for task in tasks])
-        return sum(map(fulfils, plans, tasks)) / len(tasks)
+        right = {kind: 0.0 for kind in KINDS}
+        for task, plan in zip(tasks, plans, strict=True):
+            right[kind_of(task)] += fulfils(plan, task) / self.own["examined"]
+        return right
 
 
 def _train_phase(
@@ -773,9 +786,9 @@ def _train_phase(
         ),
         Lesson(
             "reasoning",
-            feeders.reasoning.reasonings(own),
+            feeders.reasoning.reasonings(own, teacher.wants),
             lambda batch: reasoning_loss(model, *batch),
-            teacher.wanted,
+            teacher.has_work,
         ),
         Lesson(
             "looking", feeders.looking.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)
@@ -790,7 +803,7 @@ def _train_phase(
     while step < own["until"]:
         for lesson in lessons:
             every = own[f"{lesson.name}_every"]
-            if every and step % every == 0 and lesson.wanted(step):
+            if every and step % every == 0 and lesson.has_work(step):
                 loss, figures = lesson.learn(next(lesson.batches))
                 (own[f"{lesson.name}_weight"] * loss).backward()
                 for name, value in {f"{lesson.name}_loss": loss.item(), **figures}.items():
@@ -803,7 +816,8 @@ def _train_phase(
         if step % 25 == 0:
             seconds = (time.time() - started) / 25
             means = {name: sum(values) / len(values) for name, values in sums.items()}
-            log("unified", step=step, **means, plans_right=teacher.right, seconds=seconds)
+            right = {f"plans_{kind}": share for kind, share in teacher.right.items()}
+            log("unified", step=step, **means, **right, seconds=seconds)
             started, sums = time.time(), {}
         if step % SAVED_EVERY == 0 or step == own["until"]:
             checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
