@@ -23,7 +23,7 @@ from milr.types import Task
 from training import scenes, seeing, stage, tokens, unified, vq
 from training.icons import COLORS as ICON_COLORS
 from training.icons import GROUNDS
-from training.planning import KINDS, LONGEST, kind_of, request_each_kind, write_plans
+from training.planning import LONGEST, write_plans
 from training.probes import NOTHING, TOLD_LAYER, Probes
 
 CODES = 64
@@ -392,7 +392,7 @@ def test_the_unconditional_half_keeps_the_first_and_the_last_token(feeder: unifi
 
 
 def test_answers_are_labelled_where_they_are_predicted(feeder: unified.Feeder) -> None:
-    ids, labels = next(feeder.reasonings({"reasoning_batch": 4}, lambda task: True))
+    ids, labels = next(feeder.reasonings({"reasoning_batch": 4}))
     for row, marks in zip(ids, labels, strict=True):
         chosen = marks != unified.IGNORED
         plan = marks[chosen]
@@ -607,8 +607,8 @@ def test_plans_of_a_batch_are_those_of_its_rows_read_anew_for_every_token(
 
 
 @pytest.fixture
-def teacher(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> unified.Teacher:
-    """Wants half of the lone requests right and no other; its network's average is 0.25 everywhere."""
+def examiner(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> unified.Examiner:
+    """Wants half of the plans right; its network's average is 0.25 everywhere."""
     network = copy.deepcopy(tiny)
     masters = unified.Masters(unified.trainable(network))
     with torch.no_grad():
@@ -620,70 +620,56 @@ def teacher(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> unif
         fresh.world = make_world(step)
         return fresh
 
-    wanted = dict.fromkeys(KINDS, 0.0) | {"one": 0.5}
-    own = {"examined": 4, "examined_every": 10, "plans_wanted": wanted}
-    return unified.Teacher(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
+    own = {"examined": 4, "examined_every": 10, "plans_wanted": 0.5}
+    return unified.Examiner(network, masters, unified.Feeders(feeder, feeder, feeder, ask_anew), own)
 
 
 @pytest.fixture
 def exams(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], bool]]:
-    """The questions of each examination, and whether the average answered; one more answer is right in each."""
+    """The questions of each examination, and whether the average answered; six more answers are right in each."""
     held: list[tuple[list[tuple[int, ...]], bool]] = []
 
     def write(network: JanusForConditionalGeneration, _: object, questions: list[list[int]]) -> list[str]:
         held.append((list(map(tuple, questions)), bool((network.lm_head.weight == 0.25).all())))
-        return ["right" if number < len(held) else "wrong" for number in range(len(questions))]
+        return ["right" if number < 6 * len(held) else "wrong" for number in range(len(questions))]
 
     monkeypatch.setattr(unified, "write_plans", write)
     monkeypatch.setattr(unified, "fulfils", lambda plan, task: plan == "right")
     return held
 
 
-def test_a_kind_is_taught_while_the_weights_that_would_ship_plan_fewer_of_it_than_wanted(
-    teacher: unified.Teacher, exams: list[tuple[list[tuple[int, ...]], bool]]
+def test_a_phase_ends_when_the_weights_that_would_ship_plan_as_well_as_is_wanted(
+    examiner: unified.Examiner, exams: list[tuple[list[tuple[int, ...]], bool]]
 ) -> None:
-    before = teacher.model.lm_head.weight.clone()
-    dog, dogs = parse_prompt("a dog"), parse_prompt("two dogs")
-    assert [teacher.has_work(step) for step in range(10)] == [True] * 10
-    assert teacher.right == dict.fromkeys(KINDS, 0.0) | {"one": 0.25}
-    assert teacher.wants(dog) and not teacher.wants(dogs)
-    assert [teacher.has_work(step) for step in range(10, 20)] == [False] * 10  # half of them
-    assert len(exams) == 2 and all(averaged for _, averaged in exams)
-    assert torch.equal(teacher.model.lm_head.weight, before), "training goes on with the weights that it had"
+    before = examiner.model.lm_head.weight.clone()
+    assert [step for step in range(21) if examiner.is_satisfied(step)] == [10, 20]  # 6, 12 and 18 of 20 plans
+    assert examiner.right == {"count": 1.0, "two": 1.0, "colors": 1.0, "relation": 1.0, "three": 0.5}
+    assert len(exams) == 3 and all(averaged for _, averaged in exams)
+    assert torch.equal(examiner.model.lm_head.weight, before), "training goes on with the weights that it had"
 
 
 def test_what_is_examined_hangs_on_the_step_alone(
-    teacher: unified.Teacher, exams: list[tuple[list[tuple[int, ...]], bool]]
+    examiner: unified.Examiner, exams: list[tuple[list[tuple[int, ...]], bool]]
 ) -> None:
     for step in (10, 20, 10):
-        teacher.examine(step)
+        examiner.examine(step)
     (first, _), (other, _), (again, _) = exams
-    assert again == first != other and len(set(first)) > 20
+    assert again == first != other and len(set(first)) == len(first) == 20
 
 
-def test_where_nothing_is_examined_every_kind_is_taught(
-    teacher: unified.Teacher, exams: list[tuple[list[tuple[int, ...]], bool]]
+def test_phases_without_an_examiner_last_until_their_step(
+    examiner: unified.Examiner, exams: list[tuple[list[tuple[int, ...]], bool]]
 ) -> None:
-    teacher.own |= {"examined_every": 0, "plans_wanted": dict.fromkeys(KINDS, 0.1)}
-    assert all(teacher.has_work(step) for step in range(40)) and not exams
-    assert all(teacher.wants(task) for task in request_each_kind(make_world(5), 2))
+    examiner.own |= {"examined_every": 0, "plans_wanted": 0.0}
+    assert not any(examiner.is_satisfied(step) for step in range(40)) and not exams
 
 
-def test_reasoning_is_taught_on_wanted_requests_alone(feeder: unified.Feeder) -> None:
-    batches = feeder.reasonings({"reasoning_batch": 4}, lambda task: kind_of(task) == "relation")
-    for _ in range(3):
-        ids, _ = next(batches)
-        assert len(ids) == 4
-        for row in feeder.tokenizer.batch_decode(ids, skip_special_tokens=True):
-            asked = row.split("plan: ")[1].split("\n")[0]
-            assert kind_of(parse_prompt(asked)) == "relation"
-
-
-def test_checkpoints_fall_on_steps_in_which_plans_are_examined() -> None:
+def test_the_last_phase_alone_is_examined_at_a_rate_that_has_fallen() -> None:
     settings = stage.read_settings()["unified"]
-    examined = [phase["examined_every"] for phase in unified.phases(settings) if phase["examined_every"]]
-    assert examined and all(unified.SAVED_EVERY % every == 0 for every in examined)
-    assert settings["plans_wanted"].keys() == set(KINDS)
+    *others, last = unified.phases(settings)
+    assert last["examined_every"] and not any(phase["examined_every"] for phase in others)
+    assert others[-1]["until"] == settings["decayed_at"]
+    assert unified.schedule(last["until"] - 1, last) == last["lowest_rate"] < 1 == unified.schedule(1000, others[0])
 
 
 def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:

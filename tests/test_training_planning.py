@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
@@ -78,7 +77,7 @@ def test_what_a_plan_must_say(plan: str, right: bool) -> None:
 @pytest.mark.parametrize(
     ("prompt", "kind"),
     [
-        ("a photo of a red cat", "one"),
+        ("a photo of a red cat", None),
         ("three blue cats", "count"),
         ("a cat and two dogs", "count"),
         ("a cat and a red dog", "two"),
@@ -87,9 +86,12 @@ def test_what_a_plan_must_say(plan: str, right: bool) -> None:
         ("a cat, a dog and a bed", "three"),
     ],
 )
-def test_what_kind_a_request_is_of(prompt: str, kind: str) -> None:
+def test_what_kind_a_request_is_of(prompt: str, kind: str | None) -> None:
     assert kind_of(parse_prompt(prompt)) == kind
 
 
 def test_as_many_requests_of_each_kind() -> None:
-    assert Counter(map(kind_of, request_each_kind(make_world(3), 7))) == dict.fromkeys(KINDS, 7)
+    asked = request_each_kind(make_world(3), 7)
+    assert tuple(asked) == KINDS
+    for kind, tasks in asked.items():
+        assert list(map(kind_of, tasks)) == [kind] * 7

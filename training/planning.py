@@ -20,8 +20,8 @@ from training.icons import GROUNDS
 from training.scenes import PLACES, SIZES, TOKEN, Item, Scene, World, overlap
 
 LONGEST = 64  # tokens of a plan
-KINDS = ("one", "count", "two", "colors", "relation", "three")
-"""What requests ask: one object (riddles, too), several of one, two, two in colours, two in a relation, three."""
+KINDS = ("count", "two", "colors", "relation", "three")
+"""What requests ask: several of an object, two objects, two in colours, two in a relation, three. One alone is none."""
 
 
 def read_plan(text: str) -> Scene | None:
@@ -46,8 +46,8 @@ def _take(words: str, known: Sequence[str] | dict[str, object]) -> tuple[str | N
     return found, words.removeprefix(f"{found} ") if found else words
 
 
-def kind_of(task: Task) -> str:
-    """One of `KINDS`."""
+def kind_of(task: Task) -> str | None:
+    """One of `KINDS`, or None where one object is asked for."""
     many = len(task.include)
     if many > 2:
         return "three"
@@ -56,17 +56,18 @@ def kind_of(task: Task) -> str:
     if any(need.count > 1 for need in task.include):
         return "count"
     if many == 1:
-        return "one"
+        return None
     return "colors" if all(need.color for need in task.include) else "two"
 
 
-def request_each_kind(world: World, number: int) -> list[Task]:
+def request_each_kind(world: World, number: int) -> dict[str, list[Task]]:
     """So many requests of each kind."""
     found: dict[str, list[Task]] = {kind: [] for kind in KINDS}
     while any(len(tasks) < number for tasks in found.values()):
         task = world.request()
-        found[kind_of(task)].append(task)
-    return [task for tasks in found.values() for task in tasks[:number]]
+        if kind := kind_of(task):
+            found[kind].append(task)
+    return {kind: tasks[:number] for kind, tasks in found.items()}
 
 
 def fulfils(text: str, task: Task) -> bool:

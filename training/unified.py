@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from transformers.models.janus.configuration_janus import JanusVisionConfig
 from milr.tasks import COLORS
 from milr.types import Task
 from training.icons import GROUNDS
-from training.planning import KINDS, fulfils, kind_of, request_each_kind, write_plans
+from training.planning import fulfils, request_each_kind, write_plans
 from training.probes import IGNORED, NOTHING, Asked, Facts, Probes, color_number, name_number, place_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
 from training.seeing import Lexicon, SeenBatch, seeing_loss, spell, tell_patches
@@ -322,14 +321,12 @@ class Feeder:
             Facts(facts[:, :2], facts[:, 2], facts[:, 3], cells, names, colors),
         )
 
-    def reasonings(
-        self, settings: dict[str, Any], wants: Callable[[Task], bool]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Token ids (B, T) and labels (B, T) of wanted requests; labels are the plan and its end, already shifted."""
-        wanted = filter(wants, iter(self.world.request, None))
+    def reasonings(self, settings: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Token ids (B, T) and labels (B, T); labels are the plan and its end, already shifted."""
         while True:
             rows: list[tuple[list[int], int]] = []
-            for task in islice(wanted, settings["reasoning_batch"]):
+            for _ in range(settings["reasoning_batch"]):
+                task = self.world.request()
                 question = self.ask(task)
                 plan = self.encode(f" {self.world.scene(task).plan}")[1:]
                 rows.append(([*question, *plan, self.tokenizer.eos_token_id], len(question)))
@@ -641,13 +638,16 @@ class Optimiser:
 
 
 def schedule(step: int, settings: dict[str, Any]) -> float:
-    """Warm-up, a plateau, and a linear decay over the last part: the plateau can be prolonged at any time."""
-    left = settings["phases"][-1]["until"] - step
-    return min(1.0, (step + 1) / settings["warmup_steps"], max(0.02, left / settings["decay_steps"]))
+    """Warm-up, a plateau, and a linear decay: the plateau can be prolonged at any time."""
+    left = settings["decayed_at"] - step
+    return min(1.0, (step + 1) / settings["warmup_steps"], max(settings["lowest_rate"], left / settings["decay_steps"]))
 
 
 def phases(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The common settings with each phase's own over them, in order; a phase lasts until its step."""
+    """The common settings with each phase's own over them, in order.
+
+    A phase lasts until its step, or until its examiner is satisfied.
+    """
     for phase in settings["phases"]:
         yield settings | phase
 
@@ -723,46 +723,38 @@ class Lesson:
     name: str
     batches: Iterator[Any]
     learn: Callable[[Any], tuple[torch.Tensor, dict[str, float]]]
-    has_work: Callable[[int], bool] = lambda step: True
-    """Whether there is anything to learn in a step, if it is its turn."""
 
 
-class Teacher:
-    """Teaches each kind of request while the model plans it worse than is wanted, and no further.
+class Examiner:
+    """Ends a phase as soon as the model plans as well as is wanted.
 
-    How well a model plans after so many prompts is a matter of chance, and kinds of requests take turns at being
-    forgotten (docs/experiments.md). So it is measured as training goes on, on fresh requests, of the weights that would
-    ship.
+    How well a model plans after so many prompts is a matter of chance (docs/experiments.md). So it is measured as
+    training goes on, on fresh requests, of the weights that would ship.
     """
 
     def __init__(
         self, model: JanusForConditionalGeneration, masters: Masters, feeders: Feeders, own: dict[str, Any]
     ) -> None:
         self.model, self.masters, self.feeders, self.own = model, masters, feeders, own
-        self.right = dict.fromkeys(KINDS, 0.0)
+        self.right: dict[str, float] = {}
+        """By kind, what the last examination found."""
 
-    def has_work(self, step: int) -> bool:
-        """Whether any kind is taught in this step; every so many steps the plans are examined anew."""
+    def is_satisfied(self, step: int) -> bool:
+        """Examine, if it is this step's turn, and say whether the mean of the kinds is as high as is wanted."""
         every = self.own["examined_every"]
-        if every and step % every == 0:
-            with self.masters.averaged():
-                self.right = self.examine(step)
-        return any(self.right[kind] < self.own["plans_wanted"][kind] for kind in KINDS)
-
-    def wants(self, task: Task) -> bool:
-        """Whether a request is of a kind that is taught now."""
-        kind = kind_of(task)
-        return self.right[kind] < self.own["plans_wanted"][kind]
+        if not every or step % every:
+            return False
+        with self.masters.averaged():
+            self.right = self.examine(step)
+        return sum(self.right.values()) / len(self.right) >= self.own["plans_wanted"]
 
     def examine(self, step: int) -> dict[str, float]:
         """By kind, the share of requests whose greedy plan does what they ask; the requests hang on the step alone."""
         feeder = self.feeders.examining(step)
-        tasks = request_each_kind(feeder.world, self.own["examined"])
-        plans = write_plans(self.model, feeder.tokenizer, [feeder.ask(task) for task in tasks])
-        right = {kind: 0.0 for kind in KINDS}
-        for task, plan in zip(tasks, plans, strict=True):
-            right[kind_of(task)] += fulfils(plan, task) / self.own["examined"]
-        return right
+        asked = request_each_kind(feeder.world, self.own["examined"])
+        questions = [feeder.ask(task) for tasks in asked.values() for task in tasks]
+        plans = iter(write_plans(self.model, feeder.tokenizer, questions))
+        return {kind: sum(fulfils(next(plans), task) for task in tasks) / len(tasks) for kind, tasks in asked.items()}
 
 
 def _train_phase(
@@ -777,19 +769,14 @@ def _train_phase(
 ) -> int:
     lexicon, random = Lexicon(feeders.drawing.encode), feeders.looking.world.random
     table = model.model.language_model.embed_tokens.weight
-    teacher = Teacher(model, masters, feeders, own)
+    examiner = Examiner(model, masters, feeders, own)
     lessons = (
         Lesson(
             "drawing",
             feeders.drawing.drawings(own),
             lambda batch: drawing_loss(model, batch, probes, own["words_weight"]),
         ),
-        Lesson(
-            "reasoning",
-            feeders.reasoning.reasonings(own, teacher.wants),
-            lambda batch: reasoning_loss(model, *batch),
-            teacher.has_work,
-        ),
+        Lesson("reasoning", feeders.reasoning.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
         Lesson(
             "looking", feeders.looking.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)
         ),
@@ -800,10 +787,10 @@ def _train_phase(
         ),
     )
     started, sums = time.time(), dict[str, list[float]]()
-    while step < own["until"]:
+    while step < own["until"] and not examiner.is_satisfied(step):
         for lesson in lessons:
             every = own[f"{lesson.name}_every"]
-            if every and step % every == 0 and lesson.has_work(step):
+            if every and step % every == 0:
                 loss, figures = lesson.learn(next(lesson.batches))
                 (own[f"{lesson.name}_weight"] * loss).backward()
                 for name, value in {f"{lesson.name}_loss": loss.item(), **figures}.items():
@@ -816,11 +803,12 @@ def _train_phase(
         if step % 25 == 0:
             seconds = (time.time() - started) / 25
             means = {name: sum(values) / len(values) for name, values in sums.items()}
-            right = {f"plans_{kind}": share for kind, share in teacher.right.items()}
+            right = {f"plans_{kind}": share for kind, share in examiner.right.items()}
             log("unified", step=step, **means, **right, seconds=seconds)
             started, sums = time.time(), {}
-        if step % SAVED_EVERY == 0 or step == own["until"]:
+        if step % SAVED_EVERY == 0:
             checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
+    checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
     return step
 
 
