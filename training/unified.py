@@ -601,8 +601,10 @@ class Masters(nn.Module):
     def averaged(self) -> Iterator[None]:
         """The moving average in the live weights, for a while."""
         self.write_averages()
-        yield
-        self.give_back(1.0)
+        try:
+            yield
+        finally:
+            self.give_back(1.0)
 
 
 class Optimiser:
