@@ -7,7 +7,7 @@ without fault leaves a search nothing to do; how well it shall plan is a setting
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import torch
@@ -40,7 +40,7 @@ def _read_item(words: str) -> Item | None:
     return Item(name, color, place, size) if place and size and name in OBJECT_NAMES else None
 
 
-def _take(words: str, known: Sequence[str] | dict[str, object]) -> tuple[str | None, str]:
+def _take(words: str, known: Iterable[str]) -> tuple[str | None, str]:
     """The longest of the known beginnings that is one, and the words behind it."""
     found = max((one for one in known if words.startswith(f"{one} ")), key=len, default=None)
     return found, words.removeprefix(f"{found} ") if found else words

@@ -808,7 +808,7 @@ def _train_phase(
             right = {f"plans_{kind}": share for kind, share in examiner.right.items()}
             log("unified", step=step, **means, **right, seconds=seconds)
             started, sums = time.time(), {}
-        if step % SAVED_EVERY == 0:
+        if step % SAVED_EVERY == 0 and step < own["until"]:
             checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
     checkpoint.save(step, masters=masters, probes=probes, optimiser=optimiser)
     return step
