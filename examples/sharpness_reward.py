@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageFilter, ImageStat
 
-from milr.rewards.pictures import to_rgb
+from milr.rewards.images.convert import to_rgb
 from milr.types import Score, Task, Unscored
 
 

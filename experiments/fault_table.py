@@ -10,7 +10,7 @@ from pathlib import Path
 
 from milr import SearchConfig, search
 from milr.rewards import load_reward
-from milr.rewards.judge_client import JudgeClient, JudgeSettings
+from milr.rewards.vlm.client import JudgeClient, JudgeSettings
 from milr.testing import FakeModel
 from milr.types import Score, StepRecord, Task
 from tests.judge_servers import JudgeServer, completion, send

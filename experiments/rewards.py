@@ -29,8 +29,8 @@ from milr.methods.best_of_n import best_of_n
 from milr.methods.one_shot import one_shot
 from milr.models.base import Model
 from milr.rewards import Reward
-from milr.rewards.judge_client import JudgeClient, JudgeSettings
 from milr.rewards.panel import watch
+from milr.rewards.vlm.client import JudgeClient, JudgeSettings
 from milr.serve.judge import JudgeServer
 from milr.types import Score, StepRecord, Unscored
 

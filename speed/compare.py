@@ -24,8 +24,8 @@ from typing import Any, cast
 import torch
 
 from milr import load_model, tasks_from_prompts
-from milr.decode.cache import Kept
-from milr.decode.streams import open_stream
+from milr.decode.kv_cache import Kept
+from milr.decode.sampling import open_stream
 from milr.files import write_text
 from milr.models.base import DrawRequest, Told
 from milr.models.janus import Janus, _Manner

@@ -179,8 +179,8 @@ def read_size(file: Path, name: str) -> float:
 def write_weights(folder: Path, size: str) -> None:
     """A detector and a CLIP of that size."""
     from milr.convert.geneval_detector import make_config
-    from milr.rewards.geneval_check import tiny_config
-    from milr.rewards.geneval_scorer import CLIP, DETECTOR
+    from milr.rewards.geneval.known_answers import tiny_config
+    from milr.rewards.geneval.reward import CLIP, DETECTOR
     from speed.random_weights import large_clip, tiny_clip, write_clip, write_detector
 
     write_detector(folder / DETECTOR.name, tiny_config() if size == "tiny" else make_config(), sees=SEEN)
@@ -189,7 +189,7 @@ def write_weights(folder: Path, size: str) -> None:
 
 def write_pictures(folder: Path, warm: int, count: int, side: int) -> None:
     """Patterns in GenEval's layout, no two alike: one a process that warms up, then those that count."""
-    from milr.rewards.geneval_detector import make_pattern
+    from milr.rewards.geneval.detector import make_pattern
 
     for number in range(warm + count):
         samples = folder / f"{number:05d}" / "samples"
@@ -204,8 +204,8 @@ def measure_stages(side: int, repeats: int) -> dict[str, Spread | float]:
     """Seconds of each stage of one picture."""
     import torch
 
-    from milr.rewards.geneval_detector import make_pattern, prepare, read_output
-    from milr.rewards.geneval_scorer import GenEval
+    from milr.rewards.geneval.detector import make_pattern, prepare, read_output
+    from milr.rewards.geneval.reward import GenEval
 
     found: dict[str, Spread | float] = {"threads": torch.get_num_threads()}
     start = time.perf_counter()
@@ -239,7 +239,7 @@ def clock(call: Callable[[], Any], repeats: int) -> tuple[Spread, Any]:
 
 def measure_folder(pictures: Path, processes: int) -> dict[str, Any]:
     """A whole folder through `milr score-folder`'s engine."""
-    from milr.score_folder import FolderJob
+    from milr.benchmarks.score_folder import FolderJob
 
     with tempfile.TemporaryDirectory() as out:
         job = FolderJob(pictures, "geneval", out=Path(out), processes=processes, options={"self_test": False})

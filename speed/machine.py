@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from milr.decode.packing import pack
+from milr.decode.packed_linear import pack
 
 _BYTES = 2**29
 _ROWS, _INPUTS, _OUTPUTS = 256, 2048, 5632

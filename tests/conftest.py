@@ -52,8 +52,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def geneval_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that `geneval` and `geneval-hf` read, tiny and random."""
-    from milr.rewards.geneval_check import tiny_config
-    from milr.rewards.geneval_scorer import CLIP, DETECTOR, HUB_DETECTOR
+    from milr.rewards.geneval.known_answers import tiny_config
+    from milr.rewards.geneval.reward import CLIP, DETECTOR, HUB_DETECTOR
     from speed.random_weights import tiny_clip, write_clip, write_detector
 
     root = tmp_path_factory.mktemp("weights")

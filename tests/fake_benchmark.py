@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from PIL import Image
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.testing import FakeModel, FakeReward, brightness, read_tokens
 from milr.types import Task
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from milr.models import original
+from milr.models import deepseek_layout as original
 from milr.models.checkpoint import SPECIAL_TOKENS
 from tests.plain_janus import TINY, PlainJanus
 

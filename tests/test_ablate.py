@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, POOLED
 from milr.models import embedded_folder

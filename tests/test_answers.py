@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from milr.rewards.answers import (
+from milr.rewards.vlm.parsers import (
     Answer,
     Unreadable,
     Verdict,

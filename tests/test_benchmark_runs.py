@@ -17,7 +17,7 @@ from PIL import Image
 from milr.benchmarks import load_benchmark, runner
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 from milr.benchmarks.tables import answers_of, summarise_runs
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
 from milr.models.hub import HubAccess, refuse
@@ -193,8 +193,8 @@ def test_a_scorer_that_fails_its_self_test_draws_nothing(
 
 
 def test_the_shipped_scorer_passes_its_self_test() -> None:
-    from milr.benchmarks.selftest import check_scorer
-    from milr.rewards.icons import Icons, IconsSoft
+    from milr.rewards.icons.golden import check_scorer
+    from milr.rewards.icons.reward import Icons, IconsSoft
 
     for scorer in (Icons(), IconsSoft()):
         assert scorer.golden_test
@@ -359,7 +359,7 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "model"),
-    [("tests.fake_benchmark", "fake"), pytest.param("milr.cli", "embedded", marks=pytest.mark.slow)],
+    [("tests.fake_benchmark", "fake"), pytest.param("milr.cli.main", "embedded", marks=pytest.mark.slow)],
 )
 def test_two_kills_change_no_picture_and_no_table(module: str, model: str, tmp_path: Path) -> None:
     """Must show 3 of the issue: kill -9 twice in the middle, then --resume. Two rows, so that batches change too."""

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.benchmarks.base import Answer, Benchmark
+from milr.benchmarks.layouts.geneval import write_metadata
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise, wilson
 from milr.errors import UsageError
-from milr.layouts.geneval import write_metadata
-from milr.rewards.geneval import judge
+from milr.rewards.geneval.rules import judge
 from milr.tasks import OBJECT_NAMES, check_task, parse_prompt, read_tasks
 from milr.types import Task
 from training import benchmarks as makers

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import milr
-from milr.cli import main
+from milr.cli.main import main
 from milr.config import SearchConfig
 from milr.errors import MilrError
 from milr.runs import read_run
@@ -271,10 +271,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import milr.cli",
-        "import milr.cli; assert milr.cli.main(['info']) == 0",
-        "import milr.cli; assert milr.cli.main(['generate', '--help']) == 0",
-        "import milr.cli; assert milr.cli.main(['generate', 'x', '--text-ratio', '2']) == 2",
+        "import milr.cli.main",
+        "import milr.cli.main; assert milr.cli.main.main(['info']) == 0",
+        "import milr.cli.main; assert milr.cli.main.main(['generate', '--help']) == 0",
+        "import milr.cli.main; assert milr.cli.main.main(['generate', 'x', '--text-ratio', '2']) == 2",
         "import milr; milr.Task, milr.SearchConfig, milr.read_run, milr.tasks_from_prompts",
     ],
 )

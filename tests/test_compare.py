@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
 from milr.report.comparison import END, compare, comparison_tables, find_twin, needs_twin, tag_weights
 from milr.report.entries import read_entries
 from milr.report.statistics import OVERALL
 from milr.report.tables import Cell, Row, Table, write_tables
-from milr.rewards.wise import LEGACY_WEIGHTS
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS
 from milr.runs import read_run
 from milr.types import Score
 from tests.report_runs import make_run, make_tasks

@@ -13,7 +13,7 @@ import pytest
 
 from milr.benchmarks.fetch import FetchError, fetch
 from milr.benchmarks.sources import SOURCES, DataFile, Source
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import UsageError
 
 CONTENT = b"a green bench\n"

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
-from milr.decode.cache import Cache, Kept
+from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
 from milr.decode.engine import Counts, Engine
-from milr.decode.memory import OutOfMemory, fitting, free_bytes, work_in_batches
-from milr.decode.streams import SAMPLERS, open_stream, sample
+from milr.decode.kv_cache import Cache, Kept
+from milr.decode.sampling import SAMPLERS, open_stream, sample
 from milr.types import Task
 
 WIDTH = 16

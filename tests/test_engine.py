@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from milr.decode.streams import open_stream
+from milr.decode.sampling import open_stream
 from milr.models import embedded_folder, load_model
 from milr.models.base import DrawRequest, Row, Sketch, Thought
 from milr.models.janus import Janus

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 from PIL import Image
 
-from milr.cli import main
-from milr.doctor import examine
-from milr.models import examination
+from milr.cli.main import main
 from milr.models.janus import Janus
 from milr.rewards import REWARDS
-from milr.rewards.examination import check_golden, check_labelled, golden_set, labelled_drawings
-from milr.rewards.icons import Icons
+from milr.rewards.icons.reward import Icons
+from milr.selftest import embedded as examination
+from milr.selftest.doctor import examine
+from milr.selftest.rewards import check_golden, check_labelled, golden_set, labelled_drawings
 from milr.testing import FakeModel, FakeReward
 from milr.types import Score, Task, Unscored
 
@@ -67,7 +67,7 @@ def test_judges_are_examined_without_being_asked(
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import PackageNotFoundError
 
-    import milr.rewards.examination as module
+    import milr.selftest.rewards as module
 
     def absent(package: str) -> str:
         raise PackageNotFoundError(package)

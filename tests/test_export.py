@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from milr.benchmarks import load_benchmark
-from milr.cli import main
+from milr.benchmarks.export import export
+from milr.benchmarks.layouts import load_layout
+from milr.cli.main import main
 from milr.config import SearchConfig
 from milr.errors import UsageError
-from milr.export import export
-from milr.layouts import load_layout
 from milr.runs import RunWriter, read_run
 from milr.testing import fake_records
 from milr.types import Task

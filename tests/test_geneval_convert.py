@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.convert import CONVERTERS, geneval_detector
 from milr.convert.checkpoint import read_checkpoint
 from milr.convert.geneval_detector import UNUSED, carry, make_config, make_network, reorder_merging
 from milr.errors import UsageError
-from milr.rewards.geneval_detector import load_network
+from milr.rewards.geneval.detector import load_network
 from milr.weights import CONVERSION, hash_file
 from tests.mmdet_model import MmdetMask2Former, Shape
 

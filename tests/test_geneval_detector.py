@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from milr.rewards.geneval_detector import (
+from milr.rewards.geneval.detector import (
     GenEvalDetector,
     Prepared,
     decode,
@@ -222,7 +222,7 @@ def test_the_mean_is_over_the_mask_at_the_pictures_size() -> None:
 def test_a_photographs_detections_repeat_and_lie_in_it() -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 
-    from milr.rewards.geneval_check import tiny_config
+    from milr.rewards.geneval.known_answers import tiny_config
 
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milr.errors import UsageError
-from milr.rewards.geneval import Detection, conditions_met, judge
+from milr.rewards.geneval.rules import Detection, conditions_met, judge
 from milr.tasks import COLORS, parse_prompt, read_tasks
 from milr.types import Task
 

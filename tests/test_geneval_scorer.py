@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from milr.cli import main
-from milr.doctor import DOCTORS, examine
+from milr.cli.main import main
 from milr.errors import MilrError, UsageError
 from milr.rewards import load_reward
-from milr.rewards.geneval_check import check_arithmetic, check_colors, check_detector, tiny_config
-from milr.rewards.geneval_colors import ColorClassifier, cut_out, prepare
-from milr.rewards.geneval_detector import Instance
-from milr.rewards.geneval_scorer import CLIP, DETECTOR, GenEval, GenEvalHub
+from milr.rewards.geneval.colors import ColorClassifier, cut_out, prepare
+from milr.rewards.geneval.detector import Instance
+from milr.rewards.geneval.known_answers import check_arithmetic, check_colors, check_detector, tiny_config
+from milr.rewards.geneval.reward import CLIP, DETECTOR, GenEval, GenEvalHub
+from milr.selftest.doctor import DOCTORS, examine
 from milr.tasks import COLORS, parse_prompt
 from milr.types import Score, Task, Unscored
 from speed.random_weights import tiny_clip, write_clip, write_detector
@@ -317,7 +317,7 @@ def test_the_arithmetic_is_right_on_this_machine() -> None:
 
 
 def test_wrong_arithmetic_is_seen(monkeypatch) -> None:
-    import milr.rewards.geneval_check as check
+    import milr.rewards.geneval.known_answers as check
 
     monkeypatch.setattr(check, "resize", lambda pixels, height, width: np.zeros((height, width, 3), np.uint8))
     monkeypatch.setattr(check, "_formula", lambda name, shape: torch.ones(shape))

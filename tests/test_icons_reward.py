@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from milr.errors import UsageError
 from milr.rewards import REWARDS, load_reward
-from milr.rewards.icon_detector import DetectorConfig, DetectorNetwork, IconDetector, to_rgb
-from milr.rewards.icons import Icons, IconsJudge, IconsSoft
+from milr.rewards.icons.detector import DetectorConfig, DetectorNetwork, IconDetector, to_rgb
+from milr.rewards.icons.reward import Icons, IconsJudge, IconsSoft
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Requirement, Score, Task, Unscored
 

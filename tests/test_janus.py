@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
-from milr.decode.streams import open_stream
+from milr.decode.sampling import open_stream
 from milr.errors import UsageError
 from milr.models import load_model
 from milr.models.base import DrawRequest, Row

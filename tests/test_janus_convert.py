@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import JanusForConditionalGeneration, JanusProcessor
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models.janus import Janus
 from tests.janus_folders import tiny_sizes, write_original, write_settings

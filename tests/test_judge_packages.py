@@ -24,7 +24,7 @@ from PIL import Image
 from milr.errors import UsageError
 from milr.models import embedded_folder
 from milr.rewards import load_reward
-from milr.rewards.unified import POINTWISE, InProcess, UnifiedReward
+from milr.rewards.vlm.unified_reward import POINTWISE, InProcess, UnifiedReward
 from milr.types import Score, Task, Unscored
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int =
 def test_judges_talk_to_transformers_serve(
     name: str, served: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from milr.rewards.judge_client import JudgeClient, JudgeSettings
+    from milr.rewards.vlm.client import JudgeClient, JudgeSettings
 
     monkeypatch.setenv("MILR_CACHE", str(tmp_path))
     judges = JudgeClient(

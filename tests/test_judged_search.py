@@ -17,7 +17,7 @@ from milr.methods.best_of_n import best_of_n
 from milr.models.base import DrawRequest, Sketch
 from milr.rewards import load_reward
 from milr.rewards.base import Scores
-from milr.rewards.icons import IconsSoft
+from milr.rewards.icons.reward import IconsSoft
 from milr.rewards.mix import Mix
 from milr.rewards.panel import Gap, measure_gaps, watch
 from milr.testing import FakeModel, FakeReward, brightness, fake_records
@@ -274,7 +274,7 @@ def test_no_panel_passes_records_on() -> None:
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
-    from milr.rewards.judge_client import JudgeClient, JudgeSettings
+    from milr.rewards.vlm.client import JudgeClient, JudgeSettings
 
     monkeypatch.setenv("MILR_CACHE", str(tmp_path))
     made: list[JudgeClient] = []

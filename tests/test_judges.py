@@ -18,13 +18,13 @@ from PIL import Image, ImageDraw
 
 from milr.errors import UsageError
 from milr.rewards import load_reward
-from milr.rewards.answer_cache import AnswerCache
 from milr.rewards.base import Reward
-from milr.rewards.budget import Budget, BudgetSpent, estimate, parse_budget, picture_tokens
-from milr.rewards.judge_client import JudgeClient, JudgeSettings
-from milr.rewards.judge_messages import LastingFault, PassingFault, read_completion, redact, retry_after
-from milr.rewards.pictures import picture_hash
-from milr.rewards.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
+from milr.rewards.images.convert import picture_hash
+from milr.rewards.vlm.budget import Budget, BudgetSpent, estimate, parse_budget, picture_tokens
+from milr.rewards.vlm.cache import AnswerCache
+from milr.rewards.vlm.client import JudgeClient, JudgeSettings
+from milr.rewards.vlm.messages import LastingFault, PassingFault, read_completion, redact, retry_after
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
 from milr.types import Score, Task, Unscored
 
 pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
@@ -265,7 +265,7 @@ def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(UsageError, match=said) as error:
             JudgeClient(JudgeSettings(url=url))
         assert "pw" not in str(error.value).replace("password", "")
-    import milr.rewards.judge_client as module
+    import milr.rewards.vlm.client as module
 
     def missing(name: str) -> object:
         raise ImportError(name)
@@ -470,7 +470,7 @@ def test_keys_and_data_are_taken_out_of_a_servers_words() -> None:
 @settings(max_examples=60)
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=100).map(completion)))
 def test_whatever_comes_over_the_wire_is_a_score_or_unscored(body: bytes) -> None:
-    from milr.rewards.answers import Unreadable
+    from milr.rewards.vlm.parsers import Unreadable
 
     try:
         answer = read_completion(body, "host", True)

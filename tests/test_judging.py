@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.runs import RunError, RunWriter, judge_run, read_run

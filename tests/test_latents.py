@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milr.config import SearchConfig
-from milr.latents import CREDITS, GradientError, Latents, RolledOut, assign_credit, count_latents, take_step
+from milr.methods.latents import CREDITS, GradientError, Latents, RolledOut, assign_credit, count_latents, take_step
 from milr.testing import FakeModel
 
 MODEL = FakeModel()

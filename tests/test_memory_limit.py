@@ -121,7 +121,7 @@ def test_the_folder_of_such_a_run_is_whole(tmp_path: Path) -> None:
     command = (
         "import resource, sys, milr.search\n"
         "from pathlib import Path\n"
-        "from milr.cli import main\n"
+        "from milr.cli.main import main\n"
         "import milr.runs.writer as writer\n"
         "write = writer.RunWriter.write\n"
         "def limited(self, record):\n"

@@ -16,12 +16,12 @@ from milr.errors import UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.consensus import TEXTS, rank_by_agreement
 from milr.methods.keep_right import find_right_tokens
-from milr.methods.loop import Look
 from milr.methods.reflection import find_criticised
+from milr.methods.runner import Look
 from milr.models.base import Capabilities, Row, Thought
 from milr.models.janus import Janus
 from milr.rewards import load_reward
-from milr.rewards.geneval import right_objects
+from milr.rewards.geneval.rules import right_objects
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel, FakeReward, brightness, read_tokens
 from milr.types import Drawing, Score, StepRecord, Task, Unscored, rank

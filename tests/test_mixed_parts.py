@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from milr.errors import MilrError, UsageError
-from milr.rewards import mixed
-from milr.rewards.git_vqa import GitVqa, write_question
-from milr.rewards.grounding_dino import (
+from milr.rewards.mixed import weights as mixed
+from milr.rewards.mixed.git_vqa import GitVqa, write_question
+from milr.rewards.mixed.grounding_dino import (
     GroundingDino,
     find_words,
     fit,
@@ -26,7 +26,7 @@ from milr.rewards.grounding_dino import (
     to_corners,
     write_caption,
 )
-from milr.rewards.mixed import WEIGHTS, check_cat, refuse_blind, weights_for, write_mix
+from milr.rewards.mixed.weights import WEIGHTS, check_cat, refuse_blind, weights_for, write_mix
 from milr.tasks import parse_prompt
 from milr.testing import FakeReward
 from milr.types import Requirement, Score, Task, Unscored
@@ -191,7 +191,7 @@ def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
 def test_detections_are_the_span_means_above_the_threshold(
     dino: GroundingDino, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("milr.rewards.grounding_dino.THRESHOLD", 0.0)
+    monkeypatch.setattr("milr.rewards.mixed.grounding_dino.THRESHOLD", 0.0)
     names = ("traffic light", "dog")
     found = dino.detect(photograph(), names)
     encoded = dino.tokenizer("traffic light . dog.", return_tensors="pt")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from milr.decode.streams import open_stream
+from milr.decode.sampling import open_stream
 from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.models.janus import Janus
 from milr.testing import FakeModel

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from milr.decode.streams import open_stream
+from milr.decode.sampling import open_stream
 from milr.errors import UsageError
-from milr.models import original
+from milr.models import deepseek_layout as original
 from milr.models.base import DrawRequest, Row
 from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus

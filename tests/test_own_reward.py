@@ -12,7 +12,7 @@ from PIL import Image
 from milr.models import embedded_folder
 from milr.models.janus import Janus
 from milr.rewards import load_reward
-from milr.rewards.own import SelfReward, condition_questions
+from milr.rewards.self_reward import SelfReward, condition_questions
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel
 from milr.types import Score, Task, Unscored

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models import embedded_folder
 from milr.runs import Run, TaskRun, pack_run, read_packed, read_run, unpack_run

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.janus import Janus
-from milr.models.plan import PROMPT_TOKENS, make_plan
+from milr.models.sizing import PROMPT_TOKENS, make_plan
 from tests.janus_folders import tiny_sizes, write_original, write_settings
 from tests.plain_janus import TINY, PlainJanus
 
@@ -46,7 +46,7 @@ def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
 
 
 def test_a_reward_takes_rows_away_and_too_much_leaves_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milr.models.plan.free_bytes", lambda device: 10**9)
+    monkeypatch.setattr("milr.models.sizing.free_bytes", lambda device: 10**9)
     found = open_checkpoint(folder, weights=False)
     alone, beside = (make_plan(found, reward=reward) for reward in (0, 10**8))
     assert alone.rows == int((0.8e9 - alone.weights) // alone.row)

@@ -9,7 +9,7 @@ import pytest
 
 from milr.errors import UsageError
 from milr.models.checkpoint import Checkpoint, open_checkpoint
-from milr.models.profiles import PROFILES, Prompts, recognise_profile
+from milr.models.prompts import PROFILES, Prompts, recognise_profile
 from milr.types import Reasoning
 from tests.janus_folders import tiny_sizes, write_settings
 from tests.plain_janus import TINY

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.report.failures import KINDS, diagnose, entropy, measure_picture, measure_text
 from milr.report.figures import Figure, make_figures
 from milr.report.page import draw_page, report_tables

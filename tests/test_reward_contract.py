@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 
 from milr.registry import Entry
 from milr.rewards import REWARDS, Reward, load_reward
-from milr.rewards.icons import Icons
+from milr.rewards.icons.reward import Icons
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel
 from milr.types import Score, Task, Unscored
 
 pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
 
-from milr.rewards.judge_client import JudgeClient, JudgeSettings  # noqa: E402
+from milr.rewards.vlm.client import JudgeClient, JudgeSettings  # noqa: E402
 from milr.serve.judge import JudgeServer  # noqa: E402
 
 SCENES = Path(__file__).with_name("data") / "icon_scenes"

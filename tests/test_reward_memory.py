@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milr.rewards.memory import Memory
+from milr.rewards.lru_cache import Memory
 
 
 @given(st.lists(st.lists(st.integers(0, 6))), st.integers(1, 8))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from milr.errors import UsageError
 from milr.rewards import REWARDS, check_reward, load_reward
-from milr.rewards.names import MixPart, parse_mix, split_name
+from milr.rewards.spec import MixPart, parse_mix, split_name
 
 
 def test_names_are_split_at_the_first_colon() -> None:

@@ -276,7 +276,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_
 def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: both are an OSError of a write."""
     code = (
-        "import resource, sys; from milr.cli import _fail; from milr.errors import MilrError\n"
+        "import resource, sys; from milr.cli.main import _fail; from milr.errors import MilrError\n"
         "from tests.test_runs import finished_run\n"
         "from pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from milr.cli import main
+from milr.cli.main import main
 from milr.runs import read_run
 
 pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
 
-from milr.rewards.icons import Icons, IconsSoft  # noqa: E402
-from milr.rewards.wise import LEGACY  # noqa: E402
+from milr.rewards.icons.reward import Icons, IconsSoft  # noqa: E402
+from milr.rewards.vlm.wise import LEGACY  # noqa: E402
 from milr.serve.judge import BadRequest, JudgeServer, recognise  # noqa: E402
 from milr.types import Task  # noqa: E402
 

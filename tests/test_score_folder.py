@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from milr.cli import main
+from milr.benchmarks.layouts.geneval import GenEvalLayout, summarise
+from milr.benchmarks.score_folder import JOURNAL, SUMMARY, UNSCORED, FolderJob
+from milr.cli.main import main
 from milr.errors import UsageError
-from milr.layouts.geneval import GenEvalLayout, summarise
 from milr.rewards import load_reward
-from milr.score_folder import JOURNAL, SUMMARY, UNSCORED, FolderJob
 from milr.tasks import parse_prompt
 
 data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
@@ -166,7 +166,7 @@ def start(folder: Path, out: Path, processes: int) -> subprocess.Popen[str]:
     command += ["--out", str(out), "--processes", str(processes)]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "milr.cli", *command],
+        [sys.executable, "-m", "milr.cli.main", *command],
         env=surroundings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

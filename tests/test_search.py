@@ -15,11 +15,11 @@ from PIL import Image
 
 from milr import search
 from milr.config import SearchConfig
-from milr.latents import Latents, RolledOut
 from milr.methods.best_of_n import best_of_n
+from milr.methods.latents import Latents, RolledOut
+from milr.methods.strategies import STRATEGIES
 from milr.models.base import Row, Thought
 from milr.search import SearchError
-from milr.strategies import STRATEGIES
 from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
 from milr.types import Score, StepRecord, Task, Unscored, rank
 

@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from milr.benchmarks.layouts.t2i_compbench import T2ICompBenchLayout
+from milr.benchmarks.score_folder import FolderJob
 from milr.convert import blip_vqa, convert
-from milr.doctor import examine
 from milr.errors import MilrError, UsageError
-from milr.layouts.t2i_compbench import T2ICompBenchLayout
 from milr.rewards import load_reward
-from milr.rewards.compbench import check, prompts
+from milr.rewards.compbench import known_answers as check
+from milr.rewards.compbench import prompts
 from milr.rewards.compbench.clip_score import ClipScore, TextTooLong
 from milr.rewards.compbench.owlv2 import Owlv2Detector
 from milr.rewards.compbench.prompts import CATEGORIES
+from milr.rewards.compbench.reward import STOP_AT, T2ICompBench
 from milr.rewards.compbench.spatial import official_frame
-from milr.rewards.t2i_compbench import STOP_AT, T2ICompBench
-from milr.score_folder import FolderJob
+from milr.selftest.doctor import examine
 from milr.types import Score, Task, Unscored
 from tests.compbench_weights import (
     LABELS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from milr.decode.streams import open_stream
+from milr.decode.sampling import open_stream
 from milr.models.base import DrawRequest, Row
 from milr.testing import FakeModel, FakeReward, read_tokens
 from milr.types import Drawing, Reasoning, Score, Task, Unscored

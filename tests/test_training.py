@@ -17,7 +17,7 @@ from transformers import JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from milr.rewards.geneval import judge
+from milr.rewards.geneval.rules import judge
 from milr.tasks import OBJECT_NAMES, parse_prompt, plural
 from milr.types import Task
 from training import scenes, seeing, stage, tokens, unified, vq

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from milr.cli import main
+from milr.benchmarks.layouts import load_layout
+from milr.benchmarks.layouts.wise import GROUPS, summarise
+from milr.cli.main import main
 from milr.errors import UsageError
-from milr.layouts import load_layout
-from milr.layouts.wise import GROUPS, summarise
-from milr.rewards.wise import LEGACY_WEIGHTS
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS
 from milr.types import Score, Unscored
 from tests.judge_servers import JudgeServer, say
 

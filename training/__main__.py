@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from milr import load_model
 from milr.files import write_text
-from milr.models.examination import CARD, measure_card
+from milr.selftest.embedded import CARD, measure_card
 from training import detector, export, icons, labels, report, scenes, stage, tokens, unified, vq
 
 

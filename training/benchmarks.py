@@ -16,7 +16,7 @@ import numpy as np
 
 from milr.benchmarks.geneval import COLUMNS
 from milr.benchmarks.icons import COMPBENCH_COLUMNS, HARD_COLUMNS
-from milr.layouts.geneval import write_metadata
+from milr.benchmarks.layouts.geneval import write_metadata
 from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS, Phrase, parse_prompt, plural, write_prompt
 from milr.types import Requirement, Task
 from training.scenes import BENCHMARK_HASHES_FILE, MOST_OBJECTS, read_geneval_hashes, read_riddles, request_hash

@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from milr.rewards.geneval import judge
-from milr.rewards.icon_detector import BOX_UNIT, CELL, DetectorConfig, DetectorNetwork, IconDetector
+from milr.rewards.geneval.rules import judge
+from milr.rewards.icons.detector import BOX_UNIT, CELL, DetectorConfig, DetectorNetwork, IconDetector
 from milr.tasks import COLORS, OBJECT_NAMES
 from training import icons, vq
 from training.icons import GROUNDS, NATURAL, compose
@@ -39,7 +39,7 @@ from training.stage import Checkpoint, Settings, log, rate, start_from_shipped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from milr.rewards.geneval import Detection
+    from milr.rewards.geneval.rules import Detection
     from milr.types import Task
 
 SIDE = GRID * TOKEN

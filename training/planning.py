@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from transformers import GenerationConfig, JanusForConditionalGeneration, PreTrainedTokenizerBase
 
-from milr.rewards.geneval import Detection, judge
+from milr.rewards.geneval.rules import Detection, judge
 from milr.tasks import COLORS, OBJECT_NAMES
 from milr.types import Task
 from training.icons import GROUNDS

@@ -18,10 +18,10 @@ from PIL import Image
 
 from milr import load_model, load_reward
 from milr.benchmarks.tables import wilson
-from milr.decode.streams import open_stream
+from milr.decode.sampling import open_stream
 from milr.models.base import DrawRequest, Model, Row
 from milr.rewards.compbench.spatial import overlap
-from milr.rewards.icon_detector import IconDetector
+from milr.rewards.icons.detector import IconDetector
 from milr.tasks import COLORS, OBJECT_NAMES, Phrase, parse_prompt, write_prompt
 from milr.types import Drawing, Reasoning, Score, Task
 from training.detector import SIDE, Encoded, Sampler, VqCoder, psnr

@@ -10,6 +10,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from milr._version import __version__
+
 if TYPE_CHECKING:
     from milr.config import SearchConfig
     from milr.errors import MilrError, UsageError
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from milr.tasks import read_tasks, tasks_from_prompts
     from milr.types import Drawing, Reasoning, Requirement, Score, StepRecord, Task, Unscored
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Drawing",

@@ -13,14 +13,14 @@ from itertools import cycle
 import torch
 
 from milr.config import SearchConfig
-from milr.decode.streams import number_keys, open_stream, sample
+from milr.decode.sampling import number_keys, open_stream, sample
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
-from milr.latents import GradientError, Latents, RolledOut, count_latents, take_step
+from milr.methods.latents import GradientError, Latents, RolledOut, count_latents, take_step
+from milr.methods.strategies import STRATEGIES
 from milr.models.absent import find_absent
 from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
-from milr.strategies import STRATEGIES
 from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
 
 

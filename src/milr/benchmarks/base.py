@@ -28,7 +28,7 @@ class Benchmark:
     reward: str
     """What scores it unless another reward is asked for: its own scorer."""
     layout: str | None = None
-    """Which of `milr.layouts` its official scorer reads; None where there is none."""
+    """Which of `milr.benchmarks.layouts` its official scorer reads; None where there is none."""
     whole_only: bool = False
     """The official scorer gives an overall score of the whole benchmark only."""
     in_icon_world: bool = False

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from milr.benchmarks import load_benchmark
 from milr.benchmarks.base import Benchmark, Table
 from milr.benchmarks.selection import select
-from milr.benchmarks.selftest import check_scorer
 from milr.benchmarks.tables import summarise_runs
 from milr.config import SearchConfig
 from milr.errors import UsageError
@@ -23,6 +22,7 @@ from milr.models.hub import HubAccess
 from milr.registry import find
 from milr.rewards import check_reward, load_reward, needs_model
 from milr.rewards.base import Reward
+from milr.rewards.icons.golden import check_scorer
 from milr.runs import Manifest, RunError, RunWriter, check_folder, read_manifest, read_run
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
@@ -30,7 +30,7 @@ from milr.types import StepRecord, Task
 
 if TYPE_CHECKING:
     from milr.methods import Method
-    from milr.rewards.judge_client import JudgeClient
+    from milr.rewards.vlm.client import JudgeClient
 
 
 class BenchmarkSettings(BaseModel):

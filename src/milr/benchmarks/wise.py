@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from milr.benchmarks.base import Benchmark
+from milr.benchmarks.layouts.wise import GROUPS
 from milr.benchmarks.sources import SOURCES
 from milr.errors import UsageError
-from milr.layouts.wise import GROUPS
-from milr.rewards.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
 from milr.types import Task
 
 LEGACY_COLUMNS = {group: len(numbers) for group, numbers in GROUPS.items()}

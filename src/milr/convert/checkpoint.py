@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from milr import __version__
+from milr._version import __version__
 from milr.errors import UsageError
 from milr.weights import CONVERSION, hash_file
 

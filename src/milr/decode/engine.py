@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from milr.decode.cache import Cache, Kept
+from milr.decode.batching import fitting, work_in_batches
+from milr.decode.kv_cache import Cache, Kept
 from milr.decode.llama import Decoder
-from milr.decode.memory import fitting, work_in_batches
-from milr.decode.packing import pack
+from milr.decode.packed_linear import pack
 
 FIXED_ROWS, FIXED_SMALL_ROWS = 8, 16
 """Items of every batch where shapes are fixed; the second of a decoder whose tokens are small."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from milr.decode.attention import attend
-from milr.decode.cache import Cache
+from milr.decode.kv_cache import Cache
 
 
 class Decoder:

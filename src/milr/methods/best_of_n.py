@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from milr.config import SearchConfig
-from milr.methods.loop import Row, Script, run_scripts
+from milr.methods.runner import Row, Script, run_scripts
 from milr.models.base import Model
 from milr.rewards.base import Reward
 from milr.types import StepRecord, Task

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from milr.config import SearchConfig
-from milr.methods.loop import Row, Script, run_scripts
+from milr.methods.runner import Row, Script, run_scripts
 from milr.models.base import Model
 from milr.rewards.base import Reward
 from milr.types import Reasoning, StepRecord, Task

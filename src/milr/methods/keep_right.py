@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from milr.config import SearchConfig
-from milr.methods.loop import Look, Row, Script, run_scripts
+from milr.methods.runner import Look, Row, Script, run_scripts
 from milr.models.base import Capabilities, Model
 from milr.rewards.base import Reward
-from milr.rewards.geneval import right_objects
+from milr.rewards.geneval.rules import right_objects
 from milr.types import Score, StepRecord, Task, rank
 
 

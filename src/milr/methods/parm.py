@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from milr.config import SearchConfig
-from milr.methods.loop import Row, Script, run_scripts
+from milr.methods.runner import Row, Script, run_scripts
 from milr.models.base import Model
 from milr.rewards.base import Reward
 from milr.types import StepRecord, Task, rank

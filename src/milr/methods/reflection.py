@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from milr.config import SearchConfig
-from milr.methods.loop import Look, Row, Script, run_scripts
+from milr.methods.runner import Look, Row, Script, run_scripts
 from milr.models.base import Model
 from milr.rewards.base import Reward
 from milr.types import Score, StepRecord, Task, rank

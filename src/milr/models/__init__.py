@@ -83,7 +83,7 @@ def load_model(
         name: One of `MODELS`, the path of a folder with a Janus checkpoint, or its name at the Hugging Face hub.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
-        profile: How it is spoken to, one of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
+        profile: How it is spoken to, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
         deterministic: Decode in batches of fixed shape, so that in bfloat16 too a drawing is the same whatever else is
             drawn beside it. A small batch then takes as long as a full one.
         offline: Fetch nothing from the hub.

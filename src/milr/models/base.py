@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
-from milr.decode.cache import Kept
+from milr.decode.kv_cache import Kept
 from milr.types import Drawing, Reasoning, Task
 
 
@@ -162,7 +162,7 @@ class Model(Protocol):
     ) -> list[Sketch]:
         """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are.
 
-        ``sampler`` is one of `milr.decode.streams.SAMPLERS`.
+        ``sampler`` is one of `milr.decode.sampling.SAMPLERS`.
         """
         ...
 

@@ -1,8 +1,8 @@
 """A folder with a Janus checkpoint: what it is, read from its config alone, and its parts, loaded one by one.
 
 transformers' modules hold the weights, from safetensors only; no remote code runs. A folder has transformers' layout
-(`transformers.models.janus`: JanusForConditionalGeneration, JanusProcessor) or DeepSeek's own (`milr.models.original`),
-and is read as it lies.
+(`transformers.models.janus`: JanusForConditionalGeneration, JanusProcessor) or DeepSeek's own
+(`milr.models.deepseek_layout`), and is read as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities
-from milr.models.profiles import PROFILES, PromptProfile, recognise_profile
+from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
 from milr.weights import identify_weights
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Checkpoint:
 
     def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """DeepSeek's tensors under transformers' names."""
-        from milr.models import original
+        from milr.models import deepseek_layout as original
 
         weights: dict[str, torch.Tensor] = {}
         unknown: list[str] = []
@@ -285,7 +285,7 @@ def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
 
 def _make_config(folder: Path, described: dict[str, Any], token_ids: Mapping[str, int]) -> tuple[Any, bool]:
     """A `JanusConfig`, and whether the layout is DeepSeek's own."""
-    from milr.models import original
+    from milr.models import deepseek_layout as original
 
     kind = described.get("model_type")
     if kind == original.MODEL_TYPE:

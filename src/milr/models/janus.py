@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from milr.decode.cache import Kept
+from milr.decode.batching import work_in_batches
 from milr.decode.engine import Counts, Engine
-from milr.decode.memory import work_in_batches
-from milr.decode.packing import pack
+from milr.decode.kv_cache import Kept
+from milr.decode.packed_linear import pack
 from milr.decode.partial import fill_rest
-from milr.decode.streams import sample
+from milr.decode.sampling import sample
 from milr.decode.tensors import to_integers
 from milr.models.base import Asked, DrawRequest, Row, Sketch, Thought, Told
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
-from milr.models.eyes import Eyes
-from milr.models.profiles import Prompts
+from milr.models.prompts import Prompts
+from milr.models.vqa import Eyes
 from milr.types import Drawing, Reasoning, Task
 
 _PIXELS_AT_ONCE = 512 * 512  # the VQ decoder and the vision tower need far more memory a picture than tokens do
@@ -75,7 +75,7 @@ class Janus:
             device: As torch names it.
             dtype: "float32", "bfloat16" or "float16" for the weights; None is `milr.models.devices`' choice. Latents,
                 guidance and softmax are float32 whatever it is.
-            profile: One of `milr.models.profiles.PROFILES`; None takes the checkpoint's own.
+            profile: One of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
             random: Random weights of the same shape: no safetensors are needed, and the drawings are noise.
             deterministic: Decode in batches of fixed shape: see `milr.decode.engine.Engine`.
 

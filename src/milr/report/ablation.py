@@ -19,8 +19,8 @@ from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settin
 from milr.config import SearchConfig
 from milr.errors import UsageError, unknown_name
 from milr.files import LOCK, hold, write_text
-from milr.latents import count_latents
 from milr.methods import METHODS, POOLED
+from milr.methods.latents import count_latents
 from milr.models import MODELS, embedded_folder
 from milr.report.comparison import without_credit
 from milr.runs import read_manifest

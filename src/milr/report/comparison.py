@@ -15,10 +15,10 @@ import numpy as np
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.errors import UsageError, unknown_name
+from milr.methods.strategies import STRATEGIES
 from milr.report.entries import Entry, settings_of
 from milr.report.statistics import OVERALL, Estimate, Floats, area, bootstrap, mean_by_prompt
 from milr.report.tables import Cell, Row, Table
-from milr.strategies import STRATEGIES
 
 _MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
 """Settings that say how latents move."""

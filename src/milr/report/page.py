@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milr import __version__
+from milr._version import __version__
 from milr.errors import UsageError
 from milr.report.comparison import comparison_tables
 from milr.report.entries import Entry

@@ -10,37 +10,74 @@ from typing import TYPE_CHECKING
 from milr.errors import UsageError
 from milr.registry import Entry, find, load
 from milr.rewards.base import Reward
-from milr.rewards.names import check_name, parse_mix, split_name
+from milr.rewards.spec import check_name, parse_mix, split_name
 
 if TYPE_CHECKING:
-    from milr.rewards.judge_client import JudgeClient
+    from milr.rewards.vlm.client import JudgeClient
 
 __all__ = ["REWARDS", "Reward", "check_reward", "load_reward", "needs_model"]
 
 REWARDS: Mapping[str, Entry] = {
-    "icons": Entry("milr.rewards.icons:Icons", "GenEval's rules on the icon detector's findings: 1 or 0"),
-    "icons-judge": Entry("milr.rewards.icons:IconsJudge", "icons by another detector: to watch, not to optimise"),
-    "icons-soft": Entry("milr.rewards.icons:IconsSoft", "the same with a slope: the share of conditions met"),
-    "geneval": Entry("milr.rewards.geneval_scorer:GenEval", "GenEval's own scorer, without mmdet: 1 or 0"),
+    "icons": Entry(
+        "milr.rewards.icons.reward:Icons",
+        "GenEval's rules on the icon detector's findings: 1 or 0",
+    ),
+    "icons-judge": Entry(
+        "milr.rewards.icons.reward:IconsJudge",
+        "icons by another detector: to watch, not to optimise",
+    ),
+    "icons-soft": Entry(
+        "milr.rewards.icons.reward:IconsSoft",
+        "the same with a slope: the share of conditions met",
+    ),
+    "geneval": Entry(
+        "milr.rewards.geneval.reward:GenEval",
+        "GenEval's own scorer, without mmdet: 1 or 0",
+    ),
     "geneval-hf": Entry(
-        "milr.rewards.geneval_scorer:GenEvalHub", "an approximation of it: a detector from another training run"
+        "milr.rewards.geneval.reward:GenEvalHub",
+        "an approximation of it: a detector from another training run",
     ),
     "t2i-compbench": Entry(
-        "milr.rewards.t2i_compbench:T2ICompBench", "T2I-CompBench's score by category; OWLv2 in UniDet's place"
+        "milr.rewards.compbench.reward:T2ICompBench",
+        "T2I-CompBench's score by category; OWLv2 in UniDet's place",
     ),
     "grounding-dino": Entry(
-        "milr.rewards.grounding_dino:GroundingDino", "MixedReward's part: objects, counts and places by GroundingDINO"
+        "milr.rewards.mixed.grounding_dino:GroundingDino",
+        "MixedReward's part: objects, counts and places by GroundingDINO",
     ),
-    "git-vqa": Entry("milr.rewards.git_vqa:GitVqa", "MixedReward's part: GIT's answers about each object"),
-    "self": Entry("milr.rewards.own:SelfReward", "the model that drew judges; self:p-yes asks for a probability"),
-    "gpt-4o": Entry("milr.rewards.gpt4o:GPT4o", "right or wrong by any OpenAI-compatible server; gpt-4o:p-yes"),
-    "wise": Entry("milr.rewards.wise:Wise", "WiScore by WISE's legacy protocol; tasks need an explanation"),
-    "wise-verified": Entry("milr.rewards.wise:WiseVerified", "WISE's binary protocol of 2026, by a server"),
+    "git-vqa": Entry(
+        "milr.rewards.mixed.git_vqa:GitVqa",
+        "MixedReward's part: GIT's answers about each object",
+    ),
+    "self": Entry(
+        "milr.rewards.self_reward:SelfReward",
+        "the model that drew judges; self:p-yes asks for a probability",
+    ),
+    "gpt-4o": Entry(
+        "milr.rewards.vlm.gpt4o:GPT4o",
+        "right or wrong by any OpenAI-compatible server; gpt-4o:p-yes",
+    ),
+    "wise": Entry(
+        "milr.rewards.vlm.wise:Wise",
+        "WiScore by WISE's legacy protocol; tasks need an explanation",
+    ),
+    "wise-verified": Entry(
+        "milr.rewards.vlm.wise:WiseVerified",
+        "WISE's binary protocol of 2026, by a server",
+    ),
     "unified-reward": Entry(
-        "milr.rewards.unified:UnifiedReward", "UnifiedReward's score from 1 to 5, by a server or unified-reward:FOLDER"
+        "milr.rewards.vlm.unified_reward:UnifiedReward",
+        "UnifiedReward's score from 1 to 5, by a server or unified-reward:FOLDER",
     ),
-    "mix": Entry("milr.rewards.mix:Mix", "a weighted mean: mix:icons-soft*0.7+self*0.3"),
-    "http": Entry("milr.rewards.remote:Remote", "a reward behind a URL: http://localhost:8123/score"),
+    "mix": Entry(
+        "milr.rewards.mix:Mix",
+        "a weighted mean: mix:icons-soft*0.7+self*0.3",
+    ),
+    "http": Entry(
+        "milr.rewards.http:Remote",
+        "a reward behind a URL: http://localhost:8123/score",
+    ),
 }
 """Name -> entry. A reward is one file and one line here."""
 
@@ -51,7 +88,7 @@ def load_reward(
     """The reward of that name.
 
     Args:
-        name: One of `REWARDS`, with its argument behind a colon where it takes one (`milr.rewards.names`).
+        name: One of `REWARDS`, with its argument behind a colon where it takes one (`milr.rewards.spec`).
         model: The model that draws, for rewards that ask it; the others do without.
         judges: How judges are asked, shared by all rewards that are given it: one budget, one cache. None asks them
             with the default settings.
@@ -70,7 +107,7 @@ def load_reward(
         if option not in wanted:
             raise UsageError(f"the reward {name!r} has no option {option!r}: leave it out")
     if "judges" in wanted or "load" in wanted:
-        from milr.rewards.judge_client import JudgeClient
+        from milr.rewards.vlm.client import JudgeClient
 
         judges = judges or JudgeClient()
     offered = {

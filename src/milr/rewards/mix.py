@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from milr.rewards.base import Reward, Scores, WaitingReward, start_scoring
-from milr.rewards.budget import CallCost
-from milr.rewards.names import parse_mix
+from milr.rewards.spec import parse_mix
+from milr.rewards.vlm.budget import CallCost
 from milr.types import Score, Task, Unscored
 
 

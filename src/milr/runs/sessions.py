@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from milr import __version__
+from milr._version import __version__
 from milr.runs.schema import Manifest, Session
 
 Spending = Callable[[], dict[str, str | int] | None]

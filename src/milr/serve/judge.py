@@ -22,11 +22,11 @@ from PIL import Image, UnidentifiedImageError
 
 from milr.errors import UsageError
 from milr.rewards.base import Reward
-from milr.rewards.gpt4o import BINARY, P_YES
-from milr.rewards.judge import JudgeProtocol
-from milr.rewards.pictures import picture_hash
-from milr.rewards.unified import POINTWISE
-from milr.rewards.wise import LEGACY, VERIFIED
+from milr.rewards.images.convert import picture_hash
+from milr.rewards.vlm.gpt4o import BINARY, P_YES
+from milr.rewards.vlm.reward import JudgeProtocol
+from milr.rewards.vlm.unified_reward import POINTWISE
+from milr.rewards.vlm.wise import LEGACY, VERIFIED
 from milr.tasks import tasks_from_prompts
 from milr.types import Task, Unscored
 

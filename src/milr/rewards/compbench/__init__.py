@@ -1,1 +1,1 @@
-"""T2I-CompBench's rules and scorers, a module each; `milr.rewards.t2i_compbench` puts them together by category."""
+"""T2I-CompBench's rules and scorers, a module each; `milr.rewards.compbench.reward` puts them together by category."""

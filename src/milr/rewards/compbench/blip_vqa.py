@@ -19,7 +19,7 @@ from transformers import BertTokenizer, BlipForQuestionAnswering
 
 from milr.errors import UsageError
 from milr.rewards.compbench.prompts import Analysis
-from milr.rewards.pixels import to_tensor
+from milr.rewards.images.tensors import to_tensor
 from milr.rewards.pretrained import load_network, load_tokenizer
 
 MOST_PHRASES = 8

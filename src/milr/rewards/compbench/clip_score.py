@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from milr.rewards.geneval_colors import prepare
+from milr.rewards.geneval.colors import prepare
 from milr.rewards.pretrained import load_clip, load_tokenizer
 
 _WAY_OUT = "get openai/clip-vit-base-patch32"

@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer, Owlv2ForObjectDetection
 
 from milr.rewards.compbench.spatial import Seen, official_frame
 from milr.rewards.compbench.unidet import split_label
-from milr.rewards.pixels import to_tensor
+from milr.rewards.images.tensors import to_tensor
 from milr.rewards.pretrained import load_network, load_tokenizer
 
 THRESHOLD = 0.1

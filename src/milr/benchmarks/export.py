@@ -1,0 +1,107 @@
+"""A benchmark's runs as the folder that its official scorer reads: each task's answer, and nothing else.
+
+Official scorers count every picture that they find and never notice one that is missing, so neither a step's picture
+nor half a folder may lie there: the folder is built beside its place and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from milr.benchmarks import load_benchmark
+from milr.benchmarks.base import Benchmark
+from milr.benchmarks.layouts import LAYOUTS, load_layout
+from milr.errors import UsageError
+from milr.files import PART
+from milr.registry import find
+from milr.runs import Manifest, Run
+
+_SAME = ("benchmark", "method", "model", "reward", "config", "images_per_prompt")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    pictures: int
+    prompts: int
+    whole: int
+    """How many prompts the whole benchmark has: fewer than these are a score of something else."""
+    benchmark: str
+
+
+def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False) -> Exported:
+    """Write the answers of a run, or of all shards of one, in an official layout.
+
+    Args:
+        runs: Of one benchmark, made with the same settings.
+        layout: A name of `milr.benchmarks.layouts.LAYOUTS`.
+        out: New or empty.
+        partial: Take runs that have not finished.
+
+    Raises:
+        UsageError: The runs do not belong together or have not finished, the layout is another benchmark's, or there
+            are files in `out`.
+    """
+    find("layout", layout, LAYOUTS)
+    benchmark = _check(runs, layout, partial)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} holds files; nothing was overwritten: give --out a new or an empty folder")
+    made = load_layout(layout)
+    building = out.with_name(out.name + PART)
+    if building.exists():
+        shutil.rmtree(building)
+    places: set[int] = set()
+    written: set[Path] = set()
+    for run in runs:
+        for task in run.tasks:
+            place = _place(run.manifest, task.index)
+            picture = building / made.name_picture(task.task, place, task.image, run.manifest.images_per_prompt)
+            if picture in written:
+                raise UsageError(
+                    f"{run.folder} has a picture of prompt {place}, which is there already: give shards once"
+                )
+            written.add(picture)
+            places.add(place)
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(task.folder / task.answer.drawing.picture, picture)
+            for path, text in made.describe(task.task, place).items():
+                (building / path).write_text(text, encoding="utf-8")
+    if not written:
+        raise UsageError("no task has finished: there is nothing to export")
+    if out.exists():
+        out.rmdir()
+    building.rename(out)
+    return Exported(out, len(written), len(places), benchmark.prompts, benchmark.title)
+
+
+def _check(runs: Sequence[Run], layout: str, partial: bool) -> Benchmark:
+    if not runs:
+        raise UsageError("no run given: type milr export RUN --layout geneval")
+    first = runs[0]
+    for run in runs:
+        manifest = run.manifest
+        if manifest.benchmark is None:
+            raise UsageError(f"{run.folder} is no benchmark's run, so no official scorer knows its prompts")
+        for name in _SAME:
+            if getattr(manifest, name) != getattr(first.manifest, name):
+                raise UsageError(f"{run.folder} and {first.folder} differ in their {name}: export each by itself")
+        left = len(manifest.tasks) * manifest.images_per_prompt - len(run.tasks)
+        if left and not partial:
+            raise UsageError(
+                f"{run.folder} has {left} tasks that have not finished, and official scorers do not notice: type "
+                f"milr benchmark --resume {run.folder} first, or give --partial"
+            )
+    benchmark = load_benchmark(first.manifest.benchmark or "")
+    if benchmark.layout != layout:
+        own = f"--layout {benchmark.layout}" if benchmark.layout else "no official layout: its table is all there is"
+        raise UsageError(f"{layout} is not the layout of {benchmark.name}, which has {own}")
+    return benchmark
+
+
+def _place(manifest: Manifest, index: int) -> int:
+    return index if manifest.places is None else manifest.places[index]

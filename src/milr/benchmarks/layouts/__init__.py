@@ -1,0 +1,31 @@
+"""Official folder layouts: which pictures a benchmark's own scorer would find, and the result files that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from milr.benchmarks.layouts.base import FoundPicture, Layout, Scored
+from milr.registry import Entry, find, load
+
+__all__ = ["LAYOUTS", "FoundPicture", "Layout", "Scored", "load_layout"]
+
+LAYOUTS: Mapping[str, Entry] = {
+    "geneval": Entry(
+        "milr.benchmarks.layouts.geneval:GenEvalLayout", "00000/metadata.jsonl and 00000/samples/0000.png"
+    ),
+    "wise": Entry("milr.benchmarks.layouts.wise:WiseLayout", "1.png to 1000.png, prompts by --prompts"),
+    "t2i-compbench": Entry(
+        "milr.benchmarks.layouts.t2i_compbench:T2ICompBenchLayout", "samples/<prompt>_000000.png, one category"
+    ),
+}
+"""Benchmark -> its layout. One is one file and one line here."""
+
+
+def load_layout(name: str) -> Layout:
+    """The layout of that benchmark.
+
+    Raises:
+        UsageError: No benchmark has that name.
+    """
+    layout: Layout = load(find("benchmark", name, LAYOUTS))()
+    return layout

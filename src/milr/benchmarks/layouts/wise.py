@@ -1,0 +1,136 @@
+"""WISE's folder and result file, legacy protocol (the one of 2025).
+
+Source: PKU-YuanGroup/WISE, commit eb51174, WISE_legacy: one picture a prompt, named by its id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from milr.benchmarks.layouts.base import FoundPicture, Scored
+from milr.errors import UsageError
+from milr.files import write_text
+from milr.rewards.vlm.wise import overall
+from milr.types import Score, Task
+
+RESULTS = "scores.jsonl"
+GROUPS: Mapping[str, range] = {
+    "Cultural": range(1, 401),
+    "Time": range(401, 568),
+    "Space": range(568, 701),
+    "Biology": range(701, 801),
+    "Physics": range(801, 901),
+    "Chemistry": range(901, 1001),
+}
+"""Group -> its prompt ids; `milr.rewards.vlm.wise.LEGACY_WEIGHTS` has their weights."""
+_MARKS = {"consistency": "consistency", "realism": "realism", "aesthetic_quality": "aesthetic quality"}
+"""Field of a row -> part of a score."""
+_FIELDS = ("prompt_id", "Prompt", "Explanation", "Subcategory")
+_PICTURE = re.compile(r"[1-9]\d*\.png")
+
+
+class WiseLayout:
+    """1.png to 1000.png in one folder."""
+
+    reward = "wise"
+    prompts = 1000
+
+    def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
+        """Every picture that is named by a prompt's id, in the order of the ids.
+
+        Args:
+            folder: Holds them.
+            prompts: One of WISE's JSON files, or the folder of its three; rewritten prompts are passed over.
+
+        Raises:
+            UsageError: No pictures, no prompts given, prompts that cannot be read, or a picture without a prompt.
+        """
+        if not folder.is_dir():
+            raise UsageError(f"no folder {str(folder)!r}: give one with WISE's 1.png to 1000.png in it")
+        if prompts is None:
+            raise UsageError("WISE's folder does not hold its prompts: give --prompts the folder of its JSON files")
+        known = _read_prompts(prompts)
+        numbers = sorted(int(path.stem) for path in folder.iterdir() if _PICTURE.fullmatch(path.name))
+        if not numbers:
+            raise UsageError(f"no pictures in {str(folder)!r}: WISE's scorer looks for 1.png to 1000.png")
+        unknown = [number for number in numbers if number not in known]
+        if unknown:
+            raise UsageError(f"{prompts} has no prompt {unknown[0]} for {unknown[0]}.png: give all of WISE's files")
+        return [_found(known[number]) for number in numbers]
+
+    def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
+        """1.png to 1000.png: the prompt's id, which begins at 1."""
+        if images != 1:
+            raise UsageError(f"WISE's scorer takes one picture a prompt, and these are {images}: give a run with one")
+        return f"{place + 1}.png"
+
+    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+        """Nothing: a picture is named by its prompt's id."""
+        return {}
+
+    def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
+        """Write scores.jsonl, a row a picture that could be scored; gives the groups' means and the overall score.
+
+        Args:
+            out: An existing folder.
+            folder: Unused: rows name pictures by their id.
+            scored: In the order of `find`.
+            reward: Unused: WISE's rows have no place for it.
+        """
+        marked = [(picture.metadata, score) for picture, score in scored if isinstance(score, Score)]
+        lines = [json.dumps(_row(metadata, score), ensure_ascii=False) + "\n" for metadata, score in marked]
+        write_text(out / RESULTS, "".join(lines))
+        return summarise({int(str(metadata["prompt_id"])): score.value for metadata, score in marked})
+
+
+def summarise(values: Mapping[int, float]) -> str:
+    """WiScore by group, and overall where all 1,000 are there: WISE's scorer gives none otherwise.
+
+    Args:
+        values: Prompt id -> WiScore in [0, 1].
+    """
+    lines = ["WiScore", "======="]
+    means: dict[str, float] = {}
+    missing = 0
+    for group, numbers in GROUPS.items():
+        there = [values[number] for number in numbers if number in values]
+        missing += len(numbers) - len(there)
+        if there:
+            means[group] = sum(there) / len(there)
+        said = f"{means[group]:.4f}" if there else "none"
+        lines.append(f"{group:<16} = {said} ({len(there)} / {len(numbers)})")
+    said = f"none, {missing} of 1000 are missing" if missing else f"{overall(means):.4f}"
+    return "\n".join([*lines, "", f"Overall score: {said}"]) + "\n"
+
+
+def _found(prompt: Mapping[str, Any]) -> FoundPicture:
+    task = Task(prompt=prompt["Prompt"], explanation=prompt["Explanation"])
+    metadata = {"prompt_id": prompt["prompt_id"], "Subcategory": prompt["Subcategory"]}
+    return FoundPicture(f"{prompt['prompt_id']}.png", task, metadata)
+
+
+def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    known: dict[int, Mapping[str, Any]] = {}
+    for file in files:
+        if file.stem.endswith("_rewrite"):
+            continue
+        try:
+            listed: Any = json.loads(file.read_text(encoding="utf-8"))
+            for prompt in listed:
+                known[int(prompt["prompt_id"])] = {field: prompt[field] for field in _FIELDS}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{file} is none of WISE's prompt files ({error}): give those of its data folder"
+            ) from error
+    return known
+
+
+def _row(metadata: Mapping[str, object], score: Score) -> dict[str, object]:
+    """The official fields; the marks are 0, 1 or 2. Scores without marks have none, their value stands alone."""
+    marks = {field: 2 * score.parts[part] for field, part in _MARKS.items() if part in score.parts}
+    return {**metadata, **(marks or {"value": score.value})}

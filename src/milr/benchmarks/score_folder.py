@@ -1,0 +1,357 @@
+"""Scores the pictures of a folder that any system made, over several processes, so that a kill loses nothing.
+
+Every score is a line of a journal before anybody sees it. What is scored already, and has not changed since, is not
+scored again; the official files are written from the journal in the layout's order, so they are the same however
+often the work was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from milr._version import __version__
+from milr.benchmarks.layouts import FoundPicture, Scored, load_layout
+from milr.errors import MilrError, UsageError
+from milr.files import LOCK, PART, hold, write_text
+from milr.rewards import Reward, check_reward, load_reward, needs_model
+from milr.types import Score, Task, Unscored
+from milr.weights import hash_file
+
+if TYPE_CHECKING:
+    from milr.rewards.vlm.client import JudgeSettings
+
+JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
+_BEGUN = (LOCK, f"{JOURNAL}{PART}")
+"""What a kill may leave behind before there is a journal."""
+_NAMED = 5
+"""Unscored pictures that the summary names at most; the file has them all."""
+
+
+class _Header(BaseModel):
+    """The journal's first line: what all others were made with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    benchmark: str
+    reward: str
+    self_test: bool
+    milr: str
+
+
+class _Line(BaseModel):
+    """A picture's line of the journal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    picture: str
+    sha256: str
+    task: str
+    reward: str
+    value: float | None = None
+    stop_at: float = 0.0
+    parts: dict[str, float] = {}
+    explanation: str = ""
+    """Why it is unscored, where it has no value."""
+    evidence: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, picture: FoundPicture, sha256: str, score: Score | Unscored) -> _Line:
+        known = {"picture": picture.key, "sha256": sha256, "task": picture.task.key, "reward": score.reward}
+        if isinstance(score, Unscored):
+            return cls.model_validate({**known, "explanation": score.reason})
+        return cls.model_validate(
+            {
+                **known,
+                "value": score.value,
+                "stop_at": score.stop_at,
+                "parts": dict(score.parts),
+                "explanation": score.explanation,
+                "evidence": dict(score.evidence),
+            }
+        )
+
+    @property
+    def score(self) -> Score | Unscored:
+        if self.value is None:
+            return Unscored(reason=self.explanation, reward=self.reward)
+        return Score(self.value, self.reward, self.stop_at, self.parts, self.explanation, self.evidence)
+
+
+class FolderJob:
+    """The scoring of one folder.
+
+    Make it, which finds the pictures and refuses what cannot be; iterate over `run`, which scores what is left; then
+    `conclude`, which writes the official files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        benchmark: str,
+        *,
+        reward: str | None = None,
+        out: Path | None = None,
+        prompts: Path | None = None,
+        processes: int = 1,
+        options: Mapping[str, object] | None = None,
+        judging: JudgeSettings | None = None,
+    ) -> None:
+        """Find the pictures and read what was scored before.
+
+        Args:
+            folder: In the benchmark's official layout.
+            benchmark: One of `milr.benchmarks.layouts.LAYOUTS`.
+            reward: One of `milr.rewards.REWARDS`; None for the benchmark's own.
+            out: For the results; None for one beside ``folder``.
+            prompts: The benchmark's prompt file, where the layout wants one.
+            processes: How many pictures are scored at once. Each process holds the reward's weights, and they share
+                the threads that torch would use.
+            options: Of the reward, such as its device.
+            judging: How rewards that ask judges ask them; each process has a client of its own. None for the defaults.
+
+        Raises:
+            UsageError: A name that is not known, a folder or a picture that cannot be read, results of another scorer
+                in ``out``, or a budget for several processes.
+        """
+        self.layout = load_layout(benchmark)
+        self.reward = reward or self.layout.reward
+        check_reward(self.reward)
+        if processes < 1:
+            raise UsageError(f"{processes} processes score nothing: give 1 or more")
+        if processes > 1 and judging is not None and judging.budget is not None:
+            raise UsageError(f"a judge's budget is counted in one process, not in {processes}: give --processes 1")
+        self.folder = folder
+        # A reward's argument may hold what no file name may: "mix:icons*0.5+http://...".
+        named = re.sub(r"[^\w.+-]+", "-", self.reward)
+        self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
+        self.pictures = self.layout.find(folder, prompts)
+        self._processes = processes
+        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, judging)
+        self._header = _Header(
+            benchmark=benchmark,
+            reward=self.reward,
+            self_test=(options or {}).get("self_test", True) is not False,
+            milr=__version__,
+        )
+        self._lines = {line.picture: line for line in self._read()}
+        self._left = [(picture, digest) for picture in self.pictures if (digest := self._stale(picture)) is not None]
+
+    @property
+    def done(self) -> int:
+        """Pictures that need no more scoring."""
+        return len(self.pictures) - len(self._left)
+
+    def run(self) -> Iterator[Scored]:
+        """Score what is left, each picture kept before it is given; in no fixed order.
+
+        Raises:
+            MilrError: The reward cannot be loaded, fails its self-test, a process died, or another program scores into
+                the same folder.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        digests = {picture.key: digest for picture, digest in self._left}
+        with _hold(self.out), self._open_journal() as journal:
+            for picture, score in self._score([picture for picture, _ in self._left]):
+                line = _Line.of(picture, digests[picture.key], score)
+                journal.write(line.model_dump_json().encode() + b"\n")
+                journal.flush()
+                self._lines[picture.key] = line
+                yield picture, score
+        self._left = []
+
+    def conclude(self) -> str:
+        """Write the official result files, the list of unscored pictures and the summary; gives the summary."""
+        scored = [(picture, self._lines[picture.key].score) for picture in self.pictures]
+        names = sorted({score.reward for _, score in scored})
+        if len(names) > 1:
+            raise UsageError(
+                f"{self.out} holds scores of {' and '.join(names)}, which do not belong together: remove "
+                f"{JOURNAL} there, or give another --out"
+            )
+        official = self.layout.write(self.out, self.folder, scored, names[0])
+        unscored = [(picture.key, score.reason) for picture, score in scored if isinstance(score, Unscored)]
+        rows = [json.dumps({"picture": key, "reason": reason}, ensure_ascii=False) + "\n" for key, reason in unscored]
+        write_text(self.out / UNSCORED, "".join(rows))
+        text = "\n".join([*self._preface(names[0]), "", official + self._afterword(unscored)])
+        write_text(self.out / SUMMARY, text)
+        return text
+
+    def _preface(self, name: str) -> list[str]:
+        lines = [f"Scored by {name}, milr {__version__}"]
+        if self.reward != self.layout.reward:
+            lines.append(f"Not this benchmark's own scorer: compare only with numbers of {name}.")
+        if not self._header.self_test:
+            lines.append("The self-test was skipped: these numbers prove nothing.")
+        prompts = len({picture.task.key for picture in self.pictures})
+        if prompts != self.layout.prompts:
+            lines.append(f"{prompts} prompts are here; the whole benchmark has {self.layout.prompts}.")
+        return lines
+
+    def _afterword(self, unscored: Sequence[tuple[str, str]]) -> str:
+        if not unscored:
+            return ""
+        lines = [f"Unscored, left out above: {len(unscored)} of {len(self.pictures)} pictures"]
+        lines += [f"  {key}: {reason}" for key, reason in unscored[:_NAMED]]
+        lines += [f"  all of them: {self.out / UNSCORED}"] if len(unscored) > _NAMED else []
+        return "\n" + "\n".join(lines) + "\n"
+
+    def _stale(self, picture: FoundPicture) -> str | None:
+        """The picture's hash where it must be scored (again); None where its line still holds."""
+        try:
+            digest = hash_file(self.folder / picture.key)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read {self.folder / picture.key} ({error.strerror}): remove it, or make it a file to be read"
+            ) from error
+        line = self._lines.get(picture.key)
+        holds = line is not None and (line.sha256, line.task) == (digest, picture.task.key) and line.value is not None
+        return None if holds else digest
+
+    def _read(self) -> Iterator[_Line]:
+        """The journal's lines; what a kill cut off is passed over."""
+        path = self.out / JOURNAL
+        if not path.is_file():
+            if self.out.exists() and (
+                not self.out.is_dir() or any(one.name not in _BEGUN for one in self.out.iterdir())
+            ):
+                raise UsageError(f"{self.out} holds other files; nothing was overwritten: give another --out")
+            return
+        whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        try:
+            header = _Header.model_validate_json(whole[0]) if whole else self._header
+            if header != self._header:
+                raise UsageError(
+                    f"{self.out} holds scores of {header.reward} for {header.benchmark} (milr {header.milr}, self-test "
+                    f"{'passed' if header.self_test else 'skipped'}): give another --out"
+                )
+            yield from (_Line.model_validate_json(line) for line in whole[1:])
+        except ValidationError as error:
+            raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin anew") from error
+
+    def _open_journal(self) -> BinaryIO:
+        """Anew, with the header and the lines that still hold: without what a kill cut off or a picture outlived."""
+        left = {picture.key for picture, _ in self._left}
+        kept = [self._lines[picture.key] for picture in self.pictures if picture.key not in left]
+        write_text(self.out / JOURNAL, "".join(f"{line.model_dump_json()}\n" for line in (self._header, *kept)))
+        return (self.out / JOURNAL).open("ab")
+
+    def _score(self, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
+        if not pictures:
+            return
+        if self._processes == 1:
+            with closing(_Worker(self._setup)) as worker:
+                yield from ((picture, worker.score(self.folder / picture.key, picture.task)) for picture in pictures)
+            return
+        pool = ProcessPoolExecutor(
+            min(self._processes, len(pictures)), mp_context=get_context("spawn"), initializer=_follow_parent
+        )
+        try:
+            futures: dict[Future[Score | Unscored], FoundPicture] = {
+                pool.submit(_score_in_pool, self._setup, self.folder / picture.key, picture.task): picture
+                for picture in pictures
+            }
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise MilrError(
+                "a scoring process died, most likely for want of memory; what was scored is kept: type the same "
+                "command again, with fewer --processes"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _hold(out: Path) -> AbstractContextManager[None]:
+    """Keep a second program out of the results."""
+    return hold(
+        out, lambda: UsageError(f"another program scores into {out}: wait until it ends, or give another --out")
+    )
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a process needs to make its reward."""
+
+    reward: str
+    options: tuple[tuple[str, Any], ...]
+    processes: int
+    judging: JudgeSettings | None
+
+
+class _Worker:
+    """A reward and what stands around one picture."""
+
+    def __init__(self, setup: _Setup) -> None:
+        if needs_model(setup.reward):
+            raise UsageError(
+                f"the reward {setup.reward!r} asks the model that drew, and a folder does not say which did: "
+                f"type milr score PICTURE --prompt TEXT --reward {setup.reward} --model NAME"
+            )
+        if setup.processes > 1:
+            import torch
+
+            torch.set_num_threads(max(torch.get_num_threads() // setup.processes, 1))
+        self._judges = None
+        if setup.judging is not None:
+            from milr.rewards.vlm.client import JudgeClient
+
+            self._judges = JudgeClient(setup.judging)
+        self.reward: Reward = load_reward(setup.reward, judges=self._judges, **dict(setup.options))
+
+    def score(self, path: Path, task: Task) -> Score | Unscored:
+        """The picture's score; a file that is no picture is unscored."""
+        with ExitStack() as opened:
+            try:
+                picture = opened.enter_context(Image.open(path))
+                picture.load()
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                # The path would make the same folder's results differ from place to place.
+                said = str(error).replace(str(path), path.name)
+                return Unscored(reason=f"the picture cannot be read: {said}", reward=self.reward.name)
+            (score,) = self.reward([picture], [task])
+            return score
+
+    def close(self) -> None:
+        """Hang up on the judges."""
+        if self._judges is not None:
+            self._judges.close()
+
+
+@cache
+def _pool_worker(setup: _Setup) -> _Worker:
+    return _Worker(setup)
+
+
+def _score_in_pool(setup: _Setup, path: Path, task: Task) -> Score | Unscored:
+    return _pool_worker(setup).score(path, task)
+
+
+def _follow_parent() -> None:
+    """Ctrl-C is the parent's to answer; the picture in hand is finished. Where the parent is killed, this ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None, "a process of a pool has a parent"
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A pool's process would wait for its next picture for ever, with all its weights."""
+    parent.join()
+    os._exit(1)

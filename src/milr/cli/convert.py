@@ -1,0 +1,42 @@
+"""`milr convert`: an official checkpoint -> a folder that milr reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from milr.cli.options import Offline, Yes
+from milr.cli.plan import ask
+from milr.convert import CONVERTERS
+from milr.convert import convert as run_converter
+from milr.errors import UsageError
+from milr.models.hub import PICKLES, WEIGHTS, find_at_hub, parse_hub_name
+from milr.registry import find
+
+
+def convert(
+    name: Annotated[str, typer.Argument(help=f"What it is: {', '.join(CONVERTERS)}.")],
+    file: Annotated[Path, typer.Argument(help="The official checkpoint; of janus a folder, or its name at the hub.")],
+    out: Annotated[
+        Path | None, typer.Argument(help="The folder to make; default: where the rewards look for it.")
+    ] = None,
+    any_hash: Annotated[
+        bool, typer.Option("--any-hash", help="Take a file whose hash is not the official one.")
+    ] = False,
+    offline: Offline = False,
+    yes: Yes = False,
+) -> None:
+    """Convert an official checkpoint into a folder of safetensors."""
+    entry = find("converter", name, CONVERTERS)
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    if name == "janus":
+        if out is None:
+            raise UsageError(f"no folder to make was given: type milr convert janus {file} NEW_FOLDER")
+        at_hub = None if file.exists() else parse_hub_name(str(file))
+        if at_hub is not None:
+            file = find_at_hub(at_hub, weights=(WEIGHTS, PICKLES), offline=offline, confirm=ask(screen, yes))
+    screen.print(f"milr: converting {file} ({entry.summary}) ...")
+    screen.print(f"made {run_converter(name, file, out, any_hash=any_hash)}")

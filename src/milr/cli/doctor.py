@@ -1,0 +1,33 @@
+"""`milr doctor`: what a scorer lacks here, and the commands that mend it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from milr.selftest.doctor import DOCTORS, examine
+
+_MARKS = {True: "ok", False: "WRONG", None: "?"}
+
+
+def doctor(
+    name: Annotated[str, typer.Argument(help=f"A scorer: {', '.join(DOCTORS)}.")],
+    device: Annotated[str, typer.Option(help="Where the self-test runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+) -> None:
+    """Check a scorer's files, sizes and hashes, then its self-test; exit code 1 where something is wrong."""
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    commands: list[str] = []
+    wrong = 0
+    for finding in examine(name, device):
+        screen.print(f"{_MARKS[finding.fine]:<6}{finding.subject}: {finding.said}")
+        wrong += finding.fine is False
+        commands += [command for command in finding.mend if command not in commands]
+    if commands:
+        screen.print("\nto mend it, type:")
+        for command in commands:
+            screen.print(f"  {command}")
+    screen.print(f"\n{name}: {f'{wrong} wrong' if wrong else 'ready'}")
+    if wrong:
+        raise typer.Exit(1)

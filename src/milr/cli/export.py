@@ -1,0 +1,37 @@
+"""`milr export`: a run's answers in the layout that an official scorer reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from milr.benchmarks.layouts import LAYOUTS
+from milr.errors import UsageError
+
+
+def export(
+    runs: Annotated[list[Path], typer.Argument(help="A benchmark's run, or all shards of one.")],
+    layout: Annotated[str, typer.Option(help=f"One of: {', '.join(LAYOUTS)}.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="New or empty; default: <run>-<layout> beside the run.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Take runs that have not finished.")] = False,
+) -> None:
+    """Write what a benchmark's official scorer reads: each task's answer, and nothing else."""
+    from milr.benchmarks.export import export as export_runs
+    from milr.runs import read_run
+
+    first = runs[0].resolve()
+    folder = out or first.with_name(f"{first.name}-{layout}")
+    try:
+        made = export_runs([read_run(run) for run in runs], layout, folder, partial=partial)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder} ({error.strerror}): give an --out that you may write to") from error
+    typer.echo(f"{made.pictures} pictures of {made.prompts} prompts: {made.folder}")
+    if made.prompts < made.whole:
+        typer.echo(
+            f"{made.benchmark} has {made.whole} prompts, and its scorer does not notice that some are missing: the "
+            "score will be of these alone"
+        )

@@ -1,0 +1,137 @@
+"""`milr fetch` and `milr plan`: checkpoints from the hub, and what a model needs before it is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from milr.cli.options import Device, Dtype, ModelName, Offline, Profile, Yes
+from milr.models.hub import Confirm, Download
+
+
+def ask(screen: Console, yes: bool) -> Confirm:
+    """Shows a download and asks whether it is wanted; without a terminal only `yes` agrees."""
+
+    def confirm(download: Download) -> bool:
+        if yes:
+            screen.print(f"milr: fetching {download.said} ...")
+            return True
+        return sys.stdin.isatty() and typer.confirm(f"{download.said} will be fetched from the hub. Go on?", err=True)
+
+    return confirm
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="organisation/name or organisation/name@revision.")],
+    yes: Yes = False,
+) -> None:
+    """Fetch a checkpoint from the Hugging Face hub into its cache: safetensors and settings, never code."""
+    from milr.models import find_model
+
+    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    screen.print(f"{name} lies in {find_model(name, confirm=ask(screen, yes))}")
+
+
+def plan(
+    model: ModelName = "embedded",
+    profile: Profile = None,
+    reward: Annotated[str | None, typer.Option(help="A reward on the same device, for its memory.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    try_it: Annotated[
+        bool, typer.Option("--probe", help="Load it, or random weights of its shape, and draw for ten seconds.")
+    ] = False,
+    rows: Annotated[
+        int | None, typer.Option(help="Drawings at a time in the probe; default: what fits, at most 16.")
+    ] = None,
+    offline: Offline = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Say what a model needs, how many drawings fit at a time, and how many an hour they come to.
+
+    Everything but the probe is read from the config alone; of a checkpoint at the hub only small files are fetched.
+    """
+    from milr.models import find_model
+    from milr.models.checkpoint import open_checkpoint
+    from milr.models.devices import check_dtype
+    from milr.models.sizing import make_plan, probe
+
+    check_dtype(dtype)
+    needs = None if reward is None else _reward_bytes(reward)
+    folder = find_model(model, weights=False, offline=offline)
+    checkpoint = open_checkpoint(folder, profile=profile, weights=False)
+    made = make_plan(checkpoint, device=device, dtype=dtype, reward=needs or 0)
+    found: dict[str, object] = {
+        "model": model,
+        "profile": checkpoint.profile_name,
+        "capabilities": dataclasses.asdict(checkpoint.capabilities),
+        "device": device,
+        **dataclasses.asdict(made),
+        "reward": reward,
+        "reward_bytes": needs,
+    }
+    weights, count, rate = "", 0, 0.0
+    if try_it:
+        from milr.models.janus import Janus
+
+        random = not any(folder.glob("*.safetensors"))
+        weights = "random" if random else "its own"
+        loaded = Janus(folder, device=device, dtype=dtype, profile=profile, random=random)
+        count = rows or max(1, min(16, made.rows or 1))
+        rate = probe(loaded, rows=count)
+        found["probe"] = {"weights": weights, "rows": count, "drawings_per_hour": rate}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    capabilities = checkpoint.capabilities
+    lines = [
+        f"model       {model}, profile {checkpoint.profile_name} ({checkpoint.profile.summary})",
+        f"pictures    {capabilities.picture_size} pixels a side, {capabilities.image_tokens} tokens, "
+        f"{'one pass' if capabilities.passes == 1 else 'two passes'}, latents: {capabilities.latents}",
+        f"weights     {_size(made.weights)} in {made.dtype} ("
+        + ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in made.parameters.items())
+        + ")",
+        f"a drawing   {_size(made.row)}: {made.tokens} tokens in two rows of {_size(made.cache_per_token)} each, and "
+        f"{_size(made.latents)} of latents at most",
+    ]
+    if reward is not None:
+        lines.append(f"reward      {reward}: {'not known before it runs' if needs is None else _size(needs)}")
+    lines.append(f"free        {'not known' if made.free is None else _size(made.free)} on {device}")
+    lines.append(f"at a time   {'not known' if made.rows is None else made.rows} drawings")
+    if made.rows == 0:
+        lines[-1] += ": give a smaller dtype (--dtype bfloat16), another device, or free memory"
+    if try_it:
+        lines.append(f"probe       {rate:,.1f} drawings an hour, {count} at a time, with {weights} weights")
+    for line in lines:
+        print(line)
+
+
+def _reward_bytes(name: str) -> int | None:
+    """What a reward's networks take, where that is known: nothing elsewhere, or the size of its files here."""
+    from milr.models import embedded_folder
+    from milr.models.sizing import folder_bytes
+    from milr.rewards import check_reward
+    from milr.weights import weights_root
+
+    check_reward(name)
+    kind = name.partition(":")[0]
+    if kind == "self":
+        return 0  # the model that draws looks too
+    folders = {
+        "icons": [embedded_folder().parent / "icons-detector"],
+        "geneval": [weights_root() / "geneval-detector", weights_root() / "clip-vit-large-patch14"],
+    }
+    known = [folder for folder in folders.get(kind, []) if folder.is_dir()]
+    return sum(map(folder_bytes, known)) if known else None
+
+
+def _size(count: int) -> str:
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
+        if count >= bytes_:
+            return f"{count / bytes_:,.2f} {unit}"
+    return f"{count / 1e3:,.1f} kB"

@@ -1,0 +1,28 @@
+"""`milr report`: the paper's tables and figures with our runs in them, as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from milr.cli.tables import Out, put, read_begun, save
+from milr.errors import UsageError
+from milr.report.page import draw_page, report_tables
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, of any benchmarks and methods.")],
+    out: Out = None,
+    form: Annotated[str, typer.Option("--format", help="html, or the tables alone: text, md, csv, json.")] = "html",
+) -> None:
+    """Set runs into the paper's tables and figures, beside the published numbers; one page without other files."""
+    if form == "html" and out is None:
+        raise UsageError("a page needs a file: add --out report.html, or --format md for the tables")
+    found = read_begun(runs)
+    if form != "html" or out is None:
+        put(report_tables(found), form, out)
+        return
+    save(out, draw_page(found))
+    typer.echo(f"report: {out}", err=True)

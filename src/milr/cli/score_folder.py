@@ -1,0 +1,80 @@
+"""`milr score-folder`: official scores of pictures that any system made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from milr.benchmarks.layouts import LAYOUTS
+from milr.benchmarks.score_folder import FolderJob
+from milr.cli.score import JudgeBudget, JudgeModel, JudgeUrl
+from milr.errors import UsageError
+from milr.rewards.vlm.client import JudgeSettings
+from milr.types import Unscored
+
+_INTERRUPTED = 130  # what a shell reports after Ctrl-C
+
+
+def score_folder(
+    folder: Annotated[Path, typer.Argument(help="Pictures in the benchmark's official layout.")],
+    benchmark: Annotated[str, typer.Option(help=f"One of: {', '.join(LAYOUTS)}.")],
+    reward: Annotated[
+        str | None, typer.Option(help="Another scorer than the benchmark's own, for instance geneval-hf.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="For the results; default: <folder>-<reward> beside it.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The benchmark's prompts: refuse a folder that lacks some.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Pictures scored at once; each holds the weights.")] = 1,
+    device: Annotated[str | None, typer.Option(help="Of the scorer's networks: cpu, cuda, cuda:1, mps.")] = None,
+    unidet: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="UniDet's results from elsewhere, for t2i-compbench in OWLv2's place."),
+    ] = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_budget: JudgeBudget = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test/--no-self-test", help="Refuse to score where the self-test fails.")
+    ] = True,
+) -> None:
+    """Score a folder of pictures as the benchmark does; killed, it goes on where it was."""
+    options: dict[str, object] = {} if device is None else {"device": device}
+    options |= {} if self_test else {"self_test": False}
+    options |= {} if unidet is None else {"unidet": str(unidet)}
+    job = FolderJob(
+        folder,
+        benchmark,
+        reward=reward,
+        out=out,
+        prompts=prompts,
+        processes=processes,
+        options=options,
+        judging=JudgeSettings(url=judge_url, model=judge_model, budget=judge_budget),
+    )
+    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if job.done:
+        screen.print(f"milr: {job.done} of {len(job.pictures)} pictures are scored already")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=screen)
+    try:
+        with progress:
+            bar = progress.add_task("scoring", total=len(job.pictures), completed=job.done)
+            for picture, score in job.run():
+                progress.advance(bar)
+                if isinstance(score, Unscored):
+                    progress.console.print(f"unscored: {picture.key}: {score.reason}")
+        summary = job.conclude()
+    except KeyboardInterrupt:
+        screen.print(f"milr: interrupted; what was scored is in {job.out}: type the same command to go on")
+        raise typer.Exit(_INTERRUPTED) from None
+    except OSError as error:
+        raise UsageError(f"cannot write {job.out} ({error.strerror}): give an --out that you may write to") from error
+    typer.echo(summary)
+    screen.print(f"results: {job.out}")

@@ -1,0 +1,137 @@
+"""What a model needs and how fast it draws: from its config alone, and from a probe of a few seconds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milr.decode.batching import USABLE, free_bytes
+from milr.models.checkpoint import Checkpoint
+from milr.models.devices import choose_dtype, find_device
+
+if TYPE_CHECKING:
+    from milr.models.janus import Janus
+
+PROMPT_TOKENS = 256
+"""Tokens that are counted for the words around a prompt and the prompt itself."""
+_COPIES = 5
+"""Of each latent: now, at the start, its gradient, and Adam's two moments."""
+_FLOAT32_BYTES = 4
+_PROBE_PROMPT = "a photo of a red apple left of a blue clock"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model takes, in bytes unless a name says otherwise."""
+
+    dtype: str
+    parameters: dict[str, int]
+    """How many there are in each part."""
+    weights: int
+    tokens: int
+    """The longest context that is counted: prompt, reasoning and image in one."""
+    cache_per_token: int
+    """Keys and values of all layers."""
+    row: int
+    """One drawing under way: two rows of keys and values for guidance, and its latents."""
+    latents: int
+    """Of one task, as if all text and all image positions moved."""
+    free: int | None
+    """Of the device now; None where nobody says."""
+    rows: int | None
+    """How many drawings at a time fit beside the weights and the reward; 0 where not even the weights do."""
+
+
+def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None = None, reward: int = 0) -> Plan:
+    """Add up what a search needs; no weight is read.
+
+    Args:
+        checkpoint: See `milr.models.checkpoint.open_checkpoint`.
+        device: As torch names it.
+        dtype: Of the weights and the cache; None takes the device's.
+        reward: Bytes that the reward takes on the same device.
+
+    Raises:
+        UsageError: An unknown device or dtype.
+    """
+    place = find_device(device)
+    numbers = choose_dtype(dtype, place)
+    text = checkpoint.config.text_config
+    parts = _count_parameters(checkpoint)
+    weights = sum(parts.values()) * numbers.itemsize
+    capabilities, limit = checkpoint.capabilities, checkpoint.profile.max_reasoning_tokens
+    tokens = PROMPT_TOKENS + limit + capabilities.image_tokens
+    heads = text.num_key_value_heads or text.num_attention_heads
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    per_token = 2 * text.num_hidden_layers * heads * head_width * numbers.itemsize
+    latents = _COPIES * _FLOAT32_BYTES * text.hidden_size * (limit + 2 * capabilities.image_tokens)
+    row = 2 * tokens * per_token + latents
+    free = free_bytes(place)
+    rows = None if free is None else max(0, int((free * USABLE - weights - reward) // row))
+    return Plan(str(numbers).removeprefix("torch."), parts, weights, tokens, per_token, row, latents, free, rows)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all safetensors in a folder and below it: about what a reward's networks take."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def probe(model: Janus, *, rows: int, seconds: float = 10.0) -> float:
+    """Drawings an hour with so many at a time, from the time that single image tokens take.
+
+    A drawing is begun with all but its last tokens given: what more tokens of its own cost, beyond one, is the time of
+    a step at a full context, which is a little more than the mean of a whole drawing.
+
+    Args:
+        model: Loaded.
+        rows: Drawings at a time.
+        seconds: About how long it may take; one measurement is always made.
+    """
+    _time_ending(model, rows, 1)  # what is done once is not counted
+    began = time.perf_counter()
+    base = _time_ending(model, rows, 1)
+    total, own, step = model.capabilities.image_tokens, 4, 0.0
+    while True:
+        own = min(own, total)
+        step = max(0.0, _time_ending(model, rows, own) - base) / (own - 1)
+        if own == total or time.perf_counter() - began > seconds / 2:
+            break
+        own *= 2
+    return 3600 * rows / (base + (total - 1) * step)
+
+
+def _time_ending(model: Janus, rows: int, own: int) -> float:
+    """Seconds of drawings whose last `own` image tokens are the model's own: prompt, given tokens, picture and all."""
+    import torch
+
+    from milr.decode.sampling import open_stream
+    from milr.models.base import DrawRequest
+    from milr.types import Task
+
+    codes: int = model.network.config.vq_config.num_embeddings
+    given = torch.zeros(model.capabilities.image_tokens - own, codes)
+    started = model.start([Task(prompt=_PROBE_PROMPT)] * rows)
+    requests = [DrawRequest(row, None, open_stream(0, "probe", place, 0), given) for place, row in enumerate(started)]
+    began = time.perf_counter()
+    model.draw(requests, guidance=5.0, temperature=1.0, keep=0)
+    return time.perf_counter() - began
+
+
+def _count_parameters(checkpoint: Checkpoint) -> dict[str, int]:
+    import torch
+    from transformers import JanusForConditionalGeneration
+
+    with torch.device("meta"):
+        network: Any = JanusForConditionalGeneration(checkpoint.config)
+    inner = network.model
+    parts = {
+        "decoder": inner.language_model,
+        "text head": network.lm_head,
+        "image head": inner.generation_head,
+        "image tokens": torch.nn.ModuleList([inner.generation_embeddings, inner.generation_aligner]),
+        "picture decoder": inner.vqmodel,
+        "looking": torch.nn.ModuleList([inner.vision_model, inner.aligner]),
+    }
+    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}

@@ -1,0 +1,1 @@
+"""GenEval's scorer: detector, colours, rules."""

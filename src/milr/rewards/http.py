@@ -1,0 +1,129 @@
+"""`http://...`: a reward in another process, with packages of its own. docs/rewards.md states the protocol."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal, cast
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from milr.errors import UsageError
+from milr.rewards.base import Scores
+from milr.rewards.images.convert import to_png
+from milr.rewards.vlm.client import Failure, JudgeClient, check_url, require_extra
+from milr.rewards.vlm.parsers import quote
+from milr.types import Score, Task, Unscored
+
+PROTOCOL = "milr-reward/1"
+_AT_ONCE = 8  # pictures a request: one fault costs no more than these
+
+
+class Description(BaseModel):
+    """What GET answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    protocol: Literal["milr-reward/1"]
+    reward: str = Field(min_length=1, max_length=200)
+    """Name and version."""
+    stop_at: float = Field(default=0.9, ge=0, le=1)
+
+
+class RemoteScore(BaseModel):
+    """One of the scores that POST answers: a value, or the reason why there is none."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    value: float | None = Field(default=None, ge=0, le=1)
+    parts: dict[str, float] = {}
+    explanation: str = ""
+    evidence: dict[str, Any] = {}
+    unscored: str | None = None
+
+
+class Remote:
+    """Scores pictures by asking a URL. Implements `milr.rewards.base.Reward`."""
+
+    def __init__(self, argument: str, judges: JudgeClient) -> None:
+        """Ask the URL who it is.
+
+        Raises:
+            UsageError: It is no URL, nobody answers, or what answers is no such reward.
+        """
+        check_url(argument, "the reward's URL")
+        require_extra("http")
+        self._url = argument
+        self._judges = judges
+        found = judges.post(argument, None).result()
+        if isinstance(found, Failure):
+            raise UsageError(f"the reward {argument}: {found.reason}; start its server, or check the URL")
+        try:
+            described = Description.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"the reward {argument} does not describe itself in the protocol {PROTOCOL} ({where}: {first['msg']}): "
+                f"see docs/rewards.md and examples/reward_server.py"
+            ) from error
+        self.name = f"{described.reward} at {argument}"
+        self.stop_at = described.stop_at
+
+    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """One score a picture, in order."""
+        return self.begin(pictures, tasks)()
+
+    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Send the pictures; what is returned waits for the scores."""
+        if len(pictures) != len(tasks):
+            raise ValueError(f"{len(pictures)} pictures and {len(tasks)} tasks: one task a picture is needed")
+        waits: list[Callable[[], list[Score | Unscored]]] = []
+        for start in range(0, len(pictures), _AT_ONCE):
+            waits.append(self._send(pictures[start : start + _AT_ONCE], tasks[start : start + _AT_ONCE]))
+        return lambda: [score for wait in waits for score in wait()]
+
+    def _send(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Callable[[], list[Score | Unscored]]:
+        items: list[dict[str, object]] = []
+        lost: dict[int, Unscored] = {}
+        for place, (picture, task) in enumerate(zip(pictures, tasks, strict=True)):
+            try:
+                data = base64.b64encode(to_png(picture)).decode()
+                items.append({"picture": data, "task": task.model_dump(mode="json", by_alias=True)})
+            except (OSError, ValueError) as error:
+                lost[place] = Unscored(f"the picture cannot be read: {error}", self.name)
+        sent: Future[dict[str, Any] | Failure] | None = None
+        if items:
+            sent = self._judges.post(self._url, {"protocol": PROTOCOL, "items": items})
+
+        def wait() -> list[Score | Unscored]:
+            scored = iter(self._read(sent.result(), len(items)) if sent else ())
+            return [lost[place] if place in lost else next(scored) for place in range(len(pictures))]
+
+        return wait
+
+    def _read(self, found: dict[str, Any] | Failure, count: int) -> list[Score | Unscored]:
+        if isinstance(found, Failure):
+            return [Unscored(found.reason, self.name, final=found.final)] * count
+        scores = _as_list(found.get("scores"))
+        if len(scores) != count:
+            reason = f"the server gave {len(scores)} scores for {count} pictures: {quote(str(found)[:400])}"
+            return [Unscored(reason, self.name)] * count
+        return [self._read_one(score) for score in scores]
+
+    def _read_one(self, found: object) -> Score | Unscored:
+        try:
+            one = RemoteScore.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            return Unscored(f"the server gave no score ({where}: {first['msg']})", self.name)
+        if one.value is None or one.unscored is not None:
+            return Unscored(one.unscored or "the server gave no value and no reason", self.name)
+        return Score(one.value, self.name, self.stop_at, one.parts, one.explanation, one.evidence)
+
+
+def _as_list(given: object) -> list[object]:
+    return cast("list[object]", given) if isinstance(given, list) else []

@@ -1,0 +1,1 @@
+"""The icon world: a detector of icons and the rewards that read it."""

@@ -1,0 +1,95 @@
+"""The rewards `icons`, `icons-soft` and `icons-judge`: an icon detector's findings under GenEval's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+
+from milr.errors import MilrError
+from milr.rewards.geneval.rules import conditions_met, judge
+from milr.rewards.icons.detector import IconDetector
+from milr.tasks import check_task
+from milr.types import Score, Task, Unscored
+
+_NEARLY = 0.9
+"""What `icons-soft` gives at most to a picture that is not correct."""
+
+
+class Icons:
+    """1 where GenEval's rules call the picture correct, else 0.
+
+    A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation is what
+    is wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}} in the picture's pixels.
+    """
+
+    metric: ClassVar[str] = "icons@1"
+    """Counts up with every change of the rules."""
+    stop_at = 0.9
+    shipped: ClassVar[str] = "icons-detector"
+    """The detector that comes with the package."""
+    golden_test: ClassVar[bool] = True
+    """Its verdicts on the golden pictures are known: a benchmark asks for them before anything else."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        """Load the detector.
+
+        Args:
+            folder: Of the detector's `model.safetensors` and `config.json`; None for the shipped one.
+        """
+        self.detector = IconDetector.from_folder(self.shipped if folder is None else folder)
+        self.name = f"{self.metric}/{self.detector.version}"
+
+    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """One score a picture, in order."""
+        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+
+    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+        if not task.include:
+            reason = "the task has no include list, so nobody can tell what a correct picture must show"
+            return Unscored(reason=reason, reward=self.name)
+        try:
+            check_task(task)
+            detections = self.detector.detect([picture])[0]
+        except MilrError as error:
+            return Unscored(reason=str(error), reward=self.name)
+        except (OSError, ValueError) as error:
+            return Unscored(reason=f"the picture cannot be read: {error}", reward=self.name)
+        verdict = judge(detections, task)
+        parts = conditions_met(detections, task)
+        return Score(
+            value=self._value(verdict.correct, parts),
+            reward=self.name,
+            stop_at=self.stop_at,
+            parts=parts,
+            explanation=verdict.reason or "correct",
+            evidence={"detections": {name: [list(one) for one in found] for name, found in detections.items()}},
+        )
+
+    def _value(self, correct: bool, parts: dict[str, float]) -> float:
+        return float(correct)
+
+
+class IconsSoft(Icons):
+    """1 where `icons` says correct, else 0.9 times the mean of the conditions.
+
+    Each condition is met to a share between 0 and 1, by its margin. Only a correct picture lies above 0.9, so the
+    strict stop at 0.9 stops exactly where `icons` does.
+    """
+
+    metric = "icons-soft@1"
+
+    def _value(self, correct: bool, parts: dict[str, float]) -> float:
+        return 1.0 if correct else _NEARLY * min(1.0, sum(parts.values()) / len(parts))
+
+
+class IconsJudge(Icons):
+    """`icons` by another detector: other architecture, seed, augmentation, and icons that the reward never saw.
+
+    Meant to be watched, never optimised: where `icons` says correct and this one does not, the reward may be hacked.
+    """
+
+    metric = "icons-judge@1"
+    shipped: ClassVar[str] = "icons-judge"

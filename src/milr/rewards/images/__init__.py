@@ -1,0 +1,1 @@
+"""Images as rewards and vision-language models take them."""

@@ -1,0 +1,100 @@
+"""The reward `git-vqa`: is each object of a task there, in its colour and number, as GIT answers?
+
+A part of the authors' MixedReward. Source: `score_git.py` of miyapeng/MILR (aa3a6db), microsoft/git-large-vqav2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from transformers import BertTokenizer, GitForCausalLM
+
+from milr.errors import UsageError
+from milr.rewards.geneval.colors import prepare
+from milr.rewards.images.tensors import read_rgb
+from milr.rewards.mixed.weights import refuse_blind
+from milr.rewards.pretrained import load_network, load_tokenizer
+from milr.types import Requirement, Score, Task, Unscored
+from milr.weights import WeightFile, Weights
+
+WEIGHTS = Weights(
+    name="git-large-vqav2",
+    title="GIT for questions",
+    files=(WeightFile("config.json"), WeightFile("model.safetensors"), WeightFile("vocab.txt")),
+    commands=("hf download microsoft/git-large-vqav2 --local-dir {folder}",),
+)
+YES, NO = 2748, 2053
+"""The words' places in BERT's uncased vocabulary."""
+
+
+def write_question(item: Requirement) -> str:
+    """The question about an item of the include list, in the authors' words, plain "s" for more than one."""
+    thing = f"{item.color} {item.name}" if item.color else item.name
+    return f"Are there {item.count} {thing}s?" if item.count > 1 else f"Is this a {thing}?"
+
+
+class GitVqa:
+    """The mean of GIT's p(yes) / (p(yes) + p(no)) over the questions about a task; the parts are the answers."""
+
+    name = "git-vqa@1"
+    stop_at = 0.8
+
+    def __init__(self, *, device: str = "cpu", self_test: bool = True) -> None:
+        """Load the model.
+
+        Args:
+            device: As torch names it.
+            self_test: Refuse weights that do not tell a cat from a pizza.
+
+        Raises:
+            UsageError: The weights are missing, or are no GIT with BERT's vocabulary.
+            MilrError: The self-test failed.
+        """
+        folder = WEIGHTS.find()
+        self.device = device
+        self.network = load_network(GitForCausalLM, folder, f"type {WEIGHTS.mend[0]}", device)
+        self.tokenizer = load_tokenizer(BertTokenizer, folder, f"type {WEIGHTS.mend[0]}")
+        if self.tokenizer.convert_tokens_to_ids(["yes", "no"]) != [YES, NO]:
+            raise UsageError(
+                f"the vocabulary in {str(folder)!r} is not that of bert-base-uncased: put its vocab.txt there"
+            )
+        self._side = int(self.network.config.vision_config.image_size)
+        if self_test:
+            refuse_blind(self)
+
+    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """One score a picture, in order."""
+        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+
+    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+        if not task.include:
+            return Unscored(reason="the task has no include list, so there is nothing to ask for", reward=self.name)
+        try:
+            pixels = self._pixels(picture)
+        except (OSError, ValueError) as error:
+            return Unscored(reason=f"the picture cannot be read: {error}", reward=self.name)
+        questions = [write_question(item) for item in task.include]
+        answers = [self._answer(pixels, question) for question in questions]
+        return Score(
+            value=sum(answers) / len(answers),
+            reward=self.name,
+            stop_at=self.stop_at,
+            parts=dict(zip(questions, answers, strict=True)),
+            explanation=", ".join(f"{q} {a:.2f}" for q, a in zip(questions, answers, strict=True)),
+        )
+
+    @torch.inference_mode()
+    def _answer(self, pixels: torch.Tensor, question: str) -> float:
+        ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        tokens = torch.tensor(
+            [[self.tokenizer.cls_token_id, *ids]], device=self.device
+        )  # no [SEP]: GIT writes on behind the question
+        logits = self.network(input_ids=tokens, pixel_values=pixels).logits[0, -1].float()  # (V,)
+        yes, no = logits.softmax(-1)[[YES, NO]].tolist()
+        return yes / (yes + no)
+
+    def _pixels(self, picture: Image.Image) -> torch.Tensor:
+        """Picture -> (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
+        return prepare(read_rgb(picture), self._side)[None].to(self.device)

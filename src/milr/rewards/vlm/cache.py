@@ -1,0 +1,70 @@
+"""Judges' answers that are kept, so that nothing is asked twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from milr.rewards.images.convert import picture_hash
+from milr.rewards.vlm.messages import Question
+from milr.rewards.vlm.parsers import Answer
+
+
+class AnswerCache:
+    """Answers by what was asked: picture, words, judge, protocol. A file each, written whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> Answer | None:
+        """The answer, or None where there is none or its file cannot be read."""
+        try:
+            kept = json.loads(self._file(key).read_bytes())
+            kept["first_tokens"] = tuple((str(token), float(value)) for token, value in kept["first_tokens"])
+            return Answer(**kept)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def put(self, key: str, answer: Answer) -> None:
+        """Keep an answer; a folder that cannot be written to costs the cache, not the run."""
+        file = self._file(key)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as fresh:
+                fresh.write(json.dumps(vars(answer)).encode())
+            os.replace(fresh.name, file)
+        except OSError:
+            return
+
+    def _file(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+
+def default_cache() -> Path:
+    """`judges` in $MILR_CACHE, else in the user's cache folder."""
+    root = os.environ.get("MILR_CACHE")
+    if root:
+        return Path(root) / "judges"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "milr" / "judges"
+
+
+def cache_key(url: str, question: Question) -> str:
+    """The hash of all that an answer depends on.
+
+    Raises:
+        OSError, ValueError: The picture cannot be read.
+    """
+    asked = {
+        "url": url,
+        "protocol": question.protocol,
+        "judge": question.judge,
+        "system": question.system,
+        "user": question.user,
+        "picture": picture_hash(question.picture),
+        "max_tokens": question.max_tokens,
+        "extra": dict(question.extra),
+    }
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,310 @@
+"""Asks judges over HTTP: many at once, again after faults, never twice the same, never beyond the budget.
+
+One event loop in a thread of its own does the waiting, so the search goes on drawing meanwhile. Whatever happens on the
+wire becomes a `Verdict` or a `Failure`; nothing is raised, and no key, header or picture is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from milr.errors import UsageError
+from milr.rewards.vlm.budget import BudgetSpent, parse_budget, picture_tokens, text_tokens
+from milr.rewards.vlm.cache import AnswerCache, cache_key, default_cache
+from milr.rewards.vlm.messages import (
+    OPENAI_KEY,
+    OPENAI_URL,
+    OWN_KEY,
+    LastingFault,
+    PassingFault,
+    Question,
+    find_fault,
+    read_completion,
+    read_object,
+    write_body,
+)
+from milr.rewards.vlm.parsers import Answer, Unreadable, Verdict
+from milr.rewards.vlm.transport import Wire
+
+EXTRA = "judges"
+
+T = TypeVar("T")
+
+
+class JudgeSettings(BaseModel):
+    """How judges are asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = None
+    """Of an OpenAI-compatible server, up to and with /v1; None is OpenAI's."""
+    model: str | None = None
+    """The judge; None is each protocol's own."""
+    budget: str | None = None
+    """The cap, as `parse_budget` reads it."""
+    concurrency: int = Field(default=8, ge=1)
+    """Questions under way at once."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds for one answer, from the first byte sent to the last one read."""
+    attempts: int = Field(default=4, ge=1)
+    """Requests a question, the first one among them."""
+    first_wait: float = Field(default=0.5, ge=0)
+    """Seconds before the second attempt; doubles from there, up to 20."""
+    patience: float = Field(default=120.0, ge=0)
+    """The longest Retry-After that is waited for, in seconds; a longer one is a failure."""
+    cache: Path | None = None
+    """Where answers are kept; None is `default_cache()`."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no verdict."""
+
+    reason: str
+    final: bool = False
+    """No further question will fare better: a wrong key, a spent budget."""
+
+
+Settled = tuple[Verdict, Answer] | Failure
+Read = Callable[[Answer], Verdict]
+
+
+class JudgeClient:
+    """Asks questions and settles them. Cheap to make; the first question opens it."""
+
+    def __init__(self, settings: JudgeSettings | None = None) -> None:
+        """Check what is given.
+
+        Raises:
+            UsageError: A URL that is none or that holds a password, a budget that cannot be read.
+        """
+        self.settings = settings or JudgeSettings()
+        if self.settings.url is not None:
+            check_url(self.settings.url, "--judge-url")
+        self.budget = parse_budget(self.settings.budget)
+        self.cache = AnswerCache(self.settings.cache or default_cache())
+        self._wire: Wire | None = None
+        self._limit = asyncio.Semaphore(self.settings.concurrency)
+        self._under_way: dict[str, asyncio.Task[Settled]] = {}
+
+    @property
+    def url(self) -> str:
+        """Where judges are asked."""
+        return (self.settings.url or OPENAI_URL).rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """The server, as people are told."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def hosted(self) -> bool:
+        """Whether judges are OpenAI's own."""
+        return urlsplit(self.url).hostname == "api.openai.com"
+
+    def spending(self) -> dict[str, str | int] | None:
+        """What judges cost so far, for a run's manifest; None where none was asked."""
+        spent = self.budget
+        if not spent.calls and not spent.cached:
+            return None
+        counts = {"calls": spent.calls, "cached": spent.cached}
+        return {"url": self.url, **counts, "tokens_in": spent.tokens_in, "tokens_out": spent.tokens_out}
+
+    def check(self, reward: str, *, needs_url: bool = False) -> None:
+        """Refuse at once what would fail at the first question.
+
+        Raises:
+            UsageError: The extra is not installed, no server is named, or OpenAI's key is missing.
+        """
+        require_extra(reward)
+        if needs_url and self.settings.url is None:
+            raise UsageError(
+                f"the reward {reward!r} needs a server: serve its model (vllm serve, transformers serve, or "
+                f"milr serve-judge) and give --judge-url http://localhost:8000/v1"
+            )
+        if self.hosted and not os.environ.get(OPENAI_KEY):
+            raise UsageError(
+                f"the reward {reward!r} asks {self.host} and finds no key: set {OPENAI_KEY}, "
+                f"or give --judge-url of a server of your own"
+            )
+
+    def ask(self, question: Question, read: Read) -> Future[Settled]:
+        """Ask in the background; the future never raises."""
+        return self._open().submit(self._settle(question, read))
+
+    def post(self, url: str, body: Mapping[str, object] | None) -> Future[dict[str, Any] | Failure]:
+        """Send a JSON object, or GET where there is none, and read one; with the same care. Never raises."""
+        return self._open().submit(self._exchange(url, body))
+
+    def close(self) -> None:
+        """End what is under way; the client may be used again."""
+        if self._wire is not None:
+            self._wire.finalize()
+            self._wire = None
+            self._limit = asyncio.Semaphore(self.settings.concurrency)
+            self._under_way = {}
+
+    def _open(self) -> Wire:
+        if self._wire is None:
+            self._wire = Wire()
+        return self._wire
+
+    async def _settle(self, question: Question, read: Read) -> Settled:
+        try:
+            key = cache_key(self.url, question)
+        except (OSError, ValueError) as error:
+            return Failure(f"the picture cannot be read: {error}")
+        kept = self.cache.get(key)
+        if kept is not None:
+            try:
+                verdict = read(kept)
+                self.budget.cached += 1
+                return verdict, kept
+            except Unreadable:
+                pass  # kept by a version that read more than this one: ask again
+        if key not in self._under_way:
+            self._under_way[key] = asyncio.create_task(self._ask(question, read, key))
+            self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key, None))
+        return await asyncio.shield(self._under_way[key])
+
+    async def _ask(self, question: Question, read: Read, key: str) -> Settled:
+        failure = Failure("")
+        async with self._limit:
+            for _ in range(question.tries):
+                try:
+                    answer = await self._retry(lambda: self._complete(question))
+                    verdict = read(answer)
+                except Unreadable as error:
+                    failure = Failure(str(error))
+                    continue
+                except (LastingFault, PassingFault, BudgetSpent) as error:
+                    final = isinstance(error, BudgetSpent) or (isinstance(error, LastingFault) and error.final)
+                    return Failure(str(error), final=final)
+                except Exception as error:  # whatever the libraries underneath raise is no verdict
+                    return Failure(f"asking {self.host} failed: {type(error).__name__}")
+                self.cache.put(key, answer)
+                return verdict, answer
+        return failure
+
+    async def _exchange(self, url: str, body: Mapping[str, object] | None) -> dict[str, Any] | Failure:
+        async def send() -> dict[str, Any]:
+            self.budget.reserve(0)
+            try:
+                sent = await self._timed(self._wire_http().request("GET" if body is None else "POST", url, json=body))
+            finally:
+                self.budget.settle(0, 0, 0)
+            host = urlsplit(url).netloc
+            if sent.status_code >= 300:
+                raise find_fault(sent.status_code, sent.headers, sent.content, host, None, self.settings.patience)
+            return read_object(sent.content, host)
+
+        async with self._limit:
+            try:
+                return await self._retry(send)
+            except (LastingFault, PassingFault, BudgetSpent) as error:
+                return Failure(str(error), final=isinstance(error, BudgetSpent))
+            except Exception as error:
+                return Failure(f"asking {urlsplit(url).netloc} failed: {type(error).__name__}")
+
+    async def _retry(self, send: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        stamina = import_module("stamina")
+
+        def again(error: Exception) -> bool | float:
+            if not isinstance(error, PassingFault):
+                return False
+            return True if error.wait is None else error.wait
+
+        wait = self.settings.first_wait
+        attempts = stamina.retry_context(
+            on=again, attempts=self.settings.attempts, timeout=None, wait_initial=wait, wait_max=20, wait_jitter=wait
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await send()
+        raise AssertionError("stamina ends with a result or an exception")
+
+    async def _complete(self, question: Question) -> Answer:
+        """One request, one answer."""
+        most = text_tokens((question.system or "") + question.user) + question.max_tokens
+        most += picture_tokens(*question.picture.size)
+        self.budget.reserve(most)
+        tokens_in = tokens_out = 0
+        try:
+            chat = self._wire_openai(self.url).chat.completions.with_raw_response
+            sent = await self._timed(chat.create(**write_body(question)), question.judge)
+            body: bytes = sent.http_response.content
+            answer = read_completion(body, self.host, question.probabilities)
+            tokens_in, tokens_out = answer.tokens_in, answer.tokens_out
+        finally:
+            self.budget.settle(most, tokens_in, tokens_out)
+        return answer
+
+    async def _timed(self, sending: Coroutine[Any, Any, T], judge: str | None = None) -> T:
+        """Await one request; its faults become passing or lasting ones, with the key taken out of what they say."""
+        openai, httpx = import_module("openai"), import_module("httpx2")
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                return await sending
+        except (TimeoutError, openai.APITimeoutError, httpx.TimeoutException) as error:
+            raise PassingFault(f"{self.host} gave no answer within {self.settings.timeout:g} s") from error
+        except openai.APIStatusError as error:
+            sent = error.response
+            raise find_fault(
+                sent.status_code, sent.headers, sent.content, self.host, judge, self.settings.patience
+            ) from error
+        except (openai.APIConnectionError, httpx.HTTPError) as error:
+            cause = error.__cause__ or error
+            raise PassingFault(f"no connection to {self.host}, or it was cut ({type(cause).__name__})") from error
+
+    def _wire_openai(self, url: str) -> Any:
+        assert self._wire is not None
+        return self._wire.openai(url, _key(self.hosted), self.settings.timeout)
+
+    def _wire_http(self) -> Any:
+        assert self._wire is not None
+        return self._wire.http(self.settings.timeout)
+
+
+def check_url(url: str, what: str) -> None:
+    """Refuse what is no http(s) URL, and URLs that hold a name or password: those would end up in run folders."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        secret = bool(parts.username or parts.password)
+    except ValueError:
+        valid, secret = False, False
+    if secret:
+        raise UsageError(f"{what} holds a name or password: leave it out and set {OWN_KEY} in the environment")
+    if not valid:
+        raise UsageError(f"{what} {url!r} is no URL: give for instance http://localhost:8000/v1")
+
+
+def require_extra(reward: str) -> None:
+    """Refuse a reward whose packages are not installed.
+
+    Raises:
+        UsageError: With the command that installs them.
+    """
+    for package in ("openai", "stamina", "httpx2"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UsageError(
+                f"the reward {reward!r} needs the package {package!r}, which is not installed: "
+                f'type pip install "milr[{EXTRA}]"'
+            ) from error
+
+
+def _key(hosted: bool) -> str:
+    """OpenAI's key goes to OpenAI alone; other servers get the user's key for them, or a placeholder."""
+    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY) or "none"

@@ -1,0 +1,228 @@
+"""What goes to a judge and comes back: a question as OpenAI's chat request, a response as an `Answer` or a fault."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+
+from milr.rewards.images.convert import to_png
+from milr.rewards.vlm.parsers import LONGEST, Answer, Unreadable, likeliest, quote
+
+OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_JUDGE_KEY"
+MOST_BYTES = 8 * 2**20
+"""Of one response's body."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One picture, and what is asked about it."""
+
+    protocol: str
+    """Name and version: part of the cache's key."""
+    judge: str
+    """The model's name on its server."""
+    system: str | None
+    user: str
+    picture: Image.Image = field(repr=False)
+    max_tokens: int
+    picture_first: bool = False
+    """The picture stands before the text."""
+    probabilities: bool = False
+    """Ask for the likeliest first tokens."""
+    tries: int = 1
+    """Unreadable answers before it is given up."""
+    extra: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Further fields of the request's body."""
+
+
+class LastingFault(Exception):
+    """A fault that another attempt would meet again."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
+
+
+class PassingFault(Exception):
+    """A fault that another attempt may not meet."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _Message(BaseModel):
+    content: str | list[Any] | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = Field(default=0, ge=0)
+    completion_tokens: int = Field(default=0, ge=0)
+
+
+class _Completion(BaseModel):
+    """What is read of a chat completion."""
+
+    model: str = ""
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+def write_body(question: Question) -> dict[str, Any]:
+    """The request: OpenAI's chat format, the picture as a PNG data URL, temperature 0."""
+    data = base64.b64encode(to_png(question.picture)).decode()
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    text = {"type": "text", "text": question.user}
+    content = [picture, text] if question.picture_first else [text, picture]
+    system = [{"role": "system", "content": question.system}] if question.system else []
+    body: dict[str, Any] = {
+        "model": question.judge,
+        "messages": [*system, {"role": "user", "content": content}],
+        "temperature": 0,
+        "max_tokens": question.max_tokens,
+    }
+    if question.probabilities:
+        body |= {"logprobs": True, "top_logprobs": 20}
+    if question.extra:
+        body["extra_body"] = dict(question.extra)
+    return body
+
+
+def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
+    """A chat completion's body as an answer.
+
+    Raises:
+        Unreadable: The judge refuses, or says far too much.
+        PassingFault: It is no chat completion.
+        LastingFault: It is longer than any.
+    """
+    if len(body) > MOST_BYTES:
+        raise LastingFault(f"{host} answered {len(body):,} bytes, more than any verdict has")
+    try:
+        completion = _Completion.model_validate_json(body)
+    except ValidationError as error:
+        # A body that was cut off on its way is not JSON; another attempt may get it whole.
+        raise PassingFault(f"{host} answered something that is no chat completion: {_excerpt(body)}") from error
+    choice = completion.choices[0]
+    if choice.message.refusal:
+        raise Unreadable(f"the judge refuses: {quote(redact(choice.message.refusal))}")
+    if choice.finish_reason == "content_filter":
+        raise Unreadable("the server's content filter withheld the answer")
+    text = _text_of(choice.message.content)
+    if len(text) > LONGEST:  # before data is taken out of it, which would make it short
+        raise Unreadable(f"the answer has {len(text):,} characters, and a verdict is short")
+    usage = completion.usage or _Usage()
+    return Answer(
+        text=redact(text),
+        model=completion.model[:200],
+        cut=choice.finish_reason == "length",
+        first_tokens=_first_tokens(choice.logprobs) if probabilities else (),
+        tokens_in=usage.prompt_tokens,
+        tokens_out=usage.completion_tokens,
+    )
+
+
+def _text_of(content: str | list[Any] | None) -> str:
+    """The text of a message; some servers send it as a list of parts."""
+    if isinstance(content, list):
+        parts = [cast("dict[str, object]", part).get("text") for part in content if isinstance(part, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content or ""
+
+
+def _first_tokens(logprobs: dict[str, Any] | None) -> tuple[tuple[str, float], ...]:
+    """The likeliest tokens of the first place that is not mere space."""
+    try:
+        places: Sequence[Any] = (logprobs or {})["content"]
+        place = next(place for place in places if str(place["token"]).strip())
+        return likeliest([(str(entry["token"]), float(entry["logprob"])) for entry in place["top_logprobs"]])
+    except (KeyError, TypeError, ValueError, StopIteration, AttributeError):
+        return ()
+
+
+def read_object(body: bytes, host: str) -> dict[str, Any]:
+    """A body as a JSON object.
+
+    Raises:
+        PassingFault: It is no JSON.
+        LastingFault: It is another kind of value, or longer than any scores.
+    """
+    if len(body) > MOST_BYTES:
+        raise LastingFault(f"{host} answered {len(body):,} bytes, more than any scores have")
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise PassingFault(f"{host} answered something that is no JSON: {_excerpt(body)}") from error
+    if not isinstance(found, dict):
+        raise LastingFault(f"{host} answered JSON that is no object: {_excerpt(body)}")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def find_fault(
+    status: int, headers: Mapping[str, str], body: bytes, host: str, judge: str | None, patience: float
+) -> PassingFault | LastingFault:
+    """What a status that is no success means; "patience" is the longest Retry-After, in seconds, that is waited for."""
+    said = f"HTTP {status} from {host}: {_excerpt(body)}"
+    if status in (401, 403):
+        name = OPENAI_KEY if host == urlsplit(OPENAI_URL).netloc else OWN_KEY
+        return LastingFault(f"{said}; check the key in {name}", final=True)
+    if status == 404:
+        return LastingFault(f"{said}; check the URL" + (f" and that it serves {judge!r}" if judge else ""), final=True)
+    if status == 429 and b"insufficient_quota" in body:
+        return LastingFault(f"{said}; the account has no credit left", final=True)
+    if status in (408, 409, 425, 429) or status >= 500:
+        wait = retry_after(headers, datetime.now(UTC))
+        if wait is not None and wait > patience:
+            return LastingFault(f"{said}; it asks to wait {wait:.0f} s, longer than the {patience:g} s allowed")
+        return PassingFault(said, wait)
+    return LastingFault(said)
+
+
+def _excerpt(body: bytes) -> str:
+    return quote(redact(body[:2000].decode(errors="replace")))
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds that a server asks to wait: Retry-After in seconds or as a date, or OpenAI's retry-after-ms."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        given = headers["retry-after"].strip()
+    except (KeyError, ValueError):
+        return None
+    if re.fullmatch(r"\d+(\.\d+)?", given):
+        return float(given)
+    try:
+        when = parsedate_to_datetime(given)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
+
+
+def redact(text: str) -> str:
+    """A server's words without keys and without pictures, on one line."""
+    for name in (OPENAI_KEY, OWN_KEY):
+        key = os.environ.get(name)
+        if key:
+            text = text.replace(key, "[key]")
+    text = re.sub(r"(?i)\bsk-[\w*-]{6,}|\bbearer\s+\S+", "[key]", text)
+    return re.sub(r"[A-Za-z0-9+/=_-]{80,}", "[data]", text)

@@ -1,0 +1,139 @@
+"""`unified-reward`: UnifiedReward's pointwise protocol, through a server or in this process.
+
+Source: CodeGoat24/UnifiedReward (MIT), inference_qwen/image_generation; the models were tuned on these words. The
+authors of MILR stop at a score above 4, which is 0.75 here. The transformers script leaves sampling on; we do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from milr.errors import UsageError
+from milr.rewards.base import Scores, start_scoring
+from milr.rewards.images.convert import to_rgb
+from milr.rewards.vlm.budget import CallCost
+from milr.rewards.vlm.client import JudgeClient
+from milr.rewards.vlm.parsers import Answer, Unreadable, read_unified
+from milr.rewards.vlm.reward import Judge, JudgeProtocol
+from milr.types import Score, Task, Unscored
+
+POINTWISE = JudgeProtocol(
+    name="unified-reward",
+    version=1,
+    judge="UnifiedReward",
+    system=None,
+    user=(
+        "You are given a text caption and a generated image based on that caption. Your task is to evaluate this image "
+        "based on two key criteria:\n"
+        "1. Alignment with the Caption: Assess how well this image aligns with the provided caption. Consider the "
+        "accuracy of depicted objects, their relationships, and attributes as described in the caption.\n"
+        "2. Overall Image Quality: Examine the visual quality of this image, including clarity, detail preservation, "
+        "color accuracy, and overall aesthetic appeal.\n"
+        "Extract key elements from the provided text caption, evaluate their presence in the generated image using the "
+        "format: 'element (type): value' (where value=0 means not generated, and value=1 means generated), and assign "
+        "a score from 1 to 5 after 'Final Score:'.\n"
+        "Your task is provided as follows:\n"
+        "Text Caption: [{prompt}]"
+    ),
+    read=read_unified,
+    stop_at=0.75,
+    max_tokens=512,
+    needs_url=True,
+    picture_first=True,
+)
+
+
+class UnifiedReward:
+    """Scores from 1 to 5 as (s - 1) / 4. Implements `milr.rewards.base.Reward`."""
+
+    stop_at = POINTWISE.stop_at
+
+    def __init__(self, argument: str | None, judges: JudgeClient) -> None:
+        """Choose how the model is reached.
+
+        Args:
+            argument: A folder with the model (Qwen2.5-VL in transformers' layout, safetensors), or None for a server.
+            judges: The client that asks the server.
+
+        Raises:
+            UsageError: There is neither, or the folder holds no such model.
+        """
+        self._reader = Judge(POINTWISE, judges) if argument is None else InProcess(POINTWISE, Path(argument))
+        self.name = self._reader.name
+
+    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """One score a picture, in order."""
+        return self._reader(pictures, tasks)
+
+    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Start scoring."""
+        return start_scoring(self._reader, pictures, tasks)
+
+    def call_costs(self, picture_size: int) -> list[CallCost]:
+        """What scoring one picture of that side costs; nothing in this process."""
+        return self._reader.call_costs(picture_size) if isinstance(self._reader, Judge) else []
+
+
+class InProcess:
+    """A judge that transformers runs here, greedily, one picture at a time."""
+
+    def __init__(self, protocol: JudgeProtocol, folder: Path) -> None:
+        """Load a vision-language model.
+
+        Raises:
+            UsageError: The folder holds none in safetensors.
+        """
+        if not folder.is_dir() or not any(folder.glob("*.safetensors")):
+            raise UsageError(
+                f"{protocol.name}:{folder} is no folder with *.safetensors: fetch the model and give its folder, "
+                f"or type {protocol.name} and --judge-url of a server"
+            )
+        transformers = import_module("transformers")
+        import_module("transformers.utils.logging").disable_progress_bar()
+        try:
+            self._processor: Any = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+            self._network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype="auto"
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{folder} holds no vision-language model that transformers reads: {reason}") from error
+        self._network.eval().requires_grad_(False)
+        self.protocol = protocol
+        self.stop_at = protocol.stop_at
+        self.name = f"{protocol.name}@{protocol.version}/{folder.name}"
+
+    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """One score a picture, in order."""
+        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+
+    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+        try:
+            answer = self._answer(to_rgb(picture), self.protocol.fill(task))
+            verdict = self.protocol.read(answer)
+        except Unreadable as error:
+            return Unscored(str(error), self.name)
+        except (OSError, ValueError) as error:  # processors refuse shapes that their model cannot see
+            return Unscored(f"the picture cannot be read: {error}", self.name)
+        return Score(
+            verdict.value, self.name, self.stop_at, verdict.parts, verdict.explanation, {"answer": answer.text}
+        )
+
+    def _answer(self, picture: Image.Image, words: str) -> Answer:
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": words}]
+        fed = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self._network.device)
+        limit = self.protocol.max_tokens
+        written = self._network.generate(**fed, max_new_tokens=limit, do_sample=False)
+        tokens = written[0, fed["input_ids"].shape[1] :]
+        return Answer(self._processor.decode(tokens, skip_special_tokens=True), cut=len(tokens) >= limit)

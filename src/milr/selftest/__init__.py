@@ -1,0 +1,1 @@
+"""Everything that `milr doctor` runs."""
