@@ -8,13 +8,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from tests.test_judges import FAULTS
+
 from milr import SearchConfig, search
 from milr.rewards import load_reward
-from milr.rewards.vlm.client import JudgeClient, JudgeSettings
+from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.testing import FakeModel
 from milr.types import Score, StepRecord, Task
-from tests.judge_servers import JudgeServer, completion, send
-from tests.test_judges import FAULTS
+from tests.support.vlm_servers import JudgeServer, completion, send
 
 FIRST = {
     "gpt-4o": completion("-1"),
@@ -45,8 +46,8 @@ def main() -> None:
 def _search(reward_name: str, replies: list) -> tuple[list[StepRecord], int, str]:  # type: ignore[type-arg]
     first = FIRST[reward_name]
     with tempfile.TemporaryDirectory() as cache, JudgeServer(lambda h, _: send(h, first), *replies) as server:
-        settings = JudgeSettings(url=server.url, first_wait=0, timeout=5, cache=Path(cache))
-        judges = JudgeClient(settings)
+        settings = VlmSettings(url=server.url, first_wait=0, timeout=5, cache=Path(cache))
+        judges = VlmClient(settings)
         reward = load_reward(reward_name, judges=judges)
         config = SearchConfig(steps=2, stop_at=1.0, learning_rate=0.2, guidance=2.0)
         task = Task(prompt="a red cat", explanation="It must show a red cat.")

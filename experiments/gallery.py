@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from milr import SearchConfig, Task, load_model, load_reward, search
 from milr.benchmarks import load_benchmark
-from milr.types import Drawing, is_met
+from milr.types import ImageSample, is_met
 
 COLUMNS, GAP, LINE, EDGE = 5, 12, 18, 4
 PAPER, INK, RIGHT, WRONG = "white", "#1f2328", "#1a7f37", "#d1d9e0"
@@ -30,8 +30,8 @@ class Pair:
     """A prompt's first and best drawing."""
 
     task: Task
-    first: Drawing
-    best: Drawing
+    first: ImageSample
+    best: ImageSample
     drawings: float
 
 
@@ -49,7 +49,7 @@ def make_pairs(arguments: argparse.Namespace) -> list[Pair]:
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     config = SearchConfig.model_validate({**model.search_defaults, **settings})
-    firsts: dict[int, Drawing] = {}
+    firsts: dict[int, ImageSample] = {}
     pairs: dict[int, Pair] = {}
     for record in search(tasks[: arguments.number], model, reward, config):
         firsts.setdefault(record.index, record.drawings[0])

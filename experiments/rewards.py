@@ -30,7 +30,7 @@ from milr.methods.one_shot import one_shot
 from milr.models.base import Model
 from milr.rewards import Reward
 from milr.rewards.panel import watch
-from milr.rewards.vlm.client import JudgeClient, JudgeSettings
+from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.serve.judge import JudgeServer
 from milr.types import Score, StepRecord, Unscored
 
@@ -119,7 +119,7 @@ def plot_calibration(rows: Sequence[dict[str, object]], path: Path) -> None:
 # --- the table
 
 
-def critics(model: Model, server: JudgeServer, judges: JudgeClient) -> dict[str, Callable[[], Reward]]:
+def critics(model: Model, server: JudgeServer, judges: VlmClient) -> dict[str, Callable[[], Reward]]:
     """The five critics, loaded when their turn comes. The judge server is `icons` with a share of verdicts flipped."""
     return {
         "self": lambda: load_reward("self", model=model),
@@ -209,7 +209,7 @@ def main() -> None:
         return
     found: dict[str, list[dict[str, object]]] = {}
     with JudgeServer(load_reward("icons"), flip=given.flip) as server:
-        judges = JudgeClient(JudgeSettings(url=server.url, cache=given.out / "answers"))
+        judges = VlmClient(VlmSettings(url=server.url, cache=given.out / "answers"))
         loaders = critics(model, server, judges)
         twin = config.model_copy(update={"credit": "zero"})
         runs = {"baseline": lambda: one_shot(tasks, model, judge, config)}

@@ -24,10 +24,10 @@ from typing import Any, cast
 import torch
 
 from milr import load_model, tasks_from_prompts
-from milr.decode.kv_cache import Kept
+from milr.decode.kv_cache import CachedPrefix
 from milr.decode.sampling import open_stream
 from milr.files import write_text
-from milr.models.base import DrawRequest, Told
+from milr.models.base import ImagePrompt, ImageRequest
 from milr.models.janus import Janus, _Manner
 from speed.machine import Machine, measure_machine, seconds
 from speed.plain import PlainLoop
@@ -186,7 +186,7 @@ def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
     prefix = [thought.written[: sizes.text_latents] for thought in thoughts]
     logits = torch.randn(sizes.image_latents, model.network.config.vq_config.num_embeddings)
     requests = [
-        DrawRequest(row, thought.reasoning, open_stream(0, "speed", place, 0), logits)
+        ImageRequest(row, thought.reasoning, open_stream(0, "speed", place, 0), logits)
         for place, (row, thought) in enumerate(zip(rows, thoughts, strict=True))
     ]
     manner = _Manner(GUIDANCE, 1.0, 0, "race")
@@ -196,7 +196,7 @@ def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
             row.thought = None
         model.reason(rows, prefix)
 
-    def tell() -> list[Told]:
+    def tell() -> list[ImagePrompt]:
         for row in rows:
             row.told = None
         return model._tell(requests)
@@ -221,7 +221,9 @@ def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
 
 
 @torch.inference_mode()
-def _draw(model: Janus, batch: Sequence[tuple[DrawRequest, Told]], manner: _Manner, total: int | None = None) -> None:
+def _draw(
+    model: Janus, batch: Sequence[tuple[ImageRequest, ImagePrompt]], manner: _Manner, total: int | None = None
+) -> None:
     """The image tokens of a batch, fewer than the model's where told."""
     whole = model.capabilities
     model.capabilities = replace(whole, image_tokens=total or whole.image_tokens)
@@ -231,15 +233,15 @@ def _draw(model: Janus, batch: Sequence[tuple[DrawRequest, Told]], manner: _Mann
         model.capabilities = whole
 
 
-def _pretend(told: Told, length: int) -> Told:
+def _pretend(told: ImagePrompt, length: int) -> ImagePrompt:
     """As if that many tokens had been read: the numbers do not matter, where they lie does."""
 
-    def stretch(kept: Kept) -> Kept:
+    def stretch(kept: CachedPrefix) -> CachedPrefix:
         part = torch.cat(kept.parts, dim=-2)
         repeats = -(-length // part.shape[-2])
-        return Kept((part.repeat(1, 1, 1, repeats, 1)[..., :length, :],), kept.last)
+        return CachedPrefix((part.repeat(1, 1, 1, repeats, 1)[..., :length, :],), kept.last)
 
-    return Told(told.ids, stretch(told.conditional), stretch(told.unconditional))
+    return ImagePrompt(told.ids, stretch(told.conditional), stretch(told.unconditional))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from PIL import Image
 from milr import load_model, load_reward
 from milr.benchmarks.tables import wilson
 from milr.decode.sampling import open_stream
-from milr.models.base import DrawRequest, Model, Row
+from milr.models.base import ImageRequest, Model, TaskState
 from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icons.detector import IconDetector
 from milr.tasks import COLORS, OBJECT_NAMES, Phrase, parse_prompt, write_prompt
-from milr.types import Drawing, Reasoning, Score, Task
+from milr.types import ImageSample, Reasoning, Score, Task
 from training.detector import SIDE, Encoded, Sampler, VqCoder, psnr
 from training.planning import fulfils
 from training.scenes import AIR, PLACES, TOKEN, Item, Scene, World, read_forbidden, read_held_out, read_riddles, render
@@ -47,14 +47,17 @@ def share(values: Sequence[bool]) -> dict[str, float]:
     return {"share": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "of": len(values)}
 
 
-def draw_once(model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int) -> list[Drawing]:
+def draw_once(
+    model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int
+) -> list[ImageSample]:
     """One drawing a task, at the model's own guidance."""
     guidance = float(model.search_defaults["guidance"])  # type: ignore[arg-type]
-    drawings: list[Drawing] = []
+    drawings: list[ImageSample] = []
     for start in range(0, len(tasks), ROWS):
         rows = range(start, min(start + ROWS, len(tasks)))
         requests = [
-            DrawRequest(Row(tasks[i]), reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0)) for i in rows
+            ImageRequest(TaskState(tasks[i]), reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0))
+            for i in rows
         ]
         sketches = model.draw(requests, guidance=guidance, temperature=1.0, keep=0)
         drawings += [sketch.drawing for sketch in sketches]

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from milr.runs import RunWriter, read_run
     from milr.search import search
     from milr.tasks import read_tasks, tasks_from_prompts
-    from milr.types import Drawing, Reasoning, Requirement, Score, StepRecord, Task, Unscored
+    from milr.types import ImageSample, Reasoning, Requirement, Score, StepRecord, Task, Unscored
 
 
 __all__ = [
-    "Drawing",
+    "ImageSample",
     "MilrError",
     "Reasoning",
     "Requirement",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Drawing": "milr.types",
+    "ImageSample": "milr.types",
     "MilrError": "milr.errors",
     "Reasoning": "milr.types",
     "Requirement": "milr.types",

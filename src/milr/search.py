@@ -19,9 +19,9 @@ from milr.errors import MilrError
 from milr.methods.latents import GradientError, Latents, RolledOut, count_latents, take_step
 from milr.methods.strategies import STRATEGIES
 from milr.models.absent import find_absent
-from milr.models.base import DrawRequest, Model, Row, Sketch, Thought
+from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextOutput
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
+from milr.types import ImageSample, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
 
 
 class SearchError(MilrError):
@@ -145,18 +145,18 @@ class _Search:
     ) -> None:
         self.task, self.index, self.key, self.model, self.config = task, index, key, model, config
         self.absent = absent  # latents that were asked for, but that the model does not have
-        self.row: Row | None = None
+        self.row: TaskState | None = None
         self.step = -1
         self.moved: tuple[str, ...] = ()
         self.latents: Latents | None = None
         self.text_states = torch.empty(0, model.capabilities.width)
         self.reasoning = Reasoning("", ())
         self.read_text: tuple[int, ...] = ()  # the text prefix that was rolled out
-        self.drawings: list[Drawing] = []
+        self.drawings: list[ImageSample] = []
         self.scores: list[Score | Unscored] = []
         self.first_text: tuple[int, ...] = ()
         self.first_image: tuple[int, ...] = ()
-        self.best: tuple[Drawing, Score | Unscored, int] | None = None
+        self.best: tuple[ImageSample, Score | Unscored, int] | None = None
         self.log_probability: float | None = None
         self.drawings_spent = self.tokens_spent = 0
         self.notes: list[str] = []
@@ -209,7 +209,7 @@ class _Search:
             return tuple(to_integers(logits.argmax(-1))), nothing, stream
         return tuple(int(sample(row[None], [stream], temperature)) for row in logits), nothing, stream
 
-    def take_thought(self, thought: Thought) -> None:
+    def take_thought(self, thought: TextOutput) -> None:
         """A new text; at step 0 its first hidden states become the text latents."""
         self.reasoning = thought.reasoning
         if self.step == 0:
@@ -223,18 +223,18 @@ class _Search:
         if self.step and added:
             self._latents().anchor(thought.hidden)
 
-    def draw_requests(self) -> list[DrawRequest]:
+    def draw_requests(self) -> list[ImageRequest]:
         """M requests with streams of their own: of this step, or of step 0 where the noise is fixed."""
         step = self.step if self.config.noise == "fresh" else 0
         prefix = None
         if self.step and len(self._latents().now["image"]):
             prefix = self.model.image_logits(self._latents().now["image"].detach(), self.config.guidance)
         return [
-            DrawRequest(_row(self), self.reasoning, open_stream(self.config.seed, self.key, place, step), prefix)
+            ImageRequest(_row(self), self.reasoning, open_stream(self.config.seed, self.key, place, step), prefix)
             for place in range(self.config.drawings_per_step)
         ]
 
-    def take_sketches(self, sketches: Sequence[Sketch]) -> None:
+    def take_sketches(self, sketches: Sequence[ImageOutput]) -> None:
         """New drawings; at step 0 the first one's hidden states become the image latents."""
         self.drawings = [sketch.drawing for sketch in sketches]
         self.scores = [Unscored("not scored yet", "")] * len(sketches)
@@ -296,7 +296,7 @@ class _Search:
         return self.latents
 
 
-def _row(one: _Search) -> Row:
+def _row(one: _Search) -> TaskState:
     assert one.row is not None, "a search begins with a row of the model's"
     return one.row
 

@@ -58,7 +58,7 @@ class Reasoning:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ImageSample:
     """Image tokens and the picture that they decode to."""
 
     tokens: tuple[int, ...]
@@ -128,11 +128,11 @@ class StepRecord:
     moved: tuple[str, ...]
     """The latents that this step updated: of "text", "image"."""
     reasoning: Reasoning
-    drawings: tuple[Drawing, ...]
+    drawings: tuple[ImageSample, ...]
     """The step's drawings, M of them (`drawings_per_step`)."""
     scores: tuple[Score | Unscored, ...]
     """One a drawing."""
-    best: Drawing
+    best: ImageSample
     """The best picture seen so far; the first of equals."""
     best_score: Score | Unscored
     best_step: int

@@ -30,7 +30,7 @@ from milr.types import StepRecord, Task
 
 if TYPE_CHECKING:
     from milr.methods import Method
-    from milr.rewards.vlm.client import JudgeClient
+    from milr.rewards.vlm.client import VlmClient
 
 
 class BenchmarkSettings(BaseModel):
@@ -94,7 +94,7 @@ class BenchmarkJob:
 
     @classmethod
     def begin(
-        cls, settings: BenchmarkSettings, folder: Path, judges: JudgeClient | None = None, hub: HubAccess | None = None
+        cls, settings: BenchmarkSettings, folder: Path, judges: VlmClient | None = None, hub: HubAccess | None = None
     ) -> BenchmarkJob:
         """A new run in that folder.
 
@@ -139,7 +139,7 @@ class BenchmarkJob:
         return cls(benchmark, parts, writer)
 
     @classmethod
-    def resume(cls, folder: Path, judges: JudgeClient | None = None, hub: HubAccess | None = None) -> BenchmarkJob:
+    def resume(cls, folder: Path, judges: VlmClient | None = None, hub: HubAccess | None = None) -> BenchmarkJob:
         """The run in that folder, to be gone on with: all settings stand in its manifest.
 
         Raises:
@@ -197,7 +197,7 @@ class BenchmarkJob:
         tasks = [manifest.tasks[index] for index in indices]
         for seen in self.parts.method(tasks, self.parts.model, self.parts.reward, config):
             if seen.finished == "unscored":
-                # Kept, it would stand there as finished for ever; left out, resuming draws it again.
+                # CachedPrefix, it would stand there as finished for ever; left out, resuming draws it again.
                 raise RunError(f"{'; '.join(seen.notes)}; {self.parts.reward.name} scores nothing any more")
             record = replace(seen, index=indices[seen.index])
             yield record, image, self.writer.write(record, image)
@@ -258,7 +258,7 @@ def _check_language(benchmark: Benchmark, model: Model) -> None:
         )
 
 
-def _load(names: _Names, device: str, dtype: str | None, judges: JudgeClient | None, hub: HubAccess) -> Parts:
+def _load(names: _Names, device: str, dtype: str | None, judges: VlmClient | None, hub: HubAccess) -> Parts:
     # A missing key, server or scorer is found before the model is loaded, where the scorer can do without it.
     early = {
         name: load_reward(name, judges=judges) for name in (names.reward, names.judge) if name and not needs_model(name)

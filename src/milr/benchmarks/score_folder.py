@@ -35,7 +35,7 @@ from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
 if TYPE_CHECKING:
-    from milr.rewards.vlm.client import JudgeSettings
+    from milr.rewards.vlm.client import VlmSettings
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
 _BEGUN = (LOCK, f"{JOURNAL}{PART}")
@@ -111,7 +111,7 @@ class FolderJob:
         prompts: Path | None = None,
         processes: int = 1,
         options: Mapping[str, object] | None = None,
-        judging: JudgeSettings | None = None,
+        judging: VlmSettings | None = None,
     ) -> None:
         """Find the pictures and read what was scored before.
 
@@ -292,7 +292,7 @@ class _Setup:
     reward: str
     options: tuple[tuple[str, Any], ...]
     processes: int
-    judging: JudgeSettings | None
+    judging: VlmSettings | None
 
 
 class _Worker:
@@ -310,9 +310,9 @@ class _Worker:
             torch.set_num_threads(max(torch.get_num_threads() // setup.processes, 1))
         self._judges = None
         if setup.judging is not None:
-            from milr.rewards.vlm.client import JudgeClient
+            from milr.rewards.vlm.client import VlmClient
 
-            self._judges = JudgeClient(setup.judging)
+            self._judges = VlmClient(setup.judging)
         self.reward: Reward = load_reward(setup.reward, judges=self._judges, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:

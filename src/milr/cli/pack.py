@@ -131,11 +131,11 @@ class _Artist:
 def _show(model: Model, tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
     """The pictures of whole drawings' tokens."""
     from milr.decode.sampling import open_stream
-    from milr.models.base import DrawRequest
+    from milr.models.base import ImageRequest
 
     stream = open_stream(0, "", 0, 0)  # nothing is drawn by chance: all tokens are given
     requests = [
-        DrawRequest(row, None, stream, tokens=tokens, until=len(tokens))
+        ImageRequest(row, None, stream, tokens=tokens, until=len(tokens))
         for row, tokens in zip(model.start(tasks), drawings, strict=True)
     ]
     return [one.drawing.picture for one in model.draw(requests, guidance=1.0, temperature=1.0, keep=0)]

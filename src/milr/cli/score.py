@@ -17,7 +17,7 @@ from milr.rewards import Reward, check_reward, load_reward, needs_model
 from milr.rewards.mix import costs_of
 from milr.rewards.panel import measure_gaps
 from milr.rewards.vlm.budget import estimate
-from milr.rewards.vlm.client import JudgeClient, JudgeSettings
+from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.types import Score, StepRecord, Task, Unscored
 
 JudgeUrl = Annotated[str | None, typer.Option(help="Of the judge's OpenAI-compatible server, with /v1.")]
@@ -30,7 +30,7 @@ Panel = Annotated[str | None, typer.Option(metavar="NAME,...", help="Rewards tha
 class Judging:
     """What the judge options ask for: one client, one budget, the watched rewards' names."""
 
-    judges: JudgeClient
+    judges: VlmClient
     panel: tuple[str, ...]
 
     @classmethod
@@ -45,7 +45,7 @@ class Judging:
             if not name:
                 raise UsageError(f"--panel {panel}: a name is empty; give for instance --panel icons,self")
             check_reward(name)
-        return cls(JudgeClient(JudgeSettings(url=url, model=model, budget=budget)), tuple(dict.fromkeys(names)))
+        return cls(VlmClient(VlmSettings(url=url, model=model, budget=budget)), tuple(dict.fromkeys(names)))
 
     def load_panel(self, model: object) -> dict[str, Reward]:
         """The watched rewards by name."""
@@ -55,8 +55,8 @@ class Judging:
         """What judges may cost at most, a line each; nothing where none is asked.
 
         Args:
-            reward: Asked about every picture.
-            panel: Asked about each task's first picture and its new best ones.
+            reward: TextPrompt about every picture.
+            panel: TextPrompt about each task's first picture and its new best ones.
             model: That draws: the size of its pictures counts.
             pictures: That may be drawn for all tasks.
         """

@@ -13,7 +13,7 @@ from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.score_folder import FolderJob
 from milr.cli.score import JudgeBudget, JudgeModel, JudgeUrl
 from milr.errors import UsageError
-from milr.rewards.vlm.client import JudgeSettings
+from milr.rewards.vlm.client import VlmSettings
 from milr.types import Unscored
 
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -56,7 +56,7 @@ def score_folder(
         prompts=prompts,
         processes=processes,
         options=options,
-        judging=JudgeSettings(url=judge_url, model=judge_model, budget=judge_budget),
+        judging=VlmSettings(url=judge_url, model=judge_model, budget=judge_budget),
     )
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if job.done:

@@ -1,7 +1,7 @@
 """The decoding engine: many rows in lockstep through one causal decoder.
 
-A row's prompt is read once and kept (`Kept`); a batch begins behind what its rows have kept, reads each row's new
-tokens, then goes one token a row and step. Rows of unequal length are padded on the left; masks hide the padding and
+A row's prompt is read once and kept (`CachedPrefix`); a batch begins behind what its rows have kept, reads each row's
+new tokens, then goes one token a row and step. Rows of unequal length are padded on the left; masks hide the padding and
 positions count a row's own tokens, so what a row gives does not depend on its neighbours.
 
 Legend of shapes: B rows, T tokens, d width, L layers, G key heads, w a head's width.
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from milr.decode.batching import fitting, work_in_batches
-from milr.decode.kv_cache import Cache, Kept
+from milr.decode.kv_cache import CachedPrefix, KVCache
 from milr.decode.llama import Decoder
 from milr.decode.packed_linear import pack
 
@@ -65,18 +65,20 @@ class Engine:
         self.counts = Counts()
         self._most: int | None = None  # items a batch, once memory has run out
 
-    def open(self, before: Sequence[Kept | None], read: int, steps: int = 0) -> Lockstep:
+    def open(self, before: Sequence[CachedPrefix | None], read: int, steps: int = 0) -> DecodeBatch:
         """A batch of rows that go on behind what they have kept: first up to ``read`` tokens at once, then steps."""
-        return Lockstep(self, before, self.round_up(read) + steps)
+        return DecodeBatch(self, before, self.round_up(read) + steps)
 
-    def read(self, rows: Sequence[tuple[torch.Tensor, Kept | None]]) -> list[Kept]:
+    def read(self, rows: Sequence[tuple[torch.Tensor, CachedPrefix | None]]) -> list[CachedPrefix]:
         """Read rows of embeddings (T_i, d) behind what they have kept, and keep that too."""
         given = [embeddings for embeddings, _ in rows]
         batch = self.open([kept for _, kept in rows], max(map(len, given)))
         batch.read(given)
         return [batch.keep(place, len(row)) for place, row in enumerate(given)]
 
-    def read_all(self, rows: Sequence[torch.Tensor], before: Sequence[Kept] | None = None) -> list[Kept]:
+    def read_all(
+        self, rows: Sequence[torch.Tensor], before: Sequence[CachedPrefix] | None = None
+    ) -> list[CachedPrefix]:
         """Read any number of rows of embeddings (T_i, d) in batches, each behind what is kept."""
         return self.in_batches(
             list(zip(rows, before or [None] * len(rows), strict=True)),
@@ -144,17 +146,17 @@ class Engine:
         self.counts = replace(old, cache_bytes=max(old.cache_bytes, cache_bytes), **sums)
 
 
-class Lockstep:
+class DecodeBatch:
     """A batch of rows with their cache. Feed embeddings, read the last hidden states."""
 
-    def __init__(self, engine: Engine, before: Sequence[Kept | None], room: int) -> None:
+    def __init__(self, engine: Engine, before: Sequence[CachedPrefix | None], room: int) -> None:
         """Allocate for what the rows have kept and ``room`` tokens more, and write what they have kept."""
         self.engine, self.decoder, self.before = engine, engine.decoder, before
         like = self.decoder.like
         lengths = [len(kept) if kept else 0 for kept in before]
         longest = engine.round_up(max(lengths))
         end = longest + room
-        self.cache = Cache(self.decoder.layers, len(before), self.decoder.heads, end, self.decoder.width, like)
+        self.cache = KVCache(self.decoder.layers, len(before), self.decoder.heads, end, self.decoder.width, like)
         engine.count(cache_bytes=self.cache.bytes)
         self.cache.grow(longest)
         self.real = torch.zeros(len(before), end, dtype=torch.bool, device=like.device)  # (B, end)
@@ -190,11 +192,11 @@ class Lockstep:
         self.newest = self._forward(embeddings[:, None], own, len(embeddings))[:, 0].float()
         return self.newest
 
-    def keep(self, row: int, count: int) -> Kept:
+    def keep(self, row: int, count: int) -> CachedPrefix:
         """What the row began behind and the last ``count`` tokens that it read, which follow each other."""
         kept = self.before[row]
         read = self.cache.copy(row, self.cache.filled - count)
-        return Kept((*(kept.parts if kept else ()), read), self.newest[row].clone())
+        return CachedPrefix((*(kept.parts if kept else ()), read), self.newest[row].clone())
 
     def _forward(self, embeddings: torch.Tensor, own: torch.Tensor, tokens: int) -> torch.Tensor:
         positions = (self.lengths[:, None] + own.cumsum(-1) - 1).clamp_min(0)  # (B, T)

@@ -11,7 +11,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedPrefix:
     """What a decoder has read of one row, so that it need not read it again."""
 
     parts: tuple[torch.Tensor, ...]
@@ -32,7 +32,7 @@ class Kept:
         return tuple(part for part in parts if part.shape[-2])
 
 
-class Cache:
+class KVCache:
     """Room for B rows of a known number of tokens."""
 
     def __init__(self, layers: int, rows: int, heads: int, room: int, width: int, like: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from milr.decode.attention import attend
-from milr.decode.kv_cache import Cache
+from milr.decode.kv_cache import KVCache
 
 
 class Decoder:
@@ -39,7 +39,7 @@ class Decoder:
         return 2 * self.layers * self.heads * self.width * self.like.element_size()
 
     def __call__(
-        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: Cache, mask: torch.Tensor | None
+        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: KVCache, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Read new tokens behind what the cache holds.
 

@@ -18,9 +18,9 @@ import torch
 
 from milr.config import SearchConfig
 from milr.decode.sampling import number_keys, open_stream
-from milr.models.base import DrawRequest, Model, Thought
+from milr.models.base import ImageRequest, Model, TextOutput
 from milr.rewards.base import Reward, begin_scoring
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
+from milr.types import ImageSample, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Think:
 class Look:
     """A drawing, partial or whole, and what the reward says of its picture."""
 
-    drawing: Drawing
+    drawing: ImageSample
     score: Score | Unscored
 
 
-Script: TypeAlias = Generator[Think | list[DrawRequest], Any, None]
+Script: TypeAlias = Generator[Think | list[ImageRequest], Any, None]
 """What leads a row; it ends behind a whole drawing."""
 
 
@@ -65,7 +65,7 @@ class Row:
         self._total = model.capabilities.image_tokens
         self._texts = self._requests = self._decoded = 0  # texts sampled, drawings asked for, image tokens decoded
         self._script = script(self)
-        self.asked: Think | list[DrawRequest] | None = next(self._script)
+        self.asked: Think | list[ImageRequest] | None = next(self._script)
 
     @property
     def drawings_spent(self) -> float:
@@ -79,7 +79,7 @@ class Row:
 
     def think(
         self, prefix: Sequence[int] = (), *, sampled: bool = False, critique: str = ""
-    ) -> Generator[Think, Thought, Thought]:
+    ) -> Generator[Think, TextOutput, TextOutput]:
         """A new text, which following drawings follow."""
         thought = yield Think(tuple(prefix), sampled, critique)
         self.reasoning = thought.reasoning
@@ -88,19 +88,19 @@ class Row:
 
     def draw(
         self, begun: Sequence[Sequence[int | None]] = ((),), until: int | None = None
-    ) -> Generator[list[DrawRequest], list[Look], list[Look]]:
+    ) -> Generator[list[ImageRequest], list[Look], list[Look]]:
         """Drawings after the newest text, looked at by the reward.
 
         Args:
             begun: For each drawing the tokens that are given, in raster order; None, and what follows, is drawn.
-            until: As in `DrawRequest`: at so many tokens the drawings stay partial, and no record is made of them.
+            until: As in `ImageRequest`: at so many tokens the drawings stay partial, and no record is made of them.
         """
-        requests: list[DrawRequest] = []
+        requests: list[ImageRequest] = []
         for tokens in begun:
             # Drawing n has the numbers of a search's step n, so that methods which draw alike draw the same pictures.
             stream = open_stream(self.config.seed, self.key, 0, self._requests)
             self._requests += 1
-            requests.append(DrawRequest(self.row, self.reasoning, stream, tokens=tokens, until=until))
+            requests.append(ImageRequest(self.row, self.reasoning, stream, tokens=tokens, until=until))
         looks = yield requests
         return looks
 
@@ -109,7 +109,7 @@ class Row:
         side = math.isqrt(self._total)
         return side * min(max(round(share * side), 1), side - 1)
 
-    def answer(self, answer: Thought | list[Look]) -> None:
+    def answer(self, answer: TextOutput | list[Look]) -> None:
         """Hand the script what it asked for; `asked` is then its next wish, None at its end."""
         try:
             self.asked = self._script.send(answer)
@@ -121,7 +121,7 @@ class Row:
         self._texts += 1
         return open_stream(self.config.seed, self.key, 0, self._texts - 1, "text")
 
-    def count(self, requests: Sequence[DrawRequest], looks: Sequence[Look]) -> None:
+    def count(self, requests: Sequence[ImageRequest], looks: Sequence[Look]) -> None:
         """Count what was drawn: given tokens at the beginning are read, not decoded, and given ones not sampled."""
         self.reward_calls += len(looks)
         for request, look in zip(requests, looks, strict=True):
@@ -226,7 +226,7 @@ def _think(active: Sequence[Row], model: Model) -> None:
 
 
 def _look(
-    asked: Sequence[Sequence[DrawRequest]], model: Model, reward: Reward, config: SearchConfig
+    asked: Sequence[Sequence[ImageRequest]], model: Model, reward: Reward, config: SearchConfig
 ) -> list[list[Look]]:
     """Draw and score everything that is asked for, in the rows' order."""
     requests = [request for own in asked for request in own]

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 import torch
 from PIL import Image
 
-from milr.decode.kv_cache import Kept
-from milr.types import Drawing, Reasoning, Task
+from milr.decode.kv_cache import CachedPrefix
+from milr.types import ImageSample, Reasoning, Task
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
-class Thought:
+class TextOutput:
     """A reasoning and the hidden states behind it."""
 
     reasoning: Reasoning
@@ -42,49 +42,49 @@ class Thought:
 
 
 @dataclass(frozen=True)
-class Sketch:
+class ImageOutput:
     """A drawing and the hidden states behind its first tokens."""
 
-    drawing: Drawing
+    drawing: ImageSample
     hidden: torch.Tensor | None
     """(n, 2, d) float32: conditional and unconditional state behind each of the first n tokens; None where the first
     tokens came from latents or were given."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class TextPrompt:
     """A prompt that asks for a reasoning, as it was read."""
 
     ids: tuple[int, ...]
-    kept: Kept
+    kept: CachedPrefix
 
 
 @dataclass(frozen=True)
-class Told:
+class ImagePrompt:
     """A prompt that asks for a drawing, as it was read."""
 
     ids: tuple[int, ...]
-    conditional: Kept
-    unconditional: Kept
+    conditional: CachedPrefix
+    unconditional: CachedPrefix
 
 
 @dataclass
-class Row:
+class TaskState:
     """A task under way, with what its model has read and written of it: what is kept here is not done again.
 
     `Model.start` makes one; the memory is the row's and goes with it. The fields are the model's to fill.
     """
 
     task: Task
-    asked: Asked | None = None
+    asked: TextPrompt | None = None
     """The last prompt that asked for a reasoning."""
-    thought: Thought | None = None
+    thought: TextOutput | None = None
     """What was written behind it, where it was written greedily."""
     forced: int = 0
     """How many of its tokens were given, not written."""
-    told: Told | None = None
+    told: ImagePrompt | None = None
     """The last prompt that asked for a drawing."""
-    drawn: Drawing | None = None
+    drawn: ImageSample | None = None
     """The last drawing, with as many tokens as a whole one has: the same tokens show the same picture."""
 
     @property
@@ -96,10 +96,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class DrawRequest:
+class ImageRequest:
     """One drawing to make."""
 
-    row: Row
+    row: TaskState
     reasoning: Reasoning | None
     """None draws from the prompt alone."""
     stream: torch.Generator
@@ -125,20 +125,20 @@ class Model(Protocol):
     reads_free_prompts: bool
     """False where prompts must follow the grammar of `milr.tasks`."""
 
-    def start(self, tasks: Sequence[Task]) -> list[Row]:
+    def start(self, tasks: Sequence[Task]) -> list[TaskState]:
         """A row a task: the model's memory of it, for as long as the row lives."""
         ...
 
     def reason(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TaskState],
         prefixes: Sequence[Sequence[int]],
         *,
         offsets: Sequence[torch.Tensor] | None = None,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
-    ) -> list[Thought]:
+    ) -> list[TextOutput]:
         """Write each row's reasoning behind its prefix of token ids (which may be empty).
 
         Args:
@@ -158,8 +158,8 @@ class Model(Protocol):
         ...
 
     def draw(
-        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
-    ) -> list[Sketch]:
+        self, requests: Sequence[ImageRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[ImageOutput]:
         """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are.
 
         ``sampler`` is one of `milr.decode.sampling.SAMPLERS`.

@@ -16,17 +16,17 @@ from PIL import Image
 
 from milr.decode.batching import work_in_batches
 from milr.decode.engine import Counts, Engine
-from milr.decode.kv_cache import Kept
+from milr.decode.kv_cache import CachedPrefix
 from milr.decode.packed_linear import pack
 from milr.decode.partial import fill_rest
 from milr.decode.sampling import sample
 from milr.decode.tensors import to_integers
-from milr.models.base import Asked, DrawRequest, Row, Sketch, Thought, Told
+from milr.models.base import ImageOutput, ImagePrompt, ImageRequest, TaskState, TextOutput, TextPrompt
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.prompts import Prompts
-from milr.models.vqa import Eyes
-from milr.types import Drawing, Reasoning, Task
+from milr.models.vqa import VisualQA
+from milr.types import ImageSample, Reasoning, Task
 
 _PIXELS_AT_ONCE = 512 * 512  # the VQ decoder and the vision tower need far more memory a picture than tokens do
 _BLANK_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
@@ -46,7 +46,7 @@ class _Manner:
 class _Wish:
     """A reasoning to write."""
 
-    kept: Kept
+    kept: CachedPrefix
     """Its prompt."""
     prefix: tuple[int, ...]
     offsets: torch.Tensor | None
@@ -102,7 +102,7 @@ class Janus:
         # Where shapes are fixed, each picture goes alone through the VQ decoder and the vision tower.
         many = max(1, _PIXELS_AT_ONCE // self.capabilities.picture_size**2)
         self._pictures_at_once = 1 if deterministic else many
-        self.eyes = Eyes(
+        self.eyes = VisualQA(
             self.network,
             self.engine,
             self.prompts,
@@ -112,28 +112,28 @@ class Janus:
             self.text_logits,
             self._pictures_at_once,
         )
-        self._blank: dict[int, Kept] = {}  # by their first token, the beginnings of unconditional prompts
+        self._blank: dict[int, CachedPrefix] = {}  # by their first token, the beginnings of unconditional prompts
 
     @property
     def counts(self) -> Counts:
         """What has been decoded since the model was loaded."""
         return self.engine.counts
 
-    def start(self, tasks: Sequence[Task]) -> list[Row]:
+    def start(self, tasks: Sequence[Task]) -> list[TaskState]:
         """A row a task; prompts are read when they are first needed."""
-        return [Row(task) for task in tasks]
+        return [TaskState(task) for task in tasks]
 
     @torch.inference_mode()
     def reason(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TaskState],
         prefixes: Sequence[Sequence[int]],
         *,
         offsets: Sequence[torch.Tensor] | None = None,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
-    ) -> list[Thought]:
+    ) -> list[TextOutput]:
         """Write each row's reasoning behind its prefix of token ids, greedily or sampled; see the protocol.
 
         A prompt that its row was asked last is not read again. Greedy writing has no chance in it, so a prefix that is
@@ -168,17 +168,19 @@ class Janus:
             found[place] = thought
         return [thought for thought in found if thought]
 
-    def _ask(self, rows: Sequence[Row], prompts: Sequence[tuple[int, ...]]) -> list[Asked]:
+    def _ask(self, rows: Sequence[TaskState], prompts: Sequence[tuple[int, ...]]) -> list[TextPrompt]:
         """Each prompt as read: where it is not the one that its row was asked last, it is read now."""
         known = {row.asked.ids: row.asked for row in rows if row.asked}
         new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
-        known |= zip(new, map(Asked, new, self.engine.read_all([self._embed_text(ids) for ids in new])), strict=True)
+        known |= zip(
+            new, map(TextPrompt, new, self.engine.read_all([self._embed_text(ids) for ids in new])), strict=True
+        )
         asked = [known[ids] for ids in prompts]
         for row, one in zip(rows, asked, strict=True):
             row.asked = one
         return asked
 
-    def _write(self, batch: Sequence[_Wish], temperature: float) -> list[Thought]:
+    def _write(self, batch: Sequence[_Wish], temperature: float) -> list[TextOutput]:
         limit = self.profile.max_reasoning_tokens
         written = [list(wish.prefix) for wish in batch]
         streams = [wish.stream.clone_state() for wish in batch if wish.stream]
@@ -203,7 +205,9 @@ class Janus:
                 if not done[index]:
                     hidden[index].append(row)
         return [
-            Thought(self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(own[: len(tokens)]))
+            TextOutput(
+                self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(own[: len(tokens)])
+            )
             for tokens, own in zip(written, hidden, strict=True)
         ]
 
@@ -213,8 +217,8 @@ class Janus:
 
     @torch.inference_mode()
     def draw(
-        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
-    ) -> list[Sketch]:
+        self, requests: Sequence[ImageRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[ImageOutput]:
         """Draw each request: image tokens sampled under guidance, then decoded to a picture.
 
         Place i of a drawing uses the i-th numbers of its stream, whether its logits come from latents or from the
@@ -242,11 +246,13 @@ class Janus:
         whole = self.capabilities.image_tokens
         pictures = self._picture([one.row for one in requests], [fill_rest(tokens, whole) for tokens, _ in drawn])
         return [
-            Sketch(Drawing(tuple(tokens), picture), None if request.prefix is not None or request.tokens else hidden)
+            ImageOutput(
+                ImageSample(tuple(tokens), picture), None if request.prefix is not None or request.tokens else hidden
+            )
             for (tokens, hidden), picture, request in zip(drawn, pictures, requests, strict=True)
         ]
 
-    def _tell(self, requests: Sequence[DrawRequest]) -> list[Told]:
+    def _tell(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
         """Each request's prompt as read: where it is not the one that its row was told last, it is read now.
 
         The unconditional prompt keeps the first and the last token and pads the rest. Its beginning is the same for
@@ -257,16 +263,16 @@ class Janus:
         new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
         if new:
             blank = self._read_blank(new[0][0], max(map(len, new)) - 1)
-            begun = [Kept(blank.cut(len(ids) - 1), blank.last) for ids in new]
+            begun = [CachedPrefix(blank.cut(len(ids) - 1), blank.last) for ids in new]
             unconditional = self.engine.read_all([self._embed_text(ids[-1:]) for ids in new], begun)
             conditional = self.engine.read_all([self._embed_text(ids) for ids in new])
-            known |= zip(new, map(Told, new, conditional, unconditional), strict=True)
+            known |= zip(new, map(ImagePrompt, new, conditional, unconditional), strict=True)
         told = [known[ids] for ids in prompts]
         for request, one in zip(requests, told, strict=True):
             request.row.told = one
         return told
 
-    def _read_blank(self, first: int, length: int) -> Kept:
+    def _read_blank(self, first: int, length: int) -> CachedPrefix:
         """At least so many tokens of the unconditional prompt: ``first``, then padding; read in steps of one size."""
         kept = self._blank.get(first)
         while kept is None or len(kept) < length:
@@ -276,7 +282,9 @@ class Janus:
             self._blank[first] = kept
         return kept
 
-    def _draw(self, batch: Sequence[tuple[DrawRequest, Told]], manner: _Manner) -> list[tuple[list[int], torch.Tensor]]:
+    def _draw(
+        self, batch: Sequence[tuple[ImageRequest, ImagePrompt]], manner: _Manner
+    ) -> list[tuple[list[int], torch.Tensor]]:
         """Image tokens, and the hidden states (n, 2, d) behind the first of them."""
         totals = [self._total(request) for request, _ in batch]
         streams = [request.stream.clone_state() for request, _ in batch]
@@ -308,7 +316,7 @@ class Janus:
         hidden = torch.stack(kept, dim=1) if kept else pairs[:, None][:, :0]  # (B, n, 2, d)
         return list(zip(drawn, hidden, strict=True))
 
-    def _total(self, request: DrawRequest) -> int:
+    def _total(self, request: ImageRequest) -> int:
         return request.until or self.capabilities.image_tokens
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
@@ -338,14 +346,14 @@ class Janus:
         """Image tokens (T,) -> (T, d)."""
         return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
 
-    def _picture(self, rows: Sequence[Row], drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
+    def _picture(self, rows: Sequence[TaskState], drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
         """What each whole drawing shows; a picture that its row has shown last is not decoded again."""
         wholes = [tuple(tokens) for tokens in drawn]
         known = {row.drawn.tokens: row.drawn.picture for row in rows if row.drawn}
         new = list(dict.fromkeys(tokens for tokens in wholes if tokens not in known))
         known |= zip(new, self._decode_pictures(new), strict=True)
         for row, tokens in zip(rows, wholes, strict=True):
-            row.drawn = Drawing(tokens, known[tokens])
+            row.drawn = ImageSample(tokens, known[tokens])
         return [known[tokens] for tokens in wholes]
 
     def _decode_pictures(self, drawn: Sequence[Sequence[int]]) -> list[Image.Image]:
@@ -361,7 +369,7 @@ class Janus:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
 
 
-def _written_before(row: Row, prompt: tuple[int, ...], prefix: tuple[int, ...]) -> Thought | None:
+def _written_before(row: TaskState, prompt: tuple[int, ...], prefix: tuple[int, ...]) -> TextOutput | None:
     """The row's last text, where it is the one that greedy writing would give behind this prompt and prefix."""
     if row.thought is None or row.asked is None or row.asked.ids != prompt or len(prefix) < row.forced:
         return None
@@ -381,18 +389,18 @@ def _steer(states: torch.Tensor, batch: Sequence[_Wish], places: Sequence[int]) 
     return states + torch.stack(added)
 
 
-def _given(request: DrawRequest, place: int) -> int | None:
+def _given(request: ImageRequest, place: int) -> int | None:
     """The token that a request gives for a place."""
     return request.tokens[place] if place < len(request.tokens) else None
 
 
-def _count_begun(request: DrawRequest, total: int) -> int:
+def _count_begun(request: ImageRequest, total: int) -> int:
     """How many of the first tokens need no decoder."""
     read = 0 if request.prefix is None else len(request.prefix)
     return next((place for place in range(read, total) if _given(request, place) is None), total)
 
 
-def _begin(request: DrawRequest, total: int, stream: torch.Generator, manner: _Manner) -> list[int]:
+def _begin(request: ImageRequest, total: int, stream: torch.Generator, manner: _Manner) -> list[int]:
     """The tokens that need no decoder: given ones, and behind latents those that their logits give."""
     tokens: list[int] = []
     logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)

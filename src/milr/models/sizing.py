@@ -107,13 +107,13 @@ def _time_ending(model: Janus, rows: int, own: int) -> float:
     import torch
 
     from milr.decode.sampling import open_stream
-    from milr.models.base import DrawRequest
+    from milr.models.base import ImageRequest
     from milr.types import Task
 
     codes: int = model.network.config.vq_config.num_embeddings
     given = torch.zeros(model.capabilities.image_tokens - own, codes)
     started = model.start([Task(prompt=_PROBE_PROMPT)] * rows)
-    requests = [DrawRequest(row, None, open_stream(0, "probe", place, 0), given) for place, row in enumerate(started)]
+    requests = [ImageRequest(row, None, open_stream(0, "probe", place, 0), given) for place, row in enumerate(started)]
     began = time.perf_counter()
     model.draw(requests, guidance=5.0, temperature=1.0, keep=0)
     return time.perf_counter() - began

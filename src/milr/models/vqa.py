@@ -19,7 +19,7 @@ from milr.models.prompts import Prompts
 
 
 @dataclass(frozen=True)
-class Eyes:
+class VisualQA:
     """What looking needs of a loaded checkpoint; it holds no weights of its own."""
 
     network: Any

@@ -19,7 +19,7 @@ from milr.report.comparison import mark
 from milr.report.entries import Entry, value_of
 from milr.report.sections import Section
 from milr.report.tables import Cell, Row, Table
-from milr.runs import Run, ScoredDrawing, TaskRun
+from milr.runs import Run, RunImage, TaskRun
 
 REPEATED = 0.5
 """A text is flagged where more than this share of its word pairs came before, and did not at first."""
@@ -140,7 +140,7 @@ def _share(now: float, first: float) -> float:
     return now / first if first else 1.0
 
 
-def _measure(task: TaskRun, drawing: ScoredDrawing) -> PictureMeasure:
+def _measure(task: TaskRun, drawing: RunImage) -> PictureMeasure:
     return measure_picture(drawing.drawing.tokens, np.asarray(task.picture(drawing.drawing).convert("L")))
 
 

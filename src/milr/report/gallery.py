@@ -14,7 +14,7 @@ from milr.report.comparison import mark
 from milr.report.entries import Entry, value_of
 from milr.report.failures import KINDS, Diagnosed, worst
 from milr.report.sections import Section
-from milr.runs import ScoredDrawing, TaskRun
+from milr.runs import RunImage, TaskRun
 
 LARGEST = 256
 """Pixels a side in the page; larger pictures are made smaller."""
@@ -78,7 +78,7 @@ def _gain(task: TaskRun) -> float:
     return _verdict(task.answer) - _verdict(task.drawings[0])
 
 
-def _verdict(drawing: ScoredDrawing) -> float:
+def _verdict(drawing: RunImage) -> float:
     return value_of(drawing.reward if drawing.judge is None else drawing.judge)
 
 
@@ -97,7 +97,7 @@ def _exhibit(entry: Entry, task: TaskRun, *names: str) -> Exhibit:
     return Exhibit(task.task.prompt, mark(entry), tuple(_shot(task, drawings[name], name) for name in names))
 
 
-def _shot(task: TaskRun, drawing: ScoredDrawing, name: str) -> Shot:
+def _shot(task: TaskRun, drawing: RunImage, name: str) -> Shot:
     picture = task.picture(drawing.drawing)
     picture.thumbnail((LARGEST, LARGEST))
     step = next(step for step in task.steps if step.step == drawing.step)

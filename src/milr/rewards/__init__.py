@@ -13,7 +13,7 @@ from milr.rewards.base import Reward
 from milr.rewards.spec import check_name, parse_mix, split_name
 
 if TYPE_CHECKING:
-    from milr.rewards.vlm.client import JudgeClient
+    from milr.rewards.vlm.client import VlmClient
 
 __all__ = ["REWARDS", "Reward", "check_reward", "load_reward", "needs_model"]
 
@@ -83,7 +83,7 @@ REWARDS: Mapping[str, Entry] = {
 
 
 def load_reward(
-    name: str = "icons", *, model: object | None = None, judges: JudgeClient | None = None, **options: object
+    name: str = "icons", *, model: object | None = None, judges: VlmClient | None = None, **options: object
 ) -> Reward:
     """The reward of that name.
 
@@ -107,9 +107,9 @@ def load_reward(
         if option not in wanted:
             raise UsageError(f"the reward {name!r} has no option {option!r}: leave it out")
     if "judges" in wanted or "load" in wanted:
-        from milr.rewards.vlm.client import JudgeClient
+        from milr.rewards.vlm.client import VlmClient
 
-        judges = judges or JudgeClient()
+        judges = judges or VlmClient()
     offered = {
         "argument": argument,
         "model": model,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from milr.errors import UsageError
 from milr.rewards.base import Scores
 from milr.rewards.images.convert import to_png
-from milr.rewards.vlm.client import Failure, JudgeClient, check_url, require_extra
+from milr.rewards.vlm.client import Failure, VlmClient, check_url, require_extra
 from milr.rewards.vlm.parsers import quote
 from milr.types import Score, Task, Unscored
 
@@ -47,7 +47,7 @@ class RemoteScore(BaseModel):
 class Remote:
     """Scores pictures by asking a URL. Implements `milr.rewards.base.Reward`."""
 
-    def __init__(self, argument: str, judges: JudgeClient) -> None:
+    def __init__(self, argument: str, judges: VlmClient) -> None:
         """Ask the URL who it is.
 
         Raises:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from milr.rewards.base import Reward, begin_scoring
-from milr.types import Drawing, Score, StepRecord, Task, Unscored
+from milr.types import ImageSample, Score, StepRecord, Task, Unscored
 
 ALARM_ABOVE = 0.1
 """How much the gap may grow before it is called an alarm, on the [0, 1] scale."""
@@ -60,7 +60,7 @@ def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterato
         panel: The watched rewards by name; without any, records pass as they are.
     """
     firsts: dict[int, tuple[Score | Unscored, Mapping[str, Score | Unscored]]] = {}
-    bests: dict[int, tuple[Drawing, Mapping[str, Score | Unscored]]] = {}
+    bests: dict[int, tuple[ImageSample, Mapping[str, Score | Unscored]]] = {}
     for record in records:
         if not panel:
             yield record
@@ -94,7 +94,7 @@ def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Ga
     return [gap for gap in gaps if gap is not None]
 
 
-def _look(drawing: Drawing, task: Task, panel: Mapping[str, Reward]) -> dict[str, Score | Unscored]:
+def _look(drawing: ImageSample, task: Task, panel: Mapping[str, Reward]) -> dict[str, Score | Unscored]:
     begun = {name: begin_scoring(reward, [drawing.picture], [task]) for name, reward in panel.items()}
     return {name: finish()[0] for name, finish in begun.items()}
 

@@ -14,7 +14,7 @@ from milr.rewards.base import Reward, begin_scoring
 from milr.runs.layout import JUDGED, MANIFEST, RunError, read_manifest
 from milr.runs.lock import check_unheld, hold_run
 from milr.runs.reader import read_picture, read_run, read_verdicts
-from milr.runs.schema import JudgedPicture, Manifest, dump, dump_lines
+from milr.runs.schema import EvaluatedImage, Manifest, dump, dump_lines
 from milr.runs.sessions import Spending, open_session, spend_from_now, update_session
 from milr.types import Task, Unscored
 
@@ -32,7 +32,7 @@ class Shown:
     file: Path
 
 
-def judge_pictures(judge: Reward, task: Task, shown: Sequence[Shown]) -> list[JudgedPicture]:
+def judge_pictures(judge: Reward, task: Task, shown: Sequence[Shown]) -> list[EvaluatedImage]:
     """What the judge says of each picture.
 
     Raises:
@@ -43,7 +43,7 @@ def judge_pictures(judge: Reward, task: Task, shown: Sequence[Shown]) -> list[Ju
     if lost is not None:
         raise RunError(f"the judge {judge.name} judges nothing any more: {lost}; the finished tasks are kept")
     return [
-        JudgedPicture(step=one.step, number=one.number, score=score) for one, score in zip(shown, scores, strict=True)
+        EvaluatedImage(step=one.step, number=one.number, score=score) for one, score in zip(shown, scores, strict=True)
     ]
 
 
@@ -111,6 +111,6 @@ def judge_run(
         write_bytes(folder / MANIFEST, dump(manifest, indent=2) + b"\n")
 
 
-def _is_by(verdicts: Sequence[JudgedPicture], judge: Reward) -> bool:
+def _is_by(verdicts: Sequence[EvaluatedImage], judge: Reward) -> bool:
     """Whether these are the judge's own, from a call that was killed."""
     return bool(verdicts) and all(verdict.score.reward == judge.name for verdict in verdicts)

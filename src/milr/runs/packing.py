@@ -21,7 +21,7 @@ from milr.errors import UsageError
 from milr.files import PART, write_bytes
 from milr.runs.layout import JUDGED, MANIFEST, RECORDS, name_task
 from milr.runs.reader import Run, TaskRun
-from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep, dump, dump_lines
+from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, dump, dump_lines
 from milr.types import Score, Task, Unscored
 
 SUFFIX = ".run.xz"
@@ -55,7 +55,7 @@ class PackedTask(BaseModel):
     """What `digest` says of the answer's picture."""
     steps: tuple[dict[str, Any], ...]
     """Each a `StoredStep` without task, index and image; of the best drawing only the picture's name."""
-    judged: tuple[JudgedPicture, ...]
+    judged: tuple[EvaluatedImage, ...]
 
 
 def digest(picture: Image.Image) -> str:
@@ -177,7 +177,7 @@ def unpack_run(
     write_bytes(folder / MANIFEST, dump(run.manifest, indent=2) + b"\n")
 
 
-def _choose(task: TaskRun, which: Which) -> list[StoredDrawing]:
+def _choose(task: TaskRun, which: Which) -> list[StoredImage]:
     drawings = [one.drawing for one in task.drawings]
     chosen = drawings if which == "all" else [drawings[0], task.answer.drawing, drawings[-1]]
     return list({drawing.picture: drawing for drawing in chosen}.values())

@@ -10,18 +10,18 @@ from pydantic import ValidationError
 
 from milr.files import PART
 from milr.runs.layout import JUDGED, RECORDS, read_manifest, unreadable
-from milr.runs.schema import JudgedPicture, Manifest, StoredDrawing, StoredStep
+from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep
 from milr.types import Score, Task, Unscored
 
 
 @dataclass(frozen=True)
-class ScoredDrawing:
+class RunImage:
     """One drawing of a task, with what reward and judge say of it."""
 
     step: int
     number: int
     """Of the step's drawings, from 0."""
-    drawing: StoredDrawing
+    drawing: StoredImage
     reward: Score | Unscored
     judge: Score | Unscored | None
     """None where the run had no judge."""
@@ -38,7 +38,7 @@ class TaskRun:
     """Step 0 first; never empty."""
     image: int = 0
     """Which of the prompt's images this is, from 0."""
-    judged: tuple[JudgedPicture, ...] = ()
+    judged: tuple[EvaluatedImage, ...] = ()
     """What the judge says of every drawing, in order; empty where the run had no judge."""
 
     @property
@@ -52,22 +52,22 @@ class TaskRun:
         return self.steps[-1]
 
     @property
-    def drawings(self) -> tuple[ScoredDrawing, ...]:
+    def drawings(self) -> tuple[RunImage, ...]:
         """Every drawing, in order."""
         said = {(one.step, one.number): one.score for one in self.judged}
         return tuple(
-            ScoredDrawing(step.step, number, drawing, score, said.get((step.step, number)))
+            RunImage(step.step, number, drawing, score, said.get((step.step, number)))
             for step in self.steps
             for number, (drawing, score) in enumerate(zip(step.drawings, step.scores, strict=True))
         )
 
     @property
-    def answer(self) -> ScoredDrawing:
+    def answer(self) -> RunImage:
         """The drawing that the reward ranks best, the first of equals: what the task is worth."""
         best = self.last.best.picture
         return next(one for one in self.drawings if one.drawing.picture == best)
 
-    def picture(self, drawing: StoredDrawing) -> Image.Image:
+    def picture(self, drawing: StoredImage) -> Image.Image:
         """The drawing's picture, RGB."""
         return read_picture(self.folder / drawing.picture)
 
@@ -105,10 +105,10 @@ def read_task(folder: Path) -> TaskRun:
     return TaskRun(folder, steps[0].task, steps[0].index, steps, steps[0].image, read_verdicts(folder / JUDGED))
 
 
-def read_verdicts(file: Path) -> tuple[JudgedPicture, ...]:
+def read_verdicts(file: Path) -> tuple[EvaluatedImage, ...]:
     """What a judge said of a task's pictures; nothing where there is no such file."""
     lines = file.read_bytes().splitlines() if file.is_file() else []
-    return tuple(JudgedPicture.model_validate_json(line) for line in lines)
+    return tuple(EvaluatedImage.model_validate_json(line) for line in lines)
 
 
 def read_picture(file: Path) -> Image.Image:

@@ -115,7 +115,7 @@ class Manifest(BaseModel):
     judge_seconds: float = 0.0
 
 
-class StoredDrawing(BaseModel):
+class StoredImage(BaseModel):
     """A drawing whose picture is a file."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
@@ -125,7 +125,7 @@ class StoredDrawing(BaseModel):
     """Path from the task's folder."""
 
 
-class JudgedPicture(BaseModel):
+class EvaluatedImage(BaseModel):
     """One line of `judged.jsonl`: what the judge says of one drawing. A line a picture, in the order of drawing."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
@@ -148,9 +148,9 @@ class StoredStep(BaseModel):
     step: int
     moved: tuple[str, ...]
     reasoning: Reasoning
-    drawings: tuple[StoredDrawing, ...]
+    drawings: tuple[StoredImage, ...]
     scores: tuple[Score | Unscored, ...]
-    best: StoredDrawing
+    best: StoredImage
     best_score: Score | Unscored
     best_step: int
     text_latents: int
@@ -176,10 +176,10 @@ class StoredStep(BaseModel):
         values: dict[str, object] = {field.name: getattr(record, field.name) for field in fields(record)}
         values["image"] = image
         values["drawings"] = tuple(
-            StoredDrawing(tokens=drawing.tokens, picture=picture)
+            StoredImage(tokens=drawing.tokens, picture=picture)
             for drawing, picture in zip(record.drawings, pictures, strict=True)
         )
-        values["best"] = StoredDrawing(tokens=record.best.tokens, picture=best)
+        values["best"] = StoredImage(tokens=record.best.tokens, picture=best)
         return cls.model_validate(values)
 
 

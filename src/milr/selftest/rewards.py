@@ -21,7 +21,7 @@ from milr.rewards.vlm.client import EXTRA
 from milr.rewards.vlm.gpt4o import BINARY
 from milr.rewards.vlm.messages import OPENAI_KEY, OWN_KEY
 from milr.rewards.vlm.parsers import Answer, Unreadable
-from milr.rewards.vlm.reward import JudgeProtocol
+from milr.rewards.vlm.reward import VlmProtocol
 from milr.rewards.vlm.unified_reward import POINTWISE
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
 from milr.tasks import parse_prompt
@@ -75,11 +75,13 @@ def check_labelled(rewards: Sequence[Reward]) -> Iterator[Finding]:
     """
     from milr.decode.sampling import open_stream
     from milr.models import load_model
-    from milr.models.base import DrawRequest, Row
+    from milr.models.base import ImageRequest, TaskState
 
     model = load_model(dtype="bfloat16")
     labelled = labelled_drawings()
-    requests = [DrawRequest(Row(task), None, open_stream(0, task.key, 0, 0), tokens=t) for task, t, _ in labelled]
+    requests = [
+        ImageRequest(TaskState(task), None, open_stream(0, task.key, 0, 0), tokens=t) for task, t, _ in labelled
+    ]
     sketches = model.draw(requests, guidance=1.0, temperature=1.0, keep=0)
     for reward in rewards:
         scores = reward([sketch.drawing.picture for sketch in sketches], [task for task, _, _ in labelled])
@@ -162,7 +164,7 @@ def _examine_packages() -> Iterator[Finding]:
     yield Finding("cache", True, f"{len(kept):,} answers, {size:,} bytes in {folder}")
 
 
-def _check_reader(protocol: JudgeProtocol, good: str, value: float, bad: str) -> Iterator[Finding]:
+def _check_reader(protocol: VlmProtocol, good: str, value: float, bad: str) -> Iterator[Finding]:
     try:
         found = protocol.read(Answer(good)).value
     except Unreadable as error:

@@ -24,7 +24,7 @@ from milr.errors import UsageError
 from milr.rewards.base import Reward
 from milr.rewards.images.convert import picture_hash
 from milr.rewards.vlm.gpt4o import BINARY, P_YES
-from milr.rewards.vlm.reward import JudgeProtocol
+from milr.rewards.vlm.reward import VlmProtocol
 from milr.rewards.vlm.unified_reward import POINTWISE
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
 from milr.tasks import tasks_from_prompts
@@ -46,7 +46,7 @@ def _say_unified(value: float) -> str:
     return f"Final Score: {1 + 4 * value:.2f}"
 
 
-ANSWERS: Mapping[str, tuple[JudgeProtocol, Callable[[float], str]]] = {
+ANSWERS: Mapping[str, tuple[VlmProtocol, Callable[[float], str]]] = {
     BINARY.name: (BINARY, _either("0", "-1")),
     P_YES.name: (P_YES, _either("yes", "no")),
     LEGACY.name: (LEGACY, _say_wise),
@@ -140,7 +140,7 @@ class JudgeServer:
         return int.from_bytes(digest[:8], "big") < self.flip * 2**64
 
 
-def recognise(words: str) -> tuple[JudgeProtocol, Task]:
+def recognise(words: str) -> tuple[VlmProtocol, Task]:
     """Which protocol asks, and about what.
 
     Raises:

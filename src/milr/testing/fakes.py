@@ -12,8 +12,8 @@ from PIL import Image
 
 from milr.decode.partial import fill_rest
 from milr.decode.sampling import open_stream, sample
-from milr.models.base import Capabilities, DrawRequest, Row, Sketch, Thought
-from milr.types import Drawing, Reasoning, Score, StepRecord, Task, Unscored
+from milr.models.base import Capabilities, ImageOutput, ImageRequest, TaskState, TextOutput
+from milr.types import ImageSample, Reasoning, Score, StepRecord, Task, Unscored
 
 _END = 0  # of a text
 _WORDS = ("<end>", "a", "red", "blue", "big", "small", "cat", "dog", "tree", "above", "below", "and")
@@ -50,24 +50,24 @@ class FakeModel:
         self._image_head = self._matrix("image head", width, image_words) / 2
         self.reasoned: list[Task] = []
         """Every task that was reasoned about, in order: how often, and whether at all."""
-        self.drawn: list[DrawRequest] = []
+        self.drawn: list[ImageRequest] = []
         """Every drawing that was asked for, in order."""
 
-    def start(self, tasks: Sequence[Task]) -> list[Row]:
+    def start(self, tasks: Sequence[Task]) -> list[TaskState]:
         """A row a task; this model keeps nothing in it."""
-        return [Row(task) for task in tasks]
+        return [TaskState(task) for task in tasks]
 
     @torch.inference_mode()
     def reason(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[TaskState],
         prefixes: Sequence[Sequence[int]],
         *,
         offsets: Sequence[torch.Tensor] | None = None,
         streams: Sequence[torch.Generator] | None = None,
         temperature: float = 1.0,
         critiques: Sequence[str] | None = None,
-    ) -> list[Thought]:
+    ) -> list[TextOutput]:
         """Write each row's reasoning behind its prefix, greedily or sampled; a critique's words are read too."""
         self.reasoned += [row.task for row in rows]
         words = [f"{row.task.prompt} {c}" for row, c in zip(rows, critiques or [""] * len(rows), strict=True)]
@@ -84,8 +84,8 @@ class FakeModel:
 
     @torch.inference_mode()
     def draw(
-        self, requests: Sequence[DrawRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
-    ) -> list[Sketch]:
+        self, requests: Sequence[ImageRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
+    ) -> list[ImageOutput]:
         """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
         self.drawn += requests
         return [self._draw(request, guidance, temperature, keep, sampler) for request in requests]
@@ -118,7 +118,7 @@ class FakeModel:
         added: torch.Tensor,
         stream: torch.Generator | None,
         temperature: float,
-    ) -> Thought:
+    ) -> TextOutput:
         state, hidden, written = self._read(words), [torch.empty(0, self.capabilities.width)], list[int]()
         while len(written) < self.max_reasoning_tokens and _END not in written:
             if len(written) < len(prefix):
@@ -130,9 +130,9 @@ class FakeModel:
             hidden.append(state)
             state = self._follow(state, self._text_tokens[written[-1]])
         tokens = tuple(token for token in written if token != _END)
-        return Thought(Reasoning(" ".join(_WORDS[i] for i in tokens), tokens), tuple(written), torch.cat(hidden))
+        return TextOutput(Reasoning(" ".join(_WORDS[i] for i in tokens), tokens), tuple(written), torch.cat(hidden))
 
-    def _draw(self, request: DrawRequest, guidance: float, temperature: float, keep: int, sampler: str) -> Sketch:
+    def _draw(self, request: ImageRequest, guidance: float, temperature: float, keep: int, sampler: str) -> ImageOutput:
         words = request.row.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
@@ -145,7 +145,9 @@ class FakeModel:
             kept += [pair] if place < keep else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
         hidden = torch.cat(kept) if request.prefix is None and not request.tokens else None
-        return Sketch(Drawing(tuple(tokens), _picture(fill_rest(tokens, self.capabilities.image_tokens))), hidden)
+        return ImageOutput(
+            ImageSample(tuple(tokens), _picture(fill_rest(tokens, self.capabilities.image_tokens))), hidden
+        )
 
     def _read(self, words: str) -> torch.Tensor:
         """The state behind words, any words; (1, d)."""
@@ -217,10 +219,10 @@ def fake_score(value: float, *, stop_at: float = 0.9, name: str = "fake@1") -> S
     return Unscored(reason=f"the fake said {value}", reward=name)
 
 
-def fake_drawing(*keys: object, size: int = 16, tokens: int = 4) -> Drawing:
+def fake_drawing(*keys: object, size: int = 16, tokens: int = 4) -> ImageSample:
     """A drawing that depends on the keys alone: a plain colour and a few tokens."""
     digest = hashlib.sha256(repr(keys).encode()).digest()
-    return Drawing(tuple(digest[3 : 3 + tokens]), Image.new("RGB", (size, size), (digest[0], digest[1], digest[2])))
+    return ImageSample(tuple(digest[3 : 3 + tokens]), Image.new("RGB", (size, size), (digest[0], digest[1], digest[2])))
 
 
 def fake_records(
@@ -241,7 +243,7 @@ def fake_records(
         drawings_per_step: All drawings of a step score the same.
         size: Of the pictures, in pixels.
     """
-    best: dict[int, tuple[int, Drawing, Score | Unscored]] = {}
+    best: dict[int, tuple[int, ImageSample, Score | Unscored]] = {}
     done: set[int] = set()
     for step in range(max(map(len, values))):
         for index, task in enumerate(tasks):

@@ -41,7 +41,7 @@ EXTRA = "judges"
 T = TypeVar("T")
 
 
-class JudgeSettings(BaseModel):
+class VlmSettings(BaseModel):
     """How judges are asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,16 +79,16 @@ Settled = tuple[Verdict, Answer] | Failure
 Read = Callable[[Answer], Verdict]
 
 
-class JudgeClient:
+class VlmClient:
     """Asks questions and settles them. Cheap to make; the first question opens it."""
 
-    def __init__(self, settings: JudgeSettings | None = None) -> None:
+    def __init__(self, settings: VlmSettings | None = None) -> None:
         """Check what is given.
 
         Raises:
             UsageError: A URL that is none or that holds a password, a budget that cannot be read.
         """
-        self.settings = settings or JudgeSettings()
+        self.settings = settings or VlmSettings()
         if self.settings.url is not None:
             check_url(self.settings.url, "--judge-url")
         self.budget = parse_budget(self.settings.budget)

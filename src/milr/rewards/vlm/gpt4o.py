@@ -7,13 +7,13 @@ that Image-Generation-CoT's reward models were tuned on (arXiv 2501.13926).
 
 from __future__ import annotations
 
-from milr.rewards.vlm.client import JudgeClient
+from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.parsers import read_binary, read_yes
-from milr.rewards.vlm.reward import Judge, JudgeProtocol, choose_variant
+from milr.rewards.vlm.reward import Judge, VlmProtocol, choose_variant
 
 SNAPSHOT = "gpt-4o-2024-11-20"
 
-BINARY = JudgeProtocol(
+BINARY = VlmProtocol(
     name="gpt-4o",
     version=1,
     judge=SNAPSHOT,
@@ -33,7 +33,7 @@ BINARY = JudgeProtocol(
     stop_at=0.9,
     max_tokens=4,
 )
-P_YES = JudgeProtocol(
+P_YES = VlmProtocol(
     name="gpt-4o:p-yes",
     version=1,
     judge=SNAPSHOT,
@@ -53,6 +53,6 @@ P_YES = JudgeProtocol(
 class GPT4o(Judge):
     """A judge behind any OpenAI-compatible server."""
 
-    def __init__(self, argument: str | None, judges: JudgeClient) -> None:
+    def __init__(self, argument: str | None, judges: VlmClient) -> None:
         """Args: None for the verdict, "p-yes" for the probability; the client that asks."""
         super().__init__(choose_variant("gpt-4o", argument, {None: BINARY, "p-yes": P_YES}), judges)

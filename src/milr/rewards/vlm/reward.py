@@ -11,14 +11,14 @@ from milr.errors import unknown_name
 from milr.rewards.base import Scores
 from milr.rewards.images.convert import check_size
 from milr.rewards.vlm.budget import CallCost, picture_tokens, text_tokens
-from milr.rewards.vlm.client import Failure, JudgeClient
+from milr.rewards.vlm.client import Failure, VlmClient
 from milr.rewards.vlm.messages import Question
 from milr.rewards.vlm.parsers import Answer, Verdict
 from milr.types import Score, Task, Unscored
 
 
 @dataclass(frozen=True)
-class JudgeProtocol:
+class VlmProtocol:
     """What a judge is asked, and how its answer is read."""
 
     name: str
@@ -59,7 +59,7 @@ class Judge:
     A score's evidence is {"answer": the raw text, "answered_by": the model as the server names itself}.
     """
 
-    def __init__(self, protocol: JudgeProtocol, judges: JudgeClient) -> None:
+    def __init__(self, protocol: VlmProtocol, judges: VlmClient) -> None:
         """Take a protocol and the client that asks.
 
         Raises:
@@ -125,7 +125,7 @@ class Judge:
         )
 
 
-def choose_variant(reward: str, argument: str | None, variants: Mapping[str | None, JudgeProtocol]) -> JudgeProtocol:
+def choose_variant(reward: str, argument: str | None, variants: Mapping[str | None, VlmProtocol]) -> VlmProtocol:
     """The protocol that a name's argument asks for: ``gpt-4o:p-yes``.
 
     Raises:

@@ -17,12 +17,12 @@ from milr.errors import UsageError
 from milr.rewards.base import Scores, start_scoring
 from milr.rewards.images.convert import to_rgb
 from milr.rewards.vlm.budget import CallCost
-from milr.rewards.vlm.client import JudgeClient
+from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.parsers import Answer, Unreadable, read_unified
-from milr.rewards.vlm.reward import Judge, JudgeProtocol
+from milr.rewards.vlm.reward import Judge, VlmProtocol
 from milr.types import Score, Task, Unscored
 
-POINTWISE = JudgeProtocol(
+POINTWISE = VlmProtocol(
     name="unified-reward",
     version=1,
     judge="UnifiedReward",
@@ -53,7 +53,7 @@ class UnifiedReward:
 
     stop_at = POINTWISE.stop_at
 
-    def __init__(self, argument: str | None, judges: JudgeClient) -> None:
+    def __init__(self, argument: str | None, judges: VlmClient) -> None:
         """Choose how the model is reached.
 
         Args:
@@ -82,7 +82,7 @@ class UnifiedReward:
 class InProcess:
     """A judge that transformers runs here, greedily, one picture at a time."""
 
-    def __init__(self, protocol: JudgeProtocol, folder: Path) -> None:
+    def __init__(self, protocol: VlmProtocol, folder: Path) -> None:
         """Load a vision-language model.
 
         Raises:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from milr.rewards.vlm.client import JudgeClient
+from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.parsers import read_wise, read_wise_verified
-from milr.rewards.vlm.reward import Judge, JudgeProtocol
+from milr.rewards.vlm.reward import Judge, VlmProtocol
 
 LEGACY_WEIGHTS: Mapping[str, float] = {
     "Cultural": 0.4,
@@ -30,7 +30,7 @@ VERIFIED_WEIGHTS: Mapping[str, float] = {
     "Chemistry": 0.12,
 }
 
-LEGACY = JudgeProtocol(
+LEGACY = VlmProtocol(
     name="wise",
     version=1,
     judge="gpt-4o-2024-05-13",
@@ -114,7 +114,7 @@ Please strictly adhere to the scoring criteria and follow the template format wh
     max_tokens=2000,
     tries=3,
 )
-VERIFIED = JudgeProtocol(
+VERIFIED = VlmProtocol(
     name="wise-verified",
     version=1,
     judge="Qwen3.5-35B-A3B",
@@ -137,7 +137,7 @@ VERIFIED = JudgeProtocol(
 class Wise(Judge):
     """WiScore by the legacy protocol; the search stops above 0.5, as the authors' scripts do."""
 
-    def __init__(self, judges: JudgeClient) -> None:
+    def __init__(self, judges: VlmClient) -> None:
         """Args: the client that asks."""
         super().__init__(LEGACY, judges)
 
@@ -145,7 +145,7 @@ class Wise(Judge):
 class WiseVerified(Judge):
     """Right or wrong by the protocol of 2026; its numbers cannot be compared with `wise`."""
 
-    def __init__(self, judges: JudgeClient) -> None:
+    def __init__(self, judges: VlmClient) -> None:
         """Args: the client that asks."""
         super().__init__(VERIFIED, judges)
 

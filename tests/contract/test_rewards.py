@@ -1,0 +1,168 @@
+"""What every reward promises, the examples among them. A new one is a line in `REWARDS_TO_TEST`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from PIL import Image, ImageDraw
+
+from milr.registry import Entry
+from milr.rewards import REWARDS, Reward, load_reward
+from milr.rewards.icons.reward import Icons
+from milr.tasks import parse_prompt
+from milr.testing import FakeModel
+from milr.types import Score, Task, Unscored
+from tests.support.paths import DATA, ROOT
+
+pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+
+from milr.rewards.vlm.client import VlmClient, VlmSettings  # noqa: E402
+from milr.serve.judge import JudgeServer  # noqa: E402
+
+SCENES = DATA / "icon_scenes"
+EXAMPLES = ROOT / "examples"
+REWARDS_TO_TEST = [
+    *("icons", "icons-judge", "icons-soft"),
+    *("self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise", "wise-verified", "unified-reward"),
+    *("mix:icons-soft*0.7+self*0.3", "mix:gpt-4o+icons", "http", "sharpness"),
+]
+NEED_WEIGHTS = {
+    "geneval",
+    "geneval-hf",
+    "t2i-compbench",
+    "grounding-dino",
+    "git-vqa",
+}  # their own tests hold them to the same
+CATS = parse_prompt("three cats").model_copy(update={"explanation": "Three cats."})
+ODD = {
+    "1 x 1": Image.new("RGB", (1, 1), "red"),
+    "4000 x 10": Image.new("RGB", (4000, 10), "red"),
+    "CMYK": Image.new("CMYK", (40, 30), (0, 200, 200, 0)),
+    "RGBA": Image.new("RGBA", (40, 30), (255, 0, 0, 90)),
+    "palette": Image.new("P", (40, 30)),
+    "grey, 16 bits": Image.new("I;16", (40, 30)),
+    "bilevel": Image.new("1", (40, 30)),
+    "0 x 5": Image.new("RGB", (0, 5)),
+}
+
+
+def test_every_reward_is_tested_here() -> None:
+    tested = {name.split(":")[0] for name in REWARDS_TO_TEST} - {"sharpness"}
+    assert tested == set(REWARDS) - NEED_WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def eyes() -> Icons:
+    return Icons()
+
+
+@pytest.fixture(scope="module", params=REWARDS_TO_TEST)
+def reward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, eyes: Icons) -> Iterator[Reward]:
+    """Each by its name, judges behind a real server that sees by the icon detector."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        server = stack.enter_context(JudgeServer(eyes))
+        judges = VlmClient(VlmSettings(url=server.url, first_wait=0))
+        stack.callback(judges.close)
+        name = request.param
+        if name == "http":
+            name = f"http://127.0.0.1:{stack.enter_context(example_server())}/score"
+        if name == "sharpness":
+            patch.setitem(REWARDS, name, Entry("examples.sharpness_reward:Sharpness", "how sharp a picture is"))  # type: ignore[misc]
+        yield load_reward(name, model=FakeModel(), judges=judges)
+
+
+class example_server:  # noqa: N801
+    """The example's own server, in its own process, as a user starts it."""
+
+    def __enter__(self) -> int:
+        code = (
+            "import runpy, sys; from http.server import HTTPServer; serve = HTTPServer.serve_forever\n"
+            "def forever(self): print(self.server_address[1], flush=True); serve(self)\n"
+            "HTTPServer.serve_forever = forever; sys.argv[1:] = ['0']\n"
+            f"runpy.run_path({str(EXAMPLES / 'reward_server.py')!r}, run_name='__main__')"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+
+def scenes() -> tuple[list[Image.Image], list[Task]]:
+    pictures: list[Image.Image] = []
+    for name in ("three_cats.png", "apple_and_clock.png", "dog_above_bench.png"):
+        with Image.open(SCENES / name) as picture:
+            picture.load()
+            pictures.append(picture.copy())
+    lines = Image.new("RGB", (50, 40), "white")
+    ImageDraw.Draw(lines).line((0, 0, 49, 39), "black", 3)
+    tasks = [CATS, CATS, CATS.model_copy(update={"prompt": "a dog"}), CATS]
+    return [*pictures, lines], tasks
+
+
+def test_a_batch_is_its_singles_in_any_order_and_again(reward: Reward) -> None:
+    pictures, tasks = scenes()
+    batch = reward(pictures, tasks)
+    assert len(batch) == 4
+    assert batch == [reward([p], [t])[0] for p, t in zip(pictures, tasks, strict=True)]
+    assert batch[::-1] == reward(pictures[::-1], tasks[::-1])
+    assert batch == reward(pictures, tasks)
+    assert reward([], []) == []
+    for score in batch:
+        assert isinstance(score, Score), score
+        assert (score.reward, score.stop_at) == (reward.name, reward.stop_at)
+        assert all(0 <= part <= 1 for part in score.parts.values())
+
+
+def test_a_reward_says_its_version_and_its_stop(reward: Reward) -> None:
+    assert "@1" in reward.name
+    assert 0 < reward.stop_at <= 1
+
+
+@pytest.mark.parametrize("color", ["white", "black", (220, 221, 224)])
+def test_a_blank_picture_does_not_pass(reward: Reward, color: str) -> None:
+    if reward.name.startswith("self:p-yes") and color == "white":
+        pytest.skip("the fake model says yes to what is bright")
+    (score,) = reward([Image.new("RGB", (128, 128), color)], [CATS])
+    assert not isinstance(score, Score) or score.value <= reward.stop_at
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_pictures_are_scored_or_refused_by_name(reward: Reward, odd: str) -> None:
+    (score,) = reward([ODD[odd]], [CATS])
+    if isinstance(score, Unscored):
+        width, height = ODD[odd].size
+        assert f"{width} x {height}" in score.reason
+    else:
+        assert odd != "0 x 5"
+
+
+def test_one_picture_that_cannot_be_scored_spares_its_neighbours(reward: Reward) -> None:
+    pictures, tasks = scenes()
+    alone = reward(pictures, tasks)
+    beside = reward([pictures[0], ODD["0 x 5"], *pictures[1:]], [tasks[0], CATS, *tasks[1:]])
+    assert isinstance(beside[1], Unscored)
+    assert [beside[0], *beside[2:]] == alone
+
+
+def test_unequal_lengths_are_refused(reward: Reward) -> None:
+    with pytest.raises(ValueError):
+        reward([Image.new("RGB", (8, 8))], [])
+
+
+def test_scores_can_be_kept_in_a_run(reward: Reward) -> None:
+    from pydantic import TypeAdapter
+    from pydantic_core import to_json
+
+    pictures, tasks = scenes()
+    for score in reward(pictures, tasks):
+        assert TypeAdapter(Score | Unscored).validate_json(to_json(score)) == score

@@ -1,0 +1,37 @@
+"""`milr` with a fake model and fake rewards behind it: ``python -m tests.support.fake_benchmark benchmark icons ...``.
+
+A program of its own, so that tests can kill it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from unittest.mock import patch
+
+from PIL import Image
+
+from milr.cli.main import main
+from milr.testing import FakeModel, FakeReward, brightness, read_tokens
+from milr.types import Task
+
+
+def parity(picture: Image.Image, task: Task) -> float:
+    """Another value than brightness, of the picture alone."""
+    return float(sum(read_tokens(picture)) % 2)
+
+
+def fakes() -> Any:
+    """Puts fakes in the place of the runner's loaders; a context manager."""
+
+    def load_reward(name: str, **options: object) -> FakeReward:
+        return FakeReward(parity if name == "icons" else brightness, name=f"{name}@1", stop_at=0.9)
+
+    return patch.multiple(
+        "milr.benchmarks.runner", load_model=lambda *names, **options: FakeModel(), load_reward=load_reward
+    )
+
+
+if __name__ == "__main__":
+    with fakes():
+        sys.exit(main())

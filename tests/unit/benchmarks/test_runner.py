@@ -1,0 +1,380 @@
+"""`milr benchmark`: what it runs, what it prints, what a kill costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from milr.benchmarks import load_benchmark, runner
+from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
+from milr.benchmarks.tables import answers_of, summarise_runs
+from milr.cli.main import main
+from milr.errors import UsageError
+from milr.methods import METHODS
+from milr.models.hub import HubAccess, refuse
+from milr.runs import RunError, read_run
+from milr.testing import FakeReward, brightness
+from milr.types import Score, Task, Unscored
+from tests.support.fake_benchmark import fakes
+from tests.support.paths import ROOT
+
+HERE = ROOT
+
+
+@pytest.fixture(autouse=True)
+def faked() -> Iterator[None]:
+    """A fake model, a fake reward `icons-soft` (brightness) and a fake judge `icons` (parity)."""
+    with fakes():
+        yield
+
+
+def run(folder: Path, **settings: Any) -> Path:
+    """A whole run of fakes."""
+    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "judge": "icons", **settings}
+    given["search"] = {"steps": 2, **given.get("search", {})}
+    job = BenchmarkJob.begin(BenchmarkSettings(**given), folder)
+    assert all(True for _ in job.run())
+    return folder
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Everything of a run that must not hang on how often it was cut off: no times, no sessions."""
+    kept: dict[str, object] = {}
+    for path in sorted((folder / "tasks").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            kept[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+        elif path.is_file():
+            kept[name] = path.read_bytes()
+    return kept
+
+
+def table(folder: Path, benchmark: str = "icons") -> str:
+    """The run's table."""
+    return str(summarise_runs(load_benchmark(benchmark), [read_run(folder)]))
+
+
+def test_a_run_takes_every_tag_and_its_table_is_the_judges(tmp_path: Path) -> None:
+    found = read_run(run(tmp_path / "run"))
+    manifest = found.manifest
+    assert (manifest.benchmark, manifest.method, manifest.reward, manifest.judge) == (
+        *("icons", "milr", "icons-soft@1", "icons@1"),
+    )
+    assert [task.task.tag for task in found.tasks] == list(load_benchmark("icons").columns)
+    assert manifest.places == (0, 80, 179, 259, 353, 453)
+    listed = load_benchmark("icons").read(None)
+    assert [task.task for task in found.tasks] == [listed[place] for place in manifest.places]
+    for answer, task in zip(answers_of(found), found.tasks, strict=True):
+        best = max((one for one in task.drawings), key=lambda one: getattr(one.reward, "value", -1))
+        assert task.answer == best
+        assert isinstance(best.judge, Score) and answer.value == best.judge.value
+    spent = [task.last for task in found.tasks]
+    assert manifest.drawings == sum(step.drawings_spent for step in spent) == manifest.judged == manifest.reward_calls
+    assert manifest.tokens == sum(step.tokens_spent for step in spent)
+    assert {"platform", "cpus", "threads"} <= set(manifest.sessions[0].machine)
+
+
+def test_image_n_is_what_the_seed_plus_n_draws(tmp_path: Path) -> None:
+    four = read_run(run(tmp_path / "four", images_per_prompt=2, search={"seed": 5, "max_rows": 1}))
+    other = read_run(run(tmp_path / "other", search={"seed": 6, "max_rows": 1}))
+    assert len(four.tasks) == 2 * len(other.tasks)
+    second = [task for task in four.tasks if task.image == 1]
+    assert [t.answer.drawing.tokens for t in second] == [t.answer.drawing.tokens for t in other.tasks]
+    first = [task for task in four.tasks if task.image == 0]
+    assert [t.answer.drawing.tokens for t in second] != [t.answer.drawing.tokens for t in first]
+    assert "2 of 80" not in table(tmp_path / "four")  # images are no prompts
+
+
+def test_a_pool_never_stops_and_begins_as_any_smaller_one(tmp_path: Path) -> None:
+    tokens: dict[int, list[list[tuple[int, ...]]]] = {}
+    for many in (3, 5):
+        settings = BenchmarkSettings(benchmark="icons", limit=3, reward="icons", pool=many)
+        job = BenchmarkJob.begin(settings, tmp_path / f"pool{many}")
+        assert all(True for _ in job.run())
+        found = read_run(job.folder)
+        assert found.manifest.method == "best-of-n"
+        assert any(
+            isinstance(one.reward, Score) and one.reward.value == 1 for t in found.tasks for one in t.drawings[:-1]
+        )
+        assert [len(task.drawings) for task in found.tasks] == [many] * 3
+        tokens[many] = [[one.drawing.tokens for one in task.drawings] for task in found.tasks]
+    assert tokens[3] == [drawn[:3] for drawn in tokens[5]]
+
+
+def test_shards_together_are_the_whole_run(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", search={"max_rows": 1})
+    shards = [run(tmp_path / str(i), shard=f"{i}/2", search={"max_rows": 1}) for i in (1, 2)]
+    together = summarise_runs(load_benchmark("icons"), [read_run(shard) for shard in shards])
+    assert str(together) == table(whole)
+    drawn = [
+        {(run.manifest.places or ())[task.index]: task.answer.drawing.tokens for run in runs for task in run.tasks}
+        for runs in ([read_run(whole)], [read_run(shard) for shard in shards])
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
+    """A run that was left after so many records, ready to be gone on with."""
+    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "judge": "icons", **settings}
+    records = BenchmarkJob.begin(BenchmarkSettings(**given), folder).run()
+    for _ in range(after + 1):
+        next(records)
+    records.close()
+    return BenchmarkJob.resume(folder)
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 7])
+def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, after: int) -> None:
+    settings = {"images_per_prompt": 2, "search": {"steps": 2, "max_rows": 2}}
+    whole = run(tmp_path / "whole", **settings)
+    again = cut(tmp_path / "cut", after, **settings)
+    assert all(True for _ in again.run())
+    assert content(tmp_path / "cut") == content(whole)
+    assert str(again.table()) == table(whole)
+    assert [one.status for one in read_run(tmp_path / "cut").manifest.sessions] == ["interrupted", "finished"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
+    """Its random streams must not hang on a task's place in the list, nor on its neighbours."""
+    settings = {"method": method, "limit": 4, "search": {"steps": 3, "max_rows": 2}}
+    whole = run(tmp_path / "whole", **settings)
+    records = sum(len(task.steps) for task in read_run(whole).tasks)
+    again = cut(tmp_path / "cut", records // 2, **settings)
+    assert 0 < len(read_run(tmp_path / "cut").tasks) < 4
+    assert all(True for _ in again.run())
+    assert content(tmp_path / "cut") == content(whole)
+
+
+def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_those_tasks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spent(FakeReward):
+        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            if self.calls >= 4:
+                return [Unscored("the budget is spent", self.name, final=True)] * len(pictures)
+            return super().__call__(pictures, tasks)
+
+    whole = run(tmp_path / "whole", judge=None, search={"max_rows": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "load_reward", lambda name, **options: Spent(brightness, name=f"{name}@1"))
+        with pytest.raises(RunError, match="the budget is spent; icons-soft@1 scores nothing any more"):
+            run(tmp_path / "cut", judge=None, search={"max_rows": 1})
+    assert 0 < len(read_run(tmp_path / "cut").tasks) < 6
+    assert all(True for _ in BenchmarkJob.resume(tmp_path / "cut").run())
+    assert content(tmp_path / "cut") == content(whole)
+
+
+def test_a_scorer_that_fails_its_self_test_draws_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_reward(name: str, **options: object) -> FakeReward:
+        made = FakeReward(lambda picture, task: 1.0, name=f"{name}@1")
+        made.golden_test = name == "icons"  # type: ignore[attr-defined]
+        return made
+
+    monkeypatch.setattr(runner, "load_reward", load_reward)
+    for option in ("--reward", "--judge"):
+        given = {"--reward": "icons-soft", option: "icons"}
+        words = [word for pair in given.items() for word in pair]
+        assert main(["benchmark", "icons", "--limit", "1", *words, "--out", str(tmp_path / "run")]) == 2
+        captured = capsys.readouterr()
+        assert "icons@1 fails its self-test on" in captured.err and captured.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shipped_scorer_passes_its_self_test() -> None:
+    from milr.rewards.icons.golden import check_scorer
+    from milr.rewards.icons.reward import Icons, IconsSoft
+
+    for scorer in (Icons(), IconsSoft()):
+        assert scorer.golden_test
+        check_scorer(scorer)
+
+
+def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = [
+        "benchmark",
+        "icons",
+        "--limit",
+        "6",
+        "--tags",
+        "counting,colors",
+        "--reward",
+        "icons-soft",
+        "--steps",
+        "1",
+    ]
+    assert main([*words, "--judge", "icons", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("icons, milr, fake; judged by icons@1\n")
+    assert table(out) in captured.out
+    assert captured.out.endswith(f"run: {out}\n")
+    lines = [line for line in captured.err.splitlines() if " so far " in line]
+    assert [line.split()[0] for line in lines] == [f"{done}/6" for done in range(1, 7)]
+    assert all(" left  " in line for line in lines)
+    # Resuming what is finished does nothing and prints the same table.
+    assert main(["benchmark", "--resume", str(out)]) == 0
+    assert table(out) in capsys.readouterr().out
+    assert main(["benchmark", "icons", "--limit", "1", "--steps", "0", "--out", str(tmp_path / "other")]) == 0
+    assert "judged by icons@1, the reward itself: it was optimised, so this flatters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no benchmark given: type milr benchmark icons"),
+        (["icon"], "unknown benchmark 'icon': did you mean 'icons'"),
+        (["icons", "--method", "best-of-m"], "unknown method 'best-of-m': did you mean 'best-of-n'"),
+        (["icons", "--reward", "icon"], "unknown reward 'icon'"),
+        (["icons", "--judge", "icon"], "unknown reward 'icon'"),
+        (["icons", "--tags", "count"], "unknown tag 'count': did you mean 'counting'"),
+        (["icons", "--pool", "4", "--steps", "3"], "says itself how many are drawn: leave --steps out"),
+        (["icons", "--pool", "4", "--method", "milr"], "--pool draws by best-of-n or best-of-n-sampled, not by 'milr'"),
+        (["icons", "--pool", "0"], "--pool 0: give 1 or more"),
+        (["icons", "--images-per-prompt", "0"], "--images-per-prompt 0: give 1 or more"),
+        (["icons", "--steps", "-1"], "--steps -1: must be at least 0"),
+        (["icons", "--resume", "x"], "--resume takes all settings from the run: leave the benchmark's name out"),
+        (["--resume", "x", "--steps", "3"], "leave --steps out"),
+        (["--resume", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", *words]) == 2
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and said in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_goes_on_only_with_what_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(tmp_path / "run", limit=1)
+    monkeypatch.setattr(runner, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
+    with pytest.raises(UsageError, match="made with the reward icons-soft@1, and here is icons-soft@2: begin"):
+        BenchmarkJob.resume(folder)
+
+
+def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = runner.load_model, list[dict[str, Any]]()
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(options)
+        return made(name)
+
+    monkeypatch.setattr(runner, "load_model", load)
+    agree = HubAccess(confirm=lambda download: True)
+    settings = BenchmarkSettings(benchmark="icons", limit=1, reward="icons", profile="icons")
+    job = BenchmarkJob.begin(settings, tmp_path / "run", hub=agree)
+    next(job.run())
+    BenchmarkJob.resume(tmp_path / "run", hub=HubAccess(offline=True))
+    first, second = asked
+    assert (first["profile"], first["offline"], first["confirm"]) == ("icons", False, agree.confirm)
+    assert (second["profile"], second["offline"], second["confirm"]) == ("icons", True, refuse)
+
+
+def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
+) -> None:
+    from milr.testing import FakeModel
+
+    class Grammar(FakeModel):
+        reads_free_prompts = False
+
+    monkeypatch.setattr(runner, "load_model", lambda *names, **options: Grammar())
+    with pytest.raises(UsageError, match="reads prompts of the icon world only, not those of wise"):
+        BenchmarkJob.begin(
+            BenchmarkSettings(benchmark="wise", limit=1, reward="icons", data=shared_data / "wise" / "legacy"),
+            tmp_path / "run",
+        )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 160 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160k", "none", str(disk)], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"no small disk can be made here: {made.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
+    tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--limit", "6", "--steps", "2", "--rows", "1", "--reward", "icons-soft", "--judge", "icons", "--out"]
+    assert main(["benchmark", "icons", *options, str(tmp_path / "whole")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    folder = small_disk / "run"
+    assert main(["benchmark", "icons", *options, str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == (
+        f"error: cannot write {folder} (No space left on device): make room there; the finished tasks are kept; "
+        f"to go on, type: milr benchmark --resume {folder}"
+    )
+    assert 0 < len(read_run(folder).tasks) < 6
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    assert main(["benchmark", "--resume", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == printed[:-1]  # the last line is the folder
+    assert content(folder) == content(tmp_path / "whole")
+
+
+def kill_twice(command: Sequence[str], folder: Path) -> None:
+    """Start the command, kill it after a finished task, go on, kill it after another one, go on to the end."""
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
+
+    def start(words: Sequence[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    resume = [*command[: command.index("benchmark") + 1], "--resume", str(folder)]
+    for words in ([*command, "--out", str(folder)], resume):
+        with start(words) as process:
+            assert process.stderr
+            assert any(" so far " in line for line in process.stderr), "it ended before it could be killed"
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+    with start(resume) as process:
+        process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "model"),
+    [("tests.support.fake_benchmark", "fake"), pytest.param("milr.cli.main", "embedded", marks=pytest.mark.slow)],
+)
+def test_two_kills_change_no_picture_and_no_table(module: str, model: str, tmp_path: Path) -> None:
+    """Must show 3 of the issue: kill -9 twice in the middle, then --resume. Two rows, so that batches change too."""
+    # Fakes are fast: they need more tasks for a kill to meet one in flight.
+    many = "40" if model == "fake" else "6"
+    options = ["--limit", many, "--steps", "1", "--rows", "2", "--seed", "3"]
+    options += ["--reward", "icons-soft", "--judge", "icons-judge"]
+    command = [sys.executable, "-m", module, "benchmark", "icons", *options]
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
+    whole = tmp_path / "whole"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, env=environment)
+    killed = tmp_path / "killed"
+    kill_twice(command, killed)
+    sessions = read_run(killed).manifest.sessions
+    assert [session.status for session in sessions] == ["running", "running", "finished"]
+    assert content(killed) == content(whole)
+    assert table(killed) == table(whole)

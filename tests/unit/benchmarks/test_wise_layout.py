@@ -1,0 +1,134 @@
+"""WISE's folder and result file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from milr.benchmarks.layouts import load_layout
+from milr.benchmarks.layouts.wise import GROUPS, summarise
+from milr.cli.main import main
+from milr.errors import UsageError
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS
+from milr.types import Score, Unscored
+from tests.support.vlm_servers import JudgeServer, say
+
+
+def prompt(number: int) -> dict[str, object]:
+    return {
+        "Prompt": f"prompt {number}",
+        "Explanation": f"what {number} means",
+        "Category": "x",
+        "Subcategory": "Optics",
+        "prompt_id": number,
+    }
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "natural_science.json").write_text(json.dumps([prompt(801), prompt(802), prompt(10)]))
+    (folder / "natural_science_rewrite.json").write_text(json.dumps([{**prompt(801), "Prompt": "resolved"}]))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("802.png", "801.png", "10.png", "0801.png", "801.jpg", "grid.png"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_pictures_are_found_by_their_ids(folder: Path, prompts: Path) -> None:
+    found = load_layout("wise").find(folder, prompts)
+    assert [picture.key for picture in found] == ["10.png", "801.png", "802.png"]
+    assert found[1].task.prompt == "prompt 801"
+    assert found[1].task.explanation == "what 801 means"
+    one_file = load_layout("wise").find(folder, prompts / "natural_science.json")
+    assert one_file == found
+
+
+def test_rows_hold_the_three_marks(folder: Path, prompts: Path, tmp_path: Path) -> None:
+    layout = load_layout("wise")
+    found = layout.find(folder, prompts)
+    parts = {"consistency": 1.0, "realism": 0.5, "aesthetic quality": 0.0}
+    scores = [Score(0.8, "wise@1", 0.5, parts), Unscored("down", "wise@1"), Score(0.4, "other@1", 0.5)]
+    summary = layout.write(tmp_path, folder, list(zip(found, scores, strict=True)), "wise@1")
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"prompt_id": 10, "Subcategory": "Optics", "consistency": 2, "realism": 1, "aesthetic_quality": 0},
+        {"prompt_id": 802, "Subcategory": "Optics", "value": 0.4},
+    ]
+    assert "Cultural         = 0.8000 (1 / 400)" in summary
+    assert "Physics          = 0.4000 (1 / 100)" in summary
+    assert "Time             = none (0 / 167)" in summary
+    assert summary.endswith("Overall score: none, 998 of 1000 are missing\n")
+
+
+def test_the_overall_score_weighs_the_groups() -> None:
+    values = {number: 0.5 if number <= 400 else 0.2 if number <= 567 else 0.0 for number in range(1, 1001)}
+    assert summarise(values).endswith("Overall score: 0.2334\n")
+    assert sum(len(numbers) for numbers in GROUPS.values()) == 1000
+    assert GROUPS.keys() == LEGACY_WEIGHTS.keys()
+    assert sum(LEGACY_WEIGHTS.values()) == pytest.approx(1)
+
+
+def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: Path) -> None:
+    layout = load_layout("wise")
+    with pytest.raises(UsageError, match="give --prompts"):
+        layout.find(folder, None)
+    with pytest.raises(UsageError, match="no pictures"):
+        layout.find(tmp_path, prompts)
+    with pytest.raises(UsageError, match="no folder"):
+        layout.find(tmp_path / "no", prompts)
+    (folder / "7.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="no prompt 7 for 7.png"):
+        layout.find(folder, prompts)
+    for content in ("{", "[1]", '[{"prompt_id": 1}]', "3"):
+        (prompts / "natural_science.json").write_text(content)
+        with pytest.raises(UsageError, match="none of WISE's prompt files"):
+            layout.find(folder, prompts)
+
+
+def test_a_judge_of_ones_own_scores_the_folder(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for number in (10, 801, 802):
+        Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(folder / f"{number}.png")
+    command = ["score-folder", str(folder), "--benchmark", "wise", "--prompts", str(prompts)]
+    assert main(command) == 2
+    assert "give --judge-url" in capsys.readouterr().err
+    # The second picture finds no budget any more; the next command asks about it and the third alone.
+    with JudgeServer(say("Consistency: 2\nRealism: 1\nAesthetic Quality: 0")) as server:
+        to = ["--judge-url", server.url, "--judge-model", "eye"]
+        assert main([*command, *to, "--judge-budget", "1"]) == 0
+        assert "Unscored, left out above: 2 of 3 pictures" in capsys.readouterr().out
+        assert main([*command, *to]) == 0
+        assert len(server.asked) == 3
+    said = capsys.readouterr()
+    assert "1 of 3 pictures are scored already" in said.err
+    assert said.out.startswith("Scored by wise@1/eye, milr ")
+    assert "Physics          = 0.8000 (2 / 100)" in said.out
+    rows = [json.loads(line) for line in (tmp_path / "drawn-wise" / "scores.jsonl").read_text().splitlines()]
+    assert [(row["prompt_id"], row["consistency"], row["realism"]) for row in rows] == [
+        (number, 2, 1) for number in (10, 801, 802)
+    ]
+
+
+def test_the_official_prompts_are_read(shared_data: Path, tmp_path: Path) -> None:
+    for number in range(1, 1001):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    layout = load_layout("wise")
+    found = layout.find(tmp_path, shared_data / "wise" / "legacy")
+    assert len({picture.task.key for picture in found}) == layout.prompts

@@ -1,0 +1,341 @@
+"""The decoding engine: random streams, the cache, rows of unequal length in lockstep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaModel
+
+from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
+from milr.decode.engine import Counts, Engine
+from milr.decode.kv_cache import CachedPrefix, KVCache
+from milr.decode.sampling import SAMPLERS, open_stream, sample
+from milr.types import Task
+
+WIDTH = 16
+
+Key = tuple[int, str, int, int, str]
+KEYS = st.tuples(
+    st.integers(0, 2**31),
+    st.text("0123456789abcdef", min_size=16, max_size=16),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.sampled_from(["image", "credit"]),
+)
+
+
+def numbers(key: Key, count: int = 8) -> list[float]:
+    """The first numbers of a stream."""
+    return torch.rand(count, generator=open_stream(*key)).tolist()
+
+
+@given(KEYS, KEYS)
+def test_a_stream_depends_on_all_of_its_key_and_on_nothing_else(one: Key, other: Key) -> None:
+    assert numbers(one) == numbers(one)
+    for place in range(len(one)):
+        changed = (*one[:place], other[place], *one[place + 1 :])
+        assert (numbers(changed) == numbers(one)) == (other[place] == one[place])
+
+
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_the_parts_of_a_key_do_not_run_into_each_other(a: int, b: int) -> None:
+    assert (numbers((0, "k", a, b, "image")) == numbers((0, "k", b, a, "image"))) == (a == b)
+    assert numbers((1, "0", 1, 11, "image")) != numbers((1, "0", 11, 1, "image"))
+    assert numbers((0, "k#1", a, b, "image")) != numbers((0, "k", a, b, "image"))
+
+
+def test_a_tasks_key_is_its_content() -> None:
+    plain = Task(prompt="a red cat")
+    assert plain.key == Task(prompt="a red cat").key
+    assert len({plain.key, Task(prompt="a red cat", tag="colors").key, Task(prompt="a red dog").key}) == 3
+
+
+def test_the_global_random_state_is_neither_read_nor_moved() -> None:
+    before = torch.get_rng_state()
+    first = numbers((0, "k", 0, 0, "image"))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert numbers((0, "k", 0, 0, "image")) == first
+
+
+@pytest.mark.parametrize("words", [2, 16, 2048])
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_sample_draws_what_multinomial_draws(words: int, temperature: float) -> None:
+    ours, theirs = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    rows = 2 * torch.randn(300, words, generator=torch.Generator().manual_seed(4))
+    drawn = [int(sample(row[None], [ours], temperature)) for row in rows]
+    expected = [int(torch.multinomial((row / temperature).softmax(-1)[None], 1, generator=theirs)) for row in rows]
+    assert drawn == expected
+    assert torch.equal(ours.get_state(), theirs.get_state())
+    assert drawn != rows.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_sample_gives_every_row_a_stream_of_its_own(sampler: str) -> None:
+    logits = torch.randn(3, 32, generator=torch.Generator().manual_seed(4))
+    together, alone = ([open_stream(0, key, 0, 0) for key in "abc"] for _ in range(2))
+    for _ in range(20):
+        drawn = sample(logits, together, 1.0, sampler)
+        assert drawn.shape == (3,)
+        assert drawn.tolist() == [int(sample(logits[i, None], [alone[i]], 1.0, sampler)) for i in range(3)]
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_every_token_is_drawn_as_often_as_its_probability_says(sampler: str) -> None:
+    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05])
+    stream = torch.Generator().manual_seed(0)
+    drawn = [int(sample(probabilities.log()[None], [stream], 1.0, sampler)) for _ in range(4000)]
+    shares = torch.bincount(torch.tensor(drawn), minlength=5) / len(drawn)
+    torch.testing.assert_close(shares, probabilities, atol=0.03, rtol=0)  # about four standard deviations
+    assert shares[1] == 0
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_sample_at_next_to_no_temperature_is_the_argmax(sampler: str) -> None:
+    logits = torch.randn(64, 32, generator=torch.Generator().manual_seed(4))
+    drawn = sample(logits, [open_stream(0, str(i), 0, 0) for i in range(64)], 1e-6, sampler)
+    assert torch.equal(drawn, logits.argmax(-1))
+
+
+@pytest.fixture(scope="module")
+def decoder() -> LlamaModel:
+    """A tiny Llama of random weights, large enough ones that every position matters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=8,
+            hidden_size=WIDTH,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            initializer_range=0.3,
+        )
+        return LlamaModel(config).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def engine(decoder: LlamaModel) -> Engine:
+    return Engine(deepcopy(decoder))
+
+
+def embeddings(lengths: Sequence[int], seed: int = 1) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, WIDTH, generator=draw) for length in lengths]
+
+
+def uncached(decoder: Any, row: torch.Tensor) -> torch.Tensor:
+    """All hidden states (T, d) of one row by itself, all positions at once, no cache, no padding."""
+    return decoder(inputs_embeds=row[None], use_cache=False).last_hidden_state[0]
+
+
+@pytest.mark.parametrize("lengths", [(6,), (4, 4, 4), (3, 7, 5), (1, 9)])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cached_equals_uncached_for_rows_of_any_length(
+    decoder: LlamaModel, lengths: tuple[int, ...], deterministic: bool
+) -> None:
+    rows, more = embeddings(lengths), embeddings([6] * len(lengths), seed=2)
+    engine = Engine(deepcopy(decoder), deterministic=deterministic)
+    batch = engine.open([None] * len(rows), max(lengths), 6)
+    found = [[state[-length:]] for state, length in zip(batch.read(rows), lengths, strict=True)]
+    for place in range(6):
+        for row, state in zip(found, batch.step(torch.stack([one[place] for one in more])), strict=True):
+            row.append(state[None])
+    for row, start, rest in zip(found, rows, more, strict=True):
+        expected = uncached(decoder, torch.cat([start, rest]))
+        torch.testing.assert_close(torch.cat(row), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(6, 6), (2, 7, 5)])
+@pytest.mark.parametrize("prefixes", [(3, 3, 3), (4, 1, 2), (2, 0, 3)])
+def test_rows_go_on_behind_what_they_have_kept(
+    engine: Engine, decoder: LlamaModel, lengths: tuple[int, ...], prefixes: tuple[int, ...]
+) -> None:
+    """Prompts, prefixes and company of unequal lengths, read in three pieces and in another order."""
+    rows = embeddings(lengths)
+    firsts, kept = [row[:2] for row in rows], list[CachedPrefix]()
+    for row, begun in zip(rows, engine.read([(first, None) for first in firsts]), strict=True):
+        kept += engine.read([(row[2:], begun)]) if len(row) > 2 else [begun]
+    more = embeddings(prefixes[: len(rows)], seed=2)
+    batch = engine.open(kept[::-1], 5, 3)
+    batch.read(more[::-1])
+    (last,) = embeddings([len(rows)], seed=3)
+    states = batch.step(last.flip(0)).flip(0)
+    for row, prefix, end, state in zip(rows, more, last, states, strict=True):
+        expected = uncached(decoder, torch.cat([row, prefix, end[None]]))[-1]
+        torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_kept_is_the_rows_own_and_knows_its_last_state(engine: Engine, decoder: LlamaModel) -> None:
+    rows = embeddings([3, 5])
+    short, long = engine.read([(row, None) for row in rows])
+    assert (len(short), len(long)) == (3, 5)
+    token = 2 * 2 * WIDTH * 4  # keys and values of two layers, float32
+    assert [part.nbytes for part in (*short.parts, *long.parts)] == [3 * token, 5 * token]
+    for kept, row in zip((short, long), rows, strict=True):
+        torch.testing.assert_close(kept.last, uncached(decoder, row)[-1], rtol=1e-5, atol=1e-5)
+    before = [part.clone() for part in long.parts]
+    batch = engine.open([long, long], 3)
+    assert torch.equal(batch.newest, torch.stack([long.last, long.last]))
+    batch.step(embeddings([2], seed=3)[0])
+    assert all(torch.equal(now, then) for now, then in zip(long.parts, before, strict=True))
+
+
+def test_a_cut_shares_what_it_keeps(engine: Engine) -> None:
+    first, second = embeddings([4, 3])
+    (begun,) = engine.read([(first, None)])
+    (kept,) = engine.read([(second, begun)])
+    assert [sum(part.shape[-2] for part in kept.cut(length)) for length in range(8)] == list(range(8))
+    for part, whole in zip(kept.cut(6), kept.parts, strict=True):
+        assert part.data_ptr() == whole.data_ptr()
+        assert torch.equal(part, whole[..., : part.shape[-2], :])
+
+
+def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
+    engine = Engine(deepcopy(decoder))
+    assert engine.counts == Counts()
+    kept = engine.read([(row, None) for row in embeddings([3, 5])])
+    token = 2 * 2 * WIDTH * 4
+    assert engine.counts == Counts(forwarded=8, prefilled=8, cache_bytes=2 * 5 * token, cache_read=2 * 5 * token)
+    batch = engine.open(kept, 4)
+    assert engine.counts.cache_bytes == 2 * 9 * token
+    batch.read(embeddings([2, 0]))
+    batch.step(embeddings([2])[0])
+    assert engine.counts == Counts(
+        forwarded=8 + 2 + 2, prefilled=8 + 2, cache_bytes=2 * 9 * token, cache_read=2 * (5 + 7 + 8) * token
+    )
+
+
+def test_padding_does_not_hide_behind_a_tolerance(decoder: LlamaModel) -> None:
+    """Were a row's padding seen, or its positions counted from the padding, its states would be far off."""
+    (row,) = embeddings([5])
+    right = uncached(decoder, row)
+    seen = uncached(decoder, torch.cat([torch.zeros(3, WIDTH), row]))[3:]
+    swapped = uncached(decoder, row[[1, 0, 2, 3, 4]])
+    assert float((seen - right).abs().max()) > 0.01
+    assert float((swapped[-1] - right[-1]).abs().max()) > 0.01
+
+
+def test_the_cache_is_allocated_once_and_written_in_place(engine: Engine) -> None:
+    batch = engine.open([None, None], 9)
+    batch.read(embeddings([3, 5]))
+    storage, kept = batch.cache.states.data_ptr(), batch.cache.states[..., :5, :].clone()
+    (first,) = embeddings([2], seed=3)
+    for _ in range(4):
+        batch.step(first)
+    assert batch.cache.states.data_ptr() == storage
+    assert batch.cache.filled == 9
+    assert torch.equal(batch.cache.states[..., :5, :], kept)
+
+
+def test_the_cache_hands_out_views() -> None:
+    cache = KVCache(1, 1, 2, 4, 5, torch.empty(0))
+    states = torch.ones(1, 2, 3, 5)
+    cache.grow(3)
+    keys, values = cache.write(0, states, 2 * states)
+    assert keys.shape == values.shape == (1, 2, 3, 5)
+    assert keys.data_ptr() == cache.states.data_ptr()
+    cache.grow(1)
+    keys, values = cache.write(0, 3 * states[:, :, :1], 4 * states[:, :, :1])
+    assert keys[0, 0, :, 0].tolist() == [1, 1, 1, 3]
+    assert values[0, 0, :, 0].tolist() == [2, 2, 2, 4]
+
+
+def test_a_row_that_outgrows_its_room_is_an_error(engine: Engine) -> None:
+    batch = engine.open([None], 3)
+    batch.read(embeddings([3]))
+    with pytest.raises(IndexError, match="room for 3 tokens, not 4"):
+        batch.step(embeddings([1])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_fixed_shapes_a_row_never_depends_on_its_neighbours(decoder: LlamaModel, dtype: torch.dtype) -> None:
+    """To the bit: alone, among others, in another place."""
+    engine = Engine(deepcopy(decoder).to(dtype), deterministic=True)
+    rows = [row.to(dtype) for row in embeddings([3, 30, 7, 40, 12])]
+
+    def last_states(places: Sequence[int]) -> dict[int, torch.Tensor]:
+        states = engine.in_batches(
+            places,
+            lambda batch: [one.last for one in engine.read([(rows[place], None) for place in batch])],
+            tokens=lambda place: len(rows[place]),
+            shape=lambda place: (len(rows[place]),),
+        )
+        return dict(zip(places, states, strict=True))
+
+    together = last_states(range(5))
+    for places in ([0], [1], [2], [3], [4], [4, 2, 0], [3, 1], [2] * 11):
+        for place, state in last_states(places).items():
+            assert torch.equal(state, together[place])
+
+
+# --- memory
+
+
+def saying(error: Exception, most: int) -> Callable[[Sequence[int]], list[int]]:
+    """Work that fails above so many items at a time."""
+
+    def work(part: Sequence[int]) -> list[int]:
+        if len(part) > most:
+            raise error
+        return [10 * item for item in part]
+
+    return work
+
+
+ERRORS = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("could not create a primitive"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_where_memory_runs_out_half_as_many_are_worked_and_none_is_lost(error: Exception) -> None:
+    assert work_in_batches(range(11), saying(error, 3), 11) == ([10 * item for item in range(11)], 3)
+    assert work_in_batches(range(11), saying(error, 20), 11) == ([10 * item for item in range(11)], 11)
+    assert work_in_batches([], saying(error, 3), 4) == ([], 4)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_one_row_that_does_not_fit_is_an_error_of_one_line(error: Exception) -> None:
+    with pytest.raises(OutOfMemory, match="one row at a time") as caught:
+        work_in_batches(range(5), saying(error, 0), 5)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="a defect"):
+        work_in_batches(range(5), saying(RuntimeError("a defect"), 2), 5)
+
+
+def test_free_memory_is_known_here_and_bounds_a_batch() -> None:
+    free = free_bytes(torch.device("cpu"))
+    if free is None:
+        pytest.skip("this system does not say how much memory is free")
+    assert 2**20 < free < 2**50
+    assert fitting(2**60, torch.device("cpu")) == 1
+    assert (fitting(1, torch.device("cpu")) or 0) > 2**20
+
+
+def test_a_batch_that_did_not_fit_is_not_tried_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def work(part: Sequence[int]) -> list[int]:
+        sizes.append(len(part))
+        return saying(MemoryError(), 3)(part)
+
+    for _ in range(2):
+        assert engine.in_batches(range(8), work, tokens=lambda _: 1, shape=lambda _: ()) == list(range(0, 80, 10))
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    monkeypatch.setattr("milr.decode.engine.fitting", lambda each, device: 1)
+    sizes.clear()
+    engine.in_batches(range(2), work, tokens=lambda _: 1, shape=lambda _: ())
+    assert sizes == [1, 1]

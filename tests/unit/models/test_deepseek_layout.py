@@ -1,0 +1,318 @@
+"""DeepSeek's own layout as it lies on a disk, against a plain statement of the architecture in float32."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from milr.decode.sampling import open_stream
+from milr.errors import UsageError
+from milr.models import deepseek_layout as original
+from milr.models.base import ImageRequest, TaskState
+from milr.models.checkpoint import open_checkpoint
+from milr.models.janus import Janus
+from milr.types import Reasoning, Task
+from tests.support.janus_folders import (
+    describe,
+    make_tokenizer,
+    tiny_sizes,
+    write_original,
+    write_settings,
+    write_weights,
+)
+from tests.support.plain_janus import TINY, PlainJanus
+
+PROMPT = "two dogs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables() -> Iterator[None]:
+    with tiny_sizes():
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlainJanus]:
+    """A folder in one file, and the plain model with its weights."""
+    folder = tmp_path_factory.mktemp("original") / "Janus-Pro-Tiny"
+    return folder, write_original(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(written: tuple[Path, PlainJanus]) -> PlainJanus:
+    return written[1]
+
+
+@pytest.fixture(scope="module")
+def model(written: tuple[Path, PlainJanus]) -> Janus:
+    return Janus(written[0])
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def pixels(seed: int = 0) -> torch.Tensor:
+    return torch.rand(2, 3, TINY.side, TINY.side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def text_ids() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(1))
+
+
+def image_ids() -> torch.Tensor:
+    return torch.randint(0, TINY.codes, (2, 16), generator=torch.Generator().manual_seed(2))
+
+
+# --- the arithmetic
+
+
+def test_the_text_logits_are_the_original_ones(model: Janus, plain: PlainJanus) -> None:
+    ids = text_ids()
+    expected = plain.language_model.lm_head(plain.language_model.read(plain.embed_text(ids)))
+    with torch.inference_mode():
+        found = model.network(input_ids=ids).logits
+    assert float(expected.std()) > 0.1
+    close(found, expected)
+
+
+def test_the_image_logits_are_the_original_ones(model: Janus, plain: PlainJanus) -> None:
+    """Text, then image tokens in the same context, read by the image head."""
+    row = torch.cat([plain.embed_text(text_ids()), plain.embed_image(image_ids())], dim=1)
+    expected = plain.image_logits(plain.language_model.read(row))
+    network = model.network
+    with torch.inference_mode():
+        embeddings = [network.get_input_embeddings()(text_ids())]
+        embeddings += [network.prepare_embeddings_for_image_generation(image_ids())]
+        states = network.model.language_model(inputs_embeds=torch.cat(embeddings, dim=1)).last_hidden_state
+        close(network.model.generation_head(states), expected)
+
+
+def test_the_vision_path_is_the_original_one(model: Janus, plain: PlainJanus) -> None:
+    """Tower and aligner, and the words read behind a picture."""
+    seen = plain.look(pixels())
+    row = torch.cat([plain.embed_text(text_ids()[:, :3]), seen, plain.embed_text(text_ids()[:, 3:])], dim=1)
+    expected = plain.language_model.lm_head(plain.language_model.read(row))
+    inner = model.network.model
+    with torch.inference_mode():
+        close(inner.aligner(inner.vision_model(pixels()).last_hidden_state), seen)
+        ids = torch.cat([text_ids()[:, :3], torch.full((2, 16), model.tokenizer.image_token_id), text_ids()[:, 3:]], 1)
+        close(model.network(input_ids=ids, pixel_values=pixels()).logits, expected)
+
+
+def test_the_pictures_are_decoded_as_the_original_does(model: Janus, plain: PlainJanus) -> None:
+    """In float64: convolutions in float32 round by 1e-5 according to the number of threads alone."""
+    vq, vision = deepcopy(model.network.model.vqmodel).double(), deepcopy(plain.gen_vision_model).double()
+    with torch.inference_mode():
+        found = vq.decode(image_ids())
+    assert found.dtype == torch.float64
+    close(found, vision.decode(image_ids(), TINY.side))
+
+
+def test_the_encoders_features_are_the_original_ones(model: Janus, plain: PlainJanus) -> None:
+    """What is compared with the codes.
+
+    The comparison itself differs: transformers leaves out the normalisation, so its codes of a picture are not the
+    original's. milr encodes no pictures.
+    """
+    vq, vision = deepcopy(model.network.model.vqmodel).double(), deepcopy(plain.gen_vision_model).double()
+    with torch.inference_mode():
+        close(vq.quant_conv(vq.encoder(pixels().double())), vision.read(pixels().double()))
+
+
+def test_a_drawing_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
+    """Guided, at next to no temperature: every token is the likeliest one behind the plain model's own states."""
+    task, reasoning = Task(prompt=PROMPT), Reasoning("a dog", ())
+    request = ImageRequest(TaskState(task), reasoning, open_stream(0, "any", 0, 0))
+    (sketch,) = model.draw([request], guidance=5.0, temperature=1e-6, keep=0)
+    prompt = torch.tensor([model.prompts.drawing(PROMPT, reasoning)])
+    blank = prompt.clone()
+    blank[:, 1:-1] = model.prompts.blank
+    drawn = torch.tensor(sketch.drawing.tokens)[None]
+    guided: list[torch.Tensor] = []
+    for ids in (prompt, blank):
+        states = plain.language_model.read(torch.cat([plain.embed_text(ids), plain.embed_image(drawn[:, :-1])], dim=1))
+        guided.append(plain.image_logits(states[0, -drawn.shape[1] :]))
+    expected = guided[1] + 5.0 * (guided[0] - guided[1])
+    assert torch.equal(expected.argmax(-1), drawn[0])
+
+
+# --- the files
+
+
+def test_every_tensor_is_loaded_and_none_is_left_over(written: tuple[Path, PlainJanus]) -> None:
+    """Names and numbers: the files' tensors, renamed, are the network's, all of them."""
+    source = load_file(written[0] / "model.safetensors")
+    carried: dict[str, torch.Tensor] = {}
+    dropped: list[str] = []
+    for key, tensor in source.items():
+        renamed = original.carry(key, tensor)
+        assert renamed is not None, key
+        dropped += [] if renamed else [key]
+        assert not carried.keys() & renamed.keys()
+        carried |= renamed
+    # Not of `model`: there oneDNN holds the decoder's matrices in a layout of its own.
+    loaded = open_checkpoint(written[0]).load_network(torch.float32).state_dict()
+    assert carried.keys() == loaded.keys()
+    assert all(torch.equal(carried[name], loaded[name]) for name in loaded)
+    assert sorted(name for name in dropped if "attn_pool" not in name) == ["gen_vision_model.quantize.codebook_used"]
+
+
+def test_the_full_size_map_fills_transformers_model() -> None:
+    """Janus-Pro-1B's own config, on no device at all: the plain model's names become transformers', none missing."""
+    from types import SimpleNamespace
+
+    from transformers import JanusForConditionalGeneration
+
+    sizes = SimpleNamespace(
+        width=2048, inner=5632, layers=24, heads=16, words=102400, tower_width=1024, tower_layers=24, tower_heads=16,
+        side=384, depth=2, base=128, steps=(1, 1, 2, 2, 4), blocks=2, latent=256, codes=16384, code_width=8,
+    )  # fmt: skip
+    described = describe(sizes)
+    described["vision_config"]["params"]["model_name"] = "siglip_large_patch16_384"
+    described["gen_vision_config"]["cls"] = "VQ-16"
+    with torch.device("meta"):
+        weights = PlainJanus(sizes).state_dict()
+        live = JanusForConditionalGeneration(original.translate_config(described, {}, "1B")).state_dict()
+    shapes: dict[str, torch.Size] = {}
+    for key, tensor in weights.items():
+        shapes |= {name: part.shape for name, part in (original.carry(key, tensor) or {}).items()}
+    assert shapes == {name: tensor.shape for name, tensor in live.items()}
+
+
+def test_shards_hold_the_same_model(tmp_path: Path, model: Janus) -> None:
+    write_original(tmp_path / "sharded", shards=3)
+    loaded = Janus(tmp_path / "sharded").network.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.network.state_dict().items())
+
+
+def test_weights_take_the_dtype_that_is_asked_for(written: tuple[Path, PlainJanus]) -> None:
+    network = Janus(written[0], dtype="bfloat16").network
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+
+
+# --- the tokenizer and the pictures
+
+
+def test_the_tokenizer_is_the_files_and_prompts_begin_with_one_first_token(model: Janus) -> None:
+    """Though the folder's config names Llama's class, and whether or not the file adds the first token."""
+    text = "User: three  blue\n\nowls é"
+    assert model.tokenizer(text, add_special_tokens=False)["input_ids"] == make_tokenizer().encode(text).ids
+    prompt = model.prompts.reasoning(PROMPT)
+    assert prompt[0] == model.tokenizer.bos_token_id and model.tokenizer.bos_token_id not in prompt[1:]
+
+
+def test_the_marks_are_known(model: Janus) -> None:
+    vocabulary = make_tokenizer().get_vocab()
+    assert model.tokenizer.pad_token_id == vocabulary["<｜▁pad▁｜>"] == model.prompts.blank
+    assert model.tokenizer.boi_token_id == vocabulary["<begin_of_image>"] == model.prompts.image_start
+    assert model.tokenizer.image_token_id == vocabulary["<image_placeholder>"] == model.network.config.image_token_id
+
+
+def test_pictures_are_prepared_as_the_folder_says(model: Janus) -> None:
+    picture = Image.new("RGB", (40, 20), (255, 0, 0))
+    (values,) = model.eyes.image_processor([picture], return_tensors="pt")["pixel_values"]
+    assert values.shape == (3, TINY.side, TINY.side)
+    assert values[:, TINY.side // 2, 0].tolist() == pytest.approx([1, -1, -1])
+    assert values[:, 0, 0].tolist() == pytest.approx([127 / 127.5 - 1] * 3, abs=1e-5)  # the padding's grey
+
+
+def test_questions_about_pictures_are_answered(model: Janus) -> None:
+    pictures = [Image.new("RGB", (30, 30), colour) for colour in ("black", "red")]
+    values = model.answer(pictures, ["Is it red?"] * 2)
+    assert len(values) == 2 and all(0 <= value <= 1 for value in values) and values[0] != values[1]
+
+
+# --- what is refused
+
+
+Spoil = Callable[[dict[str, torch.Tensor]], object]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda weights: weights.pop("gen_head.vision_head.bias"), "1 missing: model.generation_head.vision_head.bias"),
+        (lambda weights: weights.update({"adapter.w": torch.zeros(1)}), "1 that milr does not know: adapter.w"),
+        (
+            lambda weights: weights.update({"aligner.layers.4.weight": torch.zeros(1)}),
+            "1 left over: model.aligner.hidden_layers.1.weight",
+        ),
+        (
+            lambda weights: weights.update({"gen_embed.weight": torch.zeros(7, 8)}),
+            "1 of another shape: model.generation_embeddings.weight",
+        ),
+    ],
+)
+def test_wrong_weights_are_named(tmp_path: Path, plain: PlainJanus, spoil: Spoil, said: str) -> None:
+    weights = dict(plain.state_dict())
+    spoil(weights)
+    write_settings(tmp_path)
+    write_weights(tmp_path, weights)
+    with pytest.raises(UsageError, match=said):
+        Janus(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    write_original(tmp_path, shards=2)
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"lacks model-00002-of-00002\.safetensors"):
+        Janus(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vision_config": {"model_name": "siglip_huge"}}, "names 'siglip_huge', but milr knows"),
+        ({"aligner_config": {"projector_type": "identity"}}, "projector_type is 'identity'"),
+        ({"vision_config": {"select_layer": -2}}, "select_layer is -2"),
+        ({"gen_head_config": {"n_embed": None}}, "has no gen_head_config.params.n_embed"),
+    ],
+)
+def test_what_transformers_model_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    """From the config alone: there are no weights."""
+    write_settings(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    described = describe()
+    for part, parameters in change.items():
+        described[part]["params"] |= parameters
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UsageError, match=said):
+        open_checkpoint(tmp_path)
+
+
+def test_a_tokenizer_without_the_marks_is_refused(tmp_path: Path) -> None:
+    write_settings(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace("<begin_of_image>", "<other>"))
+    with pytest.raises(UsageError, match="lacks <begin_of_image>"):
+        open_checkpoint(tmp_path).load_tokenizer()
+
+
+def test_capabilities_are_read_from_the_config_alone(tmp_path: Path) -> None:
+    write_settings(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    found = open_checkpoint(tmp_path).capabilities
+    assert (found.picture_size, found.image_tokens, found.width) == (TINY.side, 16, TINY.width)
+    assert (found.latents, found.passes) == ("both", 2)
+
+
+def test_other_weights_in_a_folder_of_the_same_name_make_another_model(tmp_path: Path) -> None:
+    names = list[str]()
+    for place, seed in enumerate((0, 0, 1)):
+        folder = tmp_path / str(place) / "model"
+        write_original(folder, seed=seed)
+        names.append(Janus(folder).name)
+    first, same, other = names
+    assert first == same != other
+    assert all(re.fullmatch(r"janus:model@[0-9a-f]{8}", name) for name in names)

@@ -1,0 +1,106 @@
+"""`milr plan`: memory from a config alone, and a probe; devices and their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from milr.cli.main import main
+from milr.errors import UsageError
+from milr.models.checkpoint import open_checkpoint
+from milr.models.devices import choose_dtype, find_device
+from milr.models.janus import Janus
+from milr.models.sizing import PROMPT_TOKENS, make_plan
+from tests.support.janus_folders import tiny_sizes, write_original, write_settings
+from tests.support.plain_janus import TINY, PlainJanus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables() -> Iterator[None]:
+    with tiny_sizes():
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A config and a tokenizer, no weights."""
+    write_settings(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
+    made = make_plan(open_checkpoint(folder, weights=False), dtype="bfloat16")
+    plain = PlainJanus(TINY)
+    unused = sum(parameter.numel() for name, parameter in plain.named_parameters() if "attn_pool" in name)
+    assert sum(made.parameters.values()) == sum(parameter.numel() for parameter in plain.parameters()) - unused
+    assert made.weights == 2 * sum(made.parameters.values())
+    assert made.cache_per_token == 2 * TINY.layers * TINY.width * 2  # keys and values, in two bytes
+    assert made.tokens == PROMPT_TOKENS + 512 + 16
+    assert made.row == 2 * made.tokens * made.cache_per_token + made.latents
+    assert made.latents == 5 * 4 * TINY.width * (512 + 2 * 16)
+    assert made.rows is not None and made.rows > 0
+
+
+def test_a_reward_takes_rows_away_and_too_much_leaves_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("milr.models.sizing.free_bytes", lambda device: 10**9)
+    found = open_checkpoint(folder, weights=False)
+    alone, beside = (make_plan(found, reward=reward) for reward in (0, 10**8))
+    assert alone.rows == int((0.8e9 - alone.weights) // alone.row)
+    assert alone.rows - beside.rows == pytest.approx(10**8 / alone.row, abs=1)  # pyright: ignore
+    assert make_plan(found, reward=10**10).rows == 0
+
+
+def test_the_command_says_it_all_without_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", str(folder), "--profile", "got-r1", "--reward", "self", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["profile"] == "got-r1" and found["capabilities"]["passes"] == 1
+    assert found["tokens"] == PROMPT_TOKENS + 600 + 16
+    assert found["reward_bytes"] == 0 and "probe" not in found
+    assert main(["plan", "--model", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "two passes, latents: both" in said and "at a time" in said
+
+
+def test_the_probe_draws_with_random_weights_where_there_are_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--model", str(folder), "--probe", "--rows", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["probe"]
+    assert (found["weights"], found["rows"]) == ("random", 2)
+    assert found["drawings_per_hour"] > 0
+
+
+# --- numbers
+
+
+def test_one_policy_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_dtype(None, cpu) == torch.float32
+    for capability, expected in (((7, 0), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert choose_dtype(None, cuda) == expected
+    for device in (cpu, cuda):
+        assert choose_dtype("float16", device) == torch.float16
+    with pytest.raises(UsageError, match="did you mean 'float16'"):
+        choose_dtype("float61", cpu)
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        find_device("gpu")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_guidance_and_latents_are_float32_whatever_the_weights_are(tmp_path: Path, dtype: str) -> None:
+    write_original(tmp_path)
+    model = Janus(tmp_path, dtype=dtype)
+    latents = torch.randn(3, 2, TINY.width, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = model.image_logits(latents, 5.0)
+    head = model.network.model.generation_head(latents.to(model.network.dtype))
+    assert head.dtype == model.network.dtype and found.dtype == torch.float32
+    conditional, unconditional = head.float().unbind(1)
+    assert torch.equal(found, unconditional + 5.0 * (conditional - unconditional))  # not rounded in between
+    (gradient,) = torch.autograd.grad(found.sum(), latents)
+    assert gradient.dtype == torch.float32
+    assert model.text_logits(latents[:, 0]).dtype == torch.float32

@@ -1,0 +1,489 @@
+"""Judges against real servers that misbehave on purpose: what is given, how often they are asked, what stays quiet."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from milr.errors import UsageError
+from milr.rewards import load_reward
+from milr.rewards.base import Reward
+from milr.rewards.images.convert import picture_hash
+from milr.rewards.vlm.budget import Budget, BudgetSpent, estimate, parse_budget, picture_tokens
+from milr.rewards.vlm.cache import AnswerCache
+from milr.rewards.vlm.client import VlmClient, VlmSettings
+from milr.rewards.vlm.messages import LastingFault, PassingFault, read_completion, redact, retry_after
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
+from milr.types import Score, Task, Unscored
+
+pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+pytest.importorskip("stamina", reason='judges need pip install "milr[judges]"')
+
+from tests.support.vlm_servers import (  # noqa: E402
+    JudgeServer,
+    Reply,
+    completion,
+    fail,
+    hang_up,
+    picture_of,
+    say,
+    send,
+    write,
+)
+
+KEY = "sk-secret-key-of-this-test-0123456789"
+CAT = Task(prompt="a photo of a cat", explanation="It must show a cat.")
+RED = Image.new("RGB", (32, 24), "red")
+WISE = "Consistency: 2\nRealism: 1\nAesthetic Quality: 0"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MILR_JUDGE_KEY", KEY)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def clients() -> Iterator[list[VlmClient]]:
+    """Those made in a test; closed behind it."""
+    made: list[VlmClient] = []
+    yield made
+    for client in made:
+        client.close()
+
+
+def load(server: JudgeServer, clients: list[VlmClient], name: str = "gpt-4o", **settings: object) -> Reward:
+    """A reward whose judge is that server, with no waits between attempts."""
+    values = {"url": server.url, "first_wait": 0, "timeout": 20, **settings}
+    clients.append(VlmClient(VlmSettings.model_validate(values)))
+    return load_reward(name, judges=clients[-1])
+
+
+def shown(score: Score | Unscored) -> float | str:
+    return score.value if isinstance(score, Score) else score.reason
+
+
+OK = say("0")
+FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
+    # name: reward, replies, value or what the reason says, requests
+    "a plain verdict": ("gpt-4o", [OK], 1.0, 1),
+    "429, then an answer": ("gpt-4o", [fail(429, Retry_After="0"), OK], 1.0, 2),
+    "429 for ever": ("gpt-4o", [fail(429, Retry_After="0")], "HTTP 429", 4),
+    "429 for an hour": ("gpt-4o", [fail(429, Retry_After="3600"), OK], "asks to wait 3600 s", 1),
+    "no credit": ("gpt-4o", [fail(429, b'{"error": {"code": "insufficient_quota"}}')], "no credit left", 1),
+    "500, 502, 503, then an answer": ("gpt-4o", [fail(500), fail(502), fail(503), OK], 1.0, 4),
+    "500 for ever": ("gpt-4o", [fail(500, b"<html>oops</html>")], "HTTP 500", 4),
+    "400": ("gpt-4o", [fail(400, b'{"error": {"message": "no pictures here"}}')], "no pictures here", 1),
+    "401": ("gpt-4o", [fail(401)], "check the key in MILR_JUDGE_KEY", 1),
+    "404": ("gpt-4o", [fail(404)], "check the URL", 1),
+    "a cut connection, then an answer": ("gpt-4o", [hang_up, OK], 1.0, 2),
+    "cut connections": ("gpt-4o", [hang_up], "no connection", 4),
+    "a body that ends too soon": ("gpt-4o", [write(completion("0")[:40], 400), OK], 1.0, 2),
+    "truncated JSON": ("gpt-4o", [write(completion("0")[:60]), OK], 1.0, 2),
+    "HTML for ever": ("gpt-4o", [write(b"<html>login</html>")], "no chat completion", 4),
+    "JSON of another kind": ("gpt-4o", [write(b'{"choices": []}')], "no chat completion", 4),
+    "an empty body": ("gpt-4o", [write(b"")], "no chat completion", 4),
+    "an empty answer": ("gpt-4o", [say("")], "empty", 1),
+    "no content": ("gpt-4o", [say(None)], "empty", 1),
+    "content in parts": ("gpt-4o", [say([{"type": "text", "text": "-1"}])], 0.0, 1),
+    "a refusal in words": ("gpt-4o", [say("I'm sorry, but I can't help with that.")], "refuses", 1),
+    "a refusal by field": ("gpt-4o", [say(None, refusal="Not this one.")], "refuses", 1),
+    "a content filter": ("gpt-4o", [say("0", finish="content_filter")], "content filter", 1),
+    "another language": ("gpt-4o", [say("图片与描述不符")], "neither 0 nor -1", 1),
+    "a chatty verdict": ("gpt-4o", [say("My answer is **-1**.")], 0.0, 1),
+    "both verdicts": ("gpt-4o", [say("0 or -1")], "both 0 and -1", 1),
+    "a megabyte": ("gpt-4o", [say("0 " + "x" * 1_000_000)], "1,000,002 characters", 1),
+    "nine megabytes": ("gpt-4o", [say("0 " + "x" * 9_000_000)], "bytes, more than any verdict has", 1),
+    "wise": ("wise", [say(WISE)], 0.8, 1),
+    "wise, fenced and chatty": ("wise", [say(f"Sure!\n```\n{WISE}\n```\nDone.")], 0.8, 1),
+    "wise, full-width colons": ("wise", [say(WISE.replace(":", "："))], 0.8, 1),
+    "wise, bare digits": ("wise", [say("2\n1\n0")], 0.8, 1),
+    "wise, cut, then whole": ("wise", [say(WISE[:20], finish="length"), say(WISE)], 0.8, 2),
+    "wise, never whole": ("wise", [say(WISE[:20], finish="length")], "cut off at the token limit", 3),
+    "wise-verified": ("wise-verified", [say("Score: 1")], 1.0, 1),
+    "wise-verified, another scale": ("wise-verified", [say("Score: 2/2")], "given of 2", 1),
+    "unified-reward": ("unified-reward", [say("cat (object): 1\nFinal Score: 4.5")], 0.875, 1),
+    "unified-reward, cut": ("unified-reward", [say("cat (object): 1", finish="length")], "cut off", 1),
+    "p(yes)": ("gpt-4o:p-yes", [say("Yes", first=[("Yes", math.log(0.6)), (" no", math.log(0.2))])], 0.75, 1),
+    "p(yes) without probabilities": ("gpt-4o:p-yes", [say("Yes")], "logprobs", 1),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_a_score_or_unscored_with_its_reason(name: str, clients: list[VlmClient]) -> None:
+    reward_name, replies, expected, requests = FAULTS[name]
+    with JudgeServer(*replies) as server:
+        reward = load(server, clients, reward_name)
+        (score,) = reward([RED], [CAT])
+        if isinstance(expected, str):
+            assert isinstance(score, Unscored)
+            assert expected in score.reason
+            assert score.final == (name in ("401", "404", "no credit"))
+        else:
+            assert isinstance(score, Score)
+            assert score.value == pytest.approx(expected)
+            assert score.evidence["answered_by"] == "scripted-1"
+        assert score.reward == reward.name
+        assert len(server.asked) == requests
+        said = repr(score)
+        assert KEY not in said and "\n" not in shown(score) if isinstance(score, Unscored) else KEY not in said
+        assert len(said) < 4000
+
+
+def test_a_server_that_never_answers_is_left(clients: list[VlmClient]) -> None:
+    with JudgeServer(lambda handler, body: server.released.wait() and None) as server:
+        (score,) = load(server, clients, timeout=0.2, attempts=2)([RED], [CAT])
+        assert "no answer within 0.2 s" in str(shown(score))
+        assert len(server.asked) == 2
+
+
+def test_a_server_that_dribbles_is_left_too(clients: list[VlmClient]) -> None:
+    """Every byte comes in time, the answer never does: only a limit of the whole catches it."""
+
+    def dribble(handler: object, body: object) -> None:
+        send_to = handler.wfile  # type: ignore[attr-defined]
+        send_to.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not server.released.wait(0.02):
+            send_to.write(b" ")
+            send_to.flush()
+
+    with JudgeServer(dribble) as server:
+        (score,) = load(server, clients, timeout=0.3, attempts=1)([RED], [CAT])
+        assert "no answer within 0.3 s" in str(shown(score))
+
+
+def test_nobody_listens(clients: list[VlmClient]) -> None:
+    with JudgeServer(OK) as server:
+        pass
+    (score,) = load(server, clients)([RED], [CAT])
+    assert "no connection" in str(shown(score))
+
+
+def test_retry_after_is_read_in_all_its_forms() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert retry_after({"retry-after": "7"}, now) == 7
+    assert retry_after({"retry-after-ms": "250"}, now) == 0.25
+    assert retry_after({"retry-after": "Thu, 01 Jan 2026 00:01:00 GMT"}, now) == 60
+    assert retry_after({"retry-after": "Thu, 01 Jan 2020 00:01:00 GMT"}, now) == 0
+    assert retry_after({}, now) is None
+    assert retry_after({"retry-after": "soon"}, now) is None
+
+
+def test_retry_after_is_waited_for(clients: list[VlmClient]) -> None:
+    import stamina.instrumentation as watched
+
+    waits: list[float] = []
+    watched.set_on_retry_hooks([lambda details: waits.append(details.wait_for)])
+    try:
+        with JudgeServer(fail(429, Retry_After="0.05"), fail(503), OK) as server:
+            (score,) = load(server, clients)([RED], [CAT])
+    finally:
+        watched.set_on_retry_hooks(None)
+    assert shown(score) == 1.0
+    assert waits == [0.05, 0]
+
+
+# --- what is sent
+
+
+def test_the_request_is_the_protocols(clients: list[VlmClient]) -> None:
+    with JudgeServer(say(WISE), say("Score: 1"), say("Final Score: 3"), OK) as server:
+        for name in ("wise", "wise-verified", "unified-reward", "gpt-4o"):
+            load(server, clients, name)([RED], [CAT])
+    wise, verified, unified, binary = server.asked
+    assert [body["temperature"] for body in server.asked] == [0] * 4
+    assert [body["model"] for body in server.asked] == [
+        *("gpt-4o-2024-05-13", "Qwen3.5-35B-A3B", "UnifiedReward", "gpt-4o-2024-11-20")
+    ]
+    assert [body["max_tokens"] for body in server.asked] == [2000, 500, 512, 4]
+    assert verified["chat_template_kwargs"] == {"enable_thinking": False}
+    for body in server.asked:
+        picture = picture_of(body)
+        assert (picture.mode, picture.size, picture.getpixel((0, 0))) == ("RGB", (32, 24), (255, 0, 0))
+    words = {
+        id(body): next(p["text"] for p in body["messages"][-1]["content"] if p["type"] == "text")
+        for body in server.asked
+    }
+    assert 'PROMPT: "a photo of a cat"\nEXPLANATION: "It must show a cat."\n' in words[id(wise)]
+    assert words[id(unified)].endswith("Text Caption: [a photo of a cat]")
+    assert unified["messages"][-1]["content"][0]["type"] == "image_url"
+    assert [message["role"] for message in wise["messages"]] == ["system", "user"]
+    assert words[id(binary)].endswith('Prompt: "a photo of a cat"')
+
+
+def test_a_prompt_with_braces_is_sent_as_it_is(clients: list[VlmClient]) -> None:
+    task = Task(prompt="{explanation} {prompt} {0}", explanation="{prompt}")
+    with JudgeServer(say(WISE)) as server:
+        load(server, clients, "wise")([RED], [task])
+    assert 'PROMPT: "{explanation} {prompt} {0}"\nEXPLANATION: "{prompt}"\n' in json.dumps(server.asked[0]).replace(
+        '\\"', '"'
+    ).replace("\\n", "\n")
+
+
+def test_the_model_can_be_chosen_and_is_part_of_the_name(clients: list[VlmClient]) -> None:
+    with JudgeServer(OK) as server:
+        reward = load(server, clients, model="mine")
+        reward([RED], [CAT])
+    assert reward.name == "gpt-4o@1/mine"
+    assert server.asked[0]["model"] == "mine"
+
+
+def test_openais_key_goes_to_openai_alone(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-0123456789")
+    with JudgeServer(OK) as server:
+        load(server, clients)([RED], [CAT])
+        monkeypatch.delenv("MILR_JUDGE_KEY")
+        load(server, clients, model="other")([RED], [CAT])
+    assert [headers["authorization"] for headers in server.headers] == [f"Bearer {KEY}", "Bearer none"]
+
+
+def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="finds no key: set OPENAI_API_KEY"):
+        load_reward("gpt-4o")
+    with pytest.raises(UsageError, match="needs a server: .*--judge-url"):
+        load_reward("unified-reward")
+    with pytest.raises(UsageError, match="no folder with"):
+        load_reward("unified-reward:/nowhere")
+    for url, said in (
+        ("ftp://x", "is no URL"),
+        ("http://me:pw@host/v1", "holds a name or password"),
+        ("x", "is no URL"),
+    ):
+        with pytest.raises(UsageError, match=said) as error:
+            VlmClient(VlmSettings(url=url))
+        assert "pw" not in str(error.value).replace("password", "")
+    import milr.rewards.vlm.client as module
+
+    def missing(name: str) -> object:
+        raise ImportError(name)
+
+    monkeypatch.setattr(module, "import_module", missing)
+    with pytest.raises(UsageError, match=r'pip install "milr\[judges\]"'):
+        load_reward("gpt-4o", judges=VlmClient(VlmSettings(url="http://localhost:1/v1")))
+
+
+def test_tasks_without_an_explanation_are_not_for_wise(clients: list[VlmClient]) -> None:
+    with JudgeServer(say(WISE)) as server:
+        (score,) = load(server, clients, "wise")([RED], [Task(prompt="a cat")])
+        assert "no explanation" in str(shown(score))
+        assert server.asked == []
+
+
+# --- the cache
+
+
+def test_an_answer_is_asked_for_once(clients: list[VlmClient]) -> None:
+    with JudgeServer(OK) as server:
+        first = load(server, clients)([RED, RED.copy()], [CAT, CAT])
+        again = load(server, clients)([RED.convert("RGBA"), Image.new("RGB", (32, 24), (255, 0, 0))], [CAT, CAT])
+        assert len(server.asked) == 1
+        assert first == again and first[0] == first[1]
+        assert clients[1].budget.cached == 2 and clients[1].budget.calls == 0
+        load(server, clients)([Image.new("RGB", (24, 32), "red")], [CAT])
+        load(server, clients)([RED], [Task(prompt="a dog")])
+        load(server, clients, model="another")([RED], [CAT])
+        assert len(server.asked) == 4
+    with JudgeServer(say("-1")) as other:
+        assert shown(load(other, clients)([RED], [CAT])[0]) == 0.0  # another server is another judge
+
+
+def test_what_could_not_be_read_is_asked_again(clients: list[VlmClient]) -> None:
+    with JudgeServer(say("maybe"), fail(400), OK) as server:
+        reward = load(server, clients)
+        assert [type(reward([RED], [CAT])[0]) for _ in range(4)] == [Unscored, Unscored, Score, Score]
+        assert len(server.asked) == 3
+
+
+def test_a_broken_cache_costs_a_call_and_no_more(clients: list[VlmClient], tmp_path: Path) -> None:
+    with JudgeServer(OK) as server:
+        reward = load(server, clients, cache=tmp_path / "kept")
+        reward([RED], [CAT])
+        (file,) = (tmp_path / "kept").rglob("*.json")
+        assert KEY not in file.read_text() and "base64" not in file.read_text()
+        for broken in ("", "[]", '{"text": 1', '{"text": "0"}', '{"text": "0", "first_tokens": [], "odd": 1}'):
+            file.write_text(broken)
+            assert shown(reward([RED], [CAT])[0]) == 1.0
+        assert len(server.asked) == 6
+        (tmp_path / "file").write_text("")
+        assert shown(load(server, clients, cache=tmp_path / "file" / "under")([RED], [CAT])[0]) == 1.0
+    assert AnswerCache(tmp_path / "kept").get("0" * 64) is None
+
+
+def test_a_picture_is_known_by_its_pixels() -> None:
+    buffer = io.BytesIO()
+    RED.save(buffer, "PNG")
+    assert picture_hash(Image.open(buffer)) == picture_hash(RED)
+    assert picture_hash(RED.rotate(90, expand=True)) != picture_hash(RED)
+
+
+# --- the budget
+
+
+def test_the_budget_is_hard_and_retries_count(clients: list[VlmClient]) -> None:
+    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
+    with JudgeServer(fail(500), OK) as server:
+        scores = load(server, clients, budget="4", concurrency=1)(pictures, [CAT] * 6)
+        assert len(server.asked) == 4
+    assert [type(score) for score in scores] == [Score] * 3 + [Unscored] * 3
+    assert all(score.final and "budget of 4 calls is spent" in score.reason for score in scores[3:])  # type: ignore[union-attr]
+    assert clients[0].budget.summary() == "4 calls, 300 tokens in, 30 out"
+
+
+def test_a_token_budget_never_goes_over(clients: list[VlmClient]) -> None:
+    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(30)]
+    with JudgeServer(OK) as server:
+        scores = load(server, clients, budget="2000tokens")(pictures, [CAT] * 30)
+    used = clients[0].budget
+    assert 0 < used.tokens_in + used.tokens_out <= 2000 and used.reserved == 0
+    assert 0 < sum(isinstance(score, Score) for score in scores) < 30
+
+
+def test_what_the_cache_gives_is_free(clients: list[VlmClient]) -> None:
+    with JudgeServer(OK) as server:
+        load(server, clients)([RED], [CAT])
+        assert shown(load(server, clients, budget="0")([RED], [CAT])[0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "unit"),
+    [
+        ("500", 500, "calls"),
+        ("1 call", 1, "calls"),
+        ("2_000,000 tokens", 2_000_000, "tokens"),
+        (None, math.inf, "calls"),
+    ],
+)
+def test_budgets_are_read(text: str | None, most: float, unit: str) -> None:
+    assert (parse_budget(text).most, parse_budget(text).unit) == (most, unit)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "5 dollars", "_"])
+def test_no_budget_is_made_up(text: str) -> None:
+    with pytest.raises(UsageError, match="give calls or tokens"):
+        parse_budget(text)
+
+
+def test_a_refused_call_costs_nothing() -> None:
+    budget = Budget(most=10, unit="tokens")
+    with pytest.raises(BudgetSpent):
+        budget.reserve(11)
+    assert (budget.calls, budget.reserved) == (0, 0)
+
+
+def test_an_estimate_is_made_before_the_start(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-0123456789")
+    clients.append(VlmClient())
+    reward = load_reward("mix:gpt-4o+icons", judges=clients[0])
+    (line,) = estimate(reward.call_costs(384), 21)  # type: ignore[attr-defined]
+    assert line.startswith("gpt-4o-2024-11-20 at api.openai.com: at most 21 calls, about ")
+    assert "$0.0" in line
+    assert picture_tokens(384, 384) == 255
+    assert picture_tokens(1024, 1024) == 765  # OpenAI's own example
+    assert picture_tokens(2048, 4096) == 1105  # and its other one
+    with JudgeServer(OK) as server:
+        assert "$" not in estimate(load(server, clients).call_costs(384), 21)[0]  # type: ignore[attr-defined]
+
+
+# --- many at once
+
+
+def test_questions_are_asked_at_once_up_to_the_limit(clients: list[VlmClient]) -> None:
+    import threading
+
+    together = threading.Barrier(3)
+
+    def meet(handler: object, body: object) -> None:
+        together.wait(timeout=30)  # answers only once three are here
+        OK(handler, body)  # type: ignore[arg-type]
+
+    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
+    with JudgeServer(meet) as server:
+        scores = load(server, clients, concurrency=3)(pictures, [CAT] * 6)
+        assert [shown(score) for score in scores] == [1.0] * 6
+        assert server.most_at_once == 3
+
+
+def test_answers_come_back_in_order(clients: list[VlmClient]) -> None:
+    def by_colour(handler: object, body: dict[str, object]) -> None:
+        say("0" if picture_of(body).getpixel((0, 0))[0] % 2 else "-1")(handler, body)  # type: ignore[arg-type,index]
+
+    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(12)]
+    with JudgeServer(by_colour) as server:
+        reward = load(server, clients)
+        assert [shown(score) for score in reward(pictures, [CAT] * 12)] == [float(i % 2) for i in range(12)]
+
+
+# --- silence
+
+
+def test_no_key_header_or_picture_is_ever_logged(
+    clients: list[VlmClient], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("openai", "httpx2", "httpcore2", "stamina", "asyncio"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    picture = Image.new("RGB", (64, 64))
+    ImageDraw.Draw(picture).line((0, 0, 63, 40), "red")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    echo: list[Reply] = [
+        lambda handler, body: send(
+            handler, json.dumps({"error": {"message": f"bad: {dict(handler.headers)} {body}"}}).encode(), 500
+        ),
+        lambda handler, body: send(handler, json.dumps({"h": dict(handler.headers), "b": body}).encode(), 401),
+    ]
+    with JudgeServer(*echo) as server:
+        (score,) = load(server, clients)([picture], [CAT])
+    # At level DEBUG, through two failed requests; asyncio names the kind of its loop.
+    assert [record for record in caplog.records if record.name != "asyncio"] == []
+    everything = caplog.text + "".join(capfd.readouterr()) + repr(score)
+    assert isinstance(score, Unscored) and "HTTP 401" in score.reason
+    assert len(server.asked) == 2
+    assert KEY not in everything
+    assert "authorization" not in everything.lower() or "[key]" in everything
+    assert data[40:100] not in everything
+
+
+def test_keys_and_data_are_taken_out_of_a_servers_words() -> None:
+    assert redact(f"wrong key {KEY}!") == "wrong key [key]!"
+    assert redact("key sk-proj-abcdefgh was Bearer abc.def") == "key [key] was [key]"
+    assert redact("x " + "QUJD" * 40 + " y") == "x [data] y"
+
+
+# --- fuzz, over the wire
+
+
+@settings(max_examples=60)
+@given(st.one_of(st.binary(max_size=300), st.text(max_size=100).map(completion)))
+def test_whatever_comes_over_the_wire_is_a_score_or_unscored(body: bytes) -> None:
+    from milr.rewards.vlm.parsers import Unreadable
+
+    try:
+        answer = read_completion(body, "host", True)
+    except (Unreadable, LastingFault, PassingFault) as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(answer.text, str)
+
+
+def test_wise_is_pooled_by_its_weights() -> None:
+    assert overall(dict.fromkeys(LEGACY_WEIGHTS, 1.0)) == pytest.approx(1.0)
+    groups = {"Cultural": 0.3, "Time": 0.37, "Space": 0.49, "Biology": 0.36, "Physics": 0.42, "Chemistry": 0.26}
+    assert overall(groups) == pytest.approx(0.35, abs=0.005)  # WISE's leaderboard row for Janus-Pro-7B
+    assert overall(dict.fromkeys(VERIFIED_WEIGHTS, 0.5), VERIFIED_WEIGHTS) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="needs the groups"):
+        overall({"Cultural": 1.0})

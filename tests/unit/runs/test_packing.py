@@ -1,0 +1,182 @@
+"""A packed run is the run: what comes out again is what went in, but for evidence and strips."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from milr.cli.main import main
+from milr.errors import UsageError
+from milr.models import embedded_folder
+from milr.runs import Run, TaskRun, pack_run, read_packed, read_run, unpack_run
+from milr.runs.packing import Redraw, Which
+from milr.testing import FakeModel
+from milr.types import Score, Task
+from tests.support.fake_benchmark import fakes
+
+
+def no_tasks(manifest: object) -> Sequence[Task]:
+    raise AssertionError("the tasks stand in the file")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of fakes, two images a prompt."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = ["--limit", "6", "--steps", "3", "--images-per-prompt", "2", "--reward", "icons-soft", "--judge", "icons"]
+    with fakes():
+        assert main(["benchmark", "icons", *words, "--out", str(folder)]) == 0
+    return folder
+
+
+def painter(run: Run) -> Redraw:
+    """Draws tokens as they were drawn in the run."""
+    pictures = {tuple(one.drawing.tokens): task.picture(one.drawing) for task in run.tasks for one in task.drawings}
+    return lambda tasks, drawings: [pictures[tuple(tokens)] for tokens in drawings]
+
+
+def without_evidence(task: TaskRun) -> TaskRun:
+    def plain(score: object) -> object:
+        return replace(score, evidence={}) if isinstance(score, Score) else score
+
+    steps = [
+        step.model_copy(update={"scores": tuple(map(plain, step.scores)), "best_score": plain(step.best_score)})
+        for step in task.steps
+    ]
+    judged = [one.model_copy(update={"score": plain(one.score)}) for one in task.judged]
+    return replace(task, folder=Path(task.folder.name), steps=tuple(steps), judged=tuple(judged))
+
+
+def unpack(file: Path, folder: Path, redraw: Redraw | None, which: Which) -> tuple[Run, list[bool | None]]:
+    packed, digests = read_packed(file, no_tasks)
+    same = [same for _, _, same in unpack_run(packed, digests, folder, redraw, which)]
+    return read_run(folder), same
+
+
+@pytest.mark.parametrize("which", ["none", "ends", "all"])
+def test_what_comes_out_is_what_went_in(run: Path, tmp_path: Path, which: Which) -> None:
+    before = read_run(run)
+    file = tmp_path / "a.run.xz"
+    file.write_bytes(pack_run(before))
+    after, same = unpack(file, tmp_path / "again", painter(before), which)
+    assert after.manifest == before.manifest
+    assert list(map(without_evidence, after.tasks)) == list(map(without_evidence, before.tasks))
+    assert same == [None if which == "none" else True] * 12
+    for old, new in zip(before.tasks, after.tasks, strict=True):
+        wanted = {
+            "none": [],
+            "ends": [old.drawings[0], old.answer, old.drawings[-1]],
+            "all": list(old.drawings),
+        }[which]
+        names = {one.drawing.picture for one in wanted}
+        assert {str(path.relative_to(new.folder)) for path in new.folder.glob("steps/*.png")} == names
+        assert all(new.picture(one.drawing).tobytes() == old.picture(one.drawing).tobytes() for one in wanted)
+
+
+def test_packed_again_it_is_the_same_file(run: Path, tmp_path: Path) -> None:
+    before = read_run(run)
+    file = tmp_path / "a.run.xz"
+    file.write_bytes(pack_run(before))
+    after, _ = unpack(file, tmp_path / "again", painter(before), "ends")
+    assert pack_run(after) == file.read_bytes() == pack_run(before)
+
+
+def test_another_picture_is_noticed(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.run.xz"
+    file.write_bytes(pack_run(read_run(run)))
+    _, same = unpack(file, tmp_path / "again", lambda tasks, drawn: [Image.new("RGB", (8, 8))] * len(drawn), "ends")
+    assert same == [False] * 12
+
+
+def test_prompts_that_are_not_ours_stay_out(run: Path, tmp_path: Path) -> None:
+    before = read_run(run)
+    theirs = replace(before, manifest=before.manifest.model_copy(update={"data": "somewhere"}))
+    file = tmp_path / "a.run.xz"
+    file.write_bytes(pack_run(theirs))
+    text = lzma.decompress(file.read_bytes()).decode()
+    assert not any(task.task.prompt in text for task in before.tasks)
+    packed, _ = read_packed(file, lambda manifest: before.manifest.tasks)
+    assert packed.manifest == theirs.manifest
+    assert list(map(without_evidence, packed.tasks)) == list(map(without_evidence, before.tasks))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_refused(run: Path, tmp_path: Path, data: st.DataObject) -> None:
+    whole = pack_run(read_run(run))
+    place = data.draw(st.integers(0, len(whole) - 1))
+    damage = data.draw(
+        st.sampled_from([whole[:place], whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]])
+    )
+    file = tmp_path / "a.run.xz"
+    file.write_bytes(damage)
+    with pytest.raises(UsageError, match="is no packed run"):
+        read_packed(file, no_tasks)
+
+
+def test_a_file_whose_lines_do_not_fit_together_is_refused(run: Path, tmp_path: Path) -> None:
+    lines = lzma.decompress(pack_run(read_run(run))).splitlines()
+    task = json.loads(lines[1])
+    for wrong in ({"index": 99}, {"steps": [{**task["steps"][0], "best": "steps/none.png"}]}, {"steps": [{}]}):
+        file = tmp_path / "a.run.xz"
+        file.write_bytes(lzma.compress(b"\n".join([lines[0], json.dumps({**task, **wrong}).encode()])))
+        with pytest.raises(UsageError, match="is no packed run"):
+            read_packed(file, no_tasks)
+
+
+def test_the_model_of_every_run_is_checked_not_only_the_first_ones(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milr.models.load_model", lambda *names, **options: FakeModel())
+    whole = read_run(run)
+    other = replace(whole, manifest=whole.manifest.model_copy(update={"model": "fake of yesterday"}))
+    for name, packed in (("a", whole), ("b", other)):
+        (tmp_path / f"{name}.run.xz").write_bytes(pack_run(packed))
+    files = [str(tmp_path / f"{name}.run.xz") for name in "ab"]
+    assert main(["unpack", *files, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out' / 'a'}: 12 tasks, 12 of 12 best pictures as they were, to the pixel\n"
+    assert "the run was drawn by fake of yesterday, and here is fake" in said.err
+    assert not (tmp_path / "out" / "b").exists()
+
+
+def test_the_commands_say_what_they_did_and_what_they_refuse(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pack", str(run), "--out", str(tmp_path)]) == 0
+    file = tmp_path / "run.run.xz"
+    assert capsys.readouterr().out == f"{file}: 12 tasks, {file.stat().st_size / 1000:,.0f} KB\n"
+    assert main(["unpack", str(file), "--out", str(tmp_path / "out"), "--pictures", "none"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'run'}: 12 tasks, no pictures\n"
+    assert main(["compare", str(tmp_path / "out" / "run"), str(run)]) == 2  # the same run twice
+    assert main(["unpack", str(file), "--out", str(tmp_path / "out"), "--pictures", "none"]) == 2
+    assert "holds another run; nothing was overwritten" in capsys.readouterr().err
+    assert main(["unpack", str(file), "--out", str(tmp_path / "other"), "--pictures", "some"]) == 2
+    assert "--pictures some: give one of none, ends, all" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_embedded_models_pictures_come_back_to_the_pixel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not embedded_folder().is_dir():
+        pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
+    folder = tmp_path / "run"
+    words = ["icons-hard", "--limit", "3", "--steps", "2", "--dtype", "bfloat16", "--judge", "icons-judge"]
+    assert main(["benchmark", *words, "--out", str(folder)]) == 0
+    assert main(["pack", str(folder)]) == 0
+    capsys.readouterr()
+    file = tmp_path / "run.run.xz"
+    assert main(["unpack", str(file), "--out", str(tmp_path / "again"), "--pictures", "all"]) == 0
+    assert capsys.readouterr().out.endswith("3 tasks, 3 of 3 best pictures as they were, to the pixel\n")
+    for old, new in zip(read_run(folder).tasks, read_run(tmp_path / "again" / "run").tasks, strict=True):
+        for one in old.drawings:
+            assert new.picture(one.drawing).tobytes() == old.picture(one.drawing).tobytes()
