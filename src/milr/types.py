@@ -1,4 +1,4 @@
-"""The nouns: task, reasoning, drawing, score, step record. All frozen; all but the picture plain data."""
+"""The nouns: task, reasoning, image sample, score, step record. All frozen; all but the image plain data."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Reasoning:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """Image tokens and the picture that they decode to."""
+    """Image tokens and the image that they decode to."""
 
     tokens: tuple[int, ...]
     """Image token ids in raster order, rows from the top."""
-    picture: Image.Image
+    image: Image.Image
     """RGB."""
 
 
@@ -118,49 +118,74 @@ def find_final(scores: Iterable[Score | Unscored]) -> str | None:
 
 
 @dataclass(frozen=True)
+class LatentTrace:
+    """What a step did to the latents, for methods that have latents."""
+
+    moved: tuple[str, ...]
+    """The latents that this step updated: of "text", "image"."""
+    text_latents: int
+    """Number of text positions that are latents."""
+    image_latents: int
+    flipped_text: int
+    """Prefix tokens of the text that differ from those of step 0."""
+    flipped_image: int
+    """Prefix tokens of the step's first image that differ from those of step 0."""
+    text_shift: float
+    """||z - z0|| / ||z0|| of the text latents; 0 if there are none."""
+    image_shift: float
+    log_probability: float | None
+    """log p of the credited tokens before the update that led here; None at step 0 and where nothing was updated."""
+
+
+Finished = Literal[
+    "met",
+    "out of steps",
+    "out of drawings",
+    "out of time",
+    "out of reward calls",
+    "out of money",
+    "cancelled",
+    "unscored",
+]
+"""Why a task ended. "met": its reward is above the stop value; "out of steps": its method has nothing more to try;
+"unscored": the reward scores nothing any more."""
+
+
+@dataclass(frozen=True)
 class StepRecord:
-    """What one pass of Algorithm 1 did for one task. Step 0 is the first picture, before any update."""
+    """What one step of a method did for one task. Step 0 is the first image, before any update."""
 
     task: Task
     index: int
-    """The task's place in the list given to the search."""
+    """The task's place among the tasks given to the runner."""
     step: int
-    moved: tuple[str, ...]
-    """The latents that this step updated: of "text", "image"."""
     reasoning: Reasoning
-    drawings: tuple[ImageSample, ...]
-    """The step's drawings, M of them (`drawings_per_step`)."""
+    """The text that the step's images follow; empty if they follow the prompt alone."""
+    images: tuple[ImageSample, ...]
+    """The step's images, M of them."""
     scores: tuple[Score | Unscored, ...]
-    """One a drawing."""
+    """One per image."""
     best: ImageSample
-    """The best picture seen so far; the first of equals."""
+    """The best image seen so far; the first of equals."""
     best_score: Score | Unscored
     best_step: int
-    text_latents: int
-    """How many text positions are latents."""
-    image_latents: int
-    flipped_text: int
-    """Prefix tokens of the text that differ from step 0's."""
-    flipped_image: int
-    """The same of the first drawing's image prefix."""
-    text_shift: float
-    """||z - z0|| / ||z0|| of the text latents; 0 where there are none."""
-    image_shift: float
-    log_probability: float | None
-    """log p of the credited tokens before the update that led here; None at step 0."""
     drawings_spent: float
-    """Drawings of this task so far; a partial one counts as its share of a whole one's tokens."""
+    """Drawings of this task so far; a partial one counts as its share of the image tokens."""
     tokens_spent: int
     """Tokens sampled for this task so far, text and image."""
     reward_calls: int
-    """Pictures of this task shown to the reward so far, partial ones too; a second try of an unscored one is free."""
+    """Images of this task scored so far, partial ones too; a second try of an unscored one is free."""
     seconds: float
-    """Since the search began."""
-    finished: Literal["met", "out of steps", "unscored"] | None
-    """Why this is the task's last record; None where it goes on. "unscored": the reward scores nothing any more."""
+    """Seconds since the task's first batch began."""
+    cost: float
+    """US dollars that scoring this task has cost so far at paid VLM judges."""
+    finished: Finished | None
+    """Why this is the task's last record; None if the task goes on."""
+    trace: LatentTrace | None = None
+    """What happened to the latents; None for methods without latents."""
     notes: tuple[str, ...] = ()
     """What a user should know: a ratio that rounded to zero, an update that was skipped."""
     panel_first: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
-    """What the watched rewards say of the task's first picture, by name; empty without a panel."""
+    """What the watched rewards say of the task's first image, by name; empty without a panel."""
     panel_best: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
     """The same of `best`."""

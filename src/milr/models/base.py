@@ -1,4 +1,4 @@
-"""The protocol of a model, and what passes between model and search."""
+"""The protocol of a model, and what passes between methods and models."""
 
 from __future__ import annotations
 
@@ -11,57 +11,58 @@ import torch
 from PIL import Image
 
 from milr.decode.kv_cache import CachedPrefix
+from milr.settings import SamplingParams, Settings
 from milr.types import ImageSample, Reasoning, Task
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model is and can, known before any search begins."""
+    """What a model is and can do, known before its weights are loaded."""
 
-    picture_size: int
-    """Pixels a side."""
+    image_size: int
+    """Pixels per side."""
     image_tokens: int
-    """Tokens a drawing."""
+    """Tokens per image."""
     width: int
-    """d, of one latent."""
+    """d, the width of one latent."""
     latents: Literal["none", "text", "image", "both"]
-    """Which hidden states a search may move."""
+    """Which hidden states a method may move."""
     passes: Literal[1, 2] = 2
-    """1 where the image follows the reasoning in one context, 2 where the drawing has a prompt of its own."""
+    """1 if the image follows the reasoning in one context, 2 if the image has a prompt of its own."""
 
 
 @dataclass(frozen=True)
 class TextOutput:
-    """A reasoning and the hidden states behind it."""
+    """A reasoning text and the hidden states that produced it: the answer to a `TextRequest`."""
 
     reasoning: Reasoning
-    written: tuple[int, ...]
-    """The reasoning's tokens, and the end-of-sequence token where the text ended by itself."""
+    tokens: tuple[int, ...]
+    """The reasoning's tokens, and the end-of-sequence token if the text ended by itself."""
     hidden: torch.Tensor
-    """(T, d) float32: row i produced written token i."""
+    """(T, d) float32: row i produced token i."""
 
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """A drawing and the hidden states behind its first tokens."""
+    """An image and the hidden states that produced its first tokens: the answer to an `ImageRequest`."""
 
-    drawing: ImageSample
+    sample: ImageSample
     hidden: torch.Tensor | None
-    """(n, 2, d) float32: conditional and unconditional state behind each of the first n tokens; None where the first
-    tokens came from latents or were given."""
+    """(n, 2, d) float32: conditional and unconditional state of each of the first n tokens; None if the first tokens came
+    from latents or were given."""
 
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A prompt that asks for a reasoning, as it was read."""
+    """A prompt that asks for a reasoning text, and its cached keys and values."""
 
     ids: tuple[int, ...]
-    kept: CachedPrefix
+    prefix: CachedPrefix
 
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """A prompt that asks for a drawing, as it was read."""
+    """A prompt that asks for an image, and its cached keys and values with and without the condition."""
 
     ids: tuple[int, ...]
     conditional: CachedPrefix
@@ -70,36 +71,52 @@ class ImagePrompt:
 
 @dataclass
 class TaskState:
-    """A task under way, with what its model has read and written of it: what is kept here is not done again.
+    """What a model keeps of one task between calls, so that nothing is computed twice.
 
-    `Model.start` makes one; the memory is the row's and goes with it. The fields are the model's to fill.
+    `Model.start` makes one; the fields are the model's to fill.
     """
 
     task: Task
-    asked: TextPrompt | None = None
-    """The last prompt that asked for a reasoning."""
-    thought: TextOutput | None = None
-    """What was written behind it, where it was written greedily."""
-    forced: int = 0
-    """How many of its tokens were given, not written."""
-    told: ImagePrompt | None = None
-    """The last prompt that asked for a drawing."""
-    drawn: ImageSample | None = None
-    """The last drawing, with as many tokens as a whole one has: the same tokens show the same picture."""
+    text_prompt: TextPrompt | None = None
+    """The last prompt that asked for a reasoning text."""
+    text: TextOutput | None = None
+    """The text that followed it, if it was written greedily."""
+    given: int = 0
+    """How many of that text's tokens were given, not written."""
+    image_prompt: ImagePrompt | None = None
+    """The last prompt that asked for an image."""
+    image: ImageSample | None = None
+    """The last image, with all its tokens: the same tokens decode to the same image."""
 
     @property
     def bytes(self) -> int:
-        """Of keys and values that are kept; parts that rows share are counted in each."""
-        told = (self.told.conditional, self.told.unconditional) if self.told else ()
-        kept = [one for one in (self.asked.kept if self.asked else None, *told) if one]
-        return sum(part.nbytes for one in kept for part in one.parts)
+        """Bytes of cached keys and values; parts that tasks share are counted in each."""
+        image = (self.image_prompt.conditional, self.image_prompt.unconditional) if self.image_prompt else ()
+        cached = [one for one in (self.text_prompt.prefix if self.text_prompt else None, *image) if one]
+        return sum(part.nbytes for one in cached for part in one.parts)
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """One reasoning text to write."""
+
+    state: TaskState
+    prefix: Sequence[int] = ()
+    """Token ids that the text begins with."""
+    offsets: torch.Tensor | None = None
+    """(n, d) float32, added to the hidden states of the first n tokens before the text head reads them. The hidden states
+    of the answer are the decoder's own. n may be 0."""
+    stream: torch.Generator | None = None
+    """Sample from a copy of this random stream, at the model's text temperature or 1; None writes greedily."""
+    critique: str = ""
+    """What was wrong with an earlier image of the task. A model whose prompts have a fixed form ignores it."""
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One drawing to make."""
+    """One image to draw."""
 
-    row: TaskState
+    state: TaskState
     reasoning: Reasoning | None
     """None draws from the prompt alone."""
     stream: torch.Generator
@@ -107,9 +124,11 @@ class ImageRequest:
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
     tokens: Sequence[int | None] = ()
-    """Tokens that are given, in raster order; None, and what is behind the last, is drawn. They go before `prefix`."""
+    """Tokens that are given, in raster order; None, and what follows the last, is sampled. They go before `prefix`."""
     until: int | None = None
-    """How many tokens to draw, given ones counted; the picture shows them above a flat rest. None draws all."""
+    """How many tokens to sample, given ones counted; the image shows them above a flat rest. None samples all."""
+    keep_hidden: int = 0
+    """How many hidden states of the first tokens to return, if neither prefix nor tokens are given."""
 
 
 class Model(Protocol):
@@ -118,52 +137,35 @@ class Model(Protocol):
     name: str
     folder: Path
     capabilities: Capabilities
-    search_defaults: Mapping[str, object]
-    """Fields of `SearchConfig` that depend on the model's size."""
+    defaults: Mapping[str, object]
+    """Settings, by name, whose best values depend on the model."""
     text_temperature: float
-    """At which it was taught to write its reasoning; 0 takes the likeliest token."""
+    """Temperature at which it was trained to write its reasoning; 0 takes the likeliest token."""
     reads_free_prompts: bool
-    """False where prompts must follow the grammar of `milr.tasks`."""
+    """False if prompts must follow the grammar of `milr.tasks`."""
 
-    def start(self, tasks: Sequence[Task]) -> list[TaskState]:
-        """A row a task: the model's memory of it, for as long as the row lives."""
+    def settings(self, method: str = "milr", **changes: object) -> Settings:
+        """Return a method's settings: the model's defaults with these changes.
+
+        Raises:
+            UsageError: No such method or setting, or a value that is not allowed.
+        """
         ...
 
-    def reason(
-        self,
-        rows: Sequence[TaskState],
-        prefixes: Sequence[Sequence[int]],
-        *,
-        offsets: Sequence[torch.Tensor] | None = None,
-        streams: Sequence[torch.Generator] | None = None,
-        temperature: float = 1.0,
-        critiques: Sequence[str] | None = None,
-    ) -> list[TextOutput]:
-        """Write each row's reasoning behind its prefix of token ids (which may be empty).
+    def start(self, tasks: Sequence[Task]) -> list[TaskState]:
+        """Return one state per task; prompts are read when they are first needed."""
+        ...
 
-        Args:
-            rows: From `start`.
-            prefixes: One a row.
-            offsets: (n, d) float32 a row: added to the states behind the first n tokens before the head reads them. The
-                states that come back are the decoder's own. n may be 0; None adds nothing anywhere.
-            streams: One a row: sample from a copy of it at that temperature; None writes greedily.
-            temperature: Above 0.
-            critiques: One a row: what was wrong with an earlier picture of it, or nothing. A model whose prompts have
-                a fixed form writes as if there were none.
-        """
+    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
+        """Write each requested reasoning text after its prefix; greedy and sampled requests may be mixed."""
         ...
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
-        """What each token of a reasoning spells; joined, they are its text, but for spaces at its ends."""
+        """Return what each token of a reasoning spells; joined, they are its text, except for spaces at its ends."""
         ...
 
-    def draw(
-        self, requests: Sequence[ImageRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
-    ) -> list[ImageOutput]:
-        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are.
-
-        ``sampler`` is one of `milr.decode.sampling.SAMPLERS`.
-        """
+    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
+        """Draw each requested image."""
         ...
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
@@ -174,10 +176,10 @@ class Model(Protocol):
         """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
         ...
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """p(yes) of a yes/no question about each picture."""
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """Return p(yes) of a yes/no question about each image."""
         ...
 
-    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """A free answer about each picture, written greedily, of at most that many tokens."""
+    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """Return a free answer about each image, written greedily, of at most that many tokens."""
         ...

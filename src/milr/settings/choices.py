@@ -1,0 +1,52 @@
+"""Settings whose value is a name from a table: the names and their help are written once, in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from milr.errors import unknown_name
+
+
+class Described(Protocol):
+    """A table's value with one line of help."""
+
+    @property
+    def summary(self) -> str:
+        """What it is, in one line."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotation of a `str` field: allow the names of a table, refuse others with the nearest match.
+
+    ``strategy: Annotated[str, OneOf("strategy", STRATEGIES)]``
+    """
+
+    kind: str
+    """What the names are, for the error."""
+    table: Mapping[str, Described]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate a string, then look it up."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """List the names."""
+        return {**handler(schema), "enum": list(self.table)}
+
+    def _check(self, name: str) -> str:
+        if name not in self.table:
+            raise ValueError(str(unknown_name(self.kind, name, self.table)))
+        return name
+
+    @property
+    def help(self) -> str:
+        """Return the names with their summaries, for command lines and forms."""
+        return "; ".join(f"{name}: {entry.summary}" for name, entry in self.table.items())

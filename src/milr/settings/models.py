@@ -1,0 +1,140 @@
+"""The three settings models: what a method reads, sampling parameters, run settings. Frozen, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from milr.settings.choices import OneOf
+from milr.settings.strategies import GRADIENTS, NOISES, STRATEGIES
+
+
+@dataclass(frozen=True)
+class SamplerName:
+    """A way to sample an image token; `milr.decode.sampling` implements it."""
+
+    summary: str
+
+
+SAMPLERS: Mapping[str, SamplerName] = {
+    "race": SamplerName("the exponential race: samples what torch.multinomial samples, V random numbers per token"),
+    "inverse": SamplerName("the inverse of the distribution function, one random number per token (faster on a CPU)"),
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SamplingParams(_Frozen):
+    """How image tokens are sampled. Every method reads these."""
+
+    guidance: float = Field(default=5.0, ge=0)
+    """Weight w of classifier-free guidance: logits = u + w (c - u)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the image tokens."""
+    sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "race"
+    """How an image token is sampled."""
+
+
+class RunSettings(_Frozen):
+    """What the runner reads, whatever the method. A limit of None is no limit.
+
+    A limit ends a task with its best image so far, before a batch that would exceed it (drawings, reward calls) or
+    after the batch in which it was reached (seconds, cost). The first image is always drawn.
+    """
+
+    seed: int = 0
+    """Seed of all random streams."""
+    stop_at: float | None = Field(default=None, ge=0, le=1)
+    """Stop a task when its reward is above this value; default: the reward's own stop value."""
+    batch_size: int = Field(default=16, ge=1)
+    """Tasks in progress at once. A finished task gives its place to the next."""
+    max_drawings: float | None = Field(default=None, gt=0)
+    """Most drawings of each task. A partial drawing counts as its share of the image tokens."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Most seconds of each task, from the start of its first batch."""
+    max_reward_calls: int | None = Field(default=None, ge=1)
+    """Most images of each task that the reward scores."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """Most US dollars that each task may cost at paid VLM judges."""
+    total_drawings: float | None = Field(default=None, gt=0)
+    """Most drawings of all tasks together. When a total is reached, tasks that have not begun are left out."""
+    total_seconds: float | None = Field(default=None, gt=0)
+    """Most seconds of the whole run."""
+    total_reward_calls: int | None = Field(default=None, ge=1)
+    """Most images that the reward scores in the whole run."""
+    total_cost: float | None = Field(default=None, gt=0)
+    """Most US dollars of the whole run at paid VLM judges."""
+
+
+class MethodSettings(_Frozen):
+    """Base of the settings that a method declares: subclass it, one field per setting."""
+
+    @property
+    def most_drawings(self) -> int:
+        """Most drawings that the method makes for a task, for cost estimates."""
+        return 1
+
+
+class OneShotSettings(MethodSettings):
+    """Settings of `one-shot` and `text-reasoning`: none."""
+
+
+class StepSettings(MethodSettings):
+    """Settings of the methods that spend a budget of K + 1 drawings."""
+
+    steps: int = Field(default=20, ge=0)
+    """K: a task makes at most K + 1 drawings (times drawings_per_step, where the method reads it)."""
+
+    @property
+    def most_drawings(self) -> int:
+        """K + 1."""
+        return self.steps + 1
+
+
+class MilrSettings(StepSettings):
+    """Settings of `milr`, the paper's search over latents; the defaults are the paper's for Janus-Pro.
+
+    Source: MILR, poster and code (docs/method.md).
+    """
+
+    strategy: Annotated[str, OneOf("strategy", STRATEGIES)] = "joint"
+    """Which latents move at which step."""
+    text_ratio: float = Field(default=0.2, ge=0, le=1)
+    """Lambda_t: the share of text positions that are latents; 0 moves no text."""
+    image_ratio: float = Field(default=0.02, ge=0, le=1)
+    """Lambda_v: the share of image positions that are latents; 0 moves no image tokens."""
+    learning_rate: float = Field(default=0.03, ge=0)
+    """Learning rate of Adam."""
+    l2: float = Field(default=0.0, ge=0)
+    """Weight of ||z - z0||^2 in the loss."""
+    gradient: Annotated[str, OneOf("gradient", GRADIENTS)] = "reward"
+    """The gradient, or an ablation of it."""
+    noise: Annotated[str, OneOf("noise", NOISES)] = "fresh"
+    """Random streams of the images at each step."""
+    drawings_per_step: int = Field(default=1, ge=1)
+    """M: images that share one update. An image's advantage is its reward minus their mean; R - 1 if all are equal."""
+
+    @property
+    def most_drawings(self) -> int:
+        """(K + 1) M."""
+        return (self.steps + 1) * self.drawings_per_step
+
+
+METHOD_SETTINGS: Mapping[str, type[MethodSettings]] = {
+    "one-shot": OneShotSettings,
+    "text-reasoning": OneShotSettings,
+    "best-of-n": StepSettings,
+    "best-of-n-sampled": StepSettings,
+    "parm": StepSettings,
+    "reflection": StepSettings,
+    "milr": MilrSettings,
+    "consensus": StepSettings,
+    "keep-right": StepSettings,
+    "grid-prune": StepSettings,
+}
+"""Built-in method -> the settings that it reads."""

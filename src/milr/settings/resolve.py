@@ -1,0 +1,156 @@
+"""From flat names and values to checked settings: defaults, a model's defaults, a strategy's, what a user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, cast
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
+
+from milr.errors import UsageError, unknown_name
+from milr.settings.models import METHOD_SETTINGS, MethodSettings, MilrSettings, RunSettings, SamplingParams
+from milr.settings.strategies import STRATEGIES
+
+_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+
+
+class OtherSettings(MethodSettings):
+    """Settings of a method that this process does not know: kept as they were stored."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Settings(BaseModel):
+    """Everything that a run depends on besides tasks, model and reward."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = "milr"
+    own: SerializeAsAny[MethodSettings] = MilrSettings()
+    """What the method reads."""
+    sampling: SamplingParams = SamplingParams()
+    run: RunSettings = RunSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_own(cls, values: Any) -> Any:
+        """Read the method's settings by the model that the method declares."""
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, Any]", values)
+        if isinstance(given.get("own"), MethodSettings):
+            return given
+        declared = METHOD_SETTINGS.get(given.get("method", "milr"), OtherSettings)
+        return {**given, "own": declared.model_validate(given.get("own", {}))}
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All settings by name, those of the method first."""
+        return {**self.own.model_dump(), **self.sampling.model_dump(), **self.run.model_dump()}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one setting by name, or the default if the method does not read it."""
+        return self.flat.get(name, default)
+
+    def change(self, **changes: object) -> Self:
+        """Return the settings with these values, checked.
+
+        Raises:
+            UsageError: The method does not read a name, or a value is not allowed.
+        """
+        made = make_settings(self.method, changes, self.flat, declared=type(self.own))
+        return type(self)(method=made.method, own=made.own, sampling=made.sampling, run=made.run)
+
+
+def make_settings(
+    method: str = "milr",
+    given: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
+    *,
+    declared: type[MethodSettings] | None = None,
+) -> Settings:
+    """Check and merge: built-in defaults, then `defaults`, then the strategy's recommendations, then `given`.
+
+    Args:
+        method: Name of the method.
+        given: What a user asks for, by name. A name that the method does not read is an error.
+        defaults: A model's defaults, by name. Names that the method does not read are left out.
+        declared: The settings model of the method; None takes the built-in method's.
+
+    Raises:
+        UsageError: No such method or setting, a setting that the method does not read, or a value that is not allowed.
+    """
+    given, defaults = given or {}, defaults or {}
+    if declared is None:
+        if method not in METHOD_SETTINGS:
+            raise unknown_name("method", method, METHOD_SETTINGS)
+        declared = METHOD_SETTINGS[method]
+    kinds: tuple[type[BaseModel], ...] = (declared, SamplingParams, RunSettings)
+    for name in given:
+        if not any(name in kind.model_fields for kind in kinds):
+            raise unread(method, name, kinds)
+    merged = {**defaults, **_recommended(given), **given}
+    own, sampling, run = (_validate(kind, merged) for kind in kinds)
+    assert isinstance(own, MethodSettings)
+    assert isinstance(sampling, SamplingParams)
+    assert isinstance(run, RunSettings)
+    return Settings(method=method, own=own, sampling=sampling, run=run)
+
+
+def _recommended(given: Mapping[str, object]) -> Mapping[str, float]:
+    """Return what the given strategy recommends; refuse a ratio of latents that it does not have."""
+    name = given.get("strategy")
+    if not isinstance(name, str) or name not in STRATEGIES:
+        return {}
+    strategy = STRATEGIES[name]
+    for modality in {"text", "image"}.difference(strategy.latents):
+        if given.get(f"{modality}_ratio"):
+            raise UsageError(
+                f"the strategy {name!r} has no {modality} latents, so it does not read {modality}_ratio: leave it out, "
+                f"or choose {' or '.join(one for one, other in STRATEGIES.items() if modality in other.latents)}"
+            )
+    return strategy.defaults
+
+
+def unread(method: str, name: str, kinds: Iterable[type[BaseModel]]) -> UsageError:
+    """Return the error for a setting that a method does not read: names the methods that do, or the nearest name."""
+    readers = [other for other, kind in METHOD_SETTINGS.items() if name in kind.model_fields]
+    if readers:
+        return UsageError(
+            f"the method {method!r} does not read the setting {name!r}; {', '.join(readers)} "
+            f"{'does' if len(readers) == 1 else 'do'}: leave it out, or choose another method"
+        )
+    known = [field for kind in kinds for field in kind.model_fields]
+    return unknown_name("setting", name, known)
+
+
+def all_fields() -> dict[str, Any]:
+    """Every setting of every built-in method, then sampling parameters, then run settings: name -> pydantic field."""
+    kinds = (*dict.fromkeys(METHOD_SETTINGS.values()), SamplingParams, RunSettings)
+    return {name: field for kind in kinds for name, field in kind.model_fields.items()}
+
+
+def _validate(kind: type[BaseModel], values: Mapping[str, object]) -> BaseModel:
+    try:
+        return kind.model_validate({name: values[name] for name in kind.model_fields if name in values})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0])
+        message = str(wrong["msg"]).removeprefix("Value error, ")
+        if wrong["type"] == "value_error":
+            raise UsageError(message) from None
+        limits = allowed(kind, name) if wrong["type"] in _BOUNDS else ""
+        raise UsageError(f"{name} {wrong['input']}: {limits or message}") from None
+
+
+def allowed(kind: type[BaseModel], name: str) -> str:
+    """Return a field's bounds in words; empty if it has none."""
+    bounds = kind.model_fields[name].metadata
+    least, above, most = (
+        next((getattr(bound, end) for bound in bounds if hasattr(bound, end)), None) for end in ("ge", "gt", "le")
+    )
+    if least is not None and most is not None:
+        return f"must be in [{least}, {most}]"
+    if least is not None:
+        return f"must be at least {least}"
+    return "" if above is None else f"must be above {above}"

@@ -1,0 +1,77 @@
+"""Strategies, gradient ablations and noise modes as data: what the modes of the method `milr` do.
+
+Source: MILR, Algorithm 2 and Table 3; `steer` is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Which latents exist, which move at step k of K, and the settings that suit it."""
+
+    summary: str
+    moves: Callable[[int, int], tuple[str, ...]]
+    """(step k from 1, steps K) -> the latents that move at that step, of "text" and "image"."""
+    latents: tuple[str, ...] = ("text", "image")
+    """The latents that exist at all."""
+    offsets: bool = False
+    """If true, add z - z0 to the decoder's current hidden states; if false, replace them by z, as in the paper."""
+    defaults: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Recommended settings. They go before a model's defaults and after what a user gives."""
+
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "joint": Strategy("text and image latents move at every step", lambda k, total: ("text", "image")),
+    "alt": Strategy(
+        "odd steps move text latents, even steps image latents", lambda k, total: ("text",) if k % 2 else ("image",)
+    ),
+    "t2v": Strategy(
+        "text latents move in the first half of the steps, image latents in the second",
+        lambda k, total: ("text",) if k <= total // 2 else ("image",),
+    ),
+    "steer": Strategy(
+        "ours: text latents only, added to the decoder's own hidden states",
+        lambda k, total: ("text",),
+        latents=("text",),
+        offsets=True,
+        defaults={"text_ratio": 1.0, "learning_rate": 0.015},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GradientRule:
+    """What an update does with the policy gradient."""
+
+    summary: str
+    weight: float
+    """Factor of the gradient."""
+    random_direction: bool = False
+    """Keep the length of the real step, not its direction."""
+
+
+GRADIENTS: Mapping[str, GradientRule] = {
+    "reward": GradientRule("the policy gradient, weighted by the advantage", 1.0),
+    "zero": GradientRule("no gradient: the zero-gradient control", 0.0),
+    "random": GradientRule("a random direction, with the length of the real step", 1.0, random_direction=True),
+    "negated": GradientRule("the negated policy gradient", -1.0),
+}
+
+
+@dataclass(frozen=True)
+class NoiseMode:
+    """Which random streams the images of a step use."""
+
+    summary: str
+    fresh: bool
+    """If true, each step has streams of its own; if false, each step repeats those of step 0."""
+
+
+NOISES: Mapping[str, NoiseMode] = {
+    "fresh": NoiseMode("new random streams at each step", fresh=True),
+    "fixed": NoiseMode("the random streams of step 0 at each step", fresh=False),
+}
