@@ -80,6 +80,8 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
     explanation: str = ""
     evidence: Mapping[str, object] = field(default_factory=dict[str, object])
+    cost: float = 0.0
+    """US dollars that this score cost at paid VLM judges."""
 
     def __post_init__(self) -> None:
         """Refuse values outside [0, 1], NaN among them."""
@@ -95,6 +97,8 @@ class Unscored:
     reward: str
     final: bool = False
     """Nothing will be scored any more: a judge's budget is spent, its key is refused. The search ends with its best."""
+    cost: float = 0.0
+    """US dollars that the attempts cost at paid VLM judges."""
 
 
 def rank(score: Score | Unscored) -> float:
