@@ -21,7 +21,7 @@ from milr.rewards.geneval.reward import CLIP, DETECTOR, GenEval, GenEvalHub
 from milr.selftest.doctor import DOCTORS, examine
 from milr.tasks import COLORS, parse_prompt
 from milr.types import Score, Task, Unscored
-from speed.random_weights import tiny_clip, write_clip, write_detector
+from bench.random_weights import tiny_clip, write_clip, write_detector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

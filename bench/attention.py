@@ -1,6 +1,6 @@
 """Attention of one token over a cache of bfloat16 keys and values: the engine's way beside three others.
 
-    python -m speed.attention --json speed/results/attention.json
+    python -m bench.attention --json bench/results/attention.json
 
 The engine widens pieces of the cache and multiplies in float32. The others: a cache that lies in float32 (twice the
 bytes), products in bfloat16, and torch's fused kernel. One layer, one token, the best of several tries each.
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from milr.decode.attention import attend
 from milr.files import write_text
-from speed.machine import measure_machine, seconds
+from bench.machine import measure_machine, seconds
 
 TRIES = 15
 

@@ -1,9 +1,9 @@
-"""Fill the tables of docs/performance.md from the JSON files in speed/results, and draw its figures.
+"""Fill the tables of docs/performance.md from the JSON files in bench/results, and draw its figures.
 
     pip install "milr[report]"      # brings matplotlib
-    python -m speed.tables
+    python -m bench.tables
 
-Every figure there comes from a file that `speed/compare.py` or `speed/scaling.py` wrote; none is typed in.
+Every figure there comes from a file that `bench/compare.py` or `bench/scaling.py` wrote; none is typed in.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Time and memory of GenEval's scorer a picture, and how it scales over processes, with random weights.
 
-    python -m speed.geneval_scorer                                  # real size: 2 GB of weights are made first
-    python -m speed.geneval_scorer --work build/speed --json        # keeps them; one JSON object
-    python -m speed.geneval_scorer --size tiny --pictures 4         # whether it runs at all
+    python -m bench.geneval_scorer                                  # real size: 2 GB of weights are made first
+    python -m bench.geneval_scorer --work build/speed --json        # keeps them; one JSON object
+    python -m bench.geneval_scorer --size tiny --pictures 4         # whether it runs at all
 
 Random weights cost what real ones cost. These see a hundred dogs and cats on every picture, so that all masks are read
 (real weights see fewer) and a colour is asked for wherever a task names one: in 2 pictures of 6, as in 194 of GenEval's
@@ -136,7 +136,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def run_apart(measure: str, *options: str) -> dict[str, Any]:
     """One measurement in a fresh program, with the peaks of memory of it and of what it started."""
-    command = [sys.executable, "-m", "speed.geneval_scorer", "--measure", measure, *options]
+    command = [sys.executable, "-m", "bench.geneval_scorer", "--measure", measure, *options]
     largest = together = 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
@@ -181,7 +181,7 @@ def write_weights(folder: Path, size: str) -> None:
     from milr.convert.geneval_detector import make_config
     from milr.rewards.geneval.known_answers import tiny_config
     from milr.rewards.geneval.reward import CLIP, DETECTOR
-    from speed.random_weights import large_clip, tiny_clip, write_clip, write_detector
+    from bench.random_weights import large_clip, tiny_clip, write_clip, write_detector
 
     write_detector(folder / DETECTOR.name, tiny_config() if size == "tiny" else make_config(), sees=SEEN)
     write_clip(folder / CLIP.name, tiny_clip() if size == "tiny" else large_clip())

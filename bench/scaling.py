@@ -1,6 +1,6 @@
 """Cost against tasks and K: time must grow as they do, memory must not grow with tasks.
 
-    python -m speed.scaling --json speed/results/scaling.json
+    python -m bench.scaling --json bench/results/scaling.json
 
 Whole searches of the embedded model at fixed rows, each in a process of its own, so that each peak is its own. All
 drawings are cut short.
@@ -69,7 +69,7 @@ def main() -> None:
     sizes = [(tasks, given.steps[0]) for tasks in given.tasks] + [(given.tasks[0], steps) for steps in given.steps[1:]]
     runs: list[object] = []
     for tasks, steps in sizes:
-        command = [sys.executable, "-m", "speed.scaling", "--one", str(tasks), str(steps), str(given.rows)]
+        command = [sys.executable, "-m", "bench.scaling", "--one", str(tasks), str(steps), str(given.rows)]
         runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         text = json.dumps({"rows": given.rows, "runs": runs}, indent=1)
         if given.json:

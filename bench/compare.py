@@ -1,13 +1,13 @@
 """The engine against a plain loop: same weights, one process, one after the other.
 
-    python -m speed.compare --model embedded --batch 32 --json speed/results/embedded-32.json
-    python -m speed.compare --model janus-1b-random --batch 16 --json speed/results/1b-16.json
-    python -m speed.compare --model janus-1b-random --batch 16 --full        # every token, as a check of the sums
+    python -m bench.compare --model embedded --batch 32 --json bench/results/embedded-32.json
+    python -m bench.compare --model janus-1b-random --batch 16 --json bench/results/1b-16.json
+    python -m bench.compare --model janus-1b-random --batch 16 --full        # every token, as a check of the sums
 
 One optimisation step of one drawing is measured: new text behind its latents, a new drawing behind its own, its
-picture. The plain loop (speed/plain.py) does it for one drawing, the engine for a batch. Of a long drawing, some tokens
+picture. The plain loop (bench/plain.py) does it for one drawing, the engine for a batch. Of a long drawing, some tokens
 at three context lengths are timed and summed (a step's time grows with the context, so by Simpson's rule). The limit
-beside the figures is what this machine's memory and arithmetic allow, measured by the same program (speed/machine.py).
+beside the figures is what this machine's memory and arithmetic allow, measured by the same program (bench/machine.py).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from milr.decode.sampling import open_stream
 from milr.files import write_text
 from milr.models.base import ImagePrompt, ImageRequest
 from milr.models.janus import Janus, _Manner
-from speed.machine import Machine, measure_machine, seconds
-from speed.plain import PlainLoop
-from speed.random_weights import write_janus
+from bench.machine import Machine, measure_machine, seconds
+from bench.plain import PlainLoop
+from bench.random_weights import write_janus
 
 PROMPT = "a photo of a red apple left of a blue clock"
 GUIDANCE = 5.0
