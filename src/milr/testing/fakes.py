@@ -12,32 +12,33 @@ from PIL import Image
 
 from milr.decode.partial import fill_rest
 from milr.decode.sampling import open_stream, sample
-from milr.models.base import Capabilities, ImageOutput, ImageRequest, TaskState, TextOutput
-from milr.types import ImageSample, Reasoning, Score, StepRecord, Task, Unscored
+from milr.models.base import Capabilities, ImageOutput, ImageRequest, TaskState, TextOutput, TextRequest
+from milr.settings import SamplingParams, Settings, make_settings
+from milr.types import ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
 _END = 0  # of a text
 _WORDS = ("<end>", "a", "red", "blue", "big", "small", "cat", "dog", "tree", "above", "below", "and")
-_SIDE, _CELL = 5, 4  # tokens a side of a fake picture, pixels a side of a token
+_SIDE, _CELL = 5, 4  # tokens per side of a fake image, pixels per side of a token
 _GREY = 17  # between the greys of two tokens: 16 of them span 0 to 255
 
 
 class FakeModel:
-    """A whole model in forty lines and no weights. Implements `milr.models.base.Model`, promise by promise.
+    """A whole model without weights. Implements `milr.models.base.Model`.
 
     Its decoder is one recurrent state, its matrices are fixed random numbers: next state = tanh(state W + token). The
-    prompt's words make the first state, so every text token depends on all before it, and a drawing on the reasoning's
-    words. A picture is 5 x 5 grey squares, one a token: a reward can read the tokens back by `read_tokens`. Rows never
-    share a computation, so a batch equals its singles to the bit.
+    prompt's words make the first state, so every text token depends on all before it, and an image on the words of its
+    reasoning. An image is 5 x 5 grey squares, one per token: a reward can read the tokens back by `read_tokens`.
+    Requests never share a computation, so a batch equals its singles to the bit.
     """
 
     name = "fake"
     folder = Path()
-    capabilities = Capabilities(picture_size=_SIDE * _CELL, image_tokens=_SIDE**2, width=8, latents="both")
-    search_defaults: Mapping[str, object] = {"learning_rate": 0.2, "guidance": 2.0}
+    capabilities = Capabilities(image_size=_SIDE * _CELL, image_tokens=_SIDE**2, width=8, latents="both")
+    defaults: Mapping[str, object] = {"learning_rate": 0.2, "guidance": 2.0}
     reads_free_prompts = True
 
     def __init__(self, seed: int = 0, *, max_reasoning_tokens: int = 12, text_temperature: float = 0.0) -> None:
-        """Models of different seeds are different models."""
+        """Make a model; models of different seeds differ."""
         self.seed = seed
         self.text_temperature = text_temperature
         self.max_reasoning_tokens = max_reasoning_tokens
@@ -49,46 +50,33 @@ class FakeModel:
         self._text_head = self._matrix("text head", width, len(_WORDS))
         self._image_head = self._matrix("image head", width, image_words) / 2
         self.reasoned: list[Task] = []
-        """Every task that was reasoned about, in order: how often, and whether at all."""
+        """The task of every text request, in order."""
         self.drawn: list[ImageRequest] = []
-        """Every drawing that was asked for, in order."""
+        """Every image request, in order."""
+
+    def settings(self, method: str = "milr", **changes: object) -> Settings:
+        """Return a method's settings: the model's defaults with these changes."""
+        return make_settings(method, changes, self.defaults)
 
     def start(self, tasks: Sequence[Task]) -> list[TaskState]:
-        """A row a task; this model keeps nothing in it."""
+        """Return one state per task; this model keeps nothing in it."""
         return [TaskState(task) for task in tasks]
 
     @torch.inference_mode()
-    def reason(
-        self,
-        rows: Sequence[TaskState],
-        prefixes: Sequence[Sequence[int]],
-        *,
-        offsets: Sequence[torch.Tensor] | None = None,
-        streams: Sequence[torch.Generator] | None = None,
-        temperature: float = 1.0,
-        critiques: Sequence[str] | None = None,
-    ) -> list[TextOutput]:
-        """Write each row's reasoning behind its prefix, greedily or sampled; a critique's words are read too."""
-        self.reasoned += [row.task for row in rows]
-        words = [f"{row.task.prompt} {c}" for row, c in zip(rows, critiques or [""] * len(rows), strict=True)]
-        nothing = torch.empty(0, self.capabilities.width)
-        each = zip(words, prefixes, offsets or [nothing] * len(rows), streams or [None] * len(rows), strict=True)
-        return [
-            self._reason(said, prefix, added, stream and stream.clone_state(), temperature)
-            for said, prefix, added, stream in each
-        ]
+    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
+        """Write each requested reasoning text after its prefix; a critique's words are read too."""
+        self.reasoned += [request.state.task for request in requests]
+        return [self._reason(request) for request in requests]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
-        """What each token of a reasoning spells: a word, and a space before all but the first."""
+        """Return what each token of a reasoning spells: a word, and a space before all but the first."""
         return [f"{' ' if place else ''}{_WORDS[token]}" for place, token in enumerate(tokens)]
 
     @torch.inference_mode()
-    def draw(
-        self, requests: Sequence[ImageRequest], *, guidance: float, temperature: float, keep: int, sampler: str = "race"
-    ) -> list[ImageOutput]:
-        """Draw each request; the first ``keep`` tokens' hidden states come back where neither prefix nor tokens are."""
+    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
+        """Draw each requested image."""
         self.drawn += requests
-        return [self._draw(request, guidance, temperature, keep, sampler) for request in requests]
+        return [self._draw(request, sampling) for request in requests]
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
@@ -99,32 +87,28 @@ class FakeModel:
         conditional, unconditional = (latents @ self._image_head).unbind(1)
         return unconditional + guidance * (conditional - unconditional)
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """How bright each picture is, whatever is asked."""
-        return [brightness(picture) for picture, _ in zip(pictures, questions, strict=True)]
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """Return how bright each image is, whatever the question is."""
+        return [brightness(image) for image, _ in zip(images, questions, strict=True)]
 
-    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """A verdict in the self-reward's JSON: right where a picture is bright and not all of one grey."""
+    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """Return a verdict in the self-reward's JSON: right if the image is bright and not all of one grey."""
         said: list[str] = []
-        for picture, _ in zip(pictures, questions, strict=True):
-            right = brightness(picture) > 0.5 and len(set(picture.convert("L").tobytes())) > 1
+        for image, _ in zip(images, questions, strict=True):
+            right = brightness(image) > 0.5 and len(set(image.convert("L").tobytes())) > 1
             said.append(f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}')
         return said
 
-    def _reason(
-        self,
-        words: str,
-        prefix: Sequence[int],
-        added: torch.Tensor,
-        stream: torch.Generator | None,
-        temperature: float,
-    ) -> TextOutput:
-        state, hidden, written = self._read(words), [torch.empty(0, self.capabilities.width)], list[int]()
+    def _reason(self, request: TextRequest) -> TextOutput:
+        state = self._read(f"{request.state.task.prompt} {request.critique}")
+        added = state[:0] if request.offsets is None else request.offsets
+        stream, temperature = request.stream and request.stream.clone_state(), self.text_temperature or 1.0
+        hidden, written = [state[:0]], list[int]()
         while len(written) < self.max_reasoning_tokens and _END not in written:
-            if len(written) < len(prefix):
-                written.append(prefix[len(written)])
+            place = len(written)
+            if place < len(request.prefix):
+                written.append(request.prefix[place])
             else:
-                place = len(written)
                 logits = self.text_logits(state + added[place] if place < len(added) else state)
                 written.append(int(logits.argmax() if stream is None else sample(logits, [stream], temperature)))
             hidden.append(state)
@@ -132,25 +116,26 @@ class FakeModel:
         tokens = tuple(token for token in written if token != _END)
         return TextOutput(Reasoning(" ".join(_WORDS[i] for i in tokens), tokens), tuple(written), torch.cat(hidden))
 
-    def _draw(self, request: ImageRequest, guidance: float, temperature: float, keep: int, sampler: str) -> ImageOutput:
-        words = request.row.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
+    def _draw(self, request: ImageRequest, sampling: SamplingParams) -> ImageOutput:
+        words = request.state.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
         kept, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
         while len(tokens) < (request.until or self.capabilities.image_tokens):
             place = len(tokens)
             given = request.tokens[place] if place < len(request.tokens) else None
-            logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, guidance)  # (1, V)
-            tokens.append(int(sample(logits, [stream], temperature, sampler)) if given is None else given)
-            kept += [pair] if place < keep else []
-            pair = self._follow(pair, self._image_tokens[tokens[-1]])
+            if given is None:
+                logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
+                given = int(sample(logits, [stream], sampling.temperature, sampling.sampler))
+            tokens.append(given)
+            kept += [pair] if place < request.keep_hidden else []
+            pair = self._follow(pair, self._image_tokens[given])
         hidden = torch.cat(kept) if request.prefix is None and not request.tokens else None
-        return ImageOutput(
-            ImageSample(tuple(tokens), _picture(fill_rest(tokens, self.capabilities.image_tokens))), hidden
-        )
+        image = _to_image(fill_rest(tokens, self.capabilities.image_tokens))
+        return ImageOutput(ImageSample(tuple(tokens), image), hidden)
 
     def _read(self, words: str) -> torch.Tensor:
-        """The state behind words, any words; (1, d)."""
+        """Return the state after any words, (1, d)."""
         state = self._matrix("begin", 1, self.capabilities.width)
         for word in words.split():
             state = self._follow(state, self._matrix(f"word {word}", 1, self.capabilities.width))
@@ -163,25 +148,25 @@ class FakeModel:
         return torch.randn(rows, columns, generator=open_stream(self.seed, name, 0, 0, "weights"))
 
 
-def read_tokens(picture: Image.Image) -> tuple[int, ...]:
-    """The image tokens that a picture of `FakeModel` shows."""
-    squares = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+def read_tokens(image: Image.Image) -> tuple[int, ...]:
+    """Return the image tokens that an image of `FakeModel` shows."""
+    squares = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
     return tuple(grey // _GREY for grey in squares.tobytes())
 
 
-def _picture(tokens: Sequence[int]) -> Image.Image:
+def _to_image(tokens: Sequence[int]) -> Image.Image:
     squares = Image.frombytes("L", (_SIDE, _SIDE), bytes(token * _GREY for token in tokens))
     return squares.resize((_SIDE * _CELL, _SIDE * _CELL), Image.Resampling.NEAREST).convert("RGB")
 
 
-def brightness(picture: Image.Image, task: Task | None = None) -> float:
-    """The mean of all channels, in [0, 1]: a value that depends on the picture alone."""
-    pixels = picture.convert("RGB").tobytes()
+def brightness(image: Image.Image, task: Task | None = None) -> float:
+    """Return the mean of all channels, in [0, 1]: a value that depends on the image alone."""
+    pixels = image.convert("RGB").tobytes()
     return sum(pixels) / (255 * len(pixels))
 
 
 class FakeReward:
-    """A reward made of any function of a picture and its task."""
+    """A reward made of any function of an image and its task."""
 
     def __init__(
         self,
@@ -191,7 +176,7 @@ class FakeReward:
         name: str = "fake@1",
         unscored_calls: Collection[int] = (),
     ) -> None:
-        """Score with `value`; what it gives outside [0, 1], NaN among it, becomes `Unscored`.
+        """Score with `value`; a value outside [0, 1], such as NaN, becomes `Unscored`.
 
         In the calls of `unscored_calls`, counted from 0, nothing can be scored.
         """
@@ -200,27 +185,27 @@ class FakeReward:
         self.name = name
         self.unscored_calls = unscored_calls
         self.calls = 0
-        """How often it was asked."""
+        """Number of calls so far."""
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
         down = self.calls in self.unscored_calls
         self.calls += 1
         return [
-            fake_score(math.nan if down else self.value(picture, task), stop_at=self.stop_at, name=self.name)
-            for picture, task in zip(pictures, tasks, strict=True)
+            fake_score(math.nan if down else self.value(image, task), stop_at=self.stop_at, name=self.name)
+            for image, task in zip(images, tasks, strict=True)
         ]
 
 
 def fake_score(value: float, *, stop_at: float = 0.9, name: str = "fake@1") -> Score | Unscored:
-    """A score of that value, or `Unscored` where it is none, as NaN is."""
+    """Return a score of that value, or `Unscored` if it is not in [0, 1], such as NaN."""
     if 0.0 <= value <= 1.0:
         return Score(value=value, reward=name, stop_at=stop_at, explanation=f"the fake said {value}")
     return Unscored(reason=f"the fake said {value}", reward=name)
 
 
-def fake_drawing(*keys: object, size: int = 16, tokens: int = 4) -> ImageSample:
-    """A drawing that depends on the keys alone: a plain colour and a few tokens."""
+def fake_sample(*keys: object, size: int = 16, tokens: int = 4) -> ImageSample:
+    """Return an image sample that depends on the keys alone: a plain colour and a few tokens."""
     digest = hashlib.sha256(repr(keys).encode()).digest()
     return ImageSample(tuple(digest[3 : 3 + tokens]), Image.new("RGB", (size, size), (digest[0], digest[1], digest[2])))
 
@@ -233,15 +218,15 @@ def fake_records(
     drawings_per_step: int = 1,
     size: int = 16,
 ) -> Iterator[StepRecord]:
-    """The records that a search would give, had its pictures scored as told.
+    """Yield the records of a search whose images have the given scores.
 
     Args:
-        tasks: All searched at once: the records of one step come one after another.
-        values: For each task, each step's value; NaN for a picture that could not be scored. A task ends with its
+        tasks: All in progress at once: the records of one step come one after another.
+        values: For each task, the value of each step; NaN for an image that could not be scored. A task ends with its
             values, or with the first one above `stop_at`.
-        stop_at: Of every score.
-        drawings_per_step: All drawings of a step score the same.
-        size: Of the pictures, in pixels.
+        stop_at: The stop value of every score.
+        drawings_per_step: Images per step; all have the same score.
+        size: Pixels per side of an image.
     """
     best: dict[int, tuple[int, ImageSample, Score | Unscored]] = {}
     done: set[int] = set()
@@ -250,10 +235,10 @@ def fake_records(
             if index in done:
                 continue
             score = fake_score(values[index][step], stop_at=stop_at)
-            drawings = tuple(fake_drawing(task.key, step, number, size=size) for number in range(drawings_per_step))
+            images = tuple(fake_sample(task.key, step, number, size=size) for number in range(drawings_per_step))
             if index not in best or _value(score) > _value(best[index][2]):
-                best[index] = step, drawings[0], score
-            best_step, best_drawing, best_score = best[index]
+                best[index] = step, images[0], score
+            best_step, best_image, best_score = best[index]
             met = _value(score) > stop_at
             last = met or step + 1 == len(values[index])
             if last:
@@ -262,25 +247,28 @@ def fake_records(
                 task=task,
                 index=index,
                 step=step,
-                moved=("text", "image") if step else (),
-                reasoning=Reasoning(f"thoughts of step {step}", (1, 2, 3)),
-                drawings=drawings,
+                reasoning=Reasoning(f"reasoning of step {step}", (1, 2, 3)),
+                images=images,
                 scores=(score,) * drawings_per_step,
-                best=best_drawing,
+                best=best_image,
                 best_score=best_score,
                 best_step=best_step,
-                text_latents=2,
-                image_latents=1,
-                flipped_text=min(step, 2),
-                flipped_image=min(step, 1),
-                text_shift=0.1 * step,
-                image_shift=0.2 * step,
-                log_probability=-1.5 if step else None,
                 drawings_spent=(step + 1) * drawings_per_step,
                 tokens_spent=(step + 1) * 7,
                 reward_calls=(step + 1) * drawings_per_step,
                 seconds=0.5 * (step + 1),
+                cost=0.0,
                 finished=("met" if met else "out of steps") if last else None,
+                trace=LatentTrace(
+                    moved=("text", "image") if step else (),
+                    text_latents=2,
+                    image_latents=1,
+                    flipped_text=min(step, 2),
+                    flipped_image=min(step, 1),
+                    text_shift=0.1 * step,
+                    image_shift=0.2 * step,
+                    log_probability=-1.5 if step else None,
+                ),
             )
 
 
