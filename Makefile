@@ -9,7 +9,12 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 PIP_OPTIONS ?=
 TORCH := torch==2.13.0
 
+# Processes that the tests run in; 0 runs them in one, where a debugger can be used.
+WORKERS ?= logical
+
 BIN := .venv/bin
+# One torch thread for each process: they share the cores already.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 READY := .venv/.milr-ready
 TRAINING_READY := .venv/.milr-training-ready
 ICONS := build/training/node_modules/.package-lock.json
@@ -17,7 +22,7 @@ ICON_PACKAGES := noto@1.2.9 material-symbols@1.2.98 mdi@1.2.3 fluent-emoji-flat@
 	game-icons@1.2.4 twemoji@1.2.5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test train wheel clean
+.PHONY: help setup demo check fast test train wheel clean _ruff _imports _pyright _fast-tests _tests
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,15 +36,32 @@ $(READY): pyproject.toml Makefile
 	@touch $@
 
 demo: setup  ## The main job: from a prompt to a better picture, in runs/
-	$(BIN)/milr generate "$(PROMPT)" --strategy steer --text-ratio 1 --lr 0.015
+	$(BIN)/milr generate "$(PROMPT)" --strategy steer
 
-check: setup  ## Static checks: ruff (rules and format) and pyright
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+check: setup  ## The static checks: ruff (rules and format), import-linter (floors, no cycles) and pyright
+	@$(MAKE) --no-print-directory --jobs=2 _ruff _imports _pyright
+
+fast: setup  ## The static checks and the fast tests, side by side: under a minute on two quiet cores
+	@$(MAKE) --no-print-directory --jobs=2 _ruff _imports _pyright _fast-tests
+
+test: setup  ## The static checks and all tests, side by side
+	@$(MAKE) --no-print-directory --jobs=2 _ruff _imports _pyright _tests
+
+_ruff:
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+
+_imports:
+	$(BIN)/lint-imports --no-logo --no-cache
+
+_pyright:
 	$(BIN)/pyright
 
-test: check  ## All checks and all tests
-	$(BIN)/python -m pytest -q
+_fast-tests:
+	$(PYTEST) -m "not slow"
+
+_tests:
+	$(PYTEST)
 
 train: $(TRAINING_READY) $(ICONS)  ## Go on training from the shipped weights; INTO=FOLDER: all anew, from nothing
 	$(BIN)/python -m training all $(if $(INTO),--into $(INTO))
@@ -59,4 +81,4 @@ wheel: setup  ## Build the wheel into dist/
 
 clean:  ## Remove .venv, dist and caches; runs/ and build/ stay
 	rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis
-	find src tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests training bench experiments -name __pycache__ -type d -prune -exec rm -rf {} +

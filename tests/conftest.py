@@ -20,6 +20,15 @@ settings.register_profile("milr", deadline=None)
 settings.load_profile("milr")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several worker processes one torch thread, and the programs that it starts too."""
+    if hasattr(config, "workerinput"):
+        import torch
+
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The benchmarks' data: `data` in $MILR_SHARED, or in ../shared as seen from the repository."""
