@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from bench.machine import measure_machine, seconds
 from milr.decode.attention import attend
 from milr.files import write_text
-from bench.machine import measure_machine, seconds
-
-TRIES = 15
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ def by_products(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
 
 
 @torch.inference_mode()
-def measure(shape: Shape) -> Mapping[str, float]:
-    """Seconds of each way."""
+def measure(shape: Shape, tries: int) -> Mapping[str, float]:
+    """Return the seconds of each way."""
     stream = torch.Generator().manual_seed(0)
     # Room for more tokens than are filled, as in a drawing that is under way.
     room = torch.randn(2, shape.rows, shape.heads, 2 * shape.tokens, shape.width, generator=stream)
@@ -76,17 +74,20 @@ def measure(shape: Shape) -> Mapping[str, float]:
     expected = ways["engine"]().float()
     for way in ways.values():
         torch.testing.assert_close(way().float(), expected, rtol=0.05, atol=0.02)
-    return {name: min(seconds(way) for _ in range(TRIES)) for name, way in ways.items()}
+    return {name: min(seconds(way) for _ in range(tries)) for name, way in ways.items()}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure all shapes and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tries", type=int, default=15, help="of which the best one counts")
+    parser.add_argument("--tokens", type=int, help="in the caches, in place of each shape's own")
     parser.add_argument("--json", type=Path, help="a file to write as well")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     torch.set_num_threads(1)
     machine = measure_machine(torch.bfloat16)
-    runs = [{**asdict(shape), "numbers": shape.numbers, "seconds": measure(shape)} for shape in SHAPES]
+    shapes = [replace(shape, tokens=given.tokens or shape.tokens) for shape in SHAPES]
+    runs = [{**asdict(one), "numbers": one.numbers, "seconds": measure(one, given.tries)} for one in shapes]
     text = json.dumps({"machine": asdict(machine), "shapes": runs}, indent=1)
     if given.json:
         write_text(given.json, text + "\n")

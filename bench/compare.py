@@ -23,15 +23,15 @@ from typing import Any, cast
 
 import torch
 
+from bench.machine import Machine, measure_machine, seconds
+from bench.plain import PlainLoop
+from bench.random_weights import write_janus
 from milr import load_model, tasks_from_prompts
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.sampling import open_stream
 from milr.files import write_text
 from milr.models.base import ImagePrompt, ImageRequest
 from milr.models.janus import Janus, _Manner
-from bench.machine import Machine, measure_machine, seconds
-from bench.plain import PlainLoop
-from bench.random_weights import write_janus
 
 PROMPT = "a photo of a red apple left of a blue clock"
 GUIDANCE = 5.0

@@ -50,7 +50,7 @@ Spread = dict[str, float]
 """{"median", "least", "most"}."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the weights and the pictures, then measure each number of processes in a program of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "real"), default="real", help="of the networks")
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="a folder that keeps weights and pictures; default: a temporary one")
     parser.add_argument("--json", action="store_true", help="one JSON object in the tables' place")
     parser.add_argument("--measure", choices=("weights", "stages", "folder"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     if given.measure == "weights":
         write_weights(given.work, given.size)
         say({})
@@ -178,10 +178,10 @@ def read_size(file: Path, name: str) -> float:
 
 def write_weights(folder: Path, size: str) -> None:
     """A detector and a CLIP of that size."""
+    from bench.random_weights import large_clip, tiny_clip, write_clip, write_detector
     from milr.convert.geneval_detector import make_config
     from milr.rewards.geneval.known_answers import tiny_config
     from milr.rewards.geneval.reward import CLIP, DETECTOR
-    from bench.random_weights import large_clip, tiny_clip, write_clip, write_detector
 
     write_detector(folder / DETECTOR.name, tiny_config() if size == "tiny" else make_config(), sees=SEEN)
     write_clip(folder / CLIP.name, tiny_clip() if size == "tiny" else large_clip())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from milr.files import write_text
+from milr.weights import CONVERSION
+
 if TYPE_CHECKING:
     from transformers import CLIPConfig, Mask2FormerConfig
-
-from milr.weights import CONVERSION
 
 _CERTAIN = 40.0
 """By how much class logits are stretched, so that random weights are sure of something and masks are read at all."""
@@ -62,61 +64,94 @@ def write_clip(folder: Path, config: CLIPConfig, seed: int = 0) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_janus(folder: Path, seed: int = 0) -> None:
-    """Janus-Pro-1B's decoder, heads and VQ decoder in their true sizes, in bfloat16: 3.6 GB.
+@dataclass(frozen=True)
+class JanusSize:
+    """What tells the sizes of a Janus apart. Defaults: what Janus-Pro-1B and -7B have in common."""
 
-    Its eyes are small and its tokenizer is the embedded model's: neither takes part in drawing. Dimensions:
-    deepseek-community/Janus-Pro-1B, config.json.
+    width: int
+    """d of the language model."""
+    inner: int
+    """Width of its feed-forward layers."""
+    layers: int
+    heads: int
+    words: int = 102400
+    codes: int = 16384
+    side: int = 384
+    """Pixels of an image."""
+    channels: int = 128
+    """Of the VQ decoder at full size."""
+    latent_channels: int = 256
+
+
+JANUS_SIZES: Mapping[str, JanusSize] = {
+    "janus-1b": JanusSize(width=2048, inner=5632, layers=24, heads=16),
+    "janus-7b": JanusSize(width=4096, inner=11008, layers=30, heads=32),
+    "janus-tiny": JanusSize(32, 64, 2, 2, words=2048, codes=64, side=64, channels=32, latent_channels=32),
+}
+"""Sources: config.json of deepseek-community/Janus-Pro-1B and -7B. The tiny one tries out a program."""
+
+
+def write_janus_config(folder: Path, size: JanusSize) -> None:
+    """Write a Janus checkpoint without weights: `milr.load_model(folder, random=True)` makes them.
+
+    Its vision tower is small and its tokenizer is the embedded model's: neither takes part in drawing.
     """
-    from transformers import JanusConfig, JanusForConditionalGeneration
-
     from milr.models import embedded_folder
 
-    config = JanusConfig.from_pretrained(embedded_folder())
-    text: Any = config.text_config
-    text.update(
-        {
-            "vocab_size": 102400,
-            "hidden_size": 2048,
-            "intermediate_size": 5632,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "head_dim": 128,
+    patch = 16
+    tokens = (size.side // patch) ** 2
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((embedded_folder() / name).read_bytes())
+    processor = json.loads((embedded_folder() / "processor_config.json").read_text(encoding="utf-8"))
+    processor["num_image_tokens"] = tokens
+    processor["image_processor"]["size"] = {"height": size.side, "width": size.side}
+    write_text(folder / "processor_config.json", json.dumps(processor, indent=2))
+    described = {
+        "architectures": ["JanusForConditionalGeneration"],
+        "model_type": "janus",
+        "dtype": "bfloat16",
+        "image_token_id": 5,
+        "tie_word_embeddings": False,
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": size.words,
+            "hidden_size": size.width,
+            "intermediate_size": size.inner,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.heads,
+            "head_dim": size.width // size.heads,
             "max_position_embeddings": 16384,
-        }
-    )
-    eyes: Any = config.vision_config
-    eyes.update({"projection_dim": 2048, "image_size": 384, "patch_size": 16, "num_image_tokens": 576})
-    picture: Any = config.vq_config
-    picture.update(
-        {
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        "vision_config": {
+            "hidden_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "image_size": size.side,
+            "patch_size": patch,
+            "num_image_tokens": tokens,
+            "projection_dim": size.width,
+            "depth": 2,
+        },
+        "vq_config": {
             "embed_dim": 8,
-            "num_embeddings": 16384,
-            "base_channels": 128,
+            "num_embeddings": size.codes,
+            "base_channels": size.channels,
             "channel_multiplier": [1, 1, 2, 2, 4],
             "num_res_blocks": 2,
-            "latent_channels": 256,
-            "num_patches": 24,
-            "projection_dim": 2048,
-            "image_token_embed_dim": 2048,
-        }
-    )
-    with torch.device("meta"):
-        network: Any = JanusForConditionalGeneration(config)
-    stream = torch.Generator().manual_seed(seed)
-    noise = (0.02 * torch.randn(2**24 + 3, generator=stream)).bfloat16()
-
-    def fill(shape: torch.Size) -> torch.Tensor:
-        if len(shape) == 1:
-            return torch.ones(shape, dtype=torch.bfloat16)
-        repeats = -(-shape.numel() // len(noise))
-        return noise.repeat(repeats)[: shape.numel()].view(shape)
-
-    network.save_pretrained(folder, state_dict={name: fill(one.shape) for name, one in network.state_dict().items()})
-    for path in embedded_folder().iterdir():
-        if "token" in path.name or path.name in ("processor_config.json", "chat_template.jinja"):
-            (folder / path.name).write_bytes(path.read_bytes())
+            "latent_channels": size.latent_channels,
+            "num_patches": size.side // patch,
+            "projection_dim": size.width,
+            "image_token_embed_dim": size.width,
+        },
+    }
+    write_text(folder / "config.json", json.dumps(described, indent=2))
 
 
 def tiny_clip() -> CLIPConfig:

@@ -8,6 +8,7 @@ Every figure there comes from a file that `bench/compare.py` or `bench/scaling.p
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -150,22 +151,27 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Put each file's table between the marks that bear its name, and draw the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSON files")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to fill; its figures go to images/ beside it")
+    given = parser.parse_args(argv)
+    (given.page.parent / "images").mkdir(exist_ok=True)
     comparisons: list[Any] = []
-    page = PAGE.read_text(encoding="utf-8")
-    for path in sorted(RESULTS.glob("*.json")):
+    page = given.page.read_text(encoding="utf-8")
+    for path in sorted(given.results.glob("*.json")):
         writer = WRITERS.get(path.stem.split("-")[0], comparison)
         report = json.loads(path.read_text(encoding="utf-8"))
         text = writer(report)
         marks = re.compile(rf"(<!-- {re.escape(path.stem)} -->\n).*?(<!-- end -->)", re.DOTALL)
         page = marks.sub(lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page)
         if writer is scaling:
-            draw_scaling(report, PAGE.parent / "images" / "scaling.svg")
+            draw_scaling(report, given.page.parent / "images" / "scaling.svg")
         elif writer is comparison and len(report["batches"]) > 1:
             comparisons.append(report)
-    draw_comparisons(comparisons, PAGE.parent / "images" / "batches.svg")
-    write_text(PAGE, page)
+    draw_comparisons(comparisons, given.page.parent / "images" / "batches.svg")
+    write_text(given.page, page)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""The fault table of docs/rewards.md: each fault of tests/test_judges.py in the middle of a real search, one line each.
+"""The fault table of docs/rewards.md: each fault of `tests.unit.rewards.vlm.test_client` in the middle of a search.
 
 python -m experiments.fault_table
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.test_judges import FAULTS
-
-from milr import SearchConfig, search
+from milr import search
 from milr.rewards import load_reward
 from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.testing import FakeModel
 from milr.types import Score, StepRecord, Task
 from tests.support.vlm_servers import JudgeServer, completion, send
+from tests.unit.rewards.vlm.test_client import FAULTS
 
 FIRST = {
     "gpt-4o": completion("-1"),
@@ -24,13 +25,17 @@ FIRST = {
     "wise-verified": completion("Score: 0"),
     "unified-reward": completion("Final Score: 1"),
 }
-"""What the first picture is told, so that the fault meets the second one."""
+"""What the first image is told, so that the fault meets the second one."""
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="FAULT", help="some lines")
+    arguments = parser.parse_args(given)
     print("| fault | requests | what the search did | what the user saw |\n|---|---|---|---|")  # noqa: T201
-    for name, (reward_name, replies, _, _) in FAULTS.items():
+    for name in arguments.only:
+        reward_name, replies, _, _ = FAULTS[name]
         records, requests, summary = _search(reward_name, replies)
         faulty, after = records[1], records[2] if len(records) > 2 else None
         score = faulty.scores[0]
@@ -46,14 +51,14 @@ def main() -> None:
 def _search(reward_name: str, replies: list) -> tuple[list[StepRecord], int, str]:  # type: ignore[type-arg]
     first = FIRST[reward_name]
     with tempfile.TemporaryDirectory() as cache, JudgeServer(lambda h, _: send(h, first), *replies) as server:
-        settings = VlmSettings(url=server.url, first_wait=0, timeout=5, cache=Path(cache))
-        judges = VlmClient(settings)
-        reward = load_reward(reward_name, judges=judges)
-        config = SearchConfig(steps=2, stop_at=1.0, learning_rate=0.2, guidance=2.0)
+        judges = VlmClient(VlmSettings(url=server.url, first_wait=0, timeout=5, cache=Path(cache)))
+        reward = load_reward(reward_name, vlm=judges)
+        model = FakeModel()
+        settings = model.settings(steps=2, stop_at=1.0, learning_rate=0.2, guidance=2.0)
         task = Task(prompt="a red cat", explanation="It must show a red cat.")
         records: list[StepRecord] = []
         asked = 1
-        for record in search([task], FakeModel(), reward, config):
+        for record in search([task], model, reward, settings):
             records.append(record)
             if record.step == 1:
                 asked = len(server.asked)

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from milr.rewards.geneval.rules import judge
+from milr.rewards.geneval.rules import apply_rules
 from milr.rewards.icons.detector import BOX_UNIT, CELL, DetectorConfig, DetectorNetwork, IconDetector
 from milr.tasks import COLORS, OBJECT_NAMES
 from training import icons, vq
@@ -789,7 +789,7 @@ def report(settings: Settings, name: str, library: vq.Library, folder: Path) -> 
             variants = {r.name: int(random.integers(sampler.variants[r.name])) for r in task.include}
             scene = replace(scene, items=tuple(replace(i, variant=variants.get(i.name, 0)) for i in scene.items))
             layout = to_layout(scene)
-            if judge(truth(sampler, layout), task).correct is not wanted:
+            if apply_rules(truth(sampler, layout), task).correct is not wanted:
                 skipped[wanted] += 1
                 continue
             rows.append((task, layout, wanted, kind))
@@ -799,7 +799,7 @@ def report(settings: Settings, name: str, library: vq.Library, folder: Path) -> 
     for title, shown in (("clean", PixelCoder(sampler)), ("coded", coder), ("encoded", Encoded(coder, sampler))):
         pictures = [picture for part in parts for picture in shown.pictures(shown.tokens(part))]
         said = [
-            judge(seen, task).correct
+            apply_rules(seen, task).correct
             for seen, (task, _, _, _) in zip(detector.detect([Image.fromarray(p) for p in pictures]), rows, strict=True)
         ]
         by_kind: dict[str, list[bool]] = {}

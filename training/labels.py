@@ -43,7 +43,7 @@ def draw_sheets(settings: Settings, folder: Path) -> None:
     for start in range(0, len(tasks), COLUMNS * LINES):
         stop = start + COLUMNS * LINES
         numbered = [f"{n}: {task.prompt}" for n, task in enumerate(tasks[start:stop], start)]
-        lay_out([drawing.picture for drawing in drawings[start:stop]], numbered).save(folder / f"sheet_{start:04d}.png")
+        lay_out([drawing.image for drawing in drawings[start:stop]], numbered).save(folder / f"sheet_{start:04d}.png")
 
 
 def lay_out(pictures: list[Image.Image], captions: list[str]) -> Image.Image:

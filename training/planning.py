@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from transformers import GenerationConfig, JanusForConditionalGeneration, PreTrainedTokenizerBase
 
-from milr.rewards.geneval.rules import Detection, judge
+from milr.rewards.geneval.rules import Detection, apply_rules
 from milr.tasks import COLORS, OBJECT_NAMES
 from milr.types import Task
 from training.icons import GROUNDS
@@ -79,7 +79,7 @@ def fulfils(text: str, task: Task) -> bool:
     for item in scene.items:
         top, left, bottom, right = (float(TOKEN * side) for side in item.box)
         seen.setdefault(item.name, []).append((left, top, right, bottom, 1.0, item.color))
-    return judge(seen, task).correct
+    return apply_rules(seen, task).correct
 
 
 @torch.inference_mode()

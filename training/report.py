@@ -19,9 +19,10 @@ from PIL import Image
 from milr import load_model, load_reward
 from milr.benchmarks.tables import wilson
 from milr.decode.sampling import open_stream
-from milr.models.base import ImageRequest, Model, TaskState
+from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
 from milr.rewards.compbench.spatial import overlap
 from milr.rewards.icons.detector import IconDetector
+from milr.settings import SamplingParams
 from milr.tasks import COLORS, OBJECT_NAMES, Phrase, parse_prompt, write_prompt
 from milr.types import ImageSample, Reasoning, Score, Task
 from training.detector import SIDE, Encoded, Sampler, VqCoder, psnr
@@ -50,34 +51,37 @@ def share(values: Sequence[bool]) -> dict[str, float]:
 def draw_once(
     model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int
 ) -> list[ImageSample]:
-    """One drawing a task, at the model's own guidance."""
-    guidance = float(model.search_defaults["guidance"])  # type: ignore[arg-type]
-    drawings: list[ImageSample] = []
+    """Draw one image for each task, at the model's own guidance."""
+    sampling = SamplingParams(guidance=model.settings().sampling.guidance)
+    samples: list[ImageSample] = []
     for start in range(0, len(tasks), ROWS):
         rows = range(start, min(start + ROWS, len(tasks)))
         requests = [
             ImageRequest(TaskState(tasks[i]), reasonings[i], open_stream(SEED, f"{i} {tasks[i].key}", seed, 0))
             for i in rows
         ]
-        sketches = model.draw(requests, guidance=guidance, temperature=1.0, keep=0)
-        drawings += [sketch.drawing for sketch in sketches]
-    return drawings
+        samples += [output.sample for output in model.draw(requests, sampling)]
+    return samples
 
 
 def draw_all(
     model: Model, tasks: Sequence[Task], reasonings: Sequence[Reasoning | None], seed: int
 ) -> list[Image.Image]:
-    """The pictures of `draw_once`."""
-    return [drawing.picture for drawing in draw_once(model, tasks, reasonings, seed)]
+    """Return the images of `draw_once`."""
+    return [sample.image for sample in draw_once(model, tasks, reasonings, seed)]
+
+
+def write_texts(model: Model, tasks: Sequence[Task]) -> list[TextOutput]:
+    """Write each task's greedy reasoning."""
+    outputs: list[TextOutput] = []
+    for start in range(0, len(tasks), ROWS):
+        outputs += model.reason([TextRequest(state) for state in model.start(tasks[start : start + ROWS])])
+    return outputs
 
 
 def reason_all(model: Model, tasks: Sequence[Task]) -> list[Reasoning]:
-    """The greedy reasoning of each task."""
-    found: list[Reasoning] = []
-    for start in range(0, len(tasks), ROWS):
-        part = tasks[start : start + ROWS]
-        found += [thought.reasoning for thought in model.reason(model.start(part), [()] * len(part))]
-    return found
+    """Return the greedy reasoning of each task."""
+    return [output.reasoning for output in write_texts(model, tasks)]
 
 
 def called_right(pictures: Sequence[Image.Image], tasks: Sequence[Task], reward: str = "icons-judge") -> list[bool]:
@@ -146,14 +150,12 @@ def plans(model: Model, world: World, number: int) -> dict[str, Any]:
     """Entropy of the reasoning's first fifth, and whether greedy plans fulfil their prompts."""
     tasks = [world.request() for _ in range(number)]
     entropies, named, fulfilled = [], [], []
-    for start in range(0, number, ROWS):
-        part = tasks[start : start + ROWS]
-        for task, thought in zip(part, model.reason(model.start(part), [()] * len(part)), strict=True):
-            first = thought.hidden[: max(1, len(thought.reasoning.tokens) // 5)]
-            logs = torch.log_softmax(model.text_logits(first), dim=-1)
-            entropies += (-(logs.exp() * logs).sum(-1) / math.log(2)).tolist()
-            named.append(named_objects(thought.reasoning.text) == asked_objects(task))
-            fulfilled.append(fulfils(thought.reasoning.text, task))
+    for task, output in zip(tasks, write_texts(model, tasks), strict=True):
+        first = output.hidden[: max(1, len(output.reasoning.tokens) // 5)]
+        logs = torch.log_softmax(model.text_logits(first), dim=-1)
+        entropies += (-(logs.exp() * logs).sum(-1) / math.log(2)).tolist()
+        named.append(named_objects(output.reasoning.text) == asked_objects(task))
+        fulfilled.append(fulfils(output.reasoning.text, task))
     return {
         "bits a token in the first fifth (greedy prefix)": round(float(np.mean(entropies)), 3),
         "greedy plan names what is asked, as often and in its colours": share(named),
