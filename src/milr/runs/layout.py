@@ -1,50 +1,78 @@
-"""What a run folder's files are called, and its manifest."""
+"""File names of a run folder, and its manifest."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from milr.errors import MilrError, UsageError
 from milr.runs.schema import Manifest
+from milr.runs.upgrade import upgrade_manifest
 from milr.types import Task
 
-MANIFEST, RECORDS, JUDGED = "run.json", "records.jsonl", "judged.jsonl"
+MANIFEST, RECORDS, EVALUATED = "run.json", "records.jsonl", "evaluated.jsonl"
+OLD_EVALUATED = "judged.jsonl"
+"""The name of `EVALUATED` in format 1."""
 
 
 class RunError(MilrError):
-    """A run that cannot be written on; its finished tasks stay."""
+    """A run that cannot be written any further; its finished tasks stay."""
 
 
 def name_task(index: int, task: Task, image: int) -> str:
-    """The folder of a task, under `tasks/`."""
+    """Return the name of a task's folder, under `tasks/`."""
     return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the run in that folder.
+    """Return the manifest of the run in that folder; one of format 1 is upgraded.
 
     Raises:
         UsageError: The folder holds no run, or one that this version cannot read.
     """
+    try:
+        found = _read(folder)
+        return Manifest.model_validate(upgrade_manifest(found) if _is_old(found) else found)
+    except (ValidationError, ValueError, LookupError, TypeError) as error:
+        raise unreadable(folder, error) from None
+
+
+def check_resumable(folder: Path) -> None:
+    """Refuse to go on with a run of format 1.
+
+    Raises:
+        UsageError: As `read_manifest`, or the run is of format 1.
+    """
+    read_manifest(folder)
+    if _is_old(_read(folder)):
+        raise UsageError(
+            f"{folder} was made by milr 0.1 and cannot be resumed: read and report it, and begin a new run"
+        )
+
+
+def unreadable(folder: Path, error: Exception) -> UsageError:
+    """Return the error for a run whose files are not as this version or milr 0.1 wrote them."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return UsageError(
+        f"{folder} holds a run that this milr cannot read ({reason}): read it with the version that its run.json names"
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(
             f"{folder} holds no run ({MANIFEST} is missing): give the folder that `milr generate` or `milr benchmark` "
             "named"
         )
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise unreadable(folder, error) from None
+    return from_json(path.read_bytes())
 
 
-def unreadable(folder: Path, error: ValidationError) -> UsageError:
-    """The error for a run whose files are not as this version writes them."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return UsageError(
-        f"{folder} holds a run that this milr cannot read ({where}: {first['msg']}): "
-        "read it with the version that its run.json names"
-    )
+def _is_old(manifest: dict[str, Any]) -> bool:
+    return manifest.get("format") == 1

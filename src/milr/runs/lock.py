@@ -1,7 +1,7 @@
 """One process a run folder: the second is told who works there.
 
 The operating system holds the lock and lets it go when its process ends, however that ends; so nobody has to tell a
-stale lock from a live one. Who holds it stands in the run's manifest.
+stale lock from a live one. The run's manifest names its holder.
 """
 
 from __future__ import annotations

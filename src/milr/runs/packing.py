@@ -1,7 +1,7 @@
-"""A run in one small file, to keep or to publish: everything but its pictures, which its image tokens give again.
+"""A run in one small file, to keep or to publish: everything but its images, which its image tokens give again.
 
-Format: lines of JSON under LZMA. The first is a `PackedRun`, each further one a `PackedTask`, in the order of `read_run`.
-Left out are pictures, what a scorer showed as evidence, and the prompts of benchmarks that do not come with milr.
+Format: lines of JSON under LZMA. The first is a `PackedRun`, each further one a `PackedTask`, in the order of
+`read_run`. Left out are images, the evidence of scores, and the prompts of benchmarks that do not come with milr.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from milr.errors import UsageError
 from milr.files import PART, write_bytes
-from milr.runs.layout import JUDGED, MANIFEST, RECORDS, name_task
+from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, name_task
 from milr.runs.reader import Run, TaskRun
 from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, dump, dump_lines
+from milr.runs.upgrade import upgrade_packed_run, upgrade_packed_task
 from milr.types import Score, Task, Unscored
 
 SUFFIX = ".run.xz"
-"""How a packed run's name ends."""
+"""The end of a packed run's file name."""
 Redraw = Callable[[Sequence[Task], Sequence[Sequence[int]]], list[Image.Image]]
-"""The pictures of image tokens, each drawn for a task."""
+"""Decodes image tokens, each for a task."""
 Which = Literal["none", "ends", "all"]
-"""Pictures to draw again: none, the first, best and last of every search, or all."""
+"""Images to draw again: none, the first, best and last of every task, or all."""
 
 
 class PackedRun(BaseModel):
@@ -37,10 +39,10 @@ class PackedRun(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    packed: Literal[1] = 1
+    packed: Literal[2] = 2
     """The format's version."""
     manifest: Manifest
-    """Without tasks where the prompts are not milr's: they are read again from the benchmark's own files."""
+    """Without tasks if the prompts are not milr's: they are read again from the benchmark's own files."""
 
 
 class PackedTask(BaseModel):
@@ -52,19 +54,19 @@ class PackedTask(BaseModel):
     """The task's place in the manifest."""
     image: int
     best: str
-    """What `digest` says of the answer's picture."""
+    """`digest` of the answer's image."""
     steps: tuple[dict[str, Any], ...]
-    """Each a `StoredStep` without task, index and image; of the best drawing only the picture's name."""
-    judged: tuple[EvaluatedImage, ...]
+    """Each a `StoredStep` without task, index and image; of the best image only the file's name."""
+    evaluated: tuple[EvaluatedImage, ...]
 
 
-def digest(picture: Image.Image) -> str:
-    """Tells pictures apart by their size and pixels, RGB."""
-    return blake2b(picture.convert("RGB").tobytes(), digest_size=8, salt=b"%dx%d" % picture.size).hexdigest()
+def digest(image: Image.Image) -> str:
+    """Return a hash of an image's size and pixels, RGB."""
+    return blake2b(image.convert("RGB").tobytes(), digest_size=8, salt=b"%dx%d" % image.size).hexdigest()
 
 
 def pack_run(run: Run) -> bytes:
-    """A run's file. The same run gives the same bytes."""
+    """Return a run's file. The same run gives the same bytes."""
     manifest = run.manifest
     if manifest.data is not None:
         manifest = manifest.model_copy(update={"tasks": ()})
@@ -76,9 +78,9 @@ def _pack_task(task: TaskRun) -> PackedTask:
     return PackedTask(
         index=task.index,
         image=task.image,
-        best=digest(task.picture(task.answer.drawing)),
+        best=digest(task.load_image(task.answer.image)),
         steps=tuple(_pack_step(step) for step in task.steps),
-        judged=tuple(one.model_copy(update={"score": _plain(one.score)}) for one in task.judged),
+        evaluated=tuple(one.model_copy(update={"score": _plain(one.score)}) for one in task.evaluated),
     )
 
 
@@ -92,7 +94,7 @@ def _pack_step(step: StoredStep) -> dict[str, Any]:
         }
     )
     kept = plain.model_dump(mode="json", by_alias=True, exclude={"task", "index", "image", "best"})
-    return {**kept, "best": step.best.picture}
+    return {**kept, "best": step.best.file}
 
 
 def _plain(score: Score | Unscored) -> Score | Unscored:
@@ -100,23 +102,29 @@ def _plain(score: Score | Unscored) -> Score | Unscored:
 
 
 def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tuple[Run, dict[tuple[int, int], str]]:
-    """A packed run, its pictures' paths leading nowhere yet; and by index and image the digests of the answers.
+    """Read a packed run, of this format or of milr 0.1; its images' files do not exist yet.
 
     Args:
         file: As `pack_run` made it.
         tasks: Gives the tasks of a manifest that has none.
 
+    Returns:
+        The run, and the digests of the answers by index and image.
+
     Raises:
         UsageError: It is no packed run, or of a version that this milr cannot read.
     """
     try:
-        first, *rest = lzma.decompress(file.read_bytes()).splitlines()
-        manifest = PackedRun.model_validate_json(first).manifest
-        packed = [PackedTask.model_validate_json(line) for line in rest]
+        first, *rest = map(from_json, lzma.decompress(file.read_bytes()).splitlines())
+        if first["packed"] == 1:
+            method = first["manifest"].get("method", "milr")
+            first, rest = upgrade_packed_run(first), [upgrade_packed_task(line, method) for line in rest]
+        manifest = PackedRun.model_validate(first).manifest
+        packed = [PackedTask.model_validate(line) for line in rest]
         if not manifest.tasks:
             manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest))})
         run = Run(file, manifest, tuple(_unpack_task(manifest, one) for one in packed))
-    except (lzma.LZMAError, ValueError, LookupError, OSError) as error:
+    except (lzma.LZMAError, ValueError, LookupError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{file} is no packed run ({reason}): give a file that milr pack made") from None
     return run, {(one.index, one.image): one.best for one in packed}
@@ -127,49 +135,49 @@ def _unpack_task(manifest: Manifest, packed: PackedTask) -> TaskRun:
     steps: list[StoredStep] = []
     drawn: dict[str, dict[str, Any]] = {}
     for step in packed.steps:
-        drawn |= {drawing["picture"]: drawing for drawing in step["drawings"]}
+        drawn |= {image["file"]: image for image in step["images"]}
         whole = {**step, "task": task, "index": packed.index, "image": packed.image, "best": drawn[step["best"]]}
         steps.append(StoredStep.model_validate(whole))
     folder = Path("tasks") / name_task(packed.index, task, packed.image)
-    return TaskRun(folder, task, packed.index, tuple(steps), packed.image, packed.judged)
+    return TaskRun(folder, task, packed.index, tuple(steps), packed.image, packed.evaluated)
 
 
 def unpack_run(
     run: Run, digests: Mapping[tuple[int, int], str], folder: Path, redraw: Redraw | None, which: Which = "ends"
 ) -> Iterator[tuple[int, int, bool | None]]:
-    """Write a packed run as a run folder. Evidence and strips do not come back, pictures as far as they are asked for.
+    """Write a packed run as a run folder. Evidence and strips do not come back, images as far as they are asked for.
 
     Args:
         run: From `read_packed`, with the digests.
         digests: By index and image.
         folder: New or empty; the manifest comes last, so that half a run is none.
-        redraw: Decodes tokens; None where no pictures are asked for.
-        which: Pictures to draw.
+        redraw: Decodes tokens; None if no images are asked for.
+        which: Images to draw.
 
     Yields:
-        How many tasks are written, of how many, and whether the answer's picture is the one that was packed, to the
-        pixel; None where it was not drawn.
+        How many tasks are written, of how many, and whether the answer's image is the one that was packed, to the
+        pixel; None if it was not drawn.
     """
     for done, task in enumerate(run.tasks, start=1):
         place = folder / task.folder
         fresh = place.with_name(place.name + PART)
         (fresh / "steps").mkdir(parents=True, exist_ok=True)
         (fresh / RECORDS).write_bytes(dump_lines(task.steps))
-        if task.judged:
-            (fresh / JUDGED).write_bytes(dump_lines(task.judged))
+        if task.evaluated:
+            (fresh / EVALUATED).write_bytes(dump_lines(task.evaluated))
         same = None
         if redraw is not None and which != "none":
-            drawings = _choose(task, which)
-            pictures = dict(
+            chosen = _choose(task, which)
+            images = dict(
                 zip(
-                    [drawing.picture for drawing in drawings],
-                    redraw([task.task] * len(drawings), [drawing.tokens for drawing in drawings]),
+                    [image.file for image in chosen],
+                    redraw([task.task] * len(chosen), [image.tokens for image in chosen]),
                     strict=True,
                 )
             )
-            for name, picture in pictures.items():
-                picture.save(fresh / name)
-            best = pictures[task.answer.drawing.picture]
+            for name, image in images.items():
+                image.save(fresh / name)
+            best = images[task.answer.image.file]
             best.save(fresh / "best.png")
             same = digest(best) == digests[task.index, task.image]
         os.replace(fresh, place)
@@ -178,6 +186,6 @@ def unpack_run(
 
 
 def _choose(task: TaskRun, which: Which) -> list[StoredImage]:
-    drawings = [one.drawing for one in task.drawings]
-    chosen = drawings if which == "all" else [drawings[0], task.answer.drawing, drawings[-1]]
-    return list({drawing.picture: drawing for drawing in chosen}.values())
+    images = [one.image for one in task.images]
+    chosen = images if which == "all" else [images[0], task.answer.image, images[-1]]
+    return list({image.file: image for image in chosen}.values())

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from milr.files import PART
-from milr.runs.layout import JUDGED, RECORDS, read_manifest, unreadable
+from milr.runs.layout import EVALUATED, OLD_EVALUATED, RECORDS, read_manifest, unreadable
 from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep
+from milr.runs.upgrade import is_old_step, upgrade_step
 from milr.types import Score, Task, Unscored
 
 
 @dataclass(frozen=True)
 class RunImage:
-    """One drawing of a task, with what reward and judge say of it."""
+    """One image of a task, with the scores of reward and evaluator."""
 
     step: int
     number: int
-    """Of the step's drawings, from 0."""
-    drawing: StoredImage
+    """Of the step's images, from 0."""
+    image: StoredImage
     reward: Score | Unscored
-    judge: Score | Unscored | None
-    """None where the run had no judge."""
+    evaluator: Score | Unscored | None
+    """None if the run has no evaluator."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class TaskRun:
     """Step 0 first; never empty."""
     image: int = 0
     """Which of the prompt's images this is, from 0."""
-    judged: tuple[EvaluatedImage, ...] = ()
-    """What the judge says of every drawing, in order; empty where the run had no judge."""
+    evaluated: tuple[EvaluatedImage, ...] = ()
+    """The evaluator's scores of every image, in order; empty if the run has no evaluator."""
 
     @property
     def first(self) -> StoredStep:
@@ -52,24 +55,24 @@ class TaskRun:
         return self.steps[-1]
 
     @property
-    def drawings(self) -> tuple[RunImage, ...]:
-        """Every drawing, in order."""
-        said = {(one.step, one.number): one.score for one in self.judged}
+    def images(self) -> tuple[RunImage, ...]:
+        """Every image, in order."""
+        evaluated = {(one.step, one.number): one.score for one in self.evaluated}
         return tuple(
-            RunImage(step.step, number, drawing, score, said.get((step.step, number)))
+            RunImage(step.step, number, image, score, evaluated.get((step.step, number)))
             for step in self.steps
-            for number, (drawing, score) in enumerate(zip(step.drawings, step.scores, strict=True))
+            for number, (image, score) in enumerate(zip(step.images, step.scores, strict=True))
         )
 
     @property
     def answer(self) -> RunImage:
-        """The drawing that the reward ranks best, the first of equals: what the task is worth."""
-        best = self.last.best.picture
-        return next(one for one in self.drawings if one.drawing.picture == best)
+        """The image that the reward ranks best, the first of equals: what the task is worth."""
+        best = self.last.best.file
+        return next(one for one in self.images if one.image.file == best)
 
-    def picture(self, drawing: StoredImage) -> Image.Image:
-        """The drawing's picture, RGB."""
-        return read_picture(self.folder / drawing.picture)
+    def load_image(self, image: StoredImage) -> Image.Image:
+        """Load a stored image, RGB."""
+        return load_image(self.folder / image.file)
 
 
 @dataclass(frozen=True)
@@ -92,26 +95,37 @@ def read_run(folder: Path | str) -> Run:
     manifest = read_manifest(folder)
     finished = [path for path in (folder / "tasks").glob("*-*") if path.is_dir() and path.suffix != PART]
     try:
-        tasks = sorted((read_task(path) for path in finished), key=lambda task: (task.index, task.image))
-    except ValidationError as error:
+        tasks = sorted(
+            (_read_task(path, lambda: manifest.method) for path in finished), key=lambda task: (task.index, task.image)
+        )
+    except (ValidationError, ValueError, LookupError, TypeError) as error:
         raise unreadable(folder, error) from None
     return Run(folder, manifest, tuple(tasks))
 
 
 def read_task(folder: Path) -> TaskRun:
-    """One finished task of a run; `read_run` gives all."""
-    lines = (folder / RECORDS).read_bytes().splitlines()
-    steps = tuple(StoredStep.model_validate_json(line) for line in lines)
-    return TaskRun(folder, steps[0].task, steps[0].index, steps, steps[0].image, read_verdicts(folder / JUDGED))
+    """Read one finished task of a run; `read_run` reads all."""
+    return _read_task(folder, lambda: read_manifest(folder.parents[1]).method)
 
 
-def read_verdicts(file: Path) -> tuple[EvaluatedImage, ...]:
-    """What a judge said of a task's pictures; nothing where there is no such file."""
+def _read_task(folder: Path, method: Callable[[], str]) -> TaskRun:
+    """Read a task; the run's method is asked for only if its lines are of format 1."""
+    steps: list[StoredStep] = []
+    for line in (folder / RECORDS).read_bytes().splitlines():
+        step = from_json(line)
+        steps.append(StoredStep.model_validate(upgrade_step(step, method()) if is_old_step(step) else step))
+    file = folder / EVALUATED
+    evaluated = read_evaluated(file if file.is_file() else folder / OLD_EVALUATED)
+    return TaskRun(folder, steps[0].task, steps[0].index, tuple(steps), steps[0].image, evaluated)
+
+
+def read_evaluated(file: Path) -> tuple[EvaluatedImage, ...]:
+    """Read an evaluator's scores of a task's images; nothing if there is no such file."""
     lines = file.read_bytes().splitlines() if file.is_file() else []
     return tuple(EvaluatedImage.model_validate_json(line) for line in lines)
 
 
-def read_picture(file: Path) -> Image.Image:
-    """A picture of a run, RGB."""
-    with Image.open(file) as picture:
-        return picture.convert("RGB")
+def load_image(file: Path) -> Image.Image:
+    """Load an image of a run, RGB."""
+    with Image.open(file) as image:
+        return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""What stands in a run's files. The writer fills these in, the reader checks what it finds against them."""
+"""The contents of a run's files, format 2. The writer fills these in, the reader checks what it finds against them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from milr.config import SearchConfig
-from milr.types import Reasoning, Score, StepRecord, Task, Unscored
+from milr.settings import Settings
+from milr.types import Finished, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
-FORMAT = 1
-"""The layout's version; a reader refuses what it does not know."""
+FORMAT = 2
+"""The layout's version. `milr.runs.upgrade` reads format 1."""
 
-Status = Literal["running", "finished", "interrupted", "failed"]
+Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
+"""A killed run stays "running". "stopped": a limit of the whole run was reached before all tasks had finished."""
+
+Usage = dict[str, str | int | float]
+"""What VLM judges cost: url, calls, cached, tokens_in, tokens_out and, where a price is known, cost."""
 
 
 class Session(BaseModel):
@@ -26,27 +30,28 @@ class Session(BaseModel):
 
     host: str
     process: int
-    """Its number on that host."""
+    """The process id on that host."""
     started: datetime
     machine: dict[str, str | int]
-    """platform, processor, cpus, and what else whoever ran it told (threads, accelerator)."""
+    """platform, processor, cpus, and what the caller added (threads, accelerator)."""
     versions: dict[str, str]
     """Of milr, python, torch, transformers."""
     status: Status = "running"
-    """What a killed session says for ever is "running"."""
     error: str | None = None
     seconds: float = 0.0
-    """Wall time, until the last task that finished where the session was killed."""
+    """Wall time; of a killed session, until its last task that finished."""
     drawings: float = 0
     """All that were made, those of tasks that did not finish too."""
     tokens: int = 0
     reward_calls: int = 0
-    judged: int = 0
-    """Pictures that the judge was shown."""
-    judge_seconds: float = 0.0
-    """Of the wall time, what the judge took."""
-    judges: dict[str, str | int] | None = None
-    """What judges behind an API cost: url, calls, cached, tokens_in, tokens_out; None where none was asked."""
+    evaluated: int = 0
+    """Images that the evaluator was shown."""
+    evaluator_seconds: float = 0.0
+    """The evaluator's share of the wall time."""
+    cost: float = 0.0
+    """US dollars that reward and evaluator cost at paid VLM judges."""
+    vlm_usage: Usage | None = None
+    """None if no VLM judge was asked."""
 
 
 class Manifest(BaseModel):
@@ -54,46 +59,43 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     status: Status = "running"
-    """What a killed run says for ever is "running"."""
     error: str | None = None
     """Why the run failed."""
-    method: str = "milr"
-    """A name of `milr.methods.METHODS`."""
     benchmark: str | None = None
-    """A name of `milr.benchmarks.BENCHMARKS`; None where the prompts were somebody's own."""
+    """A name of `milr.benchmarks.BENCHMARKS`; None if the prompts were the user's own."""
     data: str | None = None
-    """The folder that the benchmark's prompts were read from; None where they come with the package."""
+    """The folder that the benchmark's prompts were read from; None if they come with the package."""
     places: tuple[int, ...] | None = None
-    """Each task's place, from 0, in the benchmark's whole list; what official layouts number pictures by."""
+    """Each task's place, from 0, in the benchmark's whole list; official layouts number images by it."""
     shard: str | None = None
     """"2/3": the second of three runs that share the tasks between them."""
     images_per_prompt: int = Field(default=1, ge=1)
-    """Image n of a prompt is what the seed `config.seed` + n gives."""
+    """Image n of a prompt is drawn with the seed of the settings + n."""
     model: str
     model_asked: str | None = None
-    """The name or folder that was asked for: what resuming loads again. The same of reward and judge."""
+    """The name or folder that was asked for: what resuming loads again. The same of reward and evaluator."""
     model_folder: str | None = None
     device: str
     dtype: str | None = None
     """None: the model's own."""
     profile: str | None = None
-    """How the model was spoken to; None: as its checkpoint says."""
+    """The prompt profile; None: the checkpoint's own."""
     reward: str
     """Name with version."""
     reward_asked: str | None = None
-    judge: str | None = None
-    """The reward that gives the headline numbers, name with version; None where none was asked to."""
-    judge_asked: str | None = None
+    evaluator: str | None = None
+    """The reward that gives the headline numbers, name with version; None if there is none."""
+    evaluator_asked: str | None = None
     panel: tuple[str, ...] = ()
     """The rewards that were only watched."""
-    judges: dict[str, str | int] | None = None
-    """What judges behind an API cost: url, calls, cached, tokens_in, tokens_out; None where none was asked."""
-    config: SearchConfig
-    """The seed stands here."""
+    vlm_usage: Usage | None = None
+    """None if no VLM judge was asked."""
+    settings: Settings
+    """The method and all settings, the seed among them."""
     deterministic: bool = False
-    """Whether a task's pictures do not hang on its neighbours in the batch, so that resuming changes nothing."""
+    """If true, a task's images do not depend on its neighbours in the batch, so that resuming changes nothing."""
     tasks: tuple[Task, ...]
     versions: dict[str, str]
     """Of milr, python, torch, transformers, when the run began."""
@@ -101,7 +103,7 @@ class Manifest(BaseModel):
     started: datetime
     finished: datetime | None = None
     sessions: tuple[Session, ...] = ()
-    """Oldest first; the sums of what they spent stand below."""
+    """Oldest first; the fields below are their sums."""
     seconds: float = 0.0
     """Wall time of all sessions."""
     tasks_finished: int = 0
@@ -111,33 +113,40 @@ class Manifest(BaseModel):
     tokens: int = 0
     """Sampled, text and image, of all tasks."""
     reward_calls: int = 0
-    judged: int = 0
-    judge_seconds: float = 0.0
+    evaluated: int = 0
+    evaluator_seconds: float = 0.0
+    cost: float = 0.0
+    """US dollars that reward and evaluator cost at paid VLM judges."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.settings.method
 
 
 class StoredImage(BaseModel):
-    """A drawing whose picture is a file."""
+    """An image that is stored as a file, and its tokens."""
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True)
 
     tokens: tuple[int, ...]
-    picture: str
+    file: str
     """Path from the task's folder."""
 
 
 class EvaluatedImage(BaseModel):
-    """One line of `judged.jsonl`: what the judge says of one drawing. A line a picture, in the order of drawing."""
+    """One line of `evaluated.jsonl`: the evaluator's score of one image. Lines are in the order of drawing."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     step: int
     number: int
-    """Of the step's drawings, from 0."""
+    """Of the step's images, from 0."""
     score: Score | Unscored
 
 
 class StoredStep(BaseModel):
-    """One line of `records.jsonl`: a `StepRecord`, field by field, with pictures as paths."""
+    """One line of `records.jsonl`: a `StepRecord`, field by field, with images as files."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
@@ -146,50 +155,42 @@ class StoredStep(BaseModel):
     image: int = 0
     """Which of the prompt's images this is part of, from 0; the one field that a record does not have."""
     step: int
-    moved: tuple[str, ...]
     reasoning: Reasoning
-    drawings: tuple[StoredImage, ...]
+    images: tuple[StoredImage, ...]
     scores: tuple[Score | Unscored, ...]
     best: StoredImage
     best_score: Score | Unscored
     best_step: int
-    text_latents: int
-    image_latents: int
-    flipped_text: int
-    flipped_image: int
-    text_shift: float
-    image_shift: float
-    log_probability: float | None
     drawings_spent: float
     tokens_spent: int
-    reward_calls: int = Field(default_factory=lambda before: int(before["drawings_spent"]))
-    """Runs of before this was counted asked once a drawing."""
+    reward_calls: int
     seconds: float
-    finished: Literal["met", "out of steps", "unscored"] | None
+    cost: float
+    finished: Finished | None
+    trace: LatentTrace | None = None
     notes: tuple[str, ...] = ()
     panel_first: dict[str, Score | Unscored] = {}
     panel_best: dict[str, Score | Unscored] = {}
 
     @classmethod
-    def of(cls, record: StepRecord, pictures: Sequence[str], best: str, image: int = 0) -> StoredStep:
-        """The record with its pictures' paths in their place: one a drawing, and the best one's."""
+    def of(cls, record: StepRecord, files: Sequence[str], best: str, image: int = 0) -> StoredStep:
+        """Return the record with files in the place of its images: one per image, and the best one's."""
         values: dict[str, object] = {field.name: getattr(record, field.name) for field in fields(record)}
         values["image"] = image
-        values["drawings"] = tuple(
-            StoredImage(tokens=drawing.tokens, picture=picture)
-            for drawing, picture in zip(record.drawings, pictures, strict=True)
+        values["images"] = tuple(
+            StoredImage(tokens=sample.tokens, file=file) for sample, file in zip(record.images, files, strict=True)
         )
-        values["best"] = StoredImage(tokens=record.best.tokens, picture=best)
+        values["best"] = StoredImage(tokens=record.best.tokens, file=best)
         return cls.model_validate(values)
 
 
 def dump(model: BaseModel, indent: int | None = None) -> bytes:
-    """JSON. A reward's evidence may hold anything: arrays become lists, the rest its text."""
+    """Return JSON. A reward's evidence may hold anything: arrays become lists, the rest its text."""
     return to_json(model, indent=indent, by_alias=True, fallback=_plain)
 
 
 def dump_lines(models: Iterable[BaseModel]) -> bytes:
-    """One JSON object a line."""
+    """Return one JSON object per line."""
     return b"".join(dump(model) + b"\n" for model in models)
 
 

@@ -10,19 +10,19 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from milr._version import __version__
-from milr.runs.schema import Manifest, Session
+from milr.runs.schema import Manifest, Session, Usage
 
-Spending = Callable[[], dict[str, str | int] | None]
-"""What judges behind an API have cost so far; None where none was asked."""
-_SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "judged", "judge_seconds")
+Spending = Callable[[], Mapping[str, str | int | float] | None]
+"""Returns what VLM judges have cost so far; None if none was asked."""
+_SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "evaluated", "evaluator_seconds", "cost")
 
 
 def open_session(manifest: Manifest, machine: Mapping[str, str | int]) -> Manifest:
-    """The manifest with a session of this process at its end.
+    """Return the manifest with a session of this process at its end.
 
     Args:
         manifest: Of the run.
-        machine: What cannot be told without torch: threads, accelerator.
+        machine: What only torch knows: threads, accelerator.
     """
     session = Session(
         host=socket.gethostname(),
@@ -40,31 +40,31 @@ def open_session(manifest: Manifest, machine: Mapping[str, str | int]) -> Manife
 
 
 def update_session(manifest: Manifest, **figures: object) -> Manifest:
-    """The manifest with these fields of its last session, and the sums of all."""
+    """Return the manifest with these fields of its last session, and the sums of all."""
     session = manifest.sessions[-1].model_copy(update=figures)
     sessions = (*manifest.sessions[:-1], session)
     return manifest.model_copy(
         update={
             "sessions": sessions,
-            "judges": _add_costs([one.judges for one in sessions if one.judges]),
+            "vlm_usage": _add_usage([one.vlm_usage for one in sessions if one.vlm_usage]),
             **{name: _add(sessions, name) for name in _SUMMED},
         }
     )
 
 
-def spend_from_now(judges: Spending) -> Spending:
-    """What judges cost from this call on: one client may serve several runs."""
-    before = judges() or {}
+def spend_from_now(vlm_usage: Spending) -> Spending:
+    """Return what VLM judges cost from this call on: one client may serve several runs."""
+    before = vlm_usage() or {}
 
-    def since() -> dict[str, str | int] | None:
-        now = judges()
+    def since() -> Usage | None:
+        now = vlm_usage()
         return None if now is None else {name: _less(value, before.get(name, 0)) for name, value in now.items()}
 
     return since
 
 
 def find_versions() -> dict[str, str]:
-    """Read from the installed packages' metadata, so that torch need not be imported to write a run."""
+    """Return versions from the installed packages' metadata, so that torch need not be imported to write a run."""
     found = {"milr": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers"):
         try:
@@ -76,19 +76,19 @@ def find_versions() -> dict[str, str]:
 
 def _add(sessions: Sequence[Session], name: str) -> float:
     total: float = sum(getattr(session, name) for session in sessions)
-    return round(total, 3) if isinstance(total, float) else total
+    return round(total, 6 if name == "cost" else 3) if isinstance(total, float) else total
 
 
-def _less(value: str | int, before: str | int) -> str | int:
-    """A count less what it was before; what is no count, such as the URL, stays."""
-    return value - before if isinstance(value, int) and isinstance(before, int) else value
+def _less(value: str | int | float, before: str | int | float) -> str | int | float:
+    """Return a count less what it was before; what is no number, such as the URL, stays."""
+    return value if isinstance(value, str) or isinstance(before, str) else value - before
 
 
-def _add_costs(costs: Sequence[dict[str, str | int]]) -> dict[str, str | int] | None:
-    """Counts are added up; of what is no count, such as the URL, the last one stays."""
-    added: dict[str, str | int] = {}
-    for cost in costs:
-        for name, value in cost.items():
+def _add_usage(usages: Sequence[Usage]) -> Usage | None:
+    """Add up the numbers; of what is no number, such as the URL, the last one stays."""
+    added: Usage = {}
+    for usage in usages:
+        for name, value in usage.items():
             before = added.get(name, 0)
-            added[name] = before + value if isinstance(value, int) and isinstance(before, int) else value
+            added[name] = value if isinstance(value, str) or isinstance(before, str) else before + value
     return added or None

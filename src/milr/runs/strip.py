@@ -1,4 +1,4 @@
-"""A strip: all pictures of a task in a row, or in rows, with their steps and rewards, as one picture."""
+"""A strip: all images of a task in a row, or in rows, with their steps and rewards, as one image."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS = 7
-LEAST, MOST = 128, 384  # a picture's width in the strip, in pixels
-LEAST_WIDTH = 320  # of the whole, so that a title has room over a single picture
+LEAST, MOST = 128, 384  # an image's width in the strip, in pixels
+LEAST_WIDTH = 320  # of the whole, so that a title has room over a single image
 MARGIN, GAP, FRAME = 16, 12, 4
 TITLE_SIZE, LABEL_SIZE = 20, 14
 TITLE_LINE, LABEL_LINE = 26, 22
@@ -20,13 +20,13 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a strip."""
+    """One image of a strip."""
 
-    picture: Image.Image
+    image: Image.Image
     label: str
-    """Under the picture at the left, for instance "step 3"."""
+    """Under the image at the left, for instance "step 3"."""
     reward: str
-    """Under the picture at the right, for instance "0.75"."""
+    """Under the image at the right, for instance "0.75"."""
     best: bool = False
 
 
@@ -38,9 +38,9 @@ def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
         frames: At least one; all are shown at the first one's size.
 
     Returns:
-        An RGB picture. Small pictures are enlarged by a whole factor, so that their pixels stay what they are.
+        An RGB image. Small images are enlarged by a whole factor, so that their pixels stay what they are.
     """
-    cell_width, cell_height = _cell(frames[0].picture)
+    cell_width, cell_height = _cell(frames[0].image)
     columns = min(COLUMNS, len(frames))
     rows = -(-len(frames) // columns)
     width = max(LEAST_WIDTH, 2 * MARGIN + columns * cell_width + (columns - 1) * GAP)
@@ -55,27 +55,27 @@ def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
     for number, frame in enumerate(frames):
         row, column = divmod(number, columns)
         x, y = MARGIN + column * (cell_width + GAP), top + row * row_height
-        edge, color = (FRAME, BEST) if frame.best else (1, EDGE)  # an edge, since many pictures have white grounds
+        edge, color = (FRAME, BEST) if frame.best else (1, EDGE)  # an edge, since many images have white grounds
         pen.rectangle((x - edge, y - edge, x + cell_width + edge - 1, y + cell_height + edge - 1), color)
-        strip.paste(_fit(frame.picture, cell_width, cell_height), (x, y))
+        strip.paste(_fit(frame.image, cell_width, cell_height), (x, y))
         below = y + cell_height + LABEL_LINE // 2 + FRAME // 2
         pen.text((x, below), frame.label, BEST if frame.best else FAINT, label_font, anchor="lm")
         pen.text((x + cell_width, below), frame.reward, BEST if frame.best else INK, label_font, anchor="rm")
     return strip
 
 
-def _cell(picture: Image.Image) -> tuple[int, int]:
-    """Width and height at which pictures are shown."""
-    width, height = picture.size
+def _cell(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height at which images are shown."""
+    width, height = image.size
     if width > MOST:
         return MOST, max(1, round(height * MOST / width))
     factor = -(-LEAST // width)
     return width * factor, height * factor
 
 
-def _fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    how = Image.Resampling.NEAREST if width >= picture.width else Image.Resampling.LANCZOS
-    return picture.convert("RGB").resize((width, height), how)
+def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    how = Image.Resampling.NEAREST if width >= image.width else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize((width, height), how)
 
 
 def _wrap(text: str, font: _Font, width: int) -> list[str]:

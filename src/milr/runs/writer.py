@@ -14,24 +14,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
-from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward
-from milr.runs.judging import Shown, judge_pictures
-from milr.runs.layout import JUDGED, MANIFEST, RECORDS, RunError, name_task, read_manifest
+from milr.runs.evaluating import Shown, evaluate_images
+from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, RunError, check_resumable, name_task, read_manifest
 from milr.runs.lock import hold_run
-from milr.runs.reader import read_picture
-from milr.runs.schema import Manifest, Status, StoredStep, dump, dump_lines
+from milr.runs.reader import load_image
+from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.strip import Frame, draw_strip
+from milr.settings import Settings
 from milr.types import Score, StepRecord, Task, Unscored
 
 
 class RunFacts(TypedDict, total=False):
-    """What a manifest may hold besides what every run has; `Manifest` says what each means."""
+    """Optional fields of a manifest; `Manifest` says what each means."""
 
-    method: str
     benchmark: str | None
     data: str | None
     places: tuple[int, ...] | None
@@ -41,7 +40,7 @@ class RunFacts(TypedDict, total=False):
     model_asked: str | None
     model_folder: Path | str | None
     reward_asked: str | None
-    judge_asked: str | None
+    evaluator_asked: str | None
     panel: Sequence[str]
     device: str
     dtype: str | None
@@ -49,7 +48,7 @@ class RunFacts(TypedDict, total=False):
 
 
 def default_folder(prompt: str, root: Path = Path("runs")) -> Path:
-    """A folder under `root` that does not exist yet, named by the time and the prompt; not created."""
+    """Return a folder under `root` that does not exist yet, named by the time and the prompt; it is not created."""
     slug = re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "run"
     folder = first = root / f"{datetime.now():%Y%m%d-%H%M%S}-{slug}"
     number = 1
@@ -71,10 +70,10 @@ def check_folder(folder: Path) -> None:
 
 
 class RunWriter:
-    """Consumes the records of one search; a context manager.
+    """Consumes the records of one runner; a context manager.
 
-    A task's folder bears `.part` at its end until the task's last record is in and, where there is a judge, until it
-    has seen all of the task's pictures. However the block is left, the manifest then tells how it ended, and every
+    The name of a task's folder ends in `.part` until the task's last record is in and the evaluator, if there is one,
+    has scored all of the task's images. However the block is left, the manifest then tells how it ended, and every
     finished task stays. While the block lasts, no other process can write the run.
     """
 
@@ -83,25 +82,25 @@ class RunWriter:
         folder: Path | str,
         *,
         tasks: Sequence[Task],
-        config: SearchConfig,
+        settings: Settings,
         model: str,
         reward: str,
-        judge: Reward | None = None,
-        judges: Spending = lambda: None,
+        evaluator: Reward | None = None,
+        vlm_usage: Spending = lambda: None,
         machine: Mapping[str, str | int] | None = None,
         **facts: Unpack[RunFacts],
     ) -> None:
-        """A new run; the folder is made when the block is entered.
+        """Begin a new run; the folder is made when the block is entered.
 
         Args:
             folder: New or empty.
             tasks: All of them; a record's index is its task's place here.
-            config: Of the search.
+            settings: The method with all settings.
             model: Its name.
             reward: Its name with version.
-            judge: Shown every picture of a task once the task has finished.
-            judges: What judges behind an API cost.
-            machine: What cannot be told without torch: threads, accelerator.
+            evaluator: Shown every image of a task once the task has finished.
+            vlm_usage: What VLM judges cost.
+            machine: What only torch knows: threads, accelerator.
             facts: More fields of the manifest.
         """
         self._resumed = False
@@ -113,64 +112,65 @@ class RunWriter:
                 "model": model,
                 "reward": reward,
                 "panel": tuple(facts.get("panel", ())),
-                "judge": None if judge is None else judge.name,
-                "config": config,
+                "evaluator": None if evaluator is None else evaluator.name,
+                "settings": settings,
                 "tasks": tuple(tasks),
                 "versions": find_versions(),
                 "platform": platform.platform(),
                 "started": datetime.now().astimezone(),
             }
         )
-        self._prepare(Path(folder), manifest, judge, judges, machine)
+        self._prepare(Path(folder), manifest, evaluator, vlm_usage, machine)
 
     @classmethod
     def resume(
         cls,
         folder: Path | str,
         *,
-        judge: Reward | None = None,
-        judges: Spending = lambda: None,
+        evaluator: Reward | None = None,
+        vlm_usage: Spending = lambda: None,
         machine: Mapping[str, str | int] | None = None,
     ) -> Self:
-        """Goes on with a run: what `remaining` names is to be done, the rest stays as it is.
+        """Go on with a run: what `remaining` names is to be done, the rest stays as it is.
 
         Raises:
-            UsageError: The folder holds no run, or the judge is not the run's.
+            UsageError: The folder holds no run, one of milr 0.1, or one with another evaluator.
         """
+        check_resumable(Path(folder))
         manifest = read_manifest(Path(folder))
-        name = None if judge is None else judge.name
-        if name != manifest.judge:
-            raise UsageError(f"{folder} was judged by {manifest.judge}, not by {name}: begin a new run")
+        name = None if evaluator is None else evaluator.name
+        if name != manifest.evaluator:
+            raise UsageError(f"{folder} was evaluated by {manifest.evaluator}, not by {name}: begin a new run")
         writer = cls.__new__(cls)
         writer._resumed = True
-        writer._prepare(Path(folder), manifest, judge, judges, machine)
+        writer._prepare(Path(folder), manifest, evaluator, vlm_usage, machine)
         return writer
 
     def _prepare(
         self,
         folder: Path,
         manifest: Manifest,
-        judge: Reward | None,
-        judges: Spending,
+        evaluator: Reward | None,
+        vlm_usage: Spending,
         machine: Mapping[str, str | int] | None,
     ) -> None:
         self.folder = folder
         self._manifest = manifest
-        self._judge, self._judges = judge, judges
+        self._evaluator, self._vlm_usage = evaluator, vlm_usage
         self._machine = machine or {}
         self._held = ExitStack()
         self._open: dict[tuple[int, int], _TaskFolder] = {}  # (task, image)
-        self._spent: dict[tuple[int, int], tuple[float, int, int]] = {}  # drawings, tokens, reward calls
-        self._judged, self._judge_seconds = 0, 0.0
+        self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
+        self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
 
     @property
     def manifest(self) -> Manifest:
-        """As it was last saved."""
+        """The manifest as it was last saved."""
         return self._manifest
 
     def remaining(self) -> list[tuple[int, int]]:
-        """The tasks that have not finished, as (index, image), image by image; what is left to be written."""
+        """Return the tasks that have not finished, as (index, image), image by image."""
         manifest = self._manifest
         return [
             (index, image)
@@ -207,18 +207,18 @@ class RunWriter:
         self._finished = expected - len(self.remaining())
         self._clock = time.monotonic()
         self._manifest = open_session(self._manifest, self._machine)
-        self._judges = spend_from_now(self._judges)
+        self._vlm_usage = spend_from_now(self._vlm_usage)
         self._save("running")
 
     def write(self, record: StepRecord, image: int = 0) -> Path | None:
-        """Keep a record; gives the task's folder when the record is the task's last, else None.
+        """Store a record; return the task's folder if the record is the task's last, else None.
 
         Args:
             record: Its index is the task's place in the list that the writer was given.
             image: Which of the prompt's images it belongs to.
 
         Raises:
-            RunError: Nothing can be written any more, or the judge judges nothing any more.
+            RunError: Nothing can be written any more, or the evaluator scores nothing any more.
         """
         key = record.index, image
         with self._refusing_full_disks():
@@ -227,14 +227,16 @@ class RunWriter:
                 self._open[key] = _TaskFolder(self.folder / "tasks" / name, image)
             task = self._open[key]
             task.add(record)
-            self._spent[key] = record.drawings_spent, record.tokens_spent, record.reward_calls
+            self._spent[key] = _Spent(record.drawings_spent, record.tokens_spent, record.reward_calls, record.cost)
             if record.finished is None:
                 return None
             task.conclude(record)
-            if self._judge is not None:
+            if self._evaluator is not None:
                 started = time.monotonic()
-                self._judged += task.judge(self._judge, record.task)
-                self._judge_seconds += time.monotonic() - started
+                evaluated = task.evaluate(self._evaluator, record.task)
+                self._evaluated += len(evaluated)
+                self._evaluator_cost += sum(one.score.cost for one in evaluated)
+                self._evaluator_seconds += time.monotonic() - started
             del self._open[key]
             self._finished += 1
             folder = task.rename()
@@ -247,7 +249,7 @@ class RunWriter:
         with self._held:
             if error is None:
                 with self._refusing_full_disks():
-                    self._save("finished")
+                    self._save("stopped" if self.remaining() else "finished")
                 return
             with suppress(OSError):  # a full disk leaves the manifest of the last task that finished
                 if isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # whoever asked for the run let it go
@@ -265,18 +267,17 @@ class RunWriter:
             ) from error
 
     def _save(self, status: Status, error: str | None = None) -> None:
-        drawings = sum(spent[0] for spent in self._spent.values())
-        tokens, calls = (sum(spent[which] for spent in self._spent.values()) for which in (1, 2))
         figures = {
             "status": status,
             "error": error,
             "seconds": round(time.monotonic() - self._clock, 3),
-            "drawings": drawings,
-            "tokens": tokens,
-            "reward_calls": calls,
-            "judged": self._judged,
-            "judge_seconds": round(self._judge_seconds, 3),
-            "judges": self._judges(),
+            "drawings": sum(spent.drawings for spent in self._spent.values()),
+            "tokens": sum(spent.tokens for spent in self._spent.values()),
+            "reward_calls": sum(spent.reward_calls for spent in self._spent.values()),
+            "evaluated": self._evaluated,
+            "evaluator_seconds": round(self._evaluator_seconds, 3),
+            "cost": sum(spent.cost for spent in self._spent.values()) + self._evaluator_cost,
+            "vlm_usage": self._vlm_usage(),
         }
         whole = {
             "status": status,
@@ -288,8 +289,18 @@ class RunWriter:
         write_bytes(self.folder / MANIFEST, dump(self._manifest, indent=2) + b"\n")
 
 
+@dataclass(frozen=True)
+class _Spent:
+    """What a task has spent so far."""
+
+    drawings: float
+    tokens: int
+    reward_calls: int
+    cost: float
+
+
 class _TaskFolder:
-    """The folder of a task in flight. Pictures are not held: strip and judge read them back."""
+    """The folder of a task in progress. Images are not held: strip and evaluator read them back."""
 
     def __init__(self, folder: Path, image: int) -> None:
         self._final, self._image = folder, image
@@ -299,10 +310,10 @@ class _TaskFolder:
         self._cells: list[_Cell] = []
 
     def add(self, record: StepRecord) -> None:
-        """Write the step's pictures and its line."""
-        names = [f"steps/{record.step:02d}-{number}.png" for number in range(len(record.drawings))]
-        for number, (name, drawing, score) in enumerate(zip(names, record.drawings, record.scores, strict=True)):
-            drawing.picture.save(self._folder / name)
+        """Write the step's images and its line."""
+        names = [f"steps/{record.step:02d}-{number}.png" for number in range(len(record.images))]
+        for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
+            sample.image.save(self._folder / name)
             label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")
             self._cells.append(_Cell(record.step, number, name, label, _reward_text(score)))
         if record.best_step == record.step:
@@ -311,23 +322,24 @@ class _TaskFolder:
             file.write(dump(StoredStep.of(record, names, self._best, self._image)) + b"\n")
 
     def conclude(self, record: StepRecord) -> None:
-        """Write the best picture and the strip."""
-        record.best.picture.save(self._folder / "best.png")
+        """Write the best image and the strip."""
+        record.best.image.save(self._folder / "best.png")
         frames = [
-            Frame(read_picture(self._folder / cell.picture), cell.label, cell.reward, best=cell.picture == self._best)
+            Frame(load_image(self._folder / cell.file), cell.label, cell.reward, best=cell.file == self._best)
             for cell in self._cells
         ]
         draw_strip(record.task.prompt, frames).save(self._folder / "strip.png")
 
-    def judge(self, judge: Reward, task: Task) -> int:
-        """Show the judge all pictures and write what it says; gives their number.
+    def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
+        """Show the evaluator all images; write and return its scores.
 
         Raises:
-            RunError: It judges nothing any more.
+            RunError: It scores nothing any more.
         """
-        shown = [Shown(cell.step, cell.number, self._folder / cell.picture) for cell in self._cells]
-        (self._folder / JUDGED).write_bytes(dump_lines(judge_pictures(judge, task, shown)))
-        return len(shown)
+        shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
+        evaluated = evaluate_images(evaluator, task, shown)
+        (self._folder / EVALUATED).write_bytes(dump_lines(evaluated))
+        return evaluated
 
     def rename(self) -> Path:
         """Give the folder its name: from now on the task is finished."""
@@ -337,21 +349,21 @@ class _TaskFolder:
 
 @dataclass(frozen=True)
 class _Cell:
-    """One picture of a task."""
+    """One image of a task."""
 
     step: int
     number: int
-    picture: str
+    file: str
     label: str
     reward: str
 
 
 def _best_number(record: StepRecord) -> int:
-    """Which of the step's drawings is the best: the object itself, or the first with its tokens."""
-    for number, drawing in enumerate(record.drawings):
-        if drawing is record.best:
+    """Return which of the step's images is the best: the object itself, or the first with its tokens."""
+    for number, sample in enumerate(record.images):
+        if sample is record.best:
             return number
-    return next(number for number, drawing in enumerate(record.drawings) if drawing.tokens == record.best.tokens)
+    return next(number for number, sample in enumerate(record.images) if sample.tokens == record.best.tokens)
 
 
 def _reward_text(score: Score | Unscored) -> str:

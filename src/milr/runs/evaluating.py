@@ -1,0 +1,119 @@
+"""An evaluator's scores of a run's images: while the run is made, and by another evaluator once it is finished."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from milr.errors import UsageError
+from milr.files import PART, write_bytes
+from milr.rewards.base import Reward, begin_scoring
+from milr.runs.layout import EVALUATED, MANIFEST, RunError, read_manifest
+from milr.runs.lock import check_unheld, hold_run
+from milr.runs.reader import load_image, read_evaluated, read_run
+from milr.runs.schema import EvaluatedImage, Manifest, dump, dump_lines
+from milr.runs.sessions import Spending, open_session, spend_from_now, update_session
+from milr.types import Task, find_final
+
+_FRESH = f"{EVALUATED}{PART}.new"
+"""A task's new scores, until all of the run's tasks have theirs."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image that an evaluator is shown."""
+
+    step: int
+    number: int
+    """Of the step's images, from 0."""
+    file: Path
+
+
+def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> list[EvaluatedImage]:
+    """Return the evaluator's score of each image.
+
+    Raises:
+        RunError: It scores nothing any more.
+    """
+    scores = begin_scoring(evaluator, [load_image(one.file) for one in shown], [task] * len(shown))()
+    lost = find_final(scores)
+    if lost is not None:
+        raise RunError(f"the evaluator {evaluator.name} scores nothing any more: {lost}; the finished tasks are kept")
+    return [
+        EvaluatedImage(step=one.step, number=one.number, score=score) for one, score in zip(shown, scores, strict=True)
+    ]
+
+
+def check_evaluable(folder: Path) -> Manifest:
+    """Return the manifest of a run that another evaluator may see.
+
+    Raises:
+        UsageError: No run is there, another process works on it, or it was cut off.
+    """
+    manifest = read_manifest(folder)
+    check_unheld(folder, MANIFEST)
+    if manifest.status not in ("finished", "stopped"):
+        raise UsageError(f"{folder} is not finished ({manifest.status}): milr benchmark --resume {folder} first")
+    return manifest
+
+
+def evaluate_run(
+    folder: Path,
+    evaluator: Reward,
+    asked: str,
+    *,
+    vlm_usage: Spending = lambda: None,
+) -> Iterator[tuple[int, int]]:
+    """Show a finished run's images to another evaluator, whose scores take the place of those before.
+
+    They are written beside the old ones and take their names when all are there: a kill before that leaves the run as
+    it was, and the same call goes on. Time that the evaluator takes does not count as the method's.
+
+    Args:
+        folder: The run's.
+        evaluator: Any reward; the method has not seen it.
+        asked: The name by which it was asked for.
+        vlm_usage: What VLM judges have cost so far; what they cost here is added to the run's.
+
+    Yields:
+        How many tasks are evaluated, of how many.
+
+    Raises:
+        UsageError: As `check_evaluable`.
+        RunError: The evaluator scores nothing any more; what it gave is kept.
+    """
+    check_evaluable(folder)
+    with hold_run(folder, MANIFEST):
+        run = read_run(folder)
+        spent, started, evaluated, cost = spend_from_now(vlm_usage), time.monotonic(), 0, 0.0
+        for done, task in enumerate(run.tasks, start=1):
+            fresh = task.folder / _FRESH
+            if not _is_by(task.evaluated, evaluator) and not _is_by(read_evaluated(fresh), evaluator):
+                shown = [Shown(one.step, one.number, task.folder / one.image.file) for one in task.images]
+                found = evaluate_images(evaluator, task.task, shown)
+                write_bytes(fresh, dump_lines(found))
+                evaluated += len(found)
+                cost += sum(one.score.cost for one in found)
+            yield done, len(run.tasks)
+        for fresh in [task.folder / _FRESH for task in run.tasks if (task.folder / _FRESH).exists()]:
+            os.replace(fresh, fresh.with_name(EVALUATED))
+        seconds = round(time.monotonic() - started, 3)
+        manifest = update_session(
+            open_session(run.manifest, {}),
+            status="finished",
+            seconds=seconds,
+            evaluated=evaluated,
+            evaluator_seconds=seconds,
+            cost=cost,
+            vlm_usage=spent(),
+        )
+        manifest = manifest.model_copy(update={"evaluator": evaluator.name, "evaluator_asked": asked})
+        write_bytes(folder / MANIFEST, dump(manifest, indent=2) + b"\n")
+
+
+def _is_by(evaluated: Sequence[EvaluatedImage], evaluator: Reward) -> bool:
+    """Return whether these scores are the evaluator's own, from a call that was killed."""
+    return bool(evaluated) and all(one.score.reward == evaluator.name for one in evaluated)
