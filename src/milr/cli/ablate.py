@@ -8,41 +8,42 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from milr.cli.options import INTERRUPTED, Device, Dtype, Rows, Seed, Steps
-from milr.cli.progress import Watch
-from milr.cli.score import JudgeBudget, JudgeModel, JudgeUrl, Judging
+from milr.cli.options import INTERRUPTED, Device, Dtype, with_settings
+from milr.cli.progress import BenchmarkProgress
 from milr.cli.tables import Form, put
+from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError
 from milr.runs.layout import MANIFEST
 
 if TYPE_CHECKING:
     from milr.benchmarks.base import Column
-    from milr.benchmarks.runner import BenchmarkSettings  # brings torch
+    from milr.benchmarks.runner import BenchmarkSettings  # imports torch
 
 
+@with_settings("steps", "seed", "batch_size")
 def ablate(
+    given: dict[str, object],
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe's name, or a .toml file; leave it out to see the list.")
     ] = None,
     benchmark: Annotated[str | None, typer.Option(help="Another benchmark than the recipe's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Another model than the embedded one.")] = None,
-    reward: Annotated[str | None, typer.Option(help="What all runs see that say nothing else.")] = None,
-    judge: Annotated[str | None, typer.Option(help="What gives all runs' headline numbers.")] = None,
-    limit: Annotated[int | None, typer.Option(help="As many prompts, spread over the tags.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model than the recipe's.")] = None,
+    reward: Annotated[str | None, typer.Option(help="The reward of all runs that name none.")] = None,
+    evaluator: Annotated[
+        str | None, typer.Option(help="A reward that is never optimised; it gives all runs' headline numbers.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of prompts, spread over the tags.")] = None,
     images_per_prompt: Annotated[int | None, typer.Option(help="Image n is drawn with the seed + n.")] = None,
-    pool: Annotated[int | None, typer.Option(help="Drawings a prompt in best-of-n's pools; default: K + 1.")] = None,
-    steps: Steps = None,
-    seed: Seed = None,
-    rows: Rows = None,
+    pool: Annotated[int | None, typer.Option(help="Drawings per prompt in best-of-n's pools; default: K + 1.")] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="With the benchmark's files.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many, one after another; default: the recipe's.")
+        int | None, typer.Option(min=1, help="Number of seeds, one after another; default: the recipe's.")
     ] = None,
-    twins: Annotated[
+    controls: Annotated[
         bool | None,
-        typer.Option("--twins/--no-twins", help="Each search's twin without credit; default: the recipe's."),
+        typer.Option("--controls/--no-controls", help="Zero-gradient controls of all searches; default: the recipe's."),
     ] = None,
     first: Annotated[
         int | None, typer.Option(min=1, help="Only so many of the planned runs, from the first on.")
@@ -51,9 +52,10 @@ def ablate(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Of the sweep; default: runs/ablate-<recipe>-<benchmark>.")
     ] = None,
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_budget: JudgeBudget = None,
+    vlm_url: VlmUrl = None,
+    vlm_model: VlmModel = None,
+    vlm_budget: VlmBudget = None,
+    vlm_price: VlmPrice = None,
     form: Form = "text",
 ) -> None:
     """Make a recipe's runs and compare them. Killed, the same command goes on; finished runs are not made again.
@@ -71,40 +73,37 @@ def ablate(
             found = read_recipe(name)
             typer.echo(f"{name:<17} {found.title}, on {found.benchmark}; duration: {found.duration}")
         return
-    given = {
+    chosen = {
         "benchmark": benchmark,
         "model": model,
         "reward": reward,
-        "judge": judge,
+        "evaluator": evaluator,
         "limit": limit,
         "images_per_prompt": images_per_prompt,
         "pool": pool,
-        "steps": steps,
-        "seed": seed,
-        "max_rows": rows,
         "dtype": dtype,
         "data": data,
     }
     found = read_recipe(recipe)
-    known = {"device": device, **{name: value for name, value in given.items() if value is not None}}
-    planned = plan_runs(found, known, twins=twins, seeds=seeds)[:first]
+    known = {"device": device, **given, **{name: value for name, value in chosen.items() if value is not None}}
+    planned = plan_runs(found, known, controls=controls, seeds=seeds)[:first]
     screen.print(f"{found.title}: {len(planned)} runs of {planned[0].settings.benchmark}")
     screen.print(f"meant for {found.hardware}; duration: {found.duration}; expected: {found.expected}")
     if only_plan:
         for one in planned:
             typer.echo(f"{one.name}: {one.settings.model_dump_json(exclude_defaults=True)}")
         return
-    judging = Judging.read(judge_url, judge_model, judge_budget)
+    vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     folder = out or Path("runs") / f"ablate-{Path(recipe).stem}-{planned[0].settings.benchmark}"
 
     failed: list[str] = []
 
     def run(settings: BenchmarkSettings, where: Path) -> None:
         try:
-            job = start_or_resume(settings, where, judges=judging.judges)
-            with Watch(job, screen) as watched:
+            job = start_or_resume(settings, where, vlm=vlm.client)
+            with BenchmarkProgress(job, screen) as progress:
                 for record, _, task in job.run():
-                    watched.see(record, task)
+                    progress.show(record, task)
         except MilrError as error:  # the other runs may well be made
             failed.append(where.name)
             screen.print(f"error: {where.name}: {error}")
@@ -123,7 +122,7 @@ def ablate(
         screen.print(f"milr: interrupted; type the same command to go on in {folder}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        judging.judges.close()
+        vlm.client.close()
     again = f"type the same command to go on in {folder}"
     others = [one.name for one in planned if folder / one.name not in folders]
     if others:

@@ -14,7 +14,7 @@ from milr.report.entries import make_entries
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one benchmark under one judge.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one benchmark under one evaluator.")],
     baseline: Annotated[
         str | None, typer.Option(metavar="RUN", help="A run's folder or an entry's name; default: the first run.")
     ] = None,

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from milr.cli.options import Offline, Yes
-from milr.cli.plan import ask
+from milr.cli.options import Offline, Yes, ask
 from milr.convert import CONVERTERS
 from milr.convert import convert as run_converter
 from milr.errors import UsageError

@@ -1,4 +1,4 @@
-"""`milr judge`: finished runs, seen by another judge."""
+"""`milr evaluate`: finished runs, scored by another evaluator."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from milr.cli.options import Device
-from milr.cli.score import JudgeBudget, JudgeModel, JudgeUrl, Judging, load_asked
+from milr.cli.options import Device, load_asked
+from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError
 from milr.rewards import check_reward, load_reward
 
 
-def judge(
+def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Finished runs.")],
-    judge: Annotated[str, typer.Option(help="What gives the headline numbers from now on; milr info lists names.")],
+    evaluator: Annotated[
+        str, typer.Option(help="The reward that gives the headline numbers from now on; milr info lists names.")
+    ],
     device: Device = "cpu",
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_budget: JudgeBudget = None,
+    vlm_url: VlmUrl = None,
+    vlm_model: VlmModel = None,
+    vlm_budget: VlmBudget = None,
+    vlm_price: VlmPrice = None,
 ) -> None:
-    """Show the pictures of finished runs to another judge. Nothing is drawn again, and no answer changes."""
-    check_reward(judge)
-    judging = Judging.read(judge_url, judge_model, judge_budget)
+    """Score the images of finished runs by another evaluator. Nothing is drawn again, and no answer changes."""
+    check_reward(evaluator)
+    vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    screen.print(f"milr: loading {judge} ...")
-    from milr.runs import check_judgeable, judge_run
+    screen.print(f"milr: loading {evaluator} ...")
+    from milr.runs import check_evaluable, evaluate_run
 
-    manifests = [check_judgeable(run) for run in runs]
-    model = load_asked(judge, manifests[0].model_asked or manifests[0].model, device)
-    made = load_reward(judge, model=model, judges=judging.judges)
-    for line in judging.costs(made, {}, model, round(sum(manifest.drawings for manifest in manifests))):
+    manifests = [check_evaluable(run) for run in runs]
+    model = load_asked(evaluator, manifests[0].model_asked or manifests[0].model, device)
+    scorer = load_reward(evaluator, model=model, vlm=vlm.client)
+    for line in vlm.costs(scorer, {}, model, round(sum(manifest.drawings for manifest in manifests))):
         screen.print(f"milr: {line}")
-    spent = judging.judges.spending
     try:
         for run, manifest in zip(runs, manifests, strict=True):
-            if manifest.judge == made.name:
-                typer.echo(f"{run}: judged by {made.name} already")
+            if manifest.evaluator == scorer.name:
+                typer.echo(f"{run}: evaluated by {scorer.name} already")
                 continue
-            done = sum(1 for _ in judge_run(run, made, judge, judges=spent))
-            typer.echo(f"{run}: {done} tasks, judged by {made.name} instead of {manifest.judge or 'nothing'}")
+            done = sum(1 for _ in evaluate_run(run, scorer, evaluator, vlm_usage=vlm.client.usage))
+            typer.echo(f"{run}: {done} tasks, evaluated by {scorer.name} instead of {manifest.evaluator or 'nothing'}")
     except MilrError as error:
         raise MilrError(f"{error}; the same command goes on") from error
     finally:
-        judging.judges.close()
-    for line in judging.conclusion([]):
+        vlm.client.close()
+    for line in vlm.conclusion([]):
         screen.print(line)

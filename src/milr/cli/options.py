@@ -1,73 +1,93 @@
-"""The options that several commands share: a search's settings, the model's device, and how they are read."""
+"""Options that several commands share: the settings, derived from their models, the model and its device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args, get_origin
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
 
 import typer
-from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.markup import escape
 
-from milr.config import SearchConfig
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError
+from milr.models.hub import Confirm, Download
+from milr.settings import METHOD_SETTINGS, OneOf, all_fields
 
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
+DEFAULT_MODEL = "embedded"
 
-ModelName = Annotated[str, typer.Option(help="A name that milr info lists, a model's folder, or its name at the hub.")]
-Strategy = Annotated[str | None, typer.Option(help="Which latents move when: joint, alt, t2v, or ours, steer.")]
-Steps = Annotated[int | None, typer.Option(help="Updates after the first picture.")]
-TextRatio = Annotated[float | None, typer.Option(help="Share of text positions that move; 0 for none.")]
-ImageRatio = Annotated[float | None, typer.Option(help="Share of image positions that move; 0 for none.")]
-LearningRate = Annotated[float | None, typer.Option("--lr", help="Adam's learning rate.")]
-L2 = Annotated[float | None, typer.Option("--l2", help="Weight of the latents' distance from their start.")]
-StopAt = Annotated[float | None, typer.Option(help="Stop when the reward is above; default: the reward's.")]
-CreditName = Annotated[
-    str | None, typer.Option("--credit", help="What weighs the gradient: reward, zero, random or negated.")
+ModelName = Annotated[
+    str, typer.Option(help="A name that milr info lists, a model's folder, or its name at the Hugging Face hub.")
 ]
-NoiseName = Annotated[str | None, typer.Option("--noise", help="Random streams of each step: fresh or fixed.")]
-DrawingsPerStep = Annotated[int | None, typer.Option(help="Drawings that share one update.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance of the image.")]
-Temperature = Annotated[float | None, typer.Option(help="Of the image tokens.")]
-SamplerName = Annotated[
-    str | None, typer.Option("--sampler", help="How an image token is drawn: race, or inverse (faster on a CPU).")
-]
-Seed = Annotated[int | None, typer.Option(help="Of all random streams.")]
-Rows = Annotated[int | None, typer.Option("--rows", help="Tasks that are searched at once.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str | None, typer.Option(help="The weights' type: float32, bfloat16 or float16.")]
-
-Profile = Annotated[str | None, typer.Option(help="How the model is spoken to; default: what its checkpoint shows.")]
+Dtype = Annotated[str | None, typer.Option(help="Number type of the weights: float32, bfloat16 or float16.")]
+Profile = Annotated[str | None, typer.Option(help="Prompt profile of the model; default: its checkpoint's own.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the hub; as with HF_HUB_OFFLINE=1.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to downloads without being asked.")]
 
-_FLAGS = {"learning_rate": "lr", "max_rows": "rows"}
+_SHORT = {"learning_rate": "--lr"}
+"""Setting -> a second, shorter flag; errors name this one."""
+_NAMES = "|".join(all_fields())
+_LONG_NAMES = "|".join(name for name in all_fields() if "_" in name)
+_NAMED = re.compile(rf"^({_NAMES})(?= )|the setting '({_NAMES})'|(?<![\w-])({_LONG_NAMES})\b")
+"""A setting's name in an error: at its start before a value, in quotes, or a name that is no English word."""
 
 
-def given_settings(context: typer.Context) -> dict[str, object]:
-    """The fields of `SearchConfig` that the command line gives, from options named as these, or as `_FLAGS` says."""
-    values = {name: context.params.get(_FLAGS.get(name, name)) for name in SearchConfig.model_fields}
-    return {name: value for name, value in values.items() if value is not None}
+def flag_of(name: str) -> str:
+    """Return the flag of a setting or of another option, as errors name it."""
+    return _SHORT.get(name, f"--{name.replace('_', '-')}")
 
 
-def make_config(values: Mapping[str, object]) -> SearchConfig:
-    """The settings, or a `UsageError` that names the option and what it allows."""
-    try:
-        return SearchConfig.model_validate(dict(values))
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        name = str(wrong["loc"][0])
-        if name not in SearchConfig.model_fields:
-            raise unknown_name("setting", name, SearchConfig.model_fields) from None
-        field = SearchConfig.model_fields[name]
-        if get_origin(field.annotation) is Literal:
-            raise unknown_name(name, str(wrong["input"]), get_args(field.annotation)) from None
-        flag = _FLAGS.get(name, name.replace("_", "-"))
-        allowed = _allowed(field.metadata) or wrong["msg"]
-        raise UsageError(f"--{flag} {wrong['input']}: {allowed}") from None
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each setting, in the place of its parameter `given`.
+
+    The command receives the settings that were typed as one dict, by name. Its errors name flags, not settings.
+
+    Args:
+        names: The settings; none given takes all there are.
+    """
+    fields = {name: field for name, field in all_fields().items() if not names or name in names}
+
+    def extend(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            typed = {name: values.pop(name) for name in fields}
+            given = {name: value for name, value in typed.items() if value is not None}
+            try:
+                command(given=given, **values)
+            except UsageError as error:
+                raise UsageError(_NAMED.sub(_name_flag, str(error))) from error
+
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_make_option(name, field))
+            for name, field in fields.items()
+        ]
+        hints = get_type_hints(command, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(command).parameters.items():
+            if name == "given":
+                parameters += options
+            else:
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(parameter.replace(kind=kind, annotation=hints[name]))
+        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return extend
 
 
 def check_names(model: str, reward: str | None, dtype: str | None) -> None:
-    """Refuse names that nothing has, before anything is loaded."""
+    """Refuse unknown names before anything is loaded.
+
+    Raises:
+        UsageError: Names the nearest known one.
+    """
     from milr.models import check_model
     from milr.models.devices import check_dtype
     from milr.rewards import check_reward
@@ -78,13 +98,42 @@ def check_names(model: str, reward: str | None, dtype: str | None) -> None:
     check_dtype(dtype)
 
 
-def _allowed(bounds: Sequence[Any]) -> str:
-    """What a field's bounds say, in words."""
-    least, above, most = (
-        next((getattr(bound, name) for bound in bounds if hasattr(bound, name)), None) for name in ("ge", "gt", "le")
-    )
-    if least is not None and most is not None:
-        return f"must lie in [{least}, {most}]"
-    if least is not None:
-        return f"must be at least {least}"
-    return "" if above is None else f"must be above {above}"
+def ask(screen: Console, yes: bool) -> Confirm:
+    """Return a question that shows a download and asks for consent; without a terminal only `yes` consents."""
+
+    def confirm(download: Download) -> bool:
+        if yes:
+            screen.print(f"milr: fetching {download.said} ...")
+            return True
+        return sys.stdin.isatty() and typer.confirm(f"{download.said} will be fetched from the hub. Go on?", err=True)
+
+    return confirm
+
+
+def load_asked(reward: str, model: str, device: str = "cpu") -> object:
+    """Return the model if the reward asks one, else None."""
+    from milr.rewards import needs_model
+
+    if not needs_model(reward):
+        return None
+    from milr.models import load_model
+
+    return load_model(model, device=device)
+
+
+def _make_option(name: str, field: FieldInfo) -> Any:
+    choices = [choice.help for choice in field.metadata if isinstance(choice, OneOf)]
+    readers = [method for method, settings in METHOD_SETTINGS.items() if name in settings.model_fields]
+    parts = [
+        field.description or "",
+        *(f"{choice}." for choice in choices),
+        f"[{', '.join(readers)}]" if readers else "",
+    ]
+    flags = [f"--{name.replace('_', '-')}", *([_SHORT[name]] if name in _SHORT else [])]
+    option = typer.Option(*flags, help=escape(" ".join(part for part in parts if part)), rich_help_panel="Settings")
+    kind: Any = field.annotation
+    return Annotated[kind | None, option]
+
+
+def _name_flag(match: re.Match[str]) -> str:
+    return flag_of(next(name for name in match.groups() if name))

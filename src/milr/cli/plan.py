@@ -1,44 +1,19 @@
-"""`milr fetch` and `milr plan`: checkpoints from the hub, and what a model needs before it is loaded."""
+"""`milr plan`: what a model needs, before it is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from milr.cli.options import Device, Dtype, ModelName, Offline, Profile, Yes
-from milr.models.hub import Confirm, Download
-
-
-def ask(screen: Console, yes: bool) -> Confirm:
-    """Shows a download and asks whether it is wanted; without a terminal only `yes` agrees."""
-
-    def confirm(download: Download) -> bool:
-        if yes:
-            screen.print(f"milr: fetching {download.said} ...")
-            return True
-        return sys.stdin.isatty() and typer.confirm(f"{download.said} will be fetched from the hub. Go on?", err=True)
-
-    return confirm
-
-
-def fetch(
-    name: Annotated[str, typer.Argument(help="organisation/name or organisation/name@revision.")],
-    yes: Yes = False,
-) -> None:
-    """Fetch a checkpoint from the Hugging Face hub into its cache: safetensors and settings, never code."""
-    from milr.models import find_model
-
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
-    screen.print(f"{name} lies in {find_model(name, confirm=ask(screen, yes))}")
+from milr.cli.options import DEFAULT_MODEL, Device, Dtype, ModelName, Offline, Profile
 
 
 def plan(
-    model: ModelName = "embedded",
+    model: ModelName = DEFAULT_MODEL,
     profile: Profile = None,
     reward: Annotated[str | None, typer.Option(help="A reward on the same device, for its memory.")] = None,
     device: Device = "cpu",
@@ -46,13 +21,13 @@ def plan(
     try_it: Annotated[
         bool, typer.Option("--probe", help="Load it, or random weights of its shape, and draw for ten seconds.")
     ] = False,
-    rows: Annotated[
+    batch_size: Annotated[
         int | None, typer.Option(help="Drawings at a time in the probe; default: what fits, at most 16.")
     ] = None,
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Say what a model needs, how many drawings fit at a time, and how many an hour they come to.
+    """Say what a model needs, how many drawings fit at a time, and how many it makes per hour.
 
     Everything but the probe is read from the config alone; of a checkpoint at the hub only small files are fetched.
     """
@@ -82,7 +57,7 @@ def plan(
         random = not any(folder.glob("*.safetensors"))
         weights = "random" if random else "its own"
         loaded = Janus(folder, device=device, dtype=dtype, profile=profile, random=random)
-        count = rows or max(1, min(16, made.rows or 1))
+        count = batch_size or max(1, min(16, made.rows or 1))
         rate = probe(loaded, rows=count)
         found["probe"] = {"weights": weights, "rows": count, "drawings_per_hour": rate}
     if as_json:
@@ -91,7 +66,7 @@ def plan(
     capabilities = checkpoint.capabilities
     lines = [
         f"model       {model}, profile {checkpoint.profile_name} ({checkpoint.profile.summary})",
-        f"pictures    {capabilities.picture_size} pixels a side, {capabilities.image_tokens} tokens, "
+        f"images      {capabilities.image_size} pixels a side, {capabilities.image_tokens} tokens, "
         f"{'one pass' if capabilities.passes == 1 else 'two passes'}, latents: {capabilities.latents}",
         f"weights     {_size(made.weights)} in {made.dtype} ("
         + ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in made.parameters.items())
@@ -106,14 +81,13 @@ def plan(
     if made.rows == 0:
         lines[-1] += ": give a smaller dtype (--dtype bfloat16), another device, or free memory"
     if try_it:
-        lines.append(f"probe       {rate:,.1f} drawings an hour, {count} at a time, with {weights} weights")
+        lines.append(f"probe       {rate:,.1f} drawings per hour, {count} at a time, with {weights} weights")
     for line in lines:
         print(line)
 
 
 def _reward_bytes(name: str) -> int | None:
-    """What a reward's networks take, where that is known: nothing elsewhere, or the size of its files here."""
-    from milr.models import embedded_folder
+    """Return what a reward's networks take, if that is known: 0 if they run elsewhere, or the size of their files."""
     from milr.models.sizing import folder_bytes
     from milr.rewards import check_reward
     from milr.weights import weights_root
@@ -121,9 +95,9 @@ def _reward_bytes(name: str) -> int | None:
     check_reward(name)
     kind = name.partition(":")[0]
     if kind == "self":
-        return 0  # the model that draws looks too
+        return 0  # the model that draws answers too
     folders = {
-        "icons": [embedded_folder().parent / "icons-detector"],
+        "icons": [Path(__file__).parents[1] / "assets" / "icons-detector"],
         "geneval": [weights_root() / "geneval-detector", weights_root() / "clip-vit-large-patch14"],
     }
     known = [folder for folder in folders.get(kind, []) if folder.is_dir()]

@@ -1,8 +1,10 @@
-"""How far a benchmark's run is, on the screen."""
+"""Progress on the screen, from step records: a line per step of a search, a line per finished task of a benchmark."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -10,19 +12,149 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
+from milr.cli.vlm import most_images
 from milr.runs.layout import MANIFEST
-from milr.types import StepRecord
+from milr.types import Finished, Score, StepRecord, Task, Unscored
 
 if TYPE_CHECKING:
-    from milr.benchmarks.runner import BenchmarkJob  # brings torch
+    from milr.benchmarks.runner import BenchmarkJob  # imports torch
 
 
-class Watch:
-    """Says how far the run is: a line a finished task, on a terminal a bar below."""
+class SearchProgress:
+    """Prints a line per step, on a terminal with a status line below, and at the end what was reached."""
+
+    def __init__(self, screen: Console, tasks: Sequence[Task], steps: int | None) -> None:
+        """Take the tasks of the run.
+
+        Args:
+            screen: For the lines.
+            tasks: All of them.
+            steps: K; None if the method does not read it.
+        """
+        self._screen = screen
+        self._tasks = tasks
+        self._of = "" if steps is None else f"/{steps}"
+        self._clock = time.monotonic()
+        self._first: dict[int, Score | Unscored] = {}
+        self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
+        self._noted: set[str] = set()
+        self._status = screen.status("reasoning and drawing the first images") if screen.is_terminal else None
+
+    def __enter__(self) -> Self:
+        """Show the status line."""
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the status line."""
+        if self._status:
+            self._status.stop()
+
+    def show(self, record: StepRecord, folder: Path | None) -> None:
+        """Print the record's line; `folder` is the task's with the task's last record."""
+        for score in record.scores[:1]:  # a task that a limit ends may have a last record without images
+            self._first.setdefault(record.index, score)
+        if folder is not None:
+            self._last[record.index] = record, folder
+        for note in record.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self._print(f"note: {note}")
+        self._print(self._line(record))
+        if self._status:
+            seconds = time.monotonic() - self._clock
+            self._status.update(f"{len(self._last)} of {len(self._tasks)} tasks finished, {seconds:.0f} s")
+
+    def _print(self, line: str) -> None:
+        # A terminal's lines are cut to its width, so that steps stay under one another; files get them whole.
+        cut = self._screen.is_terminal
+        self._screen.print(Text(line), no_wrap=True, overflow="ellipsis" if cut else "ignore", soft_wrap=not cut)
+
+    def _line(self, record: StepRecord) -> str:
+        many, trace = len(self._tasks) > 1, record.trace
+        parts = [
+            f"{record.index + 1}/{len(self._tasks)}" if many else "",
+            f"step {record.step:>2}{self._of}",
+            f"reward {' '.join(_value(score) for score in record.scores)}" if record.scores else "",
+            f"best {_value(record.best_score)} at {record.best_step:>2}",
+            f"{record.seconds:.1f} s",
+            record.finished or "",
+            trace
+            and f"flipped: text {trace.flipped_text}/{trace.text_latents}, "
+            f"image {trace.flipped_image}/{trace.image_latents}",
+            record.task.prompt if many else "",
+        ]
+        return "  ".join(part for part in parts if part)
+
+    def kept(self) -> str:
+        """Return how much of the run is finished, in words."""
+        return f"{len(self._last)} of {len(self._tasks)} tasks finished and kept"
+
+    def outcomes(self, run: Path) -> list[dict[str, object]]:
+        """Return one object per finished task, in the order of the prompts."""
+        return [self._outcome(*self._last[index], run) for index in sorted(self._last)]
+
+    def _outcome(self, last: StepRecord, folder: Path, run: Path) -> dict[str, object]:
+        scores = [self._first[last.index], last.best_score]
+        first, best = map(_number, scores)
+        reasons = [score.reason for score in scores if isinstance(score, Unscored)]
+        panel = {
+            name: {"first": _number(last.panel_first[name]), "best": _number(seen)}
+            for name, seen in last.panel_best.items()
+        }
+        outcome: dict[str, object] = {
+            "prompt": last.task.prompt,
+            "first_reward": first,
+            "best_reward": best,
+            "steps": last.step,
+            "drawings": last.drawings_spent,
+            "seconds": round(last.seconds, 3),
+            "finished": last.finished,
+            "picture": str((folder / "best.png").resolve()),
+            "run": str(run.resolve()),
+        }
+        if last.cost:
+            outcome["cost"] = last.cost
+        if panel:
+            outcome["panel"] = panel
+        if reasons:
+            outcome["reason"] = reasons[-1]
+        return outcome
+
+    def ends(self) -> list[tuple[Score | Unscored, StepRecord]]:
+        """Return the first score and the last record of each finished task."""
+        return [(self._first[index], self._last[index][0]) for index in sorted(self._last)]
+
+    def conclude(self, run: Path, more: Sequence[str]) -> None:
+        """Print the scores of the first and the best images, why tasks ended, `more`, and where everything is."""
+        finished = [self._last[index] for index in sorted(self._last)]
+        for last, _ in finished if len(finished) == 1 else ():
+            self._screen.print(f"first image: {_verdict(self._first[last.index])}")
+            self._screen.print(f"best image:  {_verdict(last.best_score)}, at step {last.best_step}")
+        if len(finished) > 1:
+            self._screen.print(f"first images: {_average(list(self._first.values()))}")
+            self._screen.print(f"best images:  {_average([last.best_score for last, _ in finished])}")
+        if finished:
+            self._screen.print(f"ended:       {say_ends(last.finished for last, _ in finished)}")
+        for _, folder in finished if len(finished) == 1 else ():
+            self._screen.print(f"all images:  {folder / 'strip.png'}")
+        for line in more:
+            self._screen.print(line)
+        if len(finished) < len(self._tasks):
+            self._screen.print(f"not begun: {len(self._tasks) - len(finished)} of {len(self._tasks)} tasks")
+        self._screen.print(f"run: {run}")
+
+
+class BenchmarkProgress:
+    """Prints a line per finished task, on a terminal with a bar below."""
 
     def __init__(self, job: BenchmarkJob, screen: Console) -> None:
-        """Count what is finished already."""
+        """Count the tasks that are finished already."""
         from milr.benchmarks.tables import answers_of
         from milr.runs import read_run
 
@@ -32,12 +164,13 @@ class Watch:
         begun = (job.folder / MANIFEST).is_file()
         self._answers = answers_of(read_run(job.folder)) if begun else []
         self._before = len(self._answers)
+        self._ends: list[Finished | None] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, console=screen, disable=not screen.is_terminal)
-        self._bar = self._progress.add_task(manifest.method, total=self._total, completed=self._before)
+        self._bar = self._progress.add_task(manifest.settings.method, total=self._total, completed=self._before)
 
     def __enter__(self) -> Self:
-        """Begin to count time."""
+        """Start the clock and the bar."""
         self._clock = time.monotonic()
         if self._before:
             self._screen.print(f"milr: {self._before} of {self._total} tasks are finished already")
@@ -47,16 +180,19 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the screen as it is."""
+        """Stop the bar."""
         self._progress.stop()
 
-    def pictures(self) -> int:
-        """How many may be drawn yet, at most."""
-        config = self._job.writer.manifest.config
-        return (self._total - len(self._answers)) * (config.steps + 1) * config.drawings_per_step
+    def images(self) -> int:
+        """Return how many images may still be drawn, at most."""
+        return most_images(self._job.writer.manifest.settings, self._total - len(self._answers))
 
-    def see(self, record: StepRecord, folder: Path | None) -> None:
-        """Take a record; `folder` is the task's when this is its last."""
+    def ends(self) -> str:
+        """Return why this session's tasks ended, in words; empty if none did."""
+        return say_ends(self._ends)
+
+    def show(self, record: StepRecord, folder: Path | None) -> None:
+        """Print a finished task's line; `folder` is the task's with the task's last record."""
         if folder is None:
             return
         from milr.benchmarks.tables import answer_of, summarise
@@ -65,18 +201,46 @@ class Watch:
         places = self._job.writer.manifest.places or ()
         answer = answer_of(read_task(folder), places[record.index])
         self._answers.append(answer)
-        table = summarise(self._job.benchmark, self._answers)
-        running = table.running
+        self._ends.append(record.finished)
+        running = summarise(self._job.benchmark, self._answers).running
         score = "" if running is None else f"{running.mean:.3f} [{running.low:.3f}, {running.high:.3f}]"
         done = len(self._answers) - self._before
         left = (time.monotonic() - self._clock) / done * (self._total - len(self._answers))
         parts = (
             f"{len(self._answers)}/{self._total}",
             "unscored" if answer.value is None else f"{answer.value:.2f}",
-            f"after {record.drawings_spent:>4.4g} drawings",
+            f"{record.finished} after {record.drawings_spent:.4g} drawings",
             f"so far {score}",
             f"{timedelta(seconds=round(left))} left",
             record.task.prompt,
         )
         self._progress.update(self._bar, completed=len(self._answers))
         self._progress.console.print("  ".join(parts))
+
+
+def say_ends(reasons: Iterable[Finished | None]) -> str:
+    """Return why tasks ended, most frequent first: "met" of one, "3 met, 1 out of time" of many."""
+    counts = Counter(reason for reason in reasons if reason is not None).most_common()
+    if sum(count for _, count in counts) == 1:
+        return str(counts[0][0])
+    return ", ".join(f"{count} {reason}" for reason, count in counts)
+
+
+def _value(score: Score | Unscored) -> str:
+    return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"
+
+
+def _number(score: Score | Unscored) -> float | None:
+    return None if isinstance(score, Unscored) else score.value
+
+
+def _verdict(score: Score | Unscored) -> str:
+    if isinstance(score, Unscored):
+        return f"unscored: {score.reason}"
+    return f"{score.value:.2f}" + (f" ({score.explanation})" if score.explanation else "")
+
+
+def _average(scores: Sequence[Score | Unscored]) -> str:
+    values = [score.value for score in scores if isinstance(score, Score)]
+    unscored = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
+    return (f"{sum(values) / len(values):.2f} on average" if values else "none scored") + unscored

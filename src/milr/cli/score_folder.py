@@ -11,12 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.score_folder import FolderJob
-from milr.cli.score import JudgeBudget, JudgeModel, JudgeUrl
+from milr.cli.options import INTERRUPTED
+from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
-from milr.rewards.vlm.client import VlmSettings
 from milr.types import Unscored
-
-_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def score_folder(
@@ -37,9 +35,10 @@ def score_folder(
         Path | None,
         typer.Option(metavar="PATH", help="UniDet's results from elsewhere, for t2i-compbench in OWLv2's place."),
     ] = None,
-    judge_url: JudgeUrl = None,
-    judge_model: JudgeModel = None,
-    judge_budget: JudgeBudget = None,
+    vlm_url: VlmUrl = None,
+    vlm_model: VlmModel = None,
+    vlm_budget: VlmBudget = None,
+    vlm_price: VlmPrice = None,
     self_test: Annotated[
         bool, typer.Option("--self-test/--no-self-test", help="Refuse to score where the self-test fails.")
     ] = True,
@@ -56,7 +55,7 @@ def score_folder(
         prompts=prompts,
         processes=processes,
         options=options,
-        judging=VlmSettings(url=judge_url, model=judge_model, budget=judge_budget),
+        vlm=VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price).client.settings,
     )
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if job.done:
@@ -73,7 +72,7 @@ def score_folder(
         summary = job.conclude()
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; what was scored is in {job.out}: type the same command to go on")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         raise UsageError(f"cannot write {job.out} ({error.strerror}): give an --out that you may write to") from error
     typer.echo(summary)

@@ -11,7 +11,7 @@ from milr.settings.models import (
     SamplingParams,
     StepSettings,
 )
-from milr.settings.resolve import Settings, all_fields, make_settings
+from milr.settings.resolve import Settings, all_fields, json_schema, make_settings
 from milr.settings.strategies import GRADIENTS, NOISES, STRATEGIES, Strategy
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "StepSettings",
     "Strategy",
     "all_fields",
+    "json_schema",
     "make_settings",
 ]

@@ -130,6 +130,14 @@ def all_fields() -> dict[str, Any]:
     return {name: field for kind in kinds for name, field in kind.model_fields.items()}
 
 
+def json_schema(method: str) -> dict[str, Any]:
+    """Return the JSON schema of a built-in method's settings, as `make_settings` takes them: flat, all optional."""
+    properties: dict[str, Any] = {}
+    for kind in (METHOD_SETTINGS[method], SamplingParams, RunSettings):
+        properties |= kind.model_json_schema()["properties"]
+    return {"title": method, "type": "object", "properties": properties, "additionalProperties": False}
+
+
 def _validate(kind: type[BaseModel], values: Mapping[str, object]) -> BaseModel:
     try:
         return kind.model_validate({name: values[name] for name in kind.model_fields if name in values})

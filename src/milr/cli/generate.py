@@ -1,0 +1,143 @@
+"""`milr generate`: prompts -> images, by any method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from milr.cli.options import (
+    DEFAULT_MODEL,
+    INTERRUPTED,
+    Device,
+    Dtype,
+    ModelName,
+    Offline,
+    Profile,
+    Yes,
+    ask,
+    check_names,
+    with_settings,
+)
+from milr.cli.progress import SearchProgress
+from milr.cli.vlm import Panel, VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl, most_images
+from milr.errors import MilrError, UsageError
+from milr.runs import RunWriter, check_folder, default_folder
+from milr.settings import make_settings
+
+
+@with_settings()
+def generate(
+    given: dict[str, object],
+    prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts, one per line, or GenEval's JSONL.")
+    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
+    method: Annotated[str, typer.Option(help="How drawings are spent: a name that milr info lists.")] = "milr",
+    vlm_url: VlmUrl = None,
+    vlm_model: VlmModel = None,
+    vlm_budget: VlmBudget = None,
+    vlm_price: VlmPrice = None,
+    panel: Panel = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    profile: Profile = None,
+    offline: Offline = False,
+    yes: Yes = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Images never depend on their neighbours in a batch, in bfloat16 too."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the run; default: runs/<time>-<prompt>.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per task on standard output.")] = False,
+) -> None:
+    """Draw images that show what the prompts say. Settings that are not given are the model's own."""
+    # Whatever can be refused is refused before seconds are spent on loading a model.
+    make_settings(method, given)
+    prompts = prompts or []
+    _check_prompts(prompts, prompts_file)
+    check_names(model, reward, dtype)
+    vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)
+    if out is not None:
+        check_folder(out)
+
+    screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    screen.print(f"milr: loading {_the_model(model)} ...")
+    from milr import load_model, load_reward, read_tasks, tasks_from_prompts
+    from milr.methods import Runner, load_method
+    from milr.rewards import needs_model
+    from milr.rewards.panel import watch
+
+    # A missing key or server is found before the model is loaded, if the reward does not ask the model.
+    scorer = None if needs_model(reward) else load_reward(reward, vlm=vlm.client)
+    loaded = load_model(
+        model,
+        device=device,
+        dtype=dtype,
+        profile=profile,
+        offline=offline,
+        confirm=ask(screen, yes),
+        deterministic=deterministic,
+        settings=given,
+    )
+    free = loaded.reads_free_prompts
+    tasks = tasks_from_prompts(prompts, free=free) if prompts else []
+    tasks += read_tasks(prompts_file, free=free) if prompts_file else []
+    settings = loaded.settings(method, **given)
+    scorer = scorer or load_reward(reward, model=loaded, vlm=vlm.client)
+    watched = vlm.load_panel(loaded)
+    for line in vlm.costs(scorer, watched, loaded, most_images(settings, len(tasks))):
+        screen.print(f"milr: {line}")
+    writer = RunWriter(
+        out or default_folder(tasks[0].prompt),
+        tasks=tasks,
+        settings=settings,
+        model=loaded.name,
+        model_folder=loaded.folder,
+        reward=scorer.name,
+        panel=[one.name for one in watched.values()],
+        vlm_usage=vlm.client.usage,
+        device=device,
+        dtype=dtype,
+    )
+    progress = SearchProgress(screen, tasks, settings.get("steps"))
+    try:
+        with writer, progress, closing(Runner(load_method(method), tasks, loaded, scorer, settings)) as runner:
+            for record in watch(runner, watched):
+                progress.show(record, writer.write(record))
+    except KeyboardInterrupt:
+        screen.print(f"milr: interrupted; {progress.kept()} in {writer.folder}")
+        raise typer.Exit(INTERRUPTED) from None
+    except MilrError as error:
+        raise MilrError(f"{error} ({progress.kept()} in {writer.folder})") from error
+    finally:
+        if as_json:
+            for outcome in progress.outcomes(writer.folder):
+                print(json.dumps(outcome, ensure_ascii=False))
+        vlm.client.close()
+    progress.conclude(writer.folder, vlm.conclusion(progress.ends()))
+
+
+def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
+    example = 'milr generate "a photo of a red apple left of a blue clock"'
+    if any(not prompt.strip() for prompt in prompts):
+        raise UsageError(f"a prompt is empty: say what to draw, for instance {example}")
+    if file is not None and not file.is_file():
+        raise UsageError(f"--prompts {file}: no such file; give a text file with a prompt a line, or GenEval's JSONL")
+    if not prompts and file is None:
+        raise UsageError(f"no prompt given: type {example}, or --prompts FILE")
+
+
+def _the_model(model: str) -> str:
+    from milr.models import MODELS
+
+    return f"the {model} model" if model in MODELS else f"the model in {model}"

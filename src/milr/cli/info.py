@@ -1,0 +1,52 @@
+"""`milr info`: the names that other commands take."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from milr._version import __version__
+from milr.settings import GRADIENTS, METHOD_SETTINGS, NOISES, SAMPLERS, STRATEGIES, json_schema
+
+
+def info(
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="One JSON object, with the JSON schema of each method's settings and the embedded folder."
+        ),
+    ] = False,
+) -> None:
+    """List models, prompt profiles, rewards, methods with the settings that they read, strategies and benchmarks."""
+    from milr.benchmarks import BENCHMARKS
+    from milr.methods import METHODS
+    from milr.models import MODELS, embedded_folder
+    from milr.models.prompts import PROFILES
+    from milr.rewards import REWARDS
+
+    tables = {
+        "models": MODELS,
+        "profiles": PROFILES,
+        "rewards": REWARDS,
+        "methods": METHODS,
+        "strategies": STRATEGIES,
+        "gradients": GRADIENTS,
+        "noises": NOISES,
+        "samplers": SAMPLERS,
+        "benchmarks": BENCHMARKS,
+    }
+    lists = {kind: {name: entry.summary for name, entry in table.items()} for kind, table in tables.items()}
+    if as_json:
+        schemas = {method: json_schema(method) for method in METHOD_SETTINGS}
+        embedded = str(embedded_folder())
+        print(json.dumps({"version": __version__, **lists, "settings": schemas, "embedded_model": embedded}, indent=2))
+        return
+    for method, own in METHOD_SETTINGS.items():
+        if own.model_fields:
+            lists["methods"][method] += f" [{', '.join(own.model_fields)}]"
+    width = max(len(name) for summaries in lists.values() for name in summaries)
+    for kind, summaries in lists.items():
+        for name, summary in summaries.items():
+            print(f"{kind:<12}{name:<{width}}  {summary}")

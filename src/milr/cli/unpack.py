@@ -1,0 +1,125 @@
+"""`milr unpack`: packed runs as run folders again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+from PIL import Image
+from rich.console import Console
+
+from milr.cli.options import Device
+from milr.errors import UsageError
+
+if TYPE_CHECKING:
+    from milr.models.base import Model
+    from milr.runs import Manifest, Run
+    from milr.runs.packing import Redraw
+    from milr.types import Task
+
+
+def unpack(
+    files: Annotated[list[Path], typer.Argument(help="Files that milr pack made.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Gets a run folder a file.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The benchmark's own files, where its prompts are not milr's.")
+    ] = None,
+    pictures: Annotated[
+        str, typer.Option(help="Which to draw again: none, ends (first, best and last of a search: a report), or all.")
+    ] = "ends",
+    device: Device = "cpu",
+) -> None:
+    """Write packed runs as run folders again, for report, compare and evaluate."""
+    from milr.runs import check_folder, read_packed, unpack_run
+    from milr.runs.packing import SUFFIX, Which
+
+    if pictures not in get_args(Which):
+        raise UsageError(f"--pictures {pictures}: give one of {', '.join(get_args(Which))}")
+    which: Which = pictures  # pyright: ignore[reportAssignmentType]
+    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    folders = [out / file.name.removesuffix(SUFFIX) for file in files]
+    for folder in folders:
+        check_folder(folder)
+    packed = [read_packed(file, lambda manifest: _find_tasks(manifest, data)) for file in files]
+    artist = _Artist(device)
+    for (run, digests), folder in zip(packed, folders, strict=True):
+        redraw = None if which == "none" else artist.for_run(run)
+        found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]
+        seen = [same for same in found if same is not None]
+        same = f", {sum(seen)} of {len(seen)} best images as they were, to the pixel" if seen else ", no images"
+        typer.echo(f"{folder}: {len(found)} tasks{same}")
+        if not all(seen):
+            screen.print(
+                "milr: other pixels: this machine's arithmetic is not the packed run's; the scores stay its own"
+            )
+
+
+def _find_tasks(manifest: Manifest, data: Path | None) -> Sequence[Task]:
+    from milr.benchmarks import load_benchmark
+
+    if manifest.benchmark is None or manifest.places is None:
+        raise UsageError("the packed run has neither prompts nor a benchmark to read them from: pack it again")
+    listed = load_benchmark(manifest.benchmark).read(data or Path(manifest.data or ""))
+    return [listed[place] for place in manifest.places]
+
+
+class _Artist:
+    """Decodes image tokens by the models that sampled them, each image once."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._models: dict[tuple[str, str | None, bool], Model] = {}
+        self._known: dict[tuple[str, str | None, tuple[int, ...]], bytes] = {}  # model, dtype, tokens -> PNG
+
+    def for_run(self, run: Run) -> Redraw:
+        """Return the function that decodes a run's tokens.
+
+        Raises:
+            UsageError: The run's model is not the one that is here.
+        """
+        manifest = run.manifest
+        model = self._load(manifest)
+
+        def redraw(tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
+            keys = [(manifest.model, manifest.dtype, tuple(tokens)) for tokens in drawings]
+            new = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self._known}
+            shown = _show(model, list(new.values()), [tokens for _, _, tokens in new])
+            for key, image in zip(new, shown, strict=True):
+                png = io.BytesIO()
+                image.save(png, "PNG")
+                self._known[key] = png.getvalue()
+            return [Image.open(io.BytesIO(self._known[key])) for key in keys]
+
+        return redraw
+
+    def _load(self, manifest: Manifest) -> Model:
+        from milr.models import load_model
+
+        asked, dtype, deterministic = manifest.model_asked or manifest.model, manifest.dtype, manifest.deterministic
+        model = self._models.get((asked, dtype, deterministic))
+        if model is None:
+            model = load_model(asked, device=self._device, dtype=dtype, deterministic=deterministic)
+            self._models[asked, dtype, deterministic] = model
+        if model.name != manifest.model:
+            raise UsageError(
+                f"the run was drawn by {manifest.model}, and here is {model.name}: its tokens would show something "
+                "else; unpack it with --pictures none"
+            )
+        return model
+
+
+def _show(model: Model, tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
+    """Return the images of complete token lists."""
+    from milr.decode.sampling import open_stream
+    from milr.models.base import ImageRequest
+    from milr.settings import SamplingParams
+
+    stream = open_stream(0, "", 0, 0)  # nothing is sampled: all tokens are given
+    requests = [
+        ImageRequest(state, None, stream, tokens=tokens, until=len(tokens))
+        for state, tokens in zip(model.start(tasks), drawings, strict=True)
+    ]
+    return [one.sample.image for one in model.draw(requests, SamplingParams(guidance=1.0))]

@@ -1,0 +1,98 @@
+"""The options of commands whose rewards may ask VLM judges: server, model, budget, price and watched rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from milr.errors import UsageError
+from milr.rewards import Reward, check_reward, load_reward
+from milr.rewards.mix import costs_of
+from milr.rewards.panel import measure_gaps
+from milr.rewards.vlm.budget import estimate
+from milr.rewards.vlm.client import VlmClient, VlmSettings
+from milr.settings import Settings
+from milr.types import Score, StepRecord, Unscored
+
+VlmUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server of VLM judges, with /v1; default: OpenAI.")]
+VlmModel = Annotated[str | None, typer.Option(help="The VLM on that server; default: the reward's own.")]
+VlmBudget = Annotated[str | None, typer.Option(help="The most that VLM judges may use: 500 (calls) or 2000000tokens.")]
+VlmPrice = Annotated[
+    str | None,
+    typer.Option(metavar="IN,OUT", help="US dollars per million tokens read and written; default: known prices."),
+]
+Panel = Annotated[str | None, typer.Option(metavar="NAME,...", help="Rewards that are watched, never optimised.")]
+
+
+@dataclass(frozen=True)
+class VlmOptions:
+    """One client with one budget for all VLM judges of a command, and the names of the watched rewards."""
+
+    client: VlmClient
+    panel: tuple[str, ...]
+
+    @classmethod
+    def read(
+        cls, url: str | None, model: str | None, budget: str | None, price: str | None, panel: str | None = None
+    ) -> VlmOptions:
+        """Check the options.
+
+        Raises:
+            UsageError: One cannot be read, or a watched reward has no such name.
+        """
+        names = tuple(name.strip() for name in panel.split(",")) if panel is not None else ()
+        for name in names:
+            if not name:
+                raise UsageError(f"--panel {panel}: a name is empty; give for instance --panel icons,self")
+            check_reward(name)
+        settings = VlmSettings(url=url, model=model, budget=budget, price=None if price is None else _read_price(price))
+        return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
+
+    def load_panel(self, model: object) -> dict[str, Reward]:
+        """Return the watched rewards by name."""
+        return {name: load_reward(name, model=model, vlm=self.client) for name in self.panel}
+
+    def costs(self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int) -> list[str]:
+        """Return what VLM judges may cost at most, one line per judge; empty if none is asked.
+
+        Args:
+            reward: Scores every image.
+            panel: Scores the first image of each task and its new best ones.
+            model: The model that draws; the cost depends on the size of its images.
+            images: How many may be drawn for all tasks.
+        """
+        size = getattr(getattr(model, "capabilities", None), "image_size", 512)
+        lines = [f"VLM judge: {line}" for line in estimate(costs_of(reward, size), images)]
+        for name, watched in panel.items():
+            lines += [f"panel {name}: {line}" for line in estimate(costs_of(watched, size), images)]
+        if lines and self.client.settings.budget is None:
+            lines.append("no budget is set: --vlm-budget sets one")
+        return lines
+
+    def conclusion(self, ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[str]:
+        """Return the gaps between reward and panel, and what VLM judges cost, one per line."""
+        lines = [f"panel {gap}" for gap in measure_gaps(ends)]
+        budget = self.client.budget
+        return lines + ([f"VLM judges: {budget.summary()}"] if budget.calls or budget.cached else [])
+
+
+def most_images(settings: Settings, tasks: int) -> int:
+    """Return how many images a run of so many tasks draws at most."""
+    limits = settings.run
+    each = [settings.own.most_drawings, limits.max_drawings, limits.max_reward_calls]
+    total = [tasks * min(most for most in each if most is not None), limits.total_drawings, limits.total_reward_calls]
+    return math.ceil(min(most for most in total if most is not None))
+
+
+def _read_price(text: str) -> tuple[float, float]:
+    try:
+        price_in, price_out = map(float, text.split(","))
+    except ValueError:
+        price_in = price_out = math.nan
+    if not (0 <= price_in < math.inf and 0 <= price_out < math.inf):
+        raise UsageError(f"--vlm-price {text}: give two prices per million tokens, for instance 2.5,10")
+    return price_in, price_out
