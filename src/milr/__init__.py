@@ -5,20 +5,18 @@ What is listed in `__all__` is public. Everything is imported when first used, s
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from milr._version import __version__
 
 if TYPE_CHECKING:
-    from milr.config import SearchConfig
     from milr.errors import MilrError, UsageError
+    from milr.methods.runner import Runner, search
     from milr.models import load_model
     from milr.rewards import load_reward
     from milr.runs import RunWriter, read_run
-    from milr.search import search
+    from milr.settings import Settings, make_settings
     from milr.tasks import read_tasks, tasks_from_prompts
     from milr.types import ImageSample, Reasoning, Requirement, Score, StepRecord, Task, Unscored
 
@@ -29,8 +27,9 @@ __all__ = [
     "Reasoning",
     "Requirement",
     "RunWriter",
+    "Runner",
     "Score",
-    "SearchConfig",
+    "Settings",
     "StepRecord",
     "Task",
     "Unscored",
@@ -38,6 +37,7 @@ __all__ = [
     "__version__",
     "load_model",
     "load_reward",
+    "make_settings",
     "read_run",
     "read_tasks",
     "search",
@@ -50,34 +50,21 @@ _HOMES = {
     "Reasoning": "milr.types",
     "Requirement": "milr.types",
     "RunWriter": "milr.runs",
+    "Runner": "milr.methods.runner",
     "Score": "milr.types",
-    "SearchConfig": "milr.config",
+    "Settings": "milr.settings",
     "StepRecord": "milr.types",
     "Task": "milr.types",
     "Unscored": "milr.types",
     "UsageError": "milr.errors",
     "load_model": "milr.models",
     "load_reward": "milr.rewards",
+    "make_settings": "milr.settings",
     "read_run": "milr.runs",
     "read_tasks": "milr.tasks",
-    "search": "milr.search",
+    "search": "milr.methods.runner",
     "tasks_from_prompts": "milr.tasks",
 }
-
-
-class _Package(ModuleType):
-    """Keeps `milr.search` the function, whoever imports the module `milr.search` first.
-
-    Python binds a submodule to its package's attribute after importing it, which would hide the function.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "search" and isinstance(value, ModuleType):
-            value = value.search
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

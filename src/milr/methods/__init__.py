@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from milr.registry import Entry, find, load
+from milr.settings import METHOD_SETTINGS
 
 if TYPE_CHECKING:
-    from milr.config import SearchConfig
-    from milr.models.base import Model
-    from milr.rewards.base import Reward
-    from milr.types import StepRecord, Task
-
-    Method: TypeAlias = Callable[[Sequence[Task], Model, Reward, SearchConfig], Iterator[StepRecord]]
-    """Records of all tasks, interleaved, as `milr.search` yields them; a task's last record says why it finished."""
+    from milr.methods.context import Method
 
 __all__ = ["METHODS", "POOLED", "load_method"]
 
@@ -27,7 +22,7 @@ METHODS: Mapping[str, Entry] = {
     "reflection": Entry(
         "milr.methods.reflection:reflection", "rewrite the text from what the reward criticises, redraw"
     ),
-    "milr": Entry("milr.search:search", "the paper's search over the latents of text and image"),
+    "milr": Entry("milr.methods.milr:milr", "the paper's search over the latents of text and image"),
     "consensus": Entry("milr.methods.consensus:consensus", "ours: think several times, draw what most texts agree on"),
     "keep-right": Entry("milr.methods.keep_right:keep_right", "ours: draw again around the objects that are right"),
     "grid-prune": Entry("milr.methods.grid_prune:grid_prune", "ours: drawings grow side by side, the worse half drops"),
@@ -39,10 +34,11 @@ holds every best of n below it."""
 
 
 def load_method(name: str = "milr") -> Method:
-    """The method of that name.
+    """Return the method of that name, with the settings that it reads.
 
     Raises:
         UsageError: No method has that name.
     """
-    made: Method = load(find("method", name, METHODS))
-    return made
+    from milr.methods.context import Method
+
+    return Method(name, load(find("method", name, METHODS)), METHOD_SETTINGS[name])

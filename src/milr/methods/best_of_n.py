@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from milr.config import SearchConfig
-from milr.methods.runner import Row, Script, run_scripts
-from milr.models.base import Model
-from milr.rewards.base import Reward
-from milr.types import StepRecord, Task
+from milr.methods.context import Requests, TaskContext
+from milr.settings import StepSettings
 
 
-def best_of_n(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
-    """Draw up to K + 1 pictures a task, all from one greedy text.
+def best_of_n(ctx: TaskContext[StepSettings]) -> Requests:
+    """Draw up to K + 1 images, all from one greedy text.
 
-    The first n drawings are the same whatever K is, and the same as those of a search without latents.
+    The first n images are the same whatever K is, and the same as those of a search without latents.
     """
-    return run_scripts(_one_text, tasks, model, reward, config)
+    yield from ctx.reason()
+    for _ in range(ctx.own.steps + 1):
+        yield from ctx.draw()
 
 
-def best_of_n_sampled(
-    tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig
-) -> Iterator[StepRecord]:
-    """Draw up to K + 1 pictures a task, each from a text of its own, sampled at temperature 1."""
-    return run_scripts(_own_texts, tasks, model, reward, config)
-
-
-def _one_text(row: Row) -> Script:
-    yield from row.think()
-    for _ in range(row.config.steps + 1):
-        yield from row.draw()
-
-
-def _own_texts(row: Row) -> Script:
-    for _ in range(row.config.steps + 1):
-        yield from row.think(sampled=True)
-        yield from row.draw()
+def best_of_n_sampled(ctx: TaskContext[StepSettings]) -> Requests:
+    """Draw up to K + 1 images, each from a text of its own, sampled at temperature 1."""
+    for _ in range(ctx.own.steps + 1):
+        yield from ctx.reason(sampled=True)
+        yield from ctx.draw()

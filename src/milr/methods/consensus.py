@@ -15,34 +15,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from milr.config import SearchConfig
-from milr.methods.runner import Row, Script, run_scripts
-from milr.models.base import Model
-from milr.rewards.base import Reward
-from milr.types import Reasoning, StepRecord, Task
+from milr.methods.context import Requests, TaskContext
+from milr.settings import StepSettings
+from milr.types import Reasoning
 
 TEXTS = 8
 """Of a pool."""
 
 
-def consensus(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
-    """Up to K + 1 drawings, each from the text of a pool that agrees most with it and was not drawn from yet."""
-    return run_scripts(_draw_what_is_agreed_on, tasks, model, reward, config)
-
-
-def _draw_what_is_agreed_on(row: Row) -> Script:
+def consensus(ctx: TaskContext[StepSettings]) -> Requests:
+    """Draw up to K + 1 images, each from the text of a pool that agrees most with it and was not drawn from yet."""
     drawn = 0
-    while drawn <= row.config.steps:
+    while drawn <= ctx.own.steps:
         pool: list[Reasoning] = []
         for place in range(TEXTS):
-            thought = yield from row.think(sampled=drawn + place > 0)
-            pool.append(thought.reasoning)
-        for place in rank_by_agreement([reasoning.text for reasoning in pool])[: row.config.steps + 1 - drawn]:
-            row.reasoning = pool[place]
-            yield from row.draw()
+            text = yield from ctx.reason(sampled=drawn + place > 0)
+            pool.append(text.reasoning)
+        for place in rank_by_agreement([reasoning.text for reasoning in pool])[: ctx.own.steps + 1 - drawn]:
+            ctx.reasoning = pool[place]
+            yield from ctx.draw()
             drawn += 1
 
 

@@ -7,36 +7,29 @@ GridAR also rewrites the layout into the prompt; here each round has a sampled t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from milr.config import SearchConfig
-from milr.methods.runner import Row, Script, run_scripts
-from milr.models.base import Model
-from milr.rewards.base import Reward
-from milr.types import StepRecord, Task, rank
+from milr.methods.context import Requests, TaskContext
+from milr.settings import StepSettings
+from milr.types import rank
 
 POPULATION = 4
 """Drawings that grow side by side: a round costs as many drawings, and gives as many whole pictures."""
 SCHEDULE = (0.25, 0.5, 0.75)
 
 
-def grid_prune(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
-    """One drawing from the greedy text, then rounds for as long as the budget of K + 1 drawings holds a whole one.
+def grid_prune(ctx: TaskContext[StepSettings]) -> Requests:
+    """Draw once from the greedy text, then in rounds for as long as the budget of K + 1 drawings holds a whole one.
 
     Each look at a partial picture counts as a call of the reward. A reward of 0 or 1 sees no difference between partial
     pictures: with it this is best of N.
     """
-    return run_scripts(_grow_the_better_half, tasks, model, reward, config)
-
-
-def _grow_the_better_half(row: Row) -> Script:
-    yield from row.think()
-    yield from row.draw()
-    while row.left >= 1:
-        yield from row.think(sampled=True)
-        grown: list[tuple[int, ...]] = [()] * min(POPULATION, int(row.left))
+    budget = ctx.own.steps + 1
+    yield from ctx.reason()
+    yield from ctx.draw()
+    while budget - ctx.drawings_spent >= 1:
+        yield from ctx.reason(sampled=True)
+        grown: list[tuple[int, ...]] = [()] * min(POPULATION, int(budget - ctx.drawings_spent))
         for share in SCHEDULE:
-            looks = yield from row.draw(grown, until=row.rows(share))
-            better = sorted(looks, key=lambda look: -rank(look.score))[: (len(looks) + 1) // 2]
-            grown = [better[place % len(better)].drawing.tokens for place in range(len(looks))]
-        yield from row.draw(grown)
+            images = yield from ctx.draw(grown, until=ctx.tokens_in(share))
+            better = sorted(images, key=lambda image: -rank(image.score))[: (len(images) + 1) // 2]
+            grown = [better[place % len(better)].sample.tokens for place in range(len(images))]
+        yield from ctx.draw(grown)

@@ -1,159 +1,281 @@
-"""The latents, log p of what they rolled out, and one step of policy gradient. Source: MILR, section "Method".
+"""The latents of a task, log p of the tokens they rolled out, and one policy-gradient step of many tasks at once.
 
-z = (z_text, z_image): the decoder's last hidden states behind the first text and image tokens. Only the model's output
-heads read them, so no gradient flows through the decoder:
+z = (z_text, z_image): the decoder's last hidden states at the first text and image positions. Only the model's output
+heads read them, so no gradient flows through the decoder. Source: MILR, section "Method":
 
     grad J = R grad_z log p(t, v | z)        REINFORCE; the reward enters as R - 1, in [-1, 0]
     loss   = - (R - 1) log p(t, v | z) + l2 ||z - z0||^2,   minimised by Adam
 
-Legend of shapes: n latents of a modality, d width, M drawings a step, 2 = conditional and unconditional state.
+Legend of shapes: B tasks, n latents of a modality, N of all tasks, d width, V tokens, M images per step,
+2 = conditional and unconditional state.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
+from torch.optim.adam import adam
 
-from milr.config import SearchConfig
+from milr.decode.tensors import to_numbers
 from milr.errors import MilrError
 from milr.models.base import Model
+from milr.settings import GRADIENTS, MilrSettings, SamplingParams
+from milr.types import LatentTrace
+
+MODALITIES = ("text", "image")
+_ROWS_AT_ONCE = 2048
+"""Most rows that the heads read in one computation: with a vocabulary of 16,384, 128 MiB of float32 logits."""
 
 
 class GradientError(MilrError):
     """A gradient that is not finite."""
 
 
-@dataclass(frozen=True)
-class CreditRule:
-    """What an update does with the credit, as data."""
-
-    weight: float
-    random_direction: bool = False
-    """Keep the length of the real step, not its direction."""
-
-
-CREDITS: Mapping[str, CreditRule] = {
-    "reward": CreditRule(1.0),
-    "zero": CreditRule(0.0),
-    "random": CreditRule(1.0, random_direction=True),
-    "negated": CreditRule(-1.0),
-}
-
-
 def count_latents(ratio: float, length: int) -> tuple[int, str | None]:
-    """floor(ratio * length), but at least one where the ratio is above zero; with a note where that was needed."""
+    """Return floor(ratio * length), but at least one if the ratio is above zero; with a note where that was needed."""
     count = math.floor(ratio * length + 1e-9)  # 0.29 * 100 is 28.999... in floats
     if count or not ratio or not length:
         return count, None
     return 1, f"a ratio of {ratio:g} of {length} positions rounds to none: one moves"
 
 
+@dataclass
+class Moments:
+    """What Adam keeps of one modality's latents."""
+
+    mean: torch.Tensor
+    square: torch.Tensor
+    steps: torch.Tensor = field(default_factory=lambda: torch.tensor(0.0))
+
+
 class Latents:
-    """z, its start z0, and one Adam a modality, so that moving one never touches the other."""
+    """z of one task, its start z0, and Adam's state of each modality: moving one never touches the other."""
 
-    def __init__(self, text: torch.Tensor, image: torch.Tensor, learning_rate: float) -> None:
-        """Args: text (n_t, d) and image (n_v, 2, d), copied to float32; either may be empty."""
+    def __init__(self, text: torch.Tensor, image: torch.Tensor) -> None:
+        """Copy text (n_t, d) and image (n_v, 2, d) to float32; either may be empty."""
         self.start = {"text": text.detach().float().clone(), "image": image.detach().float().clone()}
-        self.now = {name: value.clone().requires_grad_() for name, value in self.start.items()}
-        self.adam = {name: torch.optim.Adam([value], lr=learning_rate) for name, value in self.now.items()}
+        self.now = {name: value.clone() for name, value in self.start.items()}
+        self.moments = {
+            name: Moments(torch.zeros_like(value), torch.zeros_like(value)) for name, value in self.now.items()
+        }
+        self.first_text: tuple[int, ...] = ()
+        """Prefix tokens of the text at step 0."""
+        self.first_image: tuple[int, ...] = ()
 
-    def anchor(self, states: torch.Tensor) -> None:
-        """Put the text latents at the decoder's newest states (n, d), moved by as much as they have been moved so far.
+    def __len__(self) -> int:
+        """Rows that the output heads read."""
+        return sum(len(value) for value in self.now.values())
 
-        Latents behind the end of a shorter text stay where they are.
+    def anchor(self, hidden: torch.Tensor) -> None:
+        """Put the text latents at the decoder's newest states (T, d), moved by as much as they have been moved so far.
+
+        Latents after the end of a shorter text stay where they are.
         """
-        many = min(len(states), len(self.now["text"]))
-        moved = self.moved("text")[:many]
-        self.start["text"][:many] = states[:many].float()
-        self.now["text"].data[:many] = states[:many].float() + moved
+        many = min(len(hidden), len(self.now["text"]))
+        offsets = self.moved("text")[:many]
+        self.start["text"][:many] = hidden[:many].float()
+        self.now["text"][:many] = hidden[:many].float() + offsets
 
     def moved(self, name: str) -> torch.Tensor:
-        """What has been added to the latents so far, z - z0, in their shape."""
-        return self.now[name].detach() - self.start[name]
+        """Return z - z0 in the latents' shape."""
+        return self.now[name] - self.start[name]
 
     def shift(self, name: str) -> float:
-        """||z - z0|| / ||z0||; 0 where there are no latents."""
+        """Return ||z - z0|| / ||z0||; 0 if there are no latents."""
         start = self.start[name]
         return float(_norm(self.moved(name)) / _norm(start)) if start.numel() else 0.0
 
+    def prefix(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens at the latents' positions: fewer if the tokens end before."""
+        return tuple(tokens[: len(self.now[name])])
+
+    def trace(
+        self, text: Sequence[int], image: Sequence[int], moved: tuple[str, ...] = (), log_p: float | None = None
+    ) -> LatentTrace:
+        """Return what a record says of a step, given the tokens of its text and of its first image."""
+        return LatentTrace(
+            moved=moved,
+            text_latents=len(self.now["text"]),
+            image_latents=len(self.now["image"]),
+            flipped_text=_differences(self.prefix("text", text), self.first_text),
+            flipped_image=_differences(self.prefix("image", image), self.first_image),
+            text_shift=self.shift("text"),
+            image_shift=self.shift("image"),
+            log_probability=log_p,
+        )
+
 
 @dataclass(frozen=True)
-class RolledOut:
-    """The prefix tokens that were really used, and the rewards of what came of them."""
+class Update:
+    """One task's part of an update: its latents, the tokens they rolled out, what came of these, and which move."""
 
+    latents: Latents
     text: tuple[int, ...]
-    """At most n_t: fewer where the text ended inside its prefix."""
+    """Prefix tokens that were really used, at most n_t: fewer if the text ended inside its prefix."""
     images: tuple[tuple[int, ...], ...]
     """(M, n_v)."""
     rewards: tuple[float, ...]
     """(M,) in [0, 1]."""
+    moves: tuple[str, ...]
+    """Of "text", "image"."""
+    stream: torch.Generator
+    """For the ablation that moves in a random direction."""
 
 
-def text_log_probability(model: Model, latents: Latents, tokens: Sequence[int]) -> torch.Tensor:
-    """Log p(t | z_text), a scalar."""
-    log_p = model.text_logits(latents.now["text"][: len(tokens)]).log_softmax(-1)  # (n, V)
-    return log_p.gather(-1, torch.tensor(tokens, dtype=torch.long, device=log_p.device)[:, None]).sum()
+def advantages(rewards: Sequence[float]) -> tuple[float, torch.Tensor]:
+    """Return the advantage of the text and of each image, (M,).
+
+    The images of a step are compared with their mean; if all are equal, as with one image, the advantage is R - 1. They
+    share one text, whose advantage is the mean of R - 1: compared with their mean it would always be zero.
+    """
+    values = torch.tensor(rewards)
+    equal = bool((values == values[0]).all())
+    return float(values.mean()) - 1, values - 1 if equal else values - values.mean()
+
+
+def text_log_probability(model: Model, z: torch.Tensor, updates: Sequence[Update]) -> torch.Tensor:
+    """Return log p(t | z_text) of each task, (B,), from all text latents (N, d)."""
+    parts = _split(z, [len(update.latents.now["text"]) for update in updates])
+    read = torch.cat([part[: len(update.text)] for part, update in zip(parts, updates, strict=True)])  # (N', d)
+    tokens = torch.tensor([token for update in updates for token in update.text], dtype=torch.long, device=z.device)
+    log_p = model.text_logits(read).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]  # (N',)
+    return torch.stack([part.sum() for part in _split(log_p, [len(update.text) for update in updates])])
 
 
 def image_log_probability(
-    model: Model, latents: Latents, drawings: Sequence[Sequence[int]], config: SearchConfig
-) -> torch.Tensor:
-    """Log p(v | z_image) of each drawing, (M,), under the distribution that was sampled from."""
-    logits = model.image_logits(latents.now["image"], config.guidance)  # (n, V)
-    log_p = (logits / config.temperature).log_softmax(-1)
-    tokens = torch.tensor(drawings, dtype=torch.long, device=log_p.device)  # (M, n)
-    return log_p.expand(len(drawings), -1, -1).gather(-1, tokens[..., None]).sum((1, 2))
-
-
-def assign_credit(rewards: Sequence[float]) -> tuple[float, torch.Tensor]:
-    """Credit of the text and of each drawing, (M,).
-
-    Drawings of one step are compared with their mean; where all are equal, as with one drawing, they get R - 1. They
-    share one text, whose credit is the mean of R - 1: compared with their mean it would always be zero.
-    """
-    values = torch.tensor(rewards)
-    compared = values - values.mean()
-    equal = bool((values == values[0]).all())
-    return float(values.mean()) - 1, values - 1 if equal else compared
+    model: Model, z: torch.Tensor, updates: Sequence[Update], sampling: SamplingParams
+) -> list[torch.Tensor]:
+    """Return log p(v | z_image) of each task's images, B of (M,), under the distribution that was sampled from."""
+    logits = model.image_logits(z, sampling.guidance)  # (N, V)
+    log_p = (logits / sampling.temperature).log_softmax(-1)
+    parts = _split(log_p, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
+    found: list[torch.Tensor] = []
+    for part, update in zip(parts, updates, strict=True):
+        tokens = torch.tensor(update.images, dtype=torch.long, device=z.device)  # (M, n)
+        found.append(part.expand(len(tokens), -1, -1).gather(-1, tokens[..., None]).sum((1, 2)))
+    return found
 
 
 def take_step(
-    model: Model, latents: Latents, seen: RolledOut, moves: Sequence[str], config: SearchConfig, stream: torch.Generator
-) -> float:
-    """Move the latents named in ``moves`` by one Adam step, in place.
+    model: Model, updates: Sequence[Update], settings: MilrSettings, sampling: SamplingParams
+) -> list[float | GradientError]:
+    """Move the latents of many tasks by one Adam step each, in place: one computation for all, equal to one by one.
 
     Returns:
-        log p(t, v | z) before the step, averaged over the drawings.
-
-    Raises:
-        GradientError: The gradient is not finite; the latents are as before.
+        For each task log p(t, v | z) before the step, averaged over its images; or the error, its latents untouched, if
+        its gradient is not finite.
     """
-    rule = CREDITS[config.credit]
-    text_credit, image_credits = assign_credit(seen.rewards)
-    text = text_log_probability(model, latents, seen.text)
-    images = image_log_probability(model, latents, seen.images, config)
-    distance = sum((latents.now[name] - latents.start[name]).square().sum() for name in latents.now)
-    gain = text_credit * text + (image_credits.to(images.device) * images).mean()
-    loss = -rule.weight * gain + config.l2 * distance
-    chosen = [name for name in moves if latents.now[name].numel()]
-    # A strategy may name a modality that has no latents: then nothing moves.
-    gradients = torch.autograd.grad(loss, [latents.now[name] for name in chosen]) if chosen else ()
-    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-        raise GradientError("the policy gradient is not finite")
-    for name, gradient in zip(chosen, gradients, strict=True):
-        value = latents.now[name]
-        before = value.detach().clone()
-        value.grad = gradient
-        latents.adam[name].step()
-        if rule.random_direction:
-            step = value.detach() - before
-            direction = torch.randn(step.shape, generator=stream).to(step.device)
-            value.data = before + direction * (_norm(step) / _norm(direction))
-    return (text + images.mean()).item()
+    rule = GRADIENTS[settings.gradient]
+    z, z0 = _join(updates)  # {"text": (N, d), "image": (N, 2, d)}
+    text = text_log_probability(model, z["text"], updates)  # (B,)
+    images = image_log_probability(model, z["image"], updates, sampling)  # B of (M,)
+    # The sum over tasks: no task's gradient depends on another's.
+    gain = torch.zeros((), device=text.device)
+    for log_p_text, log_p_images, update in zip(text, images, updates, strict=True):
+        text_advantage, image_advantages = advantages(update.rewards)
+        gain = gain + text_advantage * log_p_text + (image_advantages.to(text.device) * log_p_images).mean()
+    distance = torch.stack([(z[name] - z0[name]).square().sum() for name in z]).sum()
+    loss = -rule.weight * gain + settings.l2 * distance
+    finite = _descend(loss, z, updates, settings)
+    log_p = to_numbers(torch.stack([one + many.mean() for one, many in zip(text, images, strict=True)]).detach())
+    return [
+        value if fine else GradientError("the policy gradient is not finite")
+        for value, fine in zip(log_p, finite, strict=True)
+    ]
+
+
+def take_steps(
+    model: Model, updates: Sequence[Update], settings: MilrSettings, sampling: SamplingParams
+) -> list[float | GradientError]:
+    """Call `take_step` on parts of any number of updates, so that the logits of a part fit into memory.
+
+    A model that promises that a task never depends on its neighbours gets them one by one: in half precision the rows
+    of a matrix product depend on how many there are.
+    """
+    done: list[float | GradientError] = []
+    while len(done) < len(updates):
+        part = [updates[len(done)]]
+        rows = len(part[0].latents)
+        for update in updates[len(done) + 1 :]:
+            rows += len(update.latents)
+            if model.deterministic or rows > _ROWS_AT_ONCE:
+                break
+            part.append(update)
+        done += take_step(model, part, settings, sampling)
+    return done
+
+
+def _join(updates: Sequence[Update]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return z and z0 of all tasks by modality; what some task moves carries a gradient."""
+    z = {name: torch.cat([update.latents.now[name] for update in updates]) for name in MODALITIES}
+    z0 = {name: torch.cat([update.latents.start[name] for update in updates]) for name in MODALITIES}
+    for name, value in z.items():
+        value.requires_grad_(bool(value.numel()) and any(name in update.moves for update in updates))
+    return z, z0
+
+
+def _descend(
+    loss: torch.Tensor, z: Mapping[str, torch.Tensor], updates: Sequence[Update], settings: MilrSettings
+) -> list[bool]:
+    """Take one Adam step on the latents that move; return for each task whether its gradient was finite."""
+    moving = [name for name, value in z.items() if value.requires_grad]
+    gradients = torch.autograd.grad(loss, [z[name] for name in moving]) if moving else ()
+    split = {
+        name: _split(gradient, [len(update.latents.now[name]) for update in updates])
+        for name, gradient in zip(moving, gradients, strict=True)
+    }
+    finite = [
+        all(bool(split[name][place].isfinite().all()) for name in moving if name in update.moves)
+        for place, update in enumerate(updates)
+    ]
+    for name in moving:
+        chosen = [place for place, update in enumerate(updates) if finite[place] and name in update.moves]
+        movers = [(updates[place], split[name][place]) for place in chosen if len(split[name][place])]
+        _step([update for update, _ in movers], [gradient for _, gradient in movers], name, settings)
+    return finite
+
+
+def _step(updates: Sequence[Update], gradients: Sequence[torch.Tensor], name: str, settings: MilrSettings) -> None:
+    values = [update.latents.now[name] for update in updates]
+    moments = [update.latents.moments[name] for update in updates]
+    before = [value.clone() for value in values]
+    with torch.no_grad():
+        adam(
+            values,
+            list(gradients),
+            [one.mean for one in moments],
+            [one.square for one in moments],
+            [],
+            [one.steps for one in moments],
+            lr=settings.learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.0,
+            amsgrad=False,
+            maximize=False,
+        )
+    if GRADIENTS[settings.gradient].random_direction:
+        for update, value, start in zip(updates, values, before, strict=True):
+            step = value - start
+            direction = torch.randn(step.shape, generator=update.stream).to(step.device)
+            value.copy_(start + direction * (_norm(step) / _norm(direction)))
+
+
+def _split(tensor: torch.Tensor, sizes: list[int]) -> Sequence[torch.Tensor]:
+    """Return the tensor's parts, of so many rows each."""
+    split: Any = cast("Any", tensor).split
+    return split(sizes)
 
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.square().sum().sqrt()
+
+
+def _differences(now: Sequence[int], first: Sequence[int]) -> int:
+    """Count places that differ; places that only one of them has count too."""
+    return sum(a != b for a, b in zip(now, first, strict=False)) + abs(len(now) - len(first))

@@ -18,37 +18,31 @@ counts as its share; each look counts as a call of the reward.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 
-from milr.config import SearchConfig
-from milr.methods.runner import Row, Script, run_scripts
-from milr.models.base import Model
-from milr.rewards.base import Reward
-from milr.types import StepRecord, Task, rank
+from milr.methods.context import Requests, TaskContext
+from milr.settings import StepSettings
+from milr.types import rank
 
 SCHEDULE = (0.25, 0.5, 0.75)
 
 
-def parm(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
+def parm(ctx: TaskContext[StepSettings]) -> Requests:
     """Begin drawings from one greedy text for as long as the budget of K + 1 holds a whole one; finish the promising.
 
     A reward of 0 or 1 finds nothing in a partial picture that is not right already: with it this is best of N.
     """
-    return run_scripts(_finish_the_promising, tasks, model, reward, config)
-
-
-def _finish_the_promising(row: Row) -> Script:
-    shown: dict[float, list[float]] = defaultdict(list)  # look -> values of what was clear there first
-    yield from row.think()
-    while row.left >= 1:
+    budget = ctx.own.steps + 1
+    shown: dict[float, list[float]] = defaultdict(list)  # share drawn -> values of what was clear there first
+    yield from ctx.reason()
+    while budget - ctx.drawings_spent >= 1:
         tokens: tuple[int, ...] = ()
         promising = True
         for share in SCHEDULE:
-            (look,) = yield from row.draw([tokens], until=row.rows(share))
-            tokens, value = look.drawing.tokens, rank(look.score)
+            (image,) = yield from ctx.draw([tokens], until=ctx.tokens_in(share))
+            tokens, value = image.sample.tokens, rank(image.score)
             if value > 0:
                 shown[share].append(value)
                 promising = value >= sum(shown[share]) / len(shown[share])
                 break
-        if promising or row.left < 1:  # where no other can be begun, nothing is saved by leaving this one
-            yield from row.draw([tokens])
+        if promising or budget - ctx.drawings_spent < 1:  # if no other can be begun, leaving this one saves nothing
+            yield from ctx.draw([tokens])

@@ -11,13 +11,11 @@ from its first word.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from milr.config import SearchConfig
-from milr.methods.runner import Look, Row, Script, run_scripts
-from milr.models.base import Model
-from milr.rewards.base import Reward
-from milr.types import Score, StepRecord, Task, rank
+from milr.methods.context import Requests, ScoredImage, TaskContext
+from milr.settings import StepSettings
+from milr.types import Score, rank
 
 _SAYS_NOTHING = frozenset(
     {
@@ -27,23 +25,19 @@ _SAYS_NOTHING = frozenset(
 )
 
 
-def reflection(tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig) -> Iterator[StepRecord]:
-    """Up to K + 1 drawings; each rewrite starts from the text of the best picture so far, the newest of equals."""
-    return run_scripts(_rewrite_what_is_criticised, tasks, model, reward, config)
-
-
-def _rewrite_what_is_criticised(row: Row) -> Script:
-    thought = best_thought = yield from row.think()
-    best: Look | None = None
-    for number in range(row.config.steps + 1):
-        (look,) = yield from row.draw()
-        if best is None or rank(look.score) >= rank(best.score):
-            best, best_thought = look, thought
-        if number < row.config.steps:
+def reflection(ctx: TaskContext[StepSettings]) -> Requests:
+    """Draw up to K + 1 images; each rewrite starts from the text of the best image so far, the newest of equals."""
+    text = best_text = yield from ctx.reason()
+    best: ScoredImage | None = None
+    for number in range(ctx.own.steps + 1):
+        (image,) = yield from ctx.draw()
+        if best is None or rank(image.score) >= rank(best.score):
+            best, best_text = image, text
+        if number < ctx.own.steps:
             critique = best.score.explanation if isinstance(best.score, Score) else ""
-            tokens = best_thought.reasoning.tokens
-            kept = tokens[: find_criticised(row.model.spell(tokens), critique)]
-            thought = yield from row.think(kept, sampled=True, critique=critique)
+            tokens = best_text.reasoning.tokens
+            prefix = tokens[: find_criticised(ctx.model.spell(tokens), critique)]
+            text = yield from ctx.reason(prefix, sampled=True, critique=critique)
 
 
 def find_criticised(pieces: Sequence[str], critique: str) -> int:

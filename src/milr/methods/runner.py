@@ -1,239 +1,250 @@
-"""One loop for every method that is not the search: rows in lockstep, each led by a script of its own.
+"""One runner for every method: it serves the requests of many tasks in batches.
 
-A script is a generator that asks for a text (`Row.think`) or for drawings (`Row.draw`) and goes on with the answer; it
-reads as the method's idea for one task. The loop answers all rows at once, so every method is batched, refilled,
-stopped, counted and recorded alike.
+It admits tasks, refills places, stops, counts, and yields one record per step; while a reward waits on a network, the
+other half of the tasks is decoded.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import cycle
+from typing import Any, Self
 
-import torch
+from milr.errors import MilrError
+from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, TaskContext
+from milr.methods.latents import Update, take_steps
+from milr.methods.queue import Listed, TaskQueue
+from milr.models.base import ImageRequest, Model, TextRequest
+from milr.rewards.base import Reward, WaitingReward, begin_scoring
+from milr.settings import MilrSettings, RunSettings, Settings
+from milr.types import Finished, StepRecord, Task, find_final, is_met
 
-from milr.config import SearchConfig
-from milr.decode.sampling import number_keys, open_stream
-from milr.models.base import ImageRequest, Model, TextOutput
-from milr.rewards.base import Reward, begin_scoring
-from milr.types import ImageSample, Reasoning, Score, StepRecord, Task, Unscored, find_final, is_met, rank
-
-
-@dataclass(frozen=True)
-class Think:
-    """Ask for a text."""
-
-    prefix: tuple[int, ...]
-    """Token ids that it begins with."""
-    sampled: bool
-    """At temperature 1; else greedy."""
-    critique: str
-    """What was wrong with an earlier picture."""
+Group = list[TaskContext[Any]]
 
 
-@dataclass(frozen=True)
-class Look:
-    """A drawing, partial or whole, and what the reward says of its picture."""
+class Runner(Iterator[StepRecord]):
+    """Leads tasks through a method until each is met, has spent a limit, or its method ends; iterate over its records.
 
-    drawing: ImageSample
-    score: Score | Unscored
+    Records of all tasks come interleaved, those of a task in order; the last one of a task says why it finished. Once
+    the reward scores nothing any more, or a total limit is reached, tasks in progress end with their best image so far
+    and no other begins.
+    """
 
-
-Script: TypeAlias = Generator[Think | list[ImageRequest], Any, None]
-"""What leads a row; it ends behind a whole drawing."""
-
-
-class Row:
-    """One task under way, as its script sees it."""
+    stopped: str | None = None
+    """Why the whole run was stopped before all tasks were finished; None if it was not."""
 
     def __init__(
-        self, task: Task, index: int, key: str, model: Model, config: SearchConfig, script: Callable[[Row], Script]
+        self, method: Method, tasks: Iterable[Task] | TaskQueue, model: Model, reward: Reward, settings: Settings
     ) -> None:
-        """Take the task's place in the list, the key of its random streams, and the script that leads it."""
-        self.task, self.index, self.key, self.model, self.config = task, index, key, model, config
-        (self.row,) = model.start([task])
-        """The model's memory of the task."""
-        self.reasoning: Reasoning | None = None
-        """The newest text; None draws from the prompt alone."""
-        self.best: tuple[Look, int] | None = None
-        """The best whole picture, the first of equals, and its step."""
-        self.step = self.tokens_spent = self.reward_calls = 0
-        self._total = model.capabilities.image_tokens
-        self._texts = self._requests = self._decoded = 0  # texts sampled, drawings asked for, image tokens decoded
-        self._script = script(self)
-        self.asked: Think | list[ImageRequest] | None = next(self._script)
-
-    @property
-    def drawings_spent(self) -> float:
-        """Image tokens decoded, over those of a whole drawing: a partial drawing counts as its share."""
-        return self._decoded / self._total
-
-    @property
-    def left(self) -> float:
-        """Drawings that the budget of K + 1 still holds."""
-        return self.config.steps + 1 - self.drawings_spent
-
-    def think(
-        self, prefix: Sequence[int] = (), *, sampled: bool = False, critique: str = ""
-    ) -> Generator[Think, TextOutput, TextOutput]:
-        """A new text, which following drawings follow."""
-        thought = yield Think(tuple(prefix), sampled, critique)
-        self.reasoning = thought.reasoning
-        self.tokens_spent += len(thought.written) - len(prefix)
-        return thought
-
-    def draw(
-        self, begun: Sequence[Sequence[int | None]] = ((),), until: int | None = None
-    ) -> Generator[list[ImageRequest], list[Look], list[Look]]:
-        """Drawings after the newest text, looked at by the reward.
+        """Prepare; nothing is computed before the first record is asked for.
 
         Args:
-            begun: For each drawing the tokens that are given, in raster order; None, and what follows, is drawn.
-            until: As in `ImageRequest`: at so many tokens the drawings stay partial, and no record is made of them.
+            method: From `milr.methods.load_method`.
+            tasks: Any iterable, or a `TaskQueue`, which may have nothing at the moment.
+            model: Reasons and draws.
+            reward: Scores images in [0, 1].
+            settings: Of that method: `model.settings(method.name, ...)`.
         """
-        requests: list[ImageRequest] = []
-        for tokens in begun:
-            # Drawing n has the numbers of a search's step n, so that methods which draw alike draw the same pictures.
-            stream = open_stream(self.config.seed, self.key, 0, self._requests)
-            self._requests += 1
-            requests.append(ImageRequest(self.row, self.reasoning, stream, tokens=tokens, until=until))
-        looks = yield requests
-        return looks
+        self.method, self.model, self.reward, self.settings = method, model, reward, settings
+        self._source = tasks if isinstance(tasks, TaskQueue) else Listed(tasks)
+        self._cancelled: set[int] = set()
+        self._seen: Counter[str] = Counter()  # task keys
+        self._begun = 0
+        self._ended = (0.0, 0, 0.0)  # drawings, reward calls and cost of finished tasks
+        self._records = self._run()
 
-    def rows(self, share: float) -> int:
-        """Image tokens in that share of the raster's rows: at least one row, and never all."""
-        side = math.isqrt(self._total)
-        return side * min(max(round(share * side), 1), side - 1)
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
 
-    def answer(self, answer: TextOutput | list[Look]) -> None:
-        """Hand the script what it asked for; `asked` is then its next wish, None at its end."""
-        try:
-            self.asked = self._script.send(answer)
-        except StopIteration:
-            self.asked = None
+    def __next__(self) -> StepRecord:
+        """Return the next record."""
+        return next(self._records)
 
-    def open_text_stream(self) -> torch.Generator:
-        """A stream for the next sampled text."""
-        self._texts += 1
-        return open_stream(self.config.seed, self.key, 0, self._texts - 1, "text")
+    def cancel(self, index: int) -> None:
+        """End a task at its next record, with its best image so far; a task that has not begun is left out.
 
-    def count(self, requests: Sequence[ImageRequest], looks: Sequence[Look]) -> None:
-        """Count what was drawn: given tokens at the beginning are read, not decoded, and given ones not sampled."""
-        self.reward_calls += len(looks)
-        for request, look in zip(requests, looks, strict=True):
-            leading = next((i for i, token in enumerate(request.tokens) if token is None), len(request.tokens))
-            self._decoded += len(look.drawing.tokens) - leading
-            self.tokens_spent += len(look.drawing.tokens) - sum(token is not None for token in request.tokens)
+        May be called from another thread.
+        """
+        self._cancelled.add(index)
 
-    def record(self, reasoning: Reasoning | None, looks: Sequence[Look], seconds: float) -> StepRecord:
-        """The record of a step's whole drawings and the text that they follow; its script has gone on, or ended."""
-        for look in looks:
-            if self.best is None or rank(look.score) > rank(self.best[0].score):
-                self.best = (look, self.step)
-        assert self.best is not None
-        best, best_step = self.best
-        finished: Literal["met", "out of steps", "unscored"] | None = None
-        notes: tuple[str, ...] = ()
-        if is_met(best.score, self.config.stop_at):
-            finished = "met"
-        elif lost := find_final(look.score for look in looks):
-            finished, notes = "unscored", (f"ended with the best so far: {lost}",)
-        elif self.asked is None:
-            finished = "out of steps"
-        self.step += 1
-        return StepRecord(
-            task=self.task,
-            index=self.index,
-            step=self.step - 1,
-            moved=(),
-            reasoning=reasoning or Reasoning("", ()),
-            drawings=tuple(look.drawing for look in looks),
-            scores=tuple(look.score for look in looks),
-            best=best.drawing,
-            best_score=best.score,
-            best_step=best_step,
-            text_latents=0,
-            image_latents=0,
-            flipped_text=0,
-            flipped_image=0,
-            text_shift=0.0,
-            image_shift=0.0,
-            log_probability=None,
-            drawings_spent=self.drawings_spent,
-            tokens_spent=self.tokens_spent,
-            reward_calls=self.reward_calls,
-            seconds=seconds,
-            finished=finished,
-            notes=notes,
-        )
+    def close(self) -> None:
+        """Give up what is in progress."""
+        self._records.close()
+
+    def _run(self) -> Generator[StepRecord]:
+        self._started = time.monotonic()
+        size, places = self._source.size if isinstance(self._source, Listed) else None, self.settings.run.batch_size
+        places = places if size is None else min(places, size)
+        count = 2 if isinstance(self.reward, WaitingReward) and places > 1 else 1
+        groups: list[Group] = [[] for _ in range(count)]
+        scoring: list[Callable[[], list[list[ScoredImage]]] | None] = [None] * count
+        for place in cycle(range(count)):
+            group = groups[place]
+            if wait := scoring[place]:
+                yield from self._conclude(groups, group, wait())
+            self._admit(group, -(-places // count), wait=not any(groups))
+            if not any(groups):
+                return
+            scoring[place] = self._serve(group) if group else None
+
+    def _admit(self, group: Group, places: int, *, wait: bool) -> None:
+        """Fill free places with waiting tasks; with nothing in progress, wait for one."""
+        new: list[tuple[Task, int, str]] = []
+        while len(group) + len(new) < places and self.stopped is None:
+            try:
+                task = self._source.take(wait=wait and not new)
+            except StopIteration:
+                break
+            if task is None:
+                break
+            index, key = self._begun, task.key
+            self._begun += 1
+            repeat = self._seen[key]
+            self._seen[key] += 1  # the same task twice has random streams of its own the second time
+            if index not in self._cancelled:
+                new.append((task, index, f"{key}#{repeat}" if repeat else key))
+        states = self.model.start([task for task, _, _ in new])
+        for (task, index, key), state in zip(new, states, strict=True):
+            group.append(TaskContext(task, index, key, state, self.model, self.settings, self.method))
+
+    def _serve(self, group: Group) -> Callable[[], list[list[ScoredImage]]]:
+        """Serve updates and texts until every task asks for images, draw these, and begin to score them.
+
+        Returns:
+            A call that waits for the scores and returns each task's images.
+        """
+        while True:
+            if updates := [ctx for ctx in group if isinstance(ctx.request, Update)]:
+                self._update(updates)
+            elif texts := [(ctx, ctx.request) for ctx in group if isinstance(ctx.request, TextRequest)]:
+                outputs = self.model.reason([request for _, request in texts])
+                for (ctx, _), output in zip(texts, outputs, strict=True):
+                    ctx.answer(output)
+            else:
+                break
+        asked = [_cut(ctx, self.settings.run) for ctx in group]
+        outputs = self.model.draw([one for requests in asked for one in requests], self.settings.sampling)
+        tasks = [ctx.task for ctx, requests in zip(group, asked, strict=True) for _ in requests]
+        wait = begin_scoring(self.reward, [output.sample.image for output in outputs], tasks)
+
+        def finish() -> list[list[ScoredImage]]:
+            scored = (ScoredImage(one.sample, score, one.hidden) for one, score in zip(outputs, wait(), strict=True))
+            return [[next(scored) for _ in requests] for requests in asked]
+
+        return finish
+
+    def _update(self, group: Group) -> None:
+        own = self.settings.own
+        if not isinstance(own, MilrSettings):
+            raise MethodError(f"the method {self.method.name!r} asks for updates: its settings must be MilrSettings")
+        updates = [ctx.request for ctx in group if isinstance(ctx.request, Update)]
+        for ctx, log_p in zip(group, take_steps(self.model, updates, own, self.settings.sampling), strict=True):
+            ctx.answer(log_p)
+
+    def _conclude(
+        self, groups: Sequence[Group], group: Group, scored: Sequence[list[ScoredImage]]
+    ) -> Iterator[StepRecord]:
+        """Count what a group has drawn, let its methods go on, yield records, and drop the tasks that are over."""
+        lost = find_final(image.score for images in scored for image in images)
+        for ctx, images in zip(group, scored, strict=True):
+            assert isinstance(ctx.request, ImageBatch)
+            ctx.count(ctx.request, images)
+        limit = self._total_limit(groups)
+        self.stopped = self.stopped or lost or limit
+        for ctx, images in zip(list(group), scored, strict=True):
+            batch, fault = ctx.request, None
+            assert isinstance(batch, ImageBatch)
+            try:
+                ctx.answer(images)
+            except MilrError as error:  # of what comes next: the record of what was drawn is still good
+                fault = error
+            finished, notes = self._find_end(ctx, lost, limit)
+            if finished:
+                group.remove(ctx)
+                ctx.close()
+                spent = (ctx.drawings_spent, ctx.reward_calls, ctx.cost)
+                self._ended = (self._ended[0] + spent[0], self._ended[1] + spent[1], self._ended[2] + spent[2])
+            if ctx.best is not None and (batch.whole or finished):
+                yield ctx.record(batch, images if batch.whole else (), finished, notes)
+            if fault is not None:
+                raise fault
+
+    def _find_end(
+        self, ctx: TaskContext[Any], lost: str | None, limit: Finished | None
+    ) -> tuple[Finished | None, list[str]]:
+        """Return why a task is over, if it is, and notes on it."""
+        best, run = None if ctx.best is None else ctx.best[0].score, self.settings.run
+        if best is not None and is_met(best, run.stop_at):
+            return "met", []
+        if lost is not None:
+            return "unscored", [f"ended with the best so far: {lost}"]
+        if ctx.index in self._cancelled:
+            return "cancelled", []
+        if best is not None and (reached := limit or _task_limit(ctx, run)):
+            return reached, []
+        return ("out of steps", []) if ctx.request is None else (None, [])
+
+    def _total_limit(self, groups: Sequence[Group]) -> Finished | None:
+        run = self.settings.run
+        active = [ctx for group in groups for ctx in group]
+        drawings = self._ended[0] + sum(ctx.drawings_spent for ctx in active)
+        calls = self._ended[1] + sum(ctx.reward_calls for ctx in active)
+        cost = self._ended[2] + sum(ctx.cost for ctx in active)
+        spent = (drawings, time.monotonic() - self._started, calls, cost)
+        return _reached(spent, (run.total_drawings, run.total_seconds, run.total_reward_calls, run.total_cost))
 
 
-def run_scripts(
-    script: Callable[[Row], Script], tasks: Sequence[Task], model: Model, reward: Reward, config: SearchConfig
-) -> Iterator[StepRecord]:
-    """Lead each task by a script until its reward is above the stop value or the script ends.
+def _cut(ctx: TaskContext[Any], run: RunSettings) -> Sequence[ImageRequest]:
+    """Return the images that a task asks for, as many as its limits leave room for, at least one."""
+    batch = ctx.request
+    if not isinstance(batch, ImageBatch):
+        raise MethodError(f"a method must end after whole images: {ctx.task.prompt!r} ended after a text")
+    room = [len(batch.images)]
+    if run.max_reward_calls is not None:
+        room.append(run.max_reward_calls - ctx.reward_calls)
+    if run.max_drawings is not None:
+        room.append(int(run.max_drawings - ctx.drawings_spent) if batch.whole else len(batch.images))
+    return batch.images[: max(1, min(room))]
 
-    `config.max_rows` tasks are under way at once; a finished one gives its place to the next. Records are a search's,
-    with no latents. Once the reward scores nothing any more, tasks end with the best so far and no other begins.
+
+def _task_limit(ctx: TaskContext[Any], run: RunSettings) -> Finished | None:
+    spent = (ctx.drawings_spent, ctx.seconds, ctx.reward_calls, ctx.cost)
+    return _reached(spent, (run.max_drawings, run.max_seconds, run.max_reward_calls, run.max_cost))
+
+
+def _reached(spent: Sequence[float], limits: Sequence[float | None]) -> Finished | None:
+    reasons: tuple[Finished, ...] = ("out of drawings", "out of time", "out of reward calls", "out of money")
+    for reason, used, limit in zip(reasons, spent, limits, strict=True):
+        if limit is not None and used >= limit:
+            return reason
+    return None
+
+
+def search(
+    tasks: Iterable[Task] | TaskQueue,
+    model: Model,
+    reward: Reward,
+    settings: Settings | None = None,
+    **changes: object,
+) -> Runner:
+    """Search the latents of each task by the paper's method; iterate over the records.
+
+    ``search(tasks, model, reward)`` needs no settings; ``search(tasks, model, reward, strategy="steer", steps=10)``.
+
+    Args:
+        tasks: Any number, from any iterable.
+        model: Frozen; it reasons and draws.
+        reward: Scores images in [0, 1].
+        settings: Of any method; None takes the model's defaults for the method `milr`.
+        changes: Settings by name, instead of `settings` or on top of it.
+
+    Raises:
+        UsageError: A setting is unknown, not read by the method, or not allowed.
     """
-    started = time.monotonic()
-    waiting = deque(
-        (task, index, key)
-        for index, (task, key) in enumerate(zip(tasks, number_keys(task.key for task in tasks), strict=True))
-    )
-    active: list[Row] = []
-    while waiting or active:
-        while waiting and len(active) < config.max_rows:
-            active.append(Row(*waiting.popleft(), model, config, script))
-        _think(active, model)
-        asked = [row.asked for row in active if isinstance(row.asked, list)]
-        seen = _look(asked, model, reward, config)
-        remaining: list[Row] = []
-        for row, requests, looks in zip(active, asked, seen, strict=True):
-            row.count(requests, looks)
-            whole = requests[0].until is None
-            if find_final(look.score for look in looks):
-                waiting.clear()  # what cannot be scored is not drawn
-            row.answer(looks)
-            finished = None
-            if whole:
-                record = row.record(requests[0].reasoning, looks, time.monotonic() - started)
-                finished = record.finished
-                yield record
-            if finished is None:
-                remaining.append(row)
-        active = remaining
+    from milr.methods import load_method
 
-
-def _think(active: Sequence[Row], model: Model) -> None:
-    """Write texts until every row waits for drawings: the greedy ones together, and the sampled ones."""
-    while wishes := [(row, row.asked) for row in active if isinstance(row.asked, Think)]:
-        for sampled in {asked.sampled for _, asked in wishes}:
-            rows = [(row, asked) for row, asked in wishes if asked.sampled == sampled]
-            thoughts = model.reason(
-                [row.row for row, _ in rows],
-                [asked.prefix for _, asked in rows],
-                streams=[row.open_text_stream() for row, _ in rows] if sampled or model.text_temperature else None,
-                temperature=model.text_temperature or 1.0,
-                critiques=[asked.critique for _, asked in rows],
-            )
-            for (row, _), thought in zip(rows, thoughts, strict=True):
-                row.answer(thought)
-
-
-def _look(
-    asked: Sequence[Sequence[ImageRequest]], model: Model, reward: Reward, config: SearchConfig
-) -> list[list[Look]]:
-    """Draw and score everything that is asked for, in the rows' order."""
-    requests = [request for own in asked for request in own]
-    sketches = model.draw(
-        requests, guidance=config.guidance, temperature=config.temperature, keep=0, sampler=config.sampler
-    )
-    drawings = [sketch.drawing for sketch in sketches]
-    scores = begin_scoring(reward, [drawing.picture for drawing in drawings], [one.row.task for one in requests])()
-    looks = iter([Look(drawing, score) for drawing, score in zip(drawings, scores, strict=True)])
-    return [[next(looks) for _ in own] for own in asked]
+    settings = model.settings("milr", **changes) if settings is None else settings.change(**changes)
+    return Runner(load_method(settings.method), tasks, model, reward, settings)

@@ -29,6 +29,8 @@ class Capabilities:
     """Which hidden states a method may move."""
     passes: Literal[1, 2] = 2
     """1 if the image follows the reasoning in one context, 2 if the image has a prompt of its own."""
+    image_language: Literal["natural", "icons"] = "natural"
+    """What the model's images show: scenes of any kind, or icons on a ground, which the reward `icons` reads."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class ImageOutput:
 
     sample: ImageSample
     hidden: torch.Tensor | None
-    """(n, 2, d) float32: conditional and unconditional state of each of the first n tokens; None if the first tokens came
-    from latents or were given."""
+    """(n, 2, d) float32: conditional and unconditional state of each of the first n tokens; None if the first tokens
+    came from latents or were given."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ class TextRequest:
     prefix: Sequence[int] = ()
     """Token ids that the text begins with."""
     offsets: torch.Tensor | None = None
-    """(n, d) float32, added to the hidden states of the first n tokens before the text head reads them. The hidden states
-    of the answer are the decoder's own. n may be 0."""
+    """(n, d) float32, added to the hidden states of the first n tokens before the text head reads them. The hidden
+    states of the answer are the decoder's own. n may be 0."""
     stream: torch.Generator | None = None
     """Sample from a copy of this random stream, at the model's text temperature or 1; None writes greedily."""
     critique: str = ""
@@ -143,6 +145,8 @@ class Model(Protocol):
     """Temperature at which it was trained to write its reasoning; 0 takes the likeliest token."""
     reads_free_prompts: bool
     """False if prompts must follow the grammar of `milr.tasks`."""
+    deterministic: bool
+    """If true, what a task gets never depends on its neighbours in a batch, in half precision too."""
 
     def settings(self, method: str = "milr", **changes: object) -> Settings:
         """Return a method's settings: the model's defaults with these changes.
