@@ -3,9 +3,10 @@
     python -m bench.compare --model embedded --batch 32 --json bench/results/embedded-32.json
     python -m bench.compare --model janus-1b-random --batch 16 --json bench/results/1b-16.json
     python -m bench.compare --model janus-1b-random --batch 16 --full        # every token, as a check of the sums
+    python -m bench.compare --model janus-tiny-random --tokens 2             # tries out the program
 
-One optimisation step of one drawing is measured: new text behind its latents, a new drawing behind its own, its
-picture. The plain loop (bench/plain.py) does it for one drawing, the engine for a batch. Of a long drawing, some tokens
+One optimisation step of one task is measured: new text after its latents, new image tokens after theirs, and their
+decoding. The plain loop (bench/plain.py) does it for one image, the engine for a batch. Of a long image, some tokens
 at three context lengths are timed and summed (a step's time grows with the context, so by Simpson's rule). The limit
 beside the figures is what this machine's memory and arithmetic allow, measured by the same program (bench/machine.py).
 """
@@ -25,16 +26,18 @@ import torch
 
 from bench.machine import Machine, measure_machine, seconds
 from bench.plain import PlainLoop
-from bench.random_weights import write_janus
+from bench.random_weights import JANUS_SIZES, JanusSize, write_janus_config
 from milr import load_model, tasks_from_prompts
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.sampling import open_stream
 from milr.files import write_text
-from milr.models.base import ImagePrompt, ImageRequest
-from milr.models.janus import Janus, _Manner
+from milr.models.base import ImagePrompt, ImageRequest, TextRequest
+from milr.models.checkpoint import open_checkpoint
+from milr.models.janus import Janus
+from milr.settings import SamplingParams
 
 PROMPT = "a photo of a red apple left of a blue clock"
-GUIDANCE = 5.0
+SAMPLING = SamplingParams(guidance=5.0)
 OPERATORS = 8  # that a profile names
 
 
@@ -42,12 +45,10 @@ OPERATORS = 8  # that a profile names
 class Sizes:
     """Tokens of one optimisation step."""
 
-    asked: int
-    """Of the prompt that asks for the text."""
+    text_prompt: int
     text: int
     text_latents: int
-    told: int
-    """Of the prompt that asks for the drawing."""
+    image_prompt: int
     image: int
     image_latents: int
 
@@ -56,22 +57,22 @@ class FixedPrompts:
     """Stands in for a model's prompts: random token ids of the lengths that Janus-Pro's prompts have."""
 
     ends: frozenset[int] = frozenset()
-    blank = 0
+    padding = 0
 
     def __init__(self, sizes: Sizes, vocabulary: int) -> None:
         """Args: the lengths, and how many token ids there are."""
         self.sizes, self.vocabulary = sizes, vocabulary
 
     def reasoning(self, prompt: str, critique: str = "") -> list[int]:
-        """The same ids for every prompt."""
-        return self._ids(self.sizes.asked, 0)
+        """Return the same ids for every prompt."""
+        return self._ids(self.sizes.text_prompt, 0)
 
-    def drawing(self, prompt: str, reasoning: object) -> list[int]:
-        """The same ids for every text."""
-        return self._ids(self.sizes.told, 1)
+    def image(self, prompt: str, reasoning: object) -> list[int]:
+        """Return the same ids for every text."""
+        return self._ids(self.sizes.image_prompt, 1)
 
     def up_to_end(self, tokens: list[int]) -> list[int]:
-        """No token ends a text."""
+        """Return all of them: no token ends a text."""
         return tokens
 
     def without_end(self, tokens: list[int]) -> list[int]:
@@ -93,41 +94,44 @@ class Bench:
 
     @property
     def prompts(self) -> Any:
-        """The model's, or what stands in for them."""
+        """The model's prompts, or what stands in for them."""
         return self.model.prompts
 
 
-def load_bench(name: str, dtype: str, work: Path) -> Bench:
-    """The embedded model, or Janus-Pro-1B's dimensions with random weights, written to a folder once."""
+def load_embedded(dtype: str) -> Bench:
+    """Load the embedded model; a step has the lengths of one of its prompts."""
     from transformers import JanusForConditionalGeneration
 
-    folder = work / name
-    if name == "embedded":
-        model = cast("Janus", load_model(dtype=dtype))
-        folder = model.folder
-    else:
-        if not (folder / "config.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_janus(folder)
-        model = cast("Janus", load_model(str(folder), dtype=dtype))
-    # The engine's layers are packed; the plain loop gets plain ones and shares all the rest.
-    network: Any = JanusForConditionalGeneration.from_pretrained(folder, dtype=model.network.dtype)
+    model = cast("Janus", load_model(dtype=dtype))
+    network: Any = JanusForConditionalGeneration.from_pretrained(model.folder, dtype=model.network.dtype)
+    (state,) = model.start(tasks_from_prompts([PROMPT]))
+    (output,) = model.reason([TextRequest(state)])
+    text, image = len(output.tokens), model.capabilities.image_tokens
+    text_prompt, image_prompt = model.prompts.reasoning(PROMPT), model.prompts.image(PROMPT, output.reasoning)
+    sizes = Sizes(len(text_prompt), text, text // 5, len(image_prompt), image, image // 50)
+    return _share_weights(model, network, sizes)
+
+
+def load_random(size: JanusSize, dtype: str, text: int = 60) -> Bench:
+    """Make a Janus of that size with random weights; a step has the lengths of Janus-Pro's prompts."""
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "janus-random"
+        write_janus_config(folder, size)
+        model = Janus(folder, dtype=dtype, random=True)
+        # The same random numbers once more.
+        network: Any = open_checkpoint(folder, weights=False).make_network(model.network.dtype)
+    image = model.capabilities.image_tokens
+    sizes = Sizes(180, text, text // 5, 120, image, max(1, image // 50))
+    model.prompts = cast("Any", FixedPrompts(sizes, 700))  # ids that the tokenizer knows
+    return _share_weights(model, network, sizes)
+
+
+def _share_weights(model: Janus, network: Any, sizes: Sizes) -> Bench:
+    """Give the plain loop plain layers, since the engine's are packed; they share all the rest."""
     network.eval().requires_grad_(False)
     network.lm_head, network.model.vqmodel = model.network.lm_head, model.network.model.vqmodel
     network.model.vision_model = network.model.aligner = None
-    if name == "embedded":
-        (row,) = model.start(tasks_from_prompts([PROMPT]))
-        (thought,) = model.reason([row], [()])
-        told = model.prompts.drawing(PROMPT, thought.reasoning)
-        text = len(thought.written)
-        image = model.capabilities.image_tokens
-        sizes = Sizes(len(model.prompts.reasoning(PROMPT)), text, text // 5, len(told), image, image // 50)
-        model.profile = replace(model.profile, max_reasoning_tokens=text)
-    else:
-        sizes = Sizes(asked=180, text=60, text_latents=12, told=120, image=576, image_latents=11)
-        model.profile = replace(model.profile, max_reasoning_tokens=sizes.text)
-        vocabulary = model.network.config.text_config.vocab_size
-        model.prompts = cast("Any", FixedPrompts(sizes, min(vocabulary, 700)))  # ids that the tokenizer knows
+    model.profile = replace(model.profile, max_reasoning_tokens=sizes.text)
     return Bench(model, PlainLoop(network), sizes)
 
 
@@ -146,135 +150,128 @@ def simpson(first: int, last: int, tokens: int) -> list[tuple[int, float]]:
 
 
 def plain_parts(bench: Bench, chunk: int | None) -> list[Part]:
-    """One step of one drawing; `chunk` image tokens at a time, or all of them."""
+    """One step of one task; `chunk` image tokens at a time, or all of them."""
     loop, sizes = bench.plain, bench.sizes
-    asked, told = bench.prompts.reasoning(PROMPT), bench.prompts.drawing(PROMPT, None)[: sizes.told]
-    blank, stream = bench.prompts.blank, torch.Generator().manual_seed(0)
+    text_prompt, image_prompt = bench.prompts.reasoning(PROMPT), bench.prompts.image(PROMPT, None)[: sizes.image_prompt]
+    padding, stream, guidance = bench.prompts.padding, torch.Generator().manual_seed(0), SAMPLING.guidance
     prefix, words = [1] * sizes.image_latents, [9] * sizes.text
     rest = sizes.image - sizes.image_latents
     parts: list[Part] = []
     if chunk is None:
-        parts.append(Part("text", lambda: loop.write(asked, words[: sizes.text_latents], sizes.text), 1))
+        parts.append(Part("text", lambda: loop.write(text_prompt, words[: sizes.text_latents], sizes.text), 1))
         parts.append(
-            Part("image", lambda: loop.draw(*loop.read(told, blank, prefix), rest, GUIDANCE, stream), 1),
+            Part("image", lambda: loop.draw(*loop.read(image_prompt, padding, prefix), rest, guidance, stream), 1),
         )
     else:
         for length, weight in simpson(sizes.text_latents, sizes.text - 1, sizes.text - sizes.text_latents):
-            parts.append(Part("text", lambda n=length: loop.write(asked, words[:n], n + 1), weight))
-        parts.append(Part("image prompt", lambda: loop.read(told, blank, prefix), 1))
+            parts.append(Part("text", lambda n=length: loop.write(text_prompt, words[:n], n + 1), weight))
+        parts.append(Part("image prompt", lambda: loop.read(image_prompt, padding, prefix), 1))
         for length, weight in simpson(sizes.image_latents, sizes.image - chunk - 1, rest - 1):
-            cache, states = loop.read(told, blank, [1] * length)
-            begun = cast("Any", cache)
-            kept = [(layer.keys, layer.values) for layer in begun.layers]
+            cache, states = loop.read(image_prompt, padding, [1] * length)
+            filled = cast("Any", cache)
+            stored = [(layer.keys, layer.values) for layer in filled.layers]
 
-            def draw(cache: Any = begun, kept: Any = kept, states: torch.Tensor = states) -> None:
-                for layer, (keys, values) in zip(cache.layers, kept, strict=True):
+            def draw(cache: Any = filled, stored: Any = stored, states: torch.Tensor = states) -> None:
+                for layer, (keys, values) in zip(cache.layers, stored, strict=True):
                     layer.keys, layer.values = keys, values
-                loop.draw(cache, states, chunk + 1, GUIDANCE, stream)
+                loop.draw(cache, states, chunk + 1, guidance, stream)
 
             parts.append(Part("image", draw, weight / chunk))
-    parts.append(Part("picture", lambda: bench.model._decode_some([[1] * sizes.image]), 1))
+    parts.append(Part("decoding", lambda: bench.model._decode_images([[1] * sizes.image]), 1))
     return parts
 
 
 def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
-    """The same step of a batch of drawings, whose texts have all changed."""
+    """The same step of a batch of tasks, whose texts have all changed."""
     model, sizes = bench.model, bench.sizes
-    tasks = tasks_from_prompts([PROMPT]) * batch
-    rows = model.start(tasks)
-    thoughts = model.reason(rows, [()] * batch)
-    prefix = [thought.written[: sizes.text_latents] for thought in thoughts]
+    states = model.start(tasks_from_prompts([PROMPT]) * batch)
+    texts = model.reason([TextRequest(state) for state in states])
+    rewrites = [
+        TextRequest(state, text.tokens[: sizes.text_latents]) for state, text in zip(states, texts, strict=True)
+    ]
     logits = torch.randn(sizes.image_latents, model.network.config.vq_config.num_embeddings)
     requests = [
-        ImageRequest(row, thought.reasoning, open_stream(0, "speed", place, 0), logits)
-        for place, (row, thought) in enumerate(zip(rows, thoughts, strict=True))
+        ImageRequest(state, text.reasoning, open_stream(0, "bench", place, 0), logits)
+        for place, (state, text) in enumerate(zip(states, texts, strict=True))
     ]
-    manner = _Manner(GUIDANCE, 1.0, 0, "race")
 
     def write() -> None:
-        for row in rows:
-            row.thought = None
-        model.reason(rows, prefix)
+        for state in states:
+            state.text = None
+        model.reason(rewrites)
 
-    def tell() -> list[ImagePrompt]:
-        for row in rows:
-            row.told = None
-        return model._tell(requests)
+    def read_prompts() -> list[ImagePrompt]:
+        for state in states:
+            state.image_prompt = None
+        return model._read_image_prompts(requests)
 
-    told = tell()
-    parts = [Part("text", write, 1), Part("image prompt", tell, 1)]
+    prompts = read_prompts()
+    parts = [Part("text", write, 1), Part("image prompt", read_prompts, 1)]
+    begin = list(zip(requests, prompts, strict=True))
     if chunk is None:
-        parts.append(Part("image", lambda: _draw(model, list(zip(requests, told, strict=True)), manner), 1))
+        parts.append(Part("image", lambda: _draw(model, begin), 1))
     else:
-        begin = [(request, one) for request, one in zip(requests, told, strict=True)]
-        only = sizes.image_latents + 1  # the prefix is read, one token is drawn, none is stepped
-        parts.append(Part("image", lambda: _draw(model, begin, manner, only), 1))
+        only = sizes.image_latents + 1  # the prefix is read, one token is sampled, no step is made
+        parts.append(Part("image", lambda: _draw(model, begin, only), 1))
         rest = sizes.image - sizes.image_latents - 1
         for length, weight in simpson(sizes.image_latents, sizes.image - chunk - 1, rest):
-            whole = _pretend(told[0], sizes.told + length)
+            whole = _pretend(prompts[0], sizes.image_prompt + length)
             some = [(replace(request, prefix=None), whole) for request in requests]
             # What it takes to begin there is taken off: it is not part of a step.
-            parts.append(Part("image", lambda s=some: _draw(model, s, manner, chunk + 1), weight / chunk))
-            parts.append(Part("image", lambda s=some: _draw(model, s, manner, 1), -weight / chunk))
-    parts.append(Part("picture", lambda: model._decode_some([[1] * sizes.image]), batch))
+            parts.append(Part("image", lambda s=some: _draw(model, s, chunk + 1), weight / chunk))
+            parts.append(Part("image", lambda s=some: _draw(model, s, 1), -weight / chunk))
+    parts.append(Part("decoding", lambda: model._decode_images([[1] * sizes.image]), batch))
     return parts
 
 
 @torch.inference_mode()
-def _draw(
-    model: Janus, batch: Sequence[tuple[ImageRequest, ImagePrompt]], manner: _Manner, total: int | None = None
-) -> None:
-    """The image tokens of a batch, fewer than the model's where told."""
-    whole = model.capabilities
-    model.capabilities = replace(whole, image_tokens=total or whole.image_tokens)
-    try:
-        model._draw(batch, manner)
-    finally:
-        model.capabilities = whole
+def _draw(model: Janus, batch: Sequence[tuple[ImageRequest, ImagePrompt]], total: int | None = None) -> None:
+    """Sample the image tokens of a batch, so many of each image or all."""
+    model._draw([(replace(request, until=total), prompt) for request, prompt in batch], SAMPLING)
 
 
-def _pretend(told: ImagePrompt, length: int) -> ImagePrompt:
-    """As if that many tokens had been read: the numbers do not matter, where they lie does."""
+def _pretend(prompt: ImagePrompt, length: int) -> ImagePrompt:
+    """Return a prompt as if that many tokens had been read: its numbers do not matter, its size does."""
 
-    def stretch(kept: CachedPrefix) -> CachedPrefix:
-        part = torch.cat(kept.parts, dim=-2)
+    def stretch(prefix: CachedPrefix) -> CachedPrefix:
+        part = torch.cat(prefix.parts, dim=-2)
         repeats = -(-length // part.shape[-2])
-        return CachedPrefix((part.repeat(1, 1, 1, repeats, 1)[..., :length, :],), kept.last)
+        return CachedPrefix((part.repeat(1, 1, 1, repeats, 1)[..., :length, :],), prefix.last)
 
-    return ImagePrompt(told.ids, stretch(told.conditional), stretch(told.unconditional))
+    return ImagePrompt(prompt.ids, stretch(prompt.conditional), stretch(prompt.unconditional))
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one drawing's step, by part."""
+    """Seconds of one task's step, by part."""
 
     text: float
-    drawing: float
-    picture: float
+    image: float
+    decoding: float
 
     @property
     def step(self) -> float:
         """All of it."""
-        return self.text + self.drawing + self.picture
+        return self.text + self.image + self.decoding
 
 
-def time_parts(parts: Sequence[Part], drawings: int) -> Times:
-    """Run every part once; seconds a drawing."""
-    spent = {"text": 0.0, "image prompt": 0.0, "image": 0.0, "picture": 0.0}
+def time_parts(parts: Sequence[Part], batch: int) -> Times:
+    """Run every part once; seconds per image of the batch."""
+    spent = {"text": 0.0, "image prompt": 0.0, "image": 0.0, "decoding": 0.0}
     for part in parts:
-        # Pictures are decoded one by one: one is timed, the weight says how many there are.
-        spent[part.name] += part.weight * seconds(part.work) / drawings
-    return Times(spent["text"], spent["image prompt"] + spent["image"], spent["picture"])
+        # Images are decoded one by one: one is timed, the weight says how many there are.
+        spent[part.name] += part.weight * seconds(part.work) / batch
+    return Times(spent["text"], spent["image prompt"] + spent["image"], spent["decoding"])
 
 
 def middle(times: Sequence[Times]) -> Times:
     """The median of each part."""
-    return Times(*(median(getattr(one, name) for one in times) for name in ("text", "drawing", "picture")))
+    return Times(*(median(getattr(one, name) for one in times) for name in ("text", "image", "decoding")))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a step of one drawing takes."""
+    """What a step of one task takes."""
 
     tokens: float
     bytes: float
@@ -293,7 +290,7 @@ def weights_of(bench: Bench) -> tuple[int, int, int]:
 
 
 def engine_work(bench: Bench, batch: int) -> list[Work]:
-    """The passes of one step, all drawings of the batch together: what the limit is computed from.
+    """The passes of one step, all images of the batch together: what the limit is computed from.
 
     Each pass takes the longer of two times: to stream the weights and the cache, and to multiply.
     """
@@ -310,12 +307,12 @@ def engine_work(bench: Bench, batch: int) -> list[Work]:
             operations=rows * (tokens * (2 * layers + wide * (before + tokens / 2)) + 2 * head),
         )
 
-    text = [one(batch, sizes.text_latents, sizes.asked, text_head)]
-    text += [one(batch, 1, sizes.asked + n, text_head) for n in range(sizes.text_latents, sizes.text - 1)]
-    drawing = [one(batch, sizes.told, 0, 0), one(batch, 1, sizes.told - 1, 0)]
-    drawing.append(one(2 * batch, sizes.image_latents, sizes.told, image_head))
+    text = [one(batch, sizes.text_latents, sizes.text_prompt, text_head)]
+    text += [one(batch, 1, sizes.text_prompt + n, text_head) for n in range(sizes.text_latents, sizes.text - 1)]
+    image = [one(batch, sizes.image_prompt, 0, 0), one(batch, 1, sizes.image_prompt - 1, 0)]
+    image.append(one(2 * batch, sizes.image_latents, sizes.image_prompt, image_head))
     places = range(sizes.image_latents, sizes.image - 1)
-    return [*text, *drawing, *(one(2 * batch, 1, sizes.told + n, image_head) for n in places)]
+    return [*text, *image, *(one(2 * batch, 1, sizes.image_prompt + n, image_head) for n in places)]
 
 
 def limit(passes: Sequence[Work], machine: Machine) -> float:
@@ -328,8 +325,8 @@ def count_plain(bench: Bench) -> Work:
     sizes, decoder = bench.sizes, bench.model.engine.decoder
     item = decoder.like.element_size()
     layers, text_head, image_head = weights_of(bench)
-    lengths = [sizes.asked + n for n in range(sizes.text_latents, sizes.text)]
-    begin, end = sizes.told + sizes.image_latents, sizes.told + sizes.image - 1
+    lengths = [sizes.text_prompt + n for n in range(sizes.text_latents, sizes.text)]
+    begin, end = sizes.image_prompt + sizes.image_latents, sizes.image_prompt + sizes.image - 1
     tokens = sum(lengths) + 2 * end
     read = 2 * decoder.token_bytes * (begin + 3 * sum(range(begin + 1, end + 1)))
     passes = item * (len(lengths) * (layers + text_head) + (end - begin + 1) * (layers + image_head))
@@ -345,7 +342,7 @@ def compare(bench: Bench, batch: int, machine: Machine, chunk: int | None, repea
     slow, fast = middle([one for one, _ in times]), middle([one for _, one in times])
     passes = engine_work(bench, batch)
     floor = limit(passes, machine) / batch
-    kept = replace(fast, text=0.0)  # the text did not change: its prompt's reading falls away too, but is left in
+    unchanged = replace(fast, text=0.0)  # the image prompt would not be read again either, but that is left in
     return {
         "batch": batch,
         "repeats": repeats,
@@ -359,10 +356,10 @@ def compare(bench: Bench, batch: int, machine: Machine, chunk: int | None, repea
             "bytes": sum(one.bytes for one in passes) / batch,
         },
         "limit": floor,
-        "over_limit": (fast.text + fast.drawing) / floor,
-        "ratio_drawing": (slow.drawing + slow.picture) / (fast.drawing + fast.picture),
+        "over_limit": (fast.text + fast.image) / floor,
+        "ratio_image": (slow.image + slow.decoding) / (fast.image + fast.decoding),
         "ratio_step": slow.step / fast.step,
-        "ratio_step_text_kept": slow.step / kept.step,
+        "ratio_step_text_unchanged": slow.step / unchanged.step,
         "ratio_spread": [round(a.step / b.step, 3) for a, b in times],
     }
 
@@ -370,7 +367,7 @@ def compare(bench: Bench, batch: int, machine: Machine, chunk: int | None, repea
 def profile(bench: Bench, batch: int, chunk: int | None) -> dict[str, float]:
     """Where the engine's image tokens go: each torch operator's own share of the thread's time, largest first.
 
-    The pass is the one in the middle of a drawing, where it is timed in pieces; else a whole drawing.
+    The pass is the one in the middle of an image if it is timed in pieces, else a whole image.
     """
     work = max((one for one in engine_parts(bench, batch, chunk) if one.name == "image"), key=lambda one: one.weight)
     work.work()
@@ -386,22 +383,28 @@ def _plain_figures(work: Work) -> dict[str, float]:
     return {"tokens": work.tokens, "bytes": work.bytes}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure one or more batches and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["embedded", "janus-1b-random"], default="embedded")
+    sizes = {f"{name}-random": size for name, size in JANUS_SIZES.items()}
+    parser.add_argument("--model", choices=["embedded", *sizes], default="embedded")
+    parser.add_argument("--layers", type=int, help="of a random model, in place of its size's own")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--text", type=int, default=60, help="text tokens of a random model")
     parser.add_argument("--tokens", type=int, default=32, help="image tokens that are timed at each context length")
     parser.add_argument("--full", action="store_true", help="time every token")
     parser.add_argument("--profile", action="store_true", help="say as well where the engine's time goes")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="where random weights lie")
     parser.add_argument("--json", type=Path, help="a file to write as well")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     torch.set_num_threads(given.threads)
-    bench = load_bench(given.model, given.dtype, given.work)
+    if given.model == "embedded":
+        bench = load_embedded(given.dtype)
+    else:
+        size = sizes[given.model]
+        bench = load_random(replace(size, layers=given.layers or size.layers), given.dtype, given.text)
     machine = measure_machine(bench.model.network.dtype)
     # A small model's whole step takes seconds: nothing has to be summed from pieces.
     chunk = None if given.full or given.model == "embedded" else given.tokens

@@ -181,7 +181,7 @@ def write_weights(folder: Path, size: str) -> None:
     from bench.random_weights import large_clip, tiny_clip, write_clip, write_detector
     from milr.convert.geneval_detector import make_config
     from milr.rewards.geneval.known_answers import tiny_config
-    from milr.rewards.geneval.reward import CLIP, DETECTOR
+    from milr.rewards.geneval.weights import CLIP, DETECTOR
 
     write_detector(folder / DETECTOR.name, tiny_config() if size == "tiny" else make_config(), sees=SEEN)
     write_clip(folder / CLIP.name, tiny_clip() if size == "tiny" else large_clip())

@@ -2,8 +2,8 @@
 
     python -m bench.scaling --json bench/results/scaling.json
 
-Whole searches of the embedded model at a fixed batch size, each in a process of its own, so that each peak is its own. All
-drawings are cut short.
+Whole searches of the embedded model at a fixed batch size, each in a process of its own, so that each peak is its own.
+All drawings are cut short.
 """
 
 from __future__ import annotations
