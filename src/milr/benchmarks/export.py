@@ -19,7 +19,7 @@ from milr.files import PART
 from milr.registry import find
 from milr.runs import Manifest, Run
 
-_SAME = ("benchmark", "method", "model", "reward", "config", "images_per_prompt")
+_SAME = ("benchmark", "method", "model", "reward", "settings", "images_per_prompt")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
             written.add(picture)
             places.add(place)
             picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(task.folder / task.answer.drawing.picture, picture)
+            shutil.copyfile(task.folder / task.answer.image.file, picture)
             for path, text in made.describe(task.task, place).items():
                 (building / path).write_text(text, encoding="utf-8")
     if not written:

@@ -1,8 +1,10 @@
-"""A benchmark's run: chosen tasks, a method, a reward, a judge, into a run folder that can be resumed."""
+"""A benchmark's run: chosen tasks, a method, a reward, an evaluator, into a run folder that can be resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +15,27 @@ from milr.benchmarks import load_benchmark
 from milr.benchmarks.base import Benchmark, Table
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise_runs
-from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.methods import METHODS, POOLED, load_method
-from milr.models import load_model
+from milr.methods.runner import Runner
+from milr.models import find_model, load_model, read_capabilities
 from milr.models.base import Model
 from milr.models.hub import HubAccess
 from milr.registry import find
 from milr.rewards import check_reward, load_reward, needs_model
 from milr.rewards.base import Reward
 from milr.rewards.icons.golden import check_scorer
-from milr.runs import Manifest, RunError, RunWriter, check_folder, read_manifest, read_run
+from milr.runs import Manifest, RunError, RunWriter, check_folder, check_resumable, read_manifest, read_run
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
-from milr.types import StepRecord, Task
+from milr.settings import Settings, make_settings
+from milr.types import Finished, StepRecord, Task
 
 if TYPE_CHECKING:
-    from milr.methods import Method
+    from milr.methods.context import Method
     from milr.rewards.vlm.client import VlmClient
+
+_LIMITS: tuple[Finished, ...] = ("out of drawings", "out of time", "out of reward calls", "out of money")
 
 
 class BenchmarkSettings(BaseModel):
@@ -44,8 +49,8 @@ class BenchmarkSettings(BaseModel):
     """A name or a folder."""
     reward: str | None = None
     """What the method sees; None takes the benchmark's own scorer."""
-    judge: str | None = None
-    """What gives the headline numbers; the method never sees it. None lets the reward do it, which flatters."""
+    evaluator: str | None = None
+    """What gives the headline numbers; the method never sees it. None leaves that to the reward, which flatters."""
     method: str | None = None
     """A name of `milr.methods.METHODS`; None is "milr", and "best-of-n" for a pool."""
     tags: tuple[str, ...] = ()
@@ -53,14 +58,14 @@ class BenchmarkSettings(BaseModel):
     shard: str | None = None
     images_per_prompt: int = Field(default=1, ge=1)
     pool: int | None = Field(default=None, ge=1)
-    """Draw that many pictures a prompt and never stop: every best-of-n curve can be cut from such a run."""
+    """Draw that many images per prompt and never stop: every best-of-n curve can be cut from such a run."""
     data: Path | None = None
     device: str = "cpu"
     dtype: str | None = None
     profile: str | None = None
-    """How the model is spoken to; None takes its checkpoint's own."""
-    search: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """Fields of `SearchConfig`; what is not given is the model's own."""
+    """The prompt profile; None takes the checkpoint's own."""
+    settings: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+    """Settings of the method, by name; what is not given is the model's own."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,13 @@ class Parts:
 
     model: Model
     reward: Reward
-    judge: Reward | None
+    evaluator: Reward | None
     method: Method
 
     @property
     def scorer(self) -> Reward:
         """What gives the headline numbers."""
-        return self.judge or self.reward
+        return self.evaluator or self.reward
 
 
 class BenchmarkJob:
@@ -85,43 +90,44 @@ class BenchmarkJob:
         """Take what `begin` or `resume` have made.
 
         Raises:
-            SelfTestFailed: Reward or judge fail on pictures whose verdict is known: nothing is drawn for them.
+            SelfTestFailed: Reward or evaluator fail on images whose verdict is known: nothing is drawn for them.
         """
-        for scorer in (parts.reward, parts.judge):
+        for scorer in (parts.reward, parts.evaluator):
             if scorer is not None:
                 check_scorer(scorer)
         self.benchmark, self.parts, self.writer = benchmark, parts, writer
+        self.stopped: str | None = None
+        """The total limit that ended `run` before all tasks had finished; None if none did."""
 
     @classmethod
     def begin(
-        cls, settings: BenchmarkSettings, folder: Path, judges: VlmClient | None = None, hub: HubAccess | None = None
+        cls, settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None
     ) -> BenchmarkJob:
-        """A new run in that folder.
+        """Begin a new run in that folder.
 
         Args:
             settings: Whatever can be refused is refused before anything slow is loaded.
             folder: New or empty.
-            judges: How judges behind an API are asked.
+            vlm: How VLM judges are asked.
             hub: Whether the model may be fetched; None fetches nothing.
 
         Raises:
             UsageError: A name, a setting or the data cannot be taken.
         """
-        benchmark, chosen, names = check_settings(settings)
+        hub = hub or HubAccess()
+        benchmark, chosen, names = check_settings(settings, offline=hub.offline)
         check_folder(folder)
-        parts = _load(names, settings.device, settings.dtype, judges, hub or HubAccess())
+        parts = _load(names, settings.device, settings.dtype, vlm, hub)
         _check_language(benchmark, parts.model)
-        config = make_search_config(settings, parts.model.search_defaults)
         writer = RunWriter(
             folder,
             tasks=[task for _, task in chosen],
-            config=config,
+            settings=_make_settings(settings, names.method, parts.model),
             model=parts.model.name,
             reward=parts.reward.name,
-            judge=parts.judge,
-            judges=judges.spending if judges else lambda: None,
+            evaluator=parts.evaluator,
+            vlm_usage=vlm.usage if vlm else lambda: None,
             machine=_machine(settings.device),
-            method=names.method,
             benchmark=benchmark.name,
             data=None if settings.data is None else str(settings.data),
             places=tuple(place for place, _ in chosen),
@@ -131,7 +137,7 @@ class BenchmarkJob:
             model_asked=settings.model,
             model_folder=parts.model.folder,
             reward_asked=names.reward,
-            judge_asked=names.judge,
+            evaluator_asked=names.evaluator,
             device=settings.device,
             dtype=settings.dtype,
             profile=settings.profile,
@@ -139,68 +145,110 @@ class BenchmarkJob:
         return cls(benchmark, parts, writer)
 
     @classmethod
-    def resume(cls, folder: Path, judges: VlmClient | None = None, hub: HubAccess | None = None) -> BenchmarkJob:
-        """The run in that folder, to be gone on with: all settings stand in its manifest.
+    def resume(cls, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None) -> BenchmarkJob:
+        """Go on with the run in that folder: all settings are in its manifest.
 
         Raises:
-            UsageError: It holds no benchmark's run, another process works on it, or what it was made with is not here.
+            UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or what it was made
+                with is not here.
         """
         manifest = read_manifest(folder)
         if manifest.benchmark is None or manifest.reward_asked is None or manifest.model_asked is None:
             raise UsageError(f"{folder} holds no benchmark's run: give a folder that milr benchmark named")
+        check_resumable(folder)
         check_unheld(folder, MANIFEST)
         benchmark = load_benchmark(manifest.benchmark)
         names = _Names(
-            manifest.model_asked, manifest.profile, manifest.reward_asked, manifest.judge_asked, manifest.method
+            manifest.model_asked, manifest.profile, manifest.reward_asked, manifest.evaluator_asked, manifest.method
         )
-        parts = _load(names, manifest.device, manifest.dtype, judges, hub or HubAccess())
+        parts = _load(names, manifest.device, manifest.dtype, vlm, hub or HubAccess())
         _check_same(folder, manifest, parts)
         writer = RunWriter.resume(
             folder,
-            judge=parts.judge,
-            judges=judges.spending if judges else lambda: None,
+            evaluator=parts.evaluator,
+            vlm_usage=vlm.usage if vlm else lambda: None,
             machine=_machine(manifest.device),
         )
         return cls(benchmark, parts, writer)
 
     @property
     def folder(self) -> Path:
-        """The run's."""
+        """The run's folder."""
         return self.writer.folder
 
     def run(self) -> Iterator[tuple[StepRecord, int, Path | None]]:
         """Do what is left to do, image by image.
 
+        A total limit of the settings ends the run cleanly, and `stopped` says so. It holds for this call: tasks that it
+        cut short, or that never began, are left to resuming, which begins them anew.
+
         Yields:
             A record, which of the prompt's images it belongs to, and the task's folder with the task's last record. The
-            record's index is the task's place in the manifest.
+            record's index is the task's place in the manifest. A task that a total limit cut short has no folder.
 
         Raises:
-            RunError: Nothing can be written, scored or judged any more; the finished tasks are kept.
+            RunError: Nothing can be written, scored or evaluated any more; the finished tasks are kept.
         """
         with self.writer as writer:
             manifest = writer.manifest
             left = writer.remaining()
+            totals = _Totals(manifest.settings)
             for image in range(manifest.images_per_prompt):
                 indices = [index for index, its_image in left if its_image == image]
-                if indices:
-                    yield from self._run_image(manifest, indices, image)
+                left_of = totals.left()
+                self.stopped = self.stopped or next(
+                    (f"{name} is reached" for name, n in left_of.items() if n <= 0), None
+                )
+                if indices and self.stopped is None:
+                    settings = manifest.settings.change(seed=manifest.settings.run.seed + image, **left_of)
+                    yield from self._run_image(manifest, settings, indices, image, totals)
 
     def table(self) -> Table:
-        """The table of all tasks that have finished, in this session and before."""
+        """Return the table of all tasks that have finished, in this session and before."""
         return summarise_runs(self.benchmark, [read_run(self.folder)])
 
     def _run_image(
-        self, manifest: Manifest, indices: list[int], image: int
+        self, manifest: Manifest, settings: Settings, indices: Sequence[int], image: int, totals: _Totals
     ) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        config = manifest.config.model_copy(update={"seed": manifest.config.seed + image})
-        tasks = [manifest.tasks[index] for index in indices]
-        for seen in self.parts.method(tasks, self.parts.model, self.parts.reward, config):
-            if seen.finished == "unscored":
-                # CachedPrefix, it would stand there as finished for ever; left out, resuming draws it again.
-                raise RunError(f"{'; '.join(seen.notes)}; {self.parts.reward.name} scores nothing any more")
-            record = replace(seen, index=indices[seen.index])
-            yield record, image, self.writer.write(record, image)
+        parts, tasks = self.parts, [manifest.tasks[index] for index in indices]
+        with closing(Runner(parts.method, tasks, parts.model, parts.reward, settings)) as runner:
+            for seen in runner:
+                if seen.finished == "unscored":
+                    # Stored, it would stand there as finished for ever; left out, resuming draws it again.
+                    raise RunError(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
+                record = replace(seen, index=indices[seen.index])
+                totals.count(record, image)
+                if runner.stopped is not None and seen.finished in _LIMITS:
+                    self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
+                    yield record, image, None
+                else:
+                    yield record, image, self.writer.write(record, image)
+            self.stopped = runner.stopped
+
+
+class _Totals:
+    """What is left of a run's total limits, over the runners of its images."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limits = settings.run
+        self._started = time.monotonic()
+        self._spent: dict[tuple[int, int], tuple[float, int, float]] = {}  # drawings, reward calls, US dollars
+
+    def count(self, record: StepRecord, image: int) -> None:
+        self._spent[record.index, image] = record.drawings_spent, record.reward_calls, record.cost
+
+    def left(self) -> dict[str, float]:
+        """Return the limits less what has been spent, by name."""
+        drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
+        spent = {
+            "total_drawings": drawings,
+            "total_seconds": time.monotonic() - self._started,
+            "total_reward_calls": calls,
+            "total_cost": cost,
+        }
+        return {
+            name: limit - used for name, used in spent.items() if (limit := getattr(self._limits, name)) is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -208,15 +256,20 @@ class _Names:
     model: str
     profile: str | None
     reward: str
-    judge: str | None
+    evaluator: str | None
     method: str
 
 
-def check_settings(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[int, Task]], _Names]:
-    """What can be told without loading a model: the benchmark, the chosen tasks with their places, all names.
+def check_settings(
+    settings: BenchmarkSettings, *, offline: bool = False
+) -> tuple[Benchmark, list[tuple[int, Task]], _Names]:
+    """Check what can be checked without loading a model.
+
+    Returns:
+        The benchmark, the chosen tasks with their places, and all names.
 
     Raises:
-        UsageError: Something is not known, or does not go together.
+        UsageError: A name or setting is unknown, or two do not go together.
     """
     benchmark = load_benchmark(settings.benchmark)
     method = settings.method or ("best-of-n" if settings.pool else "milr")
@@ -225,29 +278,35 @@ def check_settings(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[i
         if method not in POOLED:
             raise UsageError(f"--pool draws by {' or '.join(POOLED)}, not by {method!r}: leave one of both out")
         for name in ("steps", "stop_at"):
-            if name in settings.search:
+            if name in settings.settings:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--pool {settings.pool} says itself how many are drawn: leave --{flag} out")
-    reward = settings.reward or _own_reward(benchmark, settings.model)
-    for name in (reward, settings.judge):
+    make_settings(method, settings.settings)
+    reward = settings.reward or _own_reward(benchmark, settings, offline)
+    for name in (reward, settings.evaluator):
         if name is not None:
             check_reward(name)
     chosen = select(
         benchmark, benchmark.read(settings.data), tags=settings.tags, limit=settings.limit, shard=settings.shard
     )
-    return benchmark, chosen, _Names(settings.model, settings.profile, reward, settings.judge, method)
+    return benchmark, chosen, _Names(settings.model, settings.profile, reward, settings.evaluator, method)
 
 
-def make_search_config(settings: BenchmarkSettings, defaults: Mapping[str, object]) -> SearchConfig:
-    """The search's settings: the model's own, then those given, then what a pool asks for."""
-    values = {**defaults, **settings.search}
+def _make_settings(settings: BenchmarkSettings, method: str, model: Model) -> Settings:
+    """Return the method's settings: the model's own, then those given, then what a pool asks for."""
+    given = dict(settings.settings)
     if settings.pool is not None:
-        values |= {"steps": settings.pool - 1, "stop_at": 1.0}  # the stop is strict: no reward is above 1
-    return SearchConfig.model_validate(values)
+        given |= {"steps": settings.pool - 1, "stop_at": 1.0}  # the stop is strict: no reward is above 1
+    return model.settings(method, **given)
 
 
-def _own_reward(benchmark: Benchmark, model: str) -> str:
-    return "icons" if benchmark.in_icon_world and model == "embedded" else benchmark.reward
+def _own_reward(benchmark: Benchmark, settings: BenchmarkSettings, offline: bool) -> str:
+    """Return the benchmark's own scorer: the icon world's for a model that draws icons."""
+    if not benchmark.in_icon_world or benchmark.reward == "icons":
+        return benchmark.reward
+    folder = find_model(settings.model, weights=False, offline=offline)
+    draws_icons = read_capabilities(folder, settings.profile).image_language == "icons"
+    return "icons" if draws_icons else benchmark.reward
 
 
 def _check_language(benchmark: Benchmark, model: Model) -> None:
@@ -258,12 +317,12 @@ def _check_language(benchmark: Benchmark, model: Model) -> None:
         )
 
 
-def _load(names: _Names, device: str, dtype: str | None, judges: VlmClient | None, hub: HubAccess) -> Parts:
+def _load(names: _Names, device: str, dtype: str | None, vlm: VlmClient | None, hub: HubAccess) -> Parts:
     # A missing key, server or scorer is found before the model is loaded, where the scorer can do without it.
     early = {
-        name: load_reward(name, judges=judges) for name in (names.reward, names.judge) if name and not needs_model(name)
+        name: load_reward(name, vlm=vlm) for name in (names.reward, names.evaluator) if name and not needs_model(name)
     }
-    # Batches of fixed shape: what a kill left over gives the same pictures as if it had not been left over.
+    # Batches of fixed shape: what a kill left over gives the same images as if it had not been left over.
     model = load_model(
         names.model,
         device=device,
@@ -275,18 +334,18 @@ def _load(names: _Names, device: str, dtype: str | None, judges: VlmClient | Non
     )
 
     def scorer(name: str) -> Reward:
-        return early.get(name) or load_reward(name, model=model, judges=judges)
+        return early.get(name) or load_reward(name, model=model, vlm=vlm)
 
-    judge = None if names.judge is None else scorer(names.judge)
-    return Parts(model, scorer(names.reward), judge, load_method(names.method))
+    evaluator = None if names.evaluator is None else scorer(names.evaluator)
+    return Parts(model, scorer(names.reward), evaluator, load_method(names.method))
 
 
 def _check_same(folder: Path, manifest: Manifest, parts: Parts) -> None:
-    judge = None if parts.judge is None else parts.judge.name
+    evaluator = None if parts.evaluator is None else parts.evaluator.name
     for what, was, now in (
         ("model", manifest.model, parts.model.name),
         ("reward", manifest.reward, parts.reward.name),
-        ("judge", manifest.judge, judge),
+        ("evaluator", manifest.evaluator, evaluator),
     ):
         if was != now:
             raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: begin a new run")

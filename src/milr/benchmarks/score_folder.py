@@ -313,7 +313,7 @@ class _Worker:
             from milr.rewards.vlm.client import VlmClient
 
             self._judges = VlmClient(setup.judging)
-        self.reward: Reward = load_reward(setup.reward, judges=self._judges, **dict(setup.options))
+        self.reward: Reward = load_reward(setup.reward, vlm=self._judges, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""

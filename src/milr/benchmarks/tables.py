@@ -58,9 +58,9 @@ def summarise_runs(benchmark: Benchmark, runs: Sequence[Run]) -> Table:
 
 
 def answers_of(run: Run) -> list[Answer]:
-    """What each finished task of a benchmark's run is worth: the judge's word on the picture that the reward chose.
+    """Return what each finished task of a benchmark's run is worth: the evaluator's score of the reward's best image.
 
-    Without a judge it is the reward's own word, which the search has optimised.
+    Without an evaluator it is the reward's own score, which the method has optimised.
     """
     places = run.manifest.places or tuple(range(len(run.manifest.tasks)))
     return [answer_of(task, places[task.index]) for task in run.tasks]
@@ -69,8 +69,8 @@ def answers_of(run: Run) -> list[Answer]:
 def answer_of(task: TaskRun, place: int) -> Answer:
     """The same of one finished task."""
     chosen = task.answer
-    verdict = chosen.reward if chosen.judge is None else chosen.judge
-    return Answer(task.task, place, task.image, verdict.value if isinstance(verdict, Score) else None)
+    score = chosen.reward if chosen.evaluator is None else chosen.evaluator
+    return Answer(task.task, place, task.image, score.value if isinstance(score, Score) else None)
 
 
 def wilson(mean: float, prompts: int) -> tuple[float, float]:
