@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def write_card(settings: stage.Settings) -> None:
     write_text(shipped / CARD, card.model_dump_json(indent=2) + "\n")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the stage named on the command line."""
     critics = list(stage.read_settings()["critics"])
     stages: dict[str, Callable[[stage.Settings, Path], object]] = {
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="a folder for all that is made, from nothing")
     parser.add_argument("--geneval", type=Path, help="evaluation_metadata.jsonl: the report draws its prompts too")
     parser.add_argument("--scale", type=float, default=1.0, help="of the report: more drawings, narrower intervals")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     torch.set_num_threads(asked.threads)
     settings = stage.read_settings(size=asked.size, into=asked.into)
     folder = Path(settings["paths"]["build"])

@@ -8,8 +8,9 @@ pictures stands in GenEval's metadata form.
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,5 +138,16 @@ def write_lists(folder: Path = ASSETS, hashes: Path = BENCHMARK_HASHES_FILE) -> 
     hashes.write_text("\n".join(sorted(writer.asked_here)) + "\n")
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the lists where they ship, or into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, help="a folder for the lists and the hashes")
+    given = parser.parse_args(argv)
+    if given.into:
+        write_lists(given.into, given.into / BENCHMARK_HASHES_FILE.name)
+    else:
+        write_lists()
+
+
 if __name__ == "__main__":
-    write_lists()
+    main()

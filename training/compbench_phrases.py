@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ OFFICIAL = "spaCy 3.5.3 with en_core_web_sm 3.5.0"
 TAGS = {"NOUN": "N", "PROPN": "P", "ADJ": "A"}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the prompts, ask the pipeline, write the table."""
     import spacy
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("pipeline", type=Path)
-    given = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=TABLE, help="default: the package's own table")
+    given = parser.parse_args(argv)
     nlp = spacy.load(given.pipeline)
     rows: dict[str, list[Any]] = {}
     for file, name in LISTS.items():
@@ -62,10 +64,10 @@ def main() -> None:
     }
     lines = [f"{json.dumps(key)}: {json.dumps(row, separators=(',', ':'))}" for key, row in sorted(rows.items())]
     text = '{"made": ' + json.dumps(made, indent=1) + ',\n"prompts": {\n' + ",\n".join(lines) + "\n}}\n"
-    TABLE.parent.mkdir(parents=True, exist_ok=True)
-    part = TABLE.with_suffix(".part")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    part = given.out.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
-    part.replace(TABLE)
+    part.replace(given.out)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """`python -m training sheets`: drawings of the embedded model to be looked at one by one, and labelled by eye.
 
 A critic that was taught on rendered scenes may err on what a model draws: icons torn or merged, one too many, half a
-colour. The labels ship with the package (`milr.selftest.rewards`), where `milr doctor icons` holds both critics to
+colour. The labels ship with the package (`milr.selftest.icons`), where `milr doctor icons` holds both critics to
 them. Prompts are fresh, of the kinds of `icons-hard`, where most first drawings are wrong.
 """
 

@@ -41,7 +41,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class TextPrompt:
+class AskedFacts:
     """What pictures show of N objects that questions name, known at the last token of each name."""
 
     words: torch.Tensor  # (N, 2) int64: row of the batch, position in its conversation
@@ -103,7 +103,7 @@ class Probes(nn.Module):
         }
         return _add(losses)
 
-    def look(self, layers: Sequence[torch.Tensor], asked: TextPrompt) -> tuple[torch.Tensor, dict[str, float]]:
+    def look(self, layers: Sequence[torch.Tensor], asked: AskedFacts) -> tuple[torch.Tensor, dict[str, float]]:
         """Mean binary cross-entropies of a name's places and colours, each summed over all of them, added, in nats."""
         row, position = asked.words.unbind(-1)
         found = _normalise(layers[FOUND_LAYER][row, position])  # (N, d)

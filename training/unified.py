@@ -38,7 +38,7 @@ from milr.tasks import COLORS
 from milr.types import Task
 from training.icons import GROUNDS
 from training.planning import fulfils, request_each_kind, write_plans
-from training.probes import IGNORED, NOTHING, Facts, Probes, TextPrompt, color_number, name_number, place_number
+from training.probes import IGNORED, NOTHING, AskedFacts, Facts, Probes, color_number, name_number, place_number
 from training.scenes import GRID, PLACES, SIZES, TOKEN, Item, Scene, World, render, token_grid
 from training.seeing import Lexicon, SeenBatch, seeing_loss, spell, tell_patches
 from training.stage import Checkpoint, Settings, log, start_from_shipped
@@ -193,7 +193,7 @@ class LookingBatch:
     ids: torch.Tensor  # (B, T) int64, with placeholders where the picture stands
     answers: torch.Tensor  # (B, T) int64: yes, no and their ends under the token before; or IGNORED
     description: torch.Tensor  # (B, T) int64: what stands where, likewise
-    asked: TextPrompt  # what hidden states must know
+    asked: AskedFacts  # what hidden states must know
 
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -404,7 +404,7 @@ class Feeder:
             self.pad([ids for ids, _, _ in rows])[0],
             self.pad([answers for _, answers, _ in rows], IGNORED)[0],
             self.pad([description for _, _, description in rows], IGNORED)[0],
-            TextPrompt(
+            AskedFacts(
                 torch.tensor(words),
                 torch.tensor([places for places, _ in told]),
                 torch.tensor([colors for _, colors in told]),

@@ -74,7 +74,7 @@ def shape_patches(rgba: np.ndarray) -> np.ndarray:
 def learn_shapes(settings: Settings, library: Library) -> torch.Tensor:
     """K-means centres of the icons' patches, (shapes, 512) in [0, 1].
 
-    CachedPrefix in git, as bytes: the shipped weights' tokens are indices into this very list.
+    Kept in git, as bytes: the shipped weights' tokens are indices into this very list.
     """
     file = Path(settings["paths"]["shapes"])
     if not file.exists():
