@@ -1,0 +1,233 @@
+"""What a method sees of one task: it yields requests for texts, images and updates, and receives the answers.
+
+A method is a generator function of a `TaskContext`; it reads as the method's idea for one task. The runner serves the
+requests of all tasks in batches, so every method is batched, stopped, counted and recorded alike.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import torch
+
+from milr.decode.sampling import open_stream
+from milr.errors import MilrError
+from milr.methods.latents import Update
+from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
+from milr.settings import MethodSettings, Settings
+from milr.types import Finished, ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored, rank
+
+Own = TypeVar("Own", bound=MethodSettings)
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """An image, partial or whole, and its score."""
+
+    sample: ImageSample
+    score: Score | Unscored
+    hidden: torch.Tensor | None = None
+    """(n, 2, d) float32, as in `ImageOutput`."""
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """The images that a method asks for at once; whole ones make a step, and a record."""
+
+    images: tuple[ImageRequest, ...]
+    notes: tuple[str, ...] = ()
+    """What the step's record should say to a user."""
+
+    @property
+    def whole(self) -> bool:
+        """False if the images stay partial."""
+        return all(one.until is None for one in self.images)
+
+
+Request: TypeAlias = TextRequest | ImageBatch | Update
+Requests: TypeAlias = Generator[Request, Any, None]
+"""What a method is, once it is called: it ends after a batch of whole images."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to spend test-time compute: a generator function and the settings that it reads."""
+
+    name: str
+    solve: Callable[[TaskContext[Any]], Requests]
+    settings: type[MethodSettings]
+
+
+class MethodError(MilrError):
+    """A method that breaks its contract."""
+
+
+class TaskContext(Generic[Own]):
+    """One task in progress, as its method sees it."""
+
+    def __init__(
+        self, task: Task, index: int, key: str, state: TaskState, model: Model, settings: Settings, method: Method
+    ) -> None:
+        """Start the method; it runs until its first request.
+
+        Args:
+            task: What to draw.
+            index: The task's place among the tasks given to the runner.
+            key: Key of its random streams.
+            state: What the model keeps of the task.
+            model: Reasons and draws.
+            settings: Of the run; `settings.own` is of the class that the method declares.
+            method: What solves the task.
+        """
+        self.task, self.index, self.key, self.state, self.model = task, index, key, state, model
+        self.own: Own = settings.own  # pyright: ignore[reportAttributeAccessIssue]
+        self.sampling, self.run = settings.sampling, settings.run
+        self.reasoning: Reasoning | None = None
+        """The newest text, which images follow; None draws from the prompt alone."""
+        self.trace: LatentTrace | None = None
+        """What the newest images' record says of the latents."""
+        self.best: tuple[ScoredImage, int] | None = None
+        """The best whole image, the first of equals, and its step."""
+        self.step = self.tokens_spent = self.reward_calls = 0
+        self.cost = 0.0
+        self.started = time.monotonic()
+        self._total = model.capabilities.image_tokens
+        self._texts = self._images = self._decoded = 0  # texts sampled, images asked for, image tokens decoded
+        self._method = method
+        self._requests = method.solve(self)
+        self.request: Request | None = None
+        self.answer(None)
+
+    @property
+    def drawings_spent(self) -> float:
+        """Image tokens decoded, over those of a whole image: a partial image counts as its share."""
+        return self._decoded / self._total
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the task began."""
+        return time.monotonic() - self.started
+
+    def reason(
+        self,
+        prefix: Sequence[int] = (),
+        *,
+        sampled: bool = False,
+        critique: str = "",
+        offsets: torch.Tensor | None = None,
+        stream: torch.Generator | None = None,
+    ) -> Generator[TextRequest, TextOutput, TextOutput]:
+        """Write a new text, which the following images follow.
+
+        Args:
+            prefix: Token ids that it begins with.
+            sampled: Sample it; else it is greedy, unless the model was trained to sample its texts.
+            critique: What was wrong with an earlier image.
+            offsets: As in `TextRequest`.
+            stream: Random stream of a sampled text; None takes the task's next one.
+        """
+        sampled = sampled or self.model.text_temperature > 0
+        numbers = (stream or self._next_text_stream()) if sampled else None
+        text = yield TextRequest(self.state, tuple(prefix), offsets, numbers, critique)
+        self.reasoning = text.reasoning
+        self.tokens_spent += len(text.tokens) - min(len(prefix), len(text.tokens))
+        return text
+
+    def draw(
+        self,
+        given: Sequence[Sequence[int | None]] = ((),),
+        until: int | None = None,
+        *,
+        streams: Sequence[torch.Generator] | None = None,
+        prefix: torch.Tensor | None = None,
+        keep_hidden: int = 0,
+        notes: Sequence[str] = (),
+    ) -> Generator[ImageBatch, list[ScoredImage], list[ScoredImage]]:
+        """Draw images after the newest text and score them. The answer is shorter if a limit leaves less room.
+
+        Args:
+            given: For each image its given tokens, in raster order; None, and what follows the last, is sampled.
+            until: At so many tokens the images stay partial; no record is made of them.
+            streams: One per image; None takes the task's next ones, so that image n has the numbers of step n of a
+                search, and methods that draw alike draw the same images.
+            prefix: As in `ImageRequest`, for all images.
+            keep_hidden: As in `ImageRequest`.
+            notes: For the record.
+        """
+        streams = streams or [self._next_image_stream() for _ in given]
+        requests = [
+            ImageRequest(self.state, self.reasoning, stream, prefix, tokens, until, keep_hidden)
+            for tokens, stream in zip(given, streams, strict=True)
+        ]
+        images = yield ImageBatch(tuple(requests), tuple(notes))
+        return images
+
+    def tokens_in(self, share: float) -> int:
+        """Return the image tokens in that share of the raster's rows: at least one row, and never all."""
+        side = math.isqrt(self._total)
+        return side * min(max(round(share * side), 1), side - 1)
+
+    def open_stream(self, drawing: int, step: int, purpose: str = "image") -> torch.Generator:
+        """Open a random stream of this task, keyed by content: see `milr.decode.sampling.open_stream`."""
+        return open_stream(self.run.seed, self.key, drawing, step, purpose)
+
+    def answer(self, answer: object) -> None:
+        """Hand the method its answer; `request` is then its next request, None at its end."""
+        try:
+            self.request = self._requests.send(answer)
+        except StopIteration:
+            self.request = None
+
+    def close(self) -> None:
+        """End the method."""
+        self._requests.close()
+
+    def count(self, batch: ImageBatch, images: Sequence[ScoredImage]) -> None:
+        """Count new images and keep the best whole one: given tokens are not sampled, leading ones not decoded."""
+        for request, image in zip(batch.images, images, strict=False):  # a limit may have cut the batch short
+            leading = next((i for i, token in enumerate(request.tokens) if token is None), len(request.tokens))
+            self._decoded += len(image.sample.tokens) - leading
+            self.tokens_spent += len(image.sample.tokens) - sum(token is not None for token in request.tokens)
+            self.cost += image.score.cost
+            if batch.whole and (self.best is None or rank(image.score) > rank(self.best[0].score)):
+                self.best = (image, self.step)
+        self.reward_calls += len(images)
+
+    def record(
+        self, batch: ImageBatch, images: Sequence[ScoredImage], finished: Finished | None, notes: Sequence[str] = ()
+    ) -> StepRecord:
+        """Return the record of a step, and begin the next; without images it only says why the task ended."""
+        assert self.best is not None, "a record follows a whole image"
+        best, best_step = self.best
+        self.step += 1
+        return StepRecord(
+            task=self.task,
+            index=self.index,
+            step=self.step - 1,
+            reasoning=batch.images[0].reasoning or Reasoning("", ()),
+            images=tuple(image.sample for image in images),
+            scores=tuple(image.score for image in images),
+            best=best.sample,
+            best_score=best.score,
+            best_step=best_step,
+            drawings_spent=self.drawings_spent,
+            tokens_spent=self.tokens_spent,
+            reward_calls=self.reward_calls,
+            seconds=self.seconds,
+            cost=self.cost,
+            finished=finished,
+            trace=self.trace if images else None,
+            notes=(*batch.notes, *notes),
+        )
+
+    def _next_image_stream(self) -> torch.Generator:
+        self._images += 1
+        return self.open_stream(0, self._images - 1)
+
+    def _next_text_stream(self) -> torch.Generator:
+        self._texts += 1
+        return self.open_stream(0, self._texts - 1, "text")
