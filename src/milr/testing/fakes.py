@@ -36,7 +36,6 @@ class FakeModel:
     capabilities = Capabilities(image_size=_SIDE * _CELL, image_tokens=_SIDE**2, width=8, latents="both")
     defaults: Mapping[str, object] = {"learning_rate": 0.2, "guidance": 2.0}
     reads_free_prompts = True
-    deterministic = False
 
     def __init__(self, seed: int = 0, *, max_reasoning_tokens: int = 12, text_temperature: float = 0.0) -> None:
         """Make a model; models of different seeds differ."""
