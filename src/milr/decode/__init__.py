@@ -1,1 +1,1 @@
-"""The decoding engine: key-value cache, masks and positions, random streams."""
+"""The decoding engine: batches, KV cache, masks and positions, sampling and its random streams."""

@@ -1,8 +1,8 @@
 """Attention of new tokens over a cache.
 
-torch's CPU kernels are made for many queries: with one, most of a drawing's time goes there, because half-precision
-keys are widened one number at a time (measured in docs/performance.md). Here a piece of the cache that stays inside the
-processor is widened at once and multiplied as float32. Many queries, and other devices, are left to torch.
+torch's CPU kernels are made for many queries: with one query they take most of an image's time, because half-precision
+keys are widened one number at a time (measured in docs/performance.md). Here a piece of the KV cache that fits into the
+processor's cache is widened at once and multiplied as float32. torch handles many queries, and other devices.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 _PIECE = 512 * 1024
-"""Numbers of a piece in float32: 2 MiB, about what a core keeps close to it."""
+"""Numbers of a piece in float32: 2 MiB, about the size of a core's own cache."""
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -23,7 +23,7 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
         query: (B, H, Q, w).
         key: (B, G, T, w).
         value: (B, G, T, w).
-        mask: (B, 1, Q, T) bool, true where a key is seen; None where all are.
+        mask: (B, 1, Q, T) bool, true where a query sees a key; None if each query sees all.
 
     Returns:
         (B, H, Q, w) in the query's dtype.

@@ -1,4 +1,4 @@
-"""How much memory is free, and work in batches that fit into it."""
+"""Free memory, and work in batches that fit into it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import torch
 from milr.errors import MilrError
 
 USABLE = 0.8
-"""Of what is free: the rest is for activations and for whoever else is on the machine."""
-_SAYINGS = ("can't allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
-"""How torch's CPU allocator, CUDA and oneDNN say that memory ran out, where they have no class of error for it."""
+"""Share of the free memory; the rest is for activations and for other programs."""
+_MESSAGES = ("can't allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
+"""Messages of torch's CPU allocator, CUDA and oneDNN when memory ran out, where no class of error says so."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class OutOfMemory(MilrError):
-    """Not even one row fits."""
+    """A failure to fit even one row into memory."""
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What a device can still give, the limits of this process and its container heeded; None where nobody says."""
+    """Return a device's free memory within the limits of this process and its container; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(_host_limits(), default=None)
@@ -57,20 +57,20 @@ def _read_number(path: Path, pattern: str) -> int | None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
+    """Return true if an error says that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def work_in_batches(
     items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], most: int
 ) -> tuple[list[Result], int]:
-    """Work through all items, at most so many at a time; where memory runs out, the same again with half as many.
+    """Work through all items, at most so many at a time; if memory runs out, repeat with half as many.
 
     Args:
         items: Any number.
-        work: Gives one result an item. What it changes it must change last, or be able to do again.
+        work: Returns one result per item. It must be repeatable, or change things last.
         most: At least 1.
 
     Returns:
@@ -89,9 +89,9 @@ def work_in_batches(
             if not ran_out(error):
                 raise
             if len(part) == 1:
-                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise OutOfMemory(
-                    f"memory ran out with one row at a time ({said}): close other programs, or give the process more"
+                    f"memory ran out with one row at a time ({reason}): close other programs, or give the process more"
                 ) from error
         # Outside the handler: the error's traceback would hold on to the tensors of the failed attempt.
         most = -(-len(part) // 2)
@@ -99,6 +99,6 @@ def work_in_batches(
 
 
 def fitting(each: int, device: torch.device) -> int | None:
-    """How many rows of that many bytes fit into what is free now, at least 1; None where nobody says what is free."""
+    """Return how many rows of that many bytes fit into free memory, at least 1; None if free memory is unknown."""
     free = free_bytes(device)
     return None if free is None else max(1, int(free * USABLE) // max(1, each))

@@ -1,6 +1,6 @@
-"""Keys and values: of a batch, allocated once and written in place; of a row, kept from one batch to the next.
+"""KV cache: keys and values of a batch, allocated once and written in place, and prefixes cached between batches.
 
-Growing a cache by concatenation copies it at every token; here a view of the filled part is handed to attention.
+Growing a cache by concatenation copies it at every token; here attention gets a view of the filled part.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """What a decoder has read of one row, so that it need not read it again."""
+    """The keys and values of one row's first tokens, so that the decoder does not read them again."""
 
     parts: tuple[torch.Tensor, ...]
-    """(2, layers, G, T, w) each, keys and values of tokens that follow each other. Parts may be shared by rows."""
+    """(2, layers, G, T, w) each, keys and values of consecutive tokens. Rows may share parts."""
     last: torch.Tensor
-    """(d,) float32: the hidden state behind the last token."""
+    """(d,) float32: the hidden state of the last token."""
 
     def __len__(self) -> int:
-        """Tokens."""
+        """Return the number of tokens."""
         return sum(part.shape[-2] for part in self.parts)
 
     def cut(self, length: int) -> tuple[torch.Tensor, ...]:
-        """The parts of the first tokens, as views."""
+        """Return the parts of the first tokens, as views."""
         parts: list[torch.Tensor] = []
         for part in self.parts:
             parts.append(part[..., : max(0, length), :])
@@ -42,16 +42,16 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Of all the room."""
+        """Bytes of the whole cache."""
         return self.states.nbytes
 
     @property
     def bytes_filled(self) -> int:
-        """Of what attention reads for one more token."""
+        """Bytes that attention reads for one more token."""
         return self.states[..., : self.filled, :].numel() * self.states.element_size()
 
     def grow(self, count: int) -> None:
-        """Make the next tokens' places part of what is filled; each layer then writes its own."""
+        """Count the places of the next tokens as filled; each layer then writes its own keys and values there."""
         if self.filled + count > self.states.shape[-2]:
             raise IndexError(f"the cache has room for {self.states.shape[-2]} tokens, not {self.filled + count}")
         self.filled += count
@@ -61,14 +61,14 @@ class KVCache:
         self.states[:, :, row, :, :end] = 0
 
     def put(self, row: int, parts: tuple[torch.Tensor, ...], end: int) -> None:
-        """Write a row's kept tokens so that they end before place ``end``."""
+        """Write a row's cached prefix so that it ends before place ``end``."""
         for part in reversed(parts):
             start = end - part.shape[-2]
             self.states[:, :, row, :, start:end] = part
             end = start
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (B, G, T, w) each into the last T filled places; returns views of all that is filled."""
+        """Write (B, G, T, w) each into the last T filled places; return views of all filled places."""
         start = self.filled - keys.shape[-2]
         all_keys, all_values = self.states[:, layer, ..., : self.filled, :].unbind(0)
         all_keys[..., start:, :] = keys
@@ -76,5 +76,5 @@ class KVCache:
         return all_keys, all_values
 
     def copy(self, row: int, start: int) -> torch.Tensor:
-        """A row's tokens from place ``start`` on, (2, layers, G, T, w)."""
+        """Return a copy of a row's tokens from place ``start`` on, (2, layers, G, T, w)."""
         return self.states[:, :, row, :, start : self.filled].clone()

@@ -1,6 +1,6 @@
-"""A Llama decoder, its forward pass written out: the weights are transformers', the cache is ours.
+"""The forward pass of a Llama decoder, written out: the weights are transformers', the cache is ours.
 
-transformers' own pass does the same sums; here they are fewer calls, which is what a small model's time goes to.
+transformers' own forward pass computes the same with more calls, and calls are most of a small model's time.
 Source of the architecture: `transformers.models.llama.modeling_llama`.
 """
 
@@ -19,7 +19,7 @@ class Decoder:
     """The layers of a `LlamaModel`, without its embeddings."""
 
     def __init__(self, network: Any) -> None:
-        """Args: a frozen `LlamaModel`; its modules are used where they lie."""
+        """Take a frozen `LlamaModel`; its modules are used in place."""
         self.network = network
         config = network.config
         self.layers: int = config.num_hidden_layers
@@ -35,22 +35,22 @@ class Decoder:
 
     @property
     def token_bytes(self) -> int:
-        """Of one token's keys and values."""
+        """Bytes of one token's keys and values."""
         return 2 * self.layers * self.heads * self.width * self.like.element_size()
 
     def __call__(
         self, embeddings: torch.Tensor, positions: torch.Tensor, cache: KVCache, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Read new tokens behind what the cache holds.
+        """Read new tokens after those in the cache.
 
         Args:
             embeddings: (B, T, d).
             positions: (B, T) int64, each token's place in its own row.
             cache: Already grown by T; every layer writes its keys and values.
-            mask: (B, 1, T, filled) bool, true where a token sees a key; None where all are seen.
+            mask: (B, 1, T, filled) bool, true where a token sees a key; None if each token sees all.
 
         Returns:
-            (B, T, d) last hidden states.
+            (B, T, d), the last hidden states.
         """
         states = embeddings
         turns, turns_back = self._angles(embeddings, positions)
@@ -70,16 +70,16 @@ class Decoder:
         return F.rms_norm(states, states.shape[-1:], norm.weight, self.epsilon)
 
     def _split(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, T, heads w) -> (B, heads, T, w)."""
+        """Reshape (B, T, heads w) to (B, heads, T, w)."""
         return states.view(*states.shape[:2], -1, self.width).transpose(1, 2)
 
     def _angles(self, states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and signed sine of the rotary embedding, (B, 1, T, w) each."""
+        """Return cosine and signed sine of the rotary embedding, (B, 1, T, w) each."""
         cosine, sine = self.network.rotary_emb(states, positions)  # (B, T, w) each, both halves of w the same
         half = self.width // 2
         return cosine[:, None], torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)[:, None]
 
 
 def _turn(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotate by position: the second half of a head's width stands to the first as imaginary to real."""
+    """Rotate by position: the halves of a head's width are the real and imaginary parts."""
     return torch.addcmul(states * cosine, states.roll(states.shape[-1] // 2, dims=-1), sine)

@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie as the CPU's kernels read them.
+"""Linear layers whose weights are stored in the layout of the CPU's kernels.
 
 oneDNN otherwise rearranges a weight matrix at every call, which costs as much as reading it: with a handful of rows a
 packed layer is up to three times faster in float32 and a quarter in bfloat16 (docs/performance.md). torch's own
@@ -17,7 +17,7 @@ _ROWS = 32  # the batch that the kernels' blocking is chosen for; others work
 
 
 class PackedLinear(nn.Module):
-    """Stands where a frozen `nn.Linear` stood."""
+    """A replacement of a frozen `nn.Linear`."""
 
     def __init__(self, dense: nn.Linear, *, differentiable: bool) -> None:
         """Pack.
@@ -34,14 +34,14 @@ class PackedLinear(nn.Module):
         self.multiply: Any = torch.ops.mkldnn._linear_pointwise  # pyright: ignore[reportPrivateUsage]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out)."""
+        """Map (..., in) to (..., out)."""
         if self.dense is not None and torch.is_grad_enabled():
             return F.linear(states, self.dense.weight, self.bias)
         return self.multiply(states, self.packed, self.bias, "none", [], "")
 
 
 def pack(network: nn.Module, *, differentiable: bool = False) -> None:
-    """Pack every linear layer inside, in place, one after the other, where this machine's torch can."""
+    """Pack every linear layer inside, in place, one after the other, if this machine's torch can."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.Linear) and _can_pack(child.weight):
             setattr(network, name, PackedLinear(child, differentiable=differentiable))

@@ -1,4 +1,4 @@
-"""Drawings that are not finished: what stands in the rest, so that a picture can be looked at."""
+"""Partial images: a flat rest completes their tokens, so that a reward can score them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 
 def fill_rest(tokens: Sequence[int], total: int) -> tuple[int, ...]:
-    """The tokens of a drawing cut short, with its most common one (the first of equals) in all places after them.
+    """Return the tokens of a partial image, with the most common one (the first of equals) in all places after them.
 
-    A rest that is flat ground says nothing of its own to a reward: what it finds, the drawn rows show. FR-TTS (arXiv
-    2512.00438) fills the rest too, by a model's guess.
+    A flat rest shows no objects: what a reward finds, the sampled rows show. FR-TTS (arXiv 2512.00438) fills the rest
+    too, by a model's guess.
 
     Args:
         tokens: The first image tokens in raster order, at least one.
-        total: How many a whole drawing has.
+        total: Number of tokens of a whole image.
     """
     common = Counter(tokens).most_common(1)[0][0]
     return (*tokens, *[common] * (total - len(tokens)))

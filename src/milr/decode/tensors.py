@@ -8,10 +8,10 @@ import torch
 
 
 def to_integers(tensor: torch.Tensor) -> list[int]:
-    """A one-dimensional integer tensor as a list."""
+    """Return a one-dimensional integer tensor as a list."""
     return cast("list[int]", cast("Any", tensor).tolist())
 
 
 def to_numbers(tensor: torch.Tensor) -> list[float]:
-    """A one-dimensional float tensor as a list."""
+    """Return a one-dimensional float tensor as a list."""
     return cast("list[float]", cast("Any", tensor).tolist())

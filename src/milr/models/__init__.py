@@ -1,4 +1,4 @@
-"""Models by name. One is imported, and its weights are read, only when it is asked for."""
+"""Models by name. A model is imported, and its weights are read, when it is first needed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MODELS: Mapping[str, Entry] = {
 
 
 def embedded_folder(name: str = "embedded") -> Path:
-    """Where one of `MODELS` lies: a checkpoint that plain transformers loads as well."""
+    """Return the folder of one of `MODELS`: a checkpoint that plain transformers loads as well."""
     return Path(__file__).parent.parent / "assets" / name
 
 
 def find_model(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> Path:
-    """The folder of a model.
+    """Return the folder of a model.
 
     Args:
         name: One of `MODELS`, a folder, or a hub's name: ``organisation/name`` or ``organisation/name@revision``.
-        weights: Whether its weights are needed; without them nobody is asked.
+        weights: If true, its weights are needed; without them, no download needs agreement.
         offline: Fetch nothing from the hub.
         confirm: Agrees to a download or not, see `milr.models.hub`.
 
@@ -50,13 +50,13 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
 
 
 def check_model(name: str) -> None:
-    """Refuse what cannot be a model's name, folder or hub name; nobody is asked."""
+    """Refuse what cannot be a model's name, folder or hub name; the hub is not asked."""
     if not (Path(name).exists() or "/" in name or "\\" in name):
         find("model", name, MODELS)
 
 
 def read_capabilities(folder: Path, profile: str | None = None) -> Capabilities:
-    """What a model is and can, from its config alone.
+    """Read what a model is and can do from its config alone.
 
     Raises:
         UsageError: The folder holds no model that milr knows.
@@ -77,23 +77,23 @@ def load_model(
     settings: Mapping[str, object] | None = None,
     deterministic: bool = False,
 ) -> Model:
-    """A frozen model, ready to search.
+    """Load a frozen model.
 
     Args:
         name: One of `MODELS`, the path of a folder with a Janus checkpoint, or its name at the Hugging Face hub.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
-        profile: How it is spoken to, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
-        deterministic: Decode in batches of fixed shape, so that in bfloat16 too a drawing is the same whatever else is
-            drawn beside it. A small batch then takes as long as a full one.
+        profile: The form of its prompts, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
+        deterministic: Decode in batches of fixed shape, so that in bfloat16 too an image does not depend on the rest
+            of its batch. A small batch then takes as long as a full one.
         offline: Fetch nothing from the hub.
-        confirm: Is shown a download and agrees to it or not; the default agrees to none.
-        settings: Fields of `SearchConfig` that were asked for: what the model cannot do is refused before its weights
-            are read.
+        confirm: Gets a download and agrees to it or not; the default refuses all.
+        settings: Settings that a user gives, by name: latents that the model does not have are refused before its
+            weights are read.
 
     Raises:
         UsageError: No such model or folder, no safetensors in it, an unknown device, dtype or profile, nobody agreed to
-            fetch it, or it lacks the latents that were asked for.
+            fetch it, or it lacks the latents that `settings` ask for.
     """
     folder = find_model(name, offline=offline, confirm=confirm)
     if settings:

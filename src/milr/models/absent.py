@@ -1,34 +1,27 @@
-"""Latents that a search asks for and its model does not have."""
+"""Latents that a user asks for and a model does not have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.models.base import Capabilities
 
 
-def find_absent(config: SearchConfig, capabilities: Capabilities) -> dict[str, float]:
-    """Ratios of a search that its model has no latents for."""
-    ratios = {"text": config.text_ratio, "image": config.image_ratio}
-    there = ("text", "image") if capabilities.latents == "both" else (capabilities.latents,)
-    return {name: ratio for name, ratio in ratios.items() if ratio and name not in there}
-
-
 def check_latents(given: Mapping[str, object], capabilities: Capabilities) -> None:
-    """Refuse ratios that somebody asked for where the model has no such latents.
+    """Refuse ratios that a user gives for latents that the model does not have.
 
     Args:
-        given: Fields of `SearchConfig` that were asked for; what is left to defaults is not refused.
-        capabilities: Of the model, known before it is loaded.
+        given: Settings that a user gives, by name; defaults are not refused.
+        capabilities: The model's, known before its weights are loaded.
 
     Raises:
-        UsageError: A ratio above zero was asked for in vain.
+        UsageError: A given ratio is above zero, and the model has no such latents.
     """
-    asked = SearchConfig.model_validate({"text_ratio": 0, "image_ratio": 0} | dict(given))
-    for name in find_absent(asked, capabilities):
-        raise UsageError(
-            f"{name}_ratio {given[f'{name}_ratio']}: this model has no {name} latents (but: {capabilities.latents}); "
-            f"leave --{name}-ratio out or give 0"
-        )
+    for name in ("text", "image"):
+        ratio = given.get(f"{name}_ratio")
+        if ratio and capabilities.latents not in (name, "both"):
+            raise UsageError(
+                f"{name}_ratio {ratio}: this model has no {name} latents (but: {capabilities.latents}); leave "
+                f"{name}_ratio out or set it to 0"
+            )

@@ -1,7 +1,7 @@
-"""A folder with a Janus checkpoint: what it is, read from its config alone, and its parts, loaded one by one.
+"""A folder with a Janus checkpoint: its description, read from the config alone, and its parts, loaded one by one.
 
 transformers' modules hold the weights, from safetensors only; no remote code runs. A folder has transformers' layout
-(`transformers.models.janus`: JanusForConditionalGeneration, JanusProcessor) or DeepSeek's own
+(`transformers.models.janus`: JanusForConditionalGeneration, JanusProcessor) or DeepSeek's layout
 (`milr.models.deepseek_layout`), and is read as it is.
 """
 
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities
 from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
+from milr.settings import all_fields
 from milr.weights import identify_weights
 
 if TYPE_CHECKING:
@@ -32,28 +33,39 @@ SPECIAL_TOKENS = {
     "eoi_token": "<end_of_image>",
     "image_token": "<image_placeholder>",
 }
-"""What the family's tokens are called; a checkpoint's own tokenizer has all of them."""
+"""Name -> special token of the family; a checkpoint's own tokenizer has all of them."""
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
-_PICTURE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
+_IMAGE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
+_OLD_NAMES = {"credit": "gradient", "max_rows": "batch_size"}  # of settings, in files written for older versions
 _NAMED = 8  # weights that an error names at most
 
 
 class CheckpointSettings(BaseModel):
-    """What `milr.json` may say: milr's own settings beside a checkpoint."""
+    """The contents of `milr.json`: milr's own settings beside a checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: str | None = None
     """One of `PROFILES`; None recognises it."""
     grammar: Literal["free", "icons"] = "free"
-    """"icons" where the model reads prompts of `milr.tasks` alone."""
+    """"icons" if the model only reads prompts of `milr.tasks`, and draws icons."""
     search: dict[str, float | int | str] = {}
-    """Fields of `SearchConfig` that depend on the model's size."""
+    """Settings of methods, by name, whose best values depend on the model."""
+
+    @field_validator("search")
+    @classmethod
+    def _know_names(cls, search: dict[str, float | int | str]) -> dict[str, float | int | str]:
+        """Refuse names that are no settings; give old names their new ones."""
+        named = {_OLD_NAMES.get(name, name): value for name, value in search.items()}
+        for name in named:
+            if name not in (known := all_fields()):
+                raise ValueError(str(unknown_name("setting", name, known)))
+        return named
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a folder holds; nothing is loaded yet."""
+    """The description of a folder; nothing is loaded yet."""
 
     folder: Path
     settings: CheckpointSettings
@@ -61,19 +73,19 @@ class Checkpoint:
     profile_name: str
     config: Any
     """A `JanusConfig`, whatever layout the folder has."""
-    original: bool
-    """Whether the folder has DeepSeek's own layout."""
+    layout: Literal["transformers", "deepseek"]
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the model is and can."""
+        """What the model is and can do."""
         vision, text = self.config.vision_config, self.config.text_config
         return Capabilities(
-            picture_size=vision.image_size,
+            image_size=vision.image_size,
             image_tokens=vision.num_image_tokens,
             width=text.hidden_size,
             latents="both",
             passes=self.profile.passes,
+            image_language="icons" if self.settings.grammar == "icons" else "natural",
         )
 
     @property
@@ -82,7 +94,7 @@ class Checkpoint:
         return identify_weights(self.folder)
 
     def load_tokenizer(self) -> Any:
-        """The tokenizer as `tokenizer.json` states it, with the profile's added tokens and names for all marks.
+        """Load the tokenizer that `tokenizer.json` states, with the profile's added tokens and named special tokens.
 
         Raises:
             UsageError: There is none, or it lacks one of `SPECIAL_TOKENS`.
@@ -123,25 +135,25 @@ class Checkpoint:
         return tokenizer
 
     def load_image_processor(self) -> Any:
-        """What makes pixel values of pictures: resized to fit, padded to a square, normalised.
+        """Load what makes pixel values of images: resized to fit, padded to a square, normalised.
 
         Raises:
-            UsageError: There is no description of it.
+            UsageError: The folder does not describe it.
         """
         from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-        if not self.original:
+        if self.layout == "transformers":
             return JanusImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
         described = _read_json(self.folder / "preprocessor_config.json")
-        settings = {name: described[name] for name in _PICTURE_SETTINGS if name in described}
+        settings = {name: described[name] for name in _IMAGE_SETTINGS if name in described}
         side = described.get("image_size", self.config.vision_config.image_size)
         return JanusImageProcessorPil(size={"height": side, "width": side}, **settings)
 
     def load_network(self, dtype: torch.dtype, tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
-        """The weights, in transformers' `JanusForConditionalGeneration`, on the CPU.
+        """Load the weights into transformers' `JanusForConditionalGeneration`, on the CPU.
 
         Args:
-            dtype: Of the weights.
+            dtype: The dtype of the weights.
             tensors: The weights under the names of the folder's layout; None reads its safetensors.
 
         Raises:
@@ -152,9 +164,10 @@ class Checkpoint:
 
         transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
         source: dict[str, Any] = {"pretrained_model_name_or_path": self.folder}
-        if self.original or tensors is not None:
+        deepseek = self.layout == "deepseek"
+        if deepseek or tensors is not None:
             pairs = tensors.items() if tensors is not None else read_safetensors(self.folder)
-            weights = self._translate(pairs, dtype) if self.original else dict(pairs)
+            weights = self._translate(pairs, dtype) if deepseek else dict(pairs)
             source = {"pretrained_model_name_or_path": None, "state_dict": weights}
         # transformers itself takes other shapes for an error with a page of text: here they are named in one line.
         loaded: Any = JanusForConditionalGeneration.from_pretrained(
@@ -178,7 +191,7 @@ class Checkpoint:
         return network
 
     def make_network(self, dtype: torch.dtype) -> Any:
-        """A network of the same shape with random weights, on the CPU: for measuring time and memory."""
+        """Make a network of the same shape with random weights, on the CPU, to measure time and memory."""
         import torch
         from transformers import JanusForConditionalGeneration
         from transformers.initialization import no_init_weights
@@ -191,22 +204,22 @@ class Checkpoint:
         return network
 
     def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """DeepSeek's tensors under transformers' names."""
-        from milr.models import deepseek_layout as original
+        """Return DeepSeek's tensors under transformers' names."""
+        from milr.models import deepseek_layout
 
         weights: dict[str, torch.Tensor] = {}
         unknown: list[str] = []
         for key, tensor in pairs:
-            carried = original.carry(key, tensor)
-            if carried is None:
+            converted = deepseek_layout.convert(key, tensor)
+            if converted is None:
                 unknown.append(key)
-            weights.update({name: part.to(dtype) for name, part in (carried or {}).items()})
+            weights.update({name: part.to(dtype) for name, part in (converted or {}).items()})
         refuse_faults(str(self.folder), {"that milr does not know": unknown})
         return weights
 
 
 def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of a folder by name, one after another."""
+    """Yield all tensors of a folder by name, one after another."""
     from safetensors import safe_open
 
     for path in find_shards(folder):
@@ -216,7 +229,7 @@ def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool = True) -> Checkpoint:
-    """Look at a folder; its weights are not read.
+    """Describe a folder; its weights are not read.
 
     Args:
         folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
@@ -246,12 +259,12 @@ def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool =
         raise unknown_name(where, wanted, PROFILES)
     token_ids = _read_added_tokens(folder)
     name = wanted or recognise_profile(_names(folder, described), token_ids)
-    config, original = _make_config(folder, described, token_ids)
-    return Checkpoint(folder, settings, PROFILES[name], name, config, original)
+    config, layout = _make_config(folder, described, token_ids)
+    return Checkpoint(folder, settings, PROFILES[name], name, config, layout)
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """A folder's safetensors: those that its index names, or all.
+    """Return a folder's safetensors: those that its index names, or all.
 
     Raises:
         UsageError: One that the index names is missing.
@@ -269,7 +282,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
-    """Name the first weights of each fault, or do nothing where there is none.
+    """Name the first weights of each fault; do nothing if there is none.
 
     Args:
         origin: What an error calls the checkpoint.
@@ -283,29 +296,32 @@ def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
         raise UsageError(f"{origin!r} does not hold a whole Janus checkpoint; weights {'; '.join(found)}")
 
 
-def _make_config(folder: Path, described: dict[str, Any], token_ids: Mapping[str, int]) -> tuple[Any, bool]:
-    """A `JanusConfig`, and whether the layout is DeepSeek's own."""
-    from milr.models import deepseek_layout as original
+def _make_config(
+    folder: Path, described: dict[str, Any], token_ids: Mapping[str, int]
+) -> tuple[Any, Literal["transformers", "deepseek"]]:
+    """Return a `JanusConfig`, and the folder's layout."""
+    from milr.models import deepseek_layout
 
     kind = described.get("model_type")
-    if kind == original.MODEL_TYPE:
-        return original.translate_config(described, token_ids, str(folder)), True
+    if kind == deepseek_layout.MODEL_TYPE:
+        return deepseek_layout.translate_config(described, token_ids, str(folder)), "deepseek"
     if kind != "janus":
         raise UsageError(
-            f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and {original.MODEL_TYPE!r}"
+            f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and "
+            f"{deepseek_layout.MODEL_TYPE!r}"
         )
     from transformers import JanusConfig
 
-    return JanusConfig.from_dict(described), False
+    return JanusConfig.from_dict(described), "transformers"
 
 
 def _names(folder: Path, described: dict[str, Any]) -> list[str]:
-    """What a checkpoint is called: the ends of its path (the hub's cache has its name there) and its config's name."""
+    """Return a checkpoint's names: the ends of its path (the hub's cache has its name there) and its config's name."""
     return [*folder.resolve().parts[-3:], str(described.get("_name_or_path", ""))]
 
 
 def _read_added_tokens(folder: Path) -> dict[str, int]:
-    """The tokenizer's added tokens and their ids; none where there is no tokenizer."""
+    """Return the tokenizer's added tokens and their ids; none if there is no tokenizer."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}

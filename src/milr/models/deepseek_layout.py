@@ -1,4 +1,4 @@
-"""DeepSeek's own layout of a Janus checkpoint (`MultiModalityCausalLM`) in transformers' terms, as data.
+"""DeepSeek's layout of a Janus checkpoint (`MultiModalityCausalLM`) in transformers' terms, as data.
 
 Janus, Janus-Pro, T2I-R1, GoT-R1, ReasonGen-R1 and other fine-tunes come in it. Sources of the facts: deepseek-ai/Janus
 (janus/models), and the names that transformers' own conversion script gives.
@@ -15,7 +15,7 @@ from torch import Tensor
 from milr.errors import UsageError
 
 MODEL_TYPE = "multi_modality"
-"""What `config.json` says."""
+"""`model_type` in `config.json`."""
 
 VISION_TOWERS: Mapping[str, Mapping[str, Any]] = {
     "siglip_large_patch16_384": {
@@ -26,7 +26,7 @@ VISION_TOWERS: Mapping[str, Mapping[str, Any]] = {
         "mlp_ratio": 4.0,
     },
 }
-"""What a tower's name means. The config states no sizes: the original code has them in a table of its own."""
+"""Name of a vision tower -> its sizes. The config states no sizes: DeepSeek's code has them in a table."""
 
 IMAGE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
     "VQ-16": {
@@ -36,11 +36,11 @@ IMAGE_TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
         "latent_channels": 256,
     },
 }
-"""The same of the VQ models."""
+"""Name of a VQ model -> its sizes."""
 
 Change: TypeAlias = Literal["none", "split", "flatten", "drop"]
-"""What happens to a tensor: nothing; three equal parts of its rows become q, k and v; its first axis, of one, goes;
-the key is dropped."""
+"""The change of a tensor: none; three equal parts of its rows become q, k and v; its first axis, of size one, is
+removed; the key is dropped."""
 
 _TOWER = r"vision_model\.vision_tower\."
 _BLOCK = _TOWER + r"blocks\.(\d+)\."
@@ -76,15 +76,15 @@ KEYS: tuple[tuple[str, str, Change], ...] = (
     (_VQ + r"conv_blocks\.(\d+)\.res\.(.+)", _VQ_TO + r"{way}.\2.block.\3", "none"),
     (_VQ + r"conv_blocks\.(\d+)\.((?:attn|downsample|upsample)\..+)", _VQ_TO + r"{way}.\2.\3", "none"),
 )
-"""Original name -> transformers' name, first match first. ``{way}`` is "down" of an encoder, "up" of a decoder;
-``{part}`` is q, k and v; ``{place}`` counts the linear layers behind an aligner's first."""
+"""DeepSeek's name -> transformers' name, first match first. ``{way}`` is "down" of an encoder, "up" of a decoder;
+``{part}`` is q, k and v; ``{place}`` counts the linear layers after an aligner's first."""
 
 
 def rename(key: str) -> tuple[tuple[str, ...], Change] | None:
-    """What a tensor of the original layout is called in transformers' model, and what happens to it.
+    """Return the names of a tensor of DeepSeek's layout in transformers' model, and its change.
 
     Returns:
-        The names, three where it is split and none where it is dropped; None where the key is not known.
+        The names, three if it is split and none if it is dropped; None if the key is not known.
     """
     for pattern, target, change in KEYS:
         found = re.fullmatch(pattern, key)
@@ -102,8 +102,8 @@ def rename(key: str) -> tuple[tuple[str, ...], Change] | None:
     return None
 
 
-def carry(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """One tensor under transformers' names; empty where it is dropped, None where its key is not known."""
+def convert(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
+    """Return one tensor under transformers' names; empty if it is dropped, None if its key is not known."""
     renamed = rename(key)
     if renamed is None:
         return None
@@ -116,12 +116,12 @@ def carry(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
 
 
 def translate_config(described: Mapping[str, Any], token_ids: Mapping[str, int], origin: str) -> Any:
-    """The `JanusConfig` that says what an original config says.
+    """Return the `JanusConfig` that is equivalent to DeepSeek's config.
 
     Args:
-        described: The original config.json.
-        token_ids: Of the tokenizer's added tokens, by their words; those that are missing are left to transformers.
-        origin: What an error calls the checkpoint.
+        described: DeepSeek's config.json.
+        token_ids: Added token of the tokenizer -> id; missing ones are left to transformers.
+        origin: The checkpoint's name in errors.
 
     Raises:
         UsageError: A part is missing, or of a kind that transformers' model cannot be.
@@ -178,7 +178,7 @@ def translate_config(described: Mapping[str, Any], token_ids: Mapping[str, int],
 
 
 class _Parts:
-    """An original config's parts, each a class with its parameters."""
+    """The parts of DeepSeek's config, each a class with its parameters."""
 
     def __init__(self, described: Mapping[str, Any], origin: str) -> None:
         self.described, self.origin = described, origin
@@ -186,7 +186,7 @@ class _Parts:
             raise UsageError(f"{origin!r}: its config.json has no language_config; fetch the checkpoint again")
 
     def get(self, part: str, name: str, missing: Any = None) -> Any:
-        """One parameter of a part."""
+        """Return one parameter of a part."""
         try:
             value = self.described[part]["params"].get(name, missing)
         except (KeyError, TypeError, AttributeError):
@@ -198,13 +198,13 @@ class _Parts:
         return value
 
     def expect(self, part: str, name: str, value: object, missing: Any = None) -> None:
-        """Refuse another value: the model could not be transformers' then."""
+        """Refuse any other value: transformers' model has only this one."""
         found = self.get(part, name, missing)
         if found != value:
             raise UsageError(f"{self.origin!r}: {part}.params.{name} is {found!r}, but milr reads only {value!r}")
 
     def look_up(self, part: str, name: str | None, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The sizes behind a name: a parameter of the part, or its class."""
+        """Return the sizes that a name stands for: a parameter of the part, or its class."""
         said = str(self.get(part, name)) if name else str(self.described.get(part, {}).get("cls"))
         if said not in table:
             raise UsageError(f"{self.origin!r}: {part} names {said!r}, but milr knows {_list(table)}")

@@ -20,7 +20,7 @@ PICKLES = ".bin"
 
 @dataclass(frozen=True)
 class HubName:
-    """``organisation/name``, with ``@revision`` behind it or not."""
+    """``organisation/name``, with ``@revision`` after it or not."""
 
     repository: str
     revision: str | None

@@ -1,4 +1,4 @@
-"""How a checkpoint was taught to be spoken to: one small entry of data each, and the token ids that it makes."""
+"""Prompt profiles: the prompts that a checkpoint was trained on, as data, and their token ids."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from milr.types import Reasoning
 
 @dataclass(frozen=True)
 class Turn:
-    """What a user says, and the roles around it. Source of the form: Janus's conversation template "deepseek"."""
+    """A user's message and the roles around it. Source of the form: Janus's conversation template "deepseek"."""
 
     content: str
-    """``{prompt}``, ``{reasoning}``, ``{question}`` and ``{picture}`` are filled in; blanks at the ends are cut off."""
+    """``{prompt}``, ``{reasoning}``, ``{question}`` and ``{image}`` are filled in; spaces at the ends are cut off."""
     user: str = "<|User|>"
     assistant: str = "<|Assistant|>"
     system: str = ""
-    """Stands first where it is not empty."""
+    """Stands first if it is not empty."""
 
     def write(self, **words: str) -> str:
-        """The whole text up to where the assistant begins."""
+        """Return the whole text up to where the assistant begins."""
         before = f"{self.system}\n\n" if self.system else ""
         return f"{before}{self.user}: {self.content.format(**words).strip()}\n\n{self.assistant}:"
 
 
 @dataclass(frozen=True)
 class PromptProfile:
-    """How a checkpoint reasons, draws and answers."""
+    """The prompts and limits with which a checkpoint reasons, draws and answers."""
 
     summary: str
     passes: Literal[1, 2]
-    """2: the reasoning's words are put into a new prompt for the drawing. 1: the image follows the reasoning's own
+    """2: the reasoning's words are put into a new prompt for the image. 1: the image follows the reasoning's own
     tokens in the same context."""
     reasoning: Turn
     """Asks for the reasoning."""
-    drawing: Turn | None
-    """Asks for the drawing after a reasoning; None where the drawing follows in the same context."""
+    image: Turn | None
+    """Asks for the image after a reasoning; None if the image follows in the same context."""
     plain: Turn
-    """Asks for the drawing from the prompt alone."""
+    """Asks for the image from the prompt alone."""
     question: Turn
-    """Asks a yes/no question about a picture, which stands where ``{picture}`` is."""
+    """Asks a yes/no question about an image, which stands where ``{image}`` is."""
     max_reasoning_tokens: int
-    open_question: Turn = Turn("{picture}\n{question}")
-    """Asks any other question about a picture."""
+    open_question: Turn = Turn("{image}\n{question}")
+    """Asks any other question about an image."""
     text_temperature: float = 0.0
-    """Of the reasoning's tokens; 0 takes the likeliest."""
+    """Temperature of the reasoning's tokens; 0 takes the likeliest."""
     ends: frozenset[Literal["end of sequence", "image start"]] = frozenset({"end of sequence"})
-    """What ends a reasoning."""
-    keeps_blanks: bool = True
-    """Whether the words go into the drawing's prompt with the blanks around them as they were written."""
+    """Tokens that end a reasoning."""
+    keeps_spaces: bool = True
+    """If true, the reasoning goes into the image's prompt with the spaces around it as they were written."""
     added_tokens: tuple[str, ...] = ()
-    """Given to the tokenizer, in this order, where it does not know them."""
+    """Added to the tokenizer, in this order, if it does not know them."""
     cut: tuple[str, ...] = ()
-    """Words that are cut out of a prompt, wherever they stand."""
+    """Words that are cut out of a prompt, at any place."""
     names: tuple[str, ...] = field(default=())
     """A checkpoint whose name has one of these in it, or whose tokenizer has all of `added_tokens`, takes this
     profile."""
     criticised: str = "{prompt}"
-    """What stands for the prompt where a reasoning is asked for again, after a picture that was wrong; ``{critique}``
-    says what was wrong. The default fits a model that never learned to read a critique."""
+    """Replaces the prompt when a reasoning is requested again, after a wrong image; ``{critique}`` says what was wrong.
+    The default fits a model that never learned to read a critique."""
 
 
 _VISUALIZATION = (
@@ -83,14 +83,14 @@ _VISUALIZATION_TURN = Turn(
     assistant="Assistant",
     system="You are a helpful assistant that receives an image prompt and generate a visualization of the prompt.",
 )
-_QUESTION = Turn("{picture}\n{question} Answer yes or no.")
+_QUESTION = Turn("{image}\n{question} Answer yes or no.")
 
 PROFILES: Mapping[str, PromptProfile] = {
     "janus-pro": PromptProfile(
         summary="Janus-Pro as MILR runs it: two passes, the likeliest text",
         passes=2,
         reasoning=_VISUALIZATION_TURN,
-        drawing=Turn("{prompt}. {reasoning}", user="User", assistant="Assistant"),
+        image=Turn("{prompt}. {reasoning}", user="User", assistant="Assistant"),
         plain=Turn("{prompt}"),  # Janus-Pro's own roles: what its published scores were drawn with
         question=_QUESTION,
         max_reasoning_tokens=512,
@@ -100,7 +100,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         summary="T2I-R1: two passes, sampled text",
         passes=2,
         reasoning=_VISUALIZATION_TURN,
-        drawing=Turn("{prompt}. {reasoning}", user="User", assistant="Assistant"),
+        image=Turn("{prompt}. {reasoning}", user="User", assistant="Assistant"),
         plain=Turn("{prompt}", user="User", assistant="Assistant"),
         question=_QUESTION,
         max_reasoning_tokens=512,
@@ -116,7 +116,7 @@ PROFILES: Mapping[str, PromptProfile] = {
             user="User",
             assistant="Assistant",
         ),
-        drawing=None,
+        image=None,
         plain=Turn("{prompt}", user="User", assistant="Assistant"),
         question=_QUESTION,
         max_reasoning_tokens=600,
@@ -131,7 +131,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         summary="ReasonGen-R1: one pass, sampled text",
         passes=1,
         reasoning=Turn("A photo of {prompt}. Output a richly detailed prompt: "),
-        drawing=None,
+        image=None,
         plain=Turn("A photo of {prompt}."),
         question=_QUESTION,
         max_reasoning_tokens=448,
@@ -144,23 +144,23 @@ PROFILES: Mapping[str, PromptProfile] = {
         summary="the embedded model: two short passes in the grammar of milr.tasks",
         passes=2,
         reasoning=Turn("plan: {prompt}"),
-        drawing=Turn("{prompt}. {reasoning}"),
+        image=Turn("{prompt}. {reasoning}"),
         plain=Turn("{prompt}"),
-        question=Turn("{picture}\n{question}"),
+        question=Turn("{image}\n{question}"),
         max_reasoning_tokens=96,
-        keeps_blanks=False,
+        keeps_spaces=False,
     ),
 }
 """Name -> profile."""
 DEFAULT_PROFILE = "janus-pro"
-"""Of a checkpoint that shows no other."""
+"""The profile of a checkpoint that shows no other."""
 
 
 def recognise_profile(names: Iterable[str], tokens: Collection[str]) -> str:
-    """The profile that a checkpoint shows, by what `PromptProfile.names` and `added_tokens` say.
+    """Return the profile that a checkpoint's names or tokens match: `PromptProfile.names` and `added_tokens`.
 
     Args:
-        names: What it is called: its name at the hub, the last parts of its folder, the name in its config.
+        names: Its name at the hub, the last parts of its folder, the name in its config.
         tokens: Added tokens of its tokenizer.
 
     Returns:
@@ -177,57 +177,57 @@ def recognise_profile(names: Iterable[str], tokens: Collection[str]) -> str:
 
 
 class Prompts:
-    """Token ids of everything that a model is told. Every prompt begins with the beginning of a sequence, once."""
+    """Token ids of all prompts. Every prompt begins with the beginning-of-sequence token, once."""
 
     def __init__(self, profile: PromptProfile, tokenizer: Any) -> None:
-        """Args: the profile, and a tokenizer that knows its added tokens and the three image tokens."""
+        """Take the profile, and a tokenizer that knows its added tokens and the three image tokens."""
         self.profile = profile
         self._tokenizer = tokenizer
         self.image_start: int = tokenizer.boi_token_id
-        self.blank: int = tokenizer.pad_token_id
+        self.padding: int = tokenizer.pad_token_id
         """Stands for every token but the first and the last of an unconditional prompt."""
         marks = {"end of sequence": tokenizer.eos_token_id, "image start": tokenizer.boi_token_id}
         self.ends: frozenset[int] = frozenset(marks[end] for end in profile.ends)
-        """Tokens that end a reasoning; none of them belongs to it."""
+        """Tokens that end a reasoning; they do not belong to it."""
 
     def reasoning(self, prompt: str, critique: str = "") -> list[int]:
-        """Asks for the reasoning of a prompt, with what was wrong with an earlier picture, if anything."""
+        """Return the prompt for a reasoning text, with what was wrong with an earlier image, if anything."""
         words = self._cut(prompt)
         if critique:
             words = self.profile.criticised.format(prompt=words, critique=critique)
         return self._encode(self.profile.reasoning.write(prompt=words))
 
-    def drawing(self, prompt: str, reasoning: Reasoning | None) -> list[int]:
-        """Asks for the drawing of a prompt, after its reasoning where there is one; ends with the image start."""
+    def image(self, prompt: str, reasoning: Reasoning | None) -> list[int]:
+        """Return the prompt for an image, after its reasoning if there is one; it ends with the image start."""
         if reasoning is None:
             return [*self._encode(self.profile.plain.write(prompt=self._cut(prompt))), self.image_start]
-        if self.profile.drawing is None:
+        if self.profile.image is None:
             tokens = list(reasoning.tokens) or self._encode(reasoning.text)[1:]
             return [*self.reasoning(prompt), *tokens, self.image_start]
         words = reasoning.text
-        if self.profile.keeps_blanks and reasoning.tokens:
+        if self.profile.keeps_spaces and reasoning.tokens:
             words = self._tokenizer.decode(list(reasoning.tokens), skip_special_tokens=True)
-        turn = self.profile.drawing.write(prompt=self._cut(prompt), reasoning=words)
+        turn = self.profile.image.write(prompt=self._cut(prompt), reasoning=words)
         return [*self._encode(turn), self.image_start]
 
     def question(self, question: str, places: int) -> list[int]:
-        """Asks a yes/no question about a picture that takes that many places, each a placeholder token."""
-        return self._encode(self.profile.question.write(picture=self._picture(places), question=question))
+        """Return a yes/no question about an image that takes that many places, each a placeholder token."""
+        return self._encode(self.profile.question.write(image=self._image(places), question=question))
 
     def open_question(self, question: str, places: int) -> list[int]:
-        """Asks any other question about such a picture."""
-        return self._encode(self.profile.open_question.write(picture=self._picture(places), question=question))
+        """Return any other question about such an image."""
+        return self._encode(self.profile.open_question.write(image=self._image(places), question=question))
 
     def without_end(self, tokens: list[int]) -> list[int]:
-        """A reasoning's tokens, without what ended it."""
+        """Return a reasoning's tokens without the one that ended it."""
         return tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
 
     def up_to_end(self, tokens: list[int]) -> list[int]:
-        """Tokens up to the first that ends a reasoning, which is kept."""
+        """Return the tokens up to and including the first that ends a reasoning."""
         end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
         return tokens[: end + 1]
 
-    def _picture(self, places: int) -> str:
+    def _image(self, places: int) -> str:
         token = self._tokenizer
         return f"{token.boi_token}{token.image_token * places}{token.eoi_token}"
 

@@ -1,4 +1,4 @@
-"""What a model needs and how fast it draws: from its config alone, and from a probe of a few seconds."""
+"""The memory that a model needs, from its config alone, and its speed, from a probe of a few seconds."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     from milr.models.janus import Janus
 
 PROMPT_TOKENS = 256
-"""Tokens that are counted for the words around a prompt and the prompt itself."""
+"""Tokens counted for a prompt and the words around it."""
 _COPIES = 5
-"""Of each latent: now, at the start, its gradient, and Adam's two moments."""
+"""Copies of each latent: current, initial, gradient, and Adam's two moments."""
 _FLOAT32_BYTES = 4
 _PROBE_PROMPT = "a photo of a red apple left of a blue clock"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model takes, in bytes unless a name says otherwise."""
+    """The memory that a model needs, in bytes unless a name says otherwise."""
 
     dtype: str
     parameters: dict[str, int]
-    """How many there are in each part."""
+    """Number of parameters in each part."""
     weights: int
     tokens: int
-    """The longest context that is counted: prompt, reasoning and image in one."""
+    """The longest context: prompt, reasoning and image in one."""
     cache_per_token: int
     """Keys and values of all layers."""
     row: int
-    """One drawing under way: two rows of keys and values for guidance, and its latents."""
+    """One drawing in progress: two rows of keys and values for guidance, and its latents."""
     latents: int
-    """Of one task, as if all text and all image positions moved."""
+    """Latents of one task, as if all text and all image positions moved."""
     free: int | None
-    """Of the device now; None where nobody says."""
+    """Free memory of the device now; None if unknown."""
     rows: int | None
-    """How many drawings at a time fit beside the weights and the reward; 0 where not even the weights do."""
+    """How many drawings at a time fit beside the weights and the reward; 0 if not even the weights fit."""
 
 
 def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None = None, reward: int = 0) -> Plan:
@@ -50,7 +50,7 @@ def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None 
     Args:
         checkpoint: See `milr.models.checkpoint.open_checkpoint`.
         device: As torch names it.
-        dtype: Of the weights and the cache; None takes the device's.
+        dtype: The dtype of the weights and the cache; None takes the device's.
         reward: Bytes that the reward takes on the same device.
 
     Raises:
@@ -74,22 +74,22 @@ def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None 
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of all safetensors in a folder and below it: about what a reward's networks take."""
+    """Return the size of all safetensors in a folder and below it: about the memory that a reward's networks need."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def probe(model: Janus, *, rows: int, seconds: float = 10.0) -> float:
-    """Drawings an hour with so many at a time, from the time that single image tokens take.
+    """Return the drawings per hour with so many at a time, from the time of single image tokens.
 
-    A drawing is begun with all but its last tokens given: what more tokens of its own cost, beyond one, is the time of
-    a step at a full context, which is a little more than the mean of a whole drawing.
+    All but the last tokens of each drawing are given. The time of each further sampled token, beyond one, is the time
+    of a decode step at a full context: a little more than the mean of a whole drawing.
 
     Args:
-        model: Loaded.
+        model: A loaded model.
         rows: Drawings at a time.
-        seconds: About how long it may take; one measurement is always made.
+        seconds: About how long the probe may take; one measurement is always made.
     """
-    _time_ending(model, rows, 1)  # what is done once is not counted
+    _time_ending(model, rows, 1)  # work that is done once is not counted
     began = time.perf_counter()
     base = _time_ending(model, rows, 1)
     total, own, step = model.capabilities.image_tokens, 4, 0.0
@@ -103,11 +103,12 @@ def probe(model: Janus, *, rows: int, seconds: float = 10.0) -> float:
 
 
 def _time_ending(model: Janus, rows: int, own: int) -> float:
-    """Seconds of drawings whose last `own` image tokens are the model's own: prompt, given tokens, picture and all."""
+    """Return the seconds of drawings whose last `own` image tokens are sampled, prompts and decoding included."""
     import torch
 
     from milr.decode.sampling import open_stream
     from milr.models.base import ImageRequest
+    from milr.settings import SamplingParams
     from milr.types import Task
 
     codes: int = model.network.config.vq_config.num_embeddings
@@ -115,7 +116,7 @@ def _time_ending(model: Janus, rows: int, own: int) -> float:
     started = model.start([Task(prompt=_PROBE_PROMPT)] * rows)
     requests = [ImageRequest(row, None, open_stream(0, "probe", place, 0), given) for place, row in enumerate(started)]
     began = time.perf_counter()
-    model.draw(requests, guidance=5.0, temperature=1.0, keep=0)
+    model.draw(requests, SamplingParams())
     return time.perf_counter() - began
 
 
@@ -131,7 +132,7 @@ def _count_parameters(checkpoint: Checkpoint) -> dict[str, int]:
         "text head": network.lm_head,
         "image head": inner.generation_head,
         "image tokens": torch.nn.ModuleList([inner.generation_embeddings, inner.generation_aligner]),
-        "picture decoder": inner.vqmodel,
-        "looking": torch.nn.ModuleList([inner.vision_model, inner.aligner]),
+        "image decoder": inner.vqmodel,
+        "vision tower": torch.nn.ModuleList([inner.vision_model, inner.aligner]),
     }
     return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}

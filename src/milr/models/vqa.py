@@ -1,4 +1,4 @@
-"""A Janus checkpoint that looks: pictures go through its vision tower, its language model answers about them.
+"""Visual question answering with a Janus checkpoint: vision tower, then language model.
 
 Source of the architecture: `transformers.models.janus` (JanusVisionModel, JanusVisionAlignerMLP).
 """
@@ -20,12 +20,12 @@ from milr.models.prompts import Prompts
 
 @dataclass(frozen=True)
 class VisualQA:
-    """What looking needs of a loaded checkpoint; it holds no weights of its own."""
+    """The parts of a loaded checkpoint that answer questions about images; it holds no weights of its own."""
 
     network: Any
     """transformers' JanusForConditionalGeneration."""
     engine: Engine
-    """Of its language model."""
+    """The engine of its language model."""
     prompts: Prompts
     tokenizer: Any
     image_processor: Any
@@ -33,26 +33,26 @@ class VisualQA:
     """Token ids -> (T, d)."""
     text_logits: Callable[[torch.Tensor], torch.Tensor]
     """(n, d) float32 -> (n, V) float32."""
-    pictures_at_once: int
-    """How many go through the vision tower together."""
+    images_at_once: int
+    """Images that go through the vision tower together."""
 
     @torch.inference_mode()
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """p(yes) / (p(yes) + p(no)) of a yes/no question about each picture."""
-        if not pictures:
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """Return p(yes) / (p(yes) + p(no)) of a yes/no question about each image."""
+        if not images:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
-        kept = self.engine.read_all(self._look(pictures, questions, self.prompts.question))
-        logits = self.text_logits(torch.stack([one.last for one in kept]))  # (n, V)
+        prefixes = self.engine.prefill_all(self._embed(images, questions, self.prompts.question))
+        logits = self.text_logits(torch.stack([prefix.last for prefix in prefixes]))  # (n, V)
         return to_numbers(torch.softmax(logits[:, [yes, no]], dim=-1)[:, 0])
 
     @torch.inference_mode()
-    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """A free answer about each picture, written greedily, of at most that many tokens."""
-        if not pictures:
+    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """Return a free answer about each image, written greedily, of at most that many tokens."""
+        if not images:
             return []
         return self.engine.in_batches(
-            self._look(pictures, questions, self.prompts.open_question),
+            self._embed(images, questions, self.prompts.open_question),
             lambda batch: self._reply(batch, limit),
             tokens=lambda row: len(row) + limit,
             shape=lambda row: (len(row),),
@@ -61,7 +61,7 @@ class VisualQA:
     def _reply(self, batch: Sequence[torch.Tensor], limit: int) -> list[str]:
         end: int = self.tokenizer.eos_token_id
         rows = self.engine.open([None] * len(batch), max(map(len, batch)), limit)
-        rows.read(batch)
+        rows.prefill(batch)
         written: list[list[int]] = [[] for _ in batch]
         for _ in range(limit):
             following = to_integers(self.text_logits(rows.newest).argmax(-1))
@@ -74,28 +74,28 @@ class VisualQA:
         written = [[token for token in tokens if token != end] for tokens in written]
         return [self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in written]
 
-    def _look(
-        self, pictures: Sequence[Image.Image], questions: Sequence[str], ask: Callable[[str, int], list[int]]
+    def _embed(
+        self, images: Sequence[Image.Image], questions: Sequence[str], write: Callable[[str, int], list[int]]
     ) -> list[torch.Tensor]:
-        """Questions as rows of embeddings (T, d), each picture's features in its places.
+        """Return the questions as rows of embeddings (T, d), each image's features in its places.
 
-        A picture that is given for several questions, as the same object, goes through the vision tower once.
+        An image that is given for several questions, as the same object, goes through the vision tower once.
         """
         placeholder = self.tokenizer.image_token_id
-        different = {id(picture): picture for picture in pictures}
-        features, _ = work_in_batches(list(different.values()), self._see, self.pictures_at_once)
-        seen = dict(zip(different, features, strict=True))
+        different = {id(image): image for image in images}
+        found, _ = work_in_batches(list(different.values()), self._encode, self.images_at_once)
+        features = dict(zip(different, found, strict=True))
         rows: list[torch.Tensor] = []
-        for picture, question in zip(pictures, questions, strict=True):
-            found = seen[id(picture)]
-            ids = ask(question, len(found))
-            holes = torch.tensor([i == placeholder for i in ids], device=found.device)
-            rows.append(self.embed(ids).masked_scatter(holes[:, None], found))
+        for image, question in zip(images, questions, strict=True):
+            own = features[id(image)]
+            ids = write(question, len(own))
+            places = torch.tensor([i == placeholder for i in ids], device=own.device)
+            rows.append(self.embed(ids).masked_scatter(places[:, None], own))
         return rows
 
-    def _see(self, pictures: Sequence[Image.Image]) -> Sequence[torch.Tensor]:
-        """Each picture's features, (tokens, d)."""
-        pixels = self.image_processor([p.convert("RGB") for p in pictures], return_tensors="pt")["pixel_values"]
+    def _encode(self, images: Sequence[Image.Image]) -> Sequence[torch.Tensor]:
+        """Return each image's features, (tokens, d)."""
+        pixels = self.image_processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         inner = self.network.model
         pixels = pixels.to(self.network.device, self.network.dtype)  # (B, 3, H, W)
         return inner.aligner(inner.vision_model(pixels).last_hidden_state).unbind()
