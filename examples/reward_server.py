@@ -13,9 +13,9 @@ from PIL import Image, ImageStat
 WHO = {"protocol": "milr-reward/1", "reward": "colourful@1", "stop_at": 0.9}
 
 
-def score(item):  # your reward goes here: item["task"]["prompt"] says what the picture should show
-    picture = Image.open(io.BytesIO(base64.b64decode(item["picture"])))
-    spread = sum(ImageStat.Stat(picture).stddev) / (3 * 128)
+def score(item):  # your reward goes here: item["task"]["prompt"] says what the image should show
+    image = Image.open(io.BytesIO(base64.b64decode(item["picture"])))
+    spread = sum(ImageStat.Stat(image).stddev) / (3 * 128)
     return {"value": min(1.0, spread), "explanation": "how far the colours are apart"}
 
 

@@ -18,7 +18,7 @@ from milr.testing import FakeModel
 from milr.types import Score, Task, Unscored
 from tests.support.paths import DATA, ROOT
 
-pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
 from milr.rewards.vlm.client import VlmClient, VlmSettings  # noqa: E402
 from milr.serve.judge import JudgeServer  # noqa: E402
@@ -56,24 +56,26 @@ def test_every_reward_is_tested_here() -> None:
 
 
 @pytest.fixture(scope="module")
-def eyes() -> Icons:
+def detector() -> Icons:
     return Icons()
 
 
 @pytest.fixture(scope="module", params=REWARDS_TO_TEST)
-def reward(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, eyes: Icons) -> Iterator[Reward]:
-    """Each by its name, judges behind a real server that sees by the icon detector."""
+def reward(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, detector: Icons
+) -> Iterator[Reward]:
+    """Each by its name, VLM judges behind a real server that answers from the icon detector."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        server = stack.enter_context(JudgeServer(eyes))
-        judges = VlmClient(VlmSettings(url=server.url, first_wait=0))
-        stack.callback(judges.close)
+        server = stack.enter_context(JudgeServer(detector))
+        vlm = VlmClient(VlmSettings(url=server.url, first_wait=0))
+        stack.callback(vlm.close)
         name = request.param
         if name == "http":
             name = f"http://127.0.0.1:{stack.enter_context(example_server())}/score"
         if name == "sharpness":
-            patch.setitem(REWARDS, name, Entry("examples.sharpness_reward:Sharpness", "how sharp a picture is"))  # type: ignore[misc]
-        yield load_reward(name, model=FakeModel(), judges=judges)
+            patch.setitem(REWARDS, name, Entry("examples.sharpness_reward:Sharpness", "how sharp an image is"))  # type: ignore[misc]
+        yield load_reward(name, model=FakeModel(), vlm=vlm)
 
 
 class example_server:  # noqa: N801
@@ -98,24 +100,24 @@ class example_server:  # noqa: N801
 
 
 def scenes() -> tuple[list[Image.Image], list[Task]]:
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     for name in ("three_cats.png", "apple_and_clock.png", "dog_above_bench.png"):
-        with Image.open(SCENES / name) as picture:
-            picture.load()
-            pictures.append(picture.copy())
+        with Image.open(SCENES / name) as image:
+            image.load()
+            images.append(image.copy())
     lines = Image.new("RGB", (50, 40), "white")
     ImageDraw.Draw(lines).line((0, 0, 49, 39), "black", 3)
     tasks = [CATS, CATS, CATS.model_copy(update={"prompt": "a dog"}), CATS]
-    return [*pictures, lines], tasks
+    return [*images, lines], tasks
 
 
 def test_a_batch_is_its_singles_in_any_order_and_again(reward: Reward) -> None:
-    pictures, tasks = scenes()
-    batch = reward(pictures, tasks)
+    images, tasks = scenes()
+    batch = reward(images, tasks)
     assert len(batch) == 4
-    assert batch == [reward([p], [t])[0] for p, t in zip(pictures, tasks, strict=True)]
-    assert batch[::-1] == reward(pictures[::-1], tasks[::-1])
-    assert batch == reward(pictures, tasks)
+    assert batch == [reward([p], [t])[0] for p, t in zip(images, tasks, strict=True)]
+    assert batch[::-1] == reward(images[::-1], tasks[::-1])
+    assert batch == reward(images, tasks)
     assert reward([], []) == []
     for score in batch:
         assert isinstance(score, Score), score
@@ -129,7 +131,7 @@ def test_a_reward_says_its_version_and_its_stop(reward: Reward) -> None:
 
 
 @pytest.mark.parametrize("color", ["white", "black", (220, 221, 224)])
-def test_a_blank_picture_does_not_pass(reward: Reward, color: str) -> None:
+def test_a_blank_image_does_not_pass(reward: Reward, color: str) -> None:
     if reward.name.startswith("self:p-yes") and color == "white":
         pytest.skip("the fake model says yes to what is bright")
     (score,) = reward([Image.new("RGB", (128, 128), color)], [CATS])
@@ -137,7 +139,7 @@ def test_a_blank_picture_does_not_pass(reward: Reward, color: str) -> None:
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_pictures_are_scored_or_refused_by_name(reward: Reward, odd: str) -> None:
+def test_odd_images_are_scored_or_refused_by_name(reward: Reward, odd: str) -> None:
     (score,) = reward([ODD[odd]], [CATS])
     if isinstance(score, Unscored):
         width, height = ODD[odd].size
@@ -146,10 +148,10 @@ def test_odd_pictures_are_scored_or_refused_by_name(reward: Reward, odd: str) ->
         assert odd != "0 x 5"
 
 
-def test_one_picture_that_cannot_be_scored_spares_its_neighbours(reward: Reward) -> None:
-    pictures, tasks = scenes()
-    alone = reward(pictures, tasks)
-    beside = reward([pictures[0], ODD["0 x 5"], *pictures[1:]], [tasks[0], CATS, *tasks[1:]])
+def test_one_image_that_cannot_be_scored_spares_its_neighbours(reward: Reward) -> None:
+    images, tasks = scenes()
+    alone = reward(images, tasks)
+    beside = reward([images[0], ODD["0 x 5"], *images[1:]], [tasks[0], CATS, *tasks[1:]])
     assert isinstance(beside[1], Unscored)
     assert [beside[0], *beside[2:]] == alone
 
@@ -163,6 +165,6 @@ def test_scores_can_be_kept_in_a_run(reward: Reward) -> None:
     from pydantic import TypeAdapter
     from pydantic_core import to_json
 
-    pictures, tasks = scenes()
-    for score in reward(pictures, tasks):
+    images, tasks = scenes()
+    for score in reward(images, tasks):
         assert TypeAdapter(Score | Unscored).validate_json(to_json(score)) == score

@@ -3,7 +3,7 @@
 Stated from the papers and mmdet's configuration, without transformers, so that the converter has something to be held
 against. Its `state_dict` has the keys of an mmdet checkpoint.
 
-Shapes: B pictures, C channels, (h, w) a map, Q queries, E width of the decoder.
+Shapes: B images, C channels, (h, w) a map, Q queries, E width of the decoder.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", index)
 
     def forward(self, x: Tensor, apart: Tensor | None) -> Tensor:
-        """(windows, n, C); `apart` (windows of a picture, n, n) is true where two places must not see each other."""
+        """(windows, n, C); `apart` (windows of an image, n, n) is true where two places must not see each other."""
         count, n, width = x.shape
         q, k, v = self.qkv(x).view(count, n, 3, self.heads, -1).permute(2, 3, 0, 1, 4)  # (heads, windows, n, d)
         scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
@@ -118,7 +118,7 @@ class SwinBlock(nn.Module):
         return x.reshape(b, height, width, c)
 
     def _apart(self, height: int, width: int) -> Tensor:
-        """After the roll a window may hold strips that do not touch in the picture."""
+        """After the roll a window may hold strips that do not touch in the image."""
 
         def strip(length: int) -> Tensor:
             place = torch.arange(length)

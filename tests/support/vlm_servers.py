@@ -134,10 +134,10 @@ def hang_up(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
     handler.connection.close()
 
 
-def picture_of(body: dict[str, Any]) -> Image.Image:
-    """The picture in a chat request."""
+def image_of(body: dict[str, Any]) -> Image.Image:
+    """The image in a chat request."""
     for part in body["messages"][-1]["content"]:
         if part["type"] == "image_url":
             data = part["image_url"]["url"].removeprefix("data:image/png;base64,")
             return Image.open(io.BytesIO(base64.b64decode(data)))
-    raise AssertionError("no picture was sent")
+    raise AssertionError("no image was sent")

@@ -16,17 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from torch import Tensor
 
 from milr.convert.checkpoint import load_carried, read_checkpoint, save_converted
+from milr.rewards.geneval.weights import SOURCES, UNUSED
 
 if TYPE_CHECKING:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
-
-SOURCES: Mapping[str, str] = {
-    "743b7d99": "OpenMMLab's file for mmdet 2.x, which GenEval was published with",
-    "c9d0c4f2": "OpenMMLab's file for mmdet 3.x, which GenEval's script downloads since: the same run, keys renamed",
-}
-"""How a checkpoint's hash begins -> what it is. OpenMMLab names files by it:
-mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth and
-mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth."""
 
 Change: TypeAlias = Literal["none", "split", "unfold", "drop"]
 """What happens to a tensor: nothing; three equal parts of its rows become q, k and v; the four neighbours of patch
@@ -112,13 +105,6 @@ _MAP: tuple[tuple[str, str, Change], ...] = (
 
 # A plain parameter there, an embedding here.
 _LEVEL_EMBED = ("panoptic_head.pixel_decoder.level_encoding.weight", _PIXELS + "level_embed")
-
-UNUSED = (
-    _BACKBONE + "swin.layernorm.weight",
-    _BACKBONE + "swin.layernorm.bias",
-    "criterion.empty_weight",
-)
-"""Of the live model: norms that no backbone uses, and the loss's weights."""
 
 
 def make_config() -> Mask2FormerConfig:

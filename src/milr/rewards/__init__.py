@@ -23,7 +23,7 @@ REWARDS: Mapping[str, Entry] = {
         "GenEval's rules on the icon detector's findings: 1 or 0",
     ),
     "icons-judge": Entry(
-        "milr.rewards.icons.reward:IconsJudge",
+        "milr.rewards.icons.reward:IconsEvaluator",
         "icons by another detector: to watch, not to optimise",
     ),
     "icons-soft": Entry(
@@ -52,7 +52,7 @@ REWARDS: Mapping[str, Entry] = {
     ),
     "self": Entry(
         "milr.rewards.self_reward:SelfReward",
-        "the model that drew judges; self:p-yes asks for a probability",
+        "the verdict of the model that drew; self:p-yes asks for a probability",
     ),
     "gpt-4o": Entry(
         "milr.rewards.vlm.gpt4o:GPT4o",
@@ -76,22 +76,22 @@ REWARDS: Mapping[str, Entry] = {
     ),
     "http": Entry(
         "milr.rewards.http:Remote",
-        "a reward behind a URL: http://localhost:8123/score",
+        "a reward at a URL: http://localhost:8123/score",
     ),
 }
 """Name -> entry. A reward is one file and one line here."""
 
 
 def load_reward(
-    name: str = "icons", *, model: object | None = None, judges: VlmClient | None = None, **options: object
+    name: str = "icons", *, model: object | None = None, vlm: VlmClient | None = None, **options: object
 ) -> Reward:
-    """The reward of that name.
+    """Return the reward of that name.
 
     Args:
-        name: One of `REWARDS`, with its argument behind a colon where it takes one (`milr.rewards.spec`).
+        name: One of `REWARDS`, with its argument after a colon where it takes one (`milr.rewards.spec`).
         model: The model that draws, for rewards that ask it; the others do without.
-        judges: How judges are asked, shared by all rewards that are given it: one budget, one cache. None asks them
-            with the default settings.
+        vlm: How VLM judges are asked, shared by all rewards that are given it: one budget, one cache. None asks
+            them with the default settings.
         options: Settings of that reward, such as the device of its networks.
 
     Raises:
@@ -106,15 +106,15 @@ def load_reward(
     for option in options:
         if option not in wanted:
             raise UsageError(f"the reward {name!r} has no option {option!r}: leave it out")
-    if "judges" in wanted or "load" in wanted:
+    if "vlm" in wanted or "load" in wanted:
         from milr.rewards.vlm.client import VlmClient
 
-        judges = judges or VlmClient()
+        vlm = vlm or VlmClient()
     offered = {
         "argument": argument,
         "model": model,
-        "judges": judges,
-        "load": partial(load_reward, model=model, judges=judges),
+        "vlm": vlm,
+        "load": partial(load_reward, model=model, vlm=vlm),
     }
     reward: Reward = made(**options, **{key: value for key, value in offered.items() if key in wanted})
     return reward
@@ -130,7 +130,7 @@ def check_reward(name: str) -> None:
 
 
 def needs_model(name: str) -> bool:
-    """Whether a reward asks the model that draws; imports the reward's module."""
+    """Return whether a reward asks the model that draws; imports the reward's module."""
     base, argument = split_name(name)
     if base == "mix":
         return any(needs_model(part.name) for part in parse_mix(argument))

@@ -18,7 +18,7 @@ from milr.rewards.vlm.parsers import quote
 from milr.types import Score, Task, Unscored
 
 PROTOCOL = "milr-reward/1"
-_AT_ONCE = 8  # pictures a request: one fault costs no more than these
+_AT_ONCE = 8  # images a request: one fault costs no more than these
 
 
 class Description(BaseModel):
@@ -45,9 +45,9 @@ class RemoteScore(BaseModel):
 
 
 class Remote:
-    """Scores pictures by asking a URL. Implements `milr.rewards.base.Reward`."""
+    """Scores images by asking a URL. Implements `milr.rewards.base.Reward`."""
 
-    def __init__(self, argument: str, judges: VlmClient) -> None:
+    def __init__(self, argument: str, vlm: VlmClient) -> None:
         """Ask the URL who it is.
 
         Raises:
@@ -56,8 +56,8 @@ class Remote:
         check_url(argument, "the reward's URL")
         require_extra("http")
         self._url = argument
-        self._judges = judges
-        found = judges.post(argument, None).result()
+        self._vlm = vlm
+        found = vlm.post(argument, None).result()
         if isinstance(found, Failure):
             raise UsageError(f"the reward {argument}: {found.reason}; start its server, or check the URL")
         try:
@@ -72,35 +72,35 @@ class Remote:
         self.name = f"{described.reward} at {argument}"
         self.stop_at = described.stop_at
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return self.begin(pictures, tasks)()
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return self.begin(images, tasks)()
 
-    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Send the pictures; what is returned waits for the scores."""
-        if len(pictures) != len(tasks):
-            raise ValueError(f"{len(pictures)} pictures and {len(tasks)} tasks: one task a picture is needed")
+    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Send the images; what is returned waits for the scores."""
+        if len(images) != len(tasks):
+            raise ValueError(f"{len(images)} images and {len(tasks)} tasks: one task an image is needed")
         waits: list[Callable[[], list[Score | Unscored]]] = []
-        for start in range(0, len(pictures), _AT_ONCE):
-            waits.append(self._send(pictures[start : start + _AT_ONCE], tasks[start : start + _AT_ONCE]))
+        for start in range(0, len(images), _AT_ONCE):
+            waits.append(self._send(images[start : start + _AT_ONCE], tasks[start : start + _AT_ONCE]))
         return lambda: [score for wait in waits for score in wait()]
 
-    def _send(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Callable[[], list[Score | Unscored]]:
+    def _send(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Callable[[], list[Score | Unscored]]:
         items: list[dict[str, object]] = []
         lost: dict[int, Unscored] = {}
-        for place, (picture, task) in enumerate(zip(pictures, tasks, strict=True)):
+        for place, (image, task) in enumerate(zip(images, tasks, strict=True)):
             try:
-                data = base64.b64encode(to_png(picture)).decode()
+                data = base64.b64encode(to_png(image)).decode()
                 items.append({"picture": data, "task": task.model_dump(mode="json", by_alias=True)})
             except (OSError, ValueError) as error:
-                lost[place] = Unscored(f"the picture cannot be read: {error}", self.name)
+                lost[place] = Unscored(f"the image cannot be read: {error}", self.name)
         sent: Future[dict[str, Any] | Failure] | None = None
         if items:
-            sent = self._judges.post(self._url, {"protocol": PROTOCOL, "items": items})
+            sent = self._vlm.post(self._url, {"protocol": PROTOCOL, "items": items})
 
         def wait() -> list[Score | Unscored]:
             scored = iter(self._read(sent.result(), len(items)) if sent else ())
-            return [lost[place] if place in lost else next(scored) for place in range(len(pictures))]
+            return [lost[place] if place in lost else next(scored) for place in range(len(images))]
 
         return wait
 
@@ -109,7 +109,7 @@ class Remote:
             return [Unscored(found.reason, self.name, final=found.final)] * count
         scores = _as_list(found.get("scores"))
         if len(scores) != count:
-            reason = f"the server gave {len(scores)} scores for {count} pictures: {quote(str(found)[:400])}"
+            reason = f"the server gave {len(scores)} scores for {count} images: {quote(str(found)[:400])}"
             return [Unscored(reason, self.name)] * count
         return [self._read_one(score) for score in scores]
 

@@ -1,4 +1,4 @@
-"""What a reward found before: a search often shows one picture again and again."""
+"""An LRU cache of what a reward found before: a search often shows one image again and again."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 
 
-class Memory(Generic[Key, Found]):
-    """The last findings, by what they are of; what has not been asked for longest is forgotten first."""
+class LruCache(Generic[Key, Found]):
+    """A bounded cache; the entry that was used longest ago is dropped first."""
 
-    def __init__(self, room: int) -> None:
-        """Remember at most so many findings from one call to the next."""
-        self._room = room
+    def __init__(self, capacity: int) -> None:
+        """Keep at most so many entries from one call to the next."""
+        self._capacity = capacity
         self._known: OrderedDict[Key, Found] = OrderedDict()  # the oldest first
 
-    def recall(self, keys: Sequence[Key], find: Callable[[Sequence[int]], Sequence[Found]]) -> list[Found]:
-        """One finding a key, in order.
+    def get_all(self, keys: Sequence[Key], find: Callable[[Sequence[int]], Sequence[Found]]) -> list[Found]:
+        """Return one value per key, in order.
 
         Args:
             keys: The same key twice is found once.
@@ -35,6 +35,6 @@ class Memory(Generic[Key, Found]):
         for key in keys:
             self._known.move_to_end(key)
         found = [self._known[key] for key in keys]
-        while len(self._known) > self._room:
+        while len(self._known) > self._capacity:
             self._known.popitem(last=False)
         return found

@@ -16,8 +16,9 @@ class Mix:
     """The mean of its parts' values by weight. Implements `milr.rewards.base.Reward`.
 
     Every part brings its own values to [0, 1] (`unified-reward` by (s - 1) / 4), so weights mean what they say. A
-    score's parts are the parts' values by name; its evidence holds each part's weight, reward, parts and evidence. A
-    picture that one part could not score is `Unscored`: half a mix is another metric.
+    score's parts are the parts' values by name; its evidence holds each part's weight, reward, parts and evidence; its
+    cost is their sum. An
+    image that one part could not score is `Unscored`: half a mix is another metric.
     """
 
     stop_at = 0.8
@@ -39,30 +40,31 @@ class Mix:
         self.parts: dict[str, Reward] = {part.name: load(part.name) for part in parts}
         self.name = f"mix@1:{'+'.join(f'{self.parts[n].name}*{weight:.4g}' for n, weight in self.weights.items())}"
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return self.begin(pictures, tasks)()
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return self.begin(images, tasks)()
 
-    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
         """Start what waits elsewhere first, then score the rest here."""
         order = sorted(self.parts, key=lambda name: not isinstance(self.parts[name], WaitingReward))
-        begun = {name: start_scoring(self.parts[name], pictures, tasks) for name in order}
+        begun = {name: start_scoring(self.parts[name], images, tasks) for name in order}
 
         def finish() -> list[Score | Unscored]:
             found = {name: wait() for name, wait in begun.items()}
-            return [self._mix({name: found[name][i] for name in self.parts}) for i in range(len(pictures))]
+            return [self._mix({name: found[name][i] for name in self.parts}) for i in range(len(images))]
 
         return finish
 
-    def call_costs(self, picture_size: int) -> list[CallCost]:
-        """What scoring one picture of that side costs, part by part."""
-        return [cost for part in self.parts.values() for cost in costs_of(part, picture_size)]
+    def call_costs(self, image_size: int) -> list[CallCost]:
+        """Return the calls that scoring one image of that side takes, part by part."""
+        return [cost for part in self.parts.values() for cost in costs_of(part, image_size)]
 
     def _mix(self, found: dict[str, Score | Unscored]) -> Score | Unscored:
+        cost = sum(score.cost for score in found.values())
         lost = {name: score for name, score in found.items() if isinstance(score, Unscored)}
         if lost:
             reason = "; ".join(f"{name}: {score.reason}" for name, score in lost.items())
-            return Unscored(reason, self.name, final=any(score.final for score in lost.values()))
+            return Unscored(reason, self.name, final=any(score.final for score in lost.values()), cost=cost)
         scores = {name: score for name, score in found.items() if isinstance(score, Score)}
         value = sum(self.weights[name] * score.value for name, score in scores.items())
         return Score(
@@ -83,10 +85,11 @@ class Mix:
                 }
                 for name, score in scores.items()
             },
+            cost=cost,
         )
 
 
-def costs_of(reward: object, picture_size: int) -> list[CallCost]:
-    """What a reward's judges cost a picture of that side; nothing for those that ask none."""
+def costs_of(reward: object, image_size: int) -> list[CallCost]:
+    """Return the calls to VLM judges that scoring one image of that side takes; none for other rewards."""
     costs = getattr(reward, "call_costs", None)
-    return [] if costs is None else list(costs(picture_size))
+    return [] if costs is None else list(costs(image_size))

@@ -1,7 +1,7 @@
 """A panel: rewards that are only watched, so that a search that fools its own reward is seen.
 
-`watch` consumes a search's records and gives them on with what the panel says of the first and of the best picture. The
-panel is asked only when one of them is new, never about every picture.
+`watch` consumes a search's records and gives them on with what the panel says of the first and of the best image. The
+panel is asked only when one of them is new, never about every image.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ ALARM_ABOVE = 0.1
 
 @dataclass(frozen=True)
 class Gap:
-    """How far a reward is above one panel reward, at the first and at the best picture; means where there are many."""
+    """The distance of a reward above one panel reward, at the first and at the best image; means if there are many."""
 
     watched: str
     first_reward: float
     best_reward: float
     first_watched: float
     best_watched: float
-    pictures: int
-    """Tasks that all four are known of."""
+    images: int
+    """Tasks of which all four are known."""
 
     @property
     def first(self) -> float:
-        """The gap at the first picture."""
+        """The gap at the first image."""
         return self.first_reward - self.first_watched
 
     @property
     def best(self) -> float:
-        """The gap at the best picture."""
+        """The gap at the best image."""
         return self.best_reward - self.best_watched
 
     @property
@@ -46,14 +46,14 @@ class Gap:
     def __str__(self) -> str:
         """One line for people."""
         line = (
-            f"{self.watched}: {self.first_watched:.2f} at the first picture, {self.best_watched:.2f} at the best; "
+            f"{self.watched}: {self.first_watched:.2f} at the first image, {self.best_watched:.2f} at the best; "
             f"the reward {self.first_reward:.2f} and {self.best_reward:.2f}; gap {self.first:+.2f} and {self.best:+.2f}"
         )
         return f"{line} - ALARM: the gap grows while the reward rises" if self.alarm else line
 
 
 def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterator[StepRecord]:
-    """The records with `panel_first` and `panel_best` filled in; a task's last one notes the alarms.
+    """Yield the records with `panel_first` and `panel_best` filled in; a task's last one notes the alarms.
 
     Args:
         records: Of any method.
@@ -66,7 +66,7 @@ def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterato
             yield record
             continue
         if record.index not in firsts:
-            first = record.drawings[0]
+            first = record.images[0]
             firsts[record.index] = record.scores[0], _look(first, record.task, panel)
             bests[record.index] = first, firsts[record.index][1]
         if bests[record.index][0] is not record.best:
@@ -84,7 +84,7 @@ def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Ga
     """The mean gaps of a run, one a panel reward, over the tasks where all is known.
 
     Args:
-        ends: For each finished task the score of its first picture and its last record.
+        ends: For each finished task the score of its first image and its last record.
     """
     names = list(dict.fromkeys(name for _, last in ends for name in last.panel_best))
     gaps = [
@@ -94,8 +94,8 @@ def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Ga
     return [gap for gap in gaps if gap is not None]
 
 
-def _look(drawing: ImageSample, task: Task, panel: Mapping[str, Reward]) -> dict[str, Score | Unscored]:
-    begun = {name: begin_scoring(reward, [drawing.picture], [task]) for name, reward in panel.items()}
+def _look(sample: ImageSample, task: Task, panel: Mapping[str, Reward]) -> dict[str, Score | Unscored]:
+    begun = {name: begin_scoring(reward, [sample.image], [task]) for name, reward in panel.items()}
     return {name: finish()[0] for name, finish in begun.items()}
 
 

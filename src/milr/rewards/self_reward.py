@@ -1,9 +1,8 @@
-"""`self`: the model that drew the picture judges it through its own understanding path.
+"""`self`: the model that drew the image answers questions about it.
 
-A model that reads free text is asked for a verdict in JSON (the paper's SelfReward; its rule, our words) and for
-p(yes): `self` scores by the verdict, `self:p-yes` by the probability. The embedded model reads the icon world's
-questions alone: it is asked one yes/no question a condition, in its training's words, and the score is the product of
-the answers.
+A model that reads free prompts is asked for a verdict in JSON (the paper's SelfReward; its rule, our words) and for
+p(yes): `self` scores by the verdict, `self:p-yes` by the probability. A model that reads only the icon world's
+questions is asked one yes/no question per condition, in its training's words; the score is the product of the answers.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Protocol, TypeVar
 from PIL import Image
 
 from milr.errors import UsageError, unknown_name
-from milr.rewards.images.convert import picture_hash, to_rgb
-from milr.rewards.lru_cache import Memory
+from milr.rewards.images.convert import image_hash, to_rgb
+from milr.rewards.lru_cache import LruCache
 from milr.rewards.vlm.parsers import Answer, Unreadable, read_self_verdict
 from milr.tasks import COUNT_WORDS, plural, with_article
 from milr.types import Score, Task, Unscored
@@ -32,44 +31,44 @@ CHECK = (
     'Or: {{"Thought": "Three dogs, and the caption asks for one.", "Score": -1, "Reason": "three dogs instead of one"}}'
 )
 MOST_TOKENS = 512
-"""Of the JSON. The authors stop at 128, which cuts many answers before their Score."""
-_REMEMBERED = 8192
-"""Answers; a benchmark has about a thousand pictures under way at once."""
+"""Limit of the JSON answer. The authors stop at 128, which cuts many answers before their Score."""
+_CACHED = 8192
+"""Answers; a benchmark has about a thousand images under way at once."""
 
 Found = TypeVar("Found")
 
 
-class Looker(Protocol):
-    """What `self` needs of a model: see `milr.models.base.Model`."""
+class VqaModel(Protocol):
+    """The part of `milr.models.base.Model` that `self` needs."""
 
     name: str
     reads_free_prompts: bool
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """p(yes) of a yes/no question about each picture."""
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """Return p(yes) of a yes/no question about each image."""
         ...
 
-    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """A free answer about each picture, greedily, of at most that many tokens."""
+    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """Return a free answer about each image, written greedily, of at most that many tokens."""
         ...
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A picture, and what is to be asked about it."""
+class _Item:
+    """An image and the questions about it."""
 
-    picture: Image.Image
+    image: Image.Image
     key: str
-    """Its pixels' hash."""
+    """Hash of its pixels."""
     task: Task
     questions: list[str]
-    """To be answered by yes or no."""
+    """Questions to be answered by yes or no."""
 
 
 class SelfReward:
-    """The model's own verdict. Implements `milr.rewards.base.Reward`.
+    """The verdict of the model that drew. Implements `milr.rewards.base.Reward`.
 
-    A score's parts are p(yes) of each condition or, for a model that reads free text, of the whole prompt, and its
+    A score's parts are p(yes) of each condition or, for a model that reads free prompts, of the whole prompt, and its
     verdict; the evidence is {"questions": [...]} or {"answer": the raw text}.
     """
 
@@ -80,7 +79,7 @@ class SelfReward:
 
         Args:
             argument: None, or "p-yes".
-            model: The search's own.
+            model: The model of the search.
 
         Raises:
             UsageError: No model is given, or the argument is another.
@@ -89,65 +88,65 @@ class SelfReward:
             raise unknown_name("variant of 'self'", str(argument), ["p-yes"])
         if model is None:
             raise UsageError("the reward 'self' asks the model that draws: give load_reward(..., model=...) or --model")
-        self._model: Looker = model  # pyright: ignore[reportAttributeAccessIssue]
+        self._model: VqaModel = model  # pyright: ignore[reportAttributeAccessIssue]
         self._by_verdict = argument is None and self._model.reads_free_prompts
         self.name = f"self{'' if self._by_verdict else ':p-yes'}@1/{self._model.name}"
-        self._answers: Memory[tuple[str, str], float] = Memory(_REMEMBERED)  # by picture and question
-        self._replies: Memory[tuple[str, str], str] = Memory(_REMEMBERED)
+        self._answers: LruCache[tuple[str, str], float] = LruCache(_CACHED)  # by image and question
+        self._replies: LruCache[tuple[str, str], str] = LruCache(_CACHED)
         self.unreadable = 0
         """Verdicts that could not be read."""
         self.read = 0
         """Verdicts that could."""
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order; what was asked about the same pixels before is not asked again."""
-        looks = [self._look(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
-        shown = [look for look in looks if isinstance(look, _Look)]
-        asked = [(look, question) for look in shown for question in look.questions]
-        answers = iter(self._recall(self._answers, asked, self._model.answer))
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order; a question about the same pixels is asked once."""
+        items = [self._prepare(image, task) for image, task in zip(images, tasks, strict=True)]
+        shown = [item for item in items if isinstance(item, _Item)]
+        asked = [(item, question) for item in shown for question in item.questions]
+        answers = iter(self._ask(self._answers, asked, self._model.answer))
         if not self._by_verdict:
             return [
-                look if isinstance(look, Unscored) else self._rate(look, [next(answers) for _ in look.questions])
-                for look in looks
+                item if isinstance(item, Unscored) else self._rate(item, [next(answers) for _ in item.questions])
+                for item in items
             ]
-        checks = [(look, CHECK.format(prompt=look.task.prompt)) for look in shown]
-        texts = iter(self._recall(self._replies, checks, self._reply))
-        return [look if isinstance(look, Unscored) else self._read(next(texts), next(answers)) for look in looks]
+        checks = [(item, CHECK.format(prompt=item.task.prompt)) for item in shown]
+        texts = iter(self._ask(self._replies, checks, self._reply))
+        return [item if isinstance(item, Unscored) else self._read(next(texts), next(answers)) for item in items]
 
-    def _reply(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
-        return self._model.reply(pictures, questions, MOST_TOKENS)
+    def _reply(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[str]:
+        return self._model.reply(images, questions, MOST_TOKENS)
 
-    def _look(self, picture: Image.Image, task: Task) -> _Look | Unscored:
+    def _prepare(self, image: Image.Image, task: Task) -> _Item | Unscored:
         try:
-            rgb = to_rgb(picture)
+            rgb = to_rgb(image)
         except (OSError, ValueError) as error:
-            return Unscored(f"the picture cannot be read: {error}", self.name)
+            return Unscored(f"the image cannot be read: {error}", self.name)
         if self._model.reads_free_prompts:
             questions = [f"Does this image show exactly what the caption says: {task.prompt}?"]
         else:
             questions = condition_questions(task)
         if not questions:
             return Unscored("the task has no include list, so there is nothing to ask the model about", self.name)
-        return _Look(rgb, picture_hash(rgb), task, questions)
+        return _Item(rgb, image_hash(rgb), task, questions)
 
     @staticmethod
-    def _recall(
-        memory: Memory[tuple[str, str], Found],
-        asked: Sequence[tuple[_Look, str]],
+    def _ask(
+        cache: LruCache[tuple[str, str], Found],
+        asked: Sequence[tuple[_Item, str]],
         ask: Callable[[Sequence[Image.Image], Sequence[str]], Sequence[Found]],
     ) -> list[Found]:
-        return memory.recall(
-            [(look.key, question) for look, question in asked],
-            lambda places: ask([asked[place][0].picture for place in places], [asked[place][1] for place in places]),
+        return cache.get_all(
+            [(item.key, question) for item, question in asked],
+            lambda places: ask([asked[place][0].image for place in places], [asked[place][1] for place in places]),
         )
 
-    def _rate(self, look: _Look, answers: Sequence[float]) -> Score | Unscored:
+    def _rate(self, item: _Item, answers: Sequence[float]) -> Score | Unscored:
         """The product of all answers."""
-        evidence: dict[str, object] = {"questions": look.questions}
+        evidence: dict[str, object] = {"questions": item.questions}
         if self._model.reads_free_prompts:
             (sure,) = answers
             return self._make(sure, {"p(yes)": sure}, f"yes with a probability of {sure:.2f}", evidence)
-        parts = dict(zip(look.questions, answers, strict=True))
+        parts = dict(zip(item.questions, answers, strict=True))
         doubtful = min(parts, key=lambda question: parts[question])
         return self._make(math.prod(answers), parts, f"least sure: {doubtful} {parts[doubtful]:.2f}", evidence)
 

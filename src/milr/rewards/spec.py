@@ -25,7 +25,7 @@ class MixPart:
 
 
 def split_name(text: str) -> tuple[str, str | None]:
-    """A name's entry in the table and its argument: what stands behind the first colon, or None.
+    """A name's entry in the table and its argument: what follows the first colon, or None.
 
     A URL is the argument of ``http``, whole.
     """
@@ -39,7 +39,7 @@ def parse_mix(argument: str | None) -> tuple[MixPart, ...]:
     """The parts of a mix.
 
     Args:
-        argument: What stands behind ``mix:``; a weight that is not written is 1. A plus sign inside a URL is written
+        argument: What follows ``mix:``; a weight that is not written is 1. A plus sign inside a URL is written
             %2B, since a bare one ends the part.
 
     Raises:

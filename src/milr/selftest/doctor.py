@@ -1,4 +1,4 @@
-"""`milr doctor`: whether a scorer has all it needs here and gives the numbers that it should; so the embedded model."""
+"""`milr doctor`: examine what a scorer needs and the numbers that it gives, and the embedded models."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from milr.weights import Finding
 DOCTORS: Mapping[str, Entry] = {
     "embedded": Entry("milr.selftest.embedded:examine_embedded", "the embedded model, against its card"),
     "embedded-small": Entry("milr.selftest.embedded:examine_small", "its sibling, against its card"),
-    "geneval": Entry("milr.rewards.geneval.reward:examine_geneval", "GenEval's detector and colours"),
-    "geneval-hf": Entry("milr.rewards.geneval.reward:examine_geneval_hub", "the approximation of GenEval"),
-    "t2i-compbench": Entry("milr.rewards.compbench.reward:examine", "T2I-CompBench's scorers"),
-    "mixed": Entry("milr.rewards.mixed.weights:examine", "the parts of the paper's MixedReward"),
-    "icons": Entry("milr.selftest.rewards:examine_icons", "both icon detectors, on golden pictures"),
-    "self": Entry("milr.selftest.rewards:examine_self", "the embedded model's looking, on golden pictures"),
-    "gpt-4o": Entry("milr.selftest.rewards:examine_hosted", "judges at OpenAI: packages, key, reader"),
-    "wise": Entry("milr.selftest.rewards:examine_hosted", "the same"),
-    "wise-verified": Entry("milr.selftest.rewards:examine_served", "judges on a server: packages, key, reader"),
-    "unified-reward": Entry("milr.selftest.rewards:examine_served", "the same"),
+    "geneval": Entry("milr.selftest.geneval:examine_geneval", "GenEval's detector and colours"),
+    "geneval-hf": Entry("milr.selftest.geneval:examine_geneval_hub", "the approximation of GenEval"),
+    "t2i-compbench": Entry("milr.selftest.compbench:examine", "T2I-CompBench's scorers"),
+    "mixed": Entry("milr.selftest.mixed:examine", "the parts of the paper's MixedReward"),
+    "icons": Entry("milr.selftest.icons:examine_icons", "both icon detectors, on golden images"),
+    "self": Entry("milr.selftest.self_reward:examine_self", "the embedded model's answers about golden images"),
+    "gpt-4o": Entry("milr.selftest.vlm:examine_hosted", "VLM judges at OpenAI: packages, key, parser"),
+    "wise": Entry("milr.selftest.vlm:examine_hosted", "the same"),
+    "wise-verified": Entry("milr.selftest.vlm:examine_served", "VLM judges on a server: packages, key, parser"),
+    "unified-reward": Entry("milr.selftest.vlm:examine_served", "the same"),
 }
-"""Name -> a function of the device that yields findings. What can be examined is one line here."""
+"""Name -> a function of the device that yields findings."""
 
 
 def examine(name: str, device: str = "cpu") -> Iterator[Finding]:
-    """Everything that can be said of a scorer: its files, where they came from, its self-test.
+    """Examine a scorer: its files, where they came from, its self-test.
 
     Args:
         name: One of `DOCTORS`.

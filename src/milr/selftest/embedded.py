@@ -1,7 +1,7 @@
-"""What `milr doctor embedded` says: whether the shipped model still draws and looks as its card says.
+"""`milr doctor embedded`: the shipped model, measured again against the figures of its card.
 
-The card's figures lie beside the weights (`card.json`); `python -m training card` writes them with the same function
-that measures them again here.
+The card's figures are stored beside the weights (`card.json`); `python -m training card` writes them with the
+same function that measures them here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from milr.models.base import Model
-from milr.types import Score, is_met
+from milr.types import Score, StepRecord, is_met
 from milr.weights import Finding
 
 CARD = "card.json"
@@ -21,51 +21,51 @@ METHODS = ("one-shot", "text-reasoning")
 
 
 class Figures(BaseModel):
-    """Of one benchmark's prompts, how many first drawings were right, and how well the model saw it."""
+    """Counts over one benchmark's prompts: right first images, and right answers of the model about its own images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     benchmark: str
-    judge: str
+    evaluator: str
     prompts: int
     seed: int
     right: dict[str, int]
-    """Method -> pictures that the judge calls right."""
+    """Method -> images that the evaluator calls right."""
     seen: int
-    """Drawings after reasoning on which the model's own verdict, the reward `self` at 0.5, is the judge's."""
+    """Images after reasoning on which the reward `self`, at 0.5, agrees with the evaluator."""
 
 
 class Card(BaseModel):
-    """All that is measured again."""
+    """All figures that are measured again."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     figures: tuple[Figures, ...]
 
 
-def measure(model: Model, benchmark: str, judge: str, prompts: int, seed: int) -> Figures:
+def measure(model: Model, benchmark: str, evaluator: str, prompts: int, seed: int) -> Figures:
     """Draw once a prompt by each of `METHODS`; prompts are spread evenly over the benchmark's tags."""
     from milr.benchmarks import load_benchmark
     from milr.benchmarks.selection import select
-    from milr.config import SearchConfig
     from milr.methods import load_method
+    from milr.methods.runner import Runner
     from milr.rewards import load_reward
 
     chosen = load_benchmark(benchmark)
     tasks = [task for _, task in select(chosen, chosen.read(None), limit=prompts)]
-    config = SearchConfig.model_validate({**model.search_defaults, "seed": seed, "steps": 0, "max_rows": len(tasks)})
-    reward, own = load_reward(judge), load_reward("self", model=model)
-    drawn = {
-        name: [record for record in load_method(name)(tasks, model, reward, config) if record.finished]
-        for name in METHODS
-    }
+    reward, own = load_reward(evaluator), load_reward("self", model=model)
+    drawn: dict[str, list[StepRecord]] = {}
+    for name in METHODS:
+        settings = model.settings(name, seed=seed, batch_size=len(tasks))
+        runner = Runner(load_method(name), tasks, model, reward, settings)
+        drawn[name] = [record for record in runner if record.finished]
     verdicts = {name: [is_met(record.best_score, None) for record in records] for name, records in drawn.items()}
     reasoned = drawn["text-reasoning"]
-    looks = own([record.best.picture for record in reasoned], [record.task for record in reasoned])
-    says = [isinstance(score, Score) and score.value > 0.5 for score in looks]
+    answers = own([record.best.image for record in reasoned], [record.task for record in reasoned])
+    says = [isinstance(score, Score) and score.value > 0.5 for score in answers]
     return Figures(
         benchmark=benchmark,
-        judge=judge,
+        evaluator=evaluator,
         prompts=len(tasks),
         seed=seed,
         right={name: sum(called) for name, called in verdicts.items()},
@@ -74,19 +74,19 @@ def measure(model: Model, benchmark: str, judge: str, prompts: int, seed: int) -
 
 
 def measure_card(model: Model, wanted: Sequence[Mapping[str, Any]]) -> Card:
-    """All figures of a card: the arguments of `measure`, for each benchmark."""
+    """Measure all figures of a card: the arguments of `measure`, for each benchmark."""
     return Card(figures=tuple(measure(model, **one) for one in wanted))
 
 
 def examine_small(device: str) -> Iterator[Finding]:
-    """`examine_embedded` for the sibling."""
+    """Examine the sibling."""
     return examine_embedded(device, "embedded-small")
 
 
 def examine_embedded(device: str, name: str = "embedded") -> Iterator[Finding]:
-    """The card's main figures, measured again; a few minutes on two cores.
+    """Measure the card's main figures again; a few minutes on two cores.
 
-    Another machine rounds otherwise and draws other pictures, so a share is wrong only where the card's lies outside of
+    Another machine rounds otherwise and draws other images, so a share is wrong only where the card's lies outside of
     its 95 % interval.
     """
     from milr.benchmarks.tables import wilson
@@ -95,11 +95,11 @@ def examine_embedded(device: str, name: str = "embedded") -> Iterator[Finding]:
     card = Card.model_validate_json((embedded_folder(name) / CARD).read_text(encoding="utf-8"))
     model = load_model(name, device=device, dtype="bfloat16")
     for said in card.figures:
-        found = measure(model, said.benchmark, said.judge, said.prompts, said.seed)
+        found = measure(model, said.benchmark, said.evaluator, said.prompts, said.seed)
         pairs = [
-            (f"{method}, right by {said.judge}", found.right[method], right) for method, right in said.right.items()
+            (f"{method}, right by {said.evaluator}", found.right[method], right) for method, right in said.right.items()
         ]
-        for title, now, then in (*pairs, ("drawings that it sees as the judge does", found.seen, said.seen)):
+        for title, now, then in (*pairs, ("images on which its own verdict is the evaluator's", found.seen, said.seen)):
             low, high = wilson(now / found.prompts, found.prompts)
             text = f"{now} of {found.prompts} [{low:.2f}, {high:.2f}]; the card says {then}"
             yield Finding(f"{said.benchmark}, {title}", low <= then / said.prompts <= high, text)

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible judge that answers from a reward of this package: a judge with a meaning and without a network.
+"""A VLM judge on this machine: an OpenAI-compatible server that answers from a reward of this package.
 
-It reads the questions of milr's own judge protocols, scores the picture by its reward (`self`: what the embedded model
+It reads the questions of milr's own VLM protocols, scores the image by its reward (`self`: what the embedded model
 sees) and answers in the form that was asked for. Realism and beauty are beyond it: WISE gets the middle mark for both.
 """
 
@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from milr.errors import UsageError
 from milr.rewards.base import Reward
-from milr.rewards.images.convert import picture_hash
+from milr.rewards.images.convert import image_hash
 from milr.rewards.vlm.gpt4o import BINARY, P_YES
 from milr.rewards.vlm.reward import VlmProtocol
 from milr.rewards.vlm.unified_reward import POINTWISE
@@ -61,15 +61,15 @@ class BadRequest(ValueError):
 
 
 class JudgeServer:
-    """Serves a reward as a judge on this machine; a context manager that serves in a thread, or `serve_forever`."""
+    """A server that answers as a VLM judge, from a reward: a context manager, or `serve_forever`."""
 
     def __init__(self, reward: Reward, *, port: int = 0, flip: float = 0.0) -> None:
         """Take a port.
 
         Args:
-            reward: What looks at the pictures.
+            reward: What looks at the images.
             port: 0 takes any that is free.
-            flip: The share of verdicts, chosen by picture and prompt, that are turned round: a judge that errs.
+            flip: The share of verdicts, chosen by image and prompt, that are inverted: a judge that errs.
 
         Raises:
             UsageError: The port is taken, or the share is none.
@@ -89,7 +89,7 @@ class JudgeServer:
 
     @property
     def url(self) -> str:
-        """What --judge-url is given."""
+        """The value for --vlm-url."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> JudgeServer:
@@ -113,15 +113,15 @@ class JudgeServer:
         """One chat completion.
 
         Raises:
-            BadRequest: No picture, no question of a known protocol, or a picture that the reward cannot score.
+            BadRequest: No image, no question of a known protocol, or an image that the reward cannot score.
         """
-        words, picture = _read_request(body)
+        words, image = _read_request(body)
         protocol, task = recognise(words)
         with self._lock:
-            (score,) = self.reward([picture], [task])
+            (score,) = self.reward([image], [task])
         if isinstance(score, Unscored):
             raise BadRequest(score.reason)
-        value = 1 - score.value if self._flips(picture, task) else score.value
+        value = 1 - score.value if self._flips(image, task) else score.value
         text = ANSWERS[protocol.name][1](value)
         choice: dict[str, Any] = {
             "index": 0,
@@ -135,8 +135,8 @@ class JudgeServer:
         head = {"id": "milr", "object": "chat.completion", "created": 0, "model": self.name}
         return {**head, "choices": [choice], "usage": usage}
 
-    def _flips(self, picture: Image.Image, task: Task) -> bool:
-        digest = hashlib.sha256(f"{picture_hash(picture)}|{task.prompt}".encode()).digest()
+    def _flips(self, image: Image.Image, task: Task) -> bool:
+        digest = hashlib.sha256(f"{image_hash(image)}|{task.prompt}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.flip * 2**64
 
 
@@ -165,13 +165,13 @@ def _read_request(body: Mapping[str, Any]) -> tuple[str, Image.Image]:
         content = body["messages"][-1]["content"]
         words = "".join(part["text"] for part in content if part["type"] == "text")
         data = next(part["image_url"]["url"] for part in content if part["type"] == "image_url")
-        picture = Image.open(io.BytesIO(base64.b64decode(data.partition(";base64,")[2], validate=True)))
-        picture.load()
+        image = Image.open(io.BytesIO(base64.b64decode(data.partition(";base64,")[2], validate=True)))
+        image.load()
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
-        raise BadRequest("give one user message with a text and a picture as a data URL") from error
+        raise BadRequest("give one user message with a text and an image as a data URL") from error
     except (OSError, binascii.Error, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise BadRequest("the picture cannot be read") from error
-    return words, picture
+        raise BadRequest("the image cannot be read") from error
+    return words, image
 
 
 def _probabilities(text: str, value: float) -> dict[str, Any]:
@@ -211,6 +211,6 @@ def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: requests hold pictures."""
+            """Say nothing: requests hold images."""
 
     return Handler

@@ -8,14 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milr.rewards.lru_cache import Memory
+from milr.rewards.lru_cache import LruCache
 
 
 @given(st.lists(st.lists(st.integers(0, 6))), st.integers(1, 8))
-def test_findings_are_those_of_no_memory_and_nothing_is_found_twice_in_a_call(
-    calls: list[list[int]], room: int
-) -> None:
-    memory: Memory[int, int] = Memory(room)
+def test_findings_are_those_of_no_cache_and_nothing_is_found_twice_in_a_call(calls: list[list[int]], room: int) -> None:
+    cache: LruCache[int, int] = LruCache(room)
     last: list[int] = []
     for keys in calls:
         found: list[int] = []
@@ -24,7 +22,7 @@ def test_findings_are_those_of_no_memory_and_nothing_is_found_twice_in_a_call(
             found += [keys[place] for place in places]
             return [10 * keys[place] for place in places]
 
-        assert memory.recall(keys, find) == [10 * key for key in keys]
+        assert cache.get_all(keys, find) == [10 * key for key in keys]
         assert len(set(found)) == len(found) and set(found) <= set(keys)
         newest = list(dict.fromkeys(reversed(last)))[:room]
         assert not set(found) & set(newest)  # what was asked for last is known
@@ -32,11 +30,11 @@ def test_findings_are_those_of_no_memory_and_nothing_is_found_twice_in_a_call(
 
 
 def test_what_fails_leaves_nothing_behind() -> None:
-    memory: Memory[str, int] = Memory(4)
+    cache: LruCache[str, int] = LruCache(4)
 
     def fail(places: Sequence[int]) -> list[int]:
         raise OSError("no")
 
     with pytest.raises(OSError):
-        memory.recall(["a"], fail)
-    assert memory.recall(["a"], lambda places: [1 for _ in places]) == [1]
+        cache.get_all(["a"], fail)
+    assert cache.get_all(["a"], lambda places: [1 for _ in places]) == [1]

@@ -21,7 +21,7 @@ GREY = Image.new("RGB", (20, 20), (200, 200, 200))
 
 
 def grey(level: int) -> Image.Image:
-    """A picture of its own, of the same pixels as any other of that level."""
+    """An image of its own, of the same pixels as any other of that level."""
     return Image.new("RGB", (20, 20), (level, level, level))
 
 
@@ -36,7 +36,7 @@ class Icons(FakeModel):
         self.answers = answers
         self.asked: list[str] = []
 
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
         self.asked += questions
         return [next((p for word, p in self.answers.items() if word in question), 1.0) for question in questions]
 
@@ -49,7 +49,7 @@ class Talker(FakeModel):
         self.replies = list(replies)
         self.calls = 0
 
-    def reply(self, pictures: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
         self.calls += 1
         return [self.replies.pop(0) for _ in questions]
 
@@ -111,7 +111,7 @@ def test_a_model_that_reads_free_text_gives_a_verdict_and_a_probability() -> Non
     assert isinstance(wrong, Score) and (wrong.value, wrong.explanation) == (0.0, "'no cat'")
     assert isinstance(lost, Unscored) and "unreadable: 1 of 3 verdicts so far" in lost.reason
     assert (reward.read, reward.unreadable) == (2, 1)
-    assert model.calls == 1  # all pictures at once
+    assert model.calls == 1  # all images at once
     again = reward([grey(150), grey(200)], [Task(prompt="a cat")] * 2)
     assert again == [wrong, right] and model.calls == 1  # the same pixels, other objects
 
@@ -137,7 +137,7 @@ def test_a_probability_that_is_none_is_unscored() -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_model_judges_and_replies(embedded: Janus) -> None:
+def test_the_embedded_model_answers_and_replies(embedded: Janus) -> None:
     reward = load_reward("self", model=embedded)
     task = parse_prompt("a red apple left of a blue clock")
     odd = [Image.new("RGB", (1, 1)), Image.new("RGB", (4000, 10)), Image.new("CMYK", (40, 30))]
@@ -145,8 +145,8 @@ def test_the_embedded_model_judges_and_replies(embedded: Janus) -> None:
     scores = reward([blank, *odd], [task] * 4)
     assert all(isinstance(score, Score) and set(score.parts) == set(condition_questions(task)) for score in scores)
     assert isinstance(scores[0], Score) and scores[0].value <= reward.stop_at
-    for picture, score in zip([blank, *odd], scores, strict=True):
-        (alone,) = load_reward("self", model=embedded)([picture], [task])
+    for image, score in zip([blank, *odd], scores, strict=True):
+        (alone,) = load_reward("self", model=embedded)([image], [task])
         assert isinstance(alone, Score) and isinstance(score, Score)
         assert alone.value == pytest.approx(score.value, abs=1e-5)
     assert embedded.reply([], [], 5) == []
@@ -162,14 +162,14 @@ def test_where_shapes_are_fixed_a_verdict_hangs_on_no_neighbour() -> None:
     """To the last bit, in half precision too: else a resumed benchmark would stop elsewhere."""
     model = Janus(embedded_folder(), dtype="bfloat16", deterministic=True)
     tasks = [parse_prompt(text) for text in ("a red apple left of a blue clock", "three dogs", "a cat")]
-    pictures = [Image.effect_noise((144, 144), 40 + 20 * place).convert("RGB") for place in range(3)]
-    together = load_reward("self", model=model)(pictures, tasks)
-    assert together == [load_reward("self", model=model)([p], [t])[0] for p, t in zip(pictures, tasks, strict=True)]
+    images = [Image.effect_noise((144, 144), 40 + 20 * place).convert("RGB") for place in range(3)]
+    together = load_reward("self", model=model)(images, tasks)
+    assert together == [load_reward("self", model=model)([p], [t])[0] for p, t in zip(images, tasks, strict=True)]
     towers: list[int] = []
 
     def count(module: object, given: tuple[torch.Tensor], out: object) -> None:
         towers.append(len(given[0]))
 
     model.network.model.vision_model.register_forward_hook(count)
-    load_reward("self", model=model)(pictures, tasks)
-    assert towers == [1, 1, 1]  # a picture goes through the vision tower once, however much is asked about it
+    load_reward("self", model=model)(images, tasks)
+    assert towers == [1, 1, 1]  # an image goes through the vision tower once, however much is asked about it

@@ -1,4 +1,4 @@
-"""`milr doctor` on the rewards that come with milr and on the judges."""
+"""`milr doctor` on the rewards that come with milr and on VLM judges."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from PIL import Image
 from milr.cli.main import main
 from milr.models.janus import Janus
 from milr.rewards import REWARDS
+from milr.rewards.icons.golden import check_golden, golden_set
 from milr.rewards.icons.reward import Icons
 from milr.selftest import embedded as examination
 from milr.selftest.doctor import examine
-from milr.selftest.rewards import check_golden, check_labelled, golden_set, labelled_drawings
+from milr.selftest.icons import check_labelled, labelled_drawings
 from milr.testing import FakeModel, FakeReward
 from milr.types import Score, Task, Unscored
 
-JUDGES = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
+VLM_REWARDS = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
 
 
 def test_both_icon_detectors_pass() -> None:
@@ -36,27 +37,27 @@ def test_labelled_drawings_tell_a_reward_that_lets_all_through() -> None:
     assert lost.fine is True and kept.fine is None and f"calls 0 of {len(labelled) - wrong} right" in kept.said
 
 
-def test_golden_pictures_tell_a_blind_reward() -> None:
+def test_golden_images_tell_a_blind_reward() -> None:
     for always in (0.0, 1.0):
-        findings = list(check_golden(FakeReward(lambda picture, task, value=always: value)))
+        findings = list(check_golden(FakeReward(lambda image, task, value=always: value)))
         assert [finding.fine for finding in findings].count(False) == 3
     assert not any(finding.fine for finding in check_golden(FakeReward(unscored_calls=range(9))))
 
 
-def test_golden_answers_need_the_picture() -> None:
+def test_golden_answers_need_the_image() -> None:
     class Mirrored(Icons):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-            return super().__call__([p.transpose(Image.Transpose.ROTATE_180) for p in pictures], tasks)
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return super().__call__([p.transpose(Image.Transpose.ROTATE_180) for p in images], tasks)
 
     assert any(finding.fine is False for finding in check_golden(Mirrored()))
     assert {right for _, _, _, right in golden_set()} == {True, False}
 
 
-@pytest.mark.parametrize("name", JUDGES)
-def test_judges_are_examined_without_being_asked(
+@pytest.mark.parametrize("name", VLM_REWARDS)
+def test_vlm_judges_are_examined_without_being_asked(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+    pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
     assert name in REWARDS
     assert main(["doctor", name]) == 0
@@ -67,7 +68,7 @@ def test_judges_are_examined_without_being_asked(
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import PackageNotFoundError
 
-    import milr.selftest.rewards as module
+    import milr.selftest.vlm as module
 
     def absent(package: str) -> str:
         raise PackageNotFoundError(package)
@@ -75,21 +76,21 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "version", absent)
     missing = [finding for finding in examine("gpt-4o") if finding.fine is False]
     assert [finding.subject for finding in missing] == ["openai", "stamina", "httpx2"]
-    assert all(finding.mend == ('pip install "milr[judges]"',) for finding in missing)
+    assert all(finding.mend == ('pip install "milr[vlm]"',) for finding in missing)
 
 
 @pytest.mark.slow
 def test_the_embedded_model_is_examined(embedded: Janus) -> None:
-    scores, judgement = examine("self")
+    scores, agreement = examine("self")
     assert scores.fine is True
-    assert judgement.fine is None and "of 6 golden answers" in judgement.said
+    assert agreement.fine is None and "of 6 golden answers" in agreement.said
 
 
 @pytest.mark.parametrize(("right", "fine"), [(30, True), (27, True), (10, False), (55, False)])
 def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other drawings of the same quality pass; a model that lost or gained much does not."""
+    """Other images of the same quality pass; a model that lost or gained much does not."""
     said = examination.Figures(
-        benchmark="icons", judge="icons-judge", prompts=60, seed=1, right={"one-shot": 30}, seen=50
+        benchmark="icons", evaluator="icons-judge", prompts=60, seed=1, right={"one-shot": 30}, seen=50
     )
     asked: list[tuple[object, ...]] = []
 
@@ -107,7 +108,7 @@ def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypa
 
 
 def test_the_card_is_measured_over_all_tags_with_what_a_drawing_is_worth() -> None:
-    wanted = {"judge": "icons", "prompts": 6, "seed": 1}
+    wanted = {"evaluator": "icons", "prompts": 6, "seed": 1}
     card = examination.measure_card(FakeModel(), [{"benchmark": name, **wanted} for name in ("icons", "icons-hard")])
     assert [one.benchmark for one in card.figures] == ["icons", "icons-hard"]
     for one in card.figures:

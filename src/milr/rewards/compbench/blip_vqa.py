@@ -1,4 +1,4 @@
-"""BLIP-VQA, the scorer of T2I-CompBench's attributes: is each noun phrase of the prompt in the picture?
+"""BLIP-VQA, the scorer of T2I-CompBench's attributes: is each noun phrase of the prompt in the image?
 
 Source: `BLIPvqa_eval/` of Karine-Huang/T2I-CompBench, commit 1b70949, with the checkpoint
 `model_base_vqa_capfilt_large.pth` of BLIP at 480 pixels (`milr convert blip-vqa`).
@@ -49,12 +49,12 @@ def clean_question(question: str) -> str:
 
 
 def multiply(answers: Sequence[float]) -> float:
-    """A picture's score: the product of its answers, to four decimals; a phrase that is not there counts 1."""
+    """An image's score: the product of its answers, to four decimals; a phrase that is not there counts 1."""
     return round(math.prod(answers), 4)
 
 
 class BlipVqa:
-    """Asks BLIP whether a noun phrase is in a picture: p(yes) / (p(yes) + p(no)) at the first place of the answer."""
+    """Asks BLIP whether a noun phrase is in an image: p(yes) / (p(yes) + p(no)) at the first place of the answer."""
 
     def __init__(self, network: Any, tokenizer: Any, device: str = "cpu") -> None:
         """Ask that network.
@@ -89,15 +89,15 @@ class BlipVqa:
         return cls(network, tokenizer, device)
 
     @torch.inference_mode()
-    def answer(self, pictures: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The answers to each picture's questions, to four decimals.
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The answers to each image's questions, to four decimals.
 
         Questions of one length go through the model together: transformers 5.23 does not mask the padding of a
         question where the answer looks at it, so that questions of several lengths in one batch get other answers.
 
         Args:
-            pictures: RGB, any size.
-            questions: Of each picture, as `make_questions` writes them.
+            images: RGB, any size.
+            questions: Of each image, as `make_questions` writes them.
         """
         answers = [[math.nan] * len(asked) for asked in questions]
         groups: dict[int, list[tuple[int, int, list[int]]]] = defaultdict(list)
@@ -107,7 +107,7 @@ class BlipVqa:
                 groups[len(tokens)].append((i, j, tokens))
         if not groups:
             return answers
-        seen = [self._look(picture) for picture in pictures]  # each (1, P, d)
+        seen = [self._look(image) for image in images]  # each (1, P, d)
         for length in sorted(groups):
             group = groups[length]
             for start in range(0, len(group), _BATCH):
@@ -124,9 +124,9 @@ class BlipVqa:
         ids: list[int] = encoded["input_ids"]
         return [self._encode, *ids[1:]]
 
-    def _look(self, picture: Image.Image) -> torch.Tensor:
-        """RGB picture -> image states (1, P, d)."""
-        small = picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
+    def _look(self, image: Image.Image) -> torch.Tensor:
+        """RGB image -> image states (1, P, d)."""
+        small = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = to_tensor(small).to(self.device)  # (1, 3, side, side)
         return self.network.vision_model(pixel_values=pixels).last_hidden_state
 

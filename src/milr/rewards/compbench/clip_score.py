@@ -25,7 +25,7 @@ class TextTooLong(ValueError):
 
 
 class ClipScore:
-    """The cosine of a picture and a text."""
+    """The cosine of an image and a text."""
 
     def __init__(self, network: Any, tokenizer: Any, device: str = "cpu") -> None:
         """Score with a `CLIPModel` in evaluation mode, and its tokenizer."""
@@ -46,21 +46,21 @@ class ClipScore:
         return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), device)
 
     @torch.inference_mode()
-    def compare(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        """The cosine of each RGB picture with its text, in [-1, 1].
+    def compare(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
+        """The cosine of each RGB image with its text, in [-1, 1].
 
         Raises:
             TextTooLong: A text of more tokens than CLIP has places.
         """
-        return [self._compare(picture, text) for picture, text in zip(pictures, texts, strict=True)]
+        return [self._compare(image, text) for image, text in zip(images, texts, strict=True)]
 
-    def _compare(self, picture: Image.Image, text: str) -> float:
+    def _compare(self, image: Image.Image, text: str) -> float:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         if len(ids) > self.places:
             raise TextTooLong(f"the text has {len(ids)} tokens, and CLIP reads {self.places}")
-        pixels = prepare(picture, self.side)[None].to(self.device)  # (1, 3, side, side)
-        image = self.network.get_image_features(pixel_values=pixels).pooler_output  # (1, d)
+        pixels = prepare(image, self.side)[None].to(self.device)  # (1, 3, side, side)
+        features = self.network.get_image_features(pixel_values=pixels).pooler_output  # (1, d)
         words = self.network.get_text_features(
             input_ids=torch.tensor([ids], device=self.device)
         ).pooler_output  # (1, d)
-        return float(torch.nn.functional.cosine_similarity(image.float(), words.float()).item())
+        return float(torch.nn.functional.cosine_similarity(features.float(), words.float()).item())

@@ -1,35 +1,32 @@
-"""What `t2i-compbench` must pass before it scores: its rules on known cases, its weights on known pictures."""
+"""Known answers that `t2i-compbench` must give before it scores: rules on known cases, weights on known images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from milr.rewards.compbench.prompts import Analysis, Word
+from milr.rewards.compbench.scorers import Scorers
 from milr.rewards.compbench.sources import DetectorSource
 from milr.rewards.compbench.spatial import Seen, find_relation, score_spatial, simple_objects
 from milr.rewards.compbench.three_in_one import Scorer, combine
 from milr.rewards.geneval.known_answers import read_photographs
 from milr.weights import Finding
 
-if TYPE_CHECKING:
-    from milr.rewards.compbench.reward import Scorers
-
 
 def check_scorer(name: Scorer, scorers: Scorers) -> Iterator[Finding]:
-    """A scorer's weights on two photographs: a woman is a person and no cat, a cat is a cat and no person."""
-    for file, thing, picture in read_photographs():
+    """Check a scorer's weights on two photographs: a woman is a person and no cat, a cat is a cat and no person."""
+    for file, thing, image in read_photographs():
         other = {"person": "cat", "cat": "person"}[thing]
         if name == "blip-vqa":
-            (answers,) = scorers.blip.answer([picture], [(f"a {thing}?", f"a {other}?")])
+            (answers,) = scorers.blip.answer([image], [(f"a {thing}?", f"a {other}?")])
             said = f"a {thing} {answers[0]:.2f}, a {other} {answers[1]:.2f}; the first above 0.5, the second below"
             yield Finding(f"self-test: BLIP-VQA on {file}", answers[0] > 0.5 > answers[1], said)
         elif name == "clip":
-            near, far = scorers.clip.compare([picture] * 2, [f"a photo of a {thing}", f"a photo of a {other}"])
+            near, far = scorers.clip.compare([image] * 2, [f"a photo of a {thing}", f"a photo of a {other}"])
             said = f"a {thing} {near:.3f}, a {other} {far:.3f}; the first must be larger"
             yield Finding(f"self-test: CLIPScore on {file}", near > far, said)
         elif isinstance(scorers.spatial, DetectorSource):
-            seen = {one.name: one.score for one in scorers.spatial.detector.detect(picture)}
+            seen = {one.name: one.score for one in scorers.spatial.detector.detect(image)}
             said = (
                 f"a {thing} {seen.get(thing, 0.0):.2f}, a {other} {seen.get(other, 0.0):.2f}; the first must be larger"
             )
@@ -37,7 +34,7 @@ def check_scorer(name: Scorer, scorers: Scorers) -> Iterator[Finding]:
 
 
 def check_rules() -> Iterator[Finding]:
-    """The rules that need no weights, on a case worked out by hand."""
+    """Check the rules that need no weights on a case worked out by hand."""
     prompt = "a cat on the left of a dog"
     tags = ("a.", "catN", "on.", "the.", "leftN", "of.", "a.", "dogN")
     words: list[Word] = []

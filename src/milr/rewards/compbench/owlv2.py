@@ -63,12 +63,12 @@ class Owlv2Detector:
         return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), labels, device)
 
     @torch.inference_mode()
-    def detect(self, picture: Image.Image) -> tuple[Seen, ...]:
+    def detect(self, image: Image.Image) -> tuple[Seen, ...]:
         """The best detection of each name above the threshold, most confident first, at most 300.
 
-        Boxes are in the frame in which UniDet would see the picture.
+        Boxes are in the frame in which UniDet would see the image.
         """
-        features = self.network.image_embedder(pixel_values=self._pixels(picture))[0]  # (1, h, w, d)
+        features = self.network.image_embedder(pixel_values=self._pixels(image))[0]  # (1, h, w, d)
         flat = features.flatten(1, 2)  # (1, P, d)
         logits = self.network.class_predictor(flat, self._queries[None])[0][0]  # (P, Q)
         boxes = self.network.box_predictor(flat, features)[0]  # (P, 4): centre x, centre y, width, height of the square
@@ -79,23 +79,23 @@ class Owlv2Detector:
             if score <= THRESHOLD or len(found) == MOST_DETECTIONS:
                 break
             if owner not in found:
-                box = self._to_frame(boxes[places[query]].tolist(), picture)
+                box = self._to_frame(boxes[places[query]].tolist(), image)
                 found[owner] = Seen(self.labels[owner], score, box)
         return tuple(found.values())
 
-    def _pixels(self, picture: Image.Image) -> torch.Tensor:
-        """RGB picture -> (1, 3, side, side): padded right and bottom to a square with grey, then resized."""
-        longest = max(picture.size)
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        """RGB image -> (1, 3, side, side): padded right and bottom to a square with grey, then resized."""
+        longest = max(image.size)
         square = Image.new("RGB", (longest, longest), (_GREY,) * 3)
-        square.paste(picture, (0, 0))
+        square.paste(image, (0, 0))
         small = square.resize((self.side, self.side), Image.Resampling.BILINEAR)
         return to_tensor(small).to(self.device)
 
-    def _to_frame(self, box: Sequence[float], picture: Image.Image) -> tuple[float, float, float, float]:
-        """A box relative to the padded square -> corners in UniDet's frame, cut to the picture."""
-        x, y, width, height = (value * max(picture.size) for value in box)
-        frame = official_frame(*picture.size)
-        scales = (frame[0] / picture.width, frame[1] / picture.height)
+    def _to_frame(self, box: Sequence[float], image: Image.Image) -> tuple[float, float, float, float]:
+        """A box relative to the padded square -> corners in UniDet's frame, cut to the image."""
+        x, y, width, height = (value * max(image.size) for value in box)
+        frame = official_frame(*image.size)
+        scales = (frame[0] / image.width, frame[1] / image.height)
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         x0, y0, x1, y1 = (min(max(value * scales[i % 2], 0.0), float(frame[i % 2])) for i, value in enumerate(corners))
         return (x0, y0, x1, y1)

@@ -42,7 +42,7 @@ class Word:
     start: int
     """Of its first character."""
     end: int
-    """Behind its last character."""
+    """After its last character."""
     tag: str
     """`NOUN`, `PROPER_NOUN`, `ADJECTIVE` or `OTHER`: the universal parts of speech that the benchmark's rules ask."""
 

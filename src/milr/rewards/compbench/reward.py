@@ -1,29 +1,23 @@
-"""The reward `t2i-compbench`: T2I-CompBench's own score of a picture, by its prompt's category.
+"""The reward `t2i-compbench`: T2I-CompBench's own score of an image, by its prompt's category.
 
 Colour, shape and texture by BLIP-VQA, spatial by the rule over detections, non-spatial by CLIPScore, complex by 3-in-1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from milr.errors import MilrError, UsageError
+from milr.rewards.compbench.known_answers import check_scorer
 from milr.rewards.compbench.prompts import CATEGORIES, Analysis, Category, Kind, analyse, find_listing
+from milr.rewards.compbench.scorers import Scorers
 from milr.rewards.compbench.three_in_one import Scorer, combine, scorers_of
 from milr.rewards.images.tensors import read_rgb
 from milr.types import Score, Task, Unscored
-from milr.weights import Finding
-
-if TYPE_CHECKING:
-    from milr.rewards.compbench.blip_vqa import BlipVqa
-    from milr.rewards.compbench.clip_score import ClipScore
-    from milr.rewards.compbench.sources import SpatialSource
 
 STOP_AT: Mapping[Category, float] = {
     "color": 0.9,
@@ -45,68 +39,11 @@ _SCORERS: Mapping[Category, tuple[Scorer, ...]] = {
 """The scorers that a category may need; of a complex prompt, its list says which of them."""
 
 
-_CHECKS: tuple[Scorer, ...] = ("blip-vqa", "clip", "spatial")
-
-
-class Scorers:
-    """BLIP, CLIP and a source of spatial scores, each loaded when it is first asked."""
-
-    def __init__(self, unidet: Path | None = None, device: str = "cpu") -> None:
-        """Look for the weights, and refuse to go on without them.
-
-        Args:
-            unidet: Results that UniDet gave elsewhere; None for OWLv2 in its place.
-            device: As torch names it.
-
-        Raises:
-            UsageError: Weights are missing; the message has the commands that get them.
-        """
-        from milr.rewards.compbench import weights
-
-        self._unidet = unidet
-        self._device = device
-        for part in (weights.BLIP, weights.CLIP, *(() if unidet else (weights.OWLV2, weights.LABELS))):
-            part.find()
-        self.blip_origin = weights.describe_blip(weights.BLIP.folder)
-        """What the weights of BLIP-VQA are."""
-        self.substitute = None if unidet else weights.SUBSTITUTE
-        """What stands in UniDet's place; None for UniDet itself."""
-
-    @cached_property
-    def blip(self) -> BlipVqa:
-        """BLIP-VQA."""
-        from milr.rewards.compbench.blip_vqa import BlipVqa
-        from milr.rewards.compbench.weights import BLIP
-
-        return BlipVqa.from_folder(BLIP.find(), self._device)
-
-    @cached_property
-    def clip(self) -> ClipScore:
-        """CLIPScore."""
-        from milr.rewards.compbench.clip_score import ClipScore
-        from milr.rewards.compbench.weights import CLIP
-
-        return ClipScore.from_folder(CLIP.find(), self._device)
-
-    @cached_property
-    def spatial(self) -> SpatialSource:
-        """UniDet's results, or OWLv2."""
-        from milr.rewards.compbench import sources, weights
-        from milr.rewards.compbench.owlv2 import Owlv2Detector
-        from milr.rewards.compbench.unidet import LABEL_FILE, read_labels
-
-        if self._unidet is not None:
-            return sources.read_unidet(self._unidet)
-        labels = read_labels(weights.LABELS.find() / LABEL_FILE)
-        detector = Owlv2Detector.from_folder(weights.OWLV2.find(), labels, self._device)
-        return sources.DetectorSource(detector)
-
-
 @dataclass
 class _Job:
-    """A picture on its way to its score."""
+    """An image on its way to its score."""
 
-    picture: Image.Image
+    image: Image.Image
     """RGB."""
     file: str
     prompt: str
@@ -148,7 +85,7 @@ class T2ICompBench:
             UsageError: Weights are missing; the message has the commands that get them.
         """
         self.scorers = Scorers(Path(unidet) if unidet else None, device)
-        self._untested = set(_CHECKS) if self_test else set[Scorer]()
+        self._untested = set(scorers_of(None)) if self_test else set[Scorer]()
         blip, substitute = self.scorers.blip_origin, self.scorers.substitute
         self.name = "t2i-compbench@1"
         self.name += "" if blip.is_official else "+blip-hub-copy"
@@ -169,9 +106,9 @@ class T2ICompBench:
         notes = {"blip-vqa": self._blip_note, "spatial": self._spatial_note}
         return [note for name in scorers if (note := notes.get(name, ""))]
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        jobs = [self._prepare(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        jobs = [self._prepare(image, task) for image, task in zip(images, tasks, strict=True)]
         ready = [job for job in jobs if isinstance(job, _Job)]
         self._test({name for job in ready for name in job.scorers})
         self._ask_blip([job for job in ready if "blip-vqa" in job.scorers])
@@ -180,11 +117,9 @@ class T2ICompBench:
         return [self._conclude(job) if isinstance(job, _Job) else job for job in jobs]
 
     def _test(self, needed: set[Scorer]) -> None:
-        """Refuse to score with a scorer that fails on pictures whose answers are known."""
-        from milr.rewards.compbench import known_answers as check
-
+        """Refuse to score with a scorer that fails on images whose answers are known."""
         for name in sorted(needed & self._untested):
-            for finding in check.check_scorer(name, self.scorers):
+            for finding in check_scorer(name, self.scorers):
                 if finding.fine is False:
                     raise MilrError(
                         f"{self.name} fails its self-test, so nothing is scored: {finding.subject}: {finding.said}; "
@@ -192,17 +127,17 @@ class T2ICompBench:
                     )
             self._untested.discard(name)
 
-    def _prepare(self, picture: Image.Image, task: Task) -> _Job | Unscored:
+    def _prepare(self, image: Image.Image, task: Task) -> _Job | Unscored:
         try:
             category, kind = self._place(task)
-            rgb = read_rgb(picture)
-            file = Path(str(getattr(picture, "filename", "") or "")).name
+            rgb = read_rgb(image)
+            file = Path(str(getattr(image, "filename", "") or "")).name
             analysis = None if category == "non_spatial" else analyse(task.prompt)
             return _Job(rgb, file, task.prompt, category, kind, analysis)
         except MilrError as error:
             return Unscored(reason=str(error), reward=self.name)
         except (OSError, ValueError) as error:
-            return Unscored(reason=f"the picture cannot be read: {error}", reward=self.name)
+            return Unscored(reason=f"the image cannot be read: {error}", reward=self.name)
 
     def _place(self, task: Task) -> tuple[Category, Kind | None]:
         listing = find_listing(task.prompt)
@@ -219,7 +154,7 @@ class T2ICompBench:
         from milr.rewards.compbench.blip_vqa import make_questions, multiply
 
         questions = [make_questions(job.analysis) if job.analysis else () for job in jobs]
-        answers = self.scorers.blip.answer([job.picture for job in jobs], questions)
+        answers = self.scorers.blip.answer([job.image for job in jobs], questions)
         for job, asked, answered in zip(jobs, questions, answers, strict=True):
             if not asked:
                 job.fault = f"{job.prompt!r} has no noun phrase to ask for"
@@ -234,7 +169,7 @@ class T2ICompBench:
         try:
             if "spatial" in job.scorers and job.analysis is not None:
                 is_complex = job.category == "complex"
-                verdict = self.scorers.spatial.judge(job.picture, job.file, job.analysis, is_complex=is_complex)
+                verdict = self.scorers.spatial.score(job.image, job.file, job.analysis, is_complex=is_complex)
                 job.values["spatial"] = verdict.value
                 job.parts.update(verdict.parts)
                 job.said.append(verdict.explanation)
@@ -251,7 +186,7 @@ class T2ICompBench:
             raise UsageError(f"the words of {job.prompt!r} are not tagged ({job.analysis.source})")
         text = job.prompt if job.analysis is None else job.analysis.without_adjectives()
         try:
-            return self.scorers.clip.compare([job.picture], [text])[0]
+            return self.scorers.clip.compare([job.image], [text])[0]
         except TextTooLong as error:
             raise UsageError(str(error)) from error
 
@@ -276,25 +211,3 @@ class T2ICompBench:
                 "approximations": notes,
             },
         )
-
-
-def examine(device: str) -> Iterator[Finding]:
-    """`milr doctor t2i-compbench`."""
-    from milr.rewards.compbench import known_answers as check
-    from milr.rewards.compbench import weights
-
-    findings = [finding for part in weights.ALL for finding in part.examine()]
-    yield from findings
-    yield from check.check_rules()
-    if any(finding.fine is False for finding in findings):
-        yield Finding("self-test: weights", None, "not run before all files are right")
-        return
-    origin = weights.describe_blip(weights.BLIP.folder)
-    note = "no hash of it is published to compare with" if origin.is_official else "an approximation, named in scores"
-    yield Finding("blip-vqa: its source", None, f"{origin.title}; {note}")
-    yield Finding(
-        "UniDet", None, "cannot run here: OWLv2 stands in its place, named in scores, unless --unidet is given"
-    )
-    scorers = Scorers(device=device)
-    for name in _CHECKS:
-        yield from check.check_scorer(name, scorers)

@@ -22,18 +22,18 @@ from milr.rewards.compbench.unidet import read_answers, read_detections
 
 
 class NoResult(MilrError):
-    """A picture of which the results say nothing."""
+    """An image of which the results say nothing."""
 
 
 class SpatialSource(Protocol):
-    """Gives the spatial score of a picture."""
+    """Gives the spatial score of an image."""
 
-    def judge(self, picture: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
-        """The score of one picture.
+    def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
+        """Return the spatial score of one image.
 
         Args:
-            picture: RGB.
-            file: The name of the picture's file; empty where it has none.
+            image: RGB.
+            file: The name of the image's file; empty where it has none.
             analysis: Of its prompt.
             is_complex: Find the objects as in complex prompts.
 
@@ -46,7 +46,7 @@ class SpatialSource(Protocol):
 class Detector(Protocol):
     """Sees objects under UniDet's names."""
 
-    def detect(self, picture: Image.Image) -> Sequence[Seen]:
+    def detect(self, image: Image.Image) -> Sequence[Seen]:
         """All it sees, boxes in UniDet's frame."""
         ...
 
@@ -58,36 +58,36 @@ class DetectorSource:
         """Ask that detector."""
         self.detector = detector
 
-    def judge(self, picture: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
-        """The score of one picture."""
-        return _judge(self.detector.detect(picture), analysis, is_complex=is_complex)
+    def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
+        """Return the spatial score of one image."""
+        return _score(self.detector.detect(image), analysis, is_complex=is_complex)
 
 
 class UnidetDetections:
     """The rule over what UniDet saw elsewhere."""
 
     def __init__(self, detections: Mapping[str, Sequence[Seen]]) -> None:
-        """Read them by picture's file name."""
+        """Read them by image's file name."""
         self.detections = detections
 
-    def judge(self, picture: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
-        """The score of one picture."""
+    def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
+        """Return the spatial score of one image."""
         if file not in self.detections:
-            raise NoResult(f"UniDet's results say nothing of {file or 'a picture without a file'!r}")
-        return _judge(self.detections[file], analysis, is_complex=is_complex)
+            raise NoResult(f"UniDet's results say nothing of {file or 'an image without a file'!r}")
+        return _score(self.detections[file], analysis, is_complex=is_complex)
 
 
 class UnidetAnswers:
     """The scores that the official script wrote; whether in simple or complex mode, it alone knows."""
 
     def __init__(self, answers: Mapping[str, float]) -> None:
-        """Read them by picture's file name."""
+        """Read them by image's file name."""
         self.answers = answers
 
-    def judge(self, picture: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
-        """The score of one picture."""
+    def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
+        """Return the spatial score of one image."""
         if file not in self.answers:
-            raise NoResult(f"UniDet's scores say nothing of {file or 'a picture without a file'!r}")
+            raise NoResult(f"UniDet's scores say nothing of {file or 'an image without a file'!r}")
         return SpatialVerdict(self.answers[file], f"as UniDet's script scored {file}")
 
 
@@ -103,11 +103,11 @@ def read_unidet(path: Path) -> SpatialSource:
         return UnidetDetections(read_detections(path))
     raise UsageError(
         f"no UniDet results at {str(path)!r}: give the folder OUT/labels/annotation_obj_detection_2d of the official "
-        "script, or a file of detections, a picture a line"
+        "script, or a file of detections, an image a line"
     )
 
 
-def _judge(seen: Sequence[Seen], analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
+def _score(seen: Sequence[Seen], analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
     if not analysis.words:
         raise NoResult(f"the words of {analysis.prompt!r} are not tagged ({analysis.source})")
     objects = complex_objects(analysis) if is_complex else simple_objects(analysis)

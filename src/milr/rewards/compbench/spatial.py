@@ -20,7 +20,7 @@ RIGHT, LEFT, BOTTOM, TOP = "on the right of", "on the left of", "on the bottom o
 RELATIONS = ("on side of", "next to", "near", LEFT, RIGHT, BOTTOM, TOP, "on top of")
 """In the order in which they are looked for; a prompt's relation is the first that it holds anywhere."""
 _PLACES = ("on top of", "on bottom of", "on the left", "on the right", "next to", "on side of", "near")
-"""Where a complex prompt's two objects are looked for: before and behind one of these."""
+"""Where a complex prompt's two objects are looked for: before and after one of these."""
 _PERSONS = ("girl", "boy", "man", "woman")
 _NEAR = 150.0
 _MOST_OVERLAP = 0.1
@@ -42,7 +42,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class SpatialVerdict:
-    """What the rule says of one picture."""
+    """What the rule says of one image."""
 
     value: float
     """In [0, 1]; 0 or at least 0.5."""
@@ -51,7 +51,7 @@ class SpatialVerdict:
 
 
 def official_frame(width: int, height: int) -> tuple[int, int]:
-    """The width and height, in pixels, at which UniDet sees a picture: shorter side 479, longer at most 480."""
+    """The width and height, in pixels, at which UniDet sees an image: shorter side 479, longer at most 480."""
     scale = min(_SHORT_SIDE / min(width, height), _LONG_SIDE / max(width, height))
     return int(width * scale + 0.5), int(height * scale + 0.5)
 
@@ -70,14 +70,14 @@ def simple_objects(analysis: Analysis) -> tuple[str, str] | None:
 def complex_objects(analysis: Analysis) -> tuple[str, str] | None:
     """The two objects of a complex prompt.
 
-    Before each place word the nearest noun or proper noun, behind it the first noun, or else the first proper noun that
+    Before each place word the nearest noun or proper noun, after it the first noun, or else the first proper noun that
     no other proper noun follows. None unless the whole prompt yields exactly two.
     """
     found: list[str] = []
     for i in range(len(analysis.words)):
         length = next((n for n in (3, 2, 1) if analysis.text(i, i + n) in _PLACES), None)
         if length is not None:
-            found += _before(analysis, i) + _behind(analysis, i + length)
+            found += _before(analysis, i) + _after(analysis, i + length)
     return (_as_label(found[0]), _as_label(found[1])) if len(found) == 2 else None
 
 
@@ -88,7 +88,7 @@ def _before(analysis: Analysis, end: int) -> list[str]:
     return []
 
 
-def _behind(analysis: Analysis, start: int) -> list[str]:
+def _after(analysis: Analysis, start: int) -> list[str]:
     tags = [word.tag for word in analysis.words]
     for i in range(start, len(tags)):
         if tags[i] == NOUN:
@@ -140,7 +140,7 @@ def score_geometry(relation: str | None, first: Box, second: Box) -> float:
 
 
 def score_spatial(relation: str | None, objects: tuple[str, str] | None, detections: Sequence[Seen]) -> SpatialVerdict:
-    """The score of one picture.
+    """The score of one image.
 
     A quarter of each object's confidence and half of the geometry; what comes to less than 0.5 is 0. An object is found
     where its word equals a detected name exactly.

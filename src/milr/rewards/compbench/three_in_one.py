@@ -1,7 +1,7 @@
 """T2I-CompBench's 3-in-1: the score of a complex prompt, from those of BLIP-VQA, UniDet and CLIPScore.
 
 Source: `3_in_1_eval/3_in_1.py` of Karine-Huang/T2I-CompBench, commit 1b70949. The official script aligns three lists by
-position and expects ten pictures a prompt; here each picture is scored by its own prompt.
+position and expects ten images a prompt; here each image is scored by its own prompt.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """UniDet's label space, and results that UniDet gave elsewhere.
 
-UniDet itself cannot run on transformers. Whoever runs it brings its results: either each picture's detections, or the
+UniDet itself cannot run on transformers. Whoever runs it brings its results: either each image's detections, or the
 official script's own result files.
 """
 
@@ -23,7 +23,7 @@ FETCH_LABELS = (
 )
 _COLUMNS = ("key", "oid_name", "objects365_name", "coco_name", "mapillary_name")
 _CORRECTIONS: Mapping[str, str] = {
-    "Picture frame_picture/frame_": "picture, frame",
+    "Image frame_image/frame_": "image, frame",
     "Street light_street lights_": "street light",
     "Whiteboard_blackboard/whiteboard_": "whiteboard, blackboard",
     "Bench2_bench_bench": "bench",
@@ -99,7 +99,7 @@ def _name_of(row: Mapping[str, str | None]) -> str:
 
 
 def read_detections(path: Path) -> dict[str, tuple[Seen, ...]]:
-    """What UniDet saw, by picture's file name.
+    """What UniDet saw, by image's file name.
 
     Args:
         path: JSON lines: {"image": file name, "detections": [[label, score, x0, y0, x1, y1], ...]}, boxes in pixels of
@@ -136,7 +136,7 @@ def _seen(entry: Sequence[Any]) -> Seen:
 
 
 def read_answers(folder: Path) -> dict[str, float]:
-    """The scores that the official spatial script wrote, by picture's file name.
+    """The scores that the official spatial script wrote, by image's file name.
 
     Args:
         folder: Of `vqa_result.json` and `mapping.json`: OUT/labels/annotation_obj_detection_2d.

@@ -27,35 +27,35 @@ GREY = (153, 153, 153)
 """What lies outside the object's mask: #999."""
 
 
-def cut_out(picture: Image.Image, mask: Mask, box: tuple[float, float, float, float]) -> Image.Image:
+def cut_out(image: Image.Image, mask: Mask, box: tuple[float, float, float, float]) -> Image.Image:
     """The object on flat grey, cut to its box.
 
     Args:
-        picture: RGB.
+        image: RGB.
         mask: (h, w), true on the object.
         box: (x0, y0, x1, y1), whole numbers.
     """
-    composed = Image.composite(picture, Image.new("RGB", picture.size, GREY), Image.fromarray(mask))
+    composed = Image.composite(image, Image.new("RGB", image.size, GREY), Image.fromarray(mask))
     x0, y0, x1, y1 = (round(edge) for edge in box)
     return composed.crop((x0, y0, x1, y1))
 
 
-def prepare(picture: Image.Image, side: int) -> torch.Tensor:
+def prepare(image: Image.Image, side: int) -> torch.Tensor:
     """open_clip's evaluation transform: an elongated object loses its ends.
 
     The short side becomes ``side`` by PIL's bicubic, the long one is rounded down; the middle is cut out, half pixels
     to the even side; then CLIP's normalisation. transformers' processor rounds the cut otherwise.
 
     Args:
-        picture: RGB.
+        image: RGB.
         side: Of the network's input, 224.
 
     Returns:
         (3, side, side) float32.
     """
-    short = min(picture.size)
-    size = tuple(side if edge == short else int(side * edge / short) for edge in picture.size)
-    large = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    short = min(image.size)
+    size = tuple(side if edge == short else int(side * edge / short) for edge in image.size)
+    large = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     left, top = (round((edge - side) / 2) for edge in large.size)
     cut = large.crop((left, top, left + side, top + side))
     return to_tensor(cut)[0]
@@ -83,17 +83,17 @@ class ColorClassifier:
         return cls(network, load_tokenizer(AutoTokenizer, folder, way_out), device)
 
     @torch.inference_mode()
-    def classify(self, picture: Image.Image, objects: Sequence[Instance]) -> list[str]:
+    def classify(self, image: Image.Image, objects: Sequence[Instance]) -> list[str]:
         """The likeliest of GenEval's ten colours of each object, by its class name.
 
         Args:
-            picture: RGB; what the objects were found in.
+            image: RGB; what the objects were found in.
             objects: With boxes that hold at least a pixel.
         """
         side: int = self.network.config.vision_config.image_size
         colors: list[str] = []
         for seen in objects:
-            pixels = prepare(cut_out(picture, seen.mask, seen.box), side)[None].to(self.device)  # (1, 3, side, side)
+            pixels = prepare(cut_out(image, seen.mask, seen.box), side)[None].to(self.device)  # (1, 3, side, side)
             direction = F.normalize(self.network.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
             likeness = 100 * direction @ self._names(seen.name)  # (1, 10)
             colors.append(COLORS[int(likeness.argmax())])

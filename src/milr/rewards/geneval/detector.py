@@ -3,7 +3,7 @@
 Preparing, the network, and reading its output are three steps that tests hold against the originals. Source: mmdet
 2.28.2 (`configs/mask2former`, `maskformer_fusion_head`), mmcv 1.7 (`imrescale`), OpenCV's bilinear resize.
 
-Shapes: h, w the picture's pixels; H, W those of the network's input; Q queries; 80 classes and "no object".
+Shapes: h, w the image's pixels; H, W those of the network's input; Q queries; 80 classes and "no object".
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from milr.errors import UsageError
 from milr.rewards import pretrained
+from milr.rewards.geneval.weights import UNUSED
 from milr.rewards.images.convert import check_size
 from milr.tasks import OBJECT_NAMES
 
@@ -27,7 +28,7 @@ Pixels: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Mask: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 LONG_SIDE, SHORT_SIDE = 1333, 800
-"""The picture is made as large as fits in them."""
+"""The image is made as large as fits in them."""
 _STRIDE = 32
 _PADDING = 128
 _MEAN = (123.675, 116.28, 103.53)
@@ -49,32 +50,32 @@ class Instance:
     score: float
     """Class probability times mask score, in [0, 1]."""
     box: tuple[float, float, float, float]
-    """(x0, y0, x1, y1), whole numbers in the picture's pixels, y down; x1 and y1 lie behind the last pixel."""
+    """(x0, y0, x1, y1), whole numbers in the image's pixels, y down; x1 and y1 lie after the last pixel."""
     mask: Mask
     """(h, w), true on the object."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as the network takes it."""
+    """An image as the network takes it."""
 
     pixels: torch.Tensor
     """(1, 3, H, W) float32, normalised; H and W are multiples of 32."""
     resized: tuple[int, int]
-    """(height, width) of the part that is picture; the rest, right and below, is padding."""
+    """(height, width) of the part that is image; the rest, right and below, is padding."""
     original: tuple[int, int]
     """(h, w)."""
 
 
-def decode(picture: Image.Image) -> Image.Image:
+def decode(image: Image.Image) -> Image.Image:
     """RGB, turned as its EXIF says, transparency dropped: what OpenCV reads of the same file.
 
     Raises:
         ValueError: It has no pixels.
         OSError: It cannot be read.
     """
-    check_size(picture)
-    turned = ImageOps.exif_transpose(picture)
+    check_size(image)
+    turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):
         # Sixteen bits of grey: their upper eight.
         values = np.asarray(turned).astype(np.int64).clip(0, 65535) >> 8
@@ -82,15 +83,15 @@ def decode(picture: Image.Image) -> Image.Image:
     return turned.convert("RGB")
 
 
-def prepare(picture: Image.Image) -> Prepared:
+def prepare(image: Image.Image) -> Prepared:
     """Resize to fit 1333 x 800, pad to multiples of 32 with grey 128, then normalise.
 
     The padding comes before the normalising, so it is not zero in the network's eyes. There is no pixel mask.
 
     Args:
-        picture: RGB.
+        image: RGB.
     """
-    pixels = np.asarray(picture, dtype=np.uint8)  # (h, w, 3)
+    pixels = np.asarray(image, dtype=np.uint8)  # (h, w, 3)
     height, width = pixels.shape[:2]
     scale = min(LONG_SIDE / max(height, width), SHORT_SIDE / min(height, width))
     resized = max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
@@ -151,7 +152,7 @@ def read_output(
     """The network's raw output as detections, the most probable class first.
 
     The 100 most probable pairs of query and class are detections; a query may be several. The mask's logits are
-    brought to the input's size, cut to the picture, and brought to its own size, bilinear both times. The mask is
+    brought to the input's size, cut to the image, and brought to its own size, bilinear both times. The mask is
     where they are above 0, its score the mean of their sigmoids there, the box the mask's. No threshold, no overlap
     removal.
 
@@ -181,7 +182,7 @@ def read_output(
 
 
 def _read_mask(logits: torch.Tensor, prepared: Prepared) -> tuple[Mask, float, tuple[float, float, float, float]]:
-    """(H / 4, W / 4) -> the mask at the picture's size, its score, its box."""
+    """(H / 4, W / 4) -> the mask at the image's size, its score, its box."""
     height, width = prepared.resized
     large = F.interpolate(logits[None, None], prepared.pixels.shape[-2:], mode="bilinear", align_corners=False)
     logits = F.interpolate(large[..., :height, :width], prepared.original, mode="bilinear", align_corners=False)[0, 0]
@@ -195,7 +196,7 @@ def _read_mask(logits: torch.Tensor, prepared: Prepared) -> tuple[Mask, float, t
 
 
 class GenEvalDetector:
-    """Finds GenEval's 80 classes in pictures, one picture at a time, in float32."""
+    """Finds GenEval's 80 classes in images, one image at a time, in float32."""
 
     def __init__(self, network: Any, device: str = "cpu") -> None:
         """Take a `Mask2FormerForUniversalSegmentation`, for use only."""
@@ -212,9 +213,9 @@ class GenEvalDetector:
         return cls(load_network(folder), device)
 
     @torch.inference_mode()
-    def detect(self, picture: Image.Image, least_score: float = LEAST_SCORE) -> list[Instance]:
-        """What an RGB picture shows, the most probable class first, in its own pixels."""
-        prepared = prepare(picture)
+    def detect(self, image: Image.Image, least_score: float = LEAST_SCORE) -> list[Instance]:
+        """What an RGB image shows, the most probable class first, in its own pixels."""
+        prepared = prepare(image)
         class_logits, mask_logits = self.run(prepared.pixels)
         return read_output(class_logits, mask_logits, prepared, least_score)
 
@@ -234,8 +235,6 @@ def load_network(folder: Path) -> Any:
     need_scipy()
     from transformers import Mask2FormerForUniversalSegmentation
 
-    from milr.convert.geneval_detector import UNUSED
-
     way_out = "get GenEval's detector as milr doctor geneval says"
     network = pretrained.load_network(Mask2FormerForUniversalSegmentation, folder, way_out, unused=UNUSED)
     if network.config.num_labels != len(OBJECT_NAMES):
@@ -252,7 +251,7 @@ def need_scipy() -> None:
 
 
 def make_pattern(width: int, height: int) -> Image.Image:
-    """A picture made by a formula: waves of several lengths in each channel, the same on every machine."""
+    """An image made by a formula: waves of several lengths in each channel, the same on every machine."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     channels = [(x * (3 + k) + y * (7 - 2 * k) + (x * y) // (11 + k)) % 256 for k in range(3)]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))

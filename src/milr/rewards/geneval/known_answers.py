@@ -1,4 +1,4 @@
-"""What `geneval` must pass before it scores: its arithmetic on this machine, then its weights on known pictures."""
+"""What `geneval` must pass before it scores: its arithmetic on this machine, then its weights on known images."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_arithmetic(device: str) -> Iterator[Finding]:
 
 
 def read_photographs() -> Iterator[tuple[str, str, Image.Image]]:
-    """The photographs that come with the package: file, GenEval's name of what is on it, RGB picture."""
+    """The photographs that come with the package: file, GenEval's name of what is on it, RGB image."""
     for file, name in _SHOWN.items():
         with Image.open(_PHOTOGRAPHS / file) as photograph:
             yield file, name, photograph.convert("RGB")
@@ -89,7 +89,7 @@ def check_colors(colors: ColorClassifier) -> Iterator[Finding]:
 
 
 def run_formula(device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class and mask logits of a tiny Mask2Former whose weights a formula makes, on a picture that another makes."""
+    """Class and mask logits of a tiny Mask2Former whose weights a formula makes, on an image that another makes."""
     need_scipy()
     from transformers import Mask2FormerForUniversalSegmentation
 
@@ -146,7 +146,7 @@ def _sample(logits: torch.Tensor) -> list[float]:
 
 
 def _read_squares() -> list[Instance]:
-    """Two masks made by hand in a picture of 32 x 32 pixels, read: the left half, the lower right quarter."""
+    """Two masks made by hand in an image of 32 x 32 pixels, read: the left half, the lower right quarter."""
     mask_logits = torch.full((2, 200, 200), -8.0)
     mask_logits[0, :, :100] = 8.0
     mask_logits[1, 100:, 100:] = 8.0

@@ -6,62 +6,24 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
-from milr.convert.geneval_detector import SOURCES
 from milr.errors import MilrError
 from milr.rewards.geneval.colors import ColorClassifier
 from milr.rewards.geneval.detector import GenEvalDetector, Instance, decode
 from milr.rewards.geneval.known_answers import check_arithmetic, check_colors, check_detector
-from milr.rewards.geneval.rules import Detection, conditions_met, judge, kept_objects
+from milr.rewards.geneval.rules import Detection, apply_rules, conditions_met, kept_objects
+from milr.rewards.geneval.weights import CLIP, DETECTOR, HUB_DETECTOR
 from milr.rewards.pretrained import check_device
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
-from milr.weights import Finding, WeightFile, Weights
-
-_CHECKPOINT = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
-_OPENMMLAB = "https://download.openmmlab.com/mmdetection/v2.0/mask2former/mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"
-_CLIP_REVISION = "32bd64288804d66eefd0ccbe215aa642df71cc41"
-
-DETECTOR = Weights(
-    name="geneval-detector",
-    title="GenEval detector",
-    files=(WeightFile("config.json"), WeightFile("model.safetensors"), WeightFile("conversion.json")),
-    commands=(f"curl -LO {_OPENMMLAB}/{_CHECKPOINT}", f"milr convert geneval-detector {_CHECKPOINT}"),
-    sources=SOURCES,
-)
-HUB_DETECTOR = Weights(
-    name="mask2former-swin-small-coco-instance",
-    title="substitute for GenEval's detector",
-    files=(WeightFile("config.json"), WeightFile("model.safetensors")),
-    commands=(
-        "hf download facebook/mask2former-swin-small-coco-instance config.json model.safetensors --local-dir {folder}",
-    ),
-)
-CLIP = Weights(
-    name="clip-vit-large-patch14",
-    title="CLIP ViT-L/14 for GenEval's colours",
-    files=(
-        WeightFile("config.json"),
-        WeightFile(
-            "model.safetensors",
-            sha256="a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
-            size=1710540580,
-        ),
-        WeightFile("tokenizer.json"),
-        WeightFile("tokenizer_config.json"),
-    ),
-    commands=(
-        "hf download openai/clip-vit-large-patch14 config.json model.safetensors tokenizer.json tokenizer_config.json "
-        f"vocab.json merges.txt special_tokens_map.json --revision {_CLIP_REVISION} --local-dir {{folder}}",
-    ),
-)
+from milr.weights import Finding, Weights
 
 
 class GenEval:
-    """GenEval's scorer: 1 where it calls the picture correct, else 0.
+    """GenEval's scorer: 1 where it calls the image correct, else 0.
 
     A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation is what
     is wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}}: the objects above GenEval's
-    threshold, in the picture's pixels, with a colour where GenEval asks for one. CLIP is loaded when the first colour
+    threshold, in the image's pixels, with a colour where GenEval asks for one. CLIP is loaded when the first colour
     is asked for. Before anything is scored, what is loaded passes a self-test.
     """
 
@@ -105,21 +67,21 @@ class GenEval:
         yield from check_detector(self.detector)
         yield from check_colors(self.load_colors())
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return [self._score(image, task) for image, task in zip(images, tasks, strict=True)]
 
-    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+    def _score(self, image: Image.Image, task: Task) -> Score | Unscored:
         try:
             check_task(task)
         except MilrError as error:
             return Unscored(reason=str(error), reward=self.name)
         try:
-            rgb = decode(picture)
+            rgb = decode(image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return Unscored(reason=f"the picture cannot be read: {error}", reward=self.name)
+            return Unscored(reason=f"the image cannot be read: {error}", reward=self.name)
         detections = self._detect(rgb, task)
-        verdict = judge(detections, task)
+        verdict = apply_rules(detections, task)
         kept = kept_objects(detections, task)
         return Score(
             value=float(verdict.correct),
@@ -130,11 +92,11 @@ class GenEval:
             evidence={"detections": {name: [list(one) for one in found] for name, found in kept.items()}},
         )
 
-    def _detect(self, picture: Image.Image, task: Task) -> dict[str, list[Detection]]:
+    def _detect(self, image: Image.Image, task: Task) -> dict[str, list[Detection]]:
         """Everything seen, with a colour for the objects that GenEval asks for one."""
         detections: dict[str, list[Detection]] = {}
         instances: dict[tuple[str, Detection], Instance] = {}
-        for seen in self.detector.detect(picture):
+        for seen in self.detector.detect(image):
             detection: Detection = (*seen.box, seen.score, None)
             detections.setdefault(seen.name, []).append(detection)
             instances[seen.name, detection] = seen
@@ -145,7 +107,7 @@ class GenEval:
                 continue
             for detection in objects:
                 place = detections[item.name].index(detection)
-                (color,) = self.load_colors().classify(picture, [instances[item.name, detection]])
+                (color,) = self.load_colors().classify(image, [instances[item.name, detection]])
                 detections[item.name][place] = (*detection[:5], color)
         return detections
 
@@ -176,24 +138,3 @@ class GenEvalHub(GenEval):
     name = "geneval-hf-approximation@1"
     doctor = "geneval-hf"
     detector_weights = HUB_DETECTOR
-
-
-def examine_geneval(device: str) -> Iterator[Finding]:
-    """`milr doctor geneval`."""
-    return _examine(GenEval, device)
-
-
-def examine_geneval_hub(device: str) -> Iterator[Finding]:
-    """`milr doctor geneval-hf`."""
-    return _examine(GenEvalHub, device)
-
-
-def _examine(kind: type[GenEval], device: str) -> Iterator[Finding]:
-    check_device(device)
-    findings = [finding for weights in kind.weights() for finding in weights.examine()]
-    yield from findings
-    if any(finding.fine is False for finding in findings):
-        yield from check_arithmetic(device)
-        yield Finding("self-test: weights", None, "not run before all files are right")
-    else:
-        yield from kind(device=device, self_test=False).self_test()

@@ -32,14 +32,14 @@ _UNMET = 0.99
 
 @dataclass(frozen=True)
 class Verdict:
-    """What GenEval says of one picture."""
+    """GenEval's decision on one image."""
 
     correct: bool
     reason: str
-    """Everything that is wrong, on one line; empty where the picture is correct."""
+    """Everything that is wrong, on one line; empty where the image is correct."""
 
 
-def judge(
+def apply_rules(
     detections: Detections,
     task: Task,
     *,
@@ -49,9 +49,9 @@ def judge(
     max_overlap: float = MAX_OVERLAP,
     position_threshold: float = POSITION_THRESHOLD,
 ) -> Verdict:
-    """Judge one picture by what was detected in it.
+    """Decide whether one image is correct, from what was detected in it.
 
-    Detections of equal score are taken in the order of their boxes, so that a verdict never hangs on the order given.
+    Detections of equal score are taken in the order of their boxes, so that a verdict never depends on the order given.
 
     Args:
         detections: What the detector saw.
@@ -65,7 +65,7 @@ def judge(
         position_threshold: The share of both sizes by which an offset is shortened before it counts as one.
 
     Raises:
-        UsageError: The task cannot be judged by these rules (`milr.tasks.check_task`).
+        UsageError: These rules cannot decide the task (`milr.tasks.check_task`).
     """
     check_task(task)
     kept = kept_objects(
@@ -100,10 +100,10 @@ def kept_objects(
     max_objects: int = MAX_OBJECTS,
     max_overlap: float = MAX_OVERLAP,
 ) -> dict[str, list[Detection]]:
-    """The detections that `judge` counts as objects, by class, most confident first; classes without any are left out.
+    """Return the detections that `apply_rules` counts as objects, by class, most confident first, none empty.
 
-    Takes what `judge` takes. An item of the include list looks at the first ``count`` of its class only, so theirs are
-    the colours that have to be known.
+    Takes what `apply_rules` takes. An item of the include list looks at the first ``count`` of its class only, so only
+    their colours have to be known.
     """
     limit = counting_threshold if _counts(task) else threshold
     kept = {name: _keep(seen, limit, max_objects, max_overlap) for name, seen in detections.items()}
@@ -120,9 +120,9 @@ def conditions_met(
     max_overlap: float = MAX_OVERLAP,
     position_threshold: float = POSITION_THRESHOLD,
 ) -> dict[str, float]:
-    """How nearly a picture meets each condition of its task.
+    """How nearly an image meets each condition of its task.
 
-    Takes what `judge` takes; 1 is met, and all are 1 exactly where `judge` says correct.
+    Takes what `apply_rules` takes; 1 is met, and all are 1 exactly where `apply_rules` says correct.
 
     An item that asks for n objects has n places. The kept detections fill them with weight 1, then the best rejected
     ones with weight score / threshold, below 1; what is missing weighs 0. Of the include list come
@@ -130,7 +130,7 @@ def conditions_met(
     * "dog: present" or "dog: at least 2": the mean weight of the places;
     * "dog: red": the mean weight, where a place of another colour weighs 0;
     * "dog: left of cat": the mean over all pairs of both weights times 0 on the opposite side, 0.5 on neither, rising
-      to 1 at the limit of `judge`'s position rule;
+      to 1 at the limit of `apply_rules`'s position rule;
 
     and of the exclude list "dog: fewer than 3": the share of the dogs found that may stay.
     """
@@ -170,13 +170,13 @@ def conditions_met(
 
 
 def right_objects(detections: Detections, task: Task) -> list[Detection]:
-    """The objects that a correct picture may keep: those that meet what their item of the include list asks.
+    """The objects that a correct image may keep: those that meet what their item of the include list asks.
 
     That is the most confident ones of the item's class and colour, as many as it asks for; where the item is placed by
     another one, only if they lie so from all the right objects of that one.
 
     Args:
-        detections: What `judge` takes.
+        detections: What `apply_rules` takes.
         task: Its include list says what is right.
     """
     kept = kept_objects(detections, task)

@@ -1,4 +1,4 @@
-"""Icon detectors: small convnets that say which of the 80 objects a picture shows, where and in what colour.
+"""Icon detectors: small convnets that say which of the 80 objects an image shows, where and in what colour.
 
 They know icons on plain grounds, 144 x 144 pixels, and nothing else of the world. Each cell of the 18 x 18 map says
 whether an object's centre lies in it, which of the 80 names it has, its box and its colour. `training/detector.py`
@@ -25,8 +25,8 @@ from torch import nn
 
 from milr.errors import UsageError
 from milr.rewards.geneval.rules import Detection
-from milr.rewards.images.convert import picture_hash, to_rgb
-from milr.rewards.lru_cache import Memory
+from milr.rewards.images.convert import image_hash, to_rgb
+from milr.rewards.lru_cache import LruCache
 from milr.tasks import COLORS, OBJECT_NAMES
 from milr.weights import identify_weights
 
@@ -37,7 +37,7 @@ BOX_UNIT = 48.0
 _HEADS = (1, len(OBJECT_NAMES), 4, len(COLORS) + 1)
 _FAINT = -6.0  # logits of centres below it are not looked at
 _NAMES_A_PLACE = 3
-_REMEMBERED = 1024  # pictures; more than a benchmark has under way at once
+_CACHED = 1024  # images; more than a benchmark has under way at once
 _ASSETS = Path(__file__).parents[2] / "assets"
 SHIPPED = ("icons-detector", "icons-judge")
 """Detectors that come with the package."""
@@ -144,14 +144,14 @@ class DetectorNetwork(nn.Module):
 
 
 class IconDetector:
-    """Finds icons in pictures. Each picture is seen on its own, so its result never hangs on its neighbours."""
+    """A detector of icons in images. It sees each image alone, so no result depends on another image."""
 
     def __init__(self, network: DetectorNetwork, config: DetectorConfig, version: str = "unsaved") -> None:
         """Take a trained network, for use only; ``version`` tells its weights from others' in a reward's name."""
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.version = version
-        self._remembered: Memory[str, dict[str, list[Detection]]] = Memory(_REMEMBERED)  # by picture
+        self._cache: LruCache[str, dict[str, list[Detection]]] = LruCache(_CACHED)  # by image
 
     @classmethod
     def from_folder(cls, folder: str | Path = "icons-detector") -> IconDetector:
@@ -187,18 +187,18 @@ class IconDetector:
         (folder / "config.json").write_text(json.dumps(self.config.model_dump(), indent=2) + "\n")
 
     @torch.inference_mode()
-    def detect(self, pictures: Sequence[Image.Image]) -> list[dict[str, list[Detection]]]:
-        """What each picture shows, every class that was seen with its detections, the most confident first.
+    def detect(self, images: Sequence[Image.Image]) -> list[dict[str, list[Detection]]]:
+        """What each image shows, every class that was seen with its detections, the most confident first.
 
         Args:
-            pictures: Of any mode and size; resized to 144 x 144, whatever their shape.
+            images: Of any mode and size; resized to 144 x 144, whatever their shape.
 
         Returns:
-            Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given picture's pixels.
+            Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given image's pixels.
         """
-        rgbs = [to_rgb(picture) for picture in pictures]
-        keys = [picture_hash(rgb) for rgb in rgbs]
-        found = self._remembered.recall(keys, lambda places: [self._detect(rgbs[place]) for place in places])
+        rgbs = [to_rgb(image) for image in images]
+        keys = [image_hash(rgb) for rgb in rgbs]
+        found = self._cache.get_all(keys, lambda places: [self._detect(rgbs[place]) for place in places])
         return [{name: list(seen) for name, seen in one.items()} for one in found]
 
     def _detect(self, rgb: Image.Image) -> dict[str, list[Detection]]:
@@ -245,7 +245,7 @@ class IconDetector:
 
 
 def _to_box(row: int, column: int, raw: Sequence[float], side: int) -> tuple[float, float, float, float]:
-    """A cell's raw box -> (x0, y0, x1, y1) in pixels of the small picture, cut at its edges."""
+    """A cell's raw box -> (x0, y0, x1, y1) in pixels of the small image, cut at its edges."""
     x, y = (column + 0.5 + raw[0]) * CELL, (row + 0.5 + raw[1]) * CELL
     width, height = (BOX_UNIT * math.exp(max(-4.0, min(2.0, value))) for value in raw[2:])
     corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)

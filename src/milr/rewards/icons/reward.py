@@ -9,20 +9,20 @@ from typing import ClassVar
 from PIL import Image
 
 from milr.errors import MilrError
-from milr.rewards.geneval.rules import conditions_met, judge
+from milr.rewards.geneval.rules import apply_rules, conditions_met
 from milr.rewards.icons.detector import IconDetector
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
 
 _NEARLY = 0.9
-"""What `icons-soft` gives at most to a picture that is not correct."""
+"""What `icons-soft` gives at most to an image that is not correct."""
 
 
 class Icons:
-    """1 where GenEval's rules call the picture correct, else 0.
+    """1 where GenEval's rules call the image correct, else 0.
 
     A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation is what
-    is wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}} in the picture's pixels.
+    is wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}} in the image's pixels.
     """
 
     metric: ClassVar[str] = "icons@1"
@@ -31,7 +31,7 @@ class Icons:
     shipped: ClassVar[str] = "icons-detector"
     """The detector that comes with the package."""
     golden_test: ClassVar[bool] = True
-    """Its verdicts on the golden pictures are known: a benchmark asks for them before anything else."""
+    """Its verdicts on the golden images are known: a benchmark asks for them before anything else."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Load the detector.
@@ -42,22 +42,22 @@ class Icons:
         self.detector = IconDetector.from_folder(self.shipped if folder is None else folder)
         self.name = f"{self.metric}/{self.detector.version}"
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return [self._score(image, task) for image, task in zip(images, tasks, strict=True)]
 
-    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+    def _score(self, image: Image.Image, task: Task) -> Score | Unscored:
         if not task.include:
-            reason = "the task has no include list, so nobody can tell what a correct picture must show"
+            reason = "the task has no include list, so nobody can tell what a correct image must show"
             return Unscored(reason=reason, reward=self.name)
         try:
             check_task(task)
-            detections = self.detector.detect([picture])[0]
+            detections = self.detector.detect([image])[0]
         except MilrError as error:
             return Unscored(reason=str(error), reward=self.name)
         except (OSError, ValueError) as error:
-            return Unscored(reason=f"the picture cannot be read: {error}", reward=self.name)
-        verdict = judge(detections, task)
+            return Unscored(reason=f"the image cannot be read: {error}", reward=self.name)
+        verdict = apply_rules(detections, task)
         parts = conditions_met(detections, task)
         return Score(
             value=self._value(verdict.correct, parts),
@@ -75,7 +75,7 @@ class Icons:
 class IconsSoft(Icons):
     """1 where `icons` says correct, else 0.9 times the mean of the conditions.
 
-    Each condition is met to a share between 0 and 1, by its margin. Only a correct picture lies above 0.9, so the
+    Each condition is met to a share between 0 and 1, by its margin. Only a correct image lies above 0.9, so the
     strict stop at 0.9 stops exactly where `icons` does.
     """
 
@@ -85,7 +85,7 @@ class IconsSoft(Icons):
         return 1.0 if correct else _NEARLY * min(1.0, sum(parts.values()) / len(parts))
 
 
-class IconsJudge(Icons):
+class IconsEvaluator(Icons):
     """`icons` by another detector: other architecture, seed, augmentation, and icons that the reward never saw.
 
     Meant to be watched, never optimised: where `icons` says correct and this one does not, the reward may be hacked.

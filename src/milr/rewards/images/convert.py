@@ -1,4 +1,4 @@
-"""Pictures of any mode and size as rewards read them, and as judges are sent them."""
+"""Images of any mode and size as rewards read them, and as VLM judges receive them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MOST_SIDE = 4096
-"""Pixels: a judge is sent no longer side, so that no request is a hundred megabytes."""
+"""Pixels: a VLM judge is sent no longer side, so that no request is a hundred megabytes."""
 
 
-def check_size(picture: Image.Image) -> None:
-    """Refuse a picture without pixels.
+def check_size(image: Image.Image) -> None:
+    """Refuse an image without pixels.
 
     Raises:
         ValueError: It has none.
     """
-    if not picture.width or not picture.height:
-        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels shows nothing")
+    if not image.width or not image.height:
+        raise ValueError(f"an image of {image.width} x {image.height} pixels shows nothing")
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode as RGB, turned as its EXIF says; what is transparent is laid on white.
 
     Raises:
-        ValueError: A picture that holds no pixel, or a mode that cannot be read.
+        ValueError: An image that holds no pixel, or a mode that cannot be read.
     """
-    check_size(picture)
-    turned = ImageOps.exif_transpose(picture)
+    check_size(image)
+    turned = ImageOps.exif_transpose(image)
     if turned.has_transparency_data:
         over = turned.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
@@ -40,13 +40,13 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return turned.convert("RGB")
 
 
-def to_png(picture: Image.Image) -> bytes:
-    """The picture as an RGB PNG, shrunk where a side is longer than `MOST_SIDE` pixels.
+def to_png(image: Image.Image) -> bytes:
+    """The image as an RGB PNG, shrunk where a side is longer than `MOST_SIDE` pixels.
 
     Raises:
         ValueError: As `to_rgb`.
     """
-    rgb = to_rgb(picture)
+    rgb = to_rgb(image)
     if max(rgb.size) > MOST_SIDE:
         scale = MOST_SIDE / max(rgb.size)
         smaller = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
@@ -56,7 +56,7 @@ def to_png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def picture_hash(picture: Image.Image) -> str:
-    """SHA-256 of size and RGB pixels: the same picture has the same hash, whatever file it came from."""
-    rgb = to_rgb(picture)
+def image_hash(image: Image.Image) -> str:
+    """SHA-256 of size and RGB pixels: the same image has the same hash, whatever file it came from."""
+    rgb = to_rgb(image)
     return hashlib.sha256(f"{rgb.width}x{rgb.height}|".encode() + rgb.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Pictures as networks take them."""
+"""Images as networks take them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def to_tensor(
-    picture: Image.Image,
+    image: Image.Image,
     mean: tuple[float, float, float] = CLIP_MEAN,
     deviation: tuple[float, float, float] = CLIP_DEVIATION,
 ) -> torch.Tensor:
-    """An RGB picture of its final size -> (1, 3, H, W) float32, less the mean, over the deviation."""
+    """An RGB image of its final size -> (1, 3, H, W) float32, less the mean, over the deviation."""
     center, scale = np.asarray(mean, dtype=np.float32), np.asarray(deviation, dtype=np.float32)
-    values = (np.asarray(picture, dtype=np.float32) / 255 - center) / scale  # (H, W, 3)
+    values = (np.asarray(image, dtype=np.float32) / 255 - center) / scale  # (H, W, 3)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))[None]
 
 
-def read_rgb(picture: Image.Image) -> Image.Image:
-    """A picture as the official scripts read it: RGB, transparency dropped, not turned.
+def read_rgb(image: Image.Image) -> Image.Image:
+    """An image as the official scripts read it: RGB, transparency dropped, not turned.
 
     Raises:
-        ValueError: It has no pixels, or a mode that is no picture.
+        ValueError: It has no pixels, or a mode that is no image.
     """
-    check_size(picture)
-    return picture.convert("RGB")
+    check_size(image)
+    return image.convert("RGB")

@@ -14,7 +14,7 @@ from transformers import BertTokenizer, GitForCausalLM
 from milr.errors import UsageError
 from milr.rewards.geneval.colors import prepare
 from milr.rewards.images.tensors import read_rgb
-from milr.rewards.mixed.weights import refuse_blind
+from milr.rewards.mixed.known_answers import refuse_blind
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.types import Requirement, Score, Task, Unscored
 from milr.weights import WeightFile, Weights
@@ -64,17 +64,17 @@ class GitVqa:
         if self_test:
             refuse_blind(self)
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return [self._score(image, task) for image, task in zip(images, tasks, strict=True)]
 
-    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+    def _score(self, image: Image.Image, task: Task) -> Score | Unscored:
         if not task.include:
             return Unscored(reason="the task has no include list, so there is nothing to ask for", reward=self.name)
         try:
-            pixels = self._pixels(picture)
+            pixels = self._pixels(image)
         except (OSError, ValueError) as error:
-            return Unscored(reason=f"the picture cannot be read: {error}", reward=self.name)
+            return Unscored(reason=f"the image cannot be read: {error}", reward=self.name)
         questions = [write_question(item) for item in task.include]
         answers = [self._answer(pixels, question) for question in questions]
         return Score(
@@ -90,11 +90,11 @@ class GitVqa:
         ids = self.tokenizer(question, add_special_tokens=False)["input_ids"]
         tokens = torch.tensor(
             [[self.tokenizer.cls_token_id, *ids]], device=self.device
-        )  # no [SEP]: GIT writes on behind the question
+        )  # no [SEP]: GIT continues the question
         logits = self.network(input_ids=tokens, pixel_values=pixels).logits[0, -1].float()  # (V,)
         yes, no = logits.softmax(-1)[[YES, NO]].tolist()
         return yes / (yes + no)
 
-    def _pixels(self, picture: Image.Image) -> torch.Tensor:
-        """Picture -> (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
-        return prepare(read_rgb(picture), self._side)[None].to(self.device)
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        """Image -> (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
+        return prepare(read_rgb(image), self._side)[None].to(self.device)

@@ -19,7 +19,7 @@ from transformers import BertTokenizer, GroundingDinoForObjectDetection
 from milr.errors import UsageError
 from milr.rewards.compbench.spatial import BOTTOM, LEFT, RIGHT, TOP, Box, overlap, score_geometry
 from milr.rewards.images.tensors import IMAGENET_DEVIATION, IMAGENET_MEAN, read_rgb, to_tensor
-from milr.rewards.mixed.weights import refuse_blind
+from milr.rewards.mixed.known_answers import refuse_blind
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.tasks import check_task
 from milr.types import Relation, Requirement, Score, Task, Unscored
@@ -46,7 +46,7 @@ _STRIDES = (8, 16, 32, 64)
 """Of the four maps whose places the model draws its boxes from."""
 
 Found = tuple[float, Box]
-"""Span mean, corners in the picture's pixels."""
+"""Span mean, corners in the image's pixels."""
 
 
 def write_caption(names: Sequence[str]) -> str:
@@ -131,7 +131,7 @@ class GroundingDino:
     """Counts of a task's objects, or, where it places one by another, whether both are there and placed right.
 
     A score's parts are the counts or the placement, its evidence {"detections": {class: [[x0, y0, x1, y1, score],
-    ...]}} in the picture's pixels.
+    ...]}} in the image's pixels.
     """
 
     name = "grounding-dino@1"
@@ -160,17 +160,17 @@ class GroundingDino:
         if self_test:
             refuse_blind(self)
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return [self._score(image, task) for image, task in zip(images, tasks, strict=True)]
 
-    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+    def _score(self, image: Image.Image, task: Task) -> Score | Unscored:
         if not task.include:
             reason = "the task has no include list, so there is nothing to look for"
             return Unscored(reason=reason, reward=self.name)
         try:
             check_task(task)
-            found = self.detect(picture, tuple(dict.fromkeys(item.name for item in task.include)))
+            found = self.detect(image, tuple(dict.fromkeys(item.name for item in task.include)))
         except (UsageError, OSError, ValueError) as error:
             return Unscored(reason=str(error), reward=self.name)
         if any(item.position is not None for item in task.include):
@@ -188,10 +188,10 @@ class GroundingDino:
         )
 
     @torch.inference_mode()
-    def detect(self, picture: Image.Image, names: Sequence[str]) -> dict[str, list[Found]]:
+    def detect(self, image: Image.Image, names: Sequence[str]) -> dict[str, list[Found]]:
         """All boxes above the threshold, by name, the surest first. One box may stand under two names."""
         encoded = self.tokenizer(write_caption(names), return_tensors="pt").to(self.device)
-        pixels = self._pixels(picture)
+        pixels = self._pixels(image)
         seen = self.network(
             pixel_values=pixels,
             pixel_mask=torch.ones(1, *pixels.shape[-2:], dtype=torch.long, device=self.device),
@@ -208,7 +208,7 @@ class GroundingDino:
             ]
             for spans in find_words(names)
         ]
-        corners = to_corners(seen.pred_boxes[0].cpu(), *picture.size)
+        corners = to_corners(seen.pred_boxes[0].cpu(), *image.size)
         found: dict[str, list[Found]] = {}
         means = cast("list[list[float]]", span_mean(chances, tokens).tolist())
         for name, scores in zip(names, means, strict=True):
@@ -216,14 +216,14 @@ class GroundingDino:
             found[name] = sorted(above, key=lambda one: -one[0])
         return found
 
-    def _pixels(self, picture: Image.Image) -> torch.Tensor:
-        """Picture -> (1, 3, H, W), shorter side 800 but longer at most 1333, ImageNet's colours."""
-        rgb = read_rgb(picture)
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        """Image -> (1, 3, H, W), shorter side 800 but longer at most 1333, ImageNet's colours."""
+        rgb = read_rgb(image)
         size = fit(*rgb.size, *self._sides)
         places = sum(math.prod(math.ceil(side / stride) for side in size) for stride in _STRIDES)
         if places < self.network.config.num_queries:
             raise ValueError(
-                f"a picture of {rgb.width} x {rgb.height} pixels is too narrow for GroundingDINO: "
+                f"an image of {rgb.width} x {rgb.height} pixels is too narrow for GroundingDINO: "
                 f"{places} places for {self.network.config.num_queries} boxes"
             )
         small = rgb.resize(size, Image.Resampling.BILINEAR)
@@ -231,7 +231,7 @@ class GroundingDino:
 
 
 def fit(width: int, height: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """The width and height to which a picture is brought, as DETR's transforms have it."""
+    """The width and height to which an image is brought, as DETR's transforms have it."""
     short, long = sorted((width, height))
     side = round(long_side * short / long) if long / short * short_side > long_side else short_side
     side = max(1, side)

@@ -1,1 +1,1 @@
-"""Rewards that ask a vision-language model behind an OpenAI-compatible server."""
+"""Rewards that ask a VLM judge: a vision-language model behind an OpenAI-compatible API."""

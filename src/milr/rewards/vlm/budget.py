@@ -1,4 +1,4 @@
-"""What a judge may cost: a hard cap on calls or tokens, what was spent, and an estimate before the start."""
+"""The cost of VLM judges: a hard cap on calls or tokens, a count of what was used, and an estimate before the start."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from milr.errors import UsageError
 
 BUDGET_FORM = "give calls or tokens, for instance 500 or 2000000tokens"
 
-PRICES: Mapping[str, tuple[float, float]] = {
+Price = tuple[float, float]
+"""US dollars per million tokens, in and out."""
+
+PRICES: Mapping[str, Price] = {
     "gpt-4o-2024-05-13": (5.0, 15.0),
     "gpt-4o-2024-08-06": (2.5, 10.0),
     "gpt-4o-2024-11-20": (2.5, 10.0),
     "gpt-4o-mini-2024-07-18": (0.15, 0.6),
 }
-"""US dollars a million tokens, in and out, as OpenAI listed them in 2025. Prices change: an estimate, not a bill."""
+"""OpenAI's models -> prices as listed in 2025. Prices change: an estimate, not a bill."""
 
 
 class BudgetSpent(Exception):
@@ -38,7 +41,7 @@ class Budget:
     tokens_in: int = 0
     tokens_out: int = 0
     reserved: int = 0
-    """Tokens that calls under way may yet cost."""
+    """Tokens that calls under way may still use."""
 
     def reserve(self, tokens: int) -> None:
         """Take room for one call of at most about that many tokens.
@@ -48,18 +51,18 @@ class Budget:
         """
         used = self.calls + 1 if self.unit == "calls" else self.tokens_in + self.tokens_out + self.reserved + tokens
         if used > self.most:
-            raise BudgetSpent(f"the judge's budget of {self.most:,.0f} {self.unit} is spent")
+            raise BudgetSpent(f"the VLM budget of {self.most:,.0f} {self.unit} is spent")
         self.calls += 1
         self.reserved += tokens
 
     def settle(self, reserved: int, tokens_in: int, tokens_out: int) -> None:
-        """Give the reserved room back and count what the call really cost."""
+        """Give the reserved room back and count the tokens that the call really used."""
         self.reserved -= reserved
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
 
     def summary(self) -> str:
-        """What was spent, in one line."""
+        """Return what was used, in one line."""
         cached = f", {self.cached:,} answers from the cache" if self.cached else ""
         return f"{self.calls:,} calls, {self.tokens_in:,} tokens in, {self.tokens_out:,} out{cached}"
 
@@ -74,13 +77,13 @@ def parse_budget(text: str | None) -> Budget:
         return Budget()
     match = re.fullmatch(r"\s*([\d_,]*\d[\d_,]*)\s*(calls?|tokens?)?\s*", text)
     if match is None:
-        raise UsageError(f"--judge-budget {text}: {BUDGET_FORM}")
+        raise UsageError(f"--vlm-budget {text}: {BUDGET_FORM}")
     most = int(re.sub(r"[_,]", "", match[1]))
     return Budget(float(most), "tokens" if (match[2] or "").startswith("token") else "calls")
 
 
-def picture_tokens(width: int, height: int) -> int:
-    """About what a picture costs: OpenAI's rule for gpt-4o at high detail, 85 + 170 a tile of 512 pixels.
+def count_image_tokens(width: int, height: int) -> int:
+    """Return about how many tokens an image takes: OpenAI's rule for gpt-4o at high detail, 85 + 170 per tile of 512.
 
     Source: OpenAI's vision guide: fit into 2048 x 2048, then the shorter side to at most 768.
     """
@@ -90,8 +93,8 @@ def picture_tokens(width: int, height: int) -> int:
     return 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
 
 
-def text_tokens(text: str) -> int:
-    """About how many tokens a text has: four characters each."""
+def count_text_tokens(text: str) -> int:
+    """Return about how many tokens a text has: one per four characters."""
     return -(-len(text) // 4)
 
 
@@ -99,39 +102,43 @@ def text_tokens(text: str) -> int:
 class CallCost:
     """What one question costs at most, about."""
 
-    judge: str
-    """The judge's model."""
+    model: str
+    """The VLM judge."""
     where: str
     """The server's host."""
     tokens_in: int
     tokens_out: int
-    hosted: bool
-    """At OpenAI, where tokens are paid for."""
+    price: Price = (0.0, 0.0)
+    """(0, 0) where tokens are free or their price is not known."""
+
+    @property
+    def dollars(self) -> float:
+        """Price of one question."""
+        return (self.tokens_in * self.price[0] + self.tokens_out * self.price[1]) / 1e6
 
 
 class Costly(Protocol):
-    """A reward that asks judges."""
+    """A reward that asks VLM judges."""
 
-    def call_costs(self, picture_size: int) -> Sequence[CallCost]:
-        """What scoring one picture of that side costs: a call each."""
+    def call_costs(self, image_size: int) -> Sequence[CallCost]:
+        """Return the calls that scoring one image of that side takes."""
         ...
 
 
-def estimate(costs: Sequence[CallCost], pictures: int) -> list[str]:
-    """A line a judge: what that many pictures cost at most, before retries.
+def estimate(costs: Sequence[CallCost], images: int) -> list[str]:
+    """Return one line per VLM judge: what that many images cost at most, before retries.
 
     Args:
-        costs: Of one picture.
-        pictures: Tasks times drawings a step times (steps + 1), if no search stops early.
+        costs: Of one image.
+        images: Tasks times images per step times (steps + 1), if no search stops early.
     """
     lines: list[str] = []
     for cost in costs:
         line = (
-            f"{cost.judge} at {cost.where}: at most {pictures:,} calls, "
-            f"about {pictures * cost.tokens_in:,} tokens in and {pictures * cost.tokens_out:,} out"
+            f"{cost.model} at {cost.where}: at most {images:,} calls, "
+            f"about {images * cost.tokens_in:,} tokens in and {images * cost.tokens_out:,} out"
         )
-        if cost.hosted and cost.judge in PRICES:
-            dollars = sum(p * n for p, n in zip(PRICES[cost.judge], (cost.tokens_in, cost.tokens_out), strict=True))
-            line += f", about ${pictures * dollars / 1e6:,.2f}"
+        if cost.dollars:
+            line += f", about ${images * cost.dollars:,.2f}"
         lines.append(line)
     return lines

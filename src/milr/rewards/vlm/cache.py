@@ -1,4 +1,4 @@
-"""Judges' answers that are kept, so that nothing is asked twice."""
+"""A cache of VLM judges' answers on disk, so that nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import os
 import tempfile
 from pathlib import Path
 
-from milr.rewards.images.convert import picture_hash
+from milr.rewards.images.convert import image_hash
 from milr.rewards.vlm.messages import Question
 from milr.rewards.vlm.parsers import Answer
 
 
 class AnswerCache:
-    """Answers by what was asked: picture, words, judge, protocol. A file each, written whole or not at all."""
+    """Answers by what was asked: image, words, model, protocol. One file each, written whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, key: str) -> Answer | None:
-        """The answer, or None where there is none or its file cannot be read."""
+        """Return the answer, or None if there is none or its file cannot be read."""
         try:
             kept = json.loads(self._file(key).read_bytes())
             kept["first_tokens"] = tuple((str(token), float(value)) for token, value in kept["first_tokens"])
@@ -44,7 +44,7 @@ class AnswerCache:
 
 
 def default_cache() -> Path:
-    """`judges` in $MILR_CACHE, else in the user's cache folder."""
+    """Return the folder `judges` in $MILR_CACHE, else in the user's cache folder."""
     root = os.environ.get("MILR_CACHE")
     if root:
         return Path(root) / "judges"
@@ -52,18 +52,18 @@ def default_cache() -> Path:
 
 
 def cache_key(url: str, question: Question) -> str:
-    """The hash of all that an answer depends on.
+    """Return the hash of all that an answer depends on. Its keys never change: answers in old caches stay valid.
 
     Raises:
-        OSError, ValueError: The picture cannot be read.
+        OSError, ValueError: The image cannot be read.
     """
     asked = {
         "url": url,
         "protocol": question.protocol,
-        "judge": question.judge,
+        "judge": question.model,
         "system": question.system,
         "user": question.user,
-        "picture": picture_hash(question.picture),
+        "picture": image_hash(question.image),
         "max_tokens": question.max_tokens,
         "extra": dict(question.extra),
     }

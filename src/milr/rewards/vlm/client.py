@@ -1,7 +1,7 @@
-"""Asks judges over HTTP: many at once, again after faults, never twice the same, never beyond the budget.
+"""Client of VLM judges over HTTP: many questions at once, retries, a cache, a budget.
 
-One event loop in a thread of its own does the waiting, so the search goes on drawing meanwhile. Whatever happens on the
-wire becomes a `Verdict` or a `Failure`; nothing is raised, and no key, header or picture is logged.
+One event loop in a thread of its own does the waiting, so the search goes on drawing meanwhile. Every outcome becomes a
+`Reply` or a `Failure`; nothing is raised, and no key, header or image is logged.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from milr.errors import UsageError
-from milr.rewards.vlm.budget import BudgetSpent, parse_budget, picture_tokens, text_tokens
+from milr.rewards.vlm.budget import PRICES, BudgetSpent, Price, count_image_tokens, count_text_tokens, parse_budget
 from milr.rewards.vlm.cache import AnswerCache, cache_key, default_cache
 from milr.rewards.vlm.messages import (
     OPENAI_KEY,
@@ -31,27 +31,30 @@ from milr.rewards.vlm.messages import (
     find_fault,
     read_completion,
     read_object,
+    read_usage,
     write_body,
 )
 from milr.rewards.vlm.parsers import Answer, Unreadable, Verdict
 from milr.rewards.vlm.transport import Wire
 
-EXTRA = "judges"
+EXTRA = "vlm"
 
 T = TypeVar("T")
 
 
 class VlmSettings(BaseModel):
-    """How judges are asked."""
+    """How VLM judges are asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = None
-    """Of an OpenAI-compatible server, up to and with /v1; None is OpenAI's."""
+    """URL of an OpenAI-compatible server, up to and with /v1; None is OpenAI's."""
     model: str | None = None
-    """The judge; None is each protocol's own."""
+    """The VLM judge's name on the server; None is each protocol's own."""
     budget: str | None = None
     """The cap, as `parse_budget` reads it."""
+    price: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
+    """US dollars per million tokens, in and out; None takes `PRICES` for OpenAI's models, and 0 for all others."""
     concurrency: int = Field(default=8, ge=1)
     """Questions under way at once."""
     timeout: float = Field(default=120.0, gt=0)
@@ -67,16 +70,40 @@ class VlmSettings(BaseModel):
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A VLM judge's answer that could be read."""
+
+    verdict: Verdict
+    answer: Answer
+    cost: float = 0.0
+    """US dollars that the question cost, unreadable answers before this one included; 0 from the cache."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why there is no verdict."""
 
     reason: str
     final: bool = False
     """No further question will fare better: a wrong key, a spent budget."""
+    cost: float = 0.0
+    """US dollars that the attempts cost."""
 
 
-Settled = tuple[Verdict, Answer] | Failure
+Settled = Reply | Failure
 Read = Callable[[Answer], Verdict]
+
+
+@dataclass
+class _Usage:
+    """Tokens that one question has used so far."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def cost(self, price: Price) -> float:
+        """Return US dollars."""
+        return (self.tokens_in * price[0] + self.tokens_out * price[1]) / 1e6
 
 
 class VlmClient:
@@ -90,7 +117,7 @@ class VlmClient:
         """
         self.settings = settings or VlmSettings()
         if self.settings.url is not None:
-            check_url(self.settings.url, "--judge-url")
+            check_url(self.settings.url, "--vlm-url")
         self.budget = parse_budget(self.settings.budget)
         self.cache = AnswerCache(self.settings.cache or default_cache())
         self._wire: Wire | None = None
@@ -99,7 +126,7 @@ class VlmClient:
 
     @property
     def url(self) -> str:
-        """Where judges are asked."""
+        """Where VLM judges are asked."""
         return (self.settings.url or OPENAI_URL).rstrip("/")
 
     @property
@@ -109,11 +136,17 @@ class VlmClient:
 
     @property
     def hosted(self) -> bool:
-        """Whether judges are OpenAI's own."""
+        """True if the server is OpenAI's."""
         return urlsplit(self.url).hostname == "api.openai.com"
 
-    def spending(self) -> dict[str, str | int] | None:
-        """What judges cost so far, for a run's manifest; None where none was asked."""
+    def price_of(self, model: str) -> Price:
+        """Return the price of a model's tokens on this server: as given, else as listed for OpenAI's models, else 0."""
+        if self.settings.price is not None:
+            return self.settings.price
+        return PRICES.get(model, (0.0, 0.0)) if self.hosted else (0.0, 0.0)
+
+    def usage(self) -> dict[str, str | int] | None:
+        """Return calls and tokens so far, for a run's manifest; None if no VLM judge was asked."""
         spent = self.budget
         if not spent.calls and not spent.cached:
             return None
@@ -130,12 +163,12 @@ class VlmClient:
         if needs_url and self.settings.url is None:
             raise UsageError(
                 f"the reward {reward!r} needs a server: serve its model (vllm serve, transformers serve, or "
-                f"milr serve-judge) and give --judge-url http://localhost:8000/v1"
+                f"milr serve-judge) and give --vlm-url http://localhost:8000/v1"
             )
         if self.hosted and not os.environ.get(OPENAI_KEY):
             raise UsageError(
                 f"the reward {reward!r} asks {self.host} and finds no key: set {OPENAI_KEY}, "
-                f"or give --judge-url of a server of your own"
+                f"or give --vlm-url of a server of your own"
             )
 
     def ask(self, question: Question, read: Read) -> Future[Settled]:
@@ -163,26 +196,32 @@ class VlmClient:
         try:
             key = cache_key(self.url, question)
         except (OSError, ValueError) as error:
-            return Failure(f"the picture cannot be read: {error}")
+            return Failure(f"the image cannot be read: {error}")
         kept = self.cache.get(key)
         if kept is not None:
             try:
                 verdict = read(kept)
                 self.budget.cached += 1
-                return verdict, kept
+                return Reply(verdict, kept)
             except Unreadable:
                 pass  # kept by a version that read more than this one: ask again
-        if key not in self._under_way:
-            self._under_way[key] = asyncio.create_task(self._ask(question, read, key))
-            self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key, None))
+        if key in self._under_way:  # the same question is being asked: whoever asked first pays
+            return replace(await asyncio.shield(self._under_way[key]), cost=0.0)
+        self._under_way[key] = asyncio.create_task(self._ask(question, read, key))
+        self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key, None))
         return await asyncio.shield(self._under_way[key])
 
     async def _ask(self, question: Question, read: Read, key: str) -> Settled:
+        used = _Usage()
+        settled = await self._try(question, read, key, used)
+        return replace(settled, cost=used.cost(self.price_of(question.model)))
+
+    async def _try(self, question: Question, read: Read, key: str, used: _Usage) -> Settled:
         failure = Failure("")
         async with self._limit:
             for _ in range(question.tries):
                 try:
-                    answer = await self._retry(lambda: self._complete(question))
+                    answer = await self._retry(lambda: self._complete(question, used))
                     verdict = read(answer)
                 except Unreadable as error:
                     failure = Failure(str(error))
@@ -193,7 +232,7 @@ class VlmClient:
                 except Exception as error:  # whatever the libraries underneath raise is no verdict
                     return Failure(f"asking {self.host} failed: {type(error).__name__}")
                 self.cache.put(key, answer)
-                return verdict, answer
+                return Reply(verdict, answer)
         return failure
 
     async def _exchange(self, url: str, body: Mapping[str, object] | None) -> dict[str, Any] | Failure:
@@ -233,24 +272,25 @@ class VlmClient:
                 return await send()
         raise AssertionError("stamina ends with a result or an exception")
 
-    async def _complete(self, question: Question) -> Answer:
-        """One request, one answer."""
-        most = text_tokens((question.system or "") + question.user) + question.max_tokens
-        most += picture_tokens(*question.picture.size)
+    async def _complete(self, question: Question, used: _Usage) -> Answer:
+        """Send one request and read one answer; count its tokens, whether or not it can be read."""
+        most = count_text_tokens((question.system or "") + question.user) + question.max_tokens
+        most += count_image_tokens(*question.image.size)
         self.budget.reserve(most)
         tokens_in = tokens_out = 0
         try:
             chat = self._wire_openai(self.url).chat.completions.with_raw_response
-            sent = await self._timed(chat.create(**write_body(question)), question.judge)
+            sent = await self._timed(chat.create(**write_body(question)), question.model)
             body: bytes = sent.http_response.content
-            answer = read_completion(body, self.host, question.probabilities)
-            tokens_in, tokens_out = answer.tokens_in, answer.tokens_out
+            tokens_in, tokens_out = read_usage(body)
+            return read_completion(body, self.host, question.probabilities)
         finally:
+            used.tokens_in += tokens_in
+            used.tokens_out += tokens_out
             self.budget.settle(most, tokens_in, tokens_out)
-        return answer
 
-    async def _timed(self, sending: Coroutine[Any, Any, T], judge: str | None = None) -> T:
-        """Await one request; its faults become passing or lasting ones, with the key taken out of what they say."""
+    async def _timed(self, sending: Coroutine[Any, Any, T], model: str | None = None) -> T:
+        """Await one request; turn its faults into passing or lasting ones, without the key."""
         openai, httpx = import_module("openai"), import_module("httpx2")
         try:
             async with asyncio.timeout(self.settings.timeout):
@@ -260,7 +300,7 @@ class VlmClient:
         except openai.APIStatusError as error:
             sent = error.response
             raise find_fault(
-                sent.status_code, sent.headers, sent.content, self.host, judge, self.settings.patience
+                sent.status_code, sent.headers, sent.content, self.host, model, self.settings.patience
             ) from error
         except (openai.APIConnectionError, httpx.HTTPError) as error:
             cause = error.__cause__ or error
@@ -276,7 +316,7 @@ class VlmClient:
 
 
 def check_url(url: str, what: str) -> None:
-    """Refuse what is no http(s) URL, and URLs that hold a name or password: those would end up in run folders."""
+    """Refuse what is no http(s) URL, and URLs that hold a name or password, which would end up in run folders."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -1,4 +1,4 @@
-"""What goes to a judge and comes back: a question as OpenAI's chat request, a response as an `Answer` or a fault."""
+"""Messages to and from a VLM judge: a question as OpenAI's chat request, a response as an `Answer` or a fault."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from milr.rewards.images.convert import to_png
 from milr.rewards.vlm.parsers import LONGEST, Answer, Unreadable, likeliest, quote
 
 OPENAI_URL = "https://api.openai.com/v1"
-OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_JUDGE_KEY"
+OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_VLM_KEY"
 MOST_BYTES = 8 * 2**20
 """Of one response's body."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One picture, and what is asked about it."""
+    """One image, and what is asked about it."""
 
     protocol: str
     """Name and version: part of the cache's key."""
-    judge: str
-    """The model's name on its server."""
+    model: str
+    """The VLM judge's name on its server."""
     system: str | None
     user: str
-    picture: Image.Image = field(repr=False)
+    image: Image.Image = field(repr=False)
     max_tokens: int
-    picture_first: bool = False
-    """The picture stands before the text."""
+    image_first: bool = False
+    """Put the image before the text."""
     probabilities: bool = False
     """Ask for the likeliest first tokens."""
     tries: int = 1
-    """Unreadable answers before it is given up."""
+    """Questions to ask until an answer can be read."""
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
     """Further fields of the request's body."""
 
@@ -79,23 +79,28 @@ class _Usage(BaseModel):
     completion_tokens: int = Field(default=0, ge=0)
 
 
-class _Completion(BaseModel):
+class _Billed(BaseModel):
+    """The usage in a chat completion, readable even if the rest is not."""
+
+    usage: _Usage | None = None
+
+
+class _Completion(_Billed):
     """What is read of a chat completion."""
 
     model: str = ""
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
 
 
 def write_body(question: Question) -> dict[str, Any]:
-    """The request: OpenAI's chat format, the picture as a PNG data URL, temperature 0."""
-    data = base64.b64encode(to_png(question.picture)).decode()
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    """The request: OpenAI's chat format, the image as a PNG data URL, temperature 0."""
+    data = base64.b64encode(to_png(question.image)).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     text = {"type": "text", "text": question.user}
-    content = [picture, text] if question.picture_first else [text, picture]
+    content = [image, text] if question.image_first else [text, image]
     system = [{"role": "system", "content": question.system}] if question.system else []
     body: dict[str, Any] = {
-        "model": question.judge,
+        "model": question.model,
         "messages": [*system, {"role": "user", "content": content}],
         "temperature": 0,
         "max_tokens": question.max_tokens,
@@ -111,7 +116,7 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
     """A chat completion's body as an answer.
 
     Raises:
-        Unreadable: The judge refuses, or says far too much.
+        Unreadable: The VLM judge refuses, or says far too much.
         PassingFault: It is no chat completion.
         LastingFault: It is longer than any.
     """
@@ -124,7 +129,7 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
         raise PassingFault(f"{host} answered something that is no chat completion: {_excerpt(body)}") from error
     choice = completion.choices[0]
     if choice.message.refusal:
-        raise Unreadable(f"the judge refuses: {quote(redact(choice.message.refusal))}")
+        raise Unreadable(f"the VLM judge refuses: {quote(redact(choice.message.refusal))}")
     if choice.finish_reason == "content_filter":
         raise Unreadable("the server's content filter withheld the answer")
     text = _text_of(choice.message.content)
@@ -139,6 +144,17 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
         tokens_in=usage.prompt_tokens,
         tokens_out=usage.completion_tokens,
     )
+
+
+def read_usage(body: bytes) -> tuple[int, int]:
+    """Return the tokens, in and out, that a chat completion says it used; (0, 0) if it does not say."""
+    if len(body) > MOST_BYTES:
+        return 0, 0
+    try:
+        usage = _Billed.model_validate_json(body).usage or _Usage()
+    except ValidationError:
+        return 0, 0
+    return usage.prompt_tokens, usage.completion_tokens
 
 
 def _text_of(content: str | list[Any] | None) -> str:
@@ -178,15 +194,15 @@ def read_object(body: bytes, host: str) -> dict[str, Any]:
 
 
 def find_fault(
-    status: int, headers: Mapping[str, str], body: bytes, host: str, judge: str | None, patience: float
+    status: int, headers: Mapping[str, str], body: bytes, host: str, model: str | None, patience: float
 ) -> PassingFault | LastingFault:
-    """What a status that is no success means; "patience" is the longest Retry-After, in seconds, that is waited for."""
+    """Return the fault that an HTTP status means; a Retry-After of more than `patience` seconds is not waited for."""
     said = f"HTTP {status} from {host}: {_excerpt(body)}"
     if status in (401, 403):
         name = OPENAI_KEY if host == urlsplit(OPENAI_URL).netloc else OWN_KEY
         return LastingFault(f"{said}; check the key in {name}", final=True)
     if status == 404:
-        return LastingFault(f"{said}; check the URL" + (f" and that it serves {judge!r}" if judge else ""), final=True)
+        return LastingFault(f"{said}; check the URL" + (f" and that it serves {model!r}" if model else ""), final=True)
     if status == 429 and b"insufficient_quota" in body:
         return LastingFault(f"{said}; the account has no credit left", final=True)
     if status in (408, 409, 425, 429) or status >= 500:
@@ -219,7 +235,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def redact(text: str) -> str:
-    """A server's words without keys and without pictures, on one line."""
+    """A server's words without keys and without images, on one line."""
     for name in (OPENAI_KEY, OWN_KEY):
         key = os.environ.get(name)
         if key:

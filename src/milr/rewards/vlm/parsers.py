@@ -1,4 +1,4 @@
-"""What judges write -> numbers. Pure functions; whatever they are given, they return a verdict or raise `Unreadable`.
+"""Parsers of VLM judges' answers: pure functions that return a verdict or raise `Unreadable`.
 
 The rule of all of them: what can be read in two ways is not read. A label that stands twice with different numbers, a
 number outside the protocol's range, a fraction of another range: each is `Unreadable`, never a guess, never a zero.
@@ -27,7 +27,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge answered to one question."""
+    """A VLM judge's answer to one question."""
 
     text: str
     model: str = ""
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's answer as numbers."""
+    """A VLM judge's answer as numbers."""
 
     value: float
     """In [0, 1]."""
@@ -62,7 +62,7 @@ def clean(answer: Answer) -> str:
     if not text:
         raise Unreadable("the answer is empty")
     if refuses(text):
-        raise Unreadable(f"the judge refuses: {quote(text)}")
+        raise Unreadable(f"the VLM judge refuses: {quote(text)}")
     return text
 
 
@@ -78,10 +78,10 @@ def refuses(text: str) -> bool:
 
 
 def read_binary(answer: Answer) -> Verdict:
-    """The `gpt-4o` protocol: 0 for a right picture, -1 for a wrong one.
+    """The `gpt-4o` protocol: 0 for a right image, -1 for a wrong one.
 
     The authors' code takes the first 0 or -1 that it finds, inside longer numbers too; here a text with both, or with
-    another number, is not read, since "10" would else be a right picture.
+    another number, is not read, since "10" would else be a right image.
     """
     text = clean(answer)
     found = {match.group() for match in re.finditer(r"(?<![A-Za-z\d])-?\d+(?:[ \t]*[.,/:-][ \t]*\d+)*%?", text)}
@@ -96,7 +96,7 @@ def read_binary(answer: Answer) -> Verdict:
 def read_yes(answer: Answer) -> Verdict:
     """p(yes) / (p(yes) + p(no)) of the first token, whatever its case and leading space."""
     if not answer.first_tokens:
-        raise Unreadable("the server gives no token probabilities; it must support logprobs, or judge without ':p-yes'")
+        raise Unreadable("the server gives no token probabilities; it must support logprobs, or ask without ':p-yes'")
     chances = {"yes": 0.0, "no": 0.0}
     for token, log_probability in answer.first_tokens:
         word = token.strip().lower()
@@ -204,19 +204,19 @@ def quote(text: str, longest: int = 80) -> str:
 
 
 def _labelled(text: str, label: str, least: int, most: int, *, cut: bool = False) -> float | None:
-    """The number behind "label:", written alone or as a fraction of `most`; None where the label has none.
+    """Return the number after "label:", written alone or as a fraction of `most`; None if the label has none.
 
     Raises:
         Unreadable: Two numbers that differ, a number out of range, a fraction of something else, or a number that may
-            go on behind the cut.
+            go on after the cut.
     """
     words = r"\s+".join(map(re.escape, label.split()))
     pattern = rf"(?<![a-z]){words}{_MARKS}(?:\([^)\n]{{0,20}}\))?{_MARKS}[:=]?{_MARKS}(-?\d+(?:[.,]\d+)?)"
-    behind = r"(?:\s*(?:/|out of|of)\s*(\d+(?:\.\d+)?))?(?![\d%])"
+    fraction = r"(?:\s*(?:/|out of|of)\s*(\d+(?:\.\d+)?))?(?![\d%])"
     values: set[float] = set()
-    for match in re.finditer(pattern + behind, text, re.IGNORECASE):
+    for match in re.finditer(pattern + fraction, text, re.IGNORECASE):
         if cut and match.end() >= len(text):
-            raise Unreadable(f"the answer is cut off behind {label}")
+            raise Unreadable(f"the answer is cut off after {label}")
         value = float(match[1].replace(",", "."))
         if match[2] is not None and float(match[2]) != most:
             raise Unreadable(f"{label} is given of {match[2]} where the protocol's range ends at {most}")

@@ -1,6 +1,6 @@
-"""The loop that waits for judges, in a thread of its own, and the HTTP clients that live in it.
+"""An event loop that waits for VLM judges, in a thread of its own, and the HTTP clients that live in it.
 
-No key, header or picture is logged: the loggers of the libraries underneath, which would write whole requests at level
+No key, header or image is logged: the loggers of the libraries underneath, which would write whole requests at level
 DEBUG, are held to warnings.
 """
 
@@ -29,7 +29,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="milr-judges", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="milr-vlm", daemon=True)
         self._clients: dict[str, Any] = {}
         self._thread.start()
         _hold_loggers()

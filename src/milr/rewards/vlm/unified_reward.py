@@ -19,13 +19,13 @@ from milr.rewards.images.convert import to_rgb
 from milr.rewards.vlm.budget import CallCost
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.parsers import Answer, Unreadable, read_unified
-from milr.rewards.vlm.reward import Judge, VlmProtocol
+from milr.rewards.vlm.reward import VlmProtocol, VlmReward
 from milr.types import Score, Task, Unscored
 
 POINTWISE = VlmProtocol(
     name="unified-reward",
     version=1,
-    judge="UnifiedReward",
+    model="UnifiedReward",
     system=None,
     user=(
         "You are given a text caption and a generated image based on that caption. Your task is to evaluate this image "
@@ -44,7 +44,7 @@ POINTWISE = VlmProtocol(
     stop_at=0.75,
     max_tokens=512,
     needs_url=True,
-    picture_first=True,
+    image_first=True,
 )
 
 
@@ -53,34 +53,34 @@ class UnifiedReward:
 
     stop_at = POINTWISE.stop_at
 
-    def __init__(self, argument: str | None, judges: VlmClient) -> None:
+    def __init__(self, argument: str | None, vlm: VlmClient) -> None:
         """Choose how the model is reached.
 
         Args:
             argument: A folder with the model (Qwen2.5-VL in transformers' layout, safetensors), or None for a server.
-            judges: The client that asks the server.
+            vlm: The client that asks the server.
 
         Raises:
             UsageError: There is neither, or the folder holds no such model.
         """
-        self._reader = Judge(POINTWISE, judges) if argument is None else InProcess(POINTWISE, Path(argument))
+        self._reader = VlmReward(POINTWISE, vlm) if argument is None else InProcess(POINTWISE, Path(argument))
         self.name = self._reader.name
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return self._reader(pictures, tasks)
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return self._reader(images, tasks)
 
-    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
         """Start scoring."""
-        return start_scoring(self._reader, pictures, tasks)
+        return start_scoring(self._reader, images, tasks)
 
-    def call_costs(self, picture_size: int) -> list[CallCost]:
-        """What scoring one picture of that side costs; nothing in this process."""
-        return self._reader.call_costs(picture_size) if isinstance(self._reader, Judge) else []
+    def call_costs(self, image_size: int) -> list[CallCost]:
+        """Return the calls that scoring one image of that side takes; none in this process."""
+        return self._reader.call_costs(image_size) if isinstance(self._reader, VlmReward) else []
 
 
 class InProcess:
-    """A judge that transformers runs here, greedily, one picture at a time."""
+    """A VLM judge that transformers runs here, greedily, one image at a time."""
 
     def __init__(self, protocol: VlmProtocol, folder: Path) -> None:
         """Load a vision-language model.
@@ -91,7 +91,7 @@ class InProcess:
         if not folder.is_dir() or not any(folder.glob("*.safetensors")):
             raise UsageError(
                 f"{protocol.name}:{folder} is no folder with *.safetensors: fetch the model and give its folder, "
-                f"or type {protocol.name} and --judge-url of a server"
+                f"or type {protocol.name} and --vlm-url of a server"
             )
         transformers = import_module("transformers")
         import_module("transformers.utils.logging").disable_progress_bar()
@@ -108,24 +108,24 @@ class InProcess:
         self.stop_at = protocol.stop_at
         self.name = f"{protocol.name}@{protocol.version}/{folder.name}"
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """One score a picture, in order."""
-        return [self._score(picture, task) for picture, task in zip(pictures, tasks, strict=True)]
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return [self._score(image, task) for image, task in zip(images, tasks, strict=True)]
 
-    def _score(self, picture: Image.Image, task: Task) -> Score | Unscored:
+    def _score(self, image: Image.Image, task: Task) -> Score | Unscored:
         try:
-            answer = self._answer(to_rgb(picture), self.protocol.fill(task))
+            answer = self._answer(to_rgb(image), self.protocol.fill(task))
             verdict = self.protocol.read(answer)
         except Unreadable as error:
             return Unscored(str(error), self.name)
         except (OSError, ValueError) as error:  # processors refuse shapes that their model cannot see
-            return Unscored(f"the picture cannot be read: {error}", self.name)
+            return Unscored(f"the image cannot be read: {error}", self.name)
         return Score(
             verdict.value, self.name, self.stop_at, verdict.parts, verdict.explanation, {"answer": answer.text}
         )
 
-    def _answer(self, picture: Image.Image, words: str) -> Answer:
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": words}]
+    def _answer(self, image: Image.Image, words: str) -> Answer:
+        content = [{"type": "image", "image": image}, {"type": "text", "text": words}]
         fed = self._processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.parsers import read_wise, read_wise_verified
-from milr.rewards.vlm.reward import Judge, VlmProtocol
+from milr.rewards.vlm.reward import VlmProtocol, VlmReward
 
 LEGACY_WEIGHTS: Mapping[str, float] = {
     "Cultural": 0.4,
@@ -33,7 +33,7 @@ VERIFIED_WEIGHTS: Mapping[str, float] = {
 LEGACY = VlmProtocol(
     name="wise",
     version=1,
-    judge="gpt-4o-2024-05-13",
+    model="gpt-4o-2024-05-13",
     system=(
         "You are a professional Vincennes image quality audit expert, please evaluate the image quality strictly "
         "according to the protocol."
@@ -117,7 +117,7 @@ Please strictly adhere to the scoring criteria and follow the template format wh
 VERIFIED = VlmProtocol(
     name="wise-verified",
     version=1,
-    judge="Qwen3.5-35B-A3B",
+    model="Qwen3.5-35B-A3B",
     system="You verify strictly whether an image shows what its prompt means.",
     user=(
         "Look at the image. Decide whether it shows what the prompt asks for, as the explanation says what that is, "
@@ -134,20 +134,20 @@ VERIFIED = VlmProtocol(
 )
 
 
-class Wise(Judge):
+class Wise(VlmReward):
     """WiScore by the legacy protocol; the search stops above 0.5, as the authors' scripts do."""
 
-    def __init__(self, judges: VlmClient) -> None:
-        """Args: the client that asks."""
-        super().__init__(LEGACY, judges)
+    def __init__(self, vlm: VlmClient) -> None:
+        """Take the client that asks."""
+        super().__init__(LEGACY, vlm)
 
 
-class WiseVerified(Judge):
+class WiseVerified(VlmReward):
     """Right or wrong by the protocol of 2026; its numbers cannot be compared with `wise`."""
 
-    def __init__(self, judges: VlmClient) -> None:
-        """Args: the client that asks."""
-        super().__init__(VERIFIED, judges)
+    def __init__(self, vlm: VlmClient) -> None:
+        """Take the client that asks."""
+        super().__init__(VERIFIED, vlm)
 
 
 def overall(groups: Mapping[str, float], weights: Mapping[str, float] = LEGACY_WEIGHTS) -> float:

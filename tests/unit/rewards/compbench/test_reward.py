@@ -130,11 +130,11 @@ def test_what_stands_in_is_named_everywhere(reward: T2ICompBench, official: dict
 
 def test_a_batch_is_its_singles_in_any_order(reward: T2ICompBench, official: dict[str, Task]) -> None:
     tasks = [official[name] for name in CATEGORIES]
-    pictures = [photograph(), photograph("coffee"), Image.new("L", (4000, 10), 90), photograph("rocket")] * 2
-    batch = reward(pictures[:6], tasks)
-    assert batch == reward(pictures[:6], tasks)
-    singles = [reward([picture], [task])[0] for picture, task in zip(pictures, tasks, strict=False)]
-    turned = reward(pictures[:6][::-1], tasks[::-1])[::-1]
+    images = [photograph(), photograph("coffee"), Image.new("L", (4000, 10), 90), photograph("rocket")] * 2
+    batch = reward(images[:6], tasks)
+    assert batch == reward(images[:6], tasks)
+    singles = [reward([image], [task])[0] for image, task in zip(images, tasks, strict=False)]
+    turned = reward(images[:6][::-1], tasks[::-1])[::-1]
     for one, other, third in zip(batch, singles, turned, strict=True):
         assert isinstance(one, Score)
         assert isinstance(other, Score)
@@ -147,7 +147,7 @@ def test_a_batch_is_its_singles_in_any_order(reward: T2ICompBench, official: dic
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
-def test_odd_pictures_are_scored_or_refused_by_name(reward: T2ICompBench, official: dict[str, Task], mode: str) -> None:
+def test_odd_images_are_scored_or_refused_by_name(reward: T2ICompBench, official: dict[str, Task], mode: str) -> None:
     for score in reward([Image.new(mode, (1, 1))] * 6, [official[name] for name in CATEGORIES]):
         assert isinstance(score, Score)
     assert isinstance(reward([Image.new(mode, (0, 1))], [official["color"]])[0], Unscored)
@@ -197,8 +197,8 @@ def test_unidets_own_results_take_owlv2s_place(in_root: Path, official: dict[str
     reward = T2ICompBench(unidet=tmp_path, self_test=False)
     assert reward.name == "t2i-compbench@1+blip-hub-copy+unidet"
     assert reward.column_titles()["spatial"] == "spatial"
-    with Image.open(tmp_path / "x_000000.png") as picture:
-        known, unknown = reward([picture, photograph()], [official["spatial"]] * 2)
+    with Image.open(tmp_path / "x_000000.png") as image:
+        known, unknown = reward([image, photograph()], [official["spatial"]] * 2)
     assert isinstance(known, Score)
     assert known.value == 0.875
     assert isinstance(unknown, Unscored)
@@ -240,14 +240,14 @@ def test_a_clip_without_quick_gelu_is_refused(root: Path, tmp_path: Path) -> Non
 def test_owlv2_is_the_whole_models_best_box_of_each_name(root: Path) -> None:
     labels = ("giraffe", "table, desk", "person")
     detector = Owlv2Detector.from_folder(root / "owlv2-base-patch16-ensemble", labels)
-    picture = photograph("coffee")  # wider than high: padded below
-    seen = {one.name: one for one in detector.detect(picture)}
+    image = photograph("coffee")  # wider than high: padded below
+    seen = {one.name: one for one in detector.detect(image)}
     tokenizer = pytest.importorskip("transformers").CLIPTokenizer.from_pretrained(root / "owlv2-base-patch16-ensemble")
     names = ("giraffe", "table", "desk", "person")
     texts = [f"a photo of a {name}" for name in names]
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=16, return_tensors="pt")
     with torch.inference_mode():
-        out = detector.network(**encoded, pixel_values=detector._pixels(picture))
+        out = detector.network(**encoded, pixel_values=detector._pixels(image))
     best, places = out.logits[0].sigmoid().max(0)
     expected = {"giraffe": best[0], "table, desk": best[1:3].max(), "person": best[3]}
     for name, value in expected.items():
@@ -256,13 +256,13 @@ def test_owlv2_is_the_whole_models_best_box_of_each_name(root: Path) -> None:
         else:
             assert name not in seen
     assert seen
-    width, height = official_frame(*picture.size)
+    width, height = official_frame(*image.size)
     x, y, w, h = (float(v) * width for v in out.pred_boxes[0, places[0]])
     x0, y0, x1, y1 = seen["giraffe"].box
     assert (x0, x1) == pytest.approx((max(x - w / 2, 0), min(x + w / 2, width)), abs=0.01)
-    scale = height / (picture.height / picture.width * width)  # the frame's sides are whole numbers
+    scale = height / (image.height / image.width * width)  # the frame's sides are whole numbers
     assert (y0, y1) == pytest.approx((max((y - h / 2) * scale, 0), min((y + h / 2) * scale, height)), abs=0.01)
-    assert [one.score for one in detector.detect(picture)] == sorted((s.score for s in seen.values()), reverse=True)
+    assert [one.score for one in detector.detect(image)] == sorted((s.score for s in seen.values()), reverse=True)
 
 
 def test_no_pickle_lies_among_the_weights(root: Path) -> None:
@@ -279,8 +279,8 @@ def write_folder(folder: Path, shared_data: Path, category: str, *, prompts: int
     (folder / "samples").mkdir(parents=True)
     lines = (shared_data / "t2i_compbench" / f"{category}_val.txt").read_text().splitlines()[:prompts]
     for number in range(prompts * each):
-        picture = photograph(("astronaut", "coffee", "rocket")[number % 3]).resize((64, 48))
-        picture.save(folder / "samples" / f"{lines[number // each]}_{number:06d}.png")
+        image = photograph(("astronaut", "coffee", "rocket")[number % 3]).resize((64, 48))
+        image.save(folder / "samples" / f"{lines[number // each]}_{number:06d}.png")
     return folder
 
 
@@ -307,14 +307,14 @@ def answers(path: Path) -> list[dict[str, object]]:
 def test_a_folder_in_official_files_out(
     in_root: Path, tmp_path: Path, shared_data: Path, category: str, results: str, mean_file: str
 ) -> None:
-    folder = write_folder(tmp_path / "pictures", shared_data, category)
+    folder = write_folder(tmp_path / "images", shared_data, category)
     job, summary = score(folder)
     rows = answers(job.out / results)
     assert [row["question_id"] for row in rows] == [0, 1, 2, 3]
     assert all(set(row) == {"question_id", "answer"} for row in rows)
     mean = sum(float(str(row["answer"])) for row in rows) / 4
     assert float((job.out / results / mean_file).read_text().rpartition(":")[2]) == pytest.approx(mean)
-    assert f"= {mean:.4f} (4 pictures, 2 prompts)" in summary
+    assert f"= {mean:.4f} (4 images, 2 prompts)" in summary
     assert "2 prompts are here; the whole benchmark has 300." in summary
     if category == "color":
         assert all(isinstance(row["answer"], str) and len(str(row["answer"]).partition(".")[2]) == 4 for row in rows)
@@ -337,7 +337,7 @@ def _id(path: Path) -> int:
 
 
 def test_a_cut_off_scoring_goes_on(in_root: Path, tmp_path: Path, shared_data: Path) -> None:
-    folder = write_folder(tmp_path / "pictures", shared_data, "shape")
+    folder = write_folder(tmp_path / "images", shared_data, "shape")
     whole, summary = score(folder)
     kept = answers(whole.out / "annotation_blip")
     lines = (whole.out / "journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -350,7 +350,7 @@ def test_a_cut_off_scoring_goes_on(in_root: Path, tmp_path: Path, shared_data: P
 
 
 def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_data: Path) -> None:
-    folder = write_folder(tmp_path / "pictures", shared_data, "spatial", prompts=1, each=2)
+    folder = write_folder(tmp_path / "images", shared_data, "spatial", prompts=1, each=2)
     names = sorted(path.name for path in (folder / "samples").iterdir())
     box = [10, 10, 60, 60]
     rows = [{"image": names[0], "detections": [["giraffe", 0.9, *box], ["lamp", 0.7, *box]]}]
@@ -358,17 +358,17 @@ def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_da
     job, summary = score(folder, unidet=str(tmp_path / "unidet.jsonl"))
     assert answers(job.out / "labels" / "annotation_obj_detection_2d") == [{"question_id": 0, "answer": 0.9}]
     assert "OWLv2" not in summary
-    assert "Unscored, left out above: 1 of 2 pictures" in summary
+    assert "Unscored, left out above: 1 of 2 images" in summary
     assert names[1] in summary
 
 
 def test_another_reward_has_its_mean(tmp_path: Path, shared_data: Path) -> None:
     layout = T2ICompBenchLayout()
-    found = layout.find(write_folder(tmp_path / "pictures", shared_data, "color"), None)
+    found = layout.find(write_folder(tmp_path / "images", shared_data, "color"), None)
     scores = [Score(0.25, "other@1", 0.9), Unscored("dark", "other@1"), *[Score(0.5, "other@1", 0.9)] * 2]
     summary = layout.write(tmp_path, tmp_path, list(zip(found, scores, strict=True)), "other@1")
-    assert summary == "color (other@1) = 0.4167 (3 pictures, 2 prompts)\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+    assert summary == "color (other@1) = 0.4167 (3 images, 2 prompts)\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
 def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> None:
@@ -379,7 +379,7 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     refused("no folder")
     samples = tmp_path / "x" / "samples"
     samples.mkdir(parents=True)
-    refused("no pictures")
+    refused("no images")
     (samples / "a wug_000000.png").touch()
     refused("'a wug'.*is none of T2I-CompBench's 1,800")
     (samples / "a wug_000000.png").unlink()
@@ -388,13 +388,13 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     first = next((tmp_path / "x" / "color").iterdir())
     first.rename(samples / first.name)
     assert len(T2ICompBenchLayout().find(tmp_path / "x", None)) == 1
-    refused("299 prompts of color_val.txt have no picture", shared_data / "t2i_compbench" / "color_val.txt")
+    refused("299 prompts of color_val.txt have no image", shared_data / "t2i_compbench" / "color_val.txt")
     (samples / "grid.png").touch()
     refused("grid.png is no <prompt>_<number>.png")
     (samples / "grid.png").unlink()
     prompt = (shared_data / "t2i_compbench" / "spatial_val.txt").read_text().splitlines()[0]
     (samples / f"{prompt}_000000.png").touch()
-    refused("number of another picture")
+    refused("number of another image")
     (samples / f"{prompt}_000000.png").rename(samples / f"{prompt}_000001.png")
     refused("holds color and spatial")
 

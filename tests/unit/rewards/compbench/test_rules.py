@@ -362,15 +362,15 @@ def test_detections_that_unidet_gave_elsewhere(tmp_path: Path) -> None:
     path.write_text(json.dumps({"image": "x_000000.png", "detections": rows}) + "\n\n")
     source = read_unidet(path)
     analysis = tagged("a/. cat/N on/. the/. left/. of/. a/. dog/N")
-    picture = Image.new("RGB", (8, 8))
-    verdict = source.judge(picture, "x_000000.png", analysis, is_complex=False)
+    image = Image.new("RGB", (8, 8))
+    verdict = source.score(image, "x_000000.png", analysis, is_complex=False)
     assert verdict.value == pytest.approx(0.85)
-    assert source.judge(picture, "x_000000.png", analysis, is_complex=True).value == verdict.value
+    assert source.score(image, "x_000000.png", analysis, is_complex=True).value == verdict.value
     with pytest.raises(NoResult, match="y.png"):
-        source.judge(picture, "y.png", analysis, is_complex=False)
+        source.score(image, "y.png", analysis, is_complex=False)
     untagged = Analysis("a cat and a dog", (), ("a cat", "a dog"), "splitter (approximation)")
     with pytest.raises(NoResult, match="not tagged"):
-        source.judge(picture, "x_000000.png", untagged, is_complex=False)
+        source.score(image, "x_000000.png", untagged, is_complex=False)
     for line in (
         "{",
         '{"image": "x"}',
@@ -389,9 +389,9 @@ def test_scores_that_the_official_script_wrote(tmp_path: Path) -> None:
     (tmp_path / "mapping.json").write_text('[{"image": "x_000007.png", "question_id": 7}]')
     source = read_unidet(tmp_path)
     analysis = tagged("a/. cat/N")
-    assert source.judge(Image.new("RGB", (8, 8)), "x_000007.png", analysis, is_complex=False).value == 0.75
+    assert source.score(Image.new("RGB", (8, 8)), "x_000007.png", analysis, is_complex=False).value == 0.75
     with pytest.raises(NoResult):
-        source.judge(Image.new("RGB", (8, 8)), "", analysis, is_complex=False)
+        source.score(Image.new("RGB", (8, 8)), "", analysis, is_complex=False)
     with pytest.raises(UsageError, match="no UniDet results"):
         read_unidet(tmp_path / "nothing")
 

@@ -35,7 +35,7 @@ CASES = [name.removesuffix("_resized") for name in OPENCV.files if name.endswith
 @pytest.mark.parametrize("name", CASES)
 def test_the_resize_is_opencvs(name: str) -> None:
     height, width, stride = OPENCV[f"{name}_size"].tolist()
-    found = resize(OPENCV[f"{name}_picture"], height, width)
+    found = resize(OPENCV[f"{name}_image"], height, width)
     assert found.shape == (height, width, 3)
     difference = np.abs(found[::stride, ::stride].astype(int) - OPENCV[f"{name}_resized"])
     assert difference.max() <= 1
@@ -44,13 +44,13 @@ def test_the_resize_is_opencvs(name: str) -> None:
 
 def test_pils_resize_is_not() -> None:
     height, width, _ = OPENCV["smaller_size"].tolist()
-    picture = Image.fromarray(OPENCV["smaller_picture"]).resize((width, height), Image.Resampling.BILINEAR)
-    difference = np.abs(np.asarray(picture).astype(int) - OPENCV["smaller_resized"])
+    image = Image.fromarray(OPENCV["smaller_image"]).resize((width, height), Image.Resampling.BILINEAR)
+    difference = np.abs(np.asarray(image).astype(int) - OPENCV["smaller_resized"])
     assert (difference > 1).mean() > 0.1
 
 
 def test_the_whole_preparation_is_mmdets() -> None:
-    prepared = prepare(Image.fromarray(OPENCV["prepared_picture"]))
+    prepared = prepare(Image.fromarray(OPENCV["prepared_image"]))
     assert prepared.pixels.shape == (1, 3, 800, 1344)
     assert (prepared.resized, prepared.original) == ((800, 1333), (60, 100))
     found = prepared.pixels[0].permute(1, 2, 0).numpy()[::31, ::31]
@@ -60,7 +60,7 @@ def test_the_whole_preparation_is_mmdets() -> None:
 
 
 def test_the_padding_is_grey_before_normalising() -> None:
-    prepared = prepare(Image.fromarray(OPENCV["prepared_picture"]))
+    prepared = prepare(Image.fromarray(OPENCV["prepared_image"]))
     corner = prepared.pixels[0, :, -1, -1] * torch.tensor([58.395, 57.12, 57.375])
     assert (corner + torch.tensor([123.675, 116.28, 103.53])).tolist() == pytest.approx([128] * 3)
 
@@ -94,7 +94,7 @@ def test_the_resize_lies_within_a_level_of_exact_bilinear(old_h: int, old_w: int
 
 
 @given(st.integers(0, 255), st.integers(1, 50), st.integers(1, 50))
-def test_a_plain_picture_stays_plain(level: int, height: int, width: int) -> None:
+def test_a_plain_image_stays_plain(level: int, height: int, width: int) -> None:
     plain = np.full((7, 5, 3), level, dtype=np.uint8)
     assert np.abs(resize(plain, height, width).astype(int) - level).max() <= 1
 
@@ -103,24 +103,24 @@ def test_a_plain_picture_stays_plain(level: int, height: int, width: int) -> Non
 
 
 def test_transparency_is_dropped_not_blended() -> None:
-    picture = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
-    assert decode(picture).getpixel((0, 0)) == (10, 20, 30)
+    image = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert decode(image).getpixel((0, 0)) == (10, 20, 30)
 
 
-def test_exif_turns_the_picture() -> None:
+def test_exif_turns_the_image() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.new("RGB", (4, 2)).save(buffer, format="PNG", exif=exif)
-    with Image.open(buffer) as picture:
-        assert decode(picture).size == (2, 4)
+    with Image.open(buffer) as image:
+        assert decode(image).size == (2, 4)
 
 
 def test_sixteen_bits_keep_their_upper_eight() -> None:
     assert decode(Image.fromarray(np.array([[0x12FF]], dtype=np.uint16))).getpixel((0, 0)) == (0x12, 0x12, 0x12)
 
 
-def test_a_picture_without_pixels_is_refused() -> None:
+def test_a_image_without_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 5"):
         decode(Image.new("RGB", (0, 5)))
 
@@ -129,7 +129,7 @@ def test_a_picture_without_pixels_is_refused() -> None:
 
 
 def prepared(size: tuple[int, int]) -> Prepared:
-    """What `prepare` says of a picture of (width, height), whose pixels do not matter."""
+    """What `prepare` says of an image of (width, height), whose pixels do not matter."""
     return prepare(Image.new("RGB", size))
 
 
@@ -166,7 +166,7 @@ def test_a_query_may_be_two_detections() -> None:
 
 def test_boxes_end_behind_the_last_pixel() -> None:
     mask = masks(1, (200, 200))
-    # Each pixel of the picture is 25 of the input, 6.25 of the map: columns 4 to 7, rows 8 to 23.
+    # Each pixel of the image is 25 of the input, 6.25 of the map: columns 4 to 7, rows 8 to 23.
     mask[0, 50:150, 25:50] = 10.0
     (seen,) = read_output(logits({"dog": 9.0}), mask, prepared((32, 32)))
     assert seen.box == (4, 8, 8, 24)
@@ -174,7 +174,7 @@ def test_boxes_end_behind_the_last_pixel() -> None:
     assert seen.mask.sum() == 16 * 4
 
 
-def test_the_mask_is_cut_before_it_is_brought_to_the_pictures_size() -> None:
+def test_the_mask_is_cut_before_it_is_brought_to_the_images_size() -> None:
     # 64 x 32 becomes 1333 x 667, padded to 1344 x 672: what lies in the padding is not seen.
     shape = prepared((64, 32))
     assert shape.pixels.shape[-2:] == (672, 1344)
@@ -207,7 +207,7 @@ def test_there_are_a_hundred_pairs_at_most_and_the_likeliest_come_first() -> Non
     assert found[0].name == OBJECT_NAMES[best % 80]
 
 
-def test_the_mean_is_over_the_mask_at_the_pictures_size() -> None:
+def test_the_mean_is_over_the_mask_at_the_images_size() -> None:
     mask = masks(1, (200, 200))
     mask[0, :, :100] = 1.0
     mask[0, :, :50] = 3.0
@@ -227,16 +227,16 @@ def test_a_photographs_detections_repeat_and_lie_in_it() -> None:
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
     torch.manual_seed(0)
     detector = GenEvalDetector(Mask2FormerForUniversalSegmentation(tiny_config()))
-    picture = Image.fromarray(data.chelsea())
-    found = detector.detect(picture, least_score=0.0)
+    image = Image.fromarray(data.chelsea())
+    found = detector.detect(image, least_score=0.0)
     assert len(found) == 100
     for seen in found:
         x0, y0, x1, y1 = seen.box
-        assert 0 <= x0 <= x1 <= picture.width
-        assert 0 <= y0 <= y1 <= picture.height
+        assert 0 <= x0 <= x1 <= image.width
+        assert 0 <= y0 <= y1 <= image.height
         assert 0 <= seen.score <= 1
-        assert seen.mask.shape == (picture.height, picture.width)
-    again = detector.detect(picture, least_score=0.0)
+        assert seen.mask.shape == (image.height, image.width)
+    again = detector.detect(image, least_score=0.0)
     assert [(a.name, a.score, a.box) for a in found] == [(b.name, b.score, b.box) for b in again]
 
 

@@ -11,17 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.random_weights import tiny_clip, write_clip, write_detector
 from milr.cli.main import main
 from milr.errors import MilrError, UsageError
 from milr.rewards import load_reward
 from milr.rewards.geneval.colors import ColorClassifier, cut_out, prepare
 from milr.rewards.geneval.detector import Instance
 from milr.rewards.geneval.known_answers import check_arithmetic, check_colors, check_detector, tiny_config
-from milr.rewards.geneval.reward import CLIP, DETECTOR, GenEval, GenEvalHub
+from milr.rewards.geneval.reward import GenEval, GenEvalHub
+from milr.rewards.geneval.weights import CLIP, DETECTOR
 from milr.selftest.doctor import DOCTORS, examine
 from milr.tasks import COLORS, parse_prompt
 from milr.types import Score, Task, Unscored
-from bench.random_weights import tiny_clip, write_clip, write_detector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,13 +52,13 @@ def test_the_middle_is_cut_out_with_halves_to_the_even_side(width: int, first: i
 
 def test_the_long_side_is_rounded_down() -> None:
     # 3 x 5 at 32: the long side is 53.3, so 53, and 10.5 is cut off on the left, so 10.
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8))
-    expected = picture.resize((53, 32), Image.Resampling.BICUBIC).crop((10, 0, 42, 32))
-    assert columns(prepare(picture, 32)) == [expected.getpixel((x, 0))[0] for x in range(32)]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8))
+    expected = image.resize((53, 32), Image.Resampling.BICUBIC).crop((10, 0, 42, 32))
+    assert columns(prepare(image, 32)) == [expected.getpixel((x, 0))[0] for x in range(32)]
 
 
 class FakeClip:
-    """Directions in a plane: a text's is set by its colour, and so is its length; a picture's by its first pixel."""
+    """Directions in a plane: a text's is set by its colour, and so is its length; an image's by its first pixel."""
 
     config = SimpleNamespace(vision_config=SimpleNamespace(image_size=4))
 
@@ -104,15 +105,15 @@ def test_a_colour_is_the_mean_of_three_normalised_texts() -> None:
     clip = FakeClip()
     colors = ColorClassifier(clip, clip)
     # Each text normalised, the mean of angles 0, 0 and 1.2 is 0.39; by length it were near 1.2.
-    picture = Image.new("RGB", (4, 4), (round(20 * (2 + 0.39)), 0, 0))
-    assert colors.classify(picture, [whole("tv remote")]) == [COLORS[2]]
+    image = Image.new("RGB", (4, 4), (round(20 * (2 + 0.39)), 0, 0))
+    assert colors.classify(image, [whole("tv remote")]) == [COLORS[2]]
     assert clip.texts[:3] == [
         "a photo of a red tv remote",
         "a photo of a red-colored tv remote",
         "a photo of a red object",
     ]
     assert len(clip.texts) == 30
-    colors.classify(picture, [whole("tv remote"), whole("car")])
+    colors.classify(image, [whole("tv remote"), whole("car")])
     assert len(clip.texts) == 60
 
 
@@ -128,15 +129,15 @@ def test_a_clip_without_quick_gelu_is_refused(tmp_path: Path) -> None:
 
 
 class SeesThis:
-    """A detector that sees what it was told, on any picture."""
+    """A detector that sees what it was told, on any image."""
 
     def __init__(self, *seen: tuple[str, float, tuple[int, int, int, int]]) -> None:
         self.seen = seen
 
-    def detect(self, picture: Image.Image) -> list[Instance]:
+    def detect(self, image: Image.Image) -> list[Instance]:
         instances = []
         for name, score, (x0, y0, x1, y1) in self.seen:
-            mask = np.zeros((picture.height, picture.width), dtype=bool)
+            mask = np.zeros((image.height, image.width), dtype=bool)
             mask[y0:y1, x0:x1] = True
             instances.append(Instance(name, score, (float(x0), float(y0), float(x1), float(y1)), mask))
         return instances
@@ -149,7 +150,7 @@ class SaysThis:
         self.by_left = {int(left[1:]): color for left, color in by_left.items()}
         self.asked: list[tuple[str, float]] = []
 
-    def classify(self, picture: Image.Image, objects: Sequence[Instance]) -> list[str]:
+    def classify(self, image: Image.Image, objects: Sequence[Instance]) -> list[str]:
         self.asked += [(seen.name, seen.box[0]) for seen in objects]
         return [self.by_left[int(seen.box[0])] for seen in objects]
 
@@ -233,31 +234,31 @@ def test_evidence_holds_what_counts_and_nothing_else(reward: GenEval) -> None:
 
 
 def test_what_cannot_be_scored_is_unscored(reward: GenEval) -> None:
-    for picture, task in (
+    for image, task in (
         (PICTURE, Task(prompt="the stars")),
         (Image.new("RGB", (0, 3)), parse_prompt("a dog")),
     ):
-        (found,) = reward([picture], [task])
+        (found,) = reward([image], [task])
         assert isinstance(found, Unscored)
         assert found.reward == "geneval@1"
 
 
 def test_photographs_in_the_real_classes(geneval_weights: Path) -> None:
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
-    pictures = [Image.fromarray(data.chelsea()), Image.fromarray(data.coffee()).convert("L")]
+    images = [Image.fromarray(data.chelsea()), Image.fromarray(data.coffee()).convert("L")]
     reward = load_reward("geneval-hf", self_test=False)
-    seen = [name for name, _ in examine_names(reward, pictures[0])]
+    seen = [name for name, _ in examine_names(reward, images[0])]
     tasks = [parse_prompt(f"a photo of a red {seen[0]}"), parse_prompt("a photo of two cups")]
-    first = reward(pictures, tasks)
+    first = reward(images, tasks)
     assert all(isinstance(one, Score) and one.value in (0, 1) for one in first)
-    assert first == [*reward(pictures[:1], tasks[:1]), *reward(pictures[1:], tasks[1:])]
+    assert first == [*reward(images[:1], tasks[:1]), *reward(images[1:], tasks[1:])]
     # The most confident object was asked for its colour, by the CLIP in the folder.
     best = first[0].evidence["detections"][seen[0]][0]  # type: ignore[union-attr, index]
     assert best[5] in COLORS
 
 
-def examine_names(reward, picture: Image.Image) -> list[tuple[str, float]]:
-    found = sorted(reward.detector.detect(picture), key=lambda seen: -seen.score)
+def examine_names(reward, image: Image.Image) -> list[tuple[str, float]]:
+    found = sorted(reward.detector.detect(image), key=lambda seen: -seen.score)
     assert found[0].score > 0.3
     return [(seen.name, seen.score) for seen in found]
 
@@ -335,7 +336,7 @@ def test_a_detector_that_sees_right_passes() -> None:
         def __init__(self, *names: str) -> None:
             self.names = list(names)
 
-        def detect(self, picture: Image.Image) -> list[Instance]:
+        def detect(self, image: Image.Image) -> list[Instance]:
             name = self.names.pop(0)
             return [whole("cup"), Instance(name, 0.95, (0.0, 0.0, 4.0, 4.0), np.ones((4, 4), dtype=bool))]
 
@@ -348,7 +349,7 @@ def test_a_detector_that_sees_right_passes() -> None:
 
 def test_colours_that_are_wrong_are_seen() -> None:
     class Says:
-        def classify(self, picture: Image.Image, objects: Sequence[Instance]) -> list[str]:
+        def classify(self, image: Image.Image, objects: Sequence[Instance]) -> list[str]:
             return ["red"]
 
     assert [finding.fine for finding in check_colors(Says())] == [True, False, False]  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milr.errors import UsageError
-from milr.rewards.geneval.rules import Detection, conditions_met, judge
+from milr.rewards.geneval.rules import Detection, apply_rules, conditions_met
 from milr.tasks import COLORS, parse_prompt, read_tasks
 from milr.types import Task
 
@@ -41,7 +41,7 @@ def holds(relation: str, x: float, y: float, *, sizes: tuple[float, float] = (0,
         "dog": [seen(width=width, height=height)],
         "cat": [seen(x, y, width=width, height=height)],
     }
-    return judge(detections, parse_prompt(f"a cat {relation} a dog")).correct
+    return apply_rules(detections, parse_prompt(f"a cat {relation} a dog")).correct
 
 
 # --- which detections count ---
@@ -59,29 +59,31 @@ def holds(relation: str, x: float, y: float, *, sizes: tuple[float, float] = (0,
     ],
 )
 def test_a_score_must_lie_above_the_threshold(task: Task, threshold: float) -> None:
-    def judged(score: float) -> bool:
-        return judge({"dog": [seen(score=score, color="red") for _ in range(task.include[0].count)]}, task).correct
+    def correct(score: float) -> bool:
+        return apply_rules(
+            {"dog": [seen(score=score, color="red") for _ in range(task.include[0].count)]}, task
+        ).correct
 
-    assert not judged(threshold)
-    assert judged(math.nextafter(threshold, 1))
-    assert not judged(math.nan)
+    assert not correct(threshold)
+    assert correct(math.nextafter(threshold, 1))
+    assert not correct(math.nan)
 
 
 def test_thresholds_are_settings() -> None:
     low = {"dog": [seen(score=0.2), seen(score=0.2)]}
-    assert judge(low, DOG, threshold=0.1).correct
-    assert not judge(low, TWO_DOGS, threshold=0.1).correct
-    assert judge(low, TWO_DOGS, counting_threshold=0.1).correct
+    assert apply_rules(low, DOG, threshold=0.1).correct
+    assert not apply_rules(low, TWO_DOGS, threshold=0.1).correct
+    assert apply_rules(low, TWO_DOGS, counting_threshold=0.1).correct
 
 
 def test_sixteen_of_a_class_count_at_most() -> None:
     crowd = {"dog": [seen(10 * i) for i in range(20)]}
-    assert judge(crowd, task_of([{"class": "dog", "count": 16}])).correct
-    verdict = judge(crowd, task_of([{"class": "dog", "count": 17}]))
+    assert apply_rules(crowd, task_of([{"class": "dog", "count": 16}])).correct
+    verdict = apply_rules(crowd, task_of([{"class": "dog", "count": 17}]))
     assert (verdict.correct, verdict.reason) == (False, "expected dog>=17, found 16")
-    assert judge(crowd, task_of([], [{"class": "dog", "count": 17}], tag="counting")).correct
-    assert not judge(crowd, task_of([], [{"class": "dog", "count": 16}], tag="counting")).correct
-    assert judge(crowd, TWO_DOGS, max_objects=2).correct
+    assert apply_rules(crowd, task_of([], [{"class": "dog", "count": 17}], tag="counting")).correct
+    assert not apply_rules(crowd, task_of([], [{"class": "dog", "count": 16}], tag="counting")).correct
+    assert apply_rules(crowd, TWO_DOGS, max_objects=2).correct
 
 
 def test_the_cap_is_by_class_and_keeps_the_most_confident() -> None:
@@ -89,74 +91,74 @@ def test_the_cap_is_by_class_and_keeps_the_most_confident() -> None:
         "dog": [*(seen(10 * i, score=0.5) for i in range(20)), seen(500, score=0.9, color="red")],
         "cat": [seen()],
     }
-    assert judge(detections, parse_prompt("a red dog, a cat"), max_objects=1).correct
+    assert apply_rules(detections, parse_prompt("a red dog, a cat"), max_objects=1).correct
 
 
 def test_nothing_is_suppressed_by_default() -> None:
-    assert judge({"dog": [seen(), seen()]}, TWO_DOGS).correct
+    assert apply_rules({"dog": [seen(), seen()]}, TWO_DOGS).correct
 
 
 def test_overlap_counts_the_last_pixel() -> None:
     # 10 x 10 pixels each, 10 x 5 shared: IoU 50 / 150. Without the last pixels it were 36 / 126.
     pair = {"dog": [(0, 0, 9, 9, 0.99, None), (0, 5, 9, 14, 0.98, None)]}
-    assert not judge(pair, TWO_DOGS, max_overlap=0.3).correct
+    assert not apply_rules(pair, TWO_DOGS, max_overlap=0.3).correct
     # An IoU of just the limit goes.
-    assert not judge(pair, TWO_DOGS, max_overlap=1 / 3).correct
-    assert judge(pair, TWO_DOGS, max_overlap=math.nextafter(1 / 3, 1)).correct
+    assert not apply_rules(pair, TWO_DOGS, max_overlap=1 / 3).correct
+    assert apply_rules(pair, TWO_DOGS, max_overlap=math.nextafter(1 / 3, 1)).correct
 
 
 def test_boxes_that_touch_share_a_column_of_pixels() -> None:
     pair = {"dog": [(0, 0, 9, 9, 0.99, None), (9, 0, 18, 9, 0.98, None)]}
-    assert not judge(pair, TWO_DOGS, max_overlap=10 / 190).correct
+    assert not apply_rules(pair, TWO_DOGS, max_overlap=10 / 190).correct
     apart = {"dog": [(0, 0, 9, 9, 0.99, None), (10, 0, 19, 9, 0.98, None)]}
-    assert judge(apart, TWO_DOGS, max_overlap=0.001).correct
+    assert apply_rules(apart, TWO_DOGS, max_overlap=0.001).correct
 
 
 def test_only_what_is_kept_suppresses() -> None:
     # The middle one goes for the first's sake, so the last, which overlaps only the middle one, stays.
     chain = {"dog": [(0, 0, 9, 9, 0.99, None), (0, 6, 9, 15, 0.98, None), (0, 12, 9, 21, 0.97, None)]}
-    assert judge(chain, TWO_DOGS, max_overlap=0.2).correct
+    assert apply_rules(chain, TWO_DOGS, max_overlap=0.2).correct
 
 
 def test_classes_do_not_suppress_each_other() -> None:
-    assert judge({"dog": [seen()], "cat": [seen()]}, parse_prompt("a dog and a cat"), max_overlap=0.1).correct
+    assert apply_rules({"dog": [seen()], "cat": [seen()]}, parse_prompt("a dog and a cat"), max_overlap=0.1).correct
 
 
 # --- presence and count ---
 
 
 def test_an_absent_class_is_wrong() -> None:
-    verdict = judge({"cat": [seen()], "dog": []}, DOG)
+    verdict = apply_rules({"cat": [seen()], "dog": []}, DOG)
     assert (verdict.correct, verdict.reason) == (False, "expected dog>=1, found 0")
 
 
-def test_a_correct_picture_has_no_reason() -> None:
-    verdict = judge({"dog": [seen()]}, DOG)
+def test_a_correct_image_has_no_reason() -> None:
+    verdict = apply_rules({"dog": [seen()]}, DOG)
     assert (verdict.correct, verdict.reason) == (True, "")
 
 
 def test_extra_objects_hurt_only_what_counts() -> None:
     crowd = {"dog": [seen(10 * i, color="red") for i in range(5)], "cat": [seen(-50)], "cow": [seen()]}
     for prompt in ("a dog", "a dog and a cat", "a red dog", "a cat left of a dog"):
-        assert judge(crowd, parse_prompt(prompt)).correct, prompt
-    verdict = judge(crowd, TWO_DOGS)
+        assert apply_rules(crowd, parse_prompt(prompt)).correct, prompt
+    verdict = apply_rules(crowd, TWO_DOGS)
     assert (verdict.correct, verdict.reason) == (False, "expected dog<3, found 5")
 
 
 @pytest.mark.parametrize(("found", "correct"), [(1, False), (2, True), (3, False), (4, False)])
 def test_counting_is_exact(found: int, correct: bool) -> None:
-    assert judge({"dog": [seen(10 * i) for i in range(found)]}, TWO_DOGS).correct is correct
+    assert apply_rules({"dog": [seen(10 * i) for i in range(found)]}, TWO_DOGS).correct is correct
 
 
 def test_doubtful_objects_do_not_spoil_a_count() -> None:
-    assert judge({"dog": [seen(), seen(10), seen(20, score=0.9)]}, TWO_DOGS).correct
+    assert apply_rules({"dog": [seen(), seen(10), seen(20, score=0.9)]}, TWO_DOGS).correct
 
 
 def test_any_excluded_class_is_wrong() -> None:
     task = task_of([{"class": "dog"}], [{"class": "cat", "count": 1}, {"class": "cow", "count": 2}])
-    assert judge({"dog": [seen()], "cow": [seen()]}, task).correct
-    assert not judge({"dog": [seen()], "cat": [seen()]}, task).correct
-    assert not judge({"dog": [seen()], "cow": [seen(), seen()]}, task).correct
+    assert apply_rules({"dog": [seen()], "cow": [seen()]}, task).correct
+    assert not apply_rules({"dog": [seen()], "cat": [seen()]}, task).correct
+    assert not apply_rules({"dog": [seen()], "cow": [seen(), seen()]}, task).correct
 
 
 # --- colour ---
@@ -164,29 +166,29 @@ def test_any_excluded_class_is_wrong() -> None:
 
 def test_only_the_most_confident_object_is_asked_for_its_colour() -> None:
     blue_first = {"dog": [seen(score=0.8, color="red"), seen(10, score=0.9, color="blue")]}
-    verdict = judge(blue_first, RED_DOG)
+    verdict = apply_rules(blue_first, RED_DOG)
     assert (verdict.correct, verdict.reason) == (False, "expected red dog>=1, found blue")
     red_first = {"dog": [seen(score=0.8, color="blue"), seen(10, score=0.9, color="red")]}
-    assert judge(red_first, RED_DOG).correct
+    assert apply_rules(red_first, RED_DOG).correct
 
 
 def test_equally_confident_objects_stand_in_the_order_of_their_boxes() -> None:
     left, right = seen(0, color="red"), seen(10, color="blue")
-    assert judge({"dog": [left, right]}, RED_DOG).correct
-    assert judge({"dog": [right, left]}, RED_DOG).correct
+    assert apply_rules({"dog": [left, right]}, RED_DOG).correct
+    assert apply_rules({"dog": [right, left]}, RED_DOG).correct
 
 
 def test_all_of_the_first_objects_need_the_colour() -> None:
     task = task_of([{"class": "dog", "count": 2, "color": "red"}])
     best = [seen(score=0.9, color="red"), seen(10, score=0.8, color="red")]
-    assert judge({"dog": [*best, seen(20, score=0.7, color="blue")]}, task).correct
+    assert apply_rules({"dog": [*best, seen(20, score=0.7, color="blue")]}, task).correct
     # Two red ones, but one of them stands third.
     third = [seen(score=0.9, color="red"), seen(10, score=0.8, color="blue"), seen(20, score=0.7, color="red")]
-    assert not judge({"dog": third}, task).correct
+    assert not apply_rules({"dog": third}, task).correct
 
 
 def test_an_unknown_colour_is_no_colour() -> None:
-    verdict = judge({"dog": [seen()]}, RED_DOG)
+    verdict = apply_rules({"dog": [seen()]}, RED_DOG)
     assert (verdict.correct, verdict.reason) == (False, "expected red dog>=1, found no colour")
 
 
@@ -232,42 +234,42 @@ def test_offsets_below_a_thousandth_are_none() -> None:
 
 def test_the_position_threshold_is_a_setting() -> None:
     pair = {"dog": [seen(width=25)], "cat": [seen(-10, width=25)]}
-    assert not judge(pair, CAT_LEFT).correct
-    assert judge(pair, CAT_LEFT, position_threshold=0.05).correct
+    assert not apply_rules(pair, CAT_LEFT).correct
+    assert apply_rules(pair, CAT_LEFT, position_threshold=0.05).correct
 
 
 def test_every_pair_needs_the_relation() -> None:
     task = task_of([{"class": "dog", "count": 2}, {"class": "cat", "count": 2, "position": ["left of", 0]}])
     dogs, cats = [seen(0), seen(10)], [seen(-20), seen(-10)]
-    assert judge({"dog": dogs, "cat": cats}, task).correct
-    assert not judge({"dog": [dogs[0], seen(-15)], "cat": cats}, task).correct
-    assert not judge({"dog": dogs, "cat": [cats[0], seen(5)]}, task).correct
+    assert apply_rules({"dog": dogs, "cat": cats}, task).correct
+    assert not apply_rules({"dog": [dogs[0], seen(-15)], "cat": cats}, task).correct
+    assert not apply_rules({"dog": dogs, "cat": [cats[0], seen(5)]}, task).correct
 
 
 def test_only_the_first_objects_are_placed() -> None:
     detections = {"dog": [seen(), seen(-30, score=0.5)], "cat": [seen(-10), seen(50, score=0.5)]}
-    assert judge(detections, CAT_LEFT).correct
+    assert apply_rules(detections, CAT_LEFT).correct
     # The most confident cat stands on the wrong side; the right one does not help.
-    assert not judge({"dog": [seen()], "cat": [seen(-10, score=0.5), seen(50)]}, CAT_LEFT).correct
+    assert not apply_rules({"dog": [seen()], "cat": [seen(-10, score=0.5), seen(50)]}, CAT_LEFT).correct
 
 
 def test_a_reference_that_failed_places_nothing() -> None:
     task = parse_prompt("a cat left of a red dog")
-    verdict = judge({"dog": [seen(color="blue")], "cat": [seen(-10)]}, task)
+    verdict = apply_rules({"dog": [seen(color="blue")], "cat": [seen(-10)]}, task)
     assert verdict.reason == "expected red dog>=1, found blue; no dog for cat to be left of"
 
 
 def test_a_reference_in_the_wrong_place_places_nothing() -> None:
     task = parse_prompt("a cow above a cat left of a dog")
     good = {"dog": [seen()], "cat": [seen(-10)], "cow": [seen(-10, -10)]}
-    assert judge(good, task).correct
-    verdict = judge({**good, "dog": [seen(-20)]}, task)
+    assert apply_rules(good, task).correct
+    verdict = apply_rules({**good, "dog": [seen(-20)]}, task)
     assert verdict.reason == "expected cat left of dog, found right of; no cat for cow to be above"
 
 
 def test_a_failing_item_does_not_stop_the_others() -> None:
     task = parse_prompt("a red cat, a blue dog and two cows")
-    verdict = judge({"dog": [seen(color="red")], "cow": [seen(), seen(), seen()]}, task)
+    verdict = apply_rules({"dog": [seen(color="red")], "cow": [seen(), seen(), seen()]}, task)
     assert verdict.reason == "expected cat>=1, found 0; expected blue dog>=1, found red; expected cow<3, found 3"
 
 
@@ -275,7 +277,7 @@ def test_a_failing_item_does_not_stop_the_others() -> None:
 
 
 def test_a_task_without_requirements_is_never_correct() -> None:
-    for call in (judge, conditions_met):
+    for call in (apply_rules, conditions_met):
         with pytest.raises(UsageError, match="does not say what is correct"):
             call({"dog": [seen()]}, Task(prompt="the stars"))
 
@@ -283,7 +285,7 @@ def test_a_task_without_requirements_is_never_correct() -> None:
 def test_a_reference_must_come_first() -> None:
     task = task_of([{"class": "cat", "position": ["left of", 1]}, {"class": "dog"}])
     with pytest.raises(UsageError, match="'cat' by item 1"):
-        judge({"dog": [seen()], "cat": [seen(-10)]}, task)
+        apply_rules({"dog": [seen()], "cat": [seen(-10)]}, task)
 
 
 def test_a_perfect_scene_of_every_geneval_task_is_correct_and_needs_every_object(shared_data: Path) -> None:
@@ -296,15 +298,15 @@ def test_a_perfect_scene_of_every_geneval_task_is_correct_and_needs_every_object
             ]
             for item in task.include
         }
-        assert judge(scene, task).correct, task
+        assert apply_rules(scene, task).correct, task
         assert set(conditions_met(scene, task).values()) == {1.0}
         for item in task.include:
-            assert not judge({**scene, item.name: scene[item.name][1:]}, task).correct, task
+            assert not apply_rules({**scene, item.name: scene[item.name][1:]}, task).correct, task
             if item.color is not None:
                 other = COLORS[COLORS.index(item.color) - 1]
-                assert not judge({**scene, item.name: [seen(color=other)]}, task).correct, task
+                assert not apply_rules({**scene, item.name: [seen(color=other)]}, task).correct, task
         for item in task.exclude:
-            assert not judge({**scene, item.name: [*scene[item.name], seen(99)]}, task).correct, task
+            assert not apply_rules({**scene, item.name: [*scene[item.name], seen(99)]}, task).correct, task
 
 
 names = st.sampled_from(["dog", "cat", "cow"])
@@ -340,7 +342,7 @@ def test_all_conditions_are_met_exactly_where_the_verdict_is_correct(
 ) -> None:
     conditions = conditions_met(scene, task, max_overlap=max_overlap)
     assert all(0 <= value <= 1 for value in conditions.values())
-    assert all(value == 1 for value in conditions.values()) is judge(scene, task, max_overlap=max_overlap).correct
+    assert all(value == 1 for value in conditions.values()) is apply_rules(scene, task, max_overlap=max_overlap).correct
 
 
 @given(scenes, st.data())
@@ -349,7 +351,7 @@ def test_a_verdict_does_not_hang_on_the_order_of_detections(
 ) -> None:
     task = data.draw(tasks())
     shuffled = {name: data.draw(st.permutations(listed)) for name, listed in scene.items()}
-    assert judge(shuffled, task) == judge(scene, task)
+    assert apply_rules(shuffled, task) == apply_rules(scene, task)
     assert conditions_met(shuffled, task) == conditions_met(scene, task)
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from milr.errors import UsageError
 from milr.rewards import REWARDS, load_reward
 from milr.rewards.icons.detector import DetectorConfig, DetectorNetwork, IconDetector, to_rgb
-from milr.rewards.icons.reward import Icons, IconsJudge, IconsSoft
+from milr.rewards.icons.reward import Icons, IconsEvaluator, IconsSoft
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Requirement, Score, Task, Unscored
 from tests.support.paths import DATA
@@ -25,7 +25,7 @@ GREY = (220, 221, 224)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
 
 
-@pytest.fixture(scope="module", params=[Icons, IconsJudge])
+@pytest.fixture(scope="module", params=[Icons, IconsEvaluator])
 def icons(request: pytest.FixtureRequest) -> Icons:
     return request.param()
 
@@ -46,22 +46,22 @@ def noise(seed: int, size=(128, 128)) -> Image.Image:
 
 def stop_sign(left: int = 8, top: int = 8, side: int = 56, color=(244, 67, 54), size: int = 128) -> Image.Image:
     """A hand-drawn octagon with a white bar."""
-    picture = plain(size=(size, size))
-    draw = ImageDraw.Draw(picture)
+    image = plain(size=(size, size))
+    draw = ImageDraw.Draw(image)
     scale = size / 128
     x, y, s = left * scale, top * scale, side * scale
     draw.regular_polygon((x + s / 2, y + s / 2, s / 2), 8, rotation=22, fill=color, outline=(250, 250, 250))
-    return picture
+    return image
 
 
 def test_a_batch_is_its_singles_in_order_and_repeats(icons: Icons, soft: IconsSoft):
-    pictures = [plain(), noise(1), stop_sign(), noise(2, (60, 90)), plain((245, 230, 196), (300, 20))]
+    images = [plain(), noise(1), stop_sign(), noise(2, (60, 90)), plain((245, 230, 196), (300, 20))]
     tasks = [APPLE, parse_prompt("two dogs"), parse_prompt("a stop sign"), APPLE, parse_prompt("a cat above a dog")]
     for reward in (icons, soft):
-        batch = reward(pictures, tasks)
-        assert batch == [reward([p], [t])[0] for p, t in zip(pictures, tasks, strict=True)]
-        assert batch == reward(pictures, tasks)
-        assert batch[::-1] == reward(pictures[::-1], tasks[::-1])
+        batch = reward(images, tasks)
+        assert batch == [reward([p], [t])[0] for p, t in zip(images, tasks, strict=True)]
+        assert batch == reward(images, tasks)
+        assert batch[::-1] == reward(images[::-1], tasks[::-1])
         assert all(isinstance(s, Score) and s.reward == reward.name and s.stop_at == 0.9 for s in batch)
     assert icons([], []) == []
 
@@ -72,7 +72,7 @@ def test_unequal_lengths_are_refused(icons: Icons):
 
 
 @pytest.mark.parametrize("color", [GREY, (245, 230, 196), (200, 234, 206), (196, 219, 246), (0, 0, 0), (255,) * 3])
-def test_a_blank_picture_shows_nothing(icons: Icons, soft: IconsSoft, color):
+def test_a_blank_image_shows_nothing(icons: Icons, soft: IconsSoft, color):
     assert all(d[4] <= 0.3 for found in icons.detector.detect([plain(color)])[0].values() for d in found)
     score = icons([plain(color)], [APPLE])[0]
     assert isinstance(score, Score)
@@ -96,38 +96,38 @@ def test_every_mode_is_read(icons: Icons, mode: str, size: tuple[int, int]):
     assert score.value == 0
 
 
-def test_a_very_wide_picture_is_read(icons: Icons):
+def test_a_very_wide_image_is_read(icons: Icons):
     score = icons([plain(size=(4000, 10))], [APPLE])[0]
     assert isinstance(score, Score)
     assert score.value == 0
 
 
 def test_modes_that_hold_the_same_pixels_score_the_same(icons: Icons):
-    picture = stop_sign()
-    same = [picture.convert("RGBA"), picture.convert("P", palette=Image.Palette.ADAPTIVE), picture.convert("RGBX")]
-    expected = icons.detector.detect([picture])[0]
+    image = stop_sign()
+    same = [image.convert("RGBA"), image.convert("P", palette=Image.Palette.ADAPTIVE), image.convert("RGBX")]
+    expected = icons.detector.detect([image])[0]
     assert "stop sign" in expected
     assert icons.detector.detect(same) == [expected] * 3
 
 
-def test_a_picture_that_was_seen_before_is_not_searched_again(icons: Icons, monkeypatch: pytest.MonkeyPatch):
+def test_a_image_that_was_seen_before_is_not_searched_again(icons: Icons, monkeypatch: pytest.MonkeyPatch):
     detector = IconDetector(icons.detector.network, icons.detector.config)
-    pictures = [stop_sign(), plain((255, 0, 0))]
-    first = detector.detect(pictures)
+    images = [stop_sign(), plain((255, 0, 0))]
+    first = detector.detect(images)
     first[0].clear()  # what a caller does with it is the caller's
     monkeypatch.setattr(detector, "network", None)  # whoever looks now fails
-    assert detector.detect(pictures[::-1]) == icons.detector.detect(pictures[::-1])
+    assert detector.detect(images[::-1]) == icons.detector.detect(images[::-1])
     with pytest.raises(AttributeError):
         detector.detect([stop_sign(size=143)])
 
 
 def test_transparent_pixels_are_white():
-    picture = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
-    picture.putpixel((1, 0), (10, 20, 30, 255))
-    assert list(to_rgb(picture).get_flattened_data()) == [(255, 255, 255), (10, 20, 30)]
+    image = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    assert list(to_rgb(image).get_flattened_data()) == [(255, 255, 255), (10, 20, 30)]
 
 
-def test_pictures_of_another_size_have_boxes_in_their_own_pixels(icons: Icons):
+def test_images_of_another_size_have_boxes_in_their_own_pixels(icons: Icons):
     small = icons.detector.detect([stop_sign()])[0]["stop sign"][0]
     large = icons.detector.detect([stop_sign(size=512)])[0]["stop sign"][0]
     assert small[4] > 0.9
@@ -138,16 +138,16 @@ def test_pictures_of_another_size_have_boxes_in_their_own_pixels(icons: Icons):
 
 
 def test_a_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
-    picture = stop_sign()
+    image = stop_sign()
     right, colored, two, other = (
         parse_prompt(f"a photo of {words}")
         for words in ("a stop sign", "a red stop sign", "two stop signs", "a blue stop sign")
     )
-    assert [s.value for s in icons([picture] * 4, [right, colored, two, other]) if isinstance(s, Score)] == [1, 1, 0, 0]
-    slope = [s.value for s in soft([picture] * 4, [right, colored, two, other]) if isinstance(s, Score)]
+    assert [s.value for s in icons([image] * 4, [right, colored, two, other]) if isinstance(s, Score)] == [1, 1, 0, 0]
+    slope = [s.value for s in soft([image] * 4, [right, colored, two, other]) if isinstance(s, Score)]
     assert slope[:2] == [1, 1]
     assert all(0 < value <= 0.9 for value in slope[2:])
-    score = icons([picture], [other])[0]
+    score = icons([image], [other])[0]
     assert isinstance(score, Score)
     assert score.parts == {"stop sign: present": 1.0, "stop sign: blue": 0.0}
     assert json.loads(json.dumps(score.evidence))["detections"]["stop sign"]
@@ -156,12 +156,12 @@ def test_a_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
 @pytest.mark.parametrize("name", sorted(PROMPTS))
 def test_rendered_scenes_are_judged(icons: Icons, soft: IconsSoft, name: str):
     # Drawn by training/scenes.py; what is missing or wrong is one thing in each prompt.
-    with Image.open(SCENES / name) as picture:
-        picture.load()
+    with Image.open(SCENES / name) as image:
+        image.load()
     for wanted in ("right", "wrong"):
         tasks = [parse_prompt(words) for words in PROMPTS[name][wanted]]
         for task, hard, slope in zip(
-            tasks, icons([picture] * len(tasks), tasks), soft([picture] * len(tasks), tasks), strict=True
+            tasks, icons([image] * len(tasks), tasks), soft([image] * len(tasks), tasks), strict=True
         ):
             assert isinstance(hard, Score)
             assert isinstance(slope, Score)
@@ -171,11 +171,11 @@ def test_rendered_scenes_are_judged(icons: Icons, soft: IconsSoft, name: str):
 
 def test_icons_soft_stops_exactly_where_icons_does(icons: Icons, soft: IconsSoft):
     random = np.random.default_rng(0)
-    pictures = [stop_sign(left=int(random.integers(0, 64)), top=int(random.integers(0, 64))) for _ in range(6)]
-    pictures += [noise(3), plain()]
+    images = [stop_sign(left=int(random.integers(0, 64)), top=int(random.integers(0, 64))) for _ in range(6)]
+    images += [noise(3), plain()]
     for words in ("a stop sign", "a red stop sign", "a stop sign left of a dog"):
-        tasks = [parse_prompt(words)] * len(pictures)
-        for hard, slope in zip(icons(pictures, tasks), soft(pictures, tasks), strict=True):
+        tasks = [parse_prompt(words)] * len(images)
+        for hard, slope in zip(icons(images, tasks), soft(images, tasks), strict=True):
             assert isinstance(hard, Score)
             assert isinstance(slope, Score)
             assert (slope.value > slope.stop_at) == (hard.value > hard.stop_at) == (hard.value == 1.0)
@@ -220,10 +220,10 @@ def test_other_weights_are_another_metric(tmp_path):
     assert Icons(tmp_path / "same").name == Icons().name != Icons(tmp_path / "other").name
 
 
-def test_the_judge_is_another_network_than_the_reward():
-    reward, judge = Icons().detector, IconsJudge().detector
-    assert reward.config.architecture != judge.config.architecture
-    assert reward.network.state_dict().keys() != judge.network.state_dict().keys()
+def test_the_evaluator_is_another_network_than_the_reward():
+    reward, evaluator = Icons().detector, IconsEvaluator().detector
+    assert reward.config.architecture != evaluator.config.architecture
+    assert reward.network.state_dict().keys() != evaluator.network.state_dict().keys()
 
 
 def test_a_name_of_no_reward_is_told():

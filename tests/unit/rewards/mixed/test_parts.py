@@ -141,7 +141,7 @@ def test_all_four_relations(relation: str) -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
-def test_pictures_fit(width: int, height: int) -> None:
+def test_images_fit(width: int, height: int) -> None:
     fitted = fit(width, height, 800, 1333)
     ratio = max(width, height) / min(width, height)
     assert 1 <= min(fitted) <= 800
@@ -178,8 +178,8 @@ def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
     assert scores == dino([photograph()] * 3, tasks)
     assert scores[0] == dino([photograph()], tasks[:1])[0]
     assert [type(score) for score in scores] == [Score, Score, Unscored]
-    for picture in (Image.new("CMYK", (1, 1)), Image.new("RGBA", (3, 1)), photograph().convert("P")):
-        assert isinstance(dino([picture], tasks[:1])[0], Score)
+    for image in (Image.new("CMYK", (1, 1)), Image.new("RGBA", (3, 1)), photograph().convert("P")):
+        assert isinstance(dino([image], tasks[:1])[0], Score)
     empty = dino([Image.new("RGB", (0, 3))], tasks[:1])[0]
     assert isinstance(empty, Unscored)
     assert "shows nothing" in empty.reason
@@ -258,7 +258,7 @@ def test_missing_weights_come_with_their_command(made, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("cat", "pizza", "fine"), [(0.6, 0.4, True), (0.4, 0.6, False), (0.5, 0.5, False)])
 def test_a_cat_must_be_a_cat_sooner_than_a_pizza(cat: float, pizza: float, fine: bool) -> None:
     values = {"a photo of a cat": cat, "a photo of a pizza": pizza}
-    reward = FakeReward(lambda picture, task: values[task.prompt])
+    reward = FakeReward(lambda image, task: values[task.prompt])
     assert check_cat(reward).fine is fine
     with nullcontext() if fine else pytest.raises(MilrError, match="nothing is scored: .*type: milr doctor mixed"):
         refuse_blind(reward)

@@ -1,4 +1,4 @@
-"""Judges against real servers that misbehave on purpose: what is given, how often they are asked, what stays quiet."""
+"""VLM judges against real servers that misbehave on purpose: scores, number of requests, cost, silence."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from PIL import Image, ImageDraw
 from milr.errors import UsageError
 from milr.rewards import load_reward
 from milr.rewards.base import Reward
-from milr.rewards.images.convert import picture_hash
-from milr.rewards.vlm.budget import Budget, BudgetSpent, estimate, parse_budget, picture_tokens
+from milr.rewards.images.convert import image_hash
+from milr.rewards.vlm.budget import Budget, BudgetSpent, count_image_tokens, estimate, parse_budget
 from milr.rewards.vlm.cache import AnswerCache
 from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.rewards.vlm.messages import LastingFault, PassingFault, read_completion, redact, retry_after
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
 from milr.types import Score, Task, Unscored
 
-pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
-pytest.importorskip("stamina", reason='judges need pip install "milr[judges]"')
+pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
+pytest.importorskip("stamina", reason='VLM judges need pip install "milr[vlm]"')
 
 from tests.support.vlm_servers import (  # noqa: E402
     JudgeServer,
@@ -36,7 +36,7 @@ from tests.support.vlm_servers import (  # noqa: E402
     completion,
     fail,
     hang_up,
-    picture_of,
+    image_of,
     say,
     send,
     write,
@@ -51,14 +51,14 @@ WISE = "Consistency: 2\nRealism: 1\nAesthetic Quality: 0"
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MILR_JUDGE_KEY", KEY)
+    monkeypatch.setenv("MILR_VLM_KEY", KEY)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
 @pytest.fixture
 def clients() -> Iterator[list[VlmClient]]:
-    """Those made in a test; closed behind it."""
+    """Those made in a test; closed after it."""
     made: list[VlmClient] = []
     yield made
     for client in made:
@@ -66,10 +66,10 @@ def clients() -> Iterator[list[VlmClient]]:
 
 
 def load(server: JudgeServer, clients: list[VlmClient], name: str = "gpt-4o", **settings: object) -> Reward:
-    """A reward whose judge is that server, with no waits between attempts."""
+    """A reward whose VLM judge is that server, with no waits between attempts."""
     values = {"url": server.url, "first_wait": 0, "timeout": 20, **settings}
     clients.append(VlmClient(VlmSettings.model_validate(values)))
-    return load_reward(name, judges=clients[-1])
+    return load_reward(name, vlm=clients[-1])
 
 
 def shown(score: Score | Unscored) -> float | str:
@@ -86,8 +86,8 @@ FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     "no credit": ("gpt-4o", [fail(429, b'{"error": {"code": "insufficient_quota"}}')], "no credit left", 1),
     "500, 502, 503, then an answer": ("gpt-4o", [fail(500), fail(502), fail(503), OK], 1.0, 4),
     "500 for ever": ("gpt-4o", [fail(500, b"<html>oops</html>")], "HTTP 500", 4),
-    "400": ("gpt-4o", [fail(400, b'{"error": {"message": "no pictures here"}}')], "no pictures here", 1),
-    "401": ("gpt-4o", [fail(401)], "check the key in MILR_JUDGE_KEY", 1),
+    "400": ("gpt-4o", [fail(400, b'{"error": {"message": "no images here"}}')], "no images here", 1),
+    "401": ("gpt-4o", [fail(401)], "check the key in MILR_VLM_KEY", 1),
     "404": ("gpt-4o", [fail(404)], "check the URL", 1),
     "a cut connection, then an answer": ("gpt-4o", [hang_up, OK], 1.0, 2),
     "cut connections": ("gpt-4o", [hang_up], "no connection", 4),
@@ -211,8 +211,8 @@ def test_the_request_is_the_protocols(clients: list[VlmClient]) -> None:
     assert [body["max_tokens"] for body in server.asked] == [2000, 500, 512, 4]
     assert verified["chat_template_kwargs"] == {"enable_thinking": False}
     for body in server.asked:
-        picture = picture_of(body)
-        assert (picture.mode, picture.size, picture.getpixel((0, 0))) == ("RGB", (32, 24), (255, 0, 0))
+        image = image_of(body)
+        assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (32, 24), (255, 0, 0))
     words = {
         id(body): next(p["text"] for p in body["messages"][-1]["content"] if p["type"] == "text")
         for body in server.asked
@@ -245,7 +245,7 @@ def test_openais_key_goes_to_openai_alone(clients: list[VlmClient], monkeypatch:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-0123456789")
     with JudgeServer(OK) as server:
         load(server, clients)([RED], [CAT])
-        monkeypatch.delenv("MILR_JUDGE_KEY")
+        monkeypatch.delenv("MILR_VLM_KEY")
         load(server, clients, model="other")([RED], [CAT])
     assert [headers["authorization"] for headers in server.headers] == [f"Bearer {KEY}", "Bearer none"]
 
@@ -253,7 +253,7 @@ def test_openais_key_goes_to_openai_alone(clients: list[VlmClient], monkeypatch:
 def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="finds no key: set OPENAI_API_KEY"):
         load_reward("gpt-4o")
-    with pytest.raises(UsageError, match="needs a server: .*--judge-url"):
+    with pytest.raises(UsageError, match="needs a server: .*--vlm-url"):
         load_reward("unified-reward")
     with pytest.raises(UsageError, match="no folder with"):
         load_reward("unified-reward:/nowhere")
@@ -271,8 +271,8 @@ def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ImportError(name)
 
     monkeypatch.setattr(module, "import_module", missing)
-    with pytest.raises(UsageError, match=r'pip install "milr\[judges\]"'):
-        load_reward("gpt-4o", judges=VlmClient(VlmSettings(url="http://localhost:1/v1")))
+    with pytest.raises(UsageError, match=r'pip install "milr\[vlm\]"'):
+        load_reward("gpt-4o", vlm=VlmClient(VlmSettings(url="http://localhost:1/v1")))
 
 
 def test_tasks_without_an_explanation_are_not_for_wise(clients: list[VlmClient]) -> None:
@@ -322,20 +322,20 @@ def test_a_broken_cache_costs_a_call_and_no_more(clients: list[VlmClient], tmp_p
     assert AnswerCache(tmp_path / "kept").get("0" * 64) is None
 
 
-def test_a_picture_is_known_by_its_pixels() -> None:
+def test_a_image_is_known_by_its_pixels() -> None:
     buffer = io.BytesIO()
     RED.save(buffer, "PNG")
-    assert picture_hash(Image.open(buffer)) == picture_hash(RED)
-    assert picture_hash(RED.rotate(90, expand=True)) != picture_hash(RED)
+    assert image_hash(Image.open(buffer)) == image_hash(RED)
+    assert image_hash(RED.rotate(90, expand=True)) != image_hash(RED)
 
 
 # --- the budget
 
 
 def test_the_budget_is_hard_and_retries_count(clients: list[VlmClient]) -> None:
-    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
     with JudgeServer(fail(500), OK) as server:
-        scores = load(server, clients, budget="4", concurrency=1)(pictures, [CAT] * 6)
+        scores = load(server, clients, budget="4", concurrency=1)(images, [CAT] * 6)
         assert len(server.asked) == 4
     assert [type(score) for score in scores] == [Score] * 3 + [Unscored] * 3
     assert all(score.final and "budget of 4 calls is spent" in score.reason for score in scores[3:])  # type: ignore[union-attr]
@@ -343,9 +343,9 @@ def test_the_budget_is_hard_and_retries_count(clients: list[VlmClient]) -> None:
 
 
 def test_a_token_budget_never_goes_over(clients: list[VlmClient]) -> None:
-    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(30)]
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(30)]
     with JudgeServer(OK) as server:
-        scores = load(server, clients, budget="2000tokens")(pictures, [CAT] * 30)
+        scores = load(server, clients, budget="2000tokens")(images, [CAT] * 30)
     used = clients[0].budget
     assert 0 < used.tokens_in + used.tokens_out <= 2000 and used.reserved == 0
     assert 0 < sum(isinstance(score, Score) for score in scores) < 30
@@ -386,15 +386,64 @@ def test_a_refused_call_costs_nothing() -> None:
 def test_an_estimate_is_made_before_the_start(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-0123456789")
     clients.append(VlmClient())
-    reward = load_reward("mix:gpt-4o+icons", judges=clients[0])
+    reward = load_reward("mix:gpt-4o+icons", vlm=clients[0])
     (line,) = estimate(reward.call_costs(384), 21)  # type: ignore[attr-defined]
     assert line.startswith("gpt-4o-2024-11-20 at api.openai.com: at most 21 calls, about ")
     assert "$0.0" in line
-    assert picture_tokens(384, 384) == 255
-    assert picture_tokens(1024, 1024) == 765  # OpenAI's own example
-    assert picture_tokens(2048, 4096) == 1105  # and its other one
+    assert count_image_tokens(384, 384) == 255
+    assert count_image_tokens(1024, 1024) == 765  # OpenAI's own example
+    assert count_image_tokens(2048, 4096) == 1105  # and its other one
     with JudgeServer(OK) as server:
         assert "$" not in estimate(load(server, clients).call_costs(384), 21)[0]  # type: ignore[attr-defined]
+
+
+# --- the cost of a score
+
+
+def test_a_score_costs_the_tokens_that_it_used(clients: list[VlmClient]) -> None:
+    """Each completion of the fake server says 100 tokens in and 10 out."""
+    price = (2.0, 30.0)
+    once = (100 * 2.0 + 10 * 30.0) / 1e6
+    with JudgeServer(OK) as server:
+        reward = load(server, clients, price=price)
+        first, twin = reward([RED, RED.copy()], [CAT, CAT])
+        assert [first.cost, twin.cost] == [pytest.approx(once), 0.0]  # asked once, paid once
+        (again,) = reward([RED], [CAT])
+        assert again.cost == 0.0  # from the cache
+        assert load(server, clients, price=None, model="another")([RED], [CAT])[0].cost == 0.0  # no known price
+
+
+@pytest.mark.parametrize(
+    ("name", "replies", "calls"),
+    [
+        ("wise", [say("nothing"), say("nothing"), say(WISE)], 3),  # unreadable answers are paid for
+        ("wise", [say("nothing")], 3),
+        ("gpt-4o", [say(None, refusal="Not this one.")], 1),
+        ("gpt-4o", [hang_up, fail(503), OK], 1),  # what gave no completion is not
+        ("gpt-4o", [fail(400)], 0),
+    ],
+)
+def test_unreadable_answers_cost_and_failed_requests_do_not(
+    name: str, replies: list[Reply], calls: int, clients: list[VlmClient]
+) -> None:
+    with JudgeServer(*replies) as server:
+        (score,) = load(server, clients, name, price=(10.0, 0.0))([RED], [CAT])
+    assert score.cost == pytest.approx(calls * 100 * 10.0 / 1e6)
+    assert clients[0].budget.tokens_in == calls * 100
+
+
+def test_prices_are_listed_for_openai_alone(clients: list[VlmClient]) -> None:
+    hosted = VlmClient()
+    assert hosted.price_of("gpt-4o-2024-11-20") == (2.5, 10.0) and hosted.price_of("gpt-9") == (0.0, 0.0)
+    own = VlmClient(VlmSettings(url="http://localhost:1/v1"))
+    assert own.price_of("gpt-4o-2024-11-20") == (0.0, 0.0)
+    given = VlmClient(VlmSettings(price=(1.0, 2.0)))
+    assert given.price_of("gpt-4o-2024-11-20") == given.price_of("gpt-9") == (1.0, 2.0)
+    with JudgeServer(OK) as server:
+        reward = load(server, clients, price=(1.0, 2.0))
+        assert ", about $0.0" in estimate(reward.call_costs(384), 21)[0]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        VlmSettings(price=(-1.0, 2.0))
 
 
 # --- many at once
@@ -409,36 +458,36 @@ def test_questions_are_asked_at_once_up_to_the_limit(clients: list[VlmClient]) -
         together.wait(timeout=30)  # answers only once three are here
         OK(handler, body)  # type: ignore[arg-type]
 
-    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
     with JudgeServer(meet) as server:
-        scores = load(server, clients, concurrency=3)(pictures, [CAT] * 6)
+        scores = load(server, clients, concurrency=3)(images, [CAT] * 6)
         assert [shown(score) for score in scores] == [1.0] * 6
         assert server.most_at_once == 3
 
 
 def test_answers_come_back_in_order(clients: list[VlmClient]) -> None:
     def by_colour(handler: object, body: dict[str, object]) -> None:
-        say("0" if picture_of(body).getpixel((0, 0))[0] % 2 else "-1")(handler, body)  # type: ignore[arg-type,index]
+        say("0" if image_of(body).getpixel((0, 0))[0] % 2 else "-1")(handler, body)  # type: ignore[arg-type,index]
 
-    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(12)]
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(12)]
     with JudgeServer(by_colour) as server:
         reward = load(server, clients)
-        assert [shown(score) for score in reward(pictures, [CAT] * 12)] == [float(i % 2) for i in range(12)]
+        assert [shown(score) for score in reward(images, [CAT] * 12)] == [float(i % 2) for i in range(12)]
 
 
 # --- silence
 
 
-def test_no_key_header_or_picture_is_ever_logged(
+def test_no_key_header_or_image_is_ever_logged(
     clients: list[VlmClient], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("openai", "httpx2", "httpcore2", "stamina", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name)
-    picture = Image.new("RGB", (64, 64))
-    ImageDraw.Draw(picture).line((0, 0, 63, 40), "red")
+    image = Image.new("RGB", (64, 64))
+    ImageDraw.Draw(image).line((0, 0, 63, 40), "red")
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     echo: list[Reply] = [
         lambda handler, body: send(
@@ -447,7 +496,7 @@ def test_no_key_header_or_picture_is_ever_logged(
         lambda handler, body: send(handler, json.dumps({"h": dict(handler.headers), "b": body}).encode(), 401),
     ]
     with JudgeServer(*echo) as server:
-        (score,) = load(server, clients)([picture], [CAT])
+        (score,) = load(server, clients)([image], [CAT])
     # At level DEBUG, through two failed requests; asyncio names the kind of its loop.
     assert [record for record in caplog.records if record.name != "asyncio"] == []
     everything = caplog.text + "".join(capfd.readouterr()) + repr(score)

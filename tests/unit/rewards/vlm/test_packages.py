@@ -1,4 +1,4 @@
-"""Judges through software of others: `transformers serve`, and transformers in this process. Plumbing, never a table.
+"""VLM judges through software of others: `transformers serve`, and transformers in this process. Plumbing, no table.
 
 Both run the embedded model, which answers in the icon world's words: a verdict would be luck, so what is looked for is
 that its answer arrives and is told to be none.
@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `transformers serve`; skips where its own extra is not installed."""
     for package in ("fastapi", "uvicorn", "accelerate", "openai"):
         if find_spec(package) is None:
-            pytest.skip(f'no {package}: pip install "transformers[serving]" accelerate "milr[judges]"')
+            pytest.skip(f'no {package}: pip install "transformers[serving]" accelerate "milr[vlm]"')
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -69,21 +69,21 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int =
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "unified-reward"])
-def test_judges_talk_to_transformers_serve(
+def test_vlm_judges_talk_to_transformers_serve(
     name: str, served: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from milr.rewards.vlm.client import VlmClient, VlmSettings
 
     monkeypatch.setenv("MILR_CACHE", str(tmp_path))
-    judges = VlmClient(VlmSettings(url=served, model=str(embedded_folder()), timeout=300, attempts=1, concurrency=1))
+    vlm = VlmClient(VlmSettings(url=served, model=str(embedded_folder()), timeout=300, attempts=1, concurrency=1))
     try:
-        scores = load_reward(name, judges=judges)(PICTURES[:1], TASKS[:1])
+        scores = load_reward(name, vlm=vlm)(PICTURES[:1], TASKS[:1])
     finally:
-        judges.close()
+        vlm.close()
     for score in scores:
         if isinstance(score, Unscored):
             assert "neither 0 nor -1" in score.reason or "no 'Final Score:'" in score.reason, score.reason
-    assert judges.budget.calls == 1 and judges.budget.tokens_in > 50 and judges.budget.tokens_out > 0
+    assert vlm.budget.calls == 1 and vlm.budget.tokens_in > 50 and vlm.budget.tokens_out > 0
 
 
 def test_unified_reward_runs_in_this_process() -> None:

@@ -1,4 +1,4 @@
-"""What judges write and what is read of it; a thousand answers that nobody foresaw."""
+"""What VLM judges write and what is read of it; a thousand answers that nobody foresaw."""
 
 from __future__ import annotations
 

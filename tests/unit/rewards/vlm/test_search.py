@@ -12,14 +12,13 @@ import pytest
 from PIL import Image
 
 from milr import search
-from milr.config import SearchConfig
-from milr.methods.best_of_n import best_of_n
 from milr.models.base import ImageOutput, ImageRequest
 from milr.rewards import load_reward
-from milr.rewards.base import Scores
+from milr.rewards.base import Scores, begin_scoring
 from milr.rewards.icons.reward import IconsSoft
 from milr.rewards.mix import Mix
 from milr.rewards.panel import Gap, measure_gaps, watch
+from milr.settings import SamplingParams
 from milr.testing import FakeModel, FakeReward, brightness, fake_records
 from milr.types import Score, StepRecord, Task, Unscored
 
@@ -28,8 +27,13 @@ SETTINGS: dict[str, Any] = {"steps": 3, "text_ratio": 0.5, "image_ratio": 0.2, "
 
 
 def run(tasks: Sequence[Task], reward: Any, model: FakeModel | None = None, **settings: Any) -> list[StepRecord]:
-    config = SearchConfig.model_validate(SETTINGS | settings)
-    return list(search(tasks, model or FakeModel(), reward, config))
+    model = model or FakeModel()
+    return list(search(tasks, model, reward, model.settings("milr", **SETTINGS | settings)))
+
+
+def run_best_of_n(tasks: Sequence[Task], reward: Any, **settings: Any) -> list[StepRecord]:
+    model = FakeModel()
+    return list(search(tasks, model, reward, model.settings("best-of-n", stop_at=1.0, **settings)))
 
 
 def timeless(records: Sequence[StepRecord]) -> list[StepRecord]:
@@ -46,15 +50,15 @@ class Elsewhere:
     def __init__(self, events: list[str], value: Callable[[Image.Image, Task], float] = brightness) -> None:
         self.events, self.inner = events, FakeReward(value, name=self.name)
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        return self.begin(pictures, tasks)()
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        return self.begin(images, tasks)()
 
-    def begin(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        self.events.append(f"ask {len(pictures)}")
+    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        self.events.append(f"ask {len(images)}")
 
         def finish() -> list[Score | Unscored]:
-            self.events.append(f"answer {len(pictures)}")
-            return self.inner(pictures, tasks)
+            self.events.append(f"answer {len(images)}")
+            return self.inner(images, tasks)
 
         return finish
 
@@ -66,35 +70,35 @@ class Drawer(FakeModel):
         super().__init__()
         self.events = events
 
-    def draw(self, requests: Sequence[ImageRequest], **how: Any) -> list[ImageOutput]:
+    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
         self.events.append(f"draw {len(requests)}")
-        return super().draw(requests, **how)
+        return super().draw(requests, sampling)
 
 
 class Spent(FakeReward):
-    """Scores so many pictures, then nothing any more."""
+    """Scores so many images, then nothing any more."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self.left = most
         self.asked = 0
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         scores: list[Score | Unscored] = []
-        for picture, task in zip(pictures, tasks, strict=True):
+        for image, task in zip(images, tasks, strict=True):
             self.asked += 1
             self.left -= 1
-            spent = Unscored("the judge's budget of calls is spent", self.name, final=True)
-            scores += super().__call__([picture], [task]) if self.left >= 0 else [spent]
+            spent = Unscored("the VLM budget of calls is spent", self.name, final=True)
+            scores += super().__call__([image], [task]) if self.left >= 0 else [spent]
         return scores
 
 
 # --- waiting
 
 
-def test_drawing_goes_on_while_a_judge_answers() -> None:
+def test_drawing_goes_on_while_a_vlm_judge_answers() -> None:
     events: list[str] = []
-    run(TASKS[:4], Elsewhere(events), Drawer(events), max_rows=16, steps=1)
+    run(TASKS[:4], Elsewhere(events), Drawer(events), batch_size=16, steps=1)
     assert events == [
         *("draw 2", "ask 2", "draw 2", "ask 2"),  # the second half is drawn before the first is answered
         *("answer 2", "draw 2", "ask 2"),
@@ -105,8 +109,8 @@ def test_drawing_goes_on_while_a_judge_answers() -> None:
 
 def test_waiting_changes_no_record() -> None:
     for rows in (1, 2, 3, 16):
-        waited = run(TASKS, Elsewhere([]), max_rows=rows)
-        assert timeless(waited) == timeless(run(TASKS, FakeReward(name="elsewhere@1"), max_rows=rows))
+        waited = run(TASKS, Elsewhere([]), batch_size=rows)
+        assert timeless(waited) == timeless(run(TASKS, FakeReward(name="elsewhere@1"), batch_size=rows))
 
 
 def test_a_single_task_waits_for_itself() -> None:
@@ -121,22 +125,22 @@ def test_a_single_task_waits_for_itself() -> None:
 def test_a_spent_budget_ends_the_search_with_the_best_so_far() -> None:
     reward = Spent(7)
     model = FakeModel()
-    records = run(TASKS[:3], reward, model, max_rows=2, steps=9)
+    records = run(TASKS[:3], reward, model, batch_size=2, steps=9)
     lasts = {record.index: record for record in records if record.finished}
     assert {index: last.finished for index, last in lasts.items()} == {0: "unscored", 1: "unscored"}
     for index, last in lasts.items():
         assert isinstance(last.best_score, Score)
         values = [s.value for r in records if r.index == index for s in r.scores if isinstance(s, Score)]
         assert last.best_score.value == max(values)
-        assert last.notes[-1] == "ended with the best so far: the judge's budget of calls is spent"
+        assert last.notes[-1] == "ended with the best so far: the VLM budget of calls is spent"
     assert [record.step for record in records] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert reward.asked == len(model.drawn) == 8  # what is final is not asked again, nor is anything drawn behind it
+    assert reward.asked == len(model.drawn) == 8  # what is final is not asked again, nor is anything drawn after it
     assert 2 not in {record.index for record in records}  # what cannot be scored is not begun
 
 
-def test_a_picture_that_is_met_beside_a_spent_budget_is_met() -> None:
+def test_a_image_that_is_met_beside_a_spent_budget_is_met() -> None:
     class Half(Spent):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             return [Score(1.0, self.name, 0.9), Unscored("spent", self.name, final=True)]
 
     (record,) = run(TASKS[:1], Half(0), drawings_per_step=2, stop_at=0.9)
@@ -145,16 +149,14 @@ def test_a_picture_that_is_met_beside_a_spent_budget_is_met() -> None:
 
 def test_best_of_n_ends_cleanly_too() -> None:
     reward = Spent(5)
-    config = SearchConfig.model_validate(SETTINGS | {"steps": 9, "max_rows": 2})
-    records = list(best_of_n(TASKS, FakeModel(), reward, config))
+    records = run_best_of_n(TASKS, reward, steps=9, batch_size=2)
     assert {record.index: record.finished for record in records if record.finished} == {0: "unscored", 1: "unscored"}
     assert all(isinstance(record.best_score, Score) for record in records)
 
 
-def test_best_of_n_asks_about_an_unscored_picture_once_more() -> None:
+def test_best_of_n_asks_about_an_unscored_image_once_more() -> None:
     reward = FakeReward(unscored_calls={0})
-    config = SearchConfig.model_validate(SETTINGS | {"steps": 0})
-    (record,) = best_of_n(TASKS[:1], FakeModel(), reward, config)
+    (record,) = run_best_of_n(TASKS[:1], reward, steps=0)
     assert isinstance(record.best_score, Score) and reward.calls == 2
 
 
@@ -168,8 +170,8 @@ def parts_of(**rewards: Any) -> Callable[[str], Any]:
 def test_a_mix_is_the_weighted_mean_of_its_parts() -> None:
     bright, half = FakeReward(name="bright@2"), FakeReward(lambda p, t: 0.5, name="half@1")
     mix = Mix("bright*0.75+half*2.25", parts_of(bright=bright, half=half))
-    picture = Image.new("RGB", (4, 4), (255, 255, 255))
-    (score,) = mix([picture], TASKS[:1])
+    image = Image.new("RGB", (4, 4), (255, 255, 255))
+    (score,) = mix([image], TASKS[:1])
     assert isinstance(score, Score)
     assert score.value == pytest.approx(0.25 * 1.0 + 0.75 * 0.5)
     assert score.parts == {"bright": 1.0, "half": 0.5}
@@ -187,10 +189,32 @@ def test_half_a_mix_is_unscored_and_names_the_part() -> None:
     assert isinstance(score, Unscored) and score.final
 
 
+class Priced(FakeReward):
+    """A reward that costs a dollar a score."""
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        return [replace(score, cost=1.0) for score in super().__call__(images, tasks)]
+
+
+def test_a_mix_costs_what_its_parts_cost() -> None:
+    lost = Priced(lambda p, t: math.nan)
+    image = Image.new("RGB", (4, 4))
+    for parts in ({"a": Priced(), "b": Priced(), "free": FakeReward()}, {"a": Priced(), "b": lost}):
+        (score,) = Mix("+".join(parts), parts_of(**parts))([image], TASKS[:1])
+        assert score.cost == 2.0
+        assert isinstance(score, Unscored) == (lost in parts.values())
+
+
+def test_a_second_try_costs_too() -> None:
+    reward = Priced(unscored_calls={0})
+    (score,) = begin_scoring(reward, [Image.new("RGB", (4, 4))], TASKS[:1])()
+    assert isinstance(score, Score) and score.cost == 2.0
+
+
 def test_a_mix_asks_elsewhere_before_it_looks_itself() -> None:
     events: list[str] = []
 
-    def look(picture: Image.Image, task: Task) -> float:
+    def look(image: Image.Image, task: Task) -> float:
         events.append("look")
         return 0.5
 
@@ -207,15 +231,15 @@ def test_a_mix_of_the_table_is_loaded_by_its_name() -> None:
 # --- a panel
 
 
-def test_a_panel_looks_at_the_first_and_at_each_new_best_picture() -> None:
+def test_a_panel_looks_at_the_first_and_at_each_new_best_image() -> None:
     looked: list[Image.Image] = []
 
-    def look(picture: Image.Image, task: Task) -> float:
-        looked.append(picture)
+    def look(image: Image.Image, task: Task) -> float:
+        looked.append(image)
         return 0.25
 
     records = list(watch(fake_records(TASKS[:1], [[0.2, 0.1, 0.6, 0.6, 0.3]]), {"other": FakeReward(look)}))
-    assert looked == [records[0].drawings[0].picture, records[2].best.picture]
+    assert looked == [records[0].images[0].image, records[2].best.image]
     assert all(set(record.panel_first) == set(record.panel_best) == {"other"} for record in records)
     (gap,) = measure_gaps([(records[0].scores[0], records[-1])])
     assert gap == Gap("other", 0.2, 0.6, 0.25, 0.25, 1)
@@ -244,11 +268,11 @@ def test_an_alarm_is_a_gap_that_grows_while_the_reward_rises(
 
 def test_what_a_panel_cannot_score_is_left_out_of_the_means() -> None:
     values = iter([0.1, math.nan, 0.5, math.nan, math.nan])
-    reward = FakeReward(lambda picture, task: next(values))
+    reward = FakeReward(lambda image, task: next(values))
     records = list(watch(fake_records(TASKS[:3], [[0.2], [0.4], [0.6]]), {"p": reward}))
     ends = [(record.scores[0], record) for record in records]
     assert isinstance(records[1].panel_best["p"], Score)  # it was asked once more
-    assert [gap.pictures for gap in measure_gaps(ends)] == [2]
+    assert [gap.images for gap in measure_gaps(ends)] == [2]
     silent = FakeReward(unscored_calls=range(99))
     records = list(watch(fake_records(TASKS[:1], [[0.2, 0.9]]), {"p": silent}))
     assert isinstance(records[-1].panel_best["p"], Unscored) and records[-1].notes == ()
@@ -256,9 +280,9 @@ def test_what_a_panel_cannot_score_is_left_out_of_the_means() -> None:
 
 
 def test_a_panel_is_never_optimised() -> None:
-    config = SearchConfig.model_validate(SETTINGS)
-    plain = timeless(list(search(TASKS, FakeModel(), FakeReward(), config)))
-    watched = timeless(list(watch(search(TASKS, FakeModel(), FakeReward(), config), {"p": FakeReward(lambda p, t: 0)})))
+    plain = timeless(run(TASKS, FakeReward()))
+    records = search(TASKS, FakeModel(), FakeReward(), **SETTINGS)
+    watched = timeless(list(watch(records, {"p": FakeReward(lambda p, t: 0)})))
     for before, after in zip(plain, watched, strict=True):
         assert replace(after, panel_first={}, panel_best={}, notes=before.notes) == before
 
@@ -272,8 +296,8 @@ def test_no_panel_passes_records_on() -> None:
 
 
 @pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+def by_vlm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
     from milr.rewards.vlm.client import VlmClient, VlmSettings
 
     monkeypatch.setenv("MILR_CACHE", str(tmp_path))
@@ -282,34 +306,39 @@ def judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
     def load(url: str, name: str = "gpt-4o", **settings: Any) -> Any:
         values = {"url": url, "first_wait": 0, "timeout": 20, "concurrency": 1, **settings}
         made.append(VlmClient(VlmSettings.model_validate(values)))
-        return load_reward(name, judges=made[-1])
+        return load_reward(name, vlm=made[-1])
 
     yield load
     for client in made:
         client.close()
 
 
-def test_a_search_goes_on_through_faults(judged: Callable[..., Any]) -> None:
+def test_a_search_goes_on_through_faults(by_vlm: Callable[..., Any]) -> None:
     from tests.support.vlm_servers import JudgeServer, fail, hang_up, say
 
     wrong = say("-1")
     replies = [wrong, hang_up, fail(503), wrong, say("what?"), say("I'm sorry."), wrong, fail(400), say("0")]
     with JudgeServer(*replies) as server:
-        records = run(TASKS[:1], judged(server.url), steps=9, stop_at=0.9)
+        records = run(TASKS[:1], by_vlm(server.url), steps=9, stop_at=0.9)
         assert len(server.asked) == len(replies)
     shown = [score.value if isinstance(score, Score) else score.reason[:9] for r in records for score in r.scores]
-    # Step 1 survived two faults, step 2's picture was asked about twice in vain and cost step 3 its update.
-    assert shown == [0.0, 0.0, "the judge", 0.0, 1.0]
-    assert [record.moved for record in records] == [(), *[("text", "image")] * 2, (), ("text", "image")]
-    assert records[3].notes[0].startswith("no update: the judge refuses")
+    # Step 1 survived two faults, step 2's image was asked about twice in vain and cost step 3 its update.
+    assert shown == [0.0, 0.0, "the VLM j", 0.0, 1.0]
+    assert [record.trace.moved for record in records if record.trace] == [
+        (),
+        *[("text", "image")] * 2,
+        (),
+        ("text", "image"),
+    ]
+    assert records[3].notes[0].startswith("no update: the VLM judge refuses")
     assert records[-1].finished == "met"
 
 
-def test_a_judges_budget_ends_a_search_cleanly(judged: Callable[..., Any]) -> None:
+def test_a_vlm_budget_ends_a_search_cleanly(by_vlm: Callable[..., Any]) -> None:
     from tests.support.vlm_servers import JudgeServer, say
 
     with JudgeServer(say("-1")) as server:
-        records = run(TASKS, judged(server.url, budget="6"), steps=9, stop_at=0.9, max_rows=2)
+        records = run(TASKS, by_vlm(server.url, budget="6"), steps=9, stop_at=0.9, batch_size=2)
         assert len(server.asked) == 6
     lasts = [record for record in records if record.finished]
     assert [record.finished for record in lasts] == ["unscored"] * 2

@@ -1,0 +1,72 @@
+"""`milr doctor icons`: both icon detectors on golden images and on drawings that a person labelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from milr.errors import MilrError
+from milr.rewards.base import Reward
+from milr.rewards.icons.golden import check_golden
+from milr.tasks import parse_prompt
+from milr.types import Score, Task
+from milr.weights import Finding
+
+_ASSETS = Path(__file__).parents[1] / "assets"
+
+
+def labelled_drawings() -> list[tuple[Task, tuple[int, ...], bool]]:
+    """Return drawings of the embedded model that a person labelled one by one: task, tokens and verdict.
+
+    They come from `python -m training sheets`; the labels were given by eye, before any critic had seen the drawings.
+    """
+    lines = (_ASSETS / "labelled-drawings.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [(parse_prompt(row["prompt"]), tuple(row["tokens"]), row["right"]) for row in rows]
+
+
+def check_labelled(rewards: Sequence[Reward]) -> Iterator[Finding]:
+    """Count how often each reward calls drawings right that an eye called wrong, and the other way round.
+
+    More than one wrong drawing in 200 that passes is a fault: a search that draws 21 times would find them.
+    """
+    from milr.decode.sampling import open_stream
+    from milr.models import load_model
+    from milr.models.base import ImageRequest, TaskState
+    from milr.settings import SamplingParams
+
+    model = load_model(dtype="bfloat16")
+    labelled = labelled_drawings()
+    requests = [
+        ImageRequest(TaskState(task), None, open_stream(0, task.key, 0, 0), tokens=t) for task, t, _ in labelled
+    ]
+    outputs = model.draw(requests, SamplingParams(guidance=1.0, temperature=1.0))
+    for reward in rewards:
+        scores = reward([output.sample.image for output in outputs], [task for task, _, _ in labelled])
+        called = [isinstance(score, Score) and score.value > score.stop_at for score in scores]
+        for title, wanted in (("wrong", False), ("right", True)):
+            verdicts = [said for said, (_, _, right) in zip(called, labelled, strict=True) if right is wanted]
+            said = f"calls {sum(verdicts)} of {len(verdicts)} right"
+            fine = None if wanted else sum(verdicts) <= len(verdicts) / 200
+            yield Finding(f"{reward.name}, drawings {title} by eye", fine, said)
+
+
+def examine_icons(device: str) -> Iterator[Finding]:
+    """Examine both icon detectors: files, golden images, labelled drawings. Always on the CPU."""
+    from milr.rewards.icons.reward import Icons, IconsEvaluator
+
+    try:
+        yield from check_labelled([Icons(), IconsEvaluator()])
+    except MilrError as error:
+        yield Finding("labelled drawings", False, str(error))
+    for reward in (Icons, IconsEvaluator):
+        folder = _ASSETS / reward.shipped
+        for file in ("config.json", "model.safetensors"):
+            path = folder / file
+            said = f"{path.stat().st_size:,} bytes" if path.is_file() else f"missing in {folder}: install milr again"
+            yield Finding(f"{reward.shipped}/{file}", path.is_file(), said)
+        try:
+            yield from check_golden(reward())
+        except MilrError as error:
+            yield Finding(reward.shipped, False, str(error))
