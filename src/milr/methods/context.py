@@ -189,13 +189,18 @@ class TaskContext(Generic[Own]):
     def count(self, batch: ImageBatch, images: Sequence[ScoredImage]) -> None:
         """Count new images and keep the best whole one: given tokens are not sampled, leading ones not decoded."""
         for request, image in zip(batch.images, images, strict=False):  # a limit may have cut the batch short
-            leading = next((i for i, token in enumerate(request.tokens) if token is None), len(request.tokens))
-            self._decoded += len(image.sample.tokens) - leading
+            self._decoded += self._count_decoded(request)
             self.tokens_spent += len(image.sample.tokens) - sum(token is not None for token in request.tokens)
             self.cost += image.score.cost
             if batch.whole and (self.best is None or rank(image.score) > rank(self.best[0].score)):
                 self.best = (image, self.step)
         self.reward_calls += len(images)
+
+    def room(self, drawings: float) -> int:
+        """Return how many of the next images fit into so many drawings; before a text or an update, of whole ones."""
+        asked = self.request.images if isinstance(self.request, ImageBatch) else ()
+        tokens = max((self._count_decoded(one) for one in asked), default=self._total)
+        return int((drawings * self._total - self._decoded + 1e-6) / max(tokens, 1))
 
     def record(
         self, batch: ImageBatch, images: Sequence[ScoredImage], finished: Finished | None, notes: Sequence[str] = ()
@@ -223,6 +228,10 @@ class TaskContext(Generic[Own]):
             trace=self.trace if images else None,
             notes=(*batch.notes, *notes),
         )
+
+    def _count_decoded(self, request: ImageRequest) -> int:
+        leading = next((i for i, token in enumerate(request.tokens) if token is None), len(request.tokens))
+        return (request.until or self._total) - leading
 
     def _next_image_stream(self) -> torch.Generator:
         self._images += 1

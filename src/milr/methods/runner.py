@@ -154,13 +154,14 @@ class Runner(Iterator[StepRecord]):
             ctx.count(ctx.request, images)
         limit = self._total_limit(groups)
         self.stopped = self.stopped or lost or limit
+        fault: MilrError | None = None
         for ctx, images in zip(list(group), scored, strict=True):
-            batch, fault = ctx.request, None
+            batch = ctx.request
             assert isinstance(batch, ImageBatch)
             try:
                 ctx.answer(images)
-            except MilrError as error:  # of what comes next: the record of what was drawn is still good
-                fault = error
+            except MilrError as error:  # of what comes next: the records of what was drawn are still good
+                fault = fault or error
             finished, notes = self._find_end(ctx, lost, limit)
             if finished:
                 group.remove(ctx)
@@ -169,8 +170,8 @@ class Runner(Iterator[StepRecord]):
                 self._ended = (self._ended[0] + spent[0], self._ended[1] + spent[1], self._ended[2] + spent[2])
             if ctx.best is not None and (batch.whole or finished):
                 yield ctx.record(batch, images if batch.whole else (), finished, notes)
-            if fault is not None:
-                raise fault
+        if fault is not None:
+            raise fault
 
     def _find_end(
         self, ctx: TaskContext[Any], lost: str | None, limit: Finished | None
@@ -185,6 +186,8 @@ class Runner(Iterator[StepRecord]):
             return "cancelled", []
         if best is not None and (reached := limit or _task_limit(ctx, run)):
             return reached, []
+        if ctx.request is None and best is None:
+            raise MethodError(f"a method must end after whole images: {ctx.task.prompt!r} ended without one")
         return ("out of steps", []) if ctx.request is None else (None, [])
 
     def _total_limit(self, groups: Sequence[Group]) -> Finished | None:
@@ -206,11 +209,13 @@ def _cut(ctx: TaskContext[Any], run: RunSettings) -> Sequence[ImageRequest]:
     if run.max_reward_calls is not None:
         room.append(run.max_reward_calls - ctx.reward_calls)
     if run.max_drawings is not None:
-        room.append(int(run.max_drawings - ctx.drawings_spent) if batch.whole else len(batch.images))
+        room.append(ctx.room(run.max_drawings))
     return batch.images[: max(1, min(room))]
 
 
 def _task_limit(ctx: TaskContext[Any], run: RunSettings) -> Finished | None:
+    if ctx.request is not None and run.max_drawings is not None and ctx.room(run.max_drawings) < 1:
+        return "out of drawings"
     spent = (ctx.drawings_spent, ctx.seconds, ctx.reward_calls, ctx.cost)
     return _reached(spent, (run.max_drawings, run.max_seconds, run.max_reward_calls, run.max_cost))
 

@@ -59,7 +59,8 @@ class Settings(BaseModel):
             UsageError: The method does not read a name, or a value is not allowed.
         """
         made = make_settings(self.method, changes, self.flat, declared=type(self.own))
-        return type(self)(method=made.method, own=made.own, sampling=made.sampling, run=made.run)
+        own = self.own if isinstance(self.own, OtherSettings) else made.own
+        return type(self)(method=made.method, own=own, sampling=made.sampling, run=made.run)
 
 
 def make_settings(
@@ -89,7 +90,7 @@ def make_settings(
     for name in given:
         if not any(name in kind.model_fields for kind in kinds):
             raise unread(method, name, kinds)
-    merged = {**defaults, **_recommended(given), **given}
+    merged = {**defaults, **_recommended(given, defaults), **given}
     own, sampling, run = (_validate(kind, merged) for kind in kinds)
     assert isinstance(own, MethodSettings)
     assert isinstance(sampling, SamplingParams)
@@ -97,9 +98,9 @@ def make_settings(
     return Settings(method=method, own=own, sampling=sampling, run=run)
 
 
-def _recommended(given: Mapping[str, object]) -> Mapping[str, float]:
-    """Return what the given strategy recommends; refuse a ratio of latents that it does not have."""
-    name = given.get("strategy")
+def _recommended(given: Mapping[str, object], defaults: Mapping[str, object]) -> Mapping[str, float]:
+    """Return what the given strategy recommends; refuse a given ratio of latents that the strategy does not have."""
+    name = given.get("strategy", defaults.get("strategy"))
     if not isinstance(name, str) or name not in STRATEGIES:
         return {}
     strategy = STRATEGIES[name]
@@ -109,7 +110,7 @@ def _recommended(given: Mapping[str, object]) -> Mapping[str, float]:
                 f"the strategy {name!r} has no {modality} latents, so it does not read {modality}_ratio: leave it out, "
                 f"or choose {' or '.join(one for one, other in STRATEGIES.items() if modality in other.latents)}"
             )
-    return strategy.defaults
+    return strategy.defaults if "strategy" in given else {}
 
 
 def unread(method: str, name: str, kinds: Iterable[type[BaseModel]]) -> UsageError:
