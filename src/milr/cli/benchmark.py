@@ -22,11 +22,13 @@ from milr.cli.options import (
     ask,
     check_names,
     flag_of,
+    name_flags,
     with_settings,
 )
 from milr.cli.progress import BenchmarkProgress
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
+from milr.methods import POOLED
 from milr.models.hub import HubAccess
 from milr.runs import default_folder
 from milr.settings import make_settings
@@ -91,7 +93,7 @@ def benchmark(
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
-        make_settings(method or ("best-of-n" if pool else "milr"), given)
+        make_settings(method or (POOLED[0] if pool else "milr"), given)
         check_names(model, reward, dtype)
         screen.print(f"milr: loading what {name} needs ...")
         from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
@@ -146,6 +148,8 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions) -> None:
     screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
     if progress.ends():
         screen.print(f"tasks ended: {progress.ends()}")
+    if job.stopped is not None:
+        screen.print(f"milr: stopped, {name_flags(job.stopped)}; to go on, type: milr benchmark --resume {job.folder}")
     for line in vlm.conclusion([]):
         screen.print(line)
     typer.echo(f"run: {job.folder}")

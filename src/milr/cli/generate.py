@@ -73,7 +73,8 @@ def generate(
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {_the_model(model)} ...")
     from milr import load_model, load_reward, read_tasks, tasks_from_prompts
-    from milr.methods import Runner, load_method
+    from milr.methods import load_method
+    from milr.methods.runner import Runner
     from milr.rewards import needs_model
     from milr.rewards.panel import watch
 

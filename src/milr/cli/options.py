@@ -43,6 +43,11 @@ def flag_of(name: str) -> str:
     return _SHORT.get(name, f"--{name.replace('_', '-')}")
 
 
+def name_flags(message: str) -> str:
+    """Return a message with flags in the place of settings' names."""
+    return _NAMED.sub(lambda match: flag_of(next(name for name in match.groups() if name)), message)
+
+
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each setting, in the place of its parameter `given`.
 
@@ -61,7 +66,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
             try:
                 command(given=given, **values)
             except UsageError as error:
-                raise UsageError(_NAMED.sub(_name_flag, str(error))) from error
+                raise UsageError(name_flags(str(error))) from error
 
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_make_option(name, field))
@@ -133,7 +138,3 @@ def _make_option(name: str, field: FieldInfo) -> Any:
     option = typer.Option(*flags, help=escape(" ".join(part for part in parts if part)), rich_help_panel="Settings")
     kind: Any = field.annotation
     return Annotated[kind | None, option]
-
-
-def _name_flag(match: re.Match[str]) -> str:
-    return flag_of(next(name for name in match.groups() if name))

@@ -1,266 +1,14 @@
-"""The command line, with a fake model: what it says, what it refuses, what it leaves behind."""
+"""The command line as a whole: commands, renamed words, errors, and imports that must not happen."""
 
 from __future__ import annotations
 
-import json
-import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import milr
-from milr.cli.main import main
-from milr.config import SearchConfig
-from milr.errors import MilrError
-from milr.runs import read_run
-from milr.testing import FakeReward, fake_records
-from milr.types import StepRecord, Task
-
-APPLE, CLOCK = "a photo of a red apple", "a photo of a blue clock"
-RUN = ["generate", APPLE, "--out", "run"]
-
-
-class Stage:
-    """What stands behind the command line: tests set what the search yields and read what it was given."""
-
-    def __init__(self) -> None:
-        self.values: list[list[float]] = [[0.25, 0.5, 0.75]]
-        self.error: BaseException | None = None
-        self.defaults: dict[str, object] = {"learning_rate": 0.125, "guidance": 2.0}
-        self.loaded: list[tuple[str, str, str | None]] = []
-        self.tasks: list[Task] = []
-        self.config = SearchConfig()
-        self.method = ""
-
-    def load_model(
-        self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
-    ) -> object:
-        self.loaded.append((name, device, dtype))
-        return SimpleNamespace(name=name, folder=Path(), search_defaults=self.defaults, reads_free_prompts=False)
-
-    def load_reward(self, name: str = "icons", *, model: object = None, judges: object = None) -> FakeReward:
-        return FakeReward(name=f"{name}@1")
-
-    def load_method(self, name: str) -> Callable[..., Iterator[StepRecord]]:
-        self.method = name
-        return self.search
-
-    def search(
-        self, tasks: Sequence[Task], model: object, reward: object, config: SearchConfig
-    ) -> Iterator[StepRecord]:
-        self.tasks, self.config = list(tasks), config
-        records = fake_records(tasks, self.values)
-        if self.error is None:
-            yield from records
-            return
-        yield from (record for record in records if record.step == 0)
-        raise self.error
-
-
-@pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
-    """A stage in an empty working folder."""
-    stage = Stage()
-    for name in ("load_model", "load_reward"):
-        monkeypatch.setitem(milr.__dict__, name, getattr(stage, name))
-    monkeypatch.setattr("milr.methods.load_method", stage.load_method)
-    monkeypatch.chdir(tmp_path)
-    return stage
-
-
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must fail, and gives its one line."""
-
-    def run(*argv: str) -> str:
-        before = sorted(Path().rglob("*"))
-        assert main(argv) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.startswith("error: ")
-        assert captured.err.count("\n") == 1
-        assert sorted(Path().rglob("*")) == before
-        assert not stage.loaded  # refused before the model was loaded
-        return captured.err
-
-    return run
-
-
-def test_generate_says_what_it_does_and_where_the_run_is(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(RUN) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "milr: loading the embedded model ..."
-    assert [line for line in lines if line.startswith("step")] == [
-        "step  0/20  reward 0.25  best 0.25 at  0  0.5 s  flipped: text 0/2, image 0/1",
-        "step  1/20  reward 0.50  best 0.50 at  1  1.0 s  flipped: text 1/2, image 1/1",
-        "step  2/20  reward 0.75  best 0.75 at  2  1.5 s  out of steps  flipped: text 2/2, image 1/1",
-    ]
-    assert lines[-4].startswith("first picture: 0.25")
-    assert lines[-3].startswith("best picture:  0.75") and lines[-3].endswith("at step 2")
-    strip = Path(lines[-2].removeprefix("all pictures:  "))
-    assert strip.name == "strip.png" and strip.is_file()
-    assert lines[-1] == "run: run"
-    assert read_run("run").manifest.status == "finished"
-
-
-def test_json_is_one_object_a_task_on_standard_output(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.values = [[0.25, 0.5, 0.75], [1.0]]
-    assert main(["generate", APPLE, CLOCK, "--json"]) == 0
-    captured = capsys.readouterr()
-    apple, clock = (json.loads(line) for line in captured.out.splitlines())
-    assert list(apple) == ["prompt", "first_reward", "best_reward", "steps", "drawings", "seconds", "picture", "run"]
-    assert [apple[key] for key in list(apple)[:6]] == [APPLE, 0.25, 0.75, 2, 3, 1.5]
-    assert [clock[key] for key in list(clock)[:6]] == [CLOCK, 1.0, 1.0, 0, 1, 0.5]
-    assert Path(apple["picture"]).is_file()
-    assert Path(apple["run"]).parent == Path("runs").resolve()
-    assert read_run(apple["run"]).manifest.tasks_finished == 2
-    assert captured.err.startswith("milr: loading")
-    assert "first pictures: 0.62 on average" in captured.err
-
-
-def test_unscored_is_null_with_its_reason(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.values = [[math.nan, math.nan]]
-    assert main([*RUN, "--json"]) == 0
-    captured = capsys.readouterr()
-    outcome = json.loads(captured.out)
-    assert (outcome["first_reward"], outcome["best_reward"]) == (None, None)
-    assert outcome["reason"] == "the fake said nan"
-    assert "first picture: unscored: the fake said nan" in captured.err
-
-
-def test_settings_not_given_are_the_models_own(stage: Stage) -> None:
-    assert main([*RUN, "--lr", "0.5", "--rows", "3", "--strategy", "alt", "--seed", "9", "--stop-at", "0.7"]) == 0
-    assert stage.config == SearchConfig(
-        learning_rate=0.5, guidance=2.0, max_rows=3, strategy="alt", seed=9, stop_at=0.7
-    )
-    assert read_run("run").manifest.config == stage.config
-
-
-def test_another_method_than_the_search_spends_the_drawings(stage: Stage) -> None:
-    assert main(RUN) == 0 and stage.method == "milr"
-    assert main([*RUN[:-1], "other", "--method", "best-of-n"]) == 0 and stage.method == "best-of-n"
-    assert read_run("other").manifest.method == "best-of-n"
-
-
-def test_every_setting_of_the_search_has_an_option(stage: Stage) -> None:
-    given: dict[str, object] = {
-        "strategy": "t2v",
-        "steps": 3,
-        "text_ratio": 0.5,
-        "image_ratio": 0.25,
-        "learning_rate": 0.75,
-        "l2": 0.1,
-        "stop_at": 0.8,
-        "credit": "random",
-        "noise": "fixed",
-        "drawings_per_step": 2,
-        "guidance": 3.0,
-        "temperature": 0.9,
-        "sampler": "inverse",
-        "seed": 11,
-        "max_rows": 4,
-    }
-    assert given.keys() == SearchConfig.model_fields.keys()
-    short = {"learning_rate": "lr", "max_rows": "rows"}
-    argv = [part for name, value in given.items() for part in (f"--{short.get(name, name.replace('_', '-'))}", value)]
-    assert main([*RUN, *map(str, argv), "--device", "cuda:1", "--dtype", "float32"]) == 0
-    assert stage.config == SearchConfig.model_validate(given)
-    assert stage.loaded == [("embedded", "cuda:1", "float32")]
-
-
-def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> None:
-    Path("prompts.txt").write_text(f"{CLOCK}\n")
-    stage.values = [[0.5], [1.0]]
-    assert main([*RUN, "--prompts", "prompts.txt"]) == 0
-    assert [task.prompt for task in stage.tasks] == [APPLE, CLOCK]
-    assert [(task.index, task.task.prompt) for task in read_run("run").tasks] == [(0, APPLE), (1, CLOCK)]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("--text-ratio", "1.5", "--text-ratio 1.5: must lie in [0, 1]"),
-        ("--image-ratio", "-0.1", "--image-ratio -0.1: must lie in [0, 1]"),
-        ("--stop-at", "2", "--stop-at 2.0: must lie in [0, 1]"),
-        ("--text-ratio", "nan", "--text-ratio nan: must lie in [0, 1]"),
-        ("--steps", "-1", "--steps -1: must be at least 0"),
-        ("--lr", "-1", "--lr -1.0: must be at least 0"),
-        ("--rows", "0", "--rows 0: must be at least 1"),
-        ("--temperature", "0", "--temperature 0.0: must be above 0"),
-        ("--method", "prm", "unknown method 'prm': did you mean 'parm'?"),
-        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, steer, t2v"),
-        ("--credit", "rewards", "unknown credit 'rewards': did you mean 'reward'?"),
-        ("--noise", "loud", "unknown noise 'loud': known: fixed, fresh"),
-        ("--dtype", "bfloat", "unknown dtype 'bfloat': did you mean 'bfloat16'?"),
-        ("--reward", "icon", "unknown reward 'icon': did you mean 'icons'?"),
-        ("--model", "embeded", "unknown model 'embeded': did you mean 'embedded'?"),
-        ("--prompts", "none.txt", "--prompts none.txt: no such file"),
-        ("--steps", "many", "--steps"),
-        ("--stepz", "3", "--stepz"),
-    ],
-)
-def test_a_wrong_value_is_one_line_with_the_way_out(refused: Refused, option: str, value: str, said: str) -> None:
-    assert said in refused(*RUN, option, value)
-
-
-def test_missing_and_empty_prompts_are_refused(refused: Refused) -> None:
-    assert 'no prompt given: type milr generate "a photo' in refused("generate")
-    assert "a prompt is empty" in refused("generate", APPLE, " ")
-    assert "milr --help" in refused()
-    assert "generat" in refused("generat", APPLE)
-
-
-def test_a_run_is_never_overwritten(stage: Stage, refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(RUN) == 0
-    stage.loaded.clear()
-    kept = Path("run/run.json").read_bytes()
-    capsys.readouterr()
-    assert "holds another run; nothing was overwritten" in refused(*RUN)
-    assert Path("run/run.json").read_bytes() == kept
-
-
-def test_a_word_that_the_model_cannot_read_is_refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "a photo of a red appel"]) == 2
-    error = capsys.readouterr().err
-    assert "appel" in error and error.count("\n") == 1
-    assert not Path("runs").exists()
-
-
-def test_an_error_in_the_search_leaves_the_run_whole(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.values, stage.error = [[1.0], [0.5, 0.5]], MilrError("step 1 of task 1: the gradient is NaN")
-    assert main([*RUN, CLOCK, "--json"]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1] == (
-        "error: step 1 of task 1: the gradient is NaN (1 of 2 tasks finished and kept in run)"
-    )
-    assert json.loads(captured.out)["best_reward"] == 1.0
-    found = read_run("run")
-    assert (found.manifest.status, len(found.tasks)) == ("failed", 1)
-
-
-def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.values, stage.error = [[1.0], [0.5, 0.5]], KeyboardInterrupt()
-    assert main([*RUN, CLOCK]) == 130
-    assert "milr: interrupted; 1 of 2 tasks finished and kept in run" in capsys.readouterr().out
-    assert read_run("run").manifest.status == "interrupted"
-
-
-def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info"]) == 0
-    listed = {tuple(line.split()[:2]) for line in capsys.readouterr().out.splitlines()}
-    assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("methods", "parm")} <= listed
-    assert main(["info", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    kinds = ("models", "profiles", "rewards", "methods", "strategies", "benchmarks")
-    assert len(listed) == sum(len(told[kind]) for kind in kinds)
-    assert Path(told["embedded_model"]).is_absolute()
+from milr.cli.main import RENAMED, main
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,10 +20,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     "code",
     [
         "import milr.cli.main",
+        "import milr.cli.main; assert milr.cli.main.main(['--help']) == 0",
         "import milr.cli.main; assert milr.cli.main.main(['info']) == 0",
         "import milr.cli.main; assert milr.cli.main.main(['generate', '--help']) == 0",
         "import milr.cli.main; assert milr.cli.main.main(['generate', 'x', '--text-ratio', '2']) == 2",
-        "import milr; milr.Task, milr.SearchConfig, milr.read_run, milr.tasks_from_prompts",
+        "import milr; milr.Task, milr.read_run, milr.tasks_from_prompts",
     ],
 )
 def test_torch_is_not_imported_before_it_is_needed(code: str) -> None:
@@ -293,7 +42,34 @@ def test_the_public_names_resolve_to_what_they_say() -> None:
         _ = milr.nothing  # pyright: ignore
 
 
-def test_search_is_the_function_whoever_imports_its_module_first() -> None:
-    code = "import milr.search; from milr import search; import milr; assert callable(search) and search is milr.search"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def refuse(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.mark.parametrize("flag", [old for old in RENAMED if old.startswith("--")])
+def test_an_old_flag_is_refused_with_its_new_name(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    new = RENAMED[flag]
+    assert refuse(capsys, "generate", "a cat", flag, "x") == f"error: {flag} is now {new}: type {new} x\n"
+    assert refuse(capsys, "generate", f"{flag}=x", "a cat") == f"error: {flag} is now {new}: type {new} x\n"
+    assert refuse(capsys, "generate", "a cat", flag) == f"error: {flag} is now {new}: type {new}\n"
+
+
+def test_old_commands_are_refused_with_their_new_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refuse(capsys, "judge", "runs/x") == "error: milr judge is now milr evaluate: see milr evaluate --help\n"
+
+
+def test_every_new_name_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    helps = ""
+    for command in ("generate", "benchmark", "ablate", "evaluate"):
+        assert main([command, "--help"]) == 0
+        helps += capsys.readouterr().out
+    for new in RENAMED.values():
+        assert not new.startswith("--") or new in helps, new
+
+
+def test_words_that_only_look_like_old_ones_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is now" not in refuse(capsys, "compare", "judge", "judge")  # a folder of that name
+    assert "is now" not in refuse(capsys, "compare", "--", "--judge")

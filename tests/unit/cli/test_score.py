@@ -1,4 +1,4 @@
-"""`milr score`, judge options and panel of `milr generate`, `milr serve-judge`: through the command line."""
+"""`milr score`, VLM options and panel of `milr generate`, `milr serve-judge`: through the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milr.cli.main import main
 from milr.runs import read_run
 from tests.support.paths import DATA
 
-pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
 from milr.rewards.icons.reward import Icons, IconsSoft  # noqa: E402
 from milr.rewards.vlm.wise import LEGACY  # noqa: E402
@@ -34,9 +34,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def judge() -> Iterator[JudgeServer]:
-    with JudgeServer(Icons()) as server:
-        yield server
+def server() -> Iterator[JudgeServer]:
+    with JudgeServer(Icons()) as made:
+        yield made
 
 
 def scored(*argv: str, capsys: Out) -> list[dict[str, object]]:
@@ -44,7 +44,7 @@ def scored(*argv: str, capsys: Out) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_pictures_are_scored_for_one_prompt(capsys: Out) -> None:
+def test_images_are_scored_for_one_prompt(capsys: Out) -> None:
     assert main(["score", CATS, APPLE, "--prompt", "three cats"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"1.000  {CATS}  (correct)"
@@ -52,7 +52,7 @@ def test_pictures_are_scored_for_one_prompt(capsys: Out) -> None:
     assert lines[2] == f"{Icons().name}: 0.500 on average of 2"
 
 
-def test_each_picture_may_have_a_task_of_its_own(capsys: Out) -> None:
+def test_each_image_may_have_a_task_of_its_own(capsys: Out) -> None:
     Path("tasks.txt").write_text("three cats\na red apple left of a blue clock\n")
     rows = scored(CATS, APPLE, "--tasks", "tasks.txt", capsys=capsys)
     assert [(row["value"], row["reward"]) for row in rows] == [(1.0, Icons().name)] * 2
@@ -69,16 +69,18 @@ def test_what_cannot_be_scored_is_said(capsys: Out) -> None:
     [
         ([CATS], "give either --prompt"),
         ([CATS, "--prompt", "a cat", "--tasks", "x"], "give either --prompt"),
-        (["none.png", "--prompt", "a cat"], "no picture 'none.png'"),
-        (["text.png", "--prompt", "a cat"], "is no picture that can be read"),
-        ([CATS, CATS, "--tasks", "one.txt"], "holds 1 tasks for 2 pictures"),
+        (["none.png", "--prompt", "a cat"], "no image 'none.png'"),
+        (["text.png", "--prompt", "a cat"], "is no image that can be read"),
+        ([CATS, CATS, "--tasks", "one.txt"], "holds 1 tasks for 2 images"),
         ([CATS, "--prompt", "a cat", "--reward", "icon"], "did you mean 'icons'"),
         ([CATS, "--prompt", "a cat", "--reward", "mix:icons*x"], "has the weight 'x'"),
         ([CATS, "--prompt", "a cat", "--reward", "gpt-4o"], "set OPENAI_API_KEY"),
         ([CATS, "--prompt", "a cat", "--reward", "unified-reward"], "needs a server"),
         ([CATS, "--prompt", "a cat", "--reward", "http://127.0.0.1:9/x"], "start its server"),
-        ([CATS, "--prompt", "a cat", "--judge-budget", "lots"], "give calls or tokens"),
-        ([CATS, "--prompt", "a cat", "--judge-url", "there"], "is no URL"),
+        ([CATS, "--prompt", "a cat", "--vlm-budget", "lots"], "give calls or tokens"),
+        ([CATS, "--prompt", "a cat", "--vlm-url", "there"], "is no URL"),
+        ([CATS, "--prompt", "a cat", "--vlm-price", "2.5"], "give two prices per million tokens"),
+        ([CATS, "--prompt", "a cat", "--vlm-price=-1,2"], "give two prices per million tokens"),
     ],
 )
 def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
@@ -90,23 +92,31 @@ def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
 
 
 @pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise-verified", "unified-reward", "mix:gpt-4o+icons"])
-def test_judges_are_asked_over_the_wire(reward: str, judge: JudgeServer, capsys: Out) -> None:
+def test_vlm_judges_are_asked_over_the_wire(reward: str, server: JudgeServer, capsys: Out) -> None:
     Path("tasks.jsonl").write_text(
         "".join(json.dumps({"prompt": p, "explanation": p}) + "\n" for p in ("three cats", "three cats"))
     )
-    argv = [CATS, APPLE, "--tasks", "tasks.jsonl", "--reward", reward, "--judge-url", judge.url]
+    argv = [CATS, APPLE, "--tasks", "tasks.jsonl", "--reward", reward, "--vlm-url", server.url]
     right, wrong = scored(*argv, capsys=capsys)
     assert float(str(right["value"])) == pytest.approx(1.0, abs=1e-5)
     assert float(str(wrong["value"])) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_wise_is_judged_with_middle_marks_for_beauty(judge: JudgeServer, capsys: Out) -> None:
+def test_a_price_makes_a_cost(server: JudgeServer, capsys: Out) -> None:
+    argv = [CATS, "--prompt", "three cats", "--reward", "gpt-4o", "--vlm-url", server.url, "--vlm-price", "1000000,0"]
+    (first,) = scored(*argv, capsys=capsys)
+    assert float(str(first["cost"])) >= 1  # a dollar per token
+    (again,) = scored(*argv, capsys=capsys)
+    assert "cost" not in again  # from the cache
+
+
+def test_wise_is_judged_with_middle_marks_for_beauty(server: JudgeServer, capsys: Out) -> None:
     Path("tasks.jsonl").write_text('{"prompt": "three cats", "explanation": "cats"}\n')
-    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise", "--judge-url", judge.url, capsys=capsys)
+    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise", "--vlm-url", server.url, capsys=capsys)
     assert row["value"] == pytest.approx(0.85)
 
 
-def test_a_judges_server_knows_whose_question_it_is() -> None:
+def test_a_judge_server_knows_whose_question_it_is() -> None:
     task = Task(prompt='a "b"\n{x}', explanation="(.*)")
     protocol, found = recognise(LEGACY.fill(task))
     assert (protocol, found.prompt) == (LEGACY, 'a "b"\n{x}')
@@ -131,18 +141,18 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
 
 
 @pytest.mark.slow
-def test_generate_with_a_judge_a_panel_and_a_budget(judge: JudgeServer, capsys: Out) -> None:
+def test_generate_with_a_vlm_judge_a_panel_and_a_budget(server: JudgeServer, capsys: Out) -> None:
     argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
-    argv += ["--judge-url", judge.url, "--judge-budget", "2"]
+    argv += ["--vlm-url", server.url, "--vlm-budget", "2"]
     # A stop value that nothing is above, and texts that differ, so that no answer is cached: the budget alone ends it.
     argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"milr: judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: at most 5 calls", out)
-    assert "unscored" in out and "budget of 2 calls is spent" in out
-    assert "panel icons-soft: " in out and "judges: 2 calls" in out
+    assert re.search(r"milr: VLM judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: at most 5 calls", out)
+    assert "unscored" in out and "the budget for VLM judges, 2 calls, is spent" in out
+    assert "panel icons-soft: " in out and "VLM judges: 2 calls" in out
     run = read_run("run")
-    assert run.manifest.judges is not None and run.manifest.judges["calls"] == 2
+    assert run.manifest.vlm_usage is not None and run.manifest.vlm_usage["calls"] == 2
     assert run.manifest.panel[0] == IconsSoft().name
     last = run.tasks[0].last
     assert last.finished == "unscored" and set(last.panel_best) == {"icons-soft", "gpt-4o:p-yes"}

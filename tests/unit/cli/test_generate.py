@@ -1,0 +1,311 @@
+"""`milr generate` with a fake model: its output, its refusals, its run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import milr
+from milr.cli.main import main
+from milr.errors import MilrError
+from milr.runs import read_run
+from milr.settings import STRATEGIES, Settings, all_fields, make_settings
+from milr.testing import FakeReward, fake_records
+from milr.types import Finished, StepRecord, Task
+
+APPLE, CLOCK = "a photo of a red apple", "a photo of a blue clock"
+RUN = ["generate", APPLE, "--out", "run"]
+
+
+class Stage:
+    """Everything after the command line: tests set what the search yields and read what it was given."""
+
+    def __init__(self) -> None:
+        self.values: list[list[float]] = [[0.25, 0.5, 0.75]]
+        self.error: BaseException | None = None
+        self.change: Callable[[StepRecord], StepRecord] = lambda record: record
+        self.defaults: dict[str, object] = {"learning_rate": 0.125, "guidance": 2.0}
+        self.loaded: list[tuple[str, str, str | None]] = []
+        self.tasks: list[Task] = []
+        self.settings = Settings()
+        self.method = ""
+
+    def load_model(
+        self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
+    ) -> object:
+        def settings(method: str = "milr", **changes: object) -> Settings:
+            return make_settings(method, changes, self.defaults)
+
+        self.loaded.append((name, device, dtype))
+        return SimpleNamespace(name=name, folder=Path(), settings=settings, reads_free_prompts=False)
+
+    def load_reward(self, name: str = "icons", *, model: object = None, vlm: object = None) -> FakeReward:
+        return FakeReward(name=f"{name}@1")
+
+    def load_method(self, name: str) -> str:
+        self.method = name
+        return name
+
+    def run(
+        self, method: str, tasks: Sequence[Task], model: object, reward: object, settings: Settings
+    ) -> Iterator[StepRecord]:
+        assert method == settings.method
+        self.tasks, self.settings = list(tasks), settings
+        records = map(self.change, fake_records(tasks, self.values))
+        if self.error is None:
+            yield from records
+            return
+        yield from (record for record in records if record.step == 0)
+        raise self.error
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
+    """A stage in an empty working folder."""
+    stage = Stage()
+    for name in ("load_model", "load_reward"):
+        monkeypatch.setitem(milr.__dict__, name, getattr(stage, name))
+    monkeypatch.setattr("milr.methods.load_method", stage.load_method)
+    monkeypatch.setattr("milr.methods.runner.Runner", stage.run)
+    monkeypatch.chdir(tmp_path)
+    return stage
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must fail, and gives its one line."""
+
+    def run(*argv: str) -> str:
+        before = sorted(Path().rglob("*"))
+        assert main(argv) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert captured.err.count("\n") == 1
+        assert sorted(Path().rglob("*")) == before
+        assert not stage.loaded  # refused before the model was loaded
+        return captured.err
+
+    return run
+
+
+def test_generate_says_what_it_does_and_where_the_run_is(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RUN) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "milr: loading the embedded model ..."
+    assert [line for line in lines if line.startswith("step")] == [
+        "step  0/20  reward 0.25  best 0.25 at  0  0.5 s  flipped: text 0/2, image 0/1",
+        "step  1/20  reward 0.50  best 0.50 at  1  1.0 s  flipped: text 1/2, image 1/1",
+        "step  2/20  reward 0.75  best 0.75 at  2  1.5 s  out of steps  flipped: text 2/2, image 1/1",
+    ]
+    assert lines[-5].startswith("first image: 0.25")
+    assert lines[-4].startswith("best image:  0.75") and lines[-4].endswith("at step 2")
+    assert lines[-3] == "ended:       out of steps"
+    strip = Path(lines[-2].removeprefix("all images:  "))
+    assert strip.name == "strip.png" and strip.is_file()
+    assert lines[-1] == "run: run"
+    assert read_run("run").manifest.status == "finished"
+
+
+def test_json_is_one_object_a_task_on_standard_output(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.values = [[0.25, 0.5, 0.75], [1.0]]
+    assert main(["generate", APPLE, CLOCK, "--json"]) == 0
+    captured = capsys.readouterr()
+    apple, clock = (json.loads(line) for line in captured.out.splitlines())
+    keys = ["prompt", "first_reward", "best_reward", "steps", "drawings", "seconds", "finished"]
+    assert list(apple) == [*keys, "picture", "run"]
+    assert [apple[key] for key in keys] == [APPLE, 0.25, 0.75, 2, 3, 1.5, "out of steps"]
+    assert [clock[key] for key in keys] == [CLOCK, 1.0, 1.0, 0, 1, 0.5, "met"]
+    assert Path(apple["picture"]).is_file()
+    assert Path(apple["run"]).parent == Path("runs").resolve()
+    assert read_run(apple["run"]).manifest.tasks_finished == 2
+    assert captured.err.startswith("milr: loading")
+    assert "first images: 0.62 on average" in captured.err
+    assert "ended:       1 out of steps, 1 met" in captured.err
+
+
+def test_unscored_is_null_with_its_reason(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.values = [[math.nan, math.nan]]
+    assert main([*RUN, "--json"]) == 0
+    captured = capsys.readouterr()
+    outcome = json.loads(captured.out)
+    assert (outcome["first_reward"], outcome["best_reward"]) == (None, None)
+    assert outcome["reason"] == "the fake said nan"
+    assert "first image: unscored: the fake said nan" in captured.err
+
+
+def test_settings_not_given_are_the_models_own(stage: Stage) -> None:
+    assert main([*RUN, "--lr", "0.5", "--batch-size", "3", "--strategy", "alt", "--seed", "9", "--stop-at", "0.7"]) == 0
+    assert stage.settings == make_settings(
+        "milr",
+        {"learning_rate": 0.5, "guidance": 2.0, "batch_size": 3, "strategy": "alt", "seed": 9, "stop_at": 0.7},
+    )
+    assert read_run("run").manifest.settings == stage.settings
+
+
+def test_a_strategys_recommendations_go_before_the_models_defaults(stage: Stage) -> None:
+    assert main([*RUN, "--strategy", "steer"]) == 0
+    recommended = STRATEGIES["steer"].defaults
+    assert {name: stage.settings.get(name) for name in recommended} == recommended
+    assert main([*RUN[:-1], "other", "--strategy", "steer", "--learning-rate", "0.5"]) == 0
+    assert stage.settings.get("learning_rate") == 0.5 and stage.settings.get("text_ratio") == 1.0
+
+
+def test_another_method_than_the_search_spends_the_drawings(stage: Stage) -> None:
+    assert main(RUN) == 0 and stage.method == "milr"
+    assert main([*RUN[:-1], "other", "--method", "best-of-n"]) == 0 and stage.method == "best-of-n"
+    assert read_run("other").manifest.method == "best-of-n"
+
+
+def test_a_method_without_steps_and_latents_prints_neither(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.values, stage.change = [[1.0]], lambda record: replace(record, trace=None)
+    assert main([*RUN, "--method", "one-shot"]) == 0
+    assert "step  0  reward 1.00  best 1.00 at  0  0.5 s  met\n" in capsys.readouterr().out
+
+
+def test_every_setting_has_an_option(stage: Stage) -> None:
+    given: dict[str, object] = {
+        "strategy": "t2v",
+        "steps": 3,
+        "text_ratio": 0.5,
+        "image_ratio": 0.25,
+        "learning_rate": 0.75,
+        "l2": 0.1,
+        "gradient": "random",
+        "noise": "fixed",
+        "drawings_per_step": 2,
+        "guidance": 3.0,
+        "temperature": 0.9,
+        "sampler": "inverse",
+        "seed": 11,
+        "stop_at": 0.8,
+        "batch_size": 4,
+        "max_drawings": 2.5,
+        "max_seconds": 10.0,
+        "max_reward_calls": 30,
+        "max_cost": 0.5,
+        "total_drawings": 20.0,
+        "total_seconds": 100.0,
+        "total_reward_calls": 300,
+        "total_cost": 1.5,
+    }
+    assert given.keys() == all_fields().keys()
+    argv = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert main([*RUN, *map(str, argv), "--device", "cuda:1", "--dtype", "float32"]) == 0
+    assert stage.settings == make_settings("milr", given)
+    assert stage.loaded == [("embedded", "cuda:1", "float32")]
+
+
+@pytest.mark.parametrize("reason", ["out of time", "out of reward calls", "out of drawings", "out of money"])
+def test_a_limits_name_is_on_the_line_and_at_the_end(
+    stage: Stage, reason: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.change = lambda record: replace(record, finished=record.finished and reason)
+    assert main(RUN) == 0
+    out = capsys.readouterr().out
+    assert f"1.5 s  {reason}  flipped" in out and f"ended:       {reason}\n" in out
+
+
+def test_a_task_that_ends_without_new_images_keeps_its_best(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut(record: StepRecord) -> StepRecord:
+        return record if record.step < 2 else replace(record, images=(), scores=(), trace=None, finished="cancelled")
+
+    stage.values, stage.change = [[0.75, 0.5, 0.25]], cut
+    assert main([*RUN, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["finished"] == "cancelled" and json.loads(captured.out)["best_reward"] == 0.75
+    assert "step  2/20  best 0.75 at  0  1.5 s  cancelled\n" in captured.err
+
+
+def test_what_paid_judges_cost_is_in_the_json(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.change = lambda record: replace(record, cost=0.25 * (record.step + 1))
+    assert main([*RUN, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cost"] == 0.75
+
+
+def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> None:
+    Path("prompts.txt").write_text(f"{CLOCK}\n")
+    stage.values = [[0.5], [1.0]]
+    assert main([*RUN, "--prompts", "prompts.txt"]) == 0
+    assert [task.prompt for task in stage.tasks] == [APPLE, CLOCK]
+    assert [(task.index, task.task.prompt) for task in read_run("run").tasks] == [(0, APPLE), (1, CLOCK)]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--text-ratio", "1.5", "--text-ratio 1.5: must be in [0, 1]"),
+        ("--image-ratio", "-0.1", "--image-ratio -0.1: must be in [0, 1]"),
+        ("--stop-at", "2", "--stop-at 2.0: must be in [0, 1]"),
+        ("--text-ratio", "nan", "--text-ratio nan: must be in [0, 1]"),
+        ("--steps", "-1", "--steps -1: must be at least 0"),
+        ("--lr", "-1", "--lr -1.0: must be at least 0"),
+        ("--max-seconds", "0", "--max-seconds 0.0: must be above 0"),
+        ("--vlm-price", "2.5", "--vlm-price 2.5: give two prices"),
+        ("--batch-size", "0", "--batch-size 0: must be at least 1"),
+        ("--temperature", "0", "--temperature 0.0: must be above 0"),
+        ("--method", "prm", "unknown method 'prm': did you mean 'parm'?"),
+        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, steer, t2v"),
+        ("--gradient", "rewards", "unknown gradient 'rewards': did you mean 'reward'?"),
+        ("--noise", "loud", "unknown noise 'loud': known: fixed, fresh"),
+        ("--dtype", "bfloat", "unknown dtype 'bfloat': did you mean 'bfloat16'?"),
+        ("--reward", "icon", "unknown reward 'icon': did you mean 'icons'?"),
+        ("--model", "embeded", "unknown model 'embeded': did you mean 'embedded'?"),
+        ("--prompts", "none.txt", "--prompts none.txt: no such file"),
+        ("--steps", "many", "--steps"),
+        ("--stepz", "3", "--stepz"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_the_way_out(refused: Refused, option: str, value: str, said: str) -> None:
+    assert said in refused(*RUN, option, value)
+
+
+def test_missing_and_empty_prompts_are_refused(refused: Refused) -> None:
+    assert 'no prompt given: type milr generate "a photo' in refused("generate")
+    assert "a prompt is empty" in refused("generate", APPLE, " ")
+    assert "milr --help" in refused()
+    assert "generat" in refused("generat", APPLE)
+
+
+def test_a_run_is_never_overwritten(stage: Stage, refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RUN) == 0
+    stage.loaded.clear()
+    kept = Path("run/run.json").read_bytes()
+    capsys.readouterr()
+    assert "holds another run; nothing was overwritten" in refused(*RUN)
+    assert Path("run/run.json").read_bytes() == kept
+
+
+def test_a_word_that_the_model_cannot_read_is_refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a photo of a red appel"]) == 2
+    error = capsys.readouterr().err
+    assert "appel" in error and error.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_an_error_in_the_search_leaves_the_run_whole(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.values, stage.error = [[1.0], [0.5, 0.5]], MilrError("step 1 of task 1: the gradient is NaN")
+    assert main([*RUN, CLOCK, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1] == (
+        "error: step 1 of task 1: the gradient is NaN (1 of 2 tasks finished and kept in run)"
+    )
+    assert json.loads(captured.out)["best_reward"] == 1.0
+    found = read_run("run")
+    assert (found.manifest.status, len(found.tasks)) == ("failed", 1)
+
+
+def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.values, stage.error = [[1.0], [0.5, 0.5]], KeyboardInterrupt()
+    assert main([*RUN, CLOCK]) == 130
+    assert "milr: interrupted; 1 of 2 tasks finished and kept in run" in capsys.readouterr().out
+    assert read_run("run").manifest.status == "interrupted"

@@ -1,0 +1,41 @@
+"""`milr info`: every name, its settings, and their JSON schemas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from milr.cli.main import main
+from milr.methods import METHODS
+from milr.settings import METHOD_SETTINGS, RunSettings, SamplingParams
+
+
+def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = {tuple(line.split()[:2]) for line in lines}
+    assert {("models", "embedded"), ("rewards", "icons"), ("strategies", "joint"), ("methods", "parm")} <= listed
+    assert {("gradients", "zero"), ("samplers", "inverse"), ("noises", "fixed")} <= listed
+    (milr,) = (line for line in lines if line.split()[:2] == ["methods", "milr"])
+    assert milr.endswith(f"[{', '.join(METHOD_SETTINGS['milr'].model_fields)}]")
+    (one_shot,) = (line for line in lines if line.split()[:2] == ["methods", "one-shot"])
+    assert "[" not in one_shot
+    assert main(["info", "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    kinds = set(known) - {"version", "settings", "embedded_model"}
+    assert len(lines) == len(listed) == sum(len(known[kind]) for kind in kinds)
+    assert Path(known["embedded_model"]).is_absolute()
+
+
+def test_json_has_a_schema_for_each_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    schemas = json.loads(capsys.readouterr().out)["settings"]
+    assert schemas.keys() == METHODS.keys()
+    for method, schema in schemas.items():
+        kinds = (METHOD_SETTINGS[method], SamplingParams, RunSettings)
+        assert list(schema["properties"]) == [name for kind in kinds for name in kind.model_fields]
+        assert all(field["description"] for field in schema["properties"].values())
+    assert schemas["milr"]["properties"]["strategy"]["enum"] == ["joint", "alt", "t2v", "steer"]
+    assert "steps" not in schemas["one-shot"]["properties"]

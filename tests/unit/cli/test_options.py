@@ -1,0 +1,94 @@
+"""Options of the settings: derived from their models, and refused where the method does not read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from milr.cli.main import main
+from milr.settings import METHOD_SETTINGS, OneOf, all_fields
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no help is wrapped."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000)
+
+
+def read_help(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    assert main([command, "--help"]) == 0
+    rows = [line.strip("│ ").split(None, 2) for line in capsys.readouterr().out.splitlines() if "--" in line]
+    return {row[0].split(",")[0]: " ".join(row) for row in rows}
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("command", ["generate", "benchmark"])
+def test_help_is_derived_from_the_settings(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    helps = read_help(command, capsys)
+    for name, field in all_fields().items():
+        line = helps[f"--{name.replace('_', '-')}"]
+        assert field.description and " ".join(field.description.split()) in line
+        for choice in field.metadata:
+            assert not isinstance(choice, OneOf) or all(entry.summary in line for entry in choice.table.values())
+        readers = [method for method, settings in METHOD_SETTINGS.items() if name in settings.model_fields]
+        assert line.endswith(f"[{', '.join(readers)}]") == bool(readers), name
+    assert "--lr" in helps["--learning-rate"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer"),
+    [
+        (
+            "generate cat --method best-of-n --strategy alt",
+            "the method 'best-of-n' does not read --strategy; milr does: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --method best-of-n-sampled --lr 0.1",
+            "the method 'best-of-n-sampled' does not read --lr; milr does: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --method one-shot --steps 3",
+            "the method 'one-shot' does not read --steps; best-of-n, best-of-n-sampled, parm, reflection, milr, "
+            "consensus, keep-right, grid-prune do: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --method text-reasoning --text-ratio 0",
+            "the method 'text-reasoning' does not read --text-ratio; milr does: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --method parm --gradient zero",
+            "the method 'parm' does not read --gradient; milr does: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --method reflection --noise fixed",
+            "the method 'reflection' does not read --noise; milr does: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --method consensus --l2 0.1",
+            "the method 'consensus' does not read --l2; milr does: leave it out, or choose another method",
+        ),
+        (
+            "benchmark icons --method keep-right --image-ratio 0.1",
+            "the method 'keep-right' does not read --image-ratio; milr does: leave it out, or choose another method",
+        ),
+        (
+            "benchmark icons --method grid-prune --drawings-per-step 4",
+            "the method 'grid-prune' does not read --drawings-per-step; milr does: leave it out, or choose another "
+            "method",
+        ),
+        (
+            "benchmark icons --pool 8 --strategy steer",
+            "the method 'best-of-n' does not read --strategy; milr does: leave it out, or choose another method",
+        ),
+        (
+            "generate cat --strategy steer --image-ratio 0.1",
+            "the strategy 'steer' has no image latents, so it does not read --image-ratio: leave it out, or choose "
+            "joint or alt or t2v",
+        ),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused_at_once(
+    argv: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv.split()) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"error: {answer}\n")  # no line says that anything is being loaded
