@@ -195,13 +195,14 @@ class BenchmarkJob:
             totals = _Totals(manifest.settings)
             for image in range(manifest.images_per_prompt):
                 indices = [index for index, its_image in left if its_image == image]
-                left_of = totals.left()
-                self.stopped = self.stopped or next(
-                    (f"{name} is reached" for name, n in left_of.items() if n <= 0), None
-                )
+                allowed = totals.left()
+                spent = [name for name, amount in allowed.items() if amount <= 0]
+                self.stopped = f"{spent[0]} is reached" if spent else self.stopped
                 if indices and self.stopped is None:
-                    settings = manifest.settings.change(seed=manifest.settings.run.seed + image, **left_of)
+                    settings = manifest.settings.change(seed=manifest.settings.run.seed + image, **allowed)
                     yield from self._run_image(manifest, settings, indices, image, totals)
+            if not writer.remaining():
+                self.stopped = None
 
     def table(self) -> Table:
         """Return the table of all tasks that have finished, in this session and before."""

@@ -1,7 +1,7 @@
 """Sweeps: a recipe says which runs belong together; here they are planned, made and resumed.
 
-A recipe is a TOML file of at most fifteen lines in assets/recipes, or anywhere. It states hardware, duration and the
-score to expect; what nobody has measured says so.
+A recipe is a TOML file of at most fifteen lines in the folder `recipes` beside this module, or anywhere. It states
+hardware, duration and the score to expect; what nobody has measured says so.
 """
 
 from __future__ import annotations
@@ -11,30 +11,40 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
-from milr.config import SearchConfig
 from milr.errors import UsageError, unknown_name
 from milr.files import LOCK, hold, write_text
 from milr.methods import METHODS, POOLED
 from milr.methods.latents import count_latents
-from milr.models import MODELS, embedded_folder
-from milr.report.comparison import without_credit
+from milr.models import MODELS, find_model
+from milr.report.comparison import without_gradient
 from milr.runs import read_manifest
 from milr.runs.layout import MANIFEST
+from milr.settings import (
+    METHOD_SETTINGS,
+    STRATEGIES,
+    RunSettings,
+    SamplingParams,
+    StepSettings,
+    all_fields,
+    make_settings,
+)
+
+if TYPE_CHECKING:
+    from milr.rewards.vlm.client import VlmClient
 
 UNMEASURED = "not measured yet"
 PLAN = "plan.json"
-EMBEDDED = "embedded"
 EVERY = "*"
 """As a run's method: every method there is."""
-_FOLDER = Path(__file__).parent.parent / "assets" / "recipes"
+_FOLDER = Path(__file__).parent / "recipes"
 
-Settings = Mapping[str, Any]
-"""Fields of `BenchmarkSettings` and of `SearchConfig` side by side, and `image_latents`: a number, or "all".
+Values = Mapping[str, Any]
+"""Fields of `BenchmarkSettings` and settings of methods side by side, and `image_latents`: a number, or "all".
 
 A `pool` of 0 is none: then no pool that is given for all runs is either."""
 
@@ -52,15 +62,15 @@ class Recipe(BaseModel):
     expected: str = UNMEASURED
     """Score with interval, and the run that it comes from."""
     settings: dict[str, Any] = {}
-    """Of all runs."""
-    twins: bool = False
-    """Add to every search of latents its twin without credit, which a result needs, where no other run is that twin."""
+    """Of all runs; a run whose method does not read one does without it."""
+    controls: bool = False
+    """Add to every search of latents its zero-gradient control, which a result needs, unless another run is it."""
     seeds: int = Field(default=1, ge=1)
     """How many seeds, counted from the first."""
     then: tuple[str, ...] = ()
     """Recipes whose runs follow, on this one's benchmark; their settings go before this one's."""
     runs: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """What each run changes; the first is the baseline."""
+    """What each run changes; the first is the baseline. A setting that the run's method does not read is an error."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +82,17 @@ class PlannedRun:
     settings: BenchmarkSettings
 
 
-Runner = Callable[[BenchmarkSettings, Path], None]
+MakeRun = Callable[[BenchmarkSettings, Path], None]
 """Makes a run in that folder, or goes on with the one that it holds."""
 
 
 def recipe_names() -> list[str]:
-    """Of the recipes that come with milr."""
+    """Return the names of the recipes that come with milr."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a file.
+    """Return a recipe by name, or from a file.
 
     Raises:
         UsageError: No such recipe, or a file that is none.
@@ -101,24 +111,24 @@ def read_recipe(name: str) -> Recipe:
 
 
 def plan_runs(
-    recipe: Recipe, given: Settings | None = None, *, twins: bool | None = None, seeds: int | None = None
+    recipe: Recipe, given: Values | None = None, *, controls: bool | None = None, seeds: int | None = None
 ) -> list[PlannedRun]:
-    """The runs of a sweep, the baseline first; nothing is loaded but the model's config.
+    """Return the runs of a sweep, the baseline first; nothing is loaded but the model's config.
 
     All runs come under the first seed before any comes under the next.
 
     Args:
         recipe: What to sweep; the recipes that it names follow it, seed by seed.
-        given: What the user says of all runs; goes before the recipe's own settings, not before what a run changes.
-        twins: None leaves it to the recipe.
+        given: What the user asks of all runs; goes before the recipe's own settings, not before what a run changes.
+        controls: Whether to add zero-gradient controls; None leaves it to the recipe.
         seeds: How many, for the recipe's own runs; None leaves it to the recipe.
 
     Raises:
-        UsageError: A setting that there is not, or one that no run can take.
+        UsageError: An unknown setting, or one that a run changes and its method does not read.
     """
     given = given or {}
     own = {"benchmark": recipe.benchmark, **recipe.settings, **given}
-    parts: list[tuple[Recipe, Settings, Settings, int]] = [(recipe, own, {}, seeds or recipe.seeds)]
+    parts: list[tuple[Recipe, Values, Values, int]] = [(recipe, own, {}, seeds or recipe.seeds)]
     for one in map(read_recipe, recipe.then):
         common = {**own, **one.settings, **given}
         told = {k: common[k] for k in one.settings if common[k] != own.get(k) or k not in recipe.settings}
@@ -126,11 +136,12 @@ def plan_runs(
     planned: dict[str, PlannedRun] = {}
     for number in range(max(many for *_, many in parts)):
         for part, common, told, _ in (part for part in parts if number < part[-1]):
-            later: Settings = {"seed": int(common.get("seed", 0)) + number} if number else {}
-            for change, is_twin in _changes(part, common, part.twins if twins is None else twins):
-                run = PlannedRun(_name({**told, **change, **later}), _settings({**common, **change, **later}))
+            later: Values = {"seed": int(common.get("seed", 0)) + number} if number else {}
+            for change, is_control in _changes(part, common, part.controls if controls is None else controls):
+                name = _name({**_read_by(told, common, change), **change, **later})
+                run = PlannedRun(name, _settings({**_read_by(common, common, change), **change, **later}))
                 check_settings(run.settings)
-                if any(_same(run.settings, other.settings, as_twins=is_twin) for other in planned.values()):
+                if any(_same(run.settings, other.settings, as_controls=is_control) for other in planned.values()):
                     continue
                 if run.name in planned:
                     raise UsageError(f"{recipe.title}: two runs would be called {run.name}: leave one of them out")
@@ -138,88 +149,109 @@ def plan_runs(
     return list(planned.values())
 
 
-def _changes(recipe: Recipe, common: Settings, twins: bool) -> Iterator[tuple[Settings, bool]]:
-    """What each run changes, and whether it is a twin that was added."""
+def _changes(recipe: Recipe, common: Values, controls: bool) -> Iterator[tuple[Values, bool]]:
+    """Yield what each run changes, and whether it is a control that was added."""
     for change in recipe.runs:
         for one in _every_method(change, common):
             yield one, False
-            for twin in _twin({**common, **one}, one) if twins else ():
-                yield twin, True
+            for control in _control({**common, **one}, one) if controls else ():
+                yield control, True
 
 
-def _same(one: BenchmarkSettings, other: BenchmarkSettings, *, as_twins: bool) -> bool:
-    """Whether two runs are the same; as twins also where they draw the same without credit."""
+def _read_by(values: Values, common: Values, change: Values) -> Values:
+    """Return those of the values that the method of a run reads, and all that are no settings of methods."""
+    run = {**common, **change}
+    method, strategy = str(run.get("method") or "milr"), STRATEGIES.get(str(run.get("strategy", "joint")))
+    known = all_fields()
+    if method not in METHOD_SETTINGS or strategy is None:
+        return values  # an unknown name is refused with its nearest match where the settings are checked
+    kinds = (METHOD_SETTINGS[method], SamplingParams, RunSettings)
+    read = {name for kind in kinds for name in kind.model_fields}
+    read -= {f"{modality}_ratio" for modality in {"text", "image"}.difference(strategy.latents)}
+    read |= {"image_latents"} if "image_ratio" in read else set()
+    return {name: value for name, value in values.items() if name in read or name not in (*known, "image_latents")}
+
+
+def _same(one: BenchmarkSettings, other: BenchmarkSettings, *, as_controls: bool) -> bool:
+    """Return whether two runs are the same; as controls also if they draw the same with a zero gradient."""
     one, other = (run.model_copy(update={"method": run.method or "milr"}) for run in (one, other))
-    if not as_twins or one.model != EMBEDDED:
+    if not as_controls or one.model not in MODELS:
         return one == other
-    plain = [run.model_copy(update={"search": without_credit(run.search)}) for run in (one, other)]
+    plain = [run.model_copy(update={"settings": without_gradient(run.settings)}) for run in (one, other)]
     return plain[0] == plain[1]
 
 
-def _every_method(change: Settings, common: Settings) -> Iterator[Settings]:
-    """The change itself; for `EVERY`, one for each method, pools where drawings are independent, unless it says not."""
+def _every_method(change: Values, common: Values) -> Iterator[Values]:
+    """Yield the change itself; for `EVERY`, one for each method, without the settings that the method does not read.
+
+    Methods whose drawings are independent get a pool, unless the change says not.
+    """
     if change.get("method") != EVERY:
         yield change
         return
-    steps = int(common.get("steps", SearchConfig.model_fields["steps"].default))
+    steps = int({**common, **change}.get("steps", StepSettings.model_fields["steps"].default))
     for name in METHODS:
+        one = {**_read_by(change, common, {**change, "method": name}), "method": name}
         pooled = name in POOLED and "pool" not in change
-        yield {**change, "method": name, **({"pool": common.get("pool", steps + 1)} if pooled else {})}
+        yield {**one, **({"pool": common.get("pool", steps + 1)} if pooled else {})}
 
 
-def _twin(settings: Settings, change: Settings) -> Sequence[Settings]:
-    """The same search without credit; nothing for what is no search with the reward's credit."""
-    is_search = settings.get("method", "milr") == "milr" and settings.get("credit", "reward") == "reward"
-    return [{**change, "credit": "zero"}] if is_search else []
+def _control(values: Values, change: Values) -> Sequence[Values]:
+    """Return the zero-gradient control; nothing for what is no search with the reward's gradient."""
+    is_search = values.get("method", "milr") == "milr" and values.get("gradient", "reward") == "reward"
+    return [{**change, "gradient": "zero"}] if is_search else []
 
 
-def _name(change: Settings) -> str:
-    """What a run's folder is called: what it changes."""
+def _name(change: Values) -> str:
+    """Return the name of a run's folder: what the run changes."""
     parts = [f"{key}-{value}" for key, value in change.items() if (key, value) != ("pool", 0)]
     text = "_".join(parts) or "default"
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
 
 
-def _settings(values: Settings) -> BenchmarkSettings:
-    """Sort flat settings into the benchmark's and the search's."""
+def _settings(values: Values) -> BenchmarkSettings:
+    """Sort flat values into the benchmark's and the method's."""
     values = dict(values)
     if values.get("method", "milr") not in POOLED or not values.get("pool"):
         values.pop("pool", None)
     if "pool" in values:
         values.pop("steps", None)  # a pool says itself how many are drawn
     if "image_latents" in values:
-        ratio = _ratio(values.pop("image_latents"), str(values.get("model", EMBEDDED)))
+        model = values.get("model", BenchmarkSettings.model_fields["model"].default)
+        ratio = _ratio(values.pop("image_latents"), str(model))
         values |= {} if ratio is None else {"image_ratio": ratio}
-    known = [name for name in BenchmarkSettings.model_fields if name != "search"]
+    own = [name for name in BenchmarkSettings.model_fields if name != "settings"]
+    known = all_fields()
     for name in values:
-        if name not in known and name not in SearchConfig.model_fields:
-            raise unknown_name("setting", name, [*known, *SearchConfig.model_fields, "image_latents"])
-    search = {name: value for name, value in values.items() if name in SearchConfig.model_fields}
-    rest = {name: value for name, value in values.items() if name in known}
+        if name not in own and name not in known:
+            raise unknown_name("setting", name, [*own, *known, "image_latents"])
     try:
-        SearchConfig.model_validate(search)
-        return BenchmarkSettings.model_validate({**rest, "search": search})
+        return BenchmarkSettings.model_validate(
+            {
+                **{name: value for name, value in values.items() if name in own},
+                "settings": {name: value for name, value in values.items() if name in known},
+            }
+        )
     except ValidationError as error:
         wrong = error.errors()[0]
         raise UsageError(f"{'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {wrong['msg']}") from None
 
 
 def _ratio(latents: int | str, model: str) -> float | None:
-    """The image_ratio that makes so many positions of the model's drawings latents; None where its own does already."""
+    """Return the image_ratio that makes so many image positions of the model latents; None if its own does already."""
     from milr.models.checkpoint import open_checkpoint
 
-    folder = embedded_folder(model) if model in MODELS else Path(model)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(find_model(model, weights=False), weights=False)
     many = checkpoint.capabilities.image_tokens
     if latents == "all":
         return 1.0
     if not isinstance(latents, int) or not 0 <= latents <= many:
         raise UsageError(f'image_latents {latents!r}: give a number from 0 to {many}, or "all"')
-    usual = SearchConfig.model_validate(dict(checkpoint.settings.search)).image_ratio
+    usual: float = make_settings("milr", defaults=checkpoint.settings.search).get("image_ratio")
     return None if count_latents(usual, many)[0] == latents else latents / many
 
 
-def run_plan(planned: Sequence[PlannedRun], out: Path, run: Runner) -> Iterator[tuple[PlannedRun, Path, bool]]:
+def run_plan(planned: Sequence[PlannedRun], out: Path, run: MakeRun) -> Iterator[tuple[PlannedRun, Path, bool]]:
     """Make the runs that are not finished yet, one after another; other processes may do the same at the same time.
 
     A run that another process is making is passed over, and asked for again while there is anything else to do: what
@@ -274,8 +306,8 @@ def _note_plan(planned: Sequence[PlannedRun], out: Path) -> None:
             write_text(kept, json.dumps({**before, **wanted}, indent=2) + "\n")
 
 
-def start_or_resume(settings: BenchmarkSettings, folder: Path, **judges: Any) -> BenchmarkJob:
-    """The run's job: begun, or gone on with where the folder holds one."""
+def start_or_resume(settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None) -> BenchmarkJob:
+    """Begin a run, or go on with the one that the folder holds."""
     if (folder / MANIFEST).exists():
-        return BenchmarkJob.resume(folder, **judges)
-    return BenchmarkJob.begin(settings, folder, **judges)
+        return BenchmarkJob.resume(folder, vlm)
+    return BenchmarkJob.begin(settings, folder, vlm)

@@ -1,8 +1,8 @@
 """Entries beside a baseline, prompt by prompt: what `milr compare` prints and the page repeats.
 
-A difference between two methods is a result only beside its interval, the drawings that were spent, the judge's name,
-and, for a search of latents, its twin without credit: the image is drawn anew at every step, so that a search that
-learns nothing gains too.
+A difference between two methods is a result only beside its interval, the drawings that were spent, the evaluator's
+name, and, for a search of latents, its zero-gradient control: the image is drawn anew at every step, so that a search
+that learns nothing gains too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.errors import UsageError, unknown_name
-from milr.methods.strategies import STRATEGIES
 from milr.report.entries import Entry, settings_of
 from milr.report.statistics import OVERALL, Estimate, Floats, area, bootstrap, mean_by_prompt
 from milr.report.tables import Cell, Row, Table
+from milr.settings import STRATEGIES
 
 _MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
 """Settings that say how latents move."""
@@ -33,7 +33,7 @@ Summary = Mapping[str, Mapping[str, Estimate]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Entries of one benchmark and one judge."""
+    """Entries of one benchmark and one evaluator."""
 
     baseline: Entry
     entries: tuple[Entry, ...]
@@ -61,8 +61,8 @@ def compare(entries: Sequence[Entry], baseline: str | None = None, *, seed: int 
         seed: Of the bootstrap.
 
     Raises:
-        UsageError: No such baseline, or an entry that cannot be compared with it: another benchmark, another judge, or
-            no prompt in common.
+        UsageError: No such baseline, or an entry that cannot be compared with it: another benchmark, another evaluator,
+            or no prompt in common.
     """
     base = _find_baseline(entries, baseline)
     for entry in entries:
@@ -122,19 +122,19 @@ def _check_pair(entry: Entry, base: Entry) -> None:
     if entry.manifest.benchmark != base.manifest.benchmark:
         ours, theirs = entry.manifest.benchmark, base.manifest.benchmark
         raise UsageError(f"{where} ran different benchmarks ({ours} and {theirs}): compare runs of one benchmark")
-    if _judge(entry) != _judge(base):
+    if _evaluator(entry) != _evaluator(base):
         raise UsageError(
-            f"{where} have different judges ({_judge(entry)} and {_judge(base)}), whose numbers do not compare: "
-            f"let one judge look at both: milr benchmark --judge"
+            f"{where} have different evaluators ({_evaluator(entry)} and {_evaluator(base)}), whose numbers do not "
+            "compare: let one evaluator score both: milr evaluate RUN --evaluator NAME"
         )
     if not set(entry.outcomes.prompts) & set(base.outcomes.prompts):
         raise UsageError(f"{where} have no prompt in common: compare runs of the same prompts")
 
 
-def _judge(entry: Entry) -> str:
+def _evaluator(entry: Entry) -> str:
     """What gave the headline numbers."""
     manifest = entry.manifest
-    return manifest.reward if manifest.judge is None else manifest.judge
+    return manifest.reward if manifest.evaluator is None else manifest.evaluator
 
 
 def _budgets(entries: Sequence[Entry]) -> list[int]:
@@ -177,21 +177,21 @@ def _flags(entries: Sequence[Entry], base: Entry) -> list[str]:
 
 def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[str]:
     manifest = entry.manifest
-    if needs_twin(entry) and find_twin(entry, entries) is None:
+    if needs_control(entry) and find_control(entry, entries) is None:
         yield (
-            "not a result, since no run with the same settings and --credit zero stands beside it, so that what the "
-            "latents add cannot be told from mere redrawing"
+            "not a result, since no run is its zero-gradient control (the same settings and --gradient zero), so that "
+            "what the latents add cannot be told from mere redrawing"
         )
     for run in entry.runs:
         if run.manifest.status != "finished":
             yield f"{run.folder} is not finished ({run.manifest.status}, {len(run.tasks)} searches in it)"
-    if not entry.judged:
-        yield f"no judge but the reward {manifest.reward} itself, so nothing is free of hacking it"
-    elif manifest.judge == manifest.reward:
-        yield f"the judge is the reward {manifest.reward}: an oracle's score"
+    if not entry.evaluated:
+        yield f"no evaluator but the reward {manifest.reward} itself, so nothing is free of hacking it"
+    elif manifest.evaluator == manifest.reward:
+        yield f"the evaluator is the reward {manifest.reward}: an oracle's score"
     missing = int(np.isnan(entry.answers([float("inf")])).sum())
     if missing:
-        yield f"{missing} of {len(entry.outcomes.prompts)} answers could not be judged and are left out"
+        yield f"{missing} of {len(entry.outcomes.prompts)} answers could not be evaluated and are left out"
     if entry is base:
         return
     if manifest.reward != base.manifest.reward:
@@ -217,32 +217,33 @@ def seeds_by_prompt(entry: Entry, prompts: set[str]) -> dict[str, list[int]]:
     return found
 
 
-def needs_twin(entry: Entry) -> bool:
-    """Whether latents were moved by a reward, so that only the difference to a twin without credit is their doing."""
-    moved = any(step.moved for run in entry.runs for task in run.tasks for step in task.steps)
-    return moved and entry.config.credit == "reward"
-
-
-def find_twin(entry: Entry, entries: Sequence[Entry], credit: str = "zero") -> Entry | None:
-    """The entry that has the same settings but that credit.
-
-    Without credit nothing moves, so that what says how latents move is the same to it: of the embedded model, whose
-    text is never sampled anew where it does not move, any entry that draws the same is the twin.
-    """
-    wanted = settings_of(entry.manifest) | {"credit": credit}
-    found = next((other for other in entries if settings_of(other.manifest) == wanted), None)
-    if found is not None or credit != "zero" or not entry.embedded:
-        return found
-    return next(
-        (other for other in entries if without_credit(settings_of(other.manifest)) == without_credit(wanted)), None
+def needs_control(entry: Entry) -> bool:
+    """Return whether latents were moved by a reward, so that only the difference to a control is their doing."""
+    moved = any(
+        step.trace is not None and step.trace.moved for run in entry.runs for task in run.tasks for step in task.steps
     )
+    return moved and entry.settings.get("gradient") == "reward"
 
 
-def without_credit(settings: Mapping[str, object]) -> dict[str, object]:
-    """What a search in which nothing moves hangs on.
+def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero") -> Entry | None:
+    """Return the entry that has the same settings but that ablation of the gradient.
 
-    How many image tokens are latents stays: they are sampled behind the states of the first drawing's tokens, not
-    behind each other.
+    With a zero gradient nothing moves, so the settings of the movement make no difference: for the embedded model,
+    whose text is never sampled anew where it does not move, any entry that draws the same is the control.
+    """
+    wanted = settings_of(entry.manifest) | {"gradient": gradient}
+    found = next((other for other in entries if settings_of(other.manifest) == wanted), None)
+    if found is not None or gradient != "zero" or not entry.embedded:
+        return found
+    still = without_gradient(wanted)
+    return next((other for other in entries if without_gradient(settings_of(other.manifest)) == still), None)
+
+
+def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that a search depends on if nothing moves.
+
+    The number of image tokens that are latents stays: they are sampled from the hidden states of the first image's
+    tokens, not from those of one another.
     """
     kept = {name: value for name, value in settings.items() if name not in _MOVING}
     strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
@@ -251,8 +252,8 @@ def without_credit(settings: Mapping[str, object]) -> dict[str, object]:
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Scores, paired differences, what latents add, scores by tag, and differences at equal wall-clock time."""
-    base, judge = comparison.baseline, _judge(comparison.baseline)
-    where = f"{base.manifest.benchmark or 'own prompts'}, judged by {judge}"
+    base, evaluator = comparison.baseline, _evaluator(comparison.baseline)
+    where = f"{base.manifest.benchmark or 'own prompts'}, evaluated by {evaluator}"
     heads = [f"after {column}" if column.isdigit() else column for column in comparison.columns]
     scores = Table(
         f"Scores after so many drawings: {where}",
@@ -279,8 +280,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         ("searches", "drawings", "tokens", "reward calls", "s a drawing"),
         tuple(Row(mark(entry), tuple(_spent(entry))) for entry in comparison.entries),
         (
-            "Drawings, tokens and reward calls: a search, on average. Seconds: wall time over drawings, the judge's "
-            "time left out.",
+            "Drawings, tokens and reward calls: a search, on average. Seconds: wall time over drawings, the "
+            "evaluator's time left out.",
         ),
         key="spent",
     )
@@ -337,18 +338,18 @@ def _reaches(comparison: Comparison) -> str:
 
 
 def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) -> list[Table]:
-    """Each search with the reward's credit minus its twins with another; nothing where there is no such search."""
+    """Each search with the reward's gradient minus its controls; nothing if there is no such search."""
     rows: list[Row] = []
-    for entry in filter(needs_twin, comparison.entries):
-        for credit in ("zero", "random", "negated"):
-            twin = find_twin(entry, comparison.entries, credit)
-            if twin is not None:
-                found = compare((twin, entry)).differences[entry.label]
+    for entry in filter(needs_control, comparison.entries):
+        for gradient in ("zero", "random", "negated"):
+            control = find_control(entry, comparison.entries, gradient)
+            if control is not None:
+                found = compare((control, entry)).differences[entry.label]
                 cells = [Cell.of(found[OVERALL].get(column), signed=True) for column in comparison.columns]
-                rows.append(Row(f"{mark(entry)} - credit {credit}", tuple(cells)))
+                rows.append(Row(f"{mark(entry)} - gradient {gradient}", tuple(cells)))
     if not rows:
         return []
-    note = "The image is drawn anew at every step, so that only the difference to these twins is the latents' doing."
+    note = "The image is drawn anew at every step, so that only the difference to these controls is the latents' doing."
     return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note,), key="latents")]
 
 

@@ -1,7 +1,7 @@
 """What is compared: runs of the same settings, over seeds and shards, as one entry of arrays.
 
-The unit is a search: one task under one seed. Of each it keeps, picture by picture, what had been spent, what the
-reward said and what the judge says.
+The unit is a search: one task under one seed. Of each it keeps, image by image, what had been spent and the
+scores of reward and evaluator.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.methods import POOLED
 from milr.models import MODELS, embedded_folder
 from milr.report.statistics import Floats, answers, expected_best
 from milr.runs import Manifest, Run, TaskRun, read_run
+from milr.settings import Settings, all_fields
 from milr.types import Score, Unscored
 
-PLACES = ("seed", "max_rows")
-"""Settings that do not tell entries apart: one is the sample, the other how many tasks share a batch."""
-_WHAT = ("benchmark", "model", "reward", "judge", "dtype")
+PLACES = ("seed", "batch_size", "total_drawings", "total_seconds", "total_reward_calls", "total_cost")
+"""Settings that do not tell entries apart: the sample, how many tasks share a batch, when the whole run is stopped."""
+_WHAT = ("benchmark", "model", "reward", "evaluator", "dtype")
 """Of the manifest, what tells entries apart beside method and settings."""
 
 
@@ -42,13 +42,13 @@ class Outcomes:
     met: tuple[bool, ...]
     """(T,) whether the reward passed the stop value: such a search would not have drawn on."""
     spent: Floats
-    """(T, N) drawings spent when each picture was made; fractions where a method paid for partial ones."""
+    """(T, N) drawings spent when each image was made; fractions where a method paid for partial ones."""
     step: Floats
     """(T, N) the step that made it; inf past the row's end."""
     reward: Floats
     """(T, N) in [0, 1]."""
-    judge: Floats
-    """(T, N) in [0, 1]; the reward's own where the run had no judge."""
+    evaluator: Floats
+    """(T, N) in [0, 1]; the reward's own where the run had no evaluator."""
 
     @property
     def last_spent(self) -> Floats:
@@ -80,9 +80,9 @@ class Entry:
         return self.runs[0].manifest
 
     @property
-    def config(self) -> SearchConfig:
+    def settings(self) -> Settings:
         """The first run's."""
-        return self.manifest.config
+        return self.manifest.settings
 
     @property
     def embedded(self) -> bool:
@@ -93,9 +93,9 @@ class Entry:
         return asked in MODELS or (folder is not None and Path(folder).parts[-3:] in places)
 
     @property
-    def judged(self) -> bool:
-        """Whether a judge that the method never saw gave the headline numbers, in all runs."""
-        return all(run.manifest.judge is not None for run in self.runs)
+    def evaluated(self) -> bool:
+        """Whether an evaluator that the method never saw gave the headline numbers, in all runs."""
+        return all(run.manifest.evaluator is not None for run in self.runs)
 
     @cached_property
     def pooled(self) -> bool:
@@ -105,15 +105,17 @@ class Entry:
         return self.manifest.method in POOLED and len(counts) > 1 and bool((spent == counts).all())
 
     def answers(self, budgets: Sequence[float]) -> Floats:
-        """(T, B) the judge's verdict on each search's answer after that many drawings; NaN where not known.
+        """(T, B) the evaluator's score of each search's answer after that many drawings; NaN where not known.
 
         Of a pool it is the mean over all subsets of that many drawings (`expected_best`).
         """
         outcomes = self.outcomes
         if self.pooled:
             many = outcomes.spent.shape[1]
-            return expected_best(outcomes.reward, outcomes.judge, [many if np.isinf(b) else int(b) for b in budgets])
-        found = answers(outcomes.spent, outcomes.reward, outcomes.judge, budgets)
+            return expected_best(
+                outcomes.reward, outcomes.evaluator, [many if np.isinf(b) else int(b) for b in budgets]
+            )
+        found = answers(outcomes.spent, outcomes.reward, outcomes.evaluator, budgets)
         known = [np.isinf(budget) or budget <= outcomes.limit for budget in budgets]
         return np.where(known, found, np.nan)
 
@@ -129,14 +131,14 @@ class Entry:
 
     @property
     def reward_calls(self) -> float:
-        """Pictures that the reward was shown, a search, on average."""
+        """Images that the reward was shown, a search, on average."""
         return _mean(task.last.reward_calls for task in self._tasks)
 
     @property
     def seconds(self) -> float:
-        """Wall time a drawing, the judge's left out: all runs' time over all their drawings."""
+        """Wall time a drawing, the evaluator's left out: all runs' time over all their drawings."""
         drawings = sum(run.manifest.drawings for run in self.runs)
-        seconds = sum(run.manifest.seconds - run.manifest.judge_seconds for run in self.runs)
+        seconds = sum(run.manifest.seconds - run.manifest.evaluator_seconds for run in self.runs)
         return seconds / drawings if drawings else float("nan")
 
     @property
@@ -167,9 +169,9 @@ def make_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def settings_of(manifest: Manifest) -> dict[str, object]:
-    """What tells entries apart: method, benchmark, model, reward, judge and the settings of the search."""
+    """Return what tells entries apart: method, benchmark, model, reward, evaluator and the settings that it reads."""
     what: dict[str, object] = {"method": manifest.method, **{name: getattr(manifest, name) for name in _WHAT}}
-    return what | manifest.config.model_dump(mode="json", exclude=set(PLACES))
+    return what | {name: value for name, value in manifest.settings.flat.items() if name not in PLACES}
 
 
 def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
@@ -187,35 +189,35 @@ def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _usual(name: str, values: Sequence[object]) -> str:
-    """The most common value, as JSON; of equally common ones the paper's default, or else the first."""
+    """Return the most common value, as JSON; of equally common ones the paper's default, or else the first."""
     counts = Counter(json.dumps(value) for value in values)
     most = [value for value, times in counts.items() if times == max(counts.values())]
-    field = SearchConfig.model_fields.get(name)
+    field = all_fields().get(name)
     default = None if field is None else json.dumps(field.default)
     return default if default is not None and default in most else most[0]
 
 
 def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
-    rows = [(run.manifest.config.seed + task.image, run, task) for run in runs for task in run.tasks]
+    rows = [(run.manifest.settings.run.seed + task.image, run, task) for run in runs for task in run.tasks]
     seen = Counter((task.task.key, seed, task.index) for seed, _, task in rows)
     for (_, seed, index), times in seen.items():
         if times > 1:
             folders = " and ".join(str(run.folder) for run in runs)
             raise UsageError(f"task {index} under seed {seed} is in two of {folders}: leave one of the runs out")
-    pictures = [task.drawings for _, _, task in rows]
-    shape = len(rows), max(map(len, pictures))
+    images = [task.images for _, _, task in rows]
+    shape = len(rows), max(map(len, images))
     spent, step = np.full(shape, np.inf), np.full(shape, np.inf)
-    reward, judge = np.full(shape, np.nan), np.full(shape, np.nan)
+    reward, evaluator = np.full(shape, np.nan), np.full(shape, np.nan)
     for row, (_, _, task) in enumerate(rows):
         place, before = 0, 0.0
         for taken in task.steps:
-            many = len(taken.drawings)
+            many = len(taken.images)
             paid = before + (taken.drawings_spent - before) * np.arange(1, many + 1) / max(many, 1)
             spent[row, place : place + many], step[row, place : place + many] = paid, taken.step
             place, before = place + many, float(taken.drawings_spent)
-        for column, picture in enumerate(pictures[row]):
-            reward[row, column] = value_of(picture.reward)
-            judge[row, column] = value_of(picture.reward if picture.judge is None else picture.judge)
+        for column, image in enumerate(images[row]):
+            reward[row, column] = value_of(image.reward)
+            evaluator[row, column] = value_of(image.reward if image.evaluator is None else image.evaluator)
     return Outcomes(
         prompts=tuple(task.task.key for _, _, task in rows),
         tags=tuple(task.task.tag or "" for _, _, task in rows),
@@ -224,7 +226,7 @@ def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
         spent=spent,
         step=step,
         reward=reward,
-        judge=judge,
+        evaluator=evaluator,
     )
 
 

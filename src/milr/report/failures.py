@@ -1,8 +1,8 @@
-"""The failures that the paper names, counted: text that collapses, pictures that collapse, rewards that are hacked.
+"""The failures that the paper names, counted: text that collapses, images that collapse, rewards that are hacked.
 
-Each search is measured at its first picture and at its last (collapse comes with optimisation, and the answer may have
+Each search is measured at its first image and at its last (collapse comes with optimisation, and the answer may have
 been found before it); hacking is measured at the answer. A collapse is flagged by what changed since the first
-picture, since plain grounds and short plans are no failure where they were there from the start.
+image, since plain grounds and short plans are no failure where they were there from the start.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from milr.runs import Run, RunImage, TaskRun
 REPEATED = 0.5
 """A text is flagged where more than this share of its word pairs came before, and did not at first."""
 SHRUNK = 0.5
-"""A text or a picture is flagged where its length, entropy or variance falls under this share of the first one's."""
+"""A text or an image is flagged where its length, entropy or variance falls under this share of the first one's."""
 GAP = 0.5
-"""An answer is flagged where the reward lies above the judge by more than this."""
+"""An answer is flagged where the reward lies above the evaluator by more than this."""
 KINDS = ("textual collapse", "visual collapse", "reward hacking")
 
 
@@ -42,8 +42,8 @@ class TextMeasure:
 
 
 @dataclass(frozen=True)
-class PictureMeasure:
-    """Of one drawing."""
+class ImageMeasure:
+    """Of one image."""
 
     entropy: float
     """Of its image tokens, in bits."""
@@ -61,10 +61,10 @@ class Diagnosis:
     task: TaskRun
     text: tuple[TextMeasure, TextMeasure]
     """First and last."""
-    picture: tuple[PictureMeasure, PictureMeasure]
+    image: tuple[ImageMeasure, ImageMeasure]
     """The same."""
     gap: tuple[float, float]
-    """Reward minus judge at the first picture and at the answer; NaN where one of them has no score."""
+    """Reward minus evaluator at the first image and at the answer; NaN where one of them has no score."""
     failures: tuple[str, ...]
     """Of `KINDS`."""
     severity: dict[str, float]
@@ -90,16 +90,16 @@ def entropy(items: Sequence[object]) -> float:
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
-def measure_picture(tokens: Sequence[int], grey: NDArray[np.uint8]) -> PictureMeasure:
-    """Entropy and repetition of image tokens, and the variance of the picture's grey values.
+def measure_image(tokens: Sequence[int], grey: NDArray[np.uint8]) -> ImageMeasure:
+    """Entropy and repetition of image tokens, and the variance of the image's grey values.
 
     Args:
         tokens: In raster order; none give 0 for both.
-        grey: The picture, (height, width) in [0, 255].
+        grey: The image, (height, width) in [0, 255].
     """
     equal = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
     repetition = equal / (len(tokens) - 1) if len(tokens) > 1 else 0.0
-    return PictureMeasure(entropy(tokens), repetition, float((grey / 255.0).var()))
+    return ImageMeasure(entropy(tokens), repetition, float((grey / 255.0).var()))
 
 
 def diagnose(entry: Entry) -> list[Diagnosis]:
@@ -108,16 +108,17 @@ def diagnose(entry: Entry) -> list[Diagnosis]:
 
 
 def diagnose_all(section: Section) -> list[Diagnosed]:
-    """Every search of every entry; it looks at two pictures of each, so that one does it once."""
+    """Every search of every entry; it looks at two images of each, so that one does it once."""
     return [(entry, diagnose(entry)) for entry in section.entries]
 
 
 def _diagnose(run: Run, task: TaskRun) -> Diagnosis:
     text = measure_text(task.first.reasoning.text), measure_text(task.last.reasoning.text)
-    picture = _measure(task, task.drawings[0]), _measure(task, task.drawings[-1])
-    first, answer = task.drawings[0], task.answer
+    image = _measure(task, task.images[0]), _measure(task, task.images[-1])
+    first, answer = task.images[0], task.answer
     gap = tuple(
-        value_of(one.reward) - (math.nan if one.judge is None else value_of(one.judge)) for one in (first, answer)
+        value_of(one.reward) - (math.nan if one.evaluator is None else value_of(one.evaluator))
+        for one in (first, answer)
     )
     before, after = text
     severity: dict[str, float] = {}
@@ -127,21 +128,21 @@ def _diagnose(run: Run, task: TaskRun) -> Diagnosis:
         or after.words < SHRUNK * before.words
     ):
         severity[KINDS[0]] = max(after.repetition, 1 - _share(after.entropy, before.entropy))
-    seen, drawn = picture
+    seen, drawn = image
     if drawn.entropy < SHRUNK * seen.entropy or drawn.variance < SHRUNK * seen.variance:
         shares = _share(drawn.entropy, seen.entropy), _share(drawn.variance, seen.variance)
         severity[KINDS[1]] = 1 - min(shares)
     if gap[1] > GAP:
         severity[KINDS[2]] = gap[1]
-    return Diagnosis(run, task, text, picture, (gap[0], gap[1]), tuple(severity), severity)
+    return Diagnosis(run, task, text, image, (gap[0], gap[1]), tuple(severity), severity)
 
 
 def _share(now: float, first: float) -> float:
     return now / first if first else 1.0
 
 
-def _measure(task: TaskRun, drawing: RunImage) -> PictureMeasure:
-    return measure_picture(drawing.drawing.tokens, np.asarray(task.picture(drawing.drawing).convert("L")))
+def _measure(task: TaskRun, shown: RunImage) -> ImageMeasure:
+    return measure_image(shown.image.tokens, np.asarray(task.load_image(shown.image).convert("L")))
 
 
 def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
@@ -155,7 +156,7 @@ def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
         "token entropy (bits)",
         "token repetition",
         "variance",
-        "reward - judge",
+        "reward - evaluator",
     )
     rows = [Row(mark(entry), tuple(_summarise(own))) for entry, own in found]
     return Table(
@@ -163,12 +164,16 @@ def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
         columns,
         tuple(rows),
         (
-            "Means at the first picture -> at the last one (reward - judge: at the answer).",
+            "Means at the first image -> at the last one (reward - evaluator: at the answer).",
             f"Textual collapse: over {REPEATED:.0%} of the word pairs repeat and did not at first, or words or entropy "
             f"fall under {SHRUNK:.0%} of the first text's. Visual collapse: token entropy or variance falls under "
-            f"{SHRUNK:.0%} of the first picture's. Reward hacking: the reward of the answer is over {GAP:g} above "
-            f"the judge's.",
-            *([] if all(entry.judged for entry in section.entries) else ["Without a judge no hacking can be seen."]),
+            f"{SHRUNK:.0%} of the first image's. Reward hacking: the reward of the answer is over {GAP:g} above "
+            f"the evaluator's.",
+            *(
+                []
+                if all(entry.evaluated for entry in section.entries)
+                else ["Without an evaluator no hacking can be seen."]
+            ),
         ),
         key="failures",
     )
@@ -179,13 +184,13 @@ def _summarise(found: Sequence[Diagnosis]) -> Iterator[Cell]:
     for kind in KINDS:
         unknown = kind == KINDS[2] and all(math.isnan(one.gap[1]) for one in found)
         yield Cell() if unknown else Cell(float(sum(kind in one.failures for one in found)), digits=0)
-    text, picture = [one.text for one in found], [one.picture for one in found]
+    text, image = [one.text for one in found], [one.image for one in found]
     yield _change([(a.repetition, b.repetition) for a, b in text], 2)
     yield _change([(a.entropy, b.entropy) for a, b in text], 2)
     yield _change([(float(a.words), float(b.words)) for a, b in text], 1)
-    yield _change([(a.entropy, b.entropy) for a, b in picture], 2)
-    yield _change([(a.repetition, b.repetition) for a, b in picture], 2)
-    yield _change([(a.variance, b.variance) for a, b in picture], 3)
+    yield _change([(a.entropy, b.entropy) for a, b in image], 2)
+    yield _change([(a.repetition, b.repetition) for a, b in image], 2)
+    yield _change([(a.variance, b.variance) for a, b in image], 3)
     yield _change([one.gap for one in found], 2)
 
 

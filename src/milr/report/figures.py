@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from milr.report.comparison import AREA, BUDGETS, find_twin, mark, tag_weights
+from milr.report.comparison import AREA, BUDGETS, find_control, mark, tag_weights
 from milr.report.entries import Entry
 from milr.report.paper import by_reward, missing
 from milr.report.published import read_published
@@ -18,7 +18,7 @@ from milr.report.statistics import OVERALL, Estimate, Floats, answers, bootstrap
 from milr.report.tables import Cell, Row, Table
 
 _LINES = 8
-"""The most curves in one picture; the tables have them all."""
+"""The most curves in one figure; the tables have them all."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """One picture. Positions are named; numbers are drawn to scale where `scale` says so."""
+    """One figure. Positions are named; numbers are drawn to scale where `scale` says so."""
 
     key: str
     title: str
@@ -95,7 +95,7 @@ def _curves(section: Section) -> list[Figure]:
 
 
 def _leading(section: Section) -> list[Entry]:
-    """The reference, its twin without credit, then methods by the area under their curves, largest first.
+    """The reference, its zero-gradient control, then methods by the area under their curves, largest first.
 
     Ablations have figures of their own; what makes one drawing has no curve.
     """
@@ -104,8 +104,8 @@ def _leading(section: Section) -> list[Entry]:
         return section.comparison.scores[entry.label][OVERALL][AREA].value
 
     first = section.entries[0]
-    twin = find_twin(first, section.entries)
-    always = [first] if twin is None else [first, twin]
+    control = find_control(first, section.entries)
+    always = [first] if control is None else [first, control]
     others = [one for one in section.entries if section.is_method(one) and one not in always and not isnan(area(one))]
     return [*always, *sorted(others, key=area, reverse=True)][:_LINES]
 
@@ -116,10 +116,10 @@ def _steps(sections: Sequence[Section]) -> Figure:
     longest = 0
     for section in sections:
         if section.reference is not None:
-            steps = section.reference.config.steps
+            steps = section.reference.settings.get("steps")
             longest = max(longest, steps)
             outcomes = section.reference.outcomes
-            found = answers(outcomes.step, outcomes.reward, outcomes.judge, range(steps + 1))
+            found = answers(outcomes.step, outcomes.reward, outcomes.evaluator, range(steps + 1))
             series.append(Series(f"{section.name}: {mark(section.reference)}", _overall(section.reference, found)))
     positions = tuple(map(str, range(longest + 1)))
     series = [Series(one.label, (*one.estimates, *[None] * (len(positions) - len(one.estimates)))) for one in series]
@@ -161,14 +161,15 @@ def _counts(sections: Sequence[Section]) -> Figure:
 
 
 def _image_latents(entry: Entry) -> int:
-    return entry.runs[0].tasks[0].first.image_latents
+    trace = entry.runs[0].tasks[0].first.trace
+    return 0 if trace is None else trace.image_latents
 
 
 def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
     """A search and its variants in one setting, by its value; nothing where there is no variant."""
     found = section.sweep(setting)
-    ordered = sorted(found, key=lambda entry: float(getattr(entry.config, setting)))
-    return _line([(f"{getattr(entry.config, setting):.3g}", entry) for entry in ordered])
+    ordered = sorted(found, key=lambda entry: float(entry.settings.get(setting)))
+    return _line([(f"{entry.settings.get(setting):.3g}", entry) for entry in ordered])
 
 
 def _line(points: list[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
@@ -219,7 +220,7 @@ def _point(value: float | str | None) -> Estimate | None:
 
 
 def _l2(sections: Sequence[Section]) -> Figure:
-    """The L2 weight against reward hacking: what the reward says of the answers, and what the judge says."""
+    """The L2 weight against reward hacking: the scores of the answers, by the reward and by the evaluator."""
     values = sorted({value for section in sections for value, _ in _by_value(section, "l2")}, key=float)
     series: list[Series] = []
     for section in sections:
@@ -229,7 +230,7 @@ def _l2(sections: Sequence[Section]) -> Figure:
         base = section.sweep("l2")[0]
         kinds: tuple[tuple[str, Callable[[Entry], Floats]], ...] = (
             (f"reward {base.manifest.reward}", _rewards_at_end),
-            (f"judge {section.judge}", _judged_at_end),
+            (f"evaluator {section.evaluator}", _evaluated_at_end),
         )
         for kind, read in kinds:
             estimates = [_overall(pairs[value], read(pairs[value]))[0] if value in pairs else None for value in values]
@@ -241,7 +242,7 @@ def _l2(sections: Sequence[Section]) -> Figure:
         tuple(values),
         tuple(series),
         scale="names",
-        notes=("Of the same answers: where the reward's line lies above the judge's, the reward is hacked.",),
+        notes=("Of the same answers: where the reward's line lies above the evaluator's, the reward is hacked.",),
         told="" if series else missing("l2"),
     )
 
@@ -251,9 +252,9 @@ def _rewards_at_end(entry: Entry) -> Floats:
     return answers(outcomes.spent, outcomes.reward, outcomes.reward, [np.inf])
 
 
-def _judged_at_end(entry: Entry) -> Floats:
+def _evaluated_at_end(entry: Entry) -> Floats:
     outcomes = entry.outcomes
-    return answers(outcomes.spent, outcomes.reward, outcomes.judge, [np.inf])
+    return answers(outcomes.spent, outcomes.reward, outcomes.evaluator, [np.inf])
 
 
 def _overall(entry: Entry, values: Floats) -> tuple[Estimate | None, ...]:

@@ -1,4 +1,4 @@
-"""Pictures to look at: first and best of a search with their texts, and the failures that were found."""
+"""Images to look at: first and best of a search with their texts, and the failures that were found."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from milr.report.sections import Section
 from milr.runs import RunImage, TaskRun
 
 LARGEST = 256
-"""Pixels a side in the page; larger pictures are made smaller."""
+"""Pixels a side in the page; larger images are made smaller."""
 _BETTER, _OTHER, _BAD = 9, 3, 3
 """How many searches that got better, that did not, and that failed in one way."""
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture in the page."""
+    """One image in the page."""
 
     name: str
     """"first", "best", "last"."""
@@ -35,12 +35,12 @@ class Shot:
     text: str
     """The reasoning before it."""
     said: str
-    """What reward and judge say of it."""
+    """The scores of reward and evaluator."""
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One search, in two pictures."""
+    """One search, in two images."""
 
     prompt: str
     source: str
@@ -49,7 +49,7 @@ class Exhibit:
 
 
 def choose_exhibits(section: Section) -> list[Exhibit]:
-    """First and best pictures of the reference's searches: the most improved of each tag in turn, then others."""
+    """First and best images of the reference's searches: the most improved of each tag in turn, then others."""
     entry = section.reference or section.entries[0]
     tasks = [task for run in entry.runs for task in run.tasks]
     gains = [(task, gain) for task in tasks if not math.isnan(gain := _gain(task))]
@@ -62,10 +62,10 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
 def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[str, list[Exhibit]]]:
     """The worst searches of each kind of failure, over all entries; no exhibits where none was found.
 
-    Without a judge nothing is said of hacking.
+    Without an evaluator nothing is said of hacking.
     """
     shown: list[tuple[str, list[Exhibit]]] = []
-    seen = KINDS if any(entry.judged for entry in section.entries) else KINDS[:2]
+    seen = KINDS if any(entry.evaluated for entry in section.entries) else KINDS[:2]
     for kind in seen:
         second = "best" if kind == KINDS[2] else "last"
         exhibits = [_exhibit(entry, one.task, "first", second) for entry, one in worst(found, kind, _BAD)]
@@ -74,12 +74,12 @@ def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[st
 
 
 def _gain(task: TaskRun) -> float:
-    """The answer's verdict minus the first picture's; the judge's where there is one."""
-    return _verdict(task.answer) - _verdict(task.drawings[0])
+    """Return the answer's score minus the first image's; the evaluator's if there is one."""
+    return _score(task.answer) - _score(task.images[0])
 
 
-def _verdict(drawing: RunImage) -> float:
-    return value_of(drawing.reward if drawing.judge is None else drawing.judge)
+def _score(shown: RunImage) -> float:
+    return value_of(shown.reward if shown.evaluator is None else shown.evaluator)
 
 
 def _in_turn(gains: Sequence[tuple[TaskRun, float]]) -> list[TaskRun]:
@@ -93,26 +93,26 @@ def _in_turn(gains: Sequence[tuple[TaskRun, float]]) -> list[TaskRun]:
 
 
 def _exhibit(entry: Entry, task: TaskRun, *names: str) -> Exhibit:
-    drawings = {"first": task.drawings[0], "best": task.answer, "last": task.drawings[-1]}
-    return Exhibit(task.task.prompt, mark(entry), tuple(_shot(task, drawings[name], name) for name in names))
+    images = {"first": task.images[0], "best": task.answer, "last": task.images[-1]}
+    return Exhibit(task.task.prompt, mark(entry), tuple(_shot(task, images[name], name) for name in names))
 
 
-def _shot(task: TaskRun, drawing: RunImage, name: str) -> Shot:
-    picture = task.picture(drawing.drawing)
-    picture.thumbnail((LARGEST, LARGEST))
-    step = next(step for step in task.steps if step.step == drawing.step)
-    said = f"step {drawing.step}, reward {_say(value_of(drawing.reward))}"
-    if drawing.judge is not None:
-        said += f", judge {_say(value_of(drawing.judge))}"
-    return Shot(name, as_data_uri(picture), picture.width, picture.height, step.reasoning.text, said)
+def _shot(task: TaskRun, shown: RunImage, name: str) -> Shot:
+    image = task.load_image(shown.image)
+    image.thumbnail((LARGEST, LARGEST))
+    step = next(step for step in task.steps if step.step == shown.step)
+    said = f"step {shown.step}, reward {_say(value_of(shown.reward))}"
+    if shown.evaluator is not None:
+        said += f", evaluator {_say(value_of(shown.evaluator))}"
+    return Shot(name, as_data_uri(image), image.width, image.height, step.reasoning.text, said)
 
 
 def _say(value: float) -> str:
     return "unscored" if math.isnan(value) else f"{value:.2f}"
 
 
-def as_data_uri(picture: Image.Image) -> str:
-    """The picture as PNG inside an address, so that a page needs no second file."""
+def as_data_uri(image: Image.Image) -> str:
+    """The image as PNG inside an address, so that a page needs no second file."""
     out = io.BytesIO()
-    picture.save(out, "PNG", optimize=True)
+    image.save(out, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

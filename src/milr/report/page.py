@@ -1,4 +1,4 @@
-"""One page that needs no other file: tables, figures and pictures inside it; and the same tables without a page."""
+"""One page that needs no other file: tables, figures and images inside it; and the same tables without a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from milr.report.sections import Section, finished, make_sections
 from milr.report.tables import Cell, Row, Table
 from milr.runs import Run
 
-_TEMPLATES = Path(__file__).parent.parent / "assets" / "report"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def report_tables(runs: Sequence[Run]) -> list[Table]:
@@ -78,8 +78,8 @@ def _draw(figure: Figure) -> str:
 
 def runs_table(sections: Sequence[Section]) -> Table:
     """Where every number comes from: what each run was asked, on what machine, and what it cost."""
-    columns = ("folder", "status", "model", "reward", "judge", "seeds", "K", "searches", "drawings", "tokens")
-    columns += ("reward calls", "wall time (s)", "judge's time (s)", "judges' calls", "machine", "versions")
+    columns = ("folder", "status", "model", "reward", "evaluator", "seeds", "K", "searches", "drawings", "tokens")
+    columns += ("reward calls", "wall time (s)", "evaluator's time (s)", "VLM calls", "machine", "versions")
     rows = [
         Row(entry.label, tuple(_run_cells(run)), group=section.name)
         for section in sections
@@ -90,29 +90,30 @@ def runs_table(sections: Sequence[Section]) -> Table:
 
 
 def _in_order(entry: Entry) -> list[Run]:
-    return sorted(entry.runs, key=lambda run: (run.manifest.config.seed, str(run.folder)))
+    return sorted(entry.runs, key=lambda run: (run.manifest.settings.run.seed, str(run.folder)))
 
 
 def _run_cells(run: Run) -> list[Cell]:
     manifest = run.manifest
-    seeds = sorted({manifest.config.seed + task.image for task in run.tasks})
-    calls = manifest.judges.get("calls") if manifest.judges else None
+    seeds = sorted({manifest.settings.run.seed + task.image for task in run.tasks})
+    calls = manifest.vlm_usage.get("calls") if manifest.vlm_usage else None
     words = [
         str(run.folder),
         manifest.status,
         manifest.model,
         manifest.reward,
-        manifest.judge,
+        manifest.evaluator,
         ", ".join(map(str, seeds)),
-        str(manifest.config.steps),
     ]
+    steps: int | None = manifest.settings.get("steps")
     numbers = [float(len(run.tasks)), float(manifest.drawings), float(manifest.tokens), float(manifest.reward_calls)]
     versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     return [
         *map(Cell, words),
+        Cell(None if steps is None else str(steps)),
         *(Cell(number, digits=0) for number in numbers),
         Cell(manifest.seconds, digits=0),
-        Cell(manifest.judge_seconds, digits=0),
+        Cell(manifest.evaluator_seconds, digits=0),
         Cell(None if calls is None else str(calls)),
         Cell(manifest.platform),
         Cell(versions),

@@ -100,7 +100,7 @@ def ablations(section: Section) -> list[tuple[str, Entry]]:
         found.append(("MILR", section.reference))
     found += [("w/o MILR", entry) for entry in section.of_method("one-shot")[:1]]
     for name, setting in (("w/o Image", "image_ratio"), ("w/o Text", "text_ratio")):
-        found += [(name, entry) for entry in section.variants(setting) if getattr(entry.config, setting) == 0]
+        found += [(name, entry) for entry in section.variants(setting) if entry.settings.get(setting) == 0]
     return found
 
 

@@ -1,4 +1,4 @@
-"""The paper's tables as its authors published them (see assets/published/README.md for the source)."""
+"""The paper's tables as its authors published them (see published/README.md for the source)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from milr.report.tables import Cell, Row
 
 SOURCE = "arXiv 2509.22761"
-_FOLDER = Path(__file__).parent.parent / "assets" / "published"
+_FOLDER = Path(__file__).parent / "published"
 
 
 def read_published(name: str) -> tuple[tuple[str, ...], list[Row]]:
     """The columns and rows of one published table.
 
     Args:
-        name: Of a file in assets/published, without ".csv".
+        name: A file of the folder `published`, without ".csv".
     """
     with (_FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         head, *lines = list(csv.reader(file))

@@ -1,4 +1,4 @@
-"""The runs of a report, sorted: by benchmark and judge, and within these around one reference search.
+"""The runs of a report, sorted: by benchmark and evaluator, and within these around one reference search.
 
 An ablation is every entry that differs from the reference in one setting; so a report finds its tables and figures by
 what runs are, whatever their folders are called.
@@ -43,19 +43,19 @@ _PAPERS = ("joint", "alt", "t2v")
 
 @dataclass(frozen=True)
 class Section:
-    """All entries of one benchmark under one judge."""
+    """All entries of one benchmark under one evaluator."""
 
     benchmark: str
-    judge: str
+    evaluator: str
     entries: tuple[Entry, ...]
-    """The reference first, then other methods, credits, strategies, and everything else."""
+    """The reference first, then other methods, gradients, strategies, and everything else."""
     reference: Entry | None
-    """The search that the others are seen beside: the paper's JOINT with the reward's credit; None without one."""
+    """The search that the others are seen beside: the paper's JOINT with the reward's gradient; None without one."""
 
     @property
     def name(self) -> str:
         """What stands above its rows."""
-        return f"{self.benchmark}, judged by {self.judge}"
+        return f"{self.benchmark}, evaluated by {self.evaluator}"
 
     @property
     def tags(self) -> frozenset[str]:
@@ -118,7 +118,8 @@ class Section:
         """
         if entry.manifest.method != "milr" or self.reference is None:
             return True
-        own = {"text_ratio", "image_ratio", "learning_rate"} if entry.config.strategy not in _PAPERS else set[str]()
+        papers = entry.settings.get("strategy") in _PAPERS
+        own = set[str]() if papers else {"text_ratio", "image_ratio", "learning_rate"}
         return self.differences(entry) <= {"strategy", "model", *own}
 
     def _beside(self, entry: Entry) -> bool:
@@ -133,18 +134,18 @@ class Section:
 
 
 def make_sections(runs: Sequence[Run]) -> list[Section]:
-    """Sort runs by benchmark and judge, in the order of their first run."""
+    """Sort runs by benchmark and evaluator, in the order of their first run."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         manifest = run.manifest
-        key = (manifest.benchmark or "own prompts", manifest.judge or f"its own reward {manifest.reward}")
+        key = (manifest.benchmark or "own prompts", manifest.evaluator or f"its own reward {manifest.reward}")
         groups.setdefault(key, []).append(run)
     sections: list[Section] = []
-    for (benchmark, judge), group in groups.items():
+    for (benchmark, evaluator), group in groups.items():
         entries = make_entries(group)
         reference = _find_reference(entries)
         ordered = sorted(entries, key=lambda entry: _telling(entry, reference))
-        sections.append(Section(benchmark, judge, tuple(ordered), reference))
+        sections.append(Section(benchmark, evaluator, tuple(ordered), reference))
     return sections
 
 
@@ -165,25 +166,25 @@ def _telling(entry: Entry, reference: Entry | None) -> int:
     if entry.manifest.method != "milr" or reference is None:
         return 1
     changed = differing(entry, reference)
-    return 2 if changed == {"credit"} else 3 if changed == {"strategy"} else 4
+    return 2 if changed == {"gradient"} else 3 if changed == {"strategy"} else 4
 
 
 def differing(entry: Entry, other: Entry) -> set[str]:
-    """The settings in which two entries differ."""
+    """Return the settings in which two entries differ; one that a method does not read is no difference."""
     ours, theirs = settings_of(entry.manifest), settings_of(other.manifest)
-    return {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
+    return {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
 
 
 def _plain(entries: Sequence[Entry]) -> list[Entry]:
     """The searches that are plain in all that the paper ablates."""
+    plain = {"strategy": "joint", "gradient": "reward", "noise": "fresh", "l2": 0}
     return [
         entry
         for entry in entries
         if entry.manifest.method == "milr"
-        and (entry.config.strategy, entry.config.credit, entry.config.noise) == ("joint", "reward", "fresh")
-        and entry.config.text_ratio > 0
-        and entry.config.image_ratio > 0
-        and entry.config.l2 == 0
+        and all(entry.settings.get(name) == value for name, value in plain.items())
+        and entry.settings.get("text_ratio") > 0
+        and entry.settings.get("image_ratio") > 0
     ]
 
 

@@ -38,20 +38,20 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def answers(spent: Floats, reward: Floats, judge: Floats, budgets: Sequence[float]) -> Floats:
-    """The judge's verdict on the picture that the reward ranks best among those that a budget paid for.
+def answers(spent: Floats, reward: Floats, evaluator: Floats, budgets: Sequence[float]) -> Floats:
+    """Return the evaluator's score of the image that the reward ranks best among those that a budget paid for.
 
-    The first of equals is the best, as in a search; a picture that the reward could not score is ranked below all that
+    The first of equals is the best, as in a search; an image that the reward could not score is ranked below all that
     it could. A search that ended early keeps its answer.
 
     Args:
-        spent: (T, N) what each picture's search had spent when it was made, rising along a row; inf past the row's end.
+        spent: (T, N) what each image's search had spent when it was made, rising along a row; inf past the row's end.
         reward: (T, N) what the search saw; NaN for unscored.
-        judge: (T, N) in [0, 1]; NaN for unscored.
+        evaluator: (T, N) in [0, 1]; NaN for unscored.
         budgets: B of them, in the unit of `spent`.
 
     Returns:
-        (T, B); NaN where a budget paid for no picture, or the judge could not score the answer.
+        (T, B); NaN where a budget paid for no image, or the evaluator could not score the answer.
     """
     made = np.isfinite(spent)
     rank = np.where(made, np.where(np.isnan(reward), -1.0, reward), -np.inf)  # (T, N)
@@ -59,41 +59,41 @@ def answers(spent: Floats, reward: Floats, judge: Floats, budgets: Sequence[floa
     record = np.concatenate([np.ones_like(made[:, :1]), highest[:, 1:] > highest[:, :-1]], axis=1)
     places: NDArray[np.intp] = np.arange(spent.shape[1], dtype=np.intp)
     best = np.maximum.accumulate(np.where(record, places, 0), axis=1)  # (T, N) place of the best so far
-    paid = (spent[:, None, :] <= np.asarray(budgets, dtype=float)[:, None] + _ROUNDING).sum(axis=2)  # (T, B) pictures
+    paid = (spent[:, None, :] <= np.asarray(budgets, dtype=float)[:, None] + _ROUNDING).sum(axis=2)  # (T, B) images
     place = np.take_along_axis(best, np.maximum(paid - 1, 0), axis=1)
-    return np.where(paid > 0, np.take_along_axis(judge, place, axis=1), np.nan)
+    return np.where(paid > 0, np.take_along_axis(evaluator, place, axis=1), np.nan)
 
 
-def expected_best(reward: Floats, judge: Floats, sizes: Sequence[int]) -> Floats:
+def expected_best(reward: Floats, evaluator: Floats, sizes: Sequence[int]) -> Floats:
     """Best of n, cut from a pool of N drawings: the mean of the answer over all subsets of n, without bias.
 
     For pools whose drawings can change places: independent draws from one text, none left out by an early stop. The
     chance that a subset's best lies at rank i (from 0) of the pool is C(N-1-i, n-1) / C(N, n); drawings of equal
     reward share their chances, as the first of equals in a random order does. The estimator is that of "pass@k"
-    (arXiv 2107.03374, section 2.1), with a reward choosing and a judge counting.
+    (arXiv 2107.03374, section 2.1), with a reward choosing and an evaluator scoring.
 
     Args:
         reward: (T, N); NaN for unscored, ranked last.
-        judge: (T, N); NaN for unscored, left out of its group of equals.
+        evaluator: (T, N); NaN for unscored, left out of its group of equals.
         sizes: B of them, each in [1, N].
 
     Returns:
-        (T, B); NaN where a size exceeds N, or a group that may win has no verdict.
+        (T, B); NaN where a size exceeds N, or a group that may win has no score.
     """
     searches, many = reward.shape
     rank = np.where(np.isnan(reward), -1.0, reward)
     order = np.argsort(-rank, axis=1, kind="stable")
-    rank, judge = np.take_along_axis(rank, order, axis=1), np.take_along_axis(judge, order, axis=1)
-    verdicts = np.empty((searches, many))
+    rank, evaluator = np.take_along_axis(rank, order, axis=1), np.take_along_axis(evaluator, order, axis=1)
+    scores = np.empty((searches, many))
     for row in range(searches):
         _, group = np.unique(-rank[row], return_inverse=True)
-        scored = ~np.isnan(judge[row])
+        scored = ~np.isnan(evaluator[row])
         counts = np.bincount(group, scored)
-        sums = np.bincount(group, np.where(scored, judge[row], 0.0))
-        verdicts[row] = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)[group]
+        sums = np.bincount(group, np.where(scored, evaluator[row], 0.0))
+        scores[row] = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)[group]
     chances = np.array([[_chance_of_best(i, size, many) for size in sizes] for i in range(many)])  # (N, B)
-    found = np.where(np.isnan(verdicts), 0.0, verdicts) @ chances
-    unknown = np.isnan(verdicts).astype(float) @ chances
+    found = np.where(np.isnan(scores), 0.0, scores) @ chances
+    unknown = np.isnan(scores).astype(float) @ chances
     possible = np.array([1 <= size <= many for size in sizes])
     return np.where((unknown == 0) & possible, found, np.nan)
 
