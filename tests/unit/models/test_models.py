@@ -1,4 +1,4 @@
-"""What every model promises (`milr.models.base`): the fake one and the embedded one, in float32."""
+"""Tests of the model protocol (`milr.models.base`) with the fake model and the embedded one, in float32."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from milr.decode.sampling import open_stream
-from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextOutput
+from milr.errors import UsageError
+from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextOutput, TextRequest
 from milr.models.janus import Janus
+from milr.settings import SamplingParams
 from milr.testing import FakeModel
 from milr.types import Task
 
@@ -19,46 +21,60 @@ TASKS = [  # prompts of three lengths, with texts of their own
     Task(prompt="a photo of a red apple left of a blue clock"),
     Task(prompt="two dogs"),
 ]
-GUIDANCE, TEMPERATURE = 3.0, 1.0
+GUIDANCE = 3.0
 
 
 @dataclass(frozen=True)
 class Batch:
     """All tasks reasoned about and drawn together, with every hidden state."""
 
-    model: Model
-    rows: list[TaskState]
-    thoughts: list[TextOutput]
-    sketches: list[ImageOutput]
+    model: FakeModel | Janus
+    states: list[TaskState]
+    texts: list[TextOutput]
+    images: list[ImageOutput]
 
     def requests(self) -> list[ImageRequest]:
-        """The drawings again, each stream at its beginning."""
+        """Return the image requests again, each stream at its beginning."""
         return [
-            ImageRequest(row, thought.reasoning, open_stream(0, row.task.key, 0, 0))
-            for row, thought in zip(self.rows, self.thoughts, strict=True)
+            ImageRequest(state, text.reasoning, open_stream(0, state.task.key, 0, 0))
+            for state, text in zip(self.states, self.texts, strict=True)
         ]
 
-    def draw(self, requests: Sequence[ImageRequest], keep: int | None = None) -> list[ImageOutput]:
-        keep = self.model.capabilities.image_tokens if keep is None else keep
-        return self.model.draw(requests, guidance=GUIDANCE, temperature=TEMPERATURE, keep=keep)
+    def draw(self, requests: Sequence[ImageRequest], keep_hidden: int | None = None) -> list[ImageOutput]:
+        keep = self.model.capabilities.image_tokens if keep_hidden is None else keep_hidden
+        requests = [replace(request, keep_hidden=keep) for request in requests]
+        return self.model.draw(requests, SamplingParams(guidance=GUIDANCE))
 
     def read(self, place: int, count: int) -> torch.Tensor:
-        """The logits that the image head reads from the first hidden states of a drawing."""
-        hidden = self.sketches[place].hidden
+        """Return the logits that the image head reads from the first hidden states of an image."""
+        hidden = self.images[place].hidden
         assert hidden is not None
         return self.model.image_logits(hidden[:count], GUIDANCE)
 
     def tokens(self) -> list[tuple[int, ...]]:
-        return [sketch.drawing.tokens for sketch in self.sketches]
+        return [one.sample.tokens for one in self.images]
 
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("embedded", marks=pytest.mark.slow)])
 def batch(request: pytest.FixtureRequest) -> Batch:
     """One batch of three, drawn once for all tests of this file."""
     model: FakeModel | Janus = FakeModel() if request.param == "fake" else request.getfixturevalue("embedded")
-    rows = model.start(TASKS)
-    made = Batch(model, rows, model.reason(rows, [()] * len(TASKS)), [])
-    return replace(made, sketches=made.draw(made.requests()))
+    states = model.start(TASKS)
+    made = Batch(model, states, model.reason([TextRequest(state) for state in states]), [])
+    return replace(made, images=made.draw(made.requests()))
+
+
+def write(
+    model: Model, tasks: Sequence[Task], prefixes: Sequence[Sequence[int]] | None = None, seed: int | None = None
+) -> list[TextOutput]:
+    """Write the tasks' texts from new states, greedily or with the streams of a seed."""
+    streams = [None if seed is None else open_stream(seed, task.key, 0, 0, "text") for task in tasks]
+    return model.reason(
+        [
+            TextRequest(state, prefix, stream=stream)
+            for state, prefix, stream in zip(model.start(tasks), prefixes or [()] * len(tasks), streams, strict=True)
+        ]
+    )
 
 
 def same_states(found: torch.Tensor | None, expected: torch.Tensor | None) -> None:
@@ -66,87 +82,87 @@ def same_states(found: torch.Tensor | None, expected: torch.Tensor | None) -> No
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_thought_has_a_state_for_every_token_and_the_state_yields_the_token(batch: Batch) -> None:
-    for thought in batch.thoughts:
-        assert thought.hidden.shape == (len(thought.written), batch.model.capabilities.width)
-        assert thought.hidden.dtype == torch.float32
-        assert tuple(batch.model.text_logits(thought.hidden).argmax(-1).tolist()) == thought.written
-        tokens = thought.reasoning.tokens
-        assert thought.written[: len(tokens)] == tokens and len(thought.written) - len(tokens) in (0, 1)
+def test_a_text_has_a_state_for_every_token_and_the_state_yields_the_token(batch: Batch) -> None:
+    for text in batch.texts:
+        assert text.hidden.shape == (len(text.tokens), batch.model.capabilities.width)
+        assert text.hidden.dtype == torch.float32
+        assert tuple(batch.model.text_logits(text.hidden).argmax(-1).tolist()) == text.tokens
+        tokens = text.reasoning.tokens
+        assert text.tokens[: len(tokens)] == tokens and len(text.tokens) - len(tokens) in (0, 1)
 
 
 def test_a_batch_reasons_as_its_singles_do(batch: Batch) -> None:
-    for task, together in zip(TASKS, batch.thoughts, strict=True):
-        (alone,) = batch.model.reason(batch.model.start([task]), [()])
-        assert alone.written == together.written
+    for task, together in zip(TASKS, batch.texts, strict=True):
+        (alone,) = write(batch.model, [task])
+        assert alone.tokens == together.tokens
         assert alone.reasoning == together.reasoning
         same_states(alone.hidden, together.hidden)
 
 
 def test_a_batch_draws_as_its_singles_do(batch: Batch) -> None:
-    for request, together in zip(batch.requests(), batch.sketches, strict=True):
-        (alone,) = batch.draw([request], keep=5)
-        assert alone.drawing.tokens == together.drawing.tokens
+    for request, together in zip(batch.requests(), batch.images, strict=True):
+        (alone,) = batch.draw([request], keep_hidden=5)
+        assert alone.sample.tokens == together.sample.tokens
         assert together.hidden is not None
         same_states(alone.hidden, together.hidden[:5])
 
 
 def test_prefixes_of_unequal_lengths_are_written_on(batch: Batch) -> None:
-    """Behind its own first tokens a text goes on as it did, in any company."""
-    prefixes = [thought.written[:count] for thought, count in zip(batch.thoughts, (1, 0, 2), strict=True)]
-    for again, before in zip(batch.model.reason(batch.model.start(TASKS), prefixes), batch.thoughts, strict=True):
-        assert again.written == before.written
+    """After its own first tokens a text goes on as before, in any batch."""
+    prefixes = [text.tokens[:count] for text, count in zip(batch.texts, (1, 0, 2), strict=True)]
+    for again, before in zip(write(batch.model, TASKS, prefixes), batch.texts, strict=True):
+        assert again.tokens == before.tokens
         same_states(again.hidden, before.hidden)
 
 
 def test_a_prefix_is_kept_word_for_word(batch: Batch) -> None:
-    own = batch.thoughts[0].written
-    end = [thought.written[-1] for thought in batch.thoughts if len(thought.written) > len(thought.reasoning.tokens)]
-    token = next(t for thought in batch.thoughts for t in thought.written if t not in {own[0], *end})
-    (thought,) = batch.model.reason(batch.model.start(TASKS[:1]), [(token,)])
-    assert thought.written[0] == token
-    assert int(batch.model.text_logits(thought.hidden[:1]).argmax()) == own[0]  # its state says what it was instead of
+    own = batch.texts[0].tokens
+    end = [text.tokens[-1] for text in batch.texts if len(text.tokens) > len(text.reasoning.tokens)]
+    token = next(t for text in batch.texts for t in text.tokens if t not in {own[0], *end})
+    (text,) = write(batch.model, TASKS[:1], [(token,)])
+    assert text.tokens[0] == token
+    assert int(batch.model.text_logits(text.hidden[:1]).argmax()) == own[0]  # its state says what it was instead of
 
 
 def test_a_text_that_is_its_prefix_grows_no_further(batch: Batch) -> None:
-    """Whether it ended by itself or at the limit."""
-    written = [thought.written for thought in batch.thoughts]
-    for again, before in zip(batch.model.reason(batch.model.start(TASKS), written), batch.thoughts, strict=True):
-        assert again.written == before.written
+    """It ended by itself or at the limit."""
+    tokens = [text.tokens for text in batch.texts]
+    for again, before in zip(write(batch.model, TASKS, tokens), batch.texts, strict=True):
+        assert again.tokens == before.tokens
         assert again.reasoning == before.reasoning
         same_states(again.hidden, before.hidden)
 
 
 def test_an_end_inside_a_prefix_ends_the_text(batch: Batch) -> None:
-    ended = next((t for t in batch.thoughts if len(t.written) > len(t.reasoning.tokens)), None)
+    ended = next((t for t in batch.texts if len(t.tokens) > len(t.reasoning.tokens)), None)
     if ended is None:
         pytest.skip("no text of this model ended by itself")
-    end, some = ended.written[-1], next(t.written[0] for t in batch.thoughts if t.reasoning.tokens)
-    (thought,) = batch.model.reason(batch.model.start(TASKS[:1]), [(some, end, some)])
-    assert thought.written == (some, end)
-    assert thought.reasoning.tokens == (some,)
-    assert len(thought.hidden) == 2
+    end, some = ended.tokens[-1], next(t.tokens[0] for t in batch.texts if t.reasoning.tokens)
+    (text,) = write(batch.model, TASKS[:1], [(some, end, some)])
+    assert text.tokens == (some, end)
+    assert text.reasoning.tokens == (some,)
+    assert len(text.hidden) == 2
 
 
-def test_a_drawing_is_what_the_capabilities_say(batch: Batch) -> None:
+def test_an_image_is_what_the_capabilities_say(batch: Batch) -> None:
     able = batch.model.capabilities
-    for sketch in batch.sketches:
-        assert sketch.drawing.picture.size == (able.picture_size, able.picture_size)
-        assert sketch.drawing.picture.mode == "RGB"
-        assert len(sketch.drawing.tokens) == able.image_tokens
-        assert sketch.hidden is not None and sketch.hidden.shape == (able.image_tokens, 2, able.width)
-        assert sketch.hidden.dtype == torch.float32
+    for one in batch.images:
+        assert one.sample.image.size == (able.image_size, able.image_size)
+        assert one.sample.image.mode == "RGB"
+        assert len(one.sample.tokens) == able.image_tokens
+        assert one.hidden is not None and one.hidden.shape == (able.image_tokens, 2, able.width)
+        assert one.hidden.dtype == torch.float32
     assert len(set(batch.tokens())) == len(TASKS)
 
 
-def test_unmoved_latents_and_the_same_stream_give_the_same_drawing(batch: Batch) -> None:
-    """Beside a newcomer that begins without a prefix, and beside a longer prefix."""
+def test_unmoved_latents_and_the_same_stream_give_the_same_image(batch: Batch) -> None:
+    """Next to a new request without a prefix, and next to a longer prefix."""
     first, newcomer, third = batch.requests()
     mixed = [replace(first, prefix=batch.read(0, 5)), newcomer, replace(third, prefix=batch.read(2, 9))]
-    again = batch.draw(mixed, keep=3)
-    assert [sketch.drawing.tokens for sketch in again] == batch.tokens()
+    again = batch.draw(mixed, keep_hidden=3)
+    assert [one.sample.tokens for one in again] == batch.tokens()
     assert again[0].hidden is None and again[2].hidden is None
-    expected = batch.sketches[1].hidden
+    expected = batch.images[1].hidden
     assert expected is not None
     same_states(again[1].hidden, expected[:3])
 
@@ -154,94 +170,120 @@ def test_unmoved_latents_and_the_same_stream_give_the_same_drawing(batch: Batch)
 def test_every_state_yields_its_token_from_the_streams_own_numbers(batch: Batch) -> None:
     total = batch.model.capabilities.image_tokens
     whole = [replace(one, prefix=batch.read(place, total)) for place, one in enumerate(batch.requests())]
-    assert [sketch.drawing.tokens for sketch in batch.draw(whole)] == batch.tokens()
+    assert [one.sample.tokens for one in batch.draw(whole)] == batch.tokens()
 
 
-def test_another_stream_gives_another_drawing_even_behind_a_prefix(batch: Batch) -> None:
+def test_another_stream_gives_another_image_even_after_a_prefix(batch: Batch) -> None:
     total = batch.model.capabilities.image_tokens
-    unsure = batch.read(0, total) * 0.2  # a model that is sure draws the same from any stream
+    unsure = batch.read(0, total) * 0.2  # a model that is sure samples the same from any stream
     requests = [replace(batch.requests()[0], prefix=unsure, stream=open_stream(1, name, 0, 0)) for name in ("a", "b")]
-    one, other = (sketch.drawing.tokens for sketch in batch.draw(requests))
+    one, other = (one.sample.tokens for one in batch.draw(requests))
     assert one != other
 
 
-def test_a_sampled_text_is_its_streams_alone(batch: Batch) -> None:
-    def sample(tasks: Sequence[Task], number: int, temperature: float = 1.0) -> list[tuple[int, ...]]:
-        streams = [open_stream(number, task.key, 0, 0, "text") for task in tasks]
-        thoughts = batch.model.reason(
-            batch.model.start(tasks), [()] * len(tasks), streams=streams, temperature=temperature
-        )
-        return [thought.written for thought in thoughts]
+def test_a_sampled_text_depends_on_its_stream_alone(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(tasks: Sequence[Task], seed: int) -> list[tuple[int, ...]]:
+        return [text.tokens for text in write(batch.model, tasks, seed=seed)]
 
-    greedy = [thought.written for thought in batch.thoughts]
+    greedy = [text.tokens for text in batch.texts]
     together = sample(TASKS, 0)
     assert together == [text for task in TASKS for text in sample([task], 0)]
     assert together != greedy and together != sample(TASKS, 1)
-    assert sample(TASKS, 0, temperature=1e-4) == greedy
+    monkeypatch.setattr(batch.model, "text_temperature", 1e-4)
+    assert sample(TASKS, 0) == greedy
+
+
+def test_greedy_and_sampled_texts_may_be_mixed(batch: Batch) -> None:
+    """Each request's answer is what it is alone, and the stream is read from a copy."""
+    stream = open_stream(0, TASKS[1].key, 0, 0, "text")
+    before = stream.get_state()
+    first, second, third = batch.model.start(TASKS)
+    sampled = TextRequest(second, stream=stream)
+    mixed = batch.model.reason([TextRequest(first), sampled, TextRequest(third), replace(sampled, state=first)])
+    assert [mixed[place].tokens for place in (0, 2)] == [batch.texts[place].tokens for place in (0, 2)]
+    assert mixed[1].tokens == write(batch.model, TASKS[1:2], seed=0)[0].tokens
+    assert mixed[3].tokens != mixed[0].tokens
+    assert torch.equal(stream.get_state(), before)
 
 
 def test_a_sampled_text_keeps_its_prefix(batch: Batch) -> None:
-    prefixes = [thought.written[:1] for thought in batch.thoughts]
-    streams = [open_stream(3, task.key, 0, 0, "text") for task in TASKS]
-    for prefix, thought in zip(
-        prefixes, batch.model.reason(batch.model.start(TASKS), prefixes, streams=streams), strict=True
-    ):
-        assert thought.written[:1] == prefix
-        assert thought.hidden.shape[0] == len(thought.written)
+    prefixes = [text.tokens[:1] for text in batch.texts]
+    for prefix, text in zip(prefixes, write(batch.model, TASKS, prefixes, seed=3), strict=True):
+        assert text.tokens[:1] == prefix
+        assert text.hidden.shape[0] == len(text.tokens)
 
 
 def test_what_the_tokens_spell_is_the_text(batch: Batch) -> None:
-    for thought in batch.thoughts:
-        pieces = batch.model.spell(thought.reasoning.tokens)
-        assert len(pieces) == len(thought.reasoning.tokens)
-        assert "".join(pieces).strip() == thought.reasoning.text
+    for text in batch.texts:
+        pieces = batch.model.spell(text.reasoning.tokens)
+        assert len(pieces) == len(text.reasoning.tokens)
+        assert "".join(pieces).strip() == text.reasoning.text
 
 
-def test_no_critique_is_no_critique(batch: Batch) -> None:
-    thoughts = batch.model.reason(batch.rows, [()] * 3, critiques=["", "", "found 1 cat"])
-    assert [thought.written for thought in thoughts[:2]] == [thought.written for thought in batch.thoughts[:2]]
+def test_a_critique_changes_no_other_text(batch: Batch) -> None:
+    requests = [TextRequest(state, critique=c) for state, c in zip(batch.states, ("", "", "found 1 cat"), strict=True)]
+    assert [text.tokens for text in batch.model.reason(requests)[:2]] == [text.tokens for text in batch.texts[:2]]
 
 
 def test_given_tokens_stand_where_they_were_given(batch: Batch) -> None:
-    """At the beginning, and among tokens that are drawn; beside a neighbour that has none."""
+    """At the beginning, and among sampled tokens; next to a request that has none."""
     first, newcomer, third = batch.requests()
     mine, theirs = batch.tokens()[2][:7], batch.tokens()[0][9:12]
     tokens: list[int | None] = [*mine[:4], None, None, *theirs]
     given = replace(first, tokens=tokens, stream=open_stream(5, "given", 0, 0))
-    found = batch.draw([given, newcomer, replace(third, tokens=batch.tokens()[2])], keep=2)
-    assert [token for token in found[0].drawing.tokens[:4]] == list(mine[:4])
-    assert found[0].drawing.tokens[6:9] == theirs
-    assert found[1].drawing.tokens == batch.tokens()[1]
-    assert found[2].drawing.tokens == batch.tokens()[2]
-    assert [sketch.hidden is None for sketch in found] == [True, False, True]
-    (alone,) = batch.draw([replace(given, stream=open_stream(5, "given", 0, 0))], keep=2)
-    assert alone.drawing.tokens == found[0].drawing.tokens
+    found = batch.draw([given, newcomer, replace(third, tokens=batch.tokens()[2])], keep_hidden=2)
+    assert [token for token in found[0].sample.tokens[:4]] == list(mine[:4])
+    assert found[0].sample.tokens[6:9] == theirs
+    assert found[1].sample.tokens == batch.tokens()[1]
+    assert found[2].sample.tokens == batch.tokens()[2]
+    assert [one.hidden is None for one in found] == [True, False, True]
+    (alone,) = batch.draw([replace(given, stream=open_stream(5, "given", 0, 0))], keep_hidden=2)
+    assert alone.sample.tokens == found[0].sample.tokens
 
 
 def test_given_tokens_go_before_latents(batch: Batch) -> None:
     other = (batch.tokens()[0][0] + 1) % 8
     request = replace(batch.requests()[0], prefix=batch.read(0, 5), tokens=(other,))
-    assert batch.draw([request])[0].drawing.tokens[0] == other
+    assert batch.draw([request])[0].sample.tokens[0] == other
 
 
-def test_a_drawing_may_stop_early(batch: Batch) -> None:
-    """Its tokens are the whole drawing's first ones, its neighbour is whole, and drawing on goes on behind them."""
+def test_an_image_may_stop_early(batch: Batch) -> None:
+    """Its tokens are the first ones of the whole image, its neighbour is whole, and a new request continues it."""
     able = batch.model.capabilities
     first, second, third = batch.requests()
     part, whole, none = batch.draw([replace(first, until=7), second, replace(third, until=3, tokens=(1, 2, 3, 4))])
-    assert part.drawing.tokens == batch.tokens()[0][:7]
-    assert whole.drawing.tokens == batch.tokens()[1]
-    assert none.drawing.tokens == (1, 2, 3)
-    assert {one.drawing.picture.size for one in (part, none)} == {(able.picture_size, able.picture_size)}
-    (again,) = batch.draw([replace(first, tokens=part.drawing.tokens)])
-    assert again.drawing.tokens[:7] == part.drawing.tokens
-    assert len(again.drawing.tokens) == able.image_tokens
+    assert part.sample.tokens == batch.tokens()[0][:7]
+    assert whole.sample.tokens == batch.tokens()[1]
+    assert none.sample.tokens == (1, 2, 3)
+    assert {one.sample.image.size for one in (part, none)} == {(able.image_size, able.image_size)}
+    (again,) = batch.draw([replace(first, tokens=part.sample.tokens)])
+    assert again.sample.tokens[:7] == part.sample.tokens
+    assert len(again.sample.tokens) == able.image_tokens
 
 
-def test_keep_may_be_none_at_all(batch: Batch) -> None:
+def test_each_request_keeps_its_own_number_of_states(batch: Batch) -> None:
+    able, (first, second, third) = batch.model.capabilities, batch.requests()
+    requests = [replace(first, keep_hidden=2), second, replace(third, keep_hidden=able.image_tokens)]
+    for one, whole, count in zip(
+        batch.model.draw(requests, SamplingParams(guidance=GUIDANCE)), batch.images, (2, 0, None), strict=True
+    ):
+        assert one.sample.tokens == whole.sample.tokens and whole.hidden is not None
+        same_states(one.hidden, whole.hidden[:count])
+
+
+def test_the_models_defaults_are_settings(batch: Batch) -> None:
+    model = batch.model
+    assert model.settings().flat.items() >= model.defaults.items()
+    assert model.settings("one-shot").sampling.guidance == model.defaults["guidance"]
+    assert model.settings(guidance=9.0).sampling.guidance == 9.0
+    with pytest.raises(UsageError, match="does not read the setting 'learning_rate'"):
+        model.settings("one-shot", learning_rate=0.1)
+
+
+def test_there_may_be_nothing_to_do(batch: Batch) -> None:
     total = batch.model.capabilities.image_tokens
     width = batch.model.capabilities.width
-    assert batch.model.draw([], guidance=GUIDANCE, temperature=TEMPERATURE, keep=3) == []
+    assert batch.model.draw([], SamplingParams()) == [] == batch.model.reason([])
     assert batch.model.image_logits(torch.empty(0, 2, width), GUIDANCE).shape == batch.read(0, 0).shape
     assert batch.model.text_logits(torch.empty(0, width)).shape[0] == 0
     assert len(batch.read(0, total)) == total
@@ -249,7 +291,7 @@ def test_keep_may_be_none_at_all(batch: Batch) -> None:
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
 def test_guidance_leads_from_the_unconditional_through_the_conditional_logits(batch: Batch, guidance: float) -> None:
-    hidden = batch.sketches[0].hidden
+    hidden = batch.images[0].hidden
     assert hidden is not None
     pair = hidden[:4]
     unconditional = batch.model.image_logits(pair[:, [1, 1]], 1.0)
@@ -260,9 +302,9 @@ def test_guidance_leads_from_the_unconditional_through_the_conditional_logits(ba
 
 
 def test_logits_are_differentiable_in_the_latents(batch: Batch) -> None:
-    hidden = batch.sketches[0].hidden
+    hidden = batch.images[0].hidden
     assert hidden is not None
-    text = batch.thoughts[0].hidden[:1].clone().requires_grad_()
+    text = batch.texts[0].hidden[:1].clone().requires_grad_()
     image = hidden[:2].clone().requires_grad_()
     batch.model.text_logits(text)[:, 3].sum().backward()
     batch.model.image_logits(image, GUIDANCE)[0, 3].backward()
@@ -271,10 +313,10 @@ def test_logits_are_differentiable_in_the_latents(batch: Batch) -> None:
 
 
 def test_answers_are_probabilities_in_order(batch: Batch) -> None:
-    pictures = [sketch.drawing.picture for sketch in batch.sketches]
+    images = [one.sample.image for one in batch.images]
     questions = ["Is there a cat?", "Is there a red apple left of a blue clock?", "Is there one dog?"]
-    together = batch.model.answer(pictures, questions)
+    together = batch.model.answer(images, questions)
     assert all(0 < value < 1 for value in together)
-    alone = [batch.model.answer([p], [q])[0] for p, q in zip(pictures, questions, strict=True)]
+    alone = [batch.model.answer([p], [q])[0] for p, q in zip(images, questions, strict=True)]
     assert together == pytest.approx(alone, abs=1e-4)
     assert batch.model.answer([], []) == []
