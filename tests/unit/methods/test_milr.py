@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
+import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass, replace
-from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -13,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+import milr.methods.runner as runner_module
 from milr import search
-from milr.config import SearchConfig
-from milr.methods.best_of_n import best_of_n
-from milr.methods.latents import Latents, RolledOut
-from milr.methods.strategies import STRATEGIES
-from milr.models.base import TaskState, TextOutput
-from milr.search import SearchError
+from milr.errors import UsageError
+from milr.methods.latents import GradientError, Update, take_steps
+from milr.methods.milr import SearchError
+from milr.models.base import Model, TextOutput, TextRequest
+from milr.settings import GRADIENTS, STRATEGIES
 from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
-from milr.types import Score, StepRecord, Task, Unscored, rank
+from milr.types import LatentTrace, Score, StepRecord, Task, Unscored, rank
 
 CAT, DOGS, TREE, ONE = (Task(prompt=p) for p in ("a red cat", "two dogs", "a big tree", "one"))
 TASKS = [CAT, DOGS, TREE, ONE]
@@ -33,67 +36,79 @@ SETTINGS: dict[str, Any] = {"steps": 5, "text_ratio": 0.5, "image_ratio": 0.2, "
 def run(
     tasks: Sequence[Task], model: FakeModel | None = None, reward: FakeReward | None = None, **settings: Any
 ) -> list[StepRecord]:
-    """All records of a search that stops at nothing unless told."""
-    config = SearchConfig.model_validate(SETTINGS | {"stop_at": NEVER} | settings)
-    return list(search(tasks, model or FakeModel(), reward or FakeReward(), config))
+    """Return all records of a search that stops at nothing unless told."""
+    own = dict(SETTINGS)
+    if settings.get("strategy") == "steer":
+        del own["image_ratio"]  # a strategy without image latents does not read it
+    changes = own | {"stop_at": NEVER} | settings
+    return list(search(tasks, model or FakeModel(), reward or FakeReward(), **changes))
+
+
+def trace(record: StepRecord) -> LatentTrace:
+    """Return what a record says of the latents."""
+    assert record.trace is not None
+    return record.trace
 
 
 def timeless(records: Sequence[StepRecord], index: int | None = None) -> list[StepRecord]:
-    """The records of one task, or of all in the order of tasks, with what depends on the clock left out."""
+    """Return the records of one task, or of all in the order of tasks, without what depends on the clock."""
     kept = [replace(record, seconds=0) for record in records if index in (None, record.index)]
     return sorted(kept, key=lambda record: (record.index, record.step))
 
 
 def scripted(*values: float) -> Callable[[Image.Image, Task], float]:
-    """Scores told in advance, one a picture."""
-    told = iter(values)
-    return lambda picture, task: next(told)
+    """Return scores that are known before, one per image."""
+    left = iter(values)
+    return lambda image, task: next(left)
 
 
-def share_of_dark(picture: Image.Image, task: Task) -> float:
-    """A reward that reads the tokens."""
-    tokens = read_tokens(picture)
+def share_of_dark(image: Image.Image, task: Task) -> float:
+    """Score by the tokens."""
+    tokens = read_tokens(image)
     return sum(token < 8 for token in tokens) / len(tokens)
 
 
 @dataclass
 class Step:
-    """One call of `take_step`, seen from outside."""
+    """One task's part of a call of `take_steps`, seen from outside."""
 
-    latents: Latents
-    rolled: RolledOut
+    update: Update
     before: dict[str, torch.Tensor]
     after: dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """Every latent step of the searches of a test."""
-    module = import_module("milr.search")
-    real, made = module.take_step, list[Step]()
+    """Return every latent step of the searches of a test."""
+    made: list[Step] = []
 
-    def watch(model: Any, latents: Latents, rolled: RolledOut, *rest: Any) -> float:
-        before = {name: value.detach().clone() for name, value in latents.now.items()}
-        log_p = real(model, latents, rolled, *rest)
-        made.append(Step(latents, rolled, before, {n: v.detach().clone() for n, v in latents.now.items()}))
+    def watch(model: Model, updates: Sequence[Update], *rest: Any) -> list[float | GradientError]:
+        before = [{name: value.clone() for name, value in update.latents.now.items()} for update in updates]
+        log_p = take_steps(model, updates, *rest)
+        for update, old in zip(updates, before, strict=True):
+            made.append(Step(update, old, {name: value.clone() for name, value in update.latents.now.items()}))
         return log_p
 
-    monkeypatch.setattr(module, "take_step", watch)
+    monkeypatch.setattr(runner_module, "take_steps", watch)
     return made
 
 
 class Watched(FakeModel):
-    """Keeps what it was asked to write behind, and what it wrote."""
+    """Keeps what it was asked to write, and what it wrote."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.thoughts: list[tuple[tuple[int, ...], TextOutput]] = []
+        self.texts: list[tuple[tuple[int, ...], TextOutput]] = []
+        self.offsets: list[torch.Tensor] = []
 
-    def reason(self, rows: Sequence[TaskState], prefixes: Sequence[Sequence[int]], **more: Any) -> list[TextOutput]:
-        assert rows, "asked to reason about nothing"
-        thoughts = super().reason(rows, prefixes, **more)
-        self.thoughts += [(tuple(prefix), thought) for prefix, thought in zip(prefixes, thoughts, strict=True)]
-        return thoughts
+    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
+        assert requests, "asked to reason about nothing"
+        outputs = super().reason(requests)
+        for request, output in zip(requests, outputs, strict=True):
+            self.texts.append((tuple(request.prefix), output))
+            none = torch.empty(0, self.capabilities.width)
+            self.offsets.append(none if request.offsets is None else request.offsets)
+        return outputs
 
 
 # --- strategies
@@ -111,7 +126,7 @@ def test_a_strategy_moves_what_it_names_and_not_a_bit_of_the_rest(
     strategy: str, expected: list[str], steps: list[Step]
 ) -> None:
     records = run([CAT], strategy=strategy)
-    assert [" ".join(record.moved) for record in records] == ["", *expected]
+    assert [" ".join(trace(record).moved) for record in records] == ["", *expected]
     for step, names in zip(steps, expected, strict=True):
         for name in ("text", "image"):
             assert torch.equal(step.before[name], step.after[name]) == (name not in names), name
@@ -120,48 +135,36 @@ def test_a_strategy_moves_what_it_names_and_not_a_bit_of_the_rest(
             assert torch.equal(earlier.after[name], later.before[name])
 
 
-class Added(Watched):
-    """Keeps what was to be added to its states, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.offsets: list[torch.Tensor] = []
-
-    def reason(self, rows: Sequence[TaskState], prefixes: Sequence[Sequence[int]], **more: Any) -> list[TextOutput]:
-        self.offsets += list(more["offsets"])
-        return super().reason(rows, prefixes, **more)
-
-
 def test_steer_writes_every_word_after_the_words_before_it(steps: list[Step]) -> None:
-    model = Added()
-    records = run([CAT, DOGS], model, strategy="steer", max_rows=1)
-    assert any(record.flipped_text for record in records)
-    for (prefix, thought), offsets in zip(model.thoughts, model.offsets, strict=True):
+    model = Watched()
+    records = run([CAT, DOGS], model, strategy="steer", batch_size=1)
+    assert any(trace(record).flipped_text for record in records)
+    for (prefix, output), offsets in zip(model.texts, model.offsets, strict=True):
         assert prefix == ()
         # The decoder's own states, moved, say each word: no word is chosen without those before it.
-        states = thought.hidden.clone()
+        states = output.hidden.clone()
         states[: len(offsets)] += offsets[: len(states)]
-        assert tuple(model.text_logits(states).argmax(-1).tolist()) == thought.written
+        assert tuple(model.text_logits(states).argmax(-1).tolist()) == output.tokens
     assert all(request.prefix is None for request in model.drawn)  # the image has no latents
 
 
-def test_steer_credits_the_words_that_were_written_where_the_decoder_stood(steps: list[Step]) -> None:
-    model = Added()
+def test_steer_moves_the_states_of_the_words_that_were_written(steps: list[Step]) -> None:
+    model = Watched()
     records = run([CAT], model, strategy="steer")
-    for step, record, (_, thought), offsets in zip(steps, records, model.thoughts, model.offsets, strict=False):
-        count = len(step.rolled.text)
-        assert step.rolled.text == thought.written[:count] and 0 < count <= record.text_latents
-        expected = thought.hidden[:count] + (offsets[:count] if len(offsets) else 0)
+    for step, record, (_, output), offsets in zip(steps, records, model.texts, model.offsets, strict=False):
+        count = len(step.update.text)
+        assert step.update.text == output.tokens[:count] and 0 < count <= trace(record).text_latents
+        expected = output.hidden[:count] + (offsets[:count] if len(offsets) else 0)
         assert torch.allclose(step.before["text"][:count], expected, atol=1e-6)
 
 
-def test_steer_without_credit_says_the_same_again() -> None:
-    model = Added()
-    records = run([CAT, DOGS], model, strategy="steer", credit="zero")
+def test_steer_without_a_gradient_says_the_same_again() -> None:
+    model = Watched()
+    records = run([CAT, DOGS], model, strategy="steer", gradient="zero")
     assert not any(offsets.any() for offsets in model.offsets)
     for index in (0, 1):
         assert len({record.reasoning.text for record in records if record.index == index}) == 1
-        assert {record.text_shift for record in records if record.index == index} == {0.0}
+        assert {trace(record).text_shift for record in records if record.index == index} == {0.0}
 
 
 def test_steer_needs_no_other_tasks_and_no_order_of_them() -> None:
@@ -179,40 +182,38 @@ def test_t2v_of_one_step_moves_the_image() -> None:
 def test_a_text_whose_latents_rest_is_not_decoded_again() -> None:
     model = Watched()
     records = run([CAT, DOGS], model, strategy="alt")
-    assert len(model.thoughts) == 2 * (1 + 3)  # the first texts, then steps 1, 3 and 5
+    assert len(model.texts) == 2 * (1 + 3)  # the first texts, then steps 1, 3 and 5
     for index in (0, 1):
         for before, after in pairwise(timeless(records, index)):
-            if after.moved == ("image",):
+            if trace(after).moved == ("image",):
                 assert after.reasoning is before.reasoning
 
 
 def test_new_prefixes_are_read_from_the_latents_that_moved(steps: list[Step]) -> None:
     model = Watched()
     records = run([CAT], model)
-    assert len(model.thoughts) == len(model.drawn) == len(records)
-    assert model.thoughts[0][0] == () and model.drawn[0].prefix is None
-    for step, (text, thought), request, record in zip(
-        steps, model.thoughts[1:], model.drawn[1:], records[1:], strict=True
-    ):
+    assert len(model.texts) == len(model.drawn) == len(records)
+    assert model.texts[0][0] == () and model.drawn[0].prefix is None
+    for step, (text, output), request, record in zip(steps, model.texts[1:], model.drawn[1:], records[1:], strict=True):
         assert text == tuple(model.text_logits(step.after["text"]).argmax(-1).tolist())
         assert request.prefix is not None
         assert torch.equal(request.prefix, model.image_logits(step.after["image"], 2.0))
-        assert thought.written[: len(text)] == text[: len(thought.written)]
-        assert record.reasoning is thought.reasoning is request.reasoning
+        assert output.tokens[: len(text)] == text[: len(output.tokens)]
+        assert record.reasoning is output.reasoning is request.reasoning
 
 
 # --- stopping and what is returned
 
 
 def test_a_value_equal_to_the_stop_does_not_stop() -> None:
-    reward = FakeReward(lambda picture, task: 0.5, stop_at=0.5)
+    reward = FakeReward(lambda image, task: 0.5, stop_at=0.5)
     records = run([CAT], reward=reward, stop_at=None)
     assert [record.finished for record in records] == [None] * 5 + ["out of steps"]
 
 
-def test_the_stop_is_the_rewards_own_unless_the_config_has_one() -> None:
+def test_the_stop_is_the_rewards_own_unless_the_settings_have_one() -> None:
     def ends(own: float, given: float | None) -> tuple[int, str | None]:
-        reward = FakeReward(lambda picture, task: 0.5, stop_at=own)
+        reward = FakeReward(lambda image, task: 0.5, stop_at=own)
         last = run([CAT], reward=reward, stop_at=given)[-1]
         return last.step, last.finished
 
@@ -223,15 +224,14 @@ def test_the_stop_is_the_rewards_own_unless_the_config_has_one() -> None:
     assert ends(0.6, 0.0) == (0, "met")
 
 
-@pytest.mark.parametrize("method", [search, best_of_n])
-def test_a_reward_may_have_a_stop_a_task(method: Any) -> None:
+def test_a_reward_may_have_one_stop_per_task() -> None:
     class ByTask(FakeReward):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             return [fake_score(0.5, stop_at=0.4 if task == DOGS else 0.9) for task in tasks]
 
     def ends(stop_at: float | None) -> list[tuple[int, str | None]]:
-        config = SearchConfig.model_validate(SETTINGS | {"steps": 2, "stop_at": stop_at})
-        last = {record.index: record for record in method([CAT, DOGS], FakeModel(), ByTask(stop_at=0.9), config)}
+        records = run([CAT, DOGS], reward=ByTask(stop_at=0.9), steps=2, stop_at=stop_at)
+        last = {record.index: record for record in records}
         return [(last[i].step, last[i].finished) for i in range(2)]
 
     assert ends(None) == [(2, "out of steps"), (0, "met")]
@@ -240,44 +240,49 @@ def test_a_reward_may_have_a_stop_a_task(method: Any) -> None:
 
 def test_a_task_that_is_met_at_once_is_not_updated(steps: list[Step]) -> None:
     model = FakeModel()
-    (record,) = run([CAT], model, FakeReward(lambda picture, task: 1.0), stop_at=0.9)
-    assert (record.step, record.moved, record.log_probability) == (0, (), None)
-    assert (record.flipped_text, record.flipped_image, record.text_shift, record.image_shift) == (0, 0, 0.0, 0.0)
+    (record,) = run([CAT], model, FakeReward(lambda image, task: 1.0), stop_at=0.9)
+    assert (record.step, trace(record).moved, trace(record).log_probability) == (0, (), None)
+    assert (
+        trace(record).flipped_text,
+        trace(record).flipped_image,
+        trace(record).text_shift,
+        trace(record).image_shift,
+    ) == (0, 0, 0.0, 0.0)
     assert len(model.drawn) == record.drawings_spent == 1
     assert steps == []
 
 
-def test_the_best_picture_is_returned_and_the_first_of_equals() -> None:
+def test_the_best_image_is_returned_and_the_first_of_equals() -> None:
     records = run([CAT], reward=FakeReward(scripted(0.2, 0.6, 0.3, 0.6, 0.1, 0.0)))
     assert [record.best_step for record in records] == [0, 1, 1, 1, 1, 1]
     last = records[-1]
-    assert last.best is records[1].drawings[0]
+    assert last.best is records[1].images[0]
     assert last.best_score is records[1].scores[0]
-    assert last.best.tokens != last.drawings[0].tokens
+    assert last.best.tokens != last.images[0].tokens
 
 
-def test_the_best_of_a_steps_drawings_is_returned() -> None:
+def test_the_best_of_a_steps_images_is_returned() -> None:
     values = (0.1, 0.4, 0.4, 0.3, 0.2, 0.5)
     first, second = run([CAT], reward=FakeReward(scripted(*values)), drawings_per_step=3, steps=1)
-    assert first.best is first.drawings[1]
-    assert second.best is second.drawings[2]
+    assert first.best is first.images[1]
+    assert second.best is second.images[2]
     assert [score.value for score in (*first.scores, *second.scores) if isinstance(score, Score)] == list(values)
 
 
-def test_no_steps_is_one_picture() -> None:
+def test_no_steps_is_one_image() -> None:
     (record,) = run([CAT], steps=0)
     assert (record.step, record.finished, record.drawings_spent) == (0, "out of steps", 1)
 
 
-def test_every_score_belongs_to_its_picture_and_its_task() -> None:
-    def of_both(picture: Image.Image, task: Task) -> float:
-        return brightness(picture) * len(task.prompt) / 10
+def test_every_score_belongs_to_its_image_and_its_task() -> None:
+    def of_both(image: Image.Image, task: Task) -> float:
+        return brightness(image) * len(task.prompt) / 10
 
     for record in run(TASKS, reward=FakeReward(of_both), drawings_per_step=2, steps=2):
-        for drawing, score in zip(record.drawings, record.scores, strict=True):
+        for sample, score in zip(record.images, record.scores, strict=True):
             assert isinstance(score, Score)
-            assert score.value == of_both(drawing.picture, record.task)
-            assert read_tokens(drawing.picture) == drawing.tokens
+            assert score.value == of_both(sample.image, record.task)
+            assert read_tokens(sample.image) == sample.tokens
     assert not list(search([], FakeModel(), FakeReward()))
 
 
@@ -293,10 +298,10 @@ def test_records_are_frozen() -> None:
 
 
 def test_a_finished_tasks_place_is_given_to_the_next() -> None:
-    at_once = FakeReward(lambda picture, task: float(task is CAT))
-    records = run(TASKS, reward=at_once, steps=2, stop_at=0.9, max_rows=2)
+    at_once = FakeReward(lambda image, task: float(task is CAT))
+    records = run(TASKS, reward=at_once, steps=2, stop_at=0.9, batch_size=2)
     order = [(record.index, record.step) for record in records]
-    # The cat leaves after its first picture, and the tree begins beside the dogs' step 1.
+    # The cat leaves after its first image, and the tree begins beside the dogs' step 1.
     assert order == [(0, 0), (1, 0), (1, 1), (2, 0), (1, 2), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
 
 
@@ -308,8 +313,8 @@ def test_neither_places_nor_neighbours_change_a_record() -> None:
     together = run(TASKS, **settings)
     ends = {record.index: record.step for record in together if record.finished}
     assert len(set(ends.values())) > 1, "a test of tasks that finish at different steps"
-    assert timeless(run(TASKS, **settings, max_rows=1)) == timeless(together)
-    assert timeless(run(TASKS, **settings, max_rows=3)) == timeless(together)
+    assert timeless(run(TASKS, **settings, batch_size=1)) == timeless(together)
+    assert timeless(run(TASKS, **settings, batch_size=3)) == timeless(together)
     for index, task in enumerate(TASKS):
         alone = [replace(record, index=index) for record in run([task], **settings)]
         assert timeless(alone) == timeless(together, index)
@@ -335,69 +340,69 @@ def test_a_search_repeats_itself_and_another_seed_does_not() -> None:
     assert run([CAT], seed=1)[0].best.tokens != run([CAT])[0].best.tokens
 
 
-def test_drawings_of_a_step_have_streams_of_their_own() -> None:
+def test_images_of_a_step_have_streams_of_their_own() -> None:
     for record in run([CAT], drawings_per_step=3):
-        assert len({drawing.tokens for drawing in record.drawings}) == 3
-        assert len({drawing.tokens[:5] for drawing in record.drawings}) > 1
+        assert len({sample.tokens for sample in record.images}) == 3
+        assert len({sample.tokens[:5] for sample in record.images}) > 1
         assert record.drawings_spent == 3 * (record.step + 1)
 
 
 # --- what the latents add
 
 
-def test_fixed_noise_and_no_credit_redraw_the_same_picture() -> None:
-    records = run([CAT], noise="fixed", credit="zero")
-    assert {record.drawings[0].tokens for record in records} == {records[0].drawings[0].tokens}
+def test_fixed_noise_and_no_gradient_redraw_the_same_image() -> None:
+    records = run([CAT], noise="fixed", gradient="zero")
+    assert {record.images[0].tokens for record in records} == {records[0].images[0].tokens}
     assert {record.reasoning for record in records} == {records[0].reasoning}
-    assert {(record.text_shift, record.image_shift) for record in records} == {(0.0, 0.0)}
+    assert {(trace(record).text_shift, trace(record).image_shift) for record in records} == {(0.0, 0.0)}
 
 
-def test_fresh_noise_and_no_credit_redraw_new_pictures() -> None:
-    records = run([CAT], noise="fresh", credit="zero")
-    assert len({record.drawings[0].tokens for record in records}) == len(records)
+def test_fresh_noise_and_no_gradient_redraw_new_images() -> None:
+    records = run([CAT], noise="fresh", gradient="zero")
+    assert len({record.images[0].tokens for record in records}) == len(records)
     assert {record.reasoning for record in records} == {records[0].reasoning}
-    assert {(record.text_shift, record.image_shift) for record in records} == {(0.0, 0.0)}
+    assert {(trace(record).text_shift, trace(record).image_shift) for record in records} == {(0.0, 0.0)}
 
 
-def test_without_credit_it_is_all_the_same_what_would_move() -> None:
-    """So one twin without credit stands for all searches that differ in these settings only."""
+def test_without_a_gradient_it_is_all_the_same_what_would_move() -> None:
+    """One zero-gradient control stands for all searches that differ in these settings only."""
 
     def draw(**settings: Any) -> list[tuple[object, object]]:
-        records = timeless(run(TASKS, credit="zero", **settings))
-        return [(record.reasoning, record.drawings[0].tokens) for record in records]
+        records = timeless(run(TASKS, gradient="zero", **settings))
+        return [(record.reasoning, record.images[0].tokens) for record in records]
 
     usual, without_image = draw(), draw(image_ratio=0.0)
     assert usual == draw(strategy="alt") == draw(strategy="t2v")
     assert usual == draw(text_ratio=0.0) == draw(l2=1.0) == draw(learning_rate=0.5)
     assert without_image == draw(strategy="steer") == draw(strategy="steer", text_ratio=1.0, learning_rate=0.5)
-    # Image latents know the first drawing's tokens, not each other's: how many there are changes what is drawn.
+    # Image latents know the first image's tokens, not each other's: how many there are changes what is drawn.
     assert usual != without_image
 
 
-def test_under_fixed_noise_a_picture_changes_only_where_the_latents_changed_a_token() -> None:
-    records = run(TASKS, reward=FakeReward(lambda picture, task: 0.0), noise="fixed", learning_rate=0.005, steps=12)
-    firsts = {record.index: record.drawings[0].tokens for record in records if record.step == 0}
-    later = [(record, record.drawings[0].tokens == firsts[record.index]) for record in records if record.step]
+def test_under_fixed_noise_an_image_changes_only_where_the_latents_changed_a_token() -> None:
+    records = run(TASKS, reward=FakeReward(lambda image, task: 0.0), noise="fixed", learning_rate=0.005, steps=12)
+    firsts = {record.index: record.images[0].tokens for record in records if record.step == 0}
+    later = [(record, record.images[0].tokens == firsts[record.index]) for record in records if record.step]
     for record, same in later:
-        if record.flipped_text == record.flipped_image == 0:
+        if trace(record).flipped_text == trace(record).flipped_image == 0:
             assert same
-        if record.flipped_image:
+        if trace(record).flipped_image:
             assert not same
-    # A flipped word need not change the picture, but somewhere one does.
-    assert any(record.flipped_text and not record.flipped_image and not same for record, same in later)
+    # A flipped word need not change the image, but somewhere one does.
+    assert any(trace(record).flipped_text and not trace(record).flipped_image and not same for record, same in later)
     assert any(same for _, same in later)
 
 
 @pytest.mark.parametrize("noise", ["fresh", "fixed"])
-def test_twins_begin_with_the_same_picture(noise: str) -> None:
-    firsts = [run([CAT], noise=noise, credit=credit)[0] for credit in ("reward", "zero", "random", "negated")]
+def test_ablations_begin_with_the_same_image(noise: str) -> None:
+    firsts = [run([CAT], noise=noise, gradient=gradient)[0] for gradient in GRADIENTS]
     assert all(timeless([first]) == timeless([firsts[0]]) for first in firsts)
 
 
-def test_random_credit_moves_as_far_by_another_way(steps: list[Step]) -> None:
+def test_a_random_gradient_moves_as_far_by_another_way(steps: list[Step]) -> None:
     run([CAT], steps=1)
-    run([CAT], steps=1, credit="random")
-    run([CAT], steps=1, credit="random")
+    run([CAT], steps=1, gradient="random")
+    run([CAT], steps=1, gradient="random")
     real, randomly, again = steps
     for name in ("text", "image"):
         a, b = real.after[name] - real.before[name], randomly.after[name] - randomly.before[name]
@@ -407,7 +412,7 @@ def test_random_credit_moves_as_far_by_another_way(steps: list[Step]) -> None:
 
 
 def test_random_directions_differ_from_step_to_step_and_from_task_to_task(steps: list[Step]) -> None:
-    run([CAT, DOGS], steps=2, credit="random", text_ratio=0)
+    run([CAT, DOGS], steps=2, gradient="random", text_ratio=0)
     ways = [(step.after["image"] - step.before["image"]).flatten() for step in steps]
     assert len(ways) == 4
     for place, a in enumerate(ways):
@@ -423,64 +428,68 @@ def test_without_text_latents_the_text_stays(strategy: str) -> None:
     model = Watched()
     records = run([CAT], model, text_ratio=0, strategy=strategy)
     assert len(records) == 6
-    assert len(model.thoughts) == 1
-    assert {(record.text_latents, record.text_shift, record.flipped_text) for record in records} == {(0, 0.0, 0)}
+    assert len(model.texts) == 1
+    assert {
+        (trace(record).text_latents, trace(record).text_shift, trace(record).flipped_text) for record in records
+    } == {(0, 0.0, 0)}
     assert {record.reasoning for record in records} == {records[0].reasoning}
-    assert {record.moved for record in records} <= {(), ("image",)}
-    assert records[-1].image_shift > 0
+    assert {trace(record).moved for record in records} <= {(), ("image",)}
+    assert trace(records[-1]).image_shift > 0
     assert not any(record.notes for record in records)
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
-def test_without_image_latents_every_drawing_begins_anew(strategy: str) -> None:
+def test_without_image_latents_every_image_begins_anew(strategy: str) -> None:
     model = FakeModel()
     records = run([CAT], model, image_ratio=0, strategy=strategy)
     assert len(records) == 6
     assert all(request.prefix is None for request in model.drawn)
-    assert {(record.image_latents, record.image_shift, record.flipped_image) for record in records} == {(0, 0.0, 0)}
-    assert {record.moved for record in records} <= {(), ("text",)}
-    assert records[-1].text_shift > 0
+    assert {
+        (trace(record).image_latents, trace(record).image_shift, trace(record).flipped_image) for record in records
+    } == {(0, 0.0, 0)}
+    assert {trace(record).moved for record in records} <= {(), ("text",)}
+    assert trace(records[-1]).text_shift > 0
 
 
 def test_without_any_latents_a_search_is_best_of_n() -> None:
     model = FakeModel()
     records = run([CAT], model, text_ratio=0, image_ratio=0)
-    assert len({record.drawings[0].tokens for record in records}) == 6
+    assert len({record.images[0].tokens for record in records}) == 6
     assert len(model.reasoned) == 1
-    assert {record.moved for record in records} == {()}
+    assert {trace(record).moved for record in records} == {()}
 
 
 def test_a_tiny_ratio_moves_one_position_and_says_so() -> None:
     first, *rest = run([CAT], text_ratio=0.01, image_ratio=0.01)
-    assert (first.text_latents, first.image_latents) == (1, 1)
+    assert (trace(first).text_latents, trace(first).image_latents) == (1, 1)
     assert [note.split(":")[0] for note in first.notes] == ["text", "image"]
     assert all("one moves" in note for note in first.notes)
     assert not any(record.notes for record in rest)
-    assert rest[-1].text_shift > 0 and rest[-1].image_shift > 0
+    assert trace(rest[-1]).text_shift > 0 and trace(rest[-1]).image_shift > 0
 
 
 def test_latents_are_counted_by_the_paper() -> None:
     record = run([CAT])[0]
-    assert record.text_latents == len(record.reasoning.tokens) // 2
-    assert record.image_latents == 5
+    assert trace(record).text_latents == len(record.reasoning.tokens) // 2
+    assert trace(record).image_latents == 5
     assert record.notes == ()
 
 
 # --- what could not be scored
 
 
-def test_an_unscored_picture_is_asked_about_once_more() -> None:
+def test_an_unscored_image_is_asked_about_once_more() -> None:
     reward = FakeReward(unscored_calls={1})
     records = run([CAT], reward=reward, steps=2)
     assert all(isinstance(record.scores[0], Score) for record in records)
     assert reward.calls == 3 + 1
-    assert [record.moved for record in records] == [(), ("text", "image"), ("text", "image")]
+    assert [trace(record).moved for record in records] == [(), ("text", "image"), ("text", "image")]
 
 
 def test_only_what_could_not_be_scored_is_asked_about_again() -> None:
     asked: list[Task] = []
 
-    def fails_for_the_cat_at_first(picture: Image.Image, task: Task) -> float:
+    def fails_for_the_cat_at_first(image: Image.Image, task: Task) -> float:
         asked.append(task)
         return math.nan if asked == [CAT] else 0.5
 
@@ -489,37 +498,37 @@ def test_only_what_could_not_be_scored_is_asked_about_again() -> None:
     assert all(isinstance(record.scores[0], Score) for record in records)
 
 
-def test_a_picture_that_cannot_be_scored_costs_one_update_and_no_more(steps: list[Step]) -> None:
-    reward = FakeReward(unscored_calls={1, 2})  # step 1's picture, and again
+def test_an_image_that_cannot_be_scored_costs_one_update_and_no_more(steps: list[Step]) -> None:
+    reward = FakeReward(unscored_calls={1, 2})  # step 1's image, and again
     records = run([CAT], reward=reward, steps=3)
     assert [type(record.scores[0]) for record in records] == [Score, Unscored, Score, Score]
-    assert [record.moved for record in records] == [(), ("text", "image"), (), ("text", "image")]
+    assert [trace(record).moved for record in records] == [(), ("text", "image"), (), ("text", "image")]
     assert [bool(record.notes) for record in records] == [False, False, True, False]
     assert records[2].notes == ("no update: the fake said nan",)
-    assert records[2].log_probability is None
+    assert trace(records[2]).log_probability is None
     assert len(steps) == 2
     assert torch.equal(steps[0].after["text"], steps[1].before["text"])
     assert records[2].reasoning is records[1].reasoning
-    assert records[2].drawings[0].tokens != records[1].drawings[0].tokens
+    assert records[2].images[0].tokens != records[1].images[0].tokens
     assert records[1].best is records[0].best
     assert isinstance(records[-1].best_score, Score)
 
 
-def test_one_unscored_drawing_of_a_step_is_left_out_and_never_taken_for_a_zero(steps: list[Step]) -> None:
+def test_one_unscored_image_of_a_step_is_left_out_and_never_taken_for_a_zero(steps: list[Step]) -> None:
     reward = FakeReward(scripted(0.5, math.nan, 0.75, math.nan, 0.25, 0.75, 0.5))
     first, second = run([CAT], reward=reward, drawings_per_step=3, steps=1)
     assert isinstance(first.scores[1], Unscored)
-    assert second.moved == ("text", "image")
-    assert second.notes == ("1 of 3 drawings left out of the update: the fake said nan",)
+    assert trace(second).moved == ("text", "image")
+    assert second.notes == ("1 of 3 images left out of the update: the fake said nan",)
     (step,) = steps
-    assert step.rolled.rewards == (0.5, 0.75)
-    assert step.rolled.images == (first.drawings[0].tokens[:5], first.drawings[2].tokens[:5])
+    assert step.update.rewards == (0.5, 0.75)
+    assert step.update.images == (first.images[0].tokens[:5], first.images[2].tokens[:5])
 
 
 def test_a_step_without_any_score_moves_nothing(steps: list[Step]) -> None:
     first, second = run([CAT], reward=FakeReward(unscored_calls={0, 1}), drawings_per_step=2, steps=1)
     assert [type(score) for score in first.scores] == [Unscored, Unscored]
-    assert second.moved == () and steps == []
+    assert trace(second).moved == () and steps == []
     assert second.notes == ("no update: the fake said nan",)
 
 
@@ -527,7 +536,7 @@ def test_unscored_is_never_better_than_a_score_of_zero() -> None:
     reward = FakeReward(scripted(math.nan, math.nan, 0.0, math.nan, math.nan))
     first, second, third = run([CAT], reward=reward, steps=2)
     assert isinstance(first.best_score, Unscored)
-    assert second.best is second.drawings[0] and second.best_score == second.scores[0]
+    assert second.best is second.images[0] and second.best_score == second.scores[0]
     assert third.best is second.best
 
 
@@ -554,122 +563,162 @@ def test_a_gradient_that_is_not_finite_names_step_and_task_and_spares_the_record
     def consume(records: Iterator[StepRecord]) -> None:
         found.extend(records)
 
-    config = SearchConfig.model_validate(SETTINGS | {"stop_at": NEVER})
+    settings = SETTINGS | {"stop_at": NEVER}
     with pytest.raises(SearchError, match="step 3 of 'a red cat'"):
-        consume(search([CAT], Poisoned(), FakeReward(), config))
+        consume(search([CAT], Poisoned(), FakeReward(), **settings))
     assert timeless(found) == timeless(run([CAT]))[:3]
 
 
-def test_log_p_is_that_of_the_pictures_credited_tokens(steps: list[Step]) -> None:
+def test_log_p_is_that_of_the_images_prefix_tokens(steps: list[Step]) -> None:
     model = Watched()
     records = run([CAT], model, drawings_per_step=2, temperature=0.5)
-    assert records[0].log_probability is None
-    for step, (_, thought), before, record in zip(steps, model.thoughts, records, records[1:], strict=False):
+    assert trace(records[0]).log_probability is None
+    for step, (_, output), before, record in zip(steps, model.texts, records, records[1:], strict=False):
         text = model.text_logits(step.before["text"]).log_softmax(-1)
         image = (model.image_logits(step.before["image"], 2.0) / 0.5).log_softmax(-1)
-        expected = sum(float(row[token]) for row, token in zip(text, thought.written, strict=False))
-        for drawing in before.drawings:
-            expected += sum(float(row[token]) for row, token in zip(image, drawing.tokens, strict=False)) / 2
-        assert record.log_probability == pytest.approx(expected, abs=1e-4)
+        expected = sum(float(row[token]) for row, token in zip(text, output.tokens, strict=False))
+        for sample in before.images:
+            expected += sum(float(row[token]) for row, token in zip(image, sample.tokens, strict=False)) / 2
+        assert trace(record).log_probability == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_step_is_credited_with_what_was_drawn_before_it(steps: list[Step]) -> None:
+def test_a_step_is_of_what_was_drawn_before_it(steps: list[Step]) -> None:
     records = run([CAT], reward=FakeReward(share_of_dark), drawings_per_step=2)
     for step, record in zip(steps, records, strict=False):
-        assert step.rolled.images == tuple(drawing.tokens[:5] for drawing in record.drawings)
-        assert step.rolled.rewards == tuple(share_of_dark(d.picture, CAT) for d in record.drawings)
+        assert step.update.images == tuple(sample.tokens[:5] for sample in record.images)
+        assert step.update.rewards == tuple(share_of_dark(sample.image, CAT) for sample in record.images)
 
 
 def test_tokens_are_counted_where_they_are_sampled() -> None:
     for strategy in STRATEGIES:
         model = Watched()
-        spent, thoughts = 0, iter(model.thoughts)
+        spent, outputs = 0, iter(model.texts)
         for record in run([CAT], model, strategy=strategy, learning_rate=1.0, drawings_per_step=2):
-            if record.step == 0 or "text" in record.moved:
-                prefix, thought = next(thoughts)
+            if record.step == 0 or "text" in trace(record).moved:
+                prefix, output = next(outputs)
                 # A prefix is read from the latents; only what follows is sampled.
-                spent += max(0, len(thought.written) - len(prefix))
+                spent += max(0, len(output.tokens) - len(prefix))
             spent += 2 * 25
             assert record.tokens_spent == spent
             assert record.drawings_spent == 2 * (record.step + 1)
-        assert next(thoughts, None) is None
+        assert next(outputs, None) is None
 
 
 def test_flips_are_counted_against_the_first_step() -> None:
     model = Watched()
-    records = run([DOGS], model, learning_rate=0.5, reward=FakeReward(lambda picture, task: 0.0))
-    texts = [thought.written for _, thought in model.thoughts]
-    count = records[0].text_latents
+    records = run([DOGS], model, learning_rate=0.5, reward=FakeReward(lambda image, task: 0.0))
+    texts = [output.tokens for _, output in model.texts]
+    count = trace(records[0]).text_latents
     for record, text in zip(records, texts, strict=True):
-        image = record.drawings[0].tokens
-        assert record.flipped_image == sum(a != b for a, b in zip(image[:5], records[0].best.tokens[:5], strict=True))
+        image = record.images[0].tokens
+        assert trace(record).flipped_image == sum(
+            a != b for a, b in zip(image[:5], records[0].best.tokens[:5], strict=True)
+        )
         now, first = text[:count], texts[0][:count]
-        assert record.flipped_text == sum(a != b for a, b in zip(now, first, strict=False)) + len(first) - len(now)
-    assert records[-1].flipped_text and any(record.flipped_image for record in records)
+        assert trace(record).flipped_text == sum(a != b for a, b in zip(now, first, strict=False)) + len(first) - len(
+            now
+        )
+    assert trace(records[-1]).flipped_text and any(trace(record).flipped_image for record in records)
 
 
 def test_shift_is_how_far_the_latents_are_from_their_start(steps: list[Step]) -> None:
     records = run([CAT])
     for step, record in zip(steps, records[1:], strict=True):
-        for name, shift in (("text", record.text_shift), ("image", record.image_shift)):
+        for name, shift in (("text", trace(record).text_shift), ("image", trace(record).image_shift)):
             start = steps[0].before[name]
             assert shift == pytest.approx(float((step.after[name] - start).norm() / start.norm()), rel=1e-4)
 
 
-def test_a_text_that_ends_inside_its_prefix_credits_only_what_it_wrote(steps: list[Step]) -> None:
+def test_a_text_that_ends_inside_its_prefix_moves_by_what_it_wrote_only(steps: list[Step]) -> None:
     model = Watched()
-    records = run([DOGS, TREE, ONE], model, learning_rate=1.0, max_rows=1, steps=8, text_ratio=1.0)
-    assert len(records) == len(model.thoughts) == 27
+    records = run([DOGS, TREE, ONE], model, learning_rate=1.0, batch_size=1, steps=8, text_ratio=1.0)
+    assert len(records) == len(model.texts) == 27
     inside = 0
     for index in range(3):
         own = slice(9 * index, 9 * index + 9)
-        for step, (prefix, thought), record in zip(
-            steps[8 * index : 8 * index + 8], model.thoughts[own], records[own], strict=False
+        for step, (prefix, output), record in zip(
+            steps[8 * index : 8 * index + 8], model.texts[own], records[own], strict=False
         ):
-            assert step.rolled.text == thought.written[: record.text_latents]
-            if prefix and len(thought.written) < len(prefix):
+            assert step.update.text == output.tokens[: trace(record).text_latents]
+            if prefix and len(output.tokens) < len(prefix):
                 inside += 1
-                assert thought.written[-1] == 0 and 0 not in thought.reasoning.tokens
-                assert len(step.rolled.text) < record.text_latents
-                assert record.flipped_text >= record.text_latents - len(thought.written)
+                assert output.tokens[-1] == 0 and 0 not in output.reasoning.tokens
+                assert len(step.update.text) < trace(record).text_latents
+                assert trace(record).flipped_text >= trace(record).text_latents - len(output.tokens)
     assert inside, "no text of this test ended inside its prefix"
 
 
 def test_it_takes_the_models_own_settings_where_none_are_given() -> None:
     model = FakeModel()
     records = list(search([CAT], model, FakeReward(stop_at=0.6)))
-    own = SearchConfig.model_validate(model.search_defaults)
-    assert (own.learning_rate, own.steps) == (0.2, 20)
+    own = model.settings("milr")
+    assert (own.get("learning_rate"), own.get("steps")) == (model.defaults["learning_rate"], 20)
     assert timeless(records) == timeless(list(search([CAT], FakeModel(), FakeReward(stop_at=0.6), own)))
     assert records[-1].finished in ("met", "out of steps")
 
 
+def test_changes_come_on_top_of_settings() -> None:
+    settings = FakeModel().settings("milr", steps=3, stop_at=NEVER)
+    records = list(search([CAT], FakeModel(), FakeReward(), settings, seed=4))
+    assert timeless(records) == timeless(list(search([CAT], FakeModel(), FakeReward(), settings.change(seed=4))))
+    assert len(records) == 4
+    assert timeless(records) != timeless(list(search([CAT], FakeModel(), FakeReward(), settings)))
+
+
+def test_a_search_by_another_method_needs_only_its_settings() -> None:
+    records = list(search([CAT], FakeModel(), FakeReward(), FakeModel().settings("best-of-n", steps=2, stop_at=NEVER)))
+    assert [record.trace for record in records] == [None] * 3
+
+
+def test_a_setting_that_the_search_does_not_have_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="unknown setting 'step'.*did you mean 'steps'"):
+        search([CAT], FakeModel(), FakeReward(), step=3)
+
+
+@pytest.mark.parametrize("ratio", [0.02, 1.0])
+def test_a_strategy_without_image_latents_refuses_a_ratio_of_them(ratio: float) -> None:
+    with pytest.raises(UsageError, match="'steer' has no image latents.*joint or alt or t2v"):
+        search([CAT], FakeModel(), FakeReward(), strategy="steer", image_ratio=ratio)
+    steer = FakeModel().settings("milr", strategy="steer", image_ratio=0)
+    with pytest.raises(UsageError, match="'steer' has no image latents"):
+        search([CAT], FakeModel(), FakeReward(), steer, image_ratio=ratio)
+    assert list(search([], FakeModel(), FakeReward(), steer)) == []
+
+
+def sampled_texts(tasks: list[Task], temperature: float = 1.0, **changes: Any) -> list[tuple[int, ...]]:
+    """Return the texts of a search on a model that samples its texts, by task and step."""
+    settings = {"steps": 3, "learning_rate": 0.2, "guidance": 2.0, "stop_at": NEVER} | changes
+    model = FakeModel(text_temperature=temperature)
+    records = search(tasks, model, FakeReward(lambda image, task: 0.0), **settings)
+    return [record.reasoning.tokens for record in sorted(records, key=lambda r: (r.task.prompt, r.step))]
+
+
 def test_a_model_that_samples_its_text_is_searched_as_reproducibly() -> None:
     tasks = [Task(prompt="a dog and a cat"), Task(prompt="two red clocks")]
-    config = SearchConfig(steps=3, learning_rate=0.2, guidance=2.0)
-
-    def texts(model: FakeModel, tasks: list[Task], config: SearchConfig = config) -> list[tuple[int, ...]]:
-        records = search(tasks, model, FakeReward(lambda picture, task: 0.0), config)
-        return [record.reasoning.tokens for record in sorted(records, key=lambda r: (r.task.prompt, r.step))]
-
-    sampled = texts(FakeModel(text_temperature=1.0), tasks)
-    assert sampled == texts(FakeModel(text_temperature=1.0), tasks)
-    assert sampled == [
-        *texts(FakeModel(text_temperature=1.0), tasks[:1]),
-        *texts(FakeModel(text_temperature=1.0), tasks[1:]),
-    ]
-    assert sampled != texts(FakeModel(), tasks)
-    assert sampled != texts(FakeModel(text_temperature=1.0), tasks, config.model_copy(update={"seed": 1}))
+    sampled = sampled_texts(tasks)
+    assert sampled == sampled_texts(tasks)
+    assert sampled == [*sampled_texts(tasks[:1]), *sampled_texts(tasks[1:])]
+    assert sampled != sampled_texts(tasks, temperature=0.0)
+    assert sampled != sampled_texts(tasks, seed=1)
 
 
-def test_fixed_noise_samples_the_same_text_behind_the_same_latents() -> None:
-    still = SearchConfig(steps=4, learning_rate=0.0, guidance=2.0, noise="fixed")
-    records = list(
-        search([Task(prompt="a dog")], FakeModel(text_temperature=1.0), FakeReward(lambda picture, task: 0.0), still)
+def test_fixed_noise_samples_the_same_text_from_the_same_latents() -> None:
+    still: dict[str, Any] = {"steps": 4, "learning_rate": 0.0}
+    assert len(set(sampled_texts([Task(prompt="a dog")], **still, noise="fixed"))) == 1
+    assert len(set(sampled_texts([Task(prompt="a dog")], **still, noise="fresh"))) > 1
+
+
+# --- one screen
+
+
+def test_the_algorithm_is_one_screen() -> None:
+    source = inspect.getsource(importlib.import_module("milr.methods.milr"))
+    (algorithm,) = (
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "milr"
     )
-    assert len({record.reasoning.tokens for record in records}) == 1
-    fresh = still.model_copy(update={"noise": "fresh"})
-    again = list(
-        search([Task(prompt="a dog")], FakeModel(text_temperature=1.0), FakeReward(lambda picture, task: 0.0), fresh)
-    )
-    assert len({record.reasoning.tokens for record in again}) > 1
+    assert algorithm.end_lineno is not None
+    assert algorithm.end_lineno - algorithm.lineno + 1 <= 40
+    calls = [node.func for node in ast.walk(algorithm) if isinstance(node, ast.Call)]
+    names = {func.attr if isinstance(func, ast.Attribute) else ast.unparse(func) for func in calls}
+    assert {"reason", "draw", "init_latents", "update"} <= names, "the test sees the calls"
+    assert len(names - set(dir(builtins))) <= 6, names
