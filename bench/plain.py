@@ -7,6 +7,7 @@ docs/performance.md; the weights are transformers', driven by transformers' own 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +66,10 @@ class PlainLoop:
 
     def _forward(self, rows: torch.Tensor, cache: DynamicCache) -> tuple[DynamicCache, torch.Tensor]:
         grown = cache.get_seq_length() > 0
-        found = self.network.model.language_model(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+        language_model = self.network.model.language_model
+        known = inspect.signature(language_model.forward).parameters
+        name = "cache" if "cache" in known else "past_key_values"  # transformers renamed it in 5.24
+        found = language_model(inputs_embeds=rows, **{name: cache}, use_cache=True)
         layers: Any = cache.layers
         bytes_now = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
         self._count(rows.shape[0] * rows.shape[1], bytes_now * (3 if grown else 1))

@@ -17,7 +17,7 @@ from transformers import JanusForConditionalGeneration, LlamaConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from milr.rewards.geneval.rules import judge
+from milr.rewards.geneval.rules import apply_rules
 from milr.tasks import OBJECT_NAMES, parse_prompt, plural
 from milr.types import Task
 from training import scenes, seeing, stage, tokens, unified, vq
@@ -42,7 +42,7 @@ def test_a_scene_fulfils_its_task_by_genevals_rules(seed: int) -> None:
     for item in world.scene(task).items:
         top, left, bottom, right = (float(scenes.TOKEN * side) for side in item.box)
         detections.setdefault(item.name, []).append((left, top, right, bottom, 0.99, item.color))
-    assert judge(detections, task).correct
+    assert apply_rules(detections, task).correct
 
 
 @given(st.integers(0, 2**32 - 1))

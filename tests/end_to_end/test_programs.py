@@ -1,0 +1,321 @@
+"""Every program beside the package runs, at tiny size."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from milr.tasks import OBJECT_NAMES
+from tests.support.paths import ROOT
+
+FOLDERS = ("bench", "experiments", "training", "examples")
+TESTED: set[str] = set()
+
+
+def runs(program: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Mark the test that runs a program."""
+
+    def note(test: Callable[..., None]) -> Callable[..., None]:
+        TESTED.add(program)
+        return test
+
+    return note
+
+
+def test_every_program_has_a_test_here() -> None:
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    programs = {str(path.relative_to(ROOT)) for path in files if '__name__ == "__main__"' in path.read_text()}
+    assert programs == TESTED
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the machine by a few megabytes."""
+    from bench import machine
+
+    sizes = {"_BYTES": 2**22, "_ROWS": 8, "_INPUTS": 64, "_OUTPUTS": 64}
+    for name, size in sizes.items():
+        monkeypatch.setattr(machine, name, size)
+
+
+@runs("bench/attention.py")
+def test_attention_is_measured(small_machine: None, tmp_path: Path, one_thread: None) -> None:
+    from bench import attention
+
+    attention.main(["--tries", "1", "--tokens", "8", "--json", str(tmp_path / "attention.json")])
+    report = json.loads((tmp_path / "attention.json").read_text())
+    assert [one["tokens"] for one in report["shapes"]] == [8] * len(attention.SHAPES)
+    assert all(seconds > 0 for one in report["shapes"] for seconds in one["seconds"].values())
+
+
+@pytest.mark.parametrize("full", [False, True])
+@runs("bench/compare.py")
+def test_the_engine_is_compared_with_the_plain_loop(
+    full: bool, small_machine: None, tmp_path: Path, one_thread: None
+) -> None:
+    from bench import compare
+
+    options = ["--full"] if full else ["--tokens", "2"]
+    compare.main(
+        [
+            *("--model", "janus-tiny-random", "--layers", "1", "--dtype", "float32", "--batch", "1", "2"),
+            *("--repeats", "1", "--text", "6", *options, "--json", str(tmp_path / "compare.json")),
+        ]
+    )
+    report = json.loads((tmp_path / "compare.json").read_text())
+    assert [one["batch"] for one in report["batches"]] == [1, 2]
+    for one in report["batches"]:
+        assert one["sizes"]["image"] == 16 and one["chunk"] == (None if full else 2)
+        assert one["plain"]["step"] > 0 and one["engine"]["step"] > 0
+
+
+@pytest.mark.slow
+def test_the_engine_is_compared_on_the_embedded_model(small_machine: None, tmp_path: Path, one_thread: None) -> None:
+    from bench import compare
+
+    compare.main(["--repeats", "1", "--dtype", "float32", "--profile", "--json", str(tmp_path / "compare.json")])
+    (one,) = json.loads((tmp_path / "compare.json").read_text())["batches"]
+    assert one["sizes"]["image"] == 81 and one["chunk"] is None and sum(one["profile"].values()) <= 1.01
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("janus-1b", 1_652_656_128), ("janus-7b", 6_910_365_696)])
+def test_random_models_have_januss_sizes(name: str, parameters: int, tmp_path: Path) -> None:
+    import torch
+    from transformers import JanusForConditionalGeneration
+
+    from bench.random_weights import JANUS_SIZES, write_janus_config
+    from milr.models.checkpoint import open_checkpoint
+
+    write_janus_config(tmp_path, JANUS_SIZES[name])
+    checkpoint = open_checkpoint(tmp_path, weights=False)
+    assert checkpoint.profile_name == "janus-pro"
+    assert (checkpoint.capabilities.image_size, checkpoint.capabilities.image_tokens) == (384, 576)
+    with torch.device("meta"):
+        network: Any = JanusForConditionalGeneration(checkpoint.config)
+    language = network.model.language_model
+    assert sum(one.numel() for part in (language, network.lm_head) for one in part.parameters()) == parameters
+    assert checkpoint.config.text_config.rope_parameters["rope_type"] == "default"
+
+
+@pytest.mark.slow
+@runs("bench/geneval_scorer.py")
+def test_genevals_scorer_is_measured(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import geneval_scorer
+
+    monkeypatch.setenv("MILR_WEIGHTS", "")  # the program sets it: put it back afterwards
+    sizes = ["--size", "tiny", "--pictures", "1", "--repeats", "1", "--side", "32", "--processes", "1"]
+    geneval_scorer.main([*sizes, "--work", str(tmp_path), "--json"])
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert found["one picture"]["masks read"] > 0
+    (row,) = found["folder"]
+    assert row["processes"] == 1 and row["seconds a picture"]["median"] > 0
+
+
+@pytest.mark.slow
+@runs("bench/scaling.py")
+def test_scaling_is_measured(tmp_path: Path) -> None:
+    from bench import scaling
+
+    scaling.main(["--tasks", "1", "--steps", "1", "--batch-size", "1", "--json", str(tmp_path / "scaling.json")])
+    (run,) = json.loads((tmp_path / "scaling.json").read_text())["runs"]
+    assert run["drawings"] == 2 and run["peak_bytes"] > 2**20
+
+
+@runs("bench/tables.py")
+def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason='figures need pip install "milr[report]"')
+    from bench import tables
+
+    page = tmp_path / "performance.md"
+    page.write_text(tables.PAGE.read_text())
+    tables.main(["--page", str(page)])
+    assert page.read_text() == tables.PAGE.read_text(), "type: python -m bench.tables"
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"batches.svg", "scaling.svg"}
+
+
+@runs("experiments/fault_table.py")
+def test_the_fault_table_is_that_of_the_page(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
+    from experiments import fault_table
+
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path))
+    fault_table.main(["--only", "a plain verdict", "no credit", "500 for ever"])
+    page = (ROOT / "docs" / "rewards.md").read_text()
+    for line in capsys.readouterr().out.splitlines():
+        assert line in page
+
+
+@pytest.mark.slow
+@runs("experiments/gallery.py")
+def test_the_gallery_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments import gallery
+
+    gallery.main(["--number", "2", "--steps", "1", "--strategy", "steer", "--out", str(tmp_path / "gallery.png")])
+    with Image.open(tmp_path / "gallery.png") as sheet:
+        assert sheet.width > 5 * 2 * 144
+    assert "of 2 right by icons-judge" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@runs("examples/plain_transformers.py")
+def test_plain_transformers_draws(tmp_path: Path) -> None:
+    from examples import plain_transformers
+
+    plain_transformers.main(["a dog", "a cat", "--out", str(tmp_path / "grid.png")])
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (2 * 144, 144)
+
+
+@runs("examples/reward_server.py")
+def test_the_reward_server_says_who_it_is() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = subprocess.Popen(
+        [sys.executable, ROOT / "examples" / "reward_server.py", str(port)], stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/score", timeout=5) as answer:
+                    assert json.load(answer)["protocol"] == "milr-reward/1"
+                break
+            except OSError:
+                assert program.poll() is None
+                time.sleep(0.1)
+        else:
+            pytest.fail("no answer in ten seconds")
+    finally:
+        program.terminate()
+        program.wait()
+
+
+@runs("training/benchmarks.py")
+def test_the_prompt_lists_are_written(tmp_path: Path) -> None:
+    from training import benchmarks
+
+    benchmarks.main(["--into", str(tmp_path)])
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == ["benchmark_hashes.txt", "icons-compbench.jsonl", "icons-hard.jsonl", "icons.jsonl", "riddles.jsonl"]
+
+
+class FakeDocument(list[SimpleNamespace]):
+    """A prompt as spaCy would give it: every word a noun, all of them one phrase."""
+
+    def __init__(self, text: str) -> None:
+        words = text.split()
+        places = [text.index(word) for word in words]
+        super().__init__(
+            SimpleNamespace(pos_="NOUN", idx=place, text=word) for place, word in zip(places, words, strict=True)
+        )
+        self.noun_chunks = [SimpleNamespace(start=0, end=len(words))]
+
+
+@runs("training/compbench_phrases.py")
+def test_the_table_of_phrases_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import compbench_phrases
+
+    spacy: Any = ModuleType("spacy")
+    pipeline: Any = lambda text: FakeDocument(text)  # noqa: E731
+    spacy.__version__, spacy.load = "0", lambda folder: pipeline
+    monkeypatch.setitem(sys.modules, "spacy", spacy)
+    pipeline.meta = {"lang": "en", "name": "fake", "version": "0"}
+    prompts, folder = tmp_path / "prompts", tmp_path / "pipeline"
+    prompts.mkdir()
+    folder.mkdir()
+    (folder / "config.cfg").write_text("")
+    for number, name in enumerate(compbench_phrases.LISTS):
+        (prompts / f"{name}.txt").write_text(f"prompt {number}.\n")
+    compbench_phrases.main([str(prompts), str(folder), "--out", str(tmp_path / "phrases.json")])
+    table = json.loads((tmp_path / "phrases.json").read_text())["prompts"]
+    assert len(table) == 2 * len(compbench_phrases.LISTS)
+    assert table[compbench_phrases.key_of("prompt 0.")] == ["color", "NN", [0, 6, 7, 9], [0, 1]]
+
+
+def paint_icons(settings: dict[str, Any], library: str = "generator") -> dict[tuple[str, int, str, str], np.ndarray]:
+    """Icons of noise for every name, in place of the drawn ones, which need npm."""
+    from training.icons import COLORS, NATURAL, tint
+
+    random = np.random.default_rng(0)
+    painted: dict[tuple[str, int, str, str], np.ndarray] = {}
+    for name in OBJECT_NAMES:
+        for size, side in settings["icons"]["sizes"].items():
+            icon = np.zeros((side, side, 4), np.uint8)
+            icon[2:-2, 2:-2, :3] = random.integers(0, 256, 3)
+            icon[2:-2, 2:-2, 3] = 255 * (random.random((side - 4, side - 4)) < 0.8)
+            for color in (NATURAL, *COLORS):
+                painted[name, 0, color, size] = tint(icon, color)
+    return painted
+
+
+def shrink(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the training with everything small, and two steps of each phase."""
+    settings["vq"] |= {"codebook": 4 + 11 * 20, "rounds": 1, "base_channels": 32, "channel_multiplier": [1] * 5}
+    settings["vq"] |= {"latent_channels": 32, "batch": 1, "decoder_steps": 2, "encoder_steps": 2}
+    settings["tokenizer"] |= {"sentences": 500}
+    settings["model"] |= {"width": 32, "heads": 1, "feed_forward": 32, "vision_width": 32, "vision_layers": 1}
+    settings["model"] |= {"vision_heads": 1}
+    unified = settings["unified"]
+    unified |= {"reasoning_batch": 2, "looking_batch": 2, "seeing_batch": 2, "questions": 2, "decoded_pictures": 4}
+    unified |= {"decoded_chunk": 2, "examined": 1}
+    for number, phase in enumerate(unified["phases"], start=1):
+        phase["until"] = 2 * number
+        phase.pop("reasoning_batch", None)
+        phase.pop("seeing_batch", None)
+        for every in ("drawing_every", "looking_every", "seeing_every"):
+            phase[every] = min(1, phase.get(every, 0))
+    for diet in [*unified["drawings"], *(diet for phase in unified["phases"] for diet in phase.get("drawings", ()))]:
+        diet["batch"] = 2
+    unified["phases"][-1]["examined_every"] = 2
+    for critic in settings["critics"].values():
+        critic |= {"widths": [8] * len(critic["widths"]), "blocks": 1, "steps": 2, "rounds": 1, "batch": 4}
+        critic |= {"coded_pictures": 4, "first_pictures": 2, "chunk": 2, "coded_from": 1, "calibration_pictures": 2}
+        critic |= {"report_pictures": 2, "report_pairs": 2}
+    settings["labels"]["drawings"] = 2
+    settings["card"] = [settings["card"][0] | {"prompts": 6}]
+    return settings
+
+
+@pytest.mark.slow
+@runs("training/__main__.py")
+def test_every_stage_of_the_training_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    from training import __main__ as program
+    from training import report, stage
+
+    read = stage.read_settings
+    monkeypatch.setattr(stage, "read_settings", lambda **given: shrink(read(**given)))
+    monkeypatch.setattr(program, "icon_library", paint_icons)
+    monkeypatch.setattr(report, "GENERALITY", 2)
+    into = ["--into", str(tmp_path), "--threads", "1"]
+    program.main(["all", *into])
+    assert (tmp_path / "embedded" / "model.safetensors").stat().st_size > 0
+    before = (tmp_path / "embedded" / "model.safetensors").read_bytes()
+    program.main(["export", *into])
+    assert (tmp_path / "embedded" / "model.safetensors").read_bytes() == before
+    program.main(["card", *into])
+    (figures,) = json.loads((tmp_path / "embedded" / "card.json").read_text())["figures"]
+    assert figures["prompts"] == 6
+    program.main(["sheets", *into])
+    assert len((tmp_path / "embedded-build" / "sheets" / "drawings.jsonl").read_text().splitlines()) == 2
+    capsys.readouterr()
+    for name in ("report", "icons-detector-report", "icons-judge-report"):
+        program.main([name, *into, "--scale", "0.01"])
+        assert json.loads(capsys.readouterr().out)
