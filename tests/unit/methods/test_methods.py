@@ -11,19 +11,20 @@ import pytest
 from PIL import Image
 
 from milr import search
-from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.consensus import TEXTS, rank_by_agreement
+from milr.methods.context import ScoredImage
 from milr.methods.keep_right import find_right_tokens
 from milr.methods.reflection import find_criticised
-from milr.methods.runner import Look
-from milr.models.base import Capabilities, TaskState, TextOutput
+from milr.methods.runner import Runner
+from milr.models.base import Capabilities, TextOutput, TextRequest
 from milr.models.janus import Janus
 from milr.rewards import load_reward
 from milr.rewards.geneval.rules import right_objects
+from milr.settings import METHOD_SETTINGS, RunSettings, SamplingParams
 from milr.tasks import parse_prompt
-from milr.testing import FakeModel, FakeReward, brightness, read_tokens
+from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
 from milr.types import ImageSample, Score, StepRecord, Task, Unscored, rank
 
 CAT, DOGS, TREE, ONE = (Task(prompt=p) for p in ("a red cat", "two dogs", "a big tree", "one"))
@@ -40,21 +41,27 @@ def run(
     reward: FakeReward | None = None,
     **settings: Any,
 ) -> list[StepRecord]:
-    """All records of a method that stops at nothing unless told."""
-    config = SearchConfig.model_validate(SETTINGS | {"stop_at": NEVER} | settings)
-    return list(load_method(name)(tasks, model or FakeModel(), reward or FakeReward(), config))
+    """Return all records of a method that stops at nothing unless told; it is given the settings that it reads."""
+    model = model or FakeModel()
+    given = {one: value for one, value in (SETTINGS | {"stop_at": NEVER} | settings).items() if reads(name, one)}
+    return list(Runner(load_method(name), tasks, model, reward or FakeReward(), model.settings(name, **given)))
+
+
+def reads(name: str, setting: str) -> bool:
+    """Return true if a method reads a setting."""
+    return any(setting in kind.model_fields for kind in (METHOD_SETTINGS[name], SamplingParams, RunSettings))
 
 
 def timeless(records: Sequence[StepRecord], index: int | None = None) -> list[StepRecord]:
-    """The records of one task, or of all in the order of tasks, with what depends on the clock left out."""
+    """Return the records of one task, or of all in the order of tasks, without what depends on the clock."""
     kept = [replace(record, seconds=0) for record in records if index in (None, record.index)]
     return sorted(kept, key=lambda record: (record.index, record.step))
 
 
 def scripted(*values: float) -> Callable[[Image.Image, Task], float]:
-    """Scores told in advance, one a picture."""
-    told = iter(values)
-    return lambda picture, task: next(told)
+    """Return scores that are known before, one per image."""
+    left = iter(values)
+    return lambda image, task: next(left)
 
 
 class Watched(FakeModel):
@@ -62,14 +69,14 @@ class Watched(FakeModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.thoughts: list[tuple[tuple[int, ...], str, TextOutput]] = []
+        self.texts: list[tuple[tuple[int, ...], str, TextOutput]] = []
 
-    def reason(self, rows: Sequence[TaskState], prefixes: Sequence[Sequence[int]], **more: Any) -> list[TextOutput]:
-        assert rows, "asked to reason about nothing"
-        thoughts = super().reason(rows, prefixes, **more)
-        critiques = more.get("critiques") or [""] * len(rows)
-        self.thoughts += [(tuple(p), c, thought) for p, c, thought in zip(prefixes, critiques, thoughts, strict=True)]
-        return thoughts
+    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
+        assert requests, "asked to reason about nothing"
+        outputs = super().reason(requests)
+        for request, output in zip(requests, outputs, strict=True):
+            self.texts.append((tuple(request.prefix), request.critique, output))
+        return outputs
 
 
 # --- what every method promises
@@ -100,15 +107,15 @@ def test_the_best_is_the_first_of_the_highest(name: str) -> None:
     records = run(name, [CAT])
     seen: list[tuple[float, int, ImageSample]] = []
     for record in records:
-        seen += [(rank(s), record.step, d) for s, d in zip(record.scores, record.drawings, strict=True)]
-        value, step, drawing = max(seen, key=lambda one: one[0])
-        assert (rank(record.best_score), record.best_step, record.best) == (value, step, drawing)
+        seen += [(rank(score), record.step, sample) for score, sample in zip(record.scores, record.images, strict=True)]
+        value, step, sample = max(seen, key=lambda one: one[0])
+        assert (rank(record.best_score), record.best_step, record.best) == (value, step, sample)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_task_that_is_met_stops_at_once(name: str) -> None:
     model = FakeModel()
-    (record,) = run(name, [CAT], model, FakeReward(lambda picture, task: 0.95), stop_at=None)
+    (record,) = run(name, [CAT], model, FakeReward(lambda image, task: 0.95), stop_at=None)
     assert (record.finished, record.drawings_spent, record.reward_calls) == ("met", 1, 1) or name == "parm"
     assert record.drawings_spent == 1
     assert isinstance(record.best_score, Score)
@@ -116,8 +123,22 @@ def test_a_task_that_is_met_stops_at_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_value_equal_to_the_stop_does_not_stop(name: str) -> None:
-    records = run(name, [CAT], reward=FakeReward(lambda picture, task: 0.5, stop_at=0.5), stop_at=None)
+    records = run(name, [CAT], reward=FakeReward(lambda image, task: 0.5, stop_at=0.5), stop_at=None)
     assert records[-1].finished == "out of steps"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_reward_may_have_one_stop_per_task(name: str) -> None:
+    class ByTask(FakeReward):
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return [fake_score(0.5, stop_at=0.4 if task == DOGS else 0.9) for task in tasks]
+
+    def ends(stop_at: float | None) -> list[str | None]:
+        records = run(name, [CAT, DOGS], reward=ByTask(stop_at=0.9), steps=2, stop_at=stop_at)
+        return [record.finished for index in (0, 1) for record in timeless(records, index)[-1:]]
+
+    assert ends(None) == ["out of steps", "met"]
+    assert ends(0.45) == ["met", "met"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -127,8 +148,8 @@ def test_neither_places_nor_neighbours_nor_refills_change_a_record(name: str) ->
     stop = (values[1] + values[2]) / 2  # two of the four tasks get above it
     together = run(name, TASKS, stop_at=stop)
     assert {record.finished for record in together} >= {"met", "out of steps"}
-    assert timeless(run(name, TASKS, stop_at=stop, max_rows=1)) == timeless(together)
-    assert timeless(run(name, TASKS, stop_at=stop, max_rows=3)) == timeless(together)
+    assert timeless(run(name, TASKS, stop_at=stop, batch_size=1)) == timeless(together)
+    assert timeless(run(name, TASKS, stop_at=stop, batch_size=3)) == timeless(together)
     for index, task in enumerate(TASKS):
         alone = [replace(record, index=index) for record in run(name, [task], stop_at=stop)]
         assert timeless(alone) == timeless(together, index)
@@ -136,8 +157,8 @@ def test_neither_places_nor_neighbours_nor_refills_change_a_record(name: str) ->
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_finished_tasks_place_is_given_to_the_next(name: str) -> None:
-    at_once = FakeReward(lambda picture, task: float(task is CAT))
-    order = [record.index for record in run(name, TASKS, reward=at_once, steps=2, stop_at=0.9, max_rows=2)]
+    at_once = FakeReward(lambda image, task: float(task is CAT))
+    order = [record.index for record in run(name, TASKS, reward=at_once, steps=2, stop_at=0.9, batch_size=2)]
     assert order.index(2) < len(order) - 1 - order[::-1].index(1) or name in ONCE, "the tree waited for the dogs"
     assert set(order) == {0, 1, 2, 3}
 
@@ -159,10 +180,10 @@ def test_the_same_task_twice_has_streams_of_its_own(name: str) -> None:
 def test_what_is_spent_is_what_the_model_and_the_reward_were_asked(name: str) -> None:
     model, shown = FakeModel(), 0
 
-    def look(picture: Image.Image, task: Task) -> float:
+    def look(image: Image.Image, task: Task) -> float:
         nonlocal shown
         shown += 1
-        return brightness(picture)
+        return brightness(image)
 
     last = run(name, [CAT], model, FakeReward(look))[-1]
     decoded = 0
@@ -176,26 +197,26 @@ def test_what_is_spent_is_what_the_model_and_the_reward_were_asked(name: str) ->
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_whole_drawing_is_in_a_record_with_its_score(name: str) -> None:
+def test_every_whole_image_is_in_a_record_with_its_score(name: str) -> None:
     model = FakeModel()
     records = run(name, [CAT], model)
-    assert sum(len(record.drawings) for record in records) == sum(one.until is None for one in model.drawn)
+    assert sum(len(record.images) for record in records) == sum(one.until is None for one in model.drawn)
     for record in records:
-        for drawing, score in zip(record.drawings, record.scores, strict=True):
-            assert len(drawing.tokens) == 25
-            assert read_tokens(drawing.picture) == drawing.tokens
-            assert rank(score) == brightness(drawing.picture)
+        for sample, score in zip(record.images, record.scores, strict=True):
+            assert len(sample.tokens) == 25
+            assert read_tokens(sample.image) == sample.tokens
+            assert rank(score) == brightness(sample.image)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_reward_that_is_spent_ends_every_task_with_its_best(name: str) -> None:
     class Spent(FakeReward):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             over = self.calls > 0
-            scores = super().__call__(pictures, tasks)
+            scores = super().__call__(images, tasks)
             return [Unscored("spent", self.name, final=True) for _ in scores] if over else scores
 
-    records = run(name, TASKS, reward=Spent(), max_rows=2, steps=9)
+    records = run(name, TASKS, reward=Spent(), batch_size=2, steps=9)
     ends = {record.index: record.finished for record in records if record.finished}
     assert set(ends) <= ({0, 1, 2, 3} if name in ONCE else {0, 1})
     assert "unscored" in ends.values()
@@ -207,7 +228,7 @@ def test_no_tasks_are_no_records(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_unscored_picture_is_no_reason_to_end(name: str) -> None:
+def test_an_unscored_image_is_no_reason_to_end(name: str) -> None:
     last = run(name, [CAT], reward=FakeReward(unscored_calls=range(100)))[-1]
     assert last.finished == "out of steps"
     assert isinstance(last.best_score, Unscored)
@@ -217,22 +238,23 @@ def test_an_unscored_picture_is_no_reason_to_end(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_real_model_and_a_real_reward_are_led_alike(name: str, embedded: Janus) -> None:
     tasks = [parse_prompt("three red cats"), parse_prompt("a blue dog left of a clock")]
-    config = SearchConfig.model_validate({**embedded.search_defaults, "steps": 1, "stop_at": NEVER})
-    records = list(load_method(name)(tasks, embedded, load_reward("icons-soft"), config))
+    given: dict[str, Any] = {"stop_at": NEVER} if name in ONCE else {"stop_at": NEVER, "steps": 1}
+    settings = embedded.settings(name, **given)
+    records = list(Runner(load_method(name), tasks, embedded, load_reward("icons-soft"), settings))
     assert {record.index for record in records if record.finished} == {0, 1}
     for record in records:
         assert all(isinstance(score, Score) for score in record.scores)
-        assert all(len(drawing.tokens) == embedded.capabilities.image_tokens for drawing in record.drawings)
+        assert all(len(sample.tokens) == embedded.capabilities.image_tokens for sample in record.images)
     if name not in ONCE:
         assert all(1 < record.drawings_spent <= 2 for record in records if record.finished)
 
 
-def test_an_unknown_method_is_told_the_nearest() -> None:
+def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown method 'best-of-m': did you mean 'best-of-n'"):
         load_method("best-of-m")
 
 
-# --- one drawing, and best of N
+# --- one image, and best of N
 
 
 def test_one_shot_draws_from_the_prompt_alone() -> None:
@@ -250,14 +272,14 @@ def test_text_reasoning_is_where_every_method_with_a_greedy_text_begins() -> Non
 
 
 def test_best_of_n_is_a_search_without_latents() -> None:
-    drawn = [record.drawings[0].tokens for record in run("best-of-n", [CAT])]
+    drawn = [record.images[0].tokens for record in run("best-of-n", [CAT])]
     assert len(set(drawn)) == 6
-    config = SearchConfig.model_validate(SETTINGS | {"stop_at": NEVER, "text_ratio": 0, "image_ratio": 0})
-    assert [record.drawings[0].tokens for record in search([CAT], FakeModel(), FakeReward(), config)] == drawn
-    assert [record.drawings[0].tokens for record in run("best-of-n", [CAT], steps=2)] == drawn[:3]
+    settings = SETTINGS | {"stop_at": NEVER, "text_ratio": 0, "image_ratio": 0}
+    assert [record.images[0].tokens for record in search([CAT], FakeModel(), FakeReward(), **settings)] == drawn
+    assert [record.images[0].tokens for record in run("best-of-n", [CAT], steps=2)] == drawn[:3]
 
 
-def test_best_of_n_thinks_once_and_its_sampled_twin_for_every_drawing() -> None:
+def test_best_of_n_reasons_once_and_with_sampled_texts_for_every_image() -> None:
     model = FakeModel()
     assert len({record.reasoning for record in run("best-of-n", [CAT], model)}) == len(model.reasoned) == 1
     assert len({record.reasoning for record in run("best-of-n-sampled", [CAT])}) > 3
@@ -269,8 +291,8 @@ def test_best_of_n_thinks_once_and_its_sampled_twin_for_every_drawing() -> None:
 def test_parm_leaves_what_has_less_potential_and_finishes_what_has_more() -> None:
     model = FakeModel()
     #       first: clear at once    second: clear, worse   third: not clear, then not, then clear, as first of its look
-    told = scripted(0.4, 0.6, 0.2, 0.0, 0.0, 0.3, 0.7, *[0.9] * 20)
-    records = run("parm", [CAT], model, FakeReward(told), steps=3)
+    scores = scripted(0.4, 0.6, 0.2, 0.0, 0.0, 0.3, 0.7, *[0.9] * 20)
+    records = run("parm", [CAT], model, FakeReward(scores), steps=3)
     assert [one.until for one in model.drawn[:7]] == [5, None, 5, 5, 10, 20, None]
     assert [rank(record.scores[0]) for record in records[:2]] == [0.6, 0.7]
     assert records[0].drawings_spent == 1 and records[1].drawings_spent == 2.2
@@ -280,7 +302,7 @@ def test_parm_leaves_what_has_less_potential_and_finishes_what_has_more() -> Non
 
 
 def test_parm_with_a_reward_that_finds_nothing_finishes_everything() -> None:
-    records = run("parm", [CAT], reward=FakeReward(lambda picture, task: 0.0))
+    records = run("parm", [CAT], reward=FakeReward(lambda image, task: 0.0))
     assert [record.drawings_spent for record in records] == [1, 2, 3, 4, 5, 6]
     assert records[-1].reward_calls == 6 * 4
 
@@ -309,37 +331,35 @@ def test_a_text_is_rewritten_from_the_clause_that_names_what_is_wrong(critique: 
     assert find_criticised(pieces, critique) == kept
 
 
-def test_reflection_tells_the_critique_and_keeps_what_stands_before() -> None:
+def test_reflection_passes_the_critique_and_keeps_what_stands_before() -> None:
     class Critic(FakeReward):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-            return [Score(0.5, self.name, 0.9, explanation="the tree is red") for _ in pictures]
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return [Score(0.5, self.name, 0.9, explanation="the tree is red") for _ in images]
 
     model = Watched()
     records = run("reflection", [CAT, DOGS], model, Critic())
-    first, *rewrites = [
-        one for one in model.thoughts if one[2].reasoning in {r.reasoning for r in timeless(records, 0)}
-    ]
+    first, *rewrites = [one for one in model.texts if one[2].reasoning in {r.reasoning for r in timeless(records, 0)}]
     assert first[1] == "" and all(critique == "the tree is red" for _, critique, _ in rewrites)
-    assert all(thought.written[: len(prefix)] == prefix for prefix, _, thought in model.thoughts)
+    assert all(text.tokens[: len(prefix)] == prefix for prefix, _, text in model.texts)
     assert len({record.reasoning for record in records}) > 4
 
 
 def test_reflection_goes_on_from_the_best_text() -> None:
     model = Watched()
     run("reflection", [TREE], model, FakeReward(scripted(0.5, 0.1, 0.2, 0.3), name="big@1"), steps=3)
-    base = model.thoughts[0][2].written
-    assert all(prefix == base[: len(prefix)] for prefix, _, _ in model.thoughts)
+    base = model.texts[0][2].tokens
+    assert all(prefix == base[: len(prefix)] for prefix, _, _ in model.texts)
 
 
 # --- keep what is right
 
-ABLE = Capabilities(picture_size=80, image_tokens=100, width=8, latents="both")
+ABLE = Capabilities(image_size=80, image_tokens=100, width=8, latents="both")
 """Cells of 8 pixels."""
 
 
-def seen(value: float, **detections: list[list[object]]) -> Look:
+def seen(value: float, **detections: list[list[object]]) -> ScoredImage:
     score = Score(value, "fake@1", 0.9, evidence={"detections": detections})
-    return Look(ImageSample(tuple(range(100)), Image.new("RGB", (80, 80))), score)
+    return ScoredImage(ImageSample(tuple(range(100)), Image.new("RGB", (80, 80))), score)
 
 
 def test_right_objects_are_those_that_meet_what_is_asked_of_them() -> None:
@@ -358,13 +378,13 @@ def test_of_too_many_objects_as_many_are_kept_as_were_asked_for() -> None:
 
 
 def test_cells_under_right_objects_are_kept() -> None:
-    look = seen(0.4, cat=[[8, 8, 25, 22, 0.9, "red"]], dog=[[40, 40, 60, 60, 0.1, "red"]])
-    kept = find_right_tokens(look, parse_prompt("a red cat and a dog"), ABLE)
+    image = seen(0.4, cat=[[8, 8, 25, 22, 0.9, "red"]], dog=[[40, 40, 60, 60, 0.1, "red"]])
+    kept = find_right_tokens(image, parse_prompt("a red cat and a dog"), ABLE)
     assert [place for place, token in enumerate(kept) if token is not None] == [11, 12, 21, 22]
     assert kept[21] == 21 and len(kept) == 100
 
 
-def test_nothing_is_kept_of_a_picture_without_evidence() -> None:
+def test_nothing_is_kept_of_an_image_without_evidence() -> None:
     task = parse_prompt("a cat")
     blank = replace(seen(0.4), score=Score(0.4, "fake@1", 0.9))
     assert find_right_tokens(blank, task, ABLE) == find_right_tokens(seen(0.4), task, ABLE) == []
@@ -372,31 +392,31 @@ def test_nothing_is_kept_of_a_picture_without_evidence() -> None:
 
 
 class Finder(FakeReward):
-    """Finds a cat in the upper left 2 x 2 cells of every picture, and values as told."""
+    """Finds a cat in the upper left 2 x 2 cells of every image; values as usual."""
 
-    def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         found = {"detections": {"cat": [[0, 0, 8, 8, 0.9, "red"]]}}
-        scores = super().__call__(pictures, tasks)
+        scores = super().__call__(images, tasks)
         return [replace(score, evidence=found) if isinstance(score, Score) else score for score in scores]
 
 
-def test_what_is_right_stays_until_a_drawing_is_no_better() -> None:
+def test_what_is_right_stays_until_an_image_is_no_better() -> None:
     model = FakeModel()
     task = parse_prompt("a cat and a dog")
     records = run("keep-right", [task], model, Finder(scripted(0.4, 0.5, 0.5, 0.3, 0.2, 0.1)))
-    squares = [tuple(record.drawings[0].tokens[place] for place in (0, 1, 5, 6)) for record in records]
+    squares = [tuple(record.images[0].tokens[place] for place in (0, 1, 5, 6)) for record in records]
     assert squares[0] == squares[1] == squares[2] != squares[3] == squares[4] != squares[5]
-    assert len({record.drawings[0].tokens for record in records}) == 6
+    assert len({record.images[0].tokens for record in records}) == 6
     assert [bool(request.tokens) for request in model.drawn] == [False, True, True, False, True, False]
     texts = [record.reasoning for record in records]
     assert texts[0] == texts[1] == texts[2] != texts[3] == texts[4] != texts[5]
 
 
-def test_where_nothing_is_right_each_drawing_has_a_new_text() -> None:
+def test_where_nothing_is_right_each_image_has_a_new_text() -> None:
     records = run("keep-right", [CAT])
     assert len({record.reasoning for record in records}) > 3
-    assert [record.drawings[0].tokens for record in records[1:]] != [
-        record.drawings[0].tokens for record in run("best-of-n", [CAT])[1:]
+    assert [record.images[0].tokens for record in records[1:]] != [
+        record.images[0].tokens for record in run("best-of-n", [CAT])[1:]
     ]
 
 
@@ -405,11 +425,11 @@ def test_where_nothing_is_right_each_drawing_has_a_new_text() -> None:
 
 def test_the_better_half_grows_on() -> None:
     model = FakeModel()
-    # One drawing; then looks at four parts, three times; then four whole ones.
-    told = [0.1, *(0.1, 0.4, 0.2, 0.3), *(0.5, 0.1, 0.1, 0.1), *(0.0, 0.0, 0.0, 0.9), *(0.2, 0.8, 0.3, 0.4)]
-    records = run("grid-prune", [CAT], model, FakeReward(scripted(*told)), steps=4)
+    # One image; then four partial ones, three times; then four whole ones.
+    values = [0.1, *(0.1, 0.4, 0.2, 0.3), *(0.5, 0.1, 0.1, 0.1), *(0.0, 0.0, 0.0, 0.9), *(0.2, 0.8, 0.3, 0.4)]
+    records = run("grid-prune", [CAT], model, FakeReward(scripted(*values)), steps=4)
     assert [record.drawings_spent for record in records] == [1, 5]
-    assert records[1].reward_calls == 17 and len(records[1].drawings) == 4
+    assert records[1].reward_calls == 17 and len(records[1].images) == 4
     assert rank(records[1].best_score) == 0.8
     quarter, half, three, whole = (model.drawn[1 + 4 * n : 5 + 4 * n] for n in range(4))
     assert [one.tokens for one in quarter] == [()] * 4
@@ -421,13 +441,13 @@ def test_the_better_half_grows_on() -> None:
 
 def test_a_round_is_as_large_as_the_budget_allows() -> None:
     records = run("grid-prune", [CAT], steps=6)
-    assert [len(record.drawings) for record in records] == [1, 4, 2]
+    assert [len(record.images) for record in records] == [1, 4, 2]
     assert records[-1].drawings_spent == 7
 
 
-def test_partial_drawings_never_answer() -> None:
-    def only_parts(picture: Image.Image, task: Task) -> float:
-        return 0.95 if len(set(read_tokens(picture)[20:])) == 1 else 0.1
+def test_partial_images_never_answer() -> None:
+    def only_parts(image: Image.Image, task: Task) -> float:
+        return 0.95 if len(set(read_tokens(image)[20:])) == 1 else 0.1
 
     for name in ("parm", "grid-prune"):
         last = run(name, [CAT], reward=FakeReward(only_parts), stop_at=0.9)[-1]
@@ -447,10 +467,10 @@ def test_the_text_that_agrees_most_comes_first_whatever_its_places() -> None:
     assert rank_by_agreement([]) == []
 
 
-def test_each_text_of_a_pool_is_drawn_from_once_and_told_in_its_record() -> None:
+def test_each_text_of_a_pool_is_drawn_from_once_and_is_in_its_record() -> None:
     model = Watched()
     records = run("consensus", [CAT], model, steps=TEXTS + 2)
-    written = [thought.reasoning.text for _, _, thought in model.thoughts]
+    written = [text.reasoning.text for _, _, text in model.texts]
     assert len(written) == 2 * TEXTS, "a second pool where the first is spent"
     assert sorted(record.reasoning.text for record in records[:TEXTS]) == sorted(written[:TEXTS])
     order = rank_by_agreement(written[:TEXTS])
