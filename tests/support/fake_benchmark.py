@@ -1,4 +1,4 @@
-"""`milr` with a fake model and fake rewards behind it: ``python -m tests.support.fake_benchmark benchmark icons ...``.
+"""`milr` with a fake model and fake rewards: ``python -m tests.support.fake_benchmark benchmark icons ...``.
 
 A program of its own, so that tests can kill it.
 """
@@ -16,13 +16,13 @@ from milr.testing import FakeModel, FakeReward, brightness, read_tokens
 from milr.types import Task
 
 
-def parity(picture: Image.Image, task: Task) -> float:
-    """Another value than brightness, of the picture alone."""
-    return float(sum(read_tokens(picture)) % 2)
+def parity(image: Image.Image, task: Task) -> float:
+    """Another value than brightness, of the image alone."""
+    return float(sum(read_tokens(image)) % 2)
 
 
 def fakes() -> Any:
-    """Puts fakes in the place of the runner's loaders; a context manager."""
+    """Put fakes in the place of the runner's loaders; a context manager."""
 
     def load_reward(name: str, **options: object) -> FakeReward:
         return FakeReward(parity if name == "icons" else brightness, name=f"{name}@1", stop_at=0.9)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from milr.config import SearchConfig
 from milr.methods import load_method
+from milr.methods.runner import Runner
 from milr.runs import RunWriter
+from milr.settings import make_settings
 from milr.testing import FakeModel, FakeReward, brightness, read_tokens
 from milr.types import Task
 
@@ -25,15 +26,15 @@ def make_tasks(many: int = 12, tags: Sequence[str] = TAGS) -> list[Task]:
     ]
 
 
-def even(picture: Image.Image, task: Task) -> float:
-    """A judge that the brightness reward does not know: the share of even tokens."""
-    tokens = read_tokens(picture)
+def even(image: Image.Image, task: Task) -> float:
+    """An evaluator that the brightness reward does not know: the share of even tokens."""
+    tokens = read_tokens(image)
     return sum(token % 2 == 0 for token in tokens) / len(tokens)
 
 
-def contrast(picture: Image.Image, task: Task) -> float:
+def contrast(image: Image.Image, task: Task) -> float:
     """Another reward: how far apart the greys are."""
-    tokens = read_tokens(picture)
+    tokens = read_tokens(image)
     return (max(tokens) - min(tokens)) / 15
 
 
@@ -47,7 +48,7 @@ def make_run(
     tasks: Sequence[Task] | None = None,
     benchmark: str | None = "icons",
     reward: str = "bright@1",
-    judge: str | None = "even@1",
+    evaluator: str | None = "even@1",
     model: str = "fake",
     stop_at: float = 0.6,
     embedded: bool = False,
@@ -58,23 +59,21 @@ def make_run(
 
     tasks = make_tasks() if tasks is None else tasks
     fake = FakeModel()
-    config = SearchConfig.model_validate(
-        {"steps": 3, "learning_rate": 0.2, "guidance": 2.0, "image_ratio": 0.1, "max_rows": 4, **settings}
-    )
+    usual = {"steps": 3, "learning_rate": 0.2, "guidance": 2.0, "image_ratio": 0.1, "batch_size": 4}
+    chosen = make_settings(method, settings, usual)
     scores = FakeReward(REWARDS[reward], name=reward, stop_at=stop_at)
-    watching = None if judge is None else FakeReward(even, name=judge)
+    watching = None if evaluator is None else FakeReward(even, name=evaluator)
     writer = RunWriter(
         folder,
         tasks=tasks,
-        config=config,
+        settings=chosen,
         model=model,
         reward=reward,
-        judge=watching,
-        method=method,
+        evaluator=watching,
         benchmark=benchmark,
         model_folder=embedded_folder() if embedded else None,
     )
     with writer:
-        for record in load_method(method)(tasks, fake, scores, config):
+        for record in Runner(load_method(method), tasks, fake, scores, chosen):
             writer.write(record)
     return folder

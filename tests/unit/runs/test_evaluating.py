@@ -1,4 +1,4 @@
-"""Another judge sees a finished run: as if it had judged from the start."""
+"""Another evaluator scores a finished run: as if it had done so from the start."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from pathlib import Path
 import pytest
 
 from milr.cli.main import main
-from milr.config import SearchConfig
 from milr.errors import UsageError
-from milr.runs import RunError, RunWriter, judge_run, read_run
+from milr.runs import RunError, RunWriter, evaluate_run, read_run
+from milr.settings import Settings
 from milr.testing import FakeReward, brightness
 from tests.support.fake_benchmark import fakes, parity
 
 PARITY = FakeReward(parity, name="icons@1", stop_at=0.9)
-OTHER = FakeReward(lambda picture, task: 1 - brightness(picture, task), name="other@2", stop_at=0.9)
+OTHER = FakeReward(lambda image, task: 1 - brightness(image, task), name="other@2", stop_at=0.9)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A finished run of fakes, judged by parity."""
+    """A finished run of fakes, evaluated by parity."""
     folder = tmp_path / "run"
-    words = ["--limit", "6", "--steps", "2", "--reward", "icons-soft", "--judge", "icons", "--out", str(folder)]
+    words = ["--limit", "6", "--steps", "2", "--reward", "icons-soft", "--evaluator", "icons", "--out", str(folder)]
     with fakes():
         assert main(["benchmark", "icons", *words]) == 0
     return folder
 
 
-def verdicts(folder: Path) -> list[object]:
-    return [task.judged for task in read_run(folder).tasks]
+def scores(folder: Path) -> list[object]:
+    return [task.evaluated for task in read_run(folder).tasks]
 
 
-def test_another_judge_and_back_is_the_first_judge(run: Path) -> None:
+def test_another_evaluator_and_back_is_the_first_one(run: Path) -> None:
     before = read_run(run)
-    assert list(judge_run(run, OTHER, "other"))[-1] == (6, 6)
+    assert list(evaluate_run(run, OTHER, "other"))[-1] == (6, 6)
     seen = read_run(run)
-    assert (seen.manifest.judge, seen.manifest.judge_asked) == ("other@2", "other")
+    assert (seen.manifest.evaluator, seen.manifest.evaluator_asked) == ("other@2", "other")
     for task in seen.tasks:
-        for drawing in task.drawings:
-            expected = OTHER([task.picture(drawing.drawing)], [task.task])[0]
-            assert drawing.judge == expected
-    assert [task.answer.drawing for task in seen.tasks] == [task.answer.drawing for task in before.tasks]
-    list(judge_run(run, PARITY, "icons"))
-    assert [task.judged for task in before.tasks] == verdicts(run)
+        for one in task.images:
+            expected = OTHER([task.load_image(one.image)], [task.task])[0]
+            assert one.evaluator == expected
+    assert [task.answer.image for task in seen.tasks] == [task.answer.image for task in before.tasks]
+    list(evaluate_run(run, PARITY, "icons"))
+    assert [task.evaluated for task in before.tasks] == scores(run)
     assert not list(run.rglob("*.new"))
 
 
-def test_the_judges_time_is_not_the_searchs(run: Path) -> None:
+def test_the_evaluators_time_is_not_the_methods(run: Path) -> None:
     before = read_run(run).manifest
-    list(judge_run(run, OTHER, "other", judges=lambda: {"url": "u", "calls": 7, "cached": 0}))
+    list(evaluate_run(run, OTHER, "other", vlm_usage=lambda: {"url": "u", "calls": 7, "cached": 0}))
     after = read_run(run).manifest
-    assert after.seconds - after.judge_seconds == pytest.approx(before.seconds - before.judge_seconds, abs=0.002)
+    assert after.seconds - after.evaluator_seconds == pytest.approx(
+        before.seconds - before.evaluator_seconds, abs=0.002
+    )
     assert (after.drawings, after.tokens, after.reward_calls) == (before.drawings, before.tokens, before.reward_calls)
-    assert after.judged == before.judged + sum(len(task.drawings) for task in read_run(run).tasks)
-    assert after.judges == {"url": "u", "calls": 0, "cached": 0}  # as many as before the call
+    assert after.evaluated == before.evaluated + sum(len(task.images) for task in read_run(run).tasks)
+    assert after.vlm_usage == {"url": "u", "calls": 0, "cached": 0}  # as many as before the call
     assert [session.status for session in after.sessions] == ["finished", "finished"]
 
 
@@ -66,70 +68,70 @@ def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -
         writer = RunWriter(
             tmp_path / name,
             tasks=[],
-            config=SearchConfig(),
+            settings=Settings(),
             model="m",
             reward="r",
-            judges=lambda: {"url": "u", "calls": sum(calls)},
+            vlm_usage=lambda: {"url": "u", "calls": sum(calls)},
         )
         with writer:
             calls.append(7)
-        costs.append(writer.manifest.judges)
+        costs.append(writer.manifest.vlm_usage)
     assert costs == [{"url": "u", "calls": 7}] * 2
 
 
-def test_a_judge_that_stops_leaves_the_run_as_it_was_and_the_next_call_goes_on(run: Path) -> None:
-    before, manifest = verdicts(run), (run / "run.json").read_bytes()
-    going = judge_run(run, OTHER, "other")
+def test_an_evaluator_that_stops_leaves_the_run_as_it_was_and_the_next_call_goes_on(run: Path) -> None:
+    before, manifest = scores(run), (run / "run.json").read_bytes()
+    going = evaluate_run(run, OTHER, "other")
     assert [next(going), next(going)] == [(1, 6), (2, 6)]
     going.close()
-    assert verdicts(run) == before
+    assert scores(run) == before
     assert (run / "run.json").read_bytes() == manifest
     rest = FakeReward(OTHER.value, name=OTHER.name, stop_at=OTHER.stop_at)
-    list(judge_run(run, rest, "other"))
+    list(evaluate_run(run, rest, "other"))
     assert rest.calls == 4
-    list(judge_run(run, PARITY, "icons"))
-    assert verdicts(run) == before
+    list(evaluate_run(run, PARITY, "icons"))
+    assert scores(run) == before
 
 
-def test_what_another_judge_left_is_not_taken_for_this_ones(run: Path) -> None:
-    going = judge_run(run, OTHER, "other")
+def test_what_another_evaluator_left_is_not_taken_for_this_ones(run: Path) -> None:
+    going = evaluate_run(run, OTHER, "other")
     next(going)
     going.close()
     third = FakeReward(brightness, name="third@1")
-    list(judge_run(run, third, "third"))
+    list(evaluate_run(run, third, "third"))
     assert third.calls == 6
-    assert {one.score.reward for task in read_run(run).tasks for one in task.judged} == {"third@1"}
+    assert {one.score.reward for task in read_run(run).tasks for one in task.evaluated} == {"third@1"}
 
 
 def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
     with pytest.raises(UsageError, match=f"not finished .interrupted.: milr benchmark --resume {run} first"):
-        next(judge_run(run, OTHER, "other"))
+        next(evaluate_run(run, OTHER, "other"))
 
 
-def test_the_command_judges_runs_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_evaluates_runs_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["judge", str(run), "--judge", "icons-judge"]) == 0
-    name = read_run(run).manifest.judge
+    assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 0
+    name = read_run(run).manifest.evaluator
     assert name is not None and name.startswith("icons-judge@")
-    assert capsys.readouterr().out == f"{run}: 6 tasks, judged by {name} instead of icons@1\n"
-    assert main(["judge", str(run), "--judge", "icons-judge"]) == 0
-    assert capsys.readouterr().out == f"{run}: judged by {name} already\n"
-    assert main(["judge", str(run), "--judge", "icon-judge"]) == 2
+    assert capsys.readouterr().out == f"{run}: 6 tasks, evaluated by {name} instead of icons@1\n"
+    assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 0
+    assert capsys.readouterr().out == f"{run}: evaluated by {name} already\n"
+    assert main(["evaluate", str(run), "--evaluator", "icon-judge"]) == 2
     assert "unknown reward 'icon-judge': did you mean" in capsys.readouterr().err
 
 
-def test_a_judge_that_judges_nothing_any_more_is_said(run: Path) -> None:
+def test_an_evaluator_that_scores_nothing_any_more_is_said(run: Path) -> None:
     from milr.types import Unscored
 
     class Spent:
         name, stop_at = "spent@1", 0.9
 
-        def __call__(self, pictures: list[object], tasks: list[object]) -> list[Unscored]:
-            return [Unscored("the budget is spent", self.name, final=True)] * len(pictures)
+        def __call__(self, images: list[object], tasks: list[object]) -> list[Unscored]:
+            return [Unscored("the budget is spent", self.name, final=True)] * len(images)
 
-    before = verdicts(run)
-    with pytest.raises(RunError, match="spent@1 judges nothing any more: the budget is spent"):
-        list(judge_run(run, Spent(), "spent"))  # type: ignore[arg-type]
-    assert verdicts(run) == before
+    before = scores(run)
+    with pytest.raises(RunError, match="spent@1 scores nothing any more: the budget is spent"):
+        list(evaluate_run(run, Spent(), "spent"))  # type: ignore[arg-type]
+    assert scores(run) == before

@@ -31,7 +31,18 @@ def no_tasks(manifest: object) -> Sequence[Task]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of fakes, two images a prompt."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    words = ["--limit", "6", "--steps", "3", "--images-per-prompt", "2", "--reward", "icons-soft", "--judge", "icons"]
+    words = [
+        "--limit",
+        "6",
+        "--steps",
+        "3",
+        "--images-per-prompt",
+        "2",
+        "--reward",
+        "icons-soft",
+        "--evaluator",
+        "icons",
+    ]
     with fakes():
         assert main(["benchmark", "icons", *words, "--out", str(folder)]) == 0
     return folder
@@ -39,8 +50,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def painter(run: Run) -> Redraw:
     """Draws tokens as they were drawn in the run."""
-    pictures = {tuple(one.drawing.tokens): task.picture(one.drawing) for task in run.tasks for one in task.drawings}
-    return lambda tasks, drawings: [pictures[tuple(tokens)] for tokens in drawings]
+    images = {tuple(one.image.tokens): task.load_image(one.image) for task in run.tasks for one in task.images}
+    return lambda tasks, drawn: [images[tuple(tokens)] for tokens in drawn]
 
 
 def without_evidence(task: TaskRun) -> TaskRun:
@@ -51,8 +62,8 @@ def without_evidence(task: TaskRun) -> TaskRun:
         step.model_copy(update={"scores": tuple(map(plain, step.scores)), "best_score": plain(step.best_score)})
         for step in task.steps
     ]
-    judged = [one.model_copy(update={"score": plain(one.score)}) for one in task.judged]
-    return replace(task, folder=Path(task.folder.name), steps=tuple(steps), judged=tuple(judged))
+    evaluated = [one.model_copy(update={"score": plain(one.score)}) for one in task.evaluated]
+    return replace(task, folder=Path(task.folder.name), steps=tuple(steps), evaluated=tuple(evaluated))
 
 
 def unpack(file: Path, folder: Path, redraw: Redraw | None, which: Which) -> tuple[Run, list[bool | None]]:
@@ -73,12 +84,12 @@ def test_what_comes_out_is_what_went_in(run: Path, tmp_path: Path, which: Which)
     for old, new in zip(before.tasks, after.tasks, strict=True):
         wanted = {
             "none": [],
-            "ends": [old.drawings[0], old.answer, old.drawings[-1]],
-            "all": list(old.drawings),
+            "ends": [old.images[0], old.answer, old.images[-1]],
+            "all": list(old.images),
         }[which]
-        names = {one.drawing.picture for one in wanted}
+        names = {one.image.file for one in wanted}
         assert {str(path.relative_to(new.folder)) for path in new.folder.glob("steps/*.png")} == names
-        assert all(new.picture(one.drawing).tobytes() == old.picture(one.drawing).tobytes() for one in wanted)
+        assert all(new.load_image(one.image).tobytes() == old.load_image(one.image).tobytes() for one in wanted)
 
 
 def test_packed_again_it_is_the_same_file(run: Path, tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_packed_again_it_is_the_same_file(run: Path, tmp_path: Path) -> None:
     assert pack_run(after) == file.read_bytes() == pack_run(before)
 
 
-def test_another_picture_is_noticed(run: Path, tmp_path: Path) -> None:
+def test_another_image_is_noticed(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.run.xz"
     file.write_bytes(pack_run(read_run(run)))
     _, same = unpack(file, tmp_path / "again", lambda tasks, drawn: [Image.new("RGB", (8, 8))] * len(drawn), "ends")
@@ -143,7 +154,7 @@ def test_the_model_of_every_run_is_checked_not_only_the_first_ones(
     files = [str(tmp_path / f"{name}.run.xz") for name in "ab"]
     assert main(["unpack", *files, "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
-    assert said.out == f"{tmp_path / 'out' / 'a'}: 12 tasks, 12 of 12 best pictures as they were, to the pixel\n"
+    assert said.out == f"{tmp_path / 'out' / 'a'}: 12 tasks, 12 of 12 best images as they were, to the pixel\n"
     assert "the run was drawn by fake of yesterday, and here is fake" in said.err
     assert not (tmp_path / "out" / "b").exists()
 
@@ -155,7 +166,7 @@ def test_the_commands_say_what_they_did_and_what_they_refuse(
     file = tmp_path / "run.run.xz"
     assert capsys.readouterr().out == f"{file}: 12 tasks, {file.stat().st_size / 1000:,.0f} KB\n"
     assert main(["unpack", str(file), "--out", str(tmp_path / "out"), "--pictures", "none"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'run'}: 12 tasks, no pictures\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'run'}: 12 tasks, no images\n"
     assert main(["compare", str(tmp_path / "out" / "run"), str(run)]) == 2  # the same run twice
     assert main(["unpack", str(file), "--out", str(tmp_path / "out"), "--pictures", "none"]) == 2
     assert "holds another run; nothing was overwritten" in capsys.readouterr().err
@@ -164,19 +175,17 @@ def test_the_commands_say_what_they_did_and_what_they_refuse(
 
 
 @pytest.mark.slow
-def test_the_embedded_models_pictures_come_back_to_the_pixel(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_embedded_models_images_come_back_to_the_pixel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not embedded_folder().is_dir():
         pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
     folder = tmp_path / "run"
-    words = ["icons-hard", "--limit", "3", "--steps", "2", "--dtype", "bfloat16", "--judge", "icons-judge"]
+    words = ["icons-hard", "--limit", "3", "--steps", "2", "--dtype", "bfloat16", "--evaluator", "icons-judge"]
     assert main(["benchmark", *words, "--out", str(folder)]) == 0
     assert main(["pack", str(folder)]) == 0
     capsys.readouterr()
     file = tmp_path / "run.run.xz"
     assert main(["unpack", str(file), "--out", str(tmp_path / "again"), "--pictures", "all"]) == 0
-    assert capsys.readouterr().out.endswith("3 tasks, 3 of 3 best pictures as they were, to the pixel\n")
+    assert capsys.readouterr().out.endswith("3 tasks, 3 of 3 best images as they were, to the pixel\n")
     for old, new in zip(read_run(folder).tasks, read_run(tmp_path / "again" / "run").tasks, strict=True):
-        for one in old.drawings:
-            assert new.picture(one.drawing).tobytes() == old.picture(one.drawing).tobytes()
+        for one in old.images:
+            assert new.load_image(one.image).tobytes() == old.load_image(one.image).tobytes()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from milr.config import SearchConfig
 from milr.errors import MilrError, UsageError
 from milr.runs import Frame, RunError, RunWriter, StoredStep, check_folder, default_folder, draw_strip, read_run
+from milr.settings import Settings, make_settings
 from milr.testing import FakeReward, fake_records, fake_score
 from milr.types import Score, StepRecord, Task, Unscored
 
@@ -26,7 +26,7 @@ TASKS = [Task(prompt="a photo of a red apple"), Task(prompt="two blue clocks")]
 
 def writer(folder: Path) -> RunWriter:
     """A writer for the tasks above."""
-    return RunWriter(folder, tasks=TASKS, config=SearchConfig(seed=7), model="fake", reward="fake@1")
+    return RunWriter(folder, tasks=TASKS, settings=make_settings(given={"seed": 7}), model="fake", reward="fake@1")
 
 
 def names(folder: Path) -> list[str]:
@@ -45,25 +45,18 @@ def test_a_run_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert [task.folder.name for task in found.tasks] == [f"{i:04d}-{task.key}" for i, task in enumerate(TASKS)]
     written = [step for task in found.tasks for step in task.steps]
     expected = [record for index in (0, 1) for record in records if record.index == index]
-    pictured = {"drawings", "best"}
+    stored_as_files = {"images", "best"}
     for step, record in zip(written, expected, strict=True):
         for field in fields(StepRecord):
-            if field.name not in pictured:
+            if field.name not in stored_as_files:
                 assert getattr(step, field.name) == getattr(record, field.name), field.name
         task = found.tasks[record.index]
-        for stored, drawing in zip((*step.drawings, step.best), (*record.drawings, record.best), strict=True):
-            assert stored.tokens == drawing.tokens
-            assert task.picture(stored).tobytes() == drawing.picture.tobytes()
-    assert found.tasks[0].last.best.picture == "steps/01-0.png"
+        for stored, sample in zip((*step.images, step.best), (*record.images, record.best), strict=True):
+            assert stored.tokens == sample.tokens
+            assert task.load_image(stored).tobytes() == sample.image.tobytes()
+    assert found.tasks[0].last.best.file == "steps/01-0.png"
     with Image.open(found.tasks[0].folder / "best.png") as best:
-        assert best.convert("RGB").tobytes() == records[-1].best.picture.tobytes()
-
-
-def test_steps_of_before_calls_were_counted_asked_once_a_drawing() -> None:
-    record = next(iter(fake_records(TASKS[:1], [[0.5]], drawings_per_step=3)))
-    line = StoredStep.of(record, ["a", "b", "c"], "a").model_dump(mode="json", by_alias=True)
-    del line["reward_calls"]
-    assert StoredStep.model_validate(line).reward_calls == 3
+        assert best.convert("RGB").tobytes() == records[-1].best.image.tobytes()
 
 
 def test_a_stored_step_has_every_field_of_a_record() -> None:
@@ -78,12 +71,12 @@ def test_the_manifest_tells_how_the_run_was_made_and_what_it_cost(tmp_path: Path
             run.write(record)
     manifest = read_run(tmp_path).manifest
     assert manifest.status == "finished"
-    assert manifest.config.seed == 7
+    assert manifest.settings.run.seed == 7
     assert (manifest.model, manifest.reward, manifest.tasks) == ("fake", "fake@1", tuple(TASKS))
     assert set(manifest.versions) == {"milr", "python", "torch", "transformers"}
     assert (manifest.tasks_finished, manifest.drawings, manifest.tokens) == (2, 6 + 3, 14 + 7)
     assert manifest.finished is not None and manifest.finished >= manifest.started
-    assert json.loads((tmp_path / "run.json").read_text())["config"]["strategy"] == "joint"
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["own"]["strategy"] == "joint"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +144,7 @@ def test_default_folders_are_named_by_the_prompt_and_never_taken(tmp_path: Path)
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no run \(run.json is missing\)"):
         read_run(tmp_path)
-    (tmp_path / "run.json").write_text('{"format": 2}')
+    (tmp_path / "run.json").write_text('{"format": 3}')
     with pytest.raises(UsageError, match="cannot read") as caught:
         read_run(tmp_path)
     assert "\n" not in str(caught.value)
@@ -177,37 +170,40 @@ def test_unscored_stays_unscored_and_odd_evidence_is_kept(tmp_path: Path) -> Non
 
 def finished_run(folder: Path, **more: Any) -> None:
     """A run of the tasks above, all of them finished."""
-    with RunWriter(folder, tasks=TASKS, config=SearchConfig(), model="fake", reward="fake@1", **more) as run:
+    facts = {"tasks": TASKS, "settings": Settings(), "model": "fake", "reward": "fake@1", **more}
+    with RunWriter(folder, **facts) as run:
         for record in fake_records(TASKS, [[0.25, 0.75, 0.5], [0.0, 1.0]], drawings_per_step=2):
             run.write(record)
 
 
-def test_a_judge_sees_every_picture_in_the_order_of_drawing(tmp_path: Path) -> None:
-    judge = FakeReward(name="judge@1")
-    finished_run(tmp_path, judge=judge, benchmark="geneval", method="best-of-n", places=(3, 4))
+def test_an_evaluator_scores_every_image_in_the_order_of_drawing(tmp_path: Path) -> None:
+    evaluator = FakeReward(name="other@1")
+    settings = make_settings("best-of-n")
+    finished_run(tmp_path, evaluator=evaluator, benchmark="geneval", settings=settings, places=(3, 4))
     found = read_run(tmp_path)
-    assert judge.calls == 2  # a task is one question
-    assert (found.manifest.judge, found.manifest.judged) == ("judge@1", 10)
+    assert evaluator.calls == 2  # one call per task
+    assert (found.manifest.evaluator, found.manifest.evaluated) == ("other@1", 10)
     assert (found.manifest.benchmark, found.manifest.method, found.manifest.places) == ("geneval", "best-of-n", (3, 4))
+    assert found.manifest.settings == settings
     first = found.tasks[0]
-    assert [(one.step, one.number) for one in first.drawings] == [(s, n) for s in range(3) for n in range(2)]
-    for one in first.drawings:
-        assert one.judge == judge([first.picture(one.drawing)], [first.task])[0]
+    assert [(one.step, one.number) for one in first.images] == [(s, n) for s in range(3) for n in range(2)]
+    for one in first.images:
+        assert one.evaluator == evaluator([first.load_image(one.image)], [first.task])[0]
     assert (first.answer.step, first.answer.number) == (1, 0)
     assert first.answer.reward == first.last.best_score
-    assert (first.folder / "judged.jsonl").read_text().count("\n") == 6
+    assert (first.folder / "evaluated.jsonl").read_text().count("\n") == 6
 
 
-def test_a_judge_whose_budget_is_spent_ends_the_run_and_keeps_no_half_judged_task(tmp_path: Path) -> None:
+def test_an_evaluator_whose_budget_is_spent_ends_the_run_and_keeps_no_task_in_part(tmp_path: Path) -> None:
     class Spent(FakeReward):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             self.calls += 1
             if self.calls == 1:
-                return super().__call__(pictures, tasks)
-            return [Unscored("the budget is spent", self.name, final=True)] * len(pictures)
+                return super().__call__(images, tasks)
+            return [Unscored("the budget is spent", self.name, final=True)] * len(images)
 
-    with pytest.raises(RunError, match="judges nothing any more: the budget is spent; the finished tasks are kept"):
-        finished_run(tmp_path, judge=Spent())
+    with pytest.raises(RunError, match="scores nothing any more: the budget is spent; the finished tasks are kept"):
+        finished_run(tmp_path, evaluator=Spent())
     assert [task.index for task in read_run(tmp_path).tasks] == [1]
     assert read_run(tmp_path).manifest.status == "failed"
 
@@ -238,9 +234,37 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     assert cut.manifest.drawings == 4 + 3  # two of the first task were lost
 
 
+def test_a_run_whose_tasks_are_not_all_done_is_stopped_not_finished(tmp_path: Path) -> None:
+    records = list(fake_records(TASKS, [[0.25], [0.5]]))
+    with writer(tmp_path) as run:
+        run.write(records[0])
+    assert read_run(tmp_path).manifest.status == "stopped"
+    with RunWriter.resume(tmp_path) as again:
+        again.write(records[1])
+    assert read_run(tmp_path).manifest.status == "finished"
+
+
+def test_reward_and_evaluator_cost_money_together(tmp_path: Path) -> None:
+    class Paid(FakeReward):
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return [replace(score, cost=0.25) for score in super().__call__(images, tasks)]
+
+    facts: dict[str, Any] = {"tasks": TASKS, "settings": Settings(), "model": "fake", "reward": "fake@1"}
+    records = list(fake_records(TASKS, [[0.25, 0.5], [0.5, 0.25]]))
+    with RunWriter(tmp_path, **facts, evaluator=Paid()) as run:
+        for record in records[:3]:
+            run.write(replace(record, cost=0.5 * (record.step + 1)))
+    with RunWriter.resume(tmp_path, evaluator=Paid()) as run:
+        run.write(replace(records[1], finished="out of money", cost=0.5))
+    found = read_run(tmp_path).manifest
+    assert [session.cost for session in found.sessions] == [1.0 + 0.5 + 0.5, 0.5 + 0.25]
+    assert found.cost == 2.75
+    assert read_run(tmp_path).tasks[1].last.finished == "out of money"
+
+
 def test_images_of_a_prompt_are_tasks_of_their_own(tmp_path: Path) -> None:
     tasks = TASKS[:1]
-    facts: dict[str, Any] = {"tasks": tasks, "config": SearchConfig(), "model": "fake", "reward": "fake@1"}
+    facts: dict[str, Any] = {"tasks": tasks, "settings": Settings(), "model": "fake", "reward": "fake@1"}
     with RunWriter(tmp_path, **facts, images_per_prompt=2) as run:
         assert run.remaining() == [(0, 0), (0, 1)]
         for image in (1, 0):
@@ -255,9 +279,9 @@ def test_images_of_a_prompt_are_tasks_of_their_own(tmp_path: Path) -> None:
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from milr.runs import RunWriter; from milr.config import SearchConfig; "
+        "import sys, time; from milr.runs import RunWriter; from milr.settings import Settings; "
         "from milr.types import Task\n"
-        "with RunWriter(sys.argv[1], tasks=[Task(prompt='a cat')], config=SearchConfig(), model='m', reward='r@1'):\n"
+        "with RunWriter(sys.argv[1], tasks=[Task(prompt='a cat')], settings=Settings(), model='m', reward='r@1'):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     run = tmp_path / "run"
@@ -270,14 +294,14 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_
         other.kill()
     with RunWriter.resume(run) as again:
         assert again.remaining() == [(0, 0)]
-    assert [session.status for session in read_run(run).manifest.sessions] == ["running", "finished"]
+    assert [session.status for session in read_run(run).manifest.sessions] == ["running", "stopped"]  # nothing was done
 
 
 def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: both are an OSError of a write."""
     code = (
         "import resource, sys; from milr.cli.main import _fail; from milr.errors import MilrError\n"
-        "from tests.test_runs import finished_run\n"
+        "from tests.unit.runs.test_runs import finished_run\n"
         "from pathlib import Path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "try: finished_run(Path(sys.argv[1]))\n"
