@@ -61,9 +61,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def geneval_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All that `geneval` and `geneval-hf` read, tiny and random."""
-    from milr.rewards.geneval.known_answers import tiny_config
-    from milr.rewards.geneval.reward import CLIP, DETECTOR, HUB_DETECTOR
     from bench.random_weights import tiny_clip, write_clip, write_detector
+    from milr.rewards.geneval.known_answers import tiny_config
+    from milr.rewards.geneval.weights import CLIP, DETECTOR, HUB_DETECTOR
 
     root = tmp_path_factory.mktemp("weights")
     write_detector(root / DETECTOR.name, tiny_config())

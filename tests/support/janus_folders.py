@@ -1,4 +1,4 @@
-"""Tiny Janus checkpoints with random weights, written in DeepSeek's own layout, as tests need them."""
+"""Tiny Janus checkpoints with random weights in DeepSeek's layout, for tests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from milr.models import deepseek_layout as original
+from milr.models import deepseek_layout
 from milr.models.checkpoint import SPECIAL_TOKENS
 from tests.support.plain_janus import TINY, PlainJanus
 
 
 @contextmanager
 def tiny_sizes(sizes: SimpleNamespace = TINY) -> Iterator[None]:
-    """Names of a tiny tower and a tiny VQ model in the tables that the original layout's configs refer to."""
+    """Add a tiny tower and a tiny VQ model to the tables that configs in DeepSeek's layout refer to."""
     tower = {
         "hidden_size": sizes.tower_width,
         "num_hidden_layers": sizes.tower_layers,
@@ -36,14 +36,14 @@ def tiny_sizes(sizes: SimpleNamespace = TINY) -> Iterator[None]:
         "latent_channels": sizes.latent,
     }
     with (
-        patch.dict(original.VISION_TOWERS, {"siglip_tiny": tower}),
-        patch.dict(original.IMAGE_TOKENIZERS, {"VQ-tiny": image_tokenizer}),
+        patch.dict(deepseek_layout.VISION_TOWERS, {"siglip_tiny": tower}),
+        patch.dict(deepseek_layout.IMAGE_TOKENIZERS, {"VQ-tiny": image_tokenizer}),
     ):
         yield
 
 
 def describe(sizes: SimpleNamespace = TINY) -> dict[str, Any]:
-    """What config.json says, in the form of Janus-Pro's."""
+    """Return the content of config.json, in the form of Janus-Pro's."""
     aligner = {"depth": sizes.depth, "n_embed": sizes.width, "projector_type": "mlp_gelu"}
     return {
         "architectures": ["MultiModalityCausalLM"],
@@ -88,7 +88,7 @@ def describe(sizes: SimpleNamespace = TINY) -> dict[str, Any]:
 
 
 def make_tokenizer() -> Tokenizer:
-    """Bytes and the family's marks. Like DeepSeek's file it adds no first token by itself."""
+    """Make a tokenizer of bytes and the family's special tokens; like DeepSeek's file it adds no first token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: place for place, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,7 +100,7 @@ def make_tokenizer() -> Tokenizer:
 
 
 def write_settings(folder: Path, sizes: SimpleNamespace = TINY) -> None:
-    """Everything but the weights."""
+    """Write everything but the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(describe(sizes)))
     make_tokenizer().save(str(folder / "tokenizer.json"))
@@ -126,7 +126,7 @@ def write_settings(folder: Path, sizes: SimpleNamespace = TINY) -> None:
 
 
 def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], shards: int = 1) -> None:
-    """Safetensors, in one file or in several with an index."""
+    """Write safetensors, in one file or in several with an index."""
     tensors = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
@@ -138,8 +138,8 @@ def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], shards: int
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
 
 
-def write_original(folder: Path, *, shards: int = 1, seed: int = 0, sizes: SimpleNamespace = TINY) -> PlainJanus:
-    """A whole checkpoint in DeepSeek's layout; returns the plain model that has its weights."""
+def write_deepseek(folder: Path, *, shards: int = 1, seed: int = 0, sizes: SimpleNamespace = TINY) -> PlainJanus:
+    """Write a whole checkpoint in DeepSeek's layout; return the plain model that has its weights."""
     torch.manual_seed(seed)
     plain = PlainJanus(sizes).eval().requires_grad_(False)
     for name, parameter in plain.named_parameters():

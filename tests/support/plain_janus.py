@@ -1,7 +1,7 @@
 """Janus in plain PyTorch under the names of DeepSeek's checkpoints, stated apart from transformers.
 
 Written from the papers (arXiv 2410.13848 and 2501.17811; Llama, SigLIP's ViT, LlamaGen's VQ model), for tests alone:
-what milr loads is held against it. Shapes: B rows, T tokens, P patches, d width, h and w of a feature map.
+the models that milr loads are compared with it. Shapes: B rows, T tokens, P patches, d width, h and w of a feature map.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class PlainLlama(nn.Module):
     def read(self, states):
         """Embeddings (B, T, d) -> last hidden states (B, T, d)."""
         for layer in self.model.layers:
-            looks, x = layer["self_attn"], layer["input_layernorm"](states)
-            query, key = self.rotate(looks["q_proj"](x)), self.rotate(looks["k_proj"](x))
-            seen = attend(query, key, looks["v_proj"](x), self.sizes.heads, causal=True)
-            states = states + looks["o_proj"](seen)
+            attention, x = layer["self_attn"], layer["input_layernorm"](states)
+            query, key = self.rotate(attention["q_proj"](x)), self.rotate(attention["k_proj"](x))
+            seen = attend(query, key, attention["v_proj"](x), self.sizes.heads, causal=True)
+            states = states + attention["o_proj"](seen)
             x, feed = layer["post_attention_layernorm"](states), layer["mlp"]
             states = states + feed["down_proj"](F.silu(feed["gate_proj"](x)) * feed["up_proj"](x))
         return self.model.norm(states)
@@ -105,7 +105,7 @@ class PlainTower(nn.Module):
             for _ in range(sizes.tower_layers)
         )
         tower.norm = norm()
-        # SigLIP's pooling lies in the files, unused.
+        # SigLIP's pooling is in the files, unused.
         tower.attn_pool = module(q=nn.Linear(d, d), kv=nn.Linear(d, 2 * d), proj=nn.Linear(d, d), norm=norm())
         tower.attn_pool.register_parameter("latent", nn.Parameter(torch.randn(1, 1, d)))
         self.vision_tower = tower
@@ -150,7 +150,7 @@ class Residual(nn.Module):
         return y + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
-class Looking(nn.Module):
+class FeatureMapAttention(nn.Module):
     """Attention of all places of a feature map, one head."""
 
     def __init__(self, width: int) -> None:
@@ -203,12 +203,12 @@ class PlainImageTokenizer(nn.Module):
         self.post_quant_conv = nn.Conv2d(sizes.code_width, latent, 1)
 
     def _middle(self, width: int) -> nn.ModuleList:
-        return nn.ModuleList([Residual(width, width), Looking(width), Residual(width, width)])
+        return nn.ModuleList([Residual(width, width), FeatureMapAttention(width), Residual(width, width)])
 
-    def _level(self, given: int, width: int, blocks: int, looks: bool) -> nn.Module:
+    def _level(self, given: int, width: int, blocks: int, attends: bool) -> nn.Module:
         level = nn.Module()
         level.res = nn.ModuleList(Residual(given if i == 0 else width, width) for i in range(blocks))
-        level.attn = nn.ModuleList(Looking(width) for _ in range(blocks if looks else 0))
+        level.attn = nn.ModuleList(FeatureMapAttention(width) for _ in range(blocks if attends else 0))
         return level
 
     def _through(self, level, x):
@@ -265,7 +265,7 @@ class PlainJanus(nn.Module):
         """(B, T) -> (B, T, d)."""
         return self.gen_aligner(self.gen_embed(tokens))
 
-    def look(self, pixels):
+    def encode(self, pixels):
         """(B, 3, side, side) -> (B, P, d)."""
         return self.aligner(self.vision_model(pixels))
 

@@ -13,7 +13,7 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models.janus import Janus
-from tests.support.janus_folders import tiny_sizes, write_original, write_settings
+from tests.support.janus_folders import tiny_sizes, write_deepseek, write_settings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +24,7 @@ def tables() -> Iterator[None]:
 
 def test_pickled_shards_become_transformers_safetensors(tmp_path: Path) -> None:
     source, target = tmp_path / "T2I-R1", tmp_path / "made"
-    plain = write_original(source)
+    plain = write_deepseek(source)
     expected = Janus(source)
     (source / "model.safetensors").unlink()
     weights = list(plain.state_dict().items())
@@ -78,7 +78,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(
 def test_a_head_of_its_own_is_loaded_though_a_config_is_silent_about_it(tmp_path: Path) -> None:
     """To transformers silence means heads that are tied to the embeddings; such files have both."""
     source, target = tmp_path / "in", tmp_path / "out"
-    plain = write_original(source)
+    plain = write_deepseek(source)
     assert main(["convert", "janus", str(source), str(target)]) == 0
     config = json.loads((target / "config.json").read_text())
     for part in (config, config["text_config"]):

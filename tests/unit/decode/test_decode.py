@@ -1,4 +1,4 @@
-"""The decoding engine: random streams, the cache, rows of unequal length in lockstep."""
+"""Tests of the decoding engine: random streams, samplers, the KV cache, batches of unequal rows, memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaModel
 from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
 from milr.decode.engine import Counts, Engine
 from milr.decode.kv_cache import CachedPrefix, KVCache
-from milr.decode.sampling import SAMPLERS, open_stream, sample
+from milr.decode.sampling import SAMPLE, open_stream, sample
+from milr.settings import SAMPLERS
 from milr.types import Task
 
 WIDTH = 16
@@ -31,7 +32,7 @@ KEYS = st.tuples(
 
 
 def numbers(key: Key, count: int = 8) -> list[float]:
-    """The first numbers of a stream."""
+    """Return the first numbers of a stream."""
     return torch.rand(count, generator=open_stream(*key)).tolist()
 
 
@@ -64,9 +65,13 @@ def test_the_global_random_state_is_neither_read_nor_moved() -> None:
     assert numbers((0, "k", 0, 0, "image")) == first
 
 
+def test_every_sampler_that_settings_name_is_implemented() -> None:
+    assert set(SAMPLE) == set(SAMPLERS)
+
+
 @pytest.mark.parametrize("words", [2, 16, 2048])
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_sample_draws_what_multinomial_draws(words: int, temperature: float) -> None:
+def test_sample_gives_what_multinomial_gives(words: int, temperature: float) -> None:
     ours, theirs = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     rows = 2 * torch.randn(300, words, generator=torch.Generator().manual_seed(4))
     drawn = [int(sample(row[None], [ours], temperature)) for row in rows]
@@ -87,7 +92,7 @@ def test_sample_gives_every_row_a_stream_of_its_own(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_every_token_is_drawn_as_often_as_its_probability_says(sampler: str) -> None:
+def test_every_token_is_sampled_as_often_as_its_probability_says(sampler: str) -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05])
     stream = torch.Generator().manual_seed(0)
     drawn = [int(sample(probabilities.log()[None], [stream], 1.0, sampler)) for _ in range(4000)]
@@ -105,7 +110,7 @@ def test_sample_at_next_to_no_temperature_is_the_argmax(sampler: str) -> None:
 
 @pytest.fixture(scope="module")
 def decoder() -> LlamaModel:
-    """A tiny Llama of random weights, large enough ones that every position matters."""
+    """Make a tiny Llama of random weights, so large that every position matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -131,7 +136,7 @@ def embeddings(lengths: Sequence[int], seed: int = 1) -> list[torch.Tensor]:
 
 
 def uncached(decoder: Any, row: torch.Tensor) -> torch.Tensor:
-    """All hidden states (T, d) of one row by itself, all positions at once, no cache, no padding."""
+    """Return all hidden states (T, d) of one row by itself, all positions at once, no cache, no padding."""
     return decoder(inputs_embeds=row[None], use_cache=False).last_hidden_state[0]
 
 
@@ -143,7 +148,7 @@ def test_cached_equals_uncached_for_rows_of_any_length(
     rows, more = embeddings(lengths), embeddings([6] * len(lengths), seed=2)
     engine = Engine(deepcopy(decoder), deterministic=deterministic)
     batch = engine.open([None] * len(rows), max(lengths), 6)
-    found = [[state[-length:]] for state, length in zip(batch.read(rows), lengths, strict=True)]
+    found = [[state[-length:]] for state, length in zip(batch.prefill(rows), lengths, strict=True)]
     for place in range(6):
         for row, state in zip(found, batch.step(torch.stack([one[place] for one in more])), strict=True):
             row.append(state[None])
@@ -154,17 +159,17 @@ def test_cached_equals_uncached_for_rows_of_any_length(
 
 @pytest.mark.parametrize("lengths", [(6, 6), (2, 7, 5)])
 @pytest.mark.parametrize("prefixes", [(3, 3, 3), (4, 1, 2), (2, 0, 3)])
-def test_rows_go_on_behind_what_they_have_kept(
+def test_rows_go_on_after_their_cached_prefixes(
     engine: Engine, decoder: LlamaModel, lengths: tuple[int, ...], prefixes: tuple[int, ...]
 ) -> None:
-    """Prompts, prefixes and company of unequal lengths, read in three pieces and in another order."""
+    """Prompts, prefixes and neighbours of unequal lengths, read in three pieces and in another order."""
     rows = embeddings(lengths)
-    firsts, kept = [row[:2] for row in rows], list[CachedPrefix]()
-    for row, begun in zip(rows, engine.read([(first, None) for first in firsts]), strict=True):
-        kept += engine.read([(row[2:], begun)]) if len(row) > 2 else [begun]
+    firsts, cached = [row[:2] for row in rows], list[CachedPrefix]()
+    for row, first in zip(rows, engine.prefill([(first, None) for first in firsts]), strict=True):
+        cached += engine.prefill([(row[2:], first)]) if len(row) > 2 else [first]
     more = embeddings(prefixes[: len(rows)], seed=2)
-    batch = engine.open(kept[::-1], 5, 3)
-    batch.read(more[::-1])
+    batch = engine.open(cached[::-1], 5, 3)
+    batch.prefill(more[::-1])
     (last,) = embeddings([len(rows)], seed=3)
     states = batch.step(last.flip(0)).flip(0)
     for row, prefix, end, state in zip(rows, more, last, states, strict=True):
@@ -172,14 +177,14 @@ def test_rows_go_on_behind_what_they_have_kept(
         torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_kept_is_the_rows_own_and_knows_its_last_state(engine: Engine, decoder: LlamaModel) -> None:
+def test_a_cached_prefix_holds_its_own_row_and_its_last_state(engine: Engine, decoder: LlamaModel) -> None:
     rows = embeddings([3, 5])
-    short, long = engine.read([(row, None) for row in rows])
+    short, long = engine.prefill([(row, None) for row in rows])
     assert (len(short), len(long)) == (3, 5)
     token = 2 * 2 * WIDTH * 4  # keys and values of two layers, float32
     assert [part.nbytes for part in (*short.parts, *long.parts)] == [3 * token, 5 * token]
-    for kept, row in zip((short, long), rows, strict=True):
-        torch.testing.assert_close(kept.last, uncached(decoder, row)[-1], rtol=1e-5, atol=1e-5)
+    for prefix, row in zip((short, long), rows, strict=True):
+        torch.testing.assert_close(prefix.last, uncached(decoder, row)[-1], rtol=1e-5, atol=1e-5)
     before = [part.clone() for part in long.parts]
     batch = engine.open([long, long], 3)
     assert torch.equal(batch.newest, torch.stack([long.last, long.last]))
@@ -187,12 +192,12 @@ def test_what_is_kept_is_the_rows_own_and_knows_its_last_state(engine: Engine, d
     assert all(torch.equal(now, then) for now, then in zip(long.parts, before, strict=True))
 
 
-def test_a_cut_shares_what_it_keeps(engine: Engine) -> None:
+def test_a_cut_shares_memory(engine: Engine) -> None:
     first, second = embeddings([4, 3])
-    (begun,) = engine.read([(first, None)])
-    (kept,) = engine.read([(second, begun)])
-    assert [sum(part.shape[-2] for part in kept.cut(length)) for length in range(8)] == list(range(8))
-    for part, whole in zip(kept.cut(6), kept.parts, strict=True):
+    (begun,) = engine.prefill([(first, None)])
+    (prefix,) = engine.prefill([(second, begun)])
+    assert [sum(part.shape[-2] for part in prefix.cut(length)) for length in range(8)] == list(range(8))
+    for part, whole in zip(prefix.cut(6), prefix.parts, strict=True):
         assert part.data_ptr() == whole.data_ptr()
         assert torch.equal(part, whole[..., : part.shape[-2], :])
 
@@ -200,20 +205,20 @@ def test_a_cut_shares_what_it_keeps(engine: Engine) -> None:
 def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
     engine = Engine(deepcopy(decoder))
     assert engine.counts == Counts()
-    kept = engine.read([(row, None) for row in embeddings([3, 5])])
+    prefixes = engine.prefill([(row, None) for row in embeddings([3, 5])])
     token = 2 * 2 * WIDTH * 4
     assert engine.counts == Counts(forwarded=8, prefilled=8, cache_bytes=2 * 5 * token, cache_read=2 * 5 * token)
-    batch = engine.open(kept, 4)
+    batch = engine.open(prefixes, 4)
     assert engine.counts.cache_bytes == 2 * 9 * token
-    batch.read(embeddings([2, 0]))
+    batch.prefill(embeddings([2, 0]))
     batch.step(embeddings([2])[0])
     assert engine.counts == Counts(
         forwarded=8 + 2 + 2, prefilled=8 + 2, cache_bytes=2 * 9 * token, cache_read=2 * (5 + 7 + 8) * token
     )
 
 
-def test_padding_does_not_hide_behind_a_tolerance(decoder: LlamaModel) -> None:
-    """Were a row's padding seen, or its positions counted from the padding, its states would be far off."""
+def test_wrong_padding_would_exceed_the_tolerance(decoder: LlamaModel) -> None:
+    """If a row's padding were seen, or its positions counted from the padding, its states would be far off."""
     (row,) = embeddings([5])
     right = uncached(decoder, row)
     seen = uncached(decoder, torch.cat([torch.zeros(3, WIDTH), row]))[3:]
@@ -224,14 +229,14 @@ def test_padding_does_not_hide_behind_a_tolerance(decoder: LlamaModel) -> None:
 
 def test_the_cache_is_allocated_once_and_written_in_place(engine: Engine) -> None:
     batch = engine.open([None, None], 9)
-    batch.read(embeddings([3, 5]))
-    storage, kept = batch.cache.states.data_ptr(), batch.cache.states[..., :5, :].clone()
+    batch.prefill(embeddings([3, 5]))
+    storage, before = batch.cache.states.data_ptr(), batch.cache.states[..., :5, :].clone()
     (first,) = embeddings([2], seed=3)
     for _ in range(4):
         batch.step(first)
     assert batch.cache.states.data_ptr() == storage
     assert batch.cache.filled == 9
-    assert torch.equal(batch.cache.states[..., :5, :], kept)
+    assert torch.equal(batch.cache.states[..., :5, :], before)
 
 
 def test_the_cache_hands_out_views() -> None:
@@ -249,21 +254,21 @@ def test_the_cache_hands_out_views() -> None:
 
 def test_a_row_that_outgrows_its_room_is_an_error(engine: Engine) -> None:
     batch = engine.open([None], 3)
-    batch.read(embeddings([3]))
+    batch.prefill(embeddings([3]))
     with pytest.raises(IndexError, match="room for 3 tokens, not 4"):
         batch.step(embeddings([1])[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_under_fixed_shapes_a_row_never_depends_on_its_neighbours(decoder: LlamaModel, dtype: torch.dtype) -> None:
-    """To the bit: alone, among others, in another place."""
+    """Equal to the bit: alone, in a batch, in another place."""
     engine = Engine(deepcopy(decoder).to(dtype), deterministic=True)
     rows = [row.to(dtype) for row in embeddings([3, 30, 7, 40, 12])]
 
     def last_states(places: Sequence[int]) -> dict[int, torch.Tensor]:
         states = engine.in_batches(
             places,
-            lambda batch: [one.last for one in engine.read([(rows[place], None) for place in batch])],
+            lambda batch: [one.last for one in engine.prefill([(rows[place], None) for place in batch])],
             tokens=lambda place: len(rows[place]),
             shape=lambda place: (len(rows[place]),),
         )
@@ -278,8 +283,8 @@ def test_under_fixed_shapes_a_row_never_depends_on_its_neighbours(decoder: Llama
 # --- memory
 
 
-def saying(error: Exception, most: int) -> Callable[[Sequence[int]], list[int]]:
-    """Work that fails above so many items at a time."""
+def failing(error: Exception, most: int) -> Callable[[Sequence[int]], list[int]]:
+    """Return work that fails above so many items at a time."""
 
     def work(part: Sequence[int]) -> list[int]:
         if len(part) > most:
@@ -299,21 +304,21 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_where_memory_runs_out_half_as_many_are_worked_and_none_is_lost(error: Exception) -> None:
-    assert work_in_batches(range(11), saying(error, 3), 11) == ([10 * item for item in range(11)], 3)
-    assert work_in_batches(range(11), saying(error, 20), 11) == ([10 * item for item in range(11)], 11)
-    assert work_in_batches([], saying(error, 3), 4) == ([], 4)
+    assert work_in_batches(range(11), failing(error, 3), 11) == ([10 * item for item in range(11)], 3)
+    assert work_in_batches(range(11), failing(error, 20), 11) == ([10 * item for item in range(11)], 11)
+    assert work_in_batches([], failing(error, 3), 4) == ([], 4)
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_one_row_that_does_not_fit_is_an_error_of_one_line(error: Exception) -> None:
     with pytest.raises(OutOfMemory, match="one row at a time") as caught:
-        work_in_batches(range(5), saying(error, 0), 5)
+        work_in_batches(range(5), failing(error, 0), 5)
     assert "\n" not in str(caught.value)
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="a defect"):
-        work_in_batches(range(5), saying(RuntimeError("a defect"), 2), 5)
+        work_in_batches(range(5), failing(RuntimeError("a defect"), 2), 5)
 
 
 def test_free_memory_is_known_here_and_bounds_a_batch() -> None:
@@ -330,7 +335,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(engine: Engine, monkeypatch
 
     def work(part: Sequence[int]) -> list[int]:
         sizes.append(len(part))
-        return saying(MemoryError(), 3)(part)
+        return failing(MemoryError(), 3)(part)
 
     for _ in range(2):
         assert engine.in_batches(range(8), work, tokens=lambda _: 1, shape=lambda _: ()) == list(range(0, 80, 10))

@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from milr import load_model, search, tasks_from_prompts
-from milr.config import SearchConfig
 from milr.errors import MilrError
 from milr.testing import FakeReward
 
@@ -34,22 +33,21 @@ def limit(more):
     resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.RLIM_INFINITY))
 
 rows, room, blind, after = json.loads(sys.argv[1])
-if blind:  # nothing is known of what is free: memory really runs out
+if blind:  # free memory is unknown: memory really runs out
     import milr.decode.engine
     milr.decode.engine.fitting = lambda each, device: None
 model = load_model()
 batches = []
 whole = model._draw
-model._draw = lambda batch, manner: (batches.append(len(batch)), whole(batch, manner))[1]
+model._draw = lambda batch, sampling: (batches.append(len(batch)), whole(batch, sampling))[1]
 tasks = tasks_from_prompts([f"a photo of a {c} cat" for c in ("red", "blue", "green", "black", "white", "pink")])
-list(search(tasks[:1], model, FakeReward(), SearchConfig(steps=0)))  # what is loaded late is loaded now
+list(search(tasks[:1], model, FakeReward(), steps=0))  # late imports happen now
 batches.clear()
-config = SearchConfig(steps=0, max_rows=rows)
 found, error = [], None
 if room and not after:
     limit(room)
 try:
-    for record in search(tasks, model, FakeReward(), config):
+    for record in search(tasks, model, FakeReward(), steps=0, batch_size=rows):
         found.append(record.best.tokens)
         if after and len(found) == after:
             limit(room)
@@ -119,7 +117,7 @@ def test_the_folder_of_such_a_run_is_whole(tmp_path: Path) -> None:
 
     folder = tmp_path / "run"
     command = (
-        "import resource, sys, milr.search\n"
+        "import resource, sys\n"
         "from pathlib import Path\n"
         "from milr.cli.main import main\n"
         "import milr.runs.writer as writer\n"
@@ -131,8 +129,8 @@ def test_the_folder_of_such_a_run_is_whole(tmp_path: Path) -> None:
         "        resource.setrlimit(resource.RLIMIT_AS, (size + 2**20, resource.RLIM_INFINITY))\n"
         "    return found\n"
         "writer.RunWriter.write = limited\n"
-        f"sys.exit(main(['generate', 'a photo of a red cat', 'a photo of a blue dog', '--rows', '1', '--steps', '0',"
-        f" '--out', {str(folder)!r}]))\n"
+        "sys.exit(main(['generate', 'a photo of a red cat', 'a photo of a blue dog', '--batch-size', '1', '--steps', "
+        f"'0', '--out', {str(folder)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
     if not done.returncode:

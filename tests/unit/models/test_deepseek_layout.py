@@ -1,4 +1,4 @@
-"""DeepSeek's own layout as it lies on a disk, against a plain statement of the architecture in float32."""
+"""Tests of checkpoints in DeepSeek's layout, against a plain statement of the architecture in float32."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from safetensors.torch import load_file
 
 from milr.decode.sampling import open_stream
 from milr.errors import UsageError
-from milr.models import deepseek_layout as original
+from milr.models import deepseek_layout
 from milr.models.base import ImageRequest, TaskState
 from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus
+from milr.settings import SamplingParams
 from milr.types import Reasoning, Task
 from tests.support.janus_folders import (
     describe,
     make_tokenizer,
     tiny_sizes,
-    write_original,
+    write_deepseek,
     write_settings,
     write_weights,
 )
@@ -43,8 +44,8 @@ def tables() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlainJanus]:
     """A folder in one file, and the plain model with its weights."""
-    folder = tmp_path_factory.mktemp("original") / "Janus-Pro-Tiny"
-    return folder, write_original(folder)
+    folder = tmp_path_factory.mktemp("deepseek") / "Janus-Pro-Tiny"
+    return folder, write_deepseek(folder)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def image_ids() -> torch.Tensor:
 # --- the arithmetic
 
 
-def test_the_text_logits_are_the_original_ones(model: Janus, plain: PlainJanus) -> None:
+def test_the_text_logits_are_the_plain_models(model: Janus, plain: PlainJanus) -> None:
     ids = text_ids()
     expected = plain.language_model.lm_head(plain.language_model.read(plain.embed_text(ids)))
     with torch.inference_mode():
@@ -85,7 +86,7 @@ def test_the_text_logits_are_the_original_ones(model: Janus, plain: PlainJanus) 
     close(found, expected)
 
 
-def test_the_image_logits_are_the_original_ones(model: Janus, plain: PlainJanus) -> None:
+def test_the_image_logits_are_the_plain_models(model: Janus, plain: PlainJanus) -> None:
     """Text, then image tokens in the same context, read by the image head."""
     row = torch.cat([plain.embed_text(text_ids()), plain.embed_image(image_ids())], dim=1)
     expected = plain.image_logits(plain.language_model.read(row))
@@ -97,19 +98,19 @@ def test_the_image_logits_are_the_original_ones(model: Janus, plain: PlainJanus)
         close(network.model.generation_head(states), expected)
 
 
-def test_the_vision_path_is_the_original_one(model: Janus, plain: PlainJanus) -> None:
-    """Tower and aligner, and the words read behind a picture."""
-    seen = plain.look(pixels())
-    row = torch.cat([plain.embed_text(text_ids()[:, :3]), seen, plain.embed_text(text_ids()[:, 3:])], dim=1)
+def test_the_vision_path_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
+    """Tower and aligner, and the words after an image."""
+    features = plain.encode(pixels())
+    row = torch.cat([plain.embed_text(text_ids()[:, :3]), features, plain.embed_text(text_ids()[:, 3:])], dim=1)
     expected = plain.language_model.lm_head(plain.language_model.read(row))
     inner = model.network.model
     with torch.inference_mode():
-        close(inner.aligner(inner.vision_model(pixels()).last_hidden_state), seen)
+        close(inner.aligner(inner.vision_model(pixels()).last_hidden_state), features)
         ids = torch.cat([text_ids()[:, :3], torch.full((2, 16), model.tokenizer.image_token_id), text_ids()[:, 3:]], 1)
         close(model.network(input_ids=ids, pixel_values=pixels()).logits, expected)
 
 
-def test_the_pictures_are_decoded_as_the_original_does(model: Janus, plain: PlainJanus) -> None:
+def test_images_are_decoded_as_the_plain_model_does(model: Janus, plain: PlainJanus) -> None:
     """In float64: convolutions in float32 round by 1e-5 according to the number of threads alone."""
     vq, vision = deepcopy(model.network.model.vqmodel).double(), deepcopy(plain.gen_vision_model).double()
     with torch.inference_mode():
@@ -118,32 +119,32 @@ def test_the_pictures_are_decoded_as_the_original_does(model: Janus, plain: Plai
     close(found, vision.decode(image_ids(), TINY.side))
 
 
-def test_the_encoders_features_are_the_original_ones(model: Janus, plain: PlainJanus) -> None:
-    """What is compared with the codes.
+def test_the_encoders_features_are_the_plain_models(model: Janus, plain: PlainJanus) -> None:
+    """The features that are compared with the codes.
 
-    The comparison itself differs: transformers leaves out the normalisation, so its codes of a picture are not the
-    original's. milr encodes no pictures.
+    The comparison itself differs: transformers leaves out the normalisation, so its codes of an image are not
+    DeepSeek's. milr encodes no images into codes.
     """
     vq, vision = deepcopy(model.network.model.vqmodel).double(), deepcopy(plain.gen_vision_model).double()
     with torch.inference_mode():
         close(vq.quant_conv(vq.encoder(pixels().double())), vision.read(pixels().double()))
 
 
-def test_a_drawing_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
-    """Guided, at next to no temperature: every token is the likeliest one behind the plain model's own states."""
+def test_an_image_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
+    """Guided, at next to no temperature: every token is the likeliest one by the plain model's own states."""
     task, reasoning = Task(prompt=PROMPT), Reasoning("a dog", ())
     request = ImageRequest(TaskState(task), reasoning, open_stream(0, "any", 0, 0))
-    (sketch,) = model.draw([request], guidance=5.0, temperature=1e-6, keep=0)
-    prompt = torch.tensor([model.prompts.drawing(PROMPT, reasoning)])
-    blank = prompt.clone()
-    blank[:, 1:-1] = model.prompts.blank
-    drawn = torch.tensor(sketch.drawing.tokens)[None]
+    (image,) = model.draw([request], SamplingParams(temperature=1e-6))
+    prompt = torch.tensor([model.prompts.image(PROMPT, reasoning)])
+    padded = prompt.clone()
+    padded[:, 1:-1] = model.prompts.padding
+    tokens = torch.tensor(image.sample.tokens)[None]
     guided: list[torch.Tensor] = []
-    for ids in (prompt, blank):
-        states = plain.language_model.read(torch.cat([plain.embed_text(ids), plain.embed_image(drawn[:, :-1])], dim=1))
-        guided.append(plain.image_logits(states[0, -drawn.shape[1] :]))
+    for ids in (prompt, padded):
+        states = plain.language_model.read(torch.cat([plain.embed_text(ids), plain.embed_image(tokens[:, :-1])], dim=1))
+        guided.append(plain.image_logits(states[0, -tokens.shape[1] :]))
     expected = guided[1] + 5.0 * (guided[0] - guided[1])
-    assert torch.equal(expected.argmax(-1), drawn[0])
+    assert torch.equal(expected.argmax(-1), tokens[0])
 
 
 # --- the files
@@ -152,18 +153,18 @@ def test_a_drawing_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJ
 def test_every_tensor_is_loaded_and_none_is_left_over(written: tuple[Path, PlainJanus]) -> None:
     """Names and numbers: the files' tensors, renamed, are the network's, all of them."""
     source = load_file(written[0] / "model.safetensors")
-    carried: dict[str, torch.Tensor] = {}
+    converted: dict[str, torch.Tensor] = {}
     dropped: list[str] = []
     for key, tensor in source.items():
-        renamed = original.carry(key, tensor)
+        renamed = deepseek_layout.convert(key, tensor)
         assert renamed is not None, key
         dropped += [] if renamed else [key]
-        assert not carried.keys() & renamed.keys()
-        carried |= renamed
+        assert not converted.keys() & renamed.keys()
+        converted |= renamed
     # Not of `model`: there oneDNN holds the decoder's matrices in a layout of its own.
     loaded = open_checkpoint(written[0]).load_network(torch.float32).state_dict()
-    assert carried.keys() == loaded.keys()
-    assert all(torch.equal(carried[name], loaded[name]) for name in loaded)
+    assert converted.keys() == loaded.keys()
+    assert all(torch.equal(converted[name], loaded[name]) for name in loaded)
     assert sorted(name for name in dropped if "attn_pool" not in name) == ["gen_vision_model.quantize.codebook_used"]
 
 
@@ -182,15 +183,15 @@ def test_the_full_size_map_fills_transformers_model() -> None:
     described["gen_vision_config"]["cls"] = "VQ-16"
     with torch.device("meta"):
         weights = PlainJanus(sizes).state_dict()
-        live = JanusForConditionalGeneration(original.translate_config(described, {}, "1B")).state_dict()
+        live = JanusForConditionalGeneration(deepseek_layout.translate_config(described, {}, "1B")).state_dict()
     shapes: dict[str, torch.Size] = {}
     for key, tensor in weights.items():
-        shapes |= {name: part.shape for name, part in (original.carry(key, tensor) or {}).items()}
+        shapes |= {name: part.shape for name, part in (deepseek_layout.convert(key, tensor) or {}).items()}
     assert shapes == {name: tensor.shape for name, tensor in live.items()}
 
 
 def test_shards_hold_the_same_model(tmp_path: Path, model: Janus) -> None:
-    write_original(tmp_path / "sharded", shards=3)
+    write_deepseek(tmp_path / "sharded", shards=3)
     loaded = Janus(tmp_path / "sharded").network.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.network.state_dict().items())
 
@@ -200,7 +201,7 @@ def test_weights_take_the_dtype_that_is_asked_for(written: tuple[Path, PlainJanu
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
 
 
-# --- the tokenizer and the pictures
+# --- the tokenizer and the images
 
 
 def test_the_tokenizer_is_the_files_and_prompts_begin_with_one_first_token(model: Janus) -> None:
@@ -213,22 +214,22 @@ def test_the_tokenizer_is_the_files_and_prompts_begin_with_one_first_token(model
 
 def test_the_marks_are_known(model: Janus) -> None:
     vocabulary = make_tokenizer().get_vocab()
-    assert model.tokenizer.pad_token_id == vocabulary["<｜▁pad▁｜>"] == model.prompts.blank
+    assert model.tokenizer.pad_token_id == vocabulary["<｜▁pad▁｜>"] == model.prompts.padding
     assert model.tokenizer.boi_token_id == vocabulary["<begin_of_image>"] == model.prompts.image_start
     assert model.tokenizer.image_token_id == vocabulary["<image_placeholder>"] == model.network.config.image_token_id
 
 
-def test_pictures_are_prepared_as_the_folder_says(model: Janus) -> None:
-    picture = Image.new("RGB", (40, 20), (255, 0, 0))
-    (values,) = model.eyes.image_processor([picture], return_tensors="pt")["pixel_values"]
+def test_images_are_prepared_as_the_folder_says(model: Janus) -> None:
+    image = Image.new("RGB", (40, 20), (255, 0, 0))
+    (values,) = model.vqa.image_processor([image], return_tensors="pt")["pixel_values"]
     assert values.shape == (3, TINY.side, TINY.side)
     assert values[:, TINY.side // 2, 0].tolist() == pytest.approx([1, -1, -1])
     assert values[:, 0, 0].tolist() == pytest.approx([127 / 127.5 - 1] * 3, abs=1e-5)  # the padding's grey
 
 
-def test_questions_about_pictures_are_answered(model: Janus) -> None:
-    pictures = [Image.new("RGB", (30, 30), colour) for colour in ("black", "red")]
-    values = model.answer(pictures, ["Is it red?"] * 2)
+def test_questions_about_images_are_answered(model: Janus) -> None:
+    images = [Image.new("RGB", (30, 30), colour) for colour in ("black", "red")]
+    values = model.answer(images, ["Is it red?"] * 2)
     assert len(values) == 2 and all(0 <= value <= 1 for value in values) and values[0] != values[1]
 
 
@@ -263,7 +264,7 @@ def test_wrong_weights_are_named(tmp_path: Path, plain: PlainJanus, spoil: Spoil
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    write_original(tmp_path, shards=2)
+    write_deepseek(tmp_path, shards=2)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(UsageError, match=r"lacks model-00002-of-00002\.safetensors"):
         Janus(tmp_path)
@@ -303,7 +304,7 @@ def test_capabilities_are_read_from_the_config_alone(tmp_path: Path) -> None:
     write_settings(tmp_path)
     (tmp_path / "model.safetensors").touch()
     found = open_checkpoint(tmp_path).capabilities
-    assert (found.picture_size, found.image_tokens, found.width) == (TINY.side, 16, TINY.width)
+    assert (found.image_size, found.image_tokens, found.width) == (TINY.side, 16, TINY.width)
     assert (found.latents, found.passes) == ("both", 2)
 
 
@@ -311,7 +312,7 @@ def test_other_weights_in_a_folder_of_the_same_name_make_another_model(tmp_path:
     names = list[str]()
     for place, seed in enumerate((0, 0, 1)):
         folder = tmp_path / str(place) / "model"
-        write_original(folder, seed=seed)
+        write_deepseek(folder, seed=seed)
         names.append(Janus(folder).name)
     first, same, other = names
     assert first == same != other

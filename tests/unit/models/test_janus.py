@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from transformers import JanusForConditionalGeneration, JanusProcessor
 
 from milr.decode.sampling import open_stream
 from milr.errors import UsageError
-from milr.models import load_model
-from milr.models.base import ImageRequest, TaskState
+from milr.models import load_model, read_capabilities
+from milr.models.base import ImageOutput, ImageRequest, TaskState, TextOutput, TextRequest
+from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus
+from milr.settings import SamplingParams
 from milr.types import Reasoning, Task
 
 PROMPT = "a photo of a red apple left of a blue clock"
@@ -25,14 +28,27 @@ def ids_of(model: Janus, text: str) -> torch.Tensor:
     return torch.tensor([model.tokenizer(text)["input_ids"]])
 
 
+def draw(model: Janus, stream: torch.Generator, *, keep_hidden: int = 0, **sampling: float) -> ImageOutput:
+    """Draw an image of the prompt after a fixed reasoning."""
+    state = TaskState(Task(prompt=PROMPT))
+    request = ImageRequest(state, Reasoning("red apple", ()), stream, keep_hidden=keep_hidden)
+    return model.draw([request], SamplingParams.model_validate(sampling))[0]
+
+
+def write(model: Janus, *states: TaskState, offsets: Sequence[torch.Tensor | None] = ()) -> list[TextOutput]:
+    """Write greedy texts."""
+    added = offsets or [None] * len(states)
+    return model.reason([TextRequest(one, offsets=some) for one, some in zip(states, added, strict=True)])
+
+
 @pytest.fixture(scope="module")
 def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
-    """A drawing at next to no temperature: what the model was told, its tokens, its hidden states."""
-    request = ImageRequest(TaskState(Task(prompt=PROMPT)), Reasoning("red apple", ()), open_stream(0, "any", 0, 0))
-    (sketch,) = embedded.draw([request], guidance=3.0, temperature=1e-6, keep=embedded.capabilities.image_tokens)
-    assert embedded.profile.drawing is not None and sketch.hidden is not None
-    told = embedded.profile.drawing.write(prompt=PROMPT, reasoning="red apple")
-    return told + embedded.tokenizer.boi_token, sketch.drawing.tokens, sketch.hidden
+    """An image at next to no temperature: its prompt, its tokens, its hidden states."""
+    total = embedded.capabilities.image_tokens
+    found = draw(embedded, open_stream(0, "any", 0, 0), keep_hidden=total, guidance=3.0, temperature=1e-6)
+    assert embedded.profile.image is not None and found.hidden is not None
+    prompt = embedded.profile.image.write(prompt=PROMPT, reasoning="red apple")
+    return prompt + embedded.tokenizer.boi_token, found.sample.tokens, found.hidden
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +59,11 @@ def plain(embedded: Janus) -> Any:
 
 
 @pytest.mark.slow
-def test_the_greedy_drawing_is_transformers_own(
+def test_the_greedy_image_is_transformers_own(
     embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
 ) -> None:
-    told, tokens, _ = greedy
-    ids = ids_of(embedded, told)
+    prompt, tokens, _ = greedy
+    ids = ids_of(embedded, prompt)
     theirs = plain.generate(
         ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=False, guidance_scale=3.0
     )
@@ -55,39 +71,38 @@ def test_the_greedy_drawing_is_transformers_own(
 
 
 @pytest.mark.slow
-def test_the_sampled_drawing_is_transformers_own(
+def test_the_sampled_image_is_transformers_own(
     embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
 ) -> None:
-    """Through the same random numbers."""
-    told, likeliest, _ = greedy
-    request = ImageRequest(TaskState(Task(prompt=PROMPT)), Reasoning("red apple", ()), torch.Generator().manual_seed(3))
-    (sketch,) = embedded.draw([request], guidance=3.0, temperature=1.0, keep=0)
-    ids = ids_of(embedded, told)
+    """Both get the same random numbers."""
+    prompt, likeliest, _ = greedy
+    found = draw(embedded, torch.Generator().manual_seed(3), guidance=3.0)
+    ids = ids_of(embedded, prompt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         theirs = plain.generate(
             ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=True, guidance_scale=3.0
         )
-    assert tuple(theirs[0].tolist()) == sketch.drawing.tokens != likeliest
+    assert tuple(theirs[0].tolist()) == found.sample.tokens != likeliest
 
 
 @pytest.mark.slow
-def test_the_cached_states_of_a_drawing_are_the_uncached_ones(
+def test_the_cached_states_of_an_image_are_the_uncached_ones(
     embedded: Janus, greedy: tuple[str, tuple[int, ...], torch.Tensor]
 ) -> None:
-    told, tokens, hidden = greedy
-    ids = ids_of(embedded, told)
-    blank = ids.clone()
-    blank[:, 1:-1] = embedded.tokenizer.pad_token_id  # the unconditional prompt keeps its first and its last token
-    drawn = embedded.network.prepare_embeddings_for_image_generation(torch.tensor(tokens[:-1]))[None]
-    for half, prompt in enumerate((ids, blank)):
-        row = torch.cat([embedded.network.get_input_embeddings()(prompt), drawn], dim=1)
+    prompt, tokens, hidden = greedy
+    ids = ids_of(embedded, prompt)
+    padded = ids.clone()
+    padded[:, 1:-1] = embedded.tokenizer.pad_token_id  # the unconditional prompt keeps its first and its last token
+    image = embedded.network.prepare_embeddings_for_image_generation(torch.tensor(tokens[:-1]))[None]
+    for half, prefix in enumerate((ids, padded)):
+        row = torch.cat([embedded.network.get_input_embeddings()(prefix), image], dim=1)
         states = embedded.network.model.language_model(inputs_embeds=row, use_cache=False).last_hidden_state
         torch.testing.assert_close(states[0, -len(tokens) :], hidden[:, half], rtol=1e-3, atol=1e-3)
 
 
 def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
-    (thought,) = embedded.reason(embedded.start([Task(prompt=PROMPT)]), [()])
+    (text,) = write(embedded, TaskState(Task(prompt=PROMPT)))
     ids = ids_of(embedded, embedded.profile.reasoning.write(prompt=PROMPT))
     theirs = embedded.network.generate(
         ids,
@@ -97,30 +112,30 @@ def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
         max_new_tokens=embedded.profile.max_reasoning_tokens,
         max_length=None,
     )
-    assert tuple(theirs[0, ids.shape[1] :].tolist()) == thought.written
+    assert tuple(theirs[0, ids.shape[1] :].tolist()) == text.tokens
     states = embedded.network.model.language_model(input_ids=theirs[:, :-1], use_cache=False).last_hidden_state
-    torch.testing.assert_close(states[0, -len(thought.written) :], thought.hidden, rtol=1e-3, atol=1e-3)
-    assert thought.reasoning.text == embedded.tokenizer.decode(thought.written, skip_special_tokens=True).strip()
+    torch.testing.assert_close(states[0, -len(text.tokens) :], text.hidden, rtol=1e-3, atol=1e-3)
+    assert text.reasoning.text == embedded.tokenizer.decode(text.tokens, skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_an_answer_is_transformers_own(embedded: Janus, mode: str) -> None:
-    side = embedded.capabilities.picture_size
-    picture = Image.linear_gradient("L").resize((side, side)).convert(mode)
+    side = embedded.capabilities.image_size
+    image = Image.linear_gradient("L").resize((side, side)).convert(mode)
     question = "Is there a red apple?"
     processor: Any = JanusProcessor.from_pretrained(embedded.folder)
-    text = embedded.profile.question.write(picture=processor.image_token, question=question)
-    inputs = processor(text=text, images=[picture.convert("RGB")], return_tensors="pt")
+    text = embedded.profile.question.write(image=processor.image_token, question=question)
+    inputs = processor(text=text, images=[image.convert("RGB")], return_tensors="pt")
     with torch.inference_mode():
         logits = embedded.network(**inputs).logits[0, -1]
     yes, no = (embedded.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
     assert yes != no
     expected = float(logits[[yes, no]].float().softmax(-1)[0])
-    assert embedded.answer([picture], [question]) == pytest.approx([expected], abs=1e-4)
+    assert embedded.answer([image], [question]) == pytest.approx([expected], abs=1e-4)
 
 
-def test_answers_depend_on_picture_and_question(embedded: Janus) -> None:
-    side = embedded.capabilities.picture_size
+def test_answers_depend_on_image_and_question(embedded: Janus) -> None:
+    side = embedded.capabilities.image_size
     black, red = Image.new("RGB", (side, side)), Image.new("RGB", (side * 2, side), "red")
     questions = ["Is there a red apple?", "Is there a red apple?", "Is there a clock?"]
     values = embedded.answer([black, red, red], questions)
@@ -142,8 +157,8 @@ def test_half_precision_weights_still_give_float32_logits(embedded: Janus) -> No
     ):
         assert found.dtype == expected.dtype == torch.float32
         torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
-    (thought,) = model.reason(model.start([Task(prompt=PROMPT)]), [()])
-    assert thought.hidden.dtype == torch.float32
+    (text,) = model.reason([TextRequest(TaskState(Task(prompt=PROMPT)))])
+    assert text.hidden.dtype == torch.float32
 
 
 # --- what is refused, before any weight is read
@@ -160,7 +175,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def refusal(name: object, **options: str) -> str:
-    """The one line that a user sees."""
+    """Return the one line that a user sees."""
     with pytest.raises(UsageError) as caught:
         load_model(str(name), **options)
     assert "\n" not in str(caught.value)
@@ -168,17 +183,29 @@ def refusal(name: object, **options: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_sibling_speaks_and_draws_as_the_embedded_model_does(embedded: Janus) -> None:
+def test_the_sibling_reasons_and_draws_as_the_embedded_model_does(embedded: Janus) -> None:
     sibling = load_model("embedded-small")
     assert isinstance(sibling, Janus) and "embedded-small@" in sibling.name
     ours, theirs = embedded.capabilities, sibling.capabilities
-    assert (ours.picture_size, ours.image_tokens) == (theirs.picture_size, theirs.image_tokens)
+    assert (ours.image_size, ours.image_tokens) == (theirs.image_size, theirs.image_tokens)
     assert theirs.width < ours.width
-    (thought,) = sibling.reason(sibling.start([Task(prompt=PROMPT)]), [()])
-    assert "apple" in thought.reasoning.text and thought.reasoning.text.endswith(" ground")
-    request = ImageRequest(TaskState(Task(prompt=PROMPT)), thought.reasoning, open_stream(0, "any", 0, 0))
-    (sketch,) = sibling.draw([request], guidance=1.5, temperature=1.0, keep=0)
-    assert sketch.drawing.picture.size == (theirs.picture_size,) * 2
+    assert (ours.image_language, ours.latents) == (theirs.image_language, theirs.latents)
+    (text,) = write(sibling, TaskState(Task(prompt=PROMPT)))
+    assert "apple" in text.reasoning.text and text.reasoning.text.endswith(" ground")
+    assert draw(sibling, open_stream(0, "any", 0, 0), guidance=1.5).sample.image.size == (theirs.image_size,) * 2
+
+
+def test_a_checkpoint_says_before_it_is_loaded_what_its_images_show(embedded: Janus, checkpoint: Path) -> None:
+    assert embedded.capabilities.image_language == "icons" and not embedded.reads_free_prompts
+    assert read_capabilities(checkpoint).image_language == "natural"
+    (checkpoint / "milr.json").write_text('{"grammar": "icons"}')
+    assert read_capabilities(checkpoint).image_language == "icons"
+
+
+def test_the_settings_file_gives_defaults_and_may_use_old_names(checkpoint: Path) -> None:
+    (checkpoint / "milr.json").write_text('{"search": {"guidance": 1.5, "credit": "zero", "max_rows": 4}}')
+    found = open_checkpoint(checkpoint).settings.search
+    assert found == {"guidance": 1.5, "gradient": "zero", "batch_size": 4}
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -217,6 +244,7 @@ def test_another_type_of_model_is_refused(checkpoint: Path) -> None:
         ('{"profile": "janus-por"}', "did you mean 'janus-pro'?"),
         ('{"profil": "icons"}', "milr.json: profil"),
         ('{"grammar": "latin"}', "milr.json: grammar"),
+        ('{"search": {"guidence": 1.5}}', "did you mean 'guidance'?"),
         ("{", "milr.json"),
     ],
 )
@@ -238,25 +266,28 @@ def test_cuda_is_refused_where_there_is_none(checkpoint: Path, monkeypatch: pyte
     assert "no CUDA device" in refusal(checkpoint, device="cuda")
 
 
-def test_offsets_move_the_words_they_stand_at_and_zeros_move_none(embedded: Janus) -> None:
+def test_offsets_change_the_words_at_their_places_and_zeros_change_none(embedded: Janus) -> None:
     tasks = [Task(prompt="a photo of a red apple left of a blue clock"), Task(prompt="two dogs")]
-    plain = embedded.reason(embedded.start(tasks), [(), ()])
+    plain = write(embedded, *embedded.start(tasks))
     width = embedded.capabilities.width
     zeros = [torch.zeros(3, width), torch.zeros(0, width)]
-    for thought, same in zip(plain, embedded.reason(embedded.start(tasks), [(), ()], offsets=zeros), strict=True):
-        assert thought.written == same.written
-    # Pushed from the likeliest word to another one at place 1, it says that word there and goes on after it.
+    for text, same in zip(plain, write(embedded, *embedded.start(tasks), offsets=zeros), strict=True):
+        assert text.tokens == same.tokens
+    # Pushed from the likeliest word to another one at place 1, it writes that word there and goes on after it.
     likely = embedded.text_logits(plain[0].hidden[1:2])[0].topk(2).indices
     head = embedded.network.lm_head.weight.float()
     push = torch.zeros(2, width)
     push[1] = 20 * (head[likely[1]] - head[likely[0]])
-    rows = embedded.start(tasks)
-    moved, other = embedded.reason(rows, [(), ()], offsets=[push, torch.zeros(0, width)])
-    assert moved.written[:2] == (plain[0].written[0], int(likely[1])) and other.written == plain[1].written
-    follows = embedded.reason(embedded.start(tasks[:1]), [moved.written[:2]])[0]
-    assert follows.written == moved.written
+    states = embedded.start(tasks)
+    moved, other = write(embedded, *states, offsets=[push, torch.zeros(0, width)])
+    assert moved.tokens[:2] == (plain[0].tokens[0], int(likely[1])) and other.tokens == plain[1].tokens
+    (follows,) = embedded.reason([TextRequest(TaskState(tasks[0]), moved.tokens[:2])])
+    assert follows.tokens == moved.tokens
     torch.testing.assert_close(moved.hidden, follows.hidden, rtol=1e-3, atol=1e-3)  # the decoder's own states
-    (alone,) = embedded.reason(embedded.start(tasks[:1]), [()], offsets=[push])
-    assert alone.written == moved.written
-    # What was pushed is not taken for what the model says by itself.
-    assert embedded.reason(rows, [(), ()])[0].written == plain[0].written
+    (alone,) = write(embedded, TaskState(tasks[0]), offsets=[push])
+    assert alone.tokens == moved.tokens
+    # A text with offsets is not cached as the model's own.
+    assert write(embedded, *states)[0].tokens == plain[0].tokens
+    # In one call only some requests may have offsets.
+    mixed = write(embedded, *embedded.start(tasks), offsets=[push, None])
+    assert [text.tokens for text in mixed] == [moved.tokens, plain[1].tokens]

@@ -1,4 +1,4 @@
-"""Prompt profiles: what each checkpoint is told, token by token, and how its profile is recognised."""
+"""Tests of prompt profiles: each checkpoint's prompts, token by token, and the recognition of its profile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milr.types import Reasoning
 from tests.support.janus_folders import tiny_sizes, write_settings
 from tests.support.plain_janus import TINY
 
-ASKED = "a photo of two dogs"
+PROMPT = "a photo of two dogs"
 
 
 def checkpoint(folder: Path, profile: str | None = None) -> Checkpoint:
@@ -24,7 +24,7 @@ def checkpoint(folder: Path, profile: str | None = None) -> Checkpoint:
 
 
 @pytest.fixture
-def speaker(tmp_path: Path):
+def make_prompts(tmp_path: Path):
     def make(profile: str) -> tuple[Prompts, object]:
         tokenizer = checkpoint(tmp_path / profile, profile).load_tokenizer()
         return Prompts(PROFILES[profile], tokenizer), tokenizer
@@ -32,43 +32,43 @@ def speaker(tmp_path: Path):
     return make
 
 
-def said(speaker, profile: str, reasoning: str | None = None) -> tuple[str, str, str]:
-    """The reasoning prompt, the drawing prompt after a reasoning, and the plain one, as text."""
-    prompts, tokenizer = speaker(profile)
+def decoded(make_prompts, profile: str, reasoning: str | None = None) -> tuple[str, str, str]:
+    """Return the reasoning prompt, the image prompt after a reasoning, and the plain one, as text."""
+    prompts, tokenizer = make_prompts(profile)
     tokens = tuple(tokenizer(reasoning, add_special_tokens=False)["input_ids"])
-    thought = Reasoning(reasoning.strip(), tokens)
-    ids = prompts.reasoning(ASKED), prompts.drawing(ASKED, thought), prompts.drawing(ASKED, None)
+    written = Reasoning(reasoning.strip(), tokens)
+    ids = prompts.reasoning(PROMPT), prompts.image(PROMPT, written), prompts.image(PROMPT, None)
     begin, start = tokenizer.bos_token, tokenizer.boi_token
     texts = [tokenizer.decode(one) for one in ids]
     assert all(text.startswith(begin) for text in texts)
     assert all(text.endswith(start) for text in texts[1:])
-    asked, drawn, plain = (text.removeprefix(begin) for text in texts)
-    return asked, drawn.removesuffix(start), plain.removesuffix(start)
+    text, image, plain = (text.removeprefix(begin) for text in texts)
+    return text, image.removesuffix(start), plain.removesuffix(start)
 
 
 @pytest.mark.parametrize("profile", ["janus-pro", "t2i-r1"])
-def test_two_passes_put_the_words_into_a_new_prompt(speaker, profile: str) -> None:
-    asked, drawn, plain = said(speaker, profile, " Two brown dogs.")
-    assert asked.startswith("You are a helpful assistant that receives an image prompt and generate a visualization")
-    assert f'\n\nUser: You are asked to generate an image based on this prompt: "{ASKED}"\n' in asked
-    assert asked.endswith("without explanation:\n\nAssistant:")
-    assert drawn == f"User: {ASKED}.  Two brown dogs.\n\nAssistant:"  # the blank that was written stays
+def test_two_passes_put_the_words_into_a_new_prompt(make_prompts, profile: str) -> None:
+    text, image, plain = decoded(make_prompts, profile, " Two brown dogs.")
+    assert text.startswith("You are a helpful assistant that receives an image prompt and generate a visualization")
+    assert f'\n\nUser: You are asked to generate an image based on this prompt: "{PROMPT}"\n' in text
+    assert text.endswith("without explanation:\n\nAssistant:")
+    assert image == f"User: {PROMPT}.  Two brown dogs.\n\nAssistant:"  # the space that was written stays
     user, assistant = ("<|User|>", "<|Assistant|>") if profile == "janus-pro" else ("User", "Assistant")
-    assert plain == f"{user}: {ASKED}\n\n{assistant}:"
+    assert plain == f"{user}: {PROMPT}\n\n{assistant}:"
 
 
-def test_got_r1_draws_in_the_same_context(speaker) -> None:
+def test_got_r1_draws_in_the_same_context(make_prompts) -> None:
     chain = " <|obj_start|>dog<|obj_end|><|box_start|>(1,2),(3,4)<|box_end|>"
-    asked, drawn, plain = said(speaker, "got-r1", chain)
-    words = f"Follow the caption to generate an image through a chain of thought process: {ASKED}"
-    assert asked == f"User: {words}\n\nAssistant:"
-    assert drawn == asked + chain
-    assert plain == f"User: {ASKED}\n\nAssistant:"
+    text, image, plain = decoded(make_prompts, "got-r1", chain)
+    words = f"Follow the caption to generate an image through a chain of thought process: {PROMPT}"
+    assert text == f"User: {words}\n\nAssistant:"
+    assert image == text + chain
+    assert plain == f"User: {PROMPT}\n\nAssistant:"
 
 
-def test_got_r1_has_four_tokens_more_in_their_order(speaker) -> None:
-    _, tokenizer = speaker("got-r1")
-    _, other = speaker("janus-pro")
+def test_got_r1_has_four_tokens_more_in_their_order(make_prompts) -> None:
+    _, tokenizer = make_prompts("got-r1")
+    _, other = make_prompts("janus-pro")
     ids = tokenizer.convert_tokens_to_ids(["<|box_start|>", "<|box_end|>", "<|obj_start|>", "<|obj_end|>"])
     assert ids == list(range(len(other), len(other) + 4))
     assert "<|obj_start|>dog" in tokenizer.decode(
@@ -76,27 +76,27 @@ def test_got_r1_has_four_tokens_more_in_their_order(speaker) -> None:
     )
 
 
-def test_reasongen_r1_cuts_the_photo_and_draws_in_the_same_context(speaker) -> None:
-    asked, drawn, plain = said(speaker, "reasongen-r1", " A warm scene.")
-    assert asked == "<|User|>: A photo of two dogs. Output a richly detailed prompt:\n\n<|Assistant|>:"
-    assert drawn == asked + " A warm scene."
+def test_reasongen_r1_cuts_the_photo_and_draws_in_the_same_context(make_prompts) -> None:
+    text, image, plain = decoded(make_prompts, "reasongen-r1", " A warm scene.")
+    assert text == "<|User|>: A photo of two dogs. Output a richly detailed prompt:\n\n<|Assistant|>:"
+    assert image == text + " A warm scene."
     assert plain == "<|User|>: A photo of two dogs.\n\n<|Assistant|>:"
 
 
-def test_one_pass_goes_on_from_the_very_tokens(speaker) -> None:
+def test_one_pass_goes_on_from_the_very_tokens(make_prompts) -> None:
     """Not from their words: those could be split in another way."""
-    prompts, _ = speaker("reasongen-r1")
+    prompts, _ = make_prompts("reasongen-r1")
     tokens = (5, 5, 7, 7)
-    assert prompts.drawing(ASKED, Reasoning("words", tokens)) == [
-        *prompts.reasoning(ASKED),
+    assert prompts.image(PROMPT, Reasoning("words", tokens)) == [
+        *prompts.reasoning(PROMPT),
         *tokens,
         prompts.image_start,
     ]
 
 
-def test_what_ends_a_reasoning(speaker) -> None:
+def test_what_ends_a_reasoning(make_prompts) -> None:
     for profile, ends in (("janus-pro", "end"), ("got-r1", "image"), ("reasongen-r1", "end image")):
-        prompts, tokenizer = speaker(profile)
+        prompts, tokenizer = make_prompts(profile)
         marks = {"end": tokenizer.eos_token_id, "image": tokenizer.boi_token_id}
         assert prompts.ends == {marks[name] for name in ends.split()}
         end = next(iter(prompts.ends))
@@ -104,9 +104,9 @@ def test_what_ends_a_reasoning(speaker) -> None:
         assert prompts.without_end([1, 2, end]) == [1, 2] == prompts.without_end([1, 2])
 
 
-def test_braces_in_a_prompt_are_words(speaker) -> None:
-    prompts, tokenizer = speaker("janus-pro")
-    assert "{reasoning} {0}" in tokenizer.decode(prompts.drawing("{reasoning} {0}", Reasoning("x", ())))
+def test_braces_in_a_prompt_are_words(make_prompts) -> None:
+    prompts, tokenizer = make_prompts("janus-pro")
+    assert "{reasoning} {0}" in tokenizer.decode(prompts.image("{reasoning} {0}", Reasoning("x", ())))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.janus import Janus
 from milr.models.sizing import PROMPT_TOKENS, make_plan
-from tests.support.janus_folders import tiny_sizes, write_original, write_settings
+from tests.support.janus_folders import tiny_sizes, write_deepseek, write_settings
 from tests.support.plain_janus import TINY, PlainJanus
 
 
@@ -68,7 +68,7 @@ def test_the_command_says_it_all_without_weights(folder: Path, capsys: pytest.Ca
 def test_the_probe_draws_with_random_weights_where_there_are_none(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", "--model", str(folder), "--probe", "--rows", "2", "--json"]) == 0
+    assert main(["plan", "--model", str(folder), "--probe", "--batch-size", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["probe"]
     assert (found["weights"], found["rows"]) == ("random", 2)
     assert found["drawings_per_hour"] > 0
@@ -93,7 +93,7 @@ def test_one_policy_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_guidance_and_latents_are_float32_whatever_the_weights_are(tmp_path: Path, dtype: str) -> None:
-    write_original(tmp_path)
+    write_deepseek(tmp_path)
     model = Janus(tmp_path, dtype=dtype)
     latents = torch.randn(3, 2, TINY.width, generator=torch.Generator().manual_seed(0), requires_grad=True)
     found = model.image_logits(latents, 5.0)
