@@ -111,7 +111,7 @@ class FolderJob:
         prompts: Path | None = None,
         processes: int = 1,
         options: Mapping[str, object] | None = None,
-        judging: VlmSettings | None = None,
+        vlm: VlmSettings | None = None,
     ) -> None:
         """Find the pictures and read what was scored before.
 
@@ -124,7 +124,7 @@ class FolderJob:
             processes: How many pictures are scored at once. Each process holds the reward's weights, and they share
                 the threads that torch would use.
             options: Of the reward, such as its device.
-            judging: How rewards that ask judges ask them; each process has a client of its own. None for the defaults.
+            vlm: How VLM judges are asked; each process has a client of its own. None for the defaults.
 
         Raises:
             UsageError: A name that is not known, a folder or a picture that cannot be read, results of another scorer
@@ -135,15 +135,15 @@ class FolderJob:
         check_reward(self.reward)
         if processes < 1:
             raise UsageError(f"{processes} processes score nothing: give 1 or more")
-        if processes > 1 and judging is not None and judging.budget is not None:
-            raise UsageError(f"a judge's budget is counted in one process, not in {processes}: give --processes 1")
+        if processes > 1 and vlm is not None and vlm.budget is not None:
+            raise UsageError(f"a VLM budget is counted in one process, not in {processes}: give --processes 1")
         self.folder = folder
         # A reward's argument may hold what no file name may: "mix:icons*0.5+http://...".
         named = re.sub(r"[^\w.+-]+", "-", self.reward)
         self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
         self.pictures = self.layout.find(folder, prompts)
         self._processes = processes
-        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, judging)
+        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, vlm)
         self._header = _Header(
             benchmark=benchmark,
             reward=self.reward,
@@ -292,7 +292,7 @@ class _Setup:
     reward: str
     options: tuple[tuple[str, Any], ...]
     processes: int
-    judging: VlmSettings | None
+    vlm: VlmSettings | None
 
 
 class _Worker:
@@ -308,12 +308,12 @@ class _Worker:
             import torch
 
             torch.set_num_threads(max(torch.get_num_threads() // setup.processes, 1))
-        self._judges = None
-        if setup.judging is not None:
+        self._vlm = None
+        if setup.vlm is not None:
             from milr.rewards.vlm.client import VlmClient
 
-            self._judges = VlmClient(setup.judging)
-        self.reward: Reward = load_reward(setup.reward, vlm=self._judges, **dict(setup.options))
+            self._vlm = VlmClient(setup.vlm)
+        self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""
@@ -330,8 +330,8 @@ class _Worker:
 
     def close(self) -> None:
         """Hang up on the judges."""
-        if self._judges is not None:
-            self._judges.close()
+        if self._vlm is not None:
+            self._vlm.close()
 
 
 @cache

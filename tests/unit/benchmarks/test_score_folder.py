@@ -401,8 +401,8 @@ def test_the_model_that_drew_is_not_known(folder: Path, tmp_path: Path, capsys) 
 
 def test_a_budget_is_for_one_process(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "gpt-4o", "--processes", "2"]
-    assert main([*command, "--judge-budget", "5"]) == 2
-    assert "a judge's budget is counted in one process, not in 2" in capsys.readouterr().err
+    assert main([*command, "--vlm-budget", "5"]) == 2
+    assert "a VLM budget is counted in one process, not in 2" in capsys.readouterr().err
 
 
 def test_no_processes_score_nothing(folder: Path) -> None:

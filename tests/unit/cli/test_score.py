@@ -149,7 +149,7 @@ def test_generate_with_a_vlm_judge_a_panel_and_a_budget(server: JudgeServer, cap
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"milr: VLM judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: at most 5 calls", out)
-    assert "unscored" in out and "the budget for VLM judges, 2 calls, is spent" in out
+    assert "unscored" in out and "the VLM budget of 2 calls is spent" in out
     assert "panel icons-soft: " in out and "VLM judges: 2 calls" in out
     run = read_run("run")
     assert run.manifest.vlm_usage is not None and run.manifest.vlm_usage["calls"] == 2
