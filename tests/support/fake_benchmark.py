@@ -27,9 +27,12 @@ def fakes() -> Any:
     def load_reward(name: str, **options: object) -> FakeReward:
         return FakeReward(parity if name == "icons" else brightness, name=f"{name}@1", stop_at=0.9)
 
-    return patch.multiple(
-        "milr.benchmarks.runner", load_model=lambda *names, **options: FakeModel(), load_reward=load_reward
-    )
+    def load_model(*names: str, deterministic: bool = False, **options: object) -> FakeModel:
+        model = FakeModel()
+        model.deterministic = deterministic
+        return model
+
+    return patch.multiple("milr.benchmarks.runner", load_model=load_model, load_reward=load_reward)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from milr.methods.context import Method
     from milr.rewards.vlm.client import VlmClient
 
-_LIMITS: tuple[Finished, ...] = ("out of drawings", "out of time", "out of reward calls", "out of money")
+_TOTALS: Mapping[str, Finished] = {
+    "total_drawings": "out of drawings",
+    "total_seconds": "out of time",
+    "total_reward_calls": "out of reward calls",
+    "total_cost": "out of money",
+}
+"""Limit of a whole run -> why its tasks end."""
 
 
 class BenchmarkSettings(BaseModel):
@@ -97,7 +103,7 @@ class BenchmarkJob:
                 check_scorer(scorer)
         self.benchmark, self.parts, self.writer = benchmark, parts, writer
         self.stopped: str | None = None
-        """The total limit that ended `run` before all tasks had finished; None if none did."""
+        """Why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
 
     @classmethod
     def begin(
@@ -191,13 +197,12 @@ class BenchmarkJob:
         """
         with self.writer as writer:
             manifest = writer.manifest
-            left = writer.remaining()
+            remaining = writer.remaining()
             totals = _Totals(manifest.settings)
             for image in range(manifest.images_per_prompt):
-                indices = [index for index, its_image in left if its_image == image]
+                indices = [index for index, its_image in remaining if its_image == image]
                 allowed = totals.left()
-                spent = [name for name, amount in allowed.items() if amount <= 0]
-                self.stopped = f"{spent[0]} is reached" if spent else self.stopped
+                self.stopped = next((_TOTALS[name] for name, left in allowed.items() if left <= 0), self.stopped)
                 if indices and self.stopped is None:
                     settings = manifest.settings.change(seed=manifest.settings.run.seed + image, **allowed)
                     yield from self._run_image(manifest, settings, indices, image, totals)
@@ -219,7 +224,7 @@ class BenchmarkJob:
                     raise RunError(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
                 record = replace(seen, index=indices[seen.index])
                 totals.count(record, image)
-                if runner.stopped is not None and seen.finished in _LIMITS:
+                if runner.stopped is not None and seen.finished in _TOTALS.values():
                     self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
@@ -241,14 +246,11 @@ class _Totals:
     def left(self) -> dict[str, float]:
         """Return the limits less what has been spent, by name."""
         drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
-        spent = {
-            "total_drawings": drawings,
-            "total_seconds": time.monotonic() - self._started,
-            "total_reward_calls": calls,
-            "total_cost": cost,
-        }
+        spent = (drawings, time.monotonic() - self._started, calls, cost)
         return {
-            name: limit - used for name, used in spent.items() if (limit := getattr(self._limits, name)) is not None
+            name: limit - used
+            for name, used in zip(_TOTALS, spent, strict=True)
+            if (limit := getattr(self._limits, name)) is not None
         }
 
 

@@ -18,7 +18,7 @@ from milr.benchmarks.layouts.geneval import write_metadata
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise, wilson
 from milr.errors import UsageError
-from milr.rewards.geneval.rules import judge
+from milr.rewards.geneval.rules import apply_rules
 from milr.tasks import OBJECT_NAMES, check_task, parse_prompt, read_tasks
 from milr.types import Task
 from training import benchmarks as makers
@@ -114,9 +114,9 @@ def test_a_colored_count_is_exact_by_the_counting_threshold() -> None:
     item = task.include[0]
     seen = [(20.0 * i, 0.0, 20.0 * i + 15, 15.0, 0.95, item.color) for i in range(item.count)]
     doubtful = (90.0, 90.0, 99.0, 99.0, 0.5, item.color)
-    assert judge({item.name: [*seen, doubtful]}, task).correct
-    assert not judge({item.name: [*seen, (*doubtful[:4], 0.95, item.color)]}, task).correct
-    assert not judge({item.name: seen[1:]}, task).correct
+    assert apply_rules({item.name: [*seen, doubtful]}, task).correct
+    assert not apply_rules({item.name: [*seen, (*doubtful[:4], 0.95, item.color)]}, task).correct
+    assert not apply_rules({item.name: seen[1:]}, task).correct
 
 
 def test_metadata_says_what_genevals_own_lines_say(shared_data: Path) -> None:

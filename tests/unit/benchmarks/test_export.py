@@ -15,9 +15,9 @@ from milr.benchmarks import load_benchmark
 from milr.benchmarks.export import export
 from milr.benchmarks.layouts import load_layout
 from milr.cli.main import main
-from milr.config import SearchConfig
 from milr.errors import UsageError
 from milr.runs import RunWriter, read_run
+from milr.settings import Settings
 from milr.testing import fake_records
 from milr.types import Task
 
@@ -32,7 +32,7 @@ def make_run(
     with RunWriter(
         folder,
         tasks=tasks,
-        config=SearchConfig(),
+        settings=Settings(),
         model="fake",
         reward="fake@1",
         benchmark=benchmark,
@@ -55,7 +55,7 @@ def choose(benchmark: str, shared_data: Path, places: Sequence[int]) -> list[tup
 
 def answers(run: Path) -> dict[tuple[int, int], bytes]:
     """(index, image) -> the answer's pixels."""
-    return {(task.index, task.image): task.picture(task.answer.drawing).tobytes() for task in read_run(run).tasks}
+    return {(task.index, task.image): task.load_image(task.answer.image).tobytes() for task in read_run(run).tasks}
 
 
 def pixels(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,15 @@ import pytest
 from PIL import Image
 
 from milr.benchmarks import load_benchmark, runner
-from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
+from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
 from milr.benchmarks.tables import answers_of, summarise_runs
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
+from milr.models import embedded_folder
 from milr.models.hub import HubAccess, refuse
 from milr.runs import RunError, read_run
+from milr.settings import METHOD_SETTINGS
 from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
 from tests.support.fake_benchmark import fakes
@@ -32,22 +35,23 @@ HERE = ROOT
 
 @pytest.fixture(autouse=True)
 def faked() -> Iterator[None]:
-    """A fake model, a fake reward `icons-soft` (brightness) and a fake judge `icons` (parity)."""
+    """A fake model, a fake reward `icons-soft` (brightness) and a fake evaluator `icons` (parity)."""
     with fakes():
         yield
 
 
 def run(folder: Path, **settings: Any) -> Path:
     """A whole run of fakes."""
-    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "judge": "icons", **settings}
-    given["search"] = {"steps": 2, **given.get("search", {})}
+    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "evaluator": "icons", **settings}
+    reads_steps = "steps" in METHOD_SETTINGS[str(given.get("method") or "milr")].model_fields
+    given["settings"] = {**({"steps": 2} if reads_steps else {}), **given.get("settings", {})}
     job = BenchmarkJob.begin(BenchmarkSettings(**given), folder)
     assert all(True for _ in job.run())
     return folder
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Everything of a run that must not hang on how often it was cut off: no times, no sessions."""
+    """Everything of a run that must not depend on how often it was cut off: no times, no sessions."""
     kept: dict[str, object] = {}
     for path in sorted((folder / "tasks").rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -64,10 +68,10 @@ def table(folder: Path, benchmark: str = "icons") -> str:
     return str(summarise_runs(load_benchmark(benchmark), [read_run(folder)]))
 
 
-def test_a_run_takes_every_tag_and_its_table_is_the_judges(tmp_path: Path) -> None:
+def test_a_run_takes_every_tag_and_its_table_is_the_evaluators(tmp_path: Path) -> None:
     found = read_run(run(tmp_path / "run"))
     manifest = found.manifest
-    assert (manifest.benchmark, manifest.method, manifest.reward, manifest.judge) == (
+    assert (manifest.benchmark, manifest.method, manifest.reward, manifest.evaluator) == (
         *("icons", "milr", "icons-soft@1", "icons@1"),
     )
     assert [task.task.tag for task in found.tasks] == list(load_benchmark("icons").columns)
@@ -75,23 +79,25 @@ def test_a_run_takes_every_tag_and_its_table_is_the_judges(tmp_path: Path) -> No
     listed = load_benchmark("icons").read(None)
     assert [task.task for task in found.tasks] == [listed[place] for place in manifest.places]
     for answer, task in zip(answers_of(found), found.tasks, strict=True):
-        best = max((one for one in task.drawings), key=lambda one: getattr(one.reward, "value", -1))
+        best = max((one for one in task.images), key=lambda one: getattr(one.reward, "value", -1))
         assert task.answer == best
-        assert isinstance(best.judge, Score) and answer.value == best.judge.value
+        assert isinstance(best.evaluator, Score) and answer.value == best.evaluator.value
     spent = [task.last for task in found.tasks]
-    assert manifest.drawings == sum(step.drawings_spent for step in spent) == manifest.judged == manifest.reward_calls
+    assert (
+        manifest.drawings == sum(step.drawings_spent for step in spent) == manifest.evaluated == manifest.reward_calls
+    )
     assert manifest.tokens == sum(step.tokens_spent for step in spent)
     assert {"platform", "cpus", "threads"} <= set(manifest.sessions[0].machine)
 
 
 def test_image_n_is_what_the_seed_plus_n_draws(tmp_path: Path) -> None:
-    four = read_run(run(tmp_path / "four", images_per_prompt=2, search={"seed": 5, "max_rows": 1}))
-    other = read_run(run(tmp_path / "other", search={"seed": 6, "max_rows": 1}))
+    four = read_run(run(tmp_path / "four", images_per_prompt=2, settings={"seed": 5, "batch_size": 1}))
+    other = read_run(run(tmp_path / "other", settings={"seed": 6, "batch_size": 1}))
     assert len(four.tasks) == 2 * len(other.tasks)
     second = [task for task in four.tasks if task.image == 1]
-    assert [t.answer.drawing.tokens for t in second] == [t.answer.drawing.tokens for t in other.tasks]
+    assert [t.answer.image.tokens for t in second] == [t.answer.image.tokens for t in other.tasks]
     first = [task for task in four.tasks if task.image == 0]
-    assert [t.answer.drawing.tokens for t in second] != [t.answer.drawing.tokens for t in first]
+    assert [t.answer.image.tokens for t in second] != [t.answer.image.tokens for t in first]
     assert "2 of 80" not in table(tmp_path / "four")  # images are no prompts
 
 
@@ -104,20 +110,20 @@ def test_a_pool_never_stops_and_begins_as_any_smaller_one(tmp_path: Path) -> Non
         found = read_run(job.folder)
         assert found.manifest.method == "best-of-n"
         assert any(
-            isinstance(one.reward, Score) and one.reward.value == 1 for t in found.tasks for one in t.drawings[:-1]
+            isinstance(one.reward, Score) and one.reward.value == 1 for t in found.tasks for one in t.images[:-1]
         )
-        assert [len(task.drawings) for task in found.tasks] == [many] * 3
-        tokens[many] = [[one.drawing.tokens for one in task.drawings] for task in found.tasks]
+        assert [len(task.images) for task in found.tasks] == [many] * 3
+        tokens[many] = [[one.image.tokens for one in task.images] for task in found.tasks]
     assert tokens[3] == [drawn[:3] for drawn in tokens[5]]
 
 
 def test_shards_together_are_the_whole_run(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", search={"max_rows": 1})
-    shards = [run(tmp_path / str(i), shard=f"{i}/2", search={"max_rows": 1}) for i in (1, 2)]
+    whole = run(tmp_path / "whole", settings={"batch_size": 1})
+    shards = [run(tmp_path / str(i), shard=f"{i}/2", settings={"batch_size": 1}) for i in (1, 2)]
     together = summarise_runs(load_benchmark("icons"), [read_run(shard) for shard in shards])
     assert str(together) == table(whole)
     drawn = [
-        {(run.manifest.places or ())[task.index]: task.answer.drawing.tokens for run in runs for task in run.tasks}
+        {(run.manifest.places or ())[task.index]: task.answer.image.tokens for run in runs for task in run.tasks}
         for runs in ([read_run(whole)], [read_run(shard) for shard in shards])
     ]
     assert drawn[0] == drawn[1]
@@ -125,7 +131,7 @@ def test_shards_together_are_the_whole_run(tmp_path: Path) -> None:
 
 def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
     """A run that was left after so many records, ready to be gone on with."""
-    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "judge": "icons", **settings}
+    given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "evaluator": "icons", **settings}
     records = BenchmarkJob.begin(BenchmarkSettings(**given), folder).run()
     for _ in range(after + 1):
         next(records)
@@ -135,7 +141,7 @@ def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
 
 @pytest.mark.parametrize("after", [0, 1, 4, 7])
 def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, after: int) -> None:
-    settings = {"images_per_prompt": 2, "search": {"steps": 2, "max_rows": 2}}
+    settings = {"images_per_prompt": 2, "settings": {"steps": 2, "batch_size": 2}}
     whole = run(tmp_path / "whole", **settings)
     again = cut(tmp_path / "cut", after, **settings)
     assert all(True for _ in again.run())
@@ -146,8 +152,9 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
-    """Its random streams must not hang on a task's place in the list, nor on its neighbours."""
-    settings = {"method": method, "limit": 4, "search": {"steps": 3, "max_rows": 2}}
+    """Its random streams must not depend on a task's place in the list, nor on its neighbours."""
+    steps = {"steps": 3} if "steps" in METHOD_SETTINGS[method].model_fields else {}
+    settings = {"method": method, "limit": 4, "settings": {**steps, "batch_size": 2}}
     whole = run(tmp_path / "whole", **settings)
     records = sum(len(task.steps) for task in read_run(whole).tasks)
     again = cut(tmp_path / "cut", records // 2, **settings)
@@ -160,31 +167,112 @@ def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Spent(FakeReward):
-        def __call__(self, pictures: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             if self.calls >= 4:
-                return [Unscored("the budget is spent", self.name, final=True)] * len(pictures)
-            return super().__call__(pictures, tasks)
+                return [Unscored("the budget is spent", self.name, final=True)] * len(images)
+            return super().__call__(images, tasks)
 
-    whole = run(tmp_path / "whole", judge=None, search={"max_rows": 1})
+    whole = run(tmp_path / "whole", evaluator=None, settings={"batch_size": 1})
     with monkeypatch.context() as patched:
         patched.setattr(runner, "load_reward", lambda name, **options: Spent(brightness, name=f"{name}@1"))
         with pytest.raises(RunError, match="the budget is spent; icons-soft@1 scores nothing any more"):
-            run(tmp_path / "cut", judge=None, search={"max_rows": 1})
+            run(tmp_path / "cut", evaluator=None, settings={"batch_size": 1})
     assert 0 < len(read_run(tmp_path / "cut").tasks) < 6
     assert all(True for _ in BenchmarkJob.resume(tmp_path / "cut").run())
     assert content(tmp_path / "cut") == content(whole)
+
+
+def test_a_total_limit_ends_the_run_cleanly_and_resuming_draws_what_it_cut_short(tmp_path: Path) -> None:
+    """The limit holds for each call, over both images of a prompt; sessions together are the uninterrupted run."""
+    settings = {"limit": 4, "images_per_prompt": 2, "settings": {"steps": 3, "batch_size": 1}}
+    whole = run(tmp_path / "whole", **settings)
+    everything = read_run(whole).manifest.drawings
+    limited = {**settings["settings"], "total_drawings": 6}  # type: ignore[dict-item]
+    given = {"benchmark": "icons", "reward": "icons-soft", "evaluator": "icons", **settings, "settings": limited}
+    job = BenchmarkJob.begin(BenchmarkSettings.model_validate(given), tmp_path / "cut")
+    cut_short = 0
+    for record, _, folder in job.run():
+        if record.finished in ("out of drawings", "out of time"):
+            assert folder is None  # its last record is seen, and not stored as finished
+            cut_short += 1
+        else:
+            assert (folder is not None) == (record.finished is not None)
+    assert job.stopped == "out of drawings" and cut_short <= 1
+    first = read_run(tmp_path / "cut")
+    assert 0 < len(first.tasks) < 8
+    assert (first.manifest.status, first.manifest.error) == ("stopped", None)
+    assert not [step for task in first.tasks for step in task.steps if step.finished == "out of drawings"]
+    for _ in range(8):
+        job = BenchmarkJob.resume(tmp_path / "cut")
+        assert all(True for _ in job.run())
+        if job.stopped is None:
+            break
+    found = read_run(tmp_path / "cut")
+    assert found.manifest.status == "finished"
+    assert all(session.drawings <= 6 for session in found.manifest.sessions)
+    assert found.manifest.drawings >= everything and len(found.manifest.sessions) >= everything / 6
+    assert content(tmp_path / "cut") == content(whole)
+
+
+def test_no_image_is_begun_once_a_total_is_spent(tmp_path: Path) -> None:
+    settings = {"steps": 0, "total_reward_calls": 2, "batch_size": 2}
+    given = {"benchmark": "icons", "reward": "icons-soft", "limit": 2, "images_per_prompt": 3, "settings": settings}
+    job = BenchmarkJob.begin(BenchmarkSettings.model_validate(given), tmp_path / "run")
+    assert all(True for _ in job.run())
+    assert job.stopped is not None
+    assert read_run(job.folder).manifest.reward_calls == 2
+
+
+def test_a_task_that_ends_by_its_own_limit_is_a_finished_task(tmp_path: Path) -> None:
+    found = read_run(run(tmp_path / "run", settings={"steps": 3, "max_drawings": 2}))
+    assert found.manifest.status == "finished" and len(found.tasks) == 6
+    assert {task.last.finished for task in found.tasks} >= {"out of drawings"}
+    assert all(task.last.drawings_spent <= 2 for task in found.tasks)
+
+
+def test_a_setting_that_the_method_does_not_read_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "load_model", lambda *names, **options: pytest.fail("loaded"))
+    for method, settings, said in (
+        ("best-of-n", {"noise": "fixed"}, "the method 'best-of-n' does not read the setting 'noise'; milr does"),
+        ("one-shot", {"steps": 3}, "the method 'one-shot' does not read the setting 'steps'"),
+        ("milr", {"learning_rat": 3}, "unknown setting 'learning_rat': did you mean 'learning_rate'"),
+    ):
+        given = BenchmarkSettings(benchmark="icons", method=method, settings=settings)
+        with pytest.raises(UsageError, match=said):
+            BenchmarkJob.begin(given, tmp_path / "run")
+
+
+def test_the_scorer_of_the_icon_world_is_for_models_that_draw_icons(tmp_path: Path, shared_data: Path) -> None:
+    """By what the model's folder says, not by its name; no weights are there to be read."""
+    folder = embedded_folder("embedded-small")
+    free = tmp_path / "free"
+    shutil.copytree(folder, free, ignore=shutil.ignore_patterns("*.safetensors"))
+    said = json.loads((free / "milr.json").read_text())
+    (free / "milr.json").write_text(json.dumps({**said, "grammar": "free"}))
+    shutil.copytree(folder, tmp_path / "icons", ignore=shutil.ignore_patterns("*.safetensors"))
+
+    def own_reward(model: str, benchmark: str = "geneval") -> str:
+        data = shared_data / "geneval" if benchmark == "geneval" else None
+        _, _, names = check_settings(BenchmarkSettings(benchmark=benchmark, model=model, data=data))
+        return names.reward
+
+    assert [own_reward(model) for model in ("embedded", "embedded-small", str(tmp_path / "icons"))] == ["icons"] * 3
+    assert own_reward(str(free)) == "geneval"
+    assert own_reward(str(free), "icons") == "icons"
 
 
 def test_a_scorer_that_fails_its_self_test_draws_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load_reward(name: str, **options: object) -> FakeReward:
-        made = FakeReward(lambda picture, task: 1.0, name=f"{name}@1")
+        made = FakeReward(lambda image, task: 1.0, name=f"{name}@1")
         made.golden_test = name == "icons"  # type: ignore[attr-defined]
         return made
 
     monkeypatch.setattr(runner, "load_reward", load_reward)
-    for option in ("--reward", "--judge"):
+    for option in ("--reward", "--evaluator"):
         given = {"--reward": "icons-soft", option: "icons"}
         words = [word for pair in given.items() for word in pair]
         assert main(["benchmark", "icons", "--limit", "1", *words, "--out", str(tmp_path / "run")]) == 2
@@ -216,9 +304,9 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
         "--steps",
         "1",
     ]
-    assert main([*words, "--judge", "icons", "--out", str(out)]) == 0
+    assert main([*words, "--evaluator", "icons", "--out", str(out)]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("icons, milr, fake; judged by icons@1\n")
+    assert captured.out.startswith("icons, milr, fake; evaluated by icons@1\n")
     assert table(out) in captured.out
     assert captured.out.endswith(f"run: {out}\n")
     lines = [line for line in captured.err.splitlines() if " so far " in line]
@@ -228,7 +316,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
     assert main(["benchmark", "--resume", str(out)]) == 0
     assert table(out) in capsys.readouterr().out
     assert main(["benchmark", "icons", "--limit", "1", "--steps", "0", "--out", str(tmp_path / "other")]) == 0
-    assert "judged by icons@1, the reward itself: it was optimised, so this flatters" in capsys.readouterr().out
+    assert "evaluated by icons@1, the reward itself: it was optimised, so this flatters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -238,7 +326,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
         (["icon"], "unknown benchmark 'icon': did you mean 'icons'"),
         (["icons", "--method", "best-of-m"], "unknown method 'best-of-m': did you mean 'best-of-n'"),
         (["icons", "--reward", "icon"], "unknown reward 'icon'"),
-        (["icons", "--judge", "icon"], "unknown reward 'icon'"),
+        (["icons", "--evaluator", "icon"], "unknown reward 'icon'"),
         (["icons", "--tags", "count"], "unknown tag 'count': did you mean 'counting'"),
         (["icons", "--pool", "4", "--steps", "3"], "says itself how many are drawn: leave --steps out"),
         (["icons", "--pool", "4", "--method", "milr"], "--pool draws by best-of-n or best-of-n-sampled, not by 'milr'"),
@@ -275,7 +363,7 @@ def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resumin
 
     def load(name: str, **options: Any) -> Any:
         asked.append(options)
-        return made(name)
+        return made(name, deterministic=options["deterministic"])
 
     monkeypatch.setattr(runner, "load_model", load)
     agree = HubAccess(confirm=lambda download: True)
@@ -321,7 +409,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
     tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--limit", "6", "--steps", "2", "--rows", "1", "--reward", "icons-soft", "--judge", "icons", "--out"]
+    options = [
+        "--limit",
+        "6",
+        "--steps",
+        "2",
+        "--batch-size",
+        "1",
+        "--reward",
+        "icons-soft",
+        "--evaluator",
+        "icons",
+        "--out",
+    ]
     assert main(["benchmark", "icons", *options, str(tmp_path / "whole")]) == 0
     printed = capsys.readouterr().out.splitlines()
     folder = small_disk / "run"
@@ -362,12 +462,12 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
     ("module", "model"),
     [("tests.support.fake_benchmark", "fake"), pytest.param("milr.cli.main", "embedded", marks=pytest.mark.slow)],
 )
-def test_two_kills_change_no_picture_and_no_table(module: str, model: str, tmp_path: Path) -> None:
-    """Must show 3 of the issue: kill -9 twice in the middle, then --resume. Two rows, so that batches change too."""
+def test_two_kills_change_no_image_and_no_table(module: str, model: str, tmp_path: Path) -> None:
+    """Kill -9 twice in the middle, then --resume. Batches of two tasks, so that a task gets other neighbours."""
     # Fakes are fast: they need more tasks for a kill to meet one in flight.
     many = "40" if model == "fake" else "6"
-    options = ["--limit", many, "--steps", "1", "--rows", "2", "--seed", "3"]
-    options += ["--reward", "icons-soft", "--judge", "icons-judge"]
+    options = ["--limit", many, "--steps", "1", "--batch-size", "2", "--seed", "3"]
+    options += ["--reward", "icons-soft", "--evaluator", "icons-judge"]
     command = [sys.executable, "-m", module, "benchmark", "icons", *options]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
     whole = tmp_path / "whole"

@@ -96,10 +96,10 @@ def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: P
             layout.find(folder, prompts)
 
 
-def test_a_judge_of_ones_own_scores_the_folder(
+def test_a_vlm_judge_of_ones_own_scores_the_folder(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("openai", reason='judges need pip install "milr[judges]"')
+    pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     folder = tmp_path / "drawn"
@@ -108,11 +108,11 @@ def test_a_judge_of_ones_own_scores_the_folder(
         Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(folder / f"{number}.png")
     command = ["score-folder", str(folder), "--benchmark", "wise", "--prompts", str(prompts)]
     assert main(command) == 2
-    assert "give --judge-url" in capsys.readouterr().err
+    assert "give --vlm-url" in capsys.readouterr().err
     # The second picture finds no budget any more; the next command asks about it and the third alone.
     with JudgeServer(say("Consistency: 2\nRealism: 1\nAesthetic Quality: 0")) as server:
-        to = ["--judge-url", server.url, "--judge-model", "eye"]
-        assert main([*command, *to, "--judge-budget", "1"]) == 0
+        to = ["--vlm-url", server.url, "--vlm-model", "eye"]
+        assert main([*command, *to, "--vlm-budget", "1"]) == 0
         assert "Unscored, left out above: 2 of 3 pictures" in capsys.readouterr().out
         assert main([*command, *to]) == 0
         assert len(server.asked) == 3
