@@ -59,7 +59,7 @@ def comparison(report: Any) -> str:
         "ratio",
         "text unchanged",
         "drawing alone",
-        "engine: text + drawing + picture",
+        "engine: text + drawing + image",
         "tokens, plain / engine",
         "GB moved, plain / engine",
         "over the limit",
