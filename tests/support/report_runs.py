@@ -51,15 +51,16 @@ def make_run(
     evaluator: str | None = "even@1",
     model: str = "fake",
     stop_at: float = 0.6,
+    steps: int = 3,
     embedded: bool = False,
     **settings: object,
 ) -> Path:
-    """One run of a method: three updates unless settings say otherwise; gives its folder."""
+    """One run of a method: three updates unless `steps` says otherwise, if the method reads it; gives its folder."""
     from milr.models import embedded_folder
 
     tasks = make_tasks() if tasks is None else tasks
     fake = FakeModel()
-    usual = {"steps": 3, "learning_rate": 0.2, "guidance": 2.0, "image_ratio": 0.1, "batch_size": 4}
+    usual = {"steps": steps, "learning_rate": 0.2, "guidance": 2.0, "image_ratio": 0.1, "batch_size": 4}
     chosen = make_settings(method, settings, usual)
     scores = FakeReward(REWARDS[reward], name=reward, stop_at=stop_at)
     watching = None if evaluator is None else FakeReward(even, name=evaluator)

@@ -309,5 +309,5 @@ def _note_plan(planned: Sequence[PlannedRun], out: Path) -> None:
 def start_or_resume(settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None) -> BenchmarkJob:
     """Begin a run, or go on with the one that the folder holds."""
     if (folder / MANIFEST).exists():
-        return BenchmarkJob.resume(folder, vlm)
-    return BenchmarkJob.begin(settings, folder, vlm)
+        return BenchmarkJob.resume(folder, vlm=vlm)
+    return BenchmarkJob.begin(settings, folder, vlm=vlm)

@@ -16,7 +16,7 @@ from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 from milr.cli.main import main
 from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, POOLED
-from milr.models import embedded_folder
+from milr.report import ablation
 from milr.report.ablation import (
     PLAN,
     UNMEASURED,
@@ -39,12 +39,12 @@ BASE = {"title": "t", "hardware": "h"}
 
 
 def test_every_ablation_of_the_paper_has_a_recipe_of_at_most_fifteen_lines() -> None:
-    assert {"strategies", "parts", "credits", "noise", "text-ratio", "image-ratio", "image-latents"} <= set(
+    assert {"strategies", "parts", "gradients", "noise", "text-ratio", "image-ratio", "image-latents"} <= set(
         recipe_names()
     )
     assert {"steps", "l2", "rewards", "rewards-geneval", "rewards-compbench", "methods"} <= set(recipe_names())
     assert {"matrix", "pools"} <= set(recipe_names())
-    folder = embedded_folder().parent / "recipes"
+    folder = Path(ablation.__file__).parent / "recipes"
     for name in recipe_names():
         lines = (folder / f"{name}.toml").read_text().splitlines()
         assert len(lines) <= 15 and lines[0].startswith(f"# milr ablate {name}") and max(map(len, lines)) <= 120
@@ -63,62 +63,64 @@ def test_every_recipe_of_the_icon_world_can_be_planned(name: str) -> None:
     planned = plan_runs(read_recipe(name))
     assert len({one.name for one in planned}) == len(planned)
     searches = [one.settings for one in planned if (one.settings.method or "milr") == "milr"]
-    credits = [settings.search.get("credit", "reward") for settings in searches]
-    assert "zero" in credits or not searches  # what a result needs
+    gradients = [settings.settings.get("gradient", "reward") for settings in searches]
+    assert "zero" in gradients or not searches  # what a result needs
 
 
 def test_recipes_on_published_benchmarks_can_be_planned(shared_data: Path) -> None:
     for name, folder in (("rewards-geneval", "geneval"), ("rewards-compbench", "t2i_compbench")):
         planned = plan_runs(read_recipe(name), {"data": shared_data / folder, "model": "some/janus-pro"})
-        assert {one.settings.judge for one in planned} == {read_recipe(name).benchmark}
+        assert {one.settings.evaluator for one in planned} == {read_recipe(name).benchmark}
 
 
-def test_each_search_gets_its_twin_and_nothing_else_does() -> None:
-    recipe = Recipe(**BASE, twins=True, runs=({}, {"method": "one-shot"}, {"noise": "fixed"}, {"credit": "random"}))
+def test_each_search_gets_its_control_and_nothing_else_does() -> None:
+    recipe = Recipe(
+        **BASE, controls=True, runs=({}, {"method": "one-shot"}, {"noise": "fixed"}, {"gradient": "random"})
+    )
     names = [one.name for one in plan_runs(recipe)]
     assert names == [
         "default",
-        "credit-zero",
+        "gradient-zero",
         "method-one-shot",
         "noise-fixed",
-        "noise-fixed_credit-zero",
-        "credit-random",
+        "noise-fixed_gradient-zero",
+        "gradient-random",
     ]
-    assert len(plan_runs(recipe, twins=False)) == 4
+    assert len(plan_runs(recipe, controls=False)) == 4
 
 
-def test_searches_that_would_be_the_same_without_credit_share_a_twin() -> None:
+def test_searches_that_would_be_the_same_with_a_zero_gradient_share_a_control() -> None:
     changes = ({}, {"strategy": "alt"}, {"text_ratio": 0.0}, {"l2": 1.0}, {"image_ratio": 0.0}, {"strategy": "steer"})
-    recipe = Recipe(**BASE, twins=True, runs=(*changes, {"steps": 5}))
+    recipe = Recipe(**BASE, controls=True, runs=(*changes, {"steps": 5}))
     names = [one.name for one in plan_runs(recipe)]
     assert names == [
-        *("default", "credit-zero", "strategy-alt", "text_ratio-0.0", "l2-1.0"),
-        *("image_ratio-0.0", "image_ratio-0.0_credit-zero", "strategy-steer", "steps-5", "steps-5_credit-zero"),
+        *("default", "gradient-zero", "strategy-alt", "text_ratio-0.0", "l2-1.0"),
+        *("image_ratio-0.0", "image_ratio-0.0_gradient-zero", "strategy-steer", "steps-5", "steps-5_gradient-zero"),
     ]
     # The text of another model may be sampled anew wherever it may move.
     assert len(plan_runs(recipe, {"model": "some/janus-pro"})) == 14
-    # What a recipe names itself is run, twin or not.
-    own = Recipe(**BASE, twins=True, runs=({}, {"strategy": "alt", "credit": "zero"}))
-    assert [one.name for one in plan_runs(own)] == ["default", "credit-zero", "strategy-alt_credit-zero"]
+    # What a recipe names itself is run, control or not.
+    own = Recipe(**BASE, controls=True, runs=({}, {"strategy": "alt", "gradient": "zero"}))
+    assert [one.name for one in plan_runs(own)] == ["default", "gradient-zero", "strategy-alt_gradient-zero"]
 
 
 def test_all_runs_come_under_the_first_seed_before_any_comes_under_the_next() -> None:
-    recipe = Recipe(**BASE, seeds=2, then=("noise",), settings={"judge": "icons"}, runs=({}, {"credit": "zero"}))
+    recipe = Recipe(**BASE, seeds=2, then=("noise",), settings={"evaluator": "icons"}, runs=({}, {"gradient": "zero"}))
     planned = plan_runs(recipe, {"seed": 5, "benchmark": "icons-hard"})
     assert [one.name for one in planned] == [
-        *("default", "credit-zero"),
-        *("judge-icons-judge_noise-fresh", "judge-icons-judge_noise-fresh_credit-zero"),
-        *("judge-icons-judge_noise-fixed", "judge-icons-judge_noise-fixed_credit-zero"),
-        *("seed-6", "credit-zero_seed-6"),
+        *("default", "gradient-zero"),
+        *("evaluator-icons-judge_noise-fresh", "evaluator-icons-judge_noise-fresh_gradient-zero"),
+        *("evaluator-icons-judge_noise-fixed", "evaluator-icons-judge_noise-fixed_gradient-zero"),
+        *("seed-6", "gradient-zero_seed-6"),
     ]
     assert {one.settings.benchmark for one in planned} == {"icons-hard"}
-    assert [one.settings.search.get("seed") for one in planned] == [5] * 6 + [6] * 2
+    assert [one.settings.settings.get("seed") for one in planned] == [5] * 6 + [6] * 2
     assert len(plan_runs(recipe, seeds=1)) == 6
 
 
 def test_a_recipe_that_follows_adds_nothing_that_is_there_already() -> None:
-    recipe = Recipe(**BASE, then=("credits",), settings={"judge": "icons-judge"}, runs=({"credit": "reward"},))
-    assert [one.name for one in plan_runs(recipe)] == [f"credit-{x}" for x in ("reward", "zero", "random", "negated")]
+    recipe = Recipe(**BASE, then=("gradients",), settings={"evaluator": "icons-judge"}, runs=({"gradient": "reward"},))
+    assert [one.name for one in plan_runs(recipe)] == [f"gradient-{x}" for x in ("reward", "zero", "random", "negated")]
 
 
 @pytest.mark.parametrize("benchmark", ["icons-hard", "geneval"])
@@ -128,38 +130,70 @@ def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first
     given = {"benchmark": benchmark, **({"data": shared_data / "geneval"} if benchmark == "geneval" else {})}
     planned = plan_runs(read_recipe("matrix"), {**given, "pool": 64}, seeds=None if benchmark == "icons-hard" else 1)
     settings = [one.settings for one in planned]
-    assert {one.judge for one in settings} == {"icons-judge"} and {one.benchmark for one in settings} == {benchmark}
+    assert {one.evaluator for one in settings} == {"icons-judge"} and {one.benchmark for one in settings} == {benchmark}
     assert {one.method or "milr" for one in settings} == set(METHODS)
-    assert all(one.search.get("steps", 20) == 20 for one in settings)
-    searched = [one.search for one in settings if one.method is None and one.reward == "icons"]
+    assert all(one.settings.get("steps", 20) == 20 for one in settings)
+    searched = [one.settings for one in settings if one.method is None and one.reward == "icons"]
     for name, values in {
         "strategy": {"alt", "t2v", "steer"},
-        "credit": {"zero", "random", "negated"},
+        "gradient": {"zero", "random", "negated"},
         "noise": {"fixed"},
         "text_ratio": {0.0, 0.1, 0.4, 0.6, 0.8, 1.0},
         "image_ratio": {0.0, 2 / 81, 5 / 81, 11 / 81, 29 / 81, 1.0},
     }.items():
         assert values <= {search[name] for search in searched if name in search}
     assert {"icons", "icons-soft", "self:p-yes"} <= {one.reward for one in settings}
-    assert {one.search["l2"] for one in settings if "l2" in one.search} == {0.001, 0.01, 0.1, 1.0, 10.0}
+    assert {one.settings["l2"] for one in settings if "l2" in one.settings} == {0.001, 0.01, 0.1, 1.0, 10.0}
     assert [one.pool for one in settings if one.pool] == [64, 64]
-    assert [one.name for one in planned[:3]] == ["default", "credit-zero", "method-best-of-n-sampled"]
-    assert {one.search.get("seed", 0) for one in settings} == ({0, 1, 2} if benchmark == "icons-hard" else {0})
+    assert [one.name for one in planned[:3]] == ["default", "gradient-zero", "method-best-of-n-sampled"]
+    assert {one.settings.get("seed", 0) for one in settings} == ({0, 1, 2} if benchmark == "icons-hard" else {0})
 
 
-def test_what_the_user_says_goes_before_the_recipe_and_behind_the_sweep() -> None:
-    recipe = Recipe(**BASE, settings={"steps": 30, "judge": "icons"}, runs=({}, {"steps": 5}))
+def test_what_the_user_says_goes_before_the_recipe_and_after_the_sweep() -> None:
+    recipe = Recipe(**BASE, settings={"steps": 30, "evaluator": "icons"}, runs=({}, {"steps": 5}))
     given = {"steps": 10, "seed": 3, "benchmark": "icons-hard", "limit": 7}
     first, second = plan_runs(recipe, given)
-    assert (first.settings.search, second.settings.search) == ({"steps": 10, "seed": 3}, {"steps": 5, "seed": 3})
-    assert (first.settings.benchmark, first.settings.limit, first.settings.judge) == ("icons-hard", 7, "icons")
+    assert (first.settings.settings, second.settings.settings) == ({"steps": 10, "seed": 3}, {"steps": 5, "seed": 3})
+    assert (first.settings.benchmark, first.settings.limit, first.settings.evaluator) == ("icons-hard", 7, "icons")
+
+
+def test_a_run_does_without_common_settings_that_its_method_does_not_read() -> None:
+    common = {"steps": 5, "learning_rate": 0.1, "image_latents": 11, "temperature": 0.5}
+    changes = ({}, {"method": "one-shot"}, {"method": "best-of-n"}, {"strategy": "steer"}, {"method": "*", "l2": 1.0})
+    planned = plan_runs(Recipe(**BASE, settings=common, runs=changes), {"noise": "fixed"})
+    found = {one.name: one.settings.settings for one in planned}
+    whole = {"steps": 5, "learning_rate": 0.1, "temperature": 0.5, "noise": "fixed", "image_ratio": 11 / 81}
+    assert found["default"] == whole
+    assert found["method-one-shot"] == {"temperature": 0.5}
+    assert found["method-best-of-n"] == {"steps": 5, "temperature": 0.5}
+    assert found["strategy-steer"] == {k: v for k, v in whole.items() if k != "image_ratio"} | {"strategy": "steer"}
+    # For every method, the change too is only for those that read it.
+    assert found["method-milr_l2-1.0"] == whole | {"l2": 1.0}
+    assert found["method-parm"] == {"steps": 5, "temperature": 0.5}
+    # A recipe that follows names only what its runs read.
+    then = Recipe(**BASE, settings={"steps": 5}, then=("steps",), runs=({"method": "one-shot"},))
+    assert [one.name for one in plan_runs(then)][:2] == ["method-one-shot", "evaluator-icons-judge_steps-30"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "one-shot", "steps": 3}, "the method 'one-shot' does not read the setting 'steps'; best-of-n, "),
+        ({"method": "best-of-n", "gradient": "zero"}, "the method 'best-of-n' does not read the setting 'gradient'"),
+        ({"method": "consensus", "image_latents": 11}, "does not read the setting 'image_ratio'; milr does"),
+        ({"strategy": "steer", "image_ratio": 0.5}, "the strategy 'steer' has no image latents"),
+    ],
+)
+def test_a_setting_of_a_run_that_its_method_does_not_read_is_an_error(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_runs(Recipe(**BASE, runs=({}, change)))
 
 
 def test_every_method_and_pools_where_drawings_are_independent() -> None:
     planned = plan_runs(Recipe(**BASE, runs=({"method": "milr"}, {"method": "*"})), {"steps": 20})
     assert sorted(str(one.settings.method) for one in planned) == sorted(METHODS)
     pool = next(one.settings for one in planned if one.settings.method == "best-of-n")
-    assert (pool.pool, pool.search) == (21, {})
+    assert (pool.pool, pool.settings) == (21, {})
     assert all(one.settings.pool is None for one in planned if not str(one.settings.method).startswith("best-of-n"))
 
 
@@ -169,9 +203,9 @@ def test_pools_are_drawn_by_the_methods_that_they_are_cut_from() -> None:
 
 def test_image_latents_are_counted_by_the_models_own_tokens() -> None:
     planned = plan_runs(Recipe(**BASE, runs=({"image_latents": 11}, {"image_latents": "all"})))
-    assert [one.settings.search for one in planned] == [{"image_ratio": 11 / 81}, {"image_ratio": 1.0}]
+    assert [one.settings.settings for one in planned] == [{"image_ratio": 11 / 81}, {"image_ratio": 1.0}]
     (usual,) = plan_runs(Recipe(**BASE, runs=({}, {"image_latents": 1})))  # a fiftieth of 81
-    assert usual.settings.search == {}
+    assert usual.settings.settings == {}
     with pytest.raises(UsageError, match="image_latents 82: give a number from 0 to 81"):
         plan_runs(Recipe(**BASE, runs=({"image_latents": 82},)))
 
@@ -180,9 +214,9 @@ def test_image_latents_are_counted_by_the_models_own_tokens() -> None:
     ("change", "said"),
     [
         ({"stratgy": "alt"}, "unknown setting 'stratgy': did you mean 'strategy'"),
-        ({"strategy": "sideways"}, "strategy 'sideways'"),
+        ({"strategy": "sideways"}, "unknown strategy 'sideways'"),
         ({"method": "best"}, "unknown method 'best'"),
-        ({"text_ratio": 2}, "text_ratio 2"),
+        ({"text_ratio": 2}, "text_ratio 2: must be in"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_runs(change: dict[str, object], said: str) -> None:
@@ -191,8 +225,8 @@ def test_a_wrong_setting_is_refused_before_anything_runs(change: dict[str, objec
 
 
 def test_a_wrong_recipe_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown recipe 'credit': did you mean 'credits'"):
-        read_recipe("credit")
+    with pytest.raises(UsageError, match="unknown recipe 'gradient': did you mean 'gradients'"):
+        read_recipe("gradient")
     path = tmp_path / "mine.toml"
     extra = 'title = "x"\nhardware = "h"\nruns = [{}]\nsweep = 1'
     for text, said in (
@@ -253,13 +287,13 @@ def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path) -> None:
         "-m",
         "tests.support.fake_benchmark",
         "ablate",
-        "credits",
+        "gradients",
         "--limit",
         "60",
         "--steps",
         "2",
     ]
-    command += ["--rows", "2", "--out", str(out)]
+    command += ["--batch-size", "2", "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
 
     def start() -> subprocess.Popen[str]:
@@ -273,7 +307,7 @@ def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path) -> None:
     with start() as last:
         printed, _ = last.communicate()
     assert last.returncode == 0 and "Paired differences to milr" in printed
-    runs = [read_run(out / f"credit-{credit}") for credit in ("reward", "zero", "random", "negated")]
+    runs = [read_run(out / f"gradient-{gradient}") for gradient in ("reward", "zero", "random", "negated")]
     assert [(len(run.tasks), run.manifest.status) for run in runs] == [(60, "finished")] * 4
     assert sorted(len(run.manifest.sessions) for run in runs) == [1, 1, 1, 2]
 
@@ -284,23 +318,23 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
     begin = BenchmarkJob.begin
 
     def fail(settings: BenchmarkSettings, folder: Path, **more: Any) -> BenchmarkJob:
-        if settings.search["credit"] == "zero":
+        if settings.settings["gradient"] == "zero":
             raise MilrError("no such luck")
         return begin(settings, folder, **more)
 
     monkeypatch.setattr(BenchmarkJob, "begin", fail)
     with fakes():
-        words = ["ablate", "credits", "--limit", "2", "--steps", "1", "--out", str(tmp_path / "out")]
+        words = ["ablate", "gradients", "--limit", "2", "--steps", "1", "--out", str(tmp_path / "out")]
         assert main(words) == 2
         captured = capsys.readouterr()
         said = captured.err.splitlines()
-        assert "error: credit-zero: no such luck" in said
-        assert said[-1].startswith("error: 1 of 4 runs failed (credit-zero): type the same command to go on in ")
-        assert "milr, credit negated" in captured.out
+        assert "error: gradient-zero: no such luck" in said
+        assert said[-1].startswith("error: 1 of 4 runs failed (gradient-zero): type the same command to go on in ")
+        assert "milr, gradient negated" in captured.out
         monkeypatch.undo()
         with fakes():
             assert main(words) == 0
-    assert read_run(tmp_path / "out" / "credit-zero").manifest.status == "finished"
+    assert read_run(tmp_path / "out" / "gradient-zero").manifest.status == "finished"
 
 
 def test_the_command_lists_and_plans(
@@ -309,27 +343,33 @@ def test_the_command_lists_and_plans(
     monkeypatch.chdir(tmp_path)
     assert main(["ablate"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == recipe_names()
-    assert main(["ablate", "credits", "--plan", "--limit", "3", "--steps", "2"]) == 0
+    assert main(["ablate", "gradients", "--plan", "--limit", "3", "--steps", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        f"credit-{name}" for name in ("reward", "zero", "random", "negated")
+        f"gradient-{name}" for name in ("reward", "zero", "random", "negated")
     ]
-    assert main(["ablate", "credits", "--plan", "--first", "2"]) == 0
-    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["credit-reward", "credit-zero"]
+    assert main(["ablate", "gradients", "--plan", "--first", "2"]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "gradient-reward",
+        "gradient-zero",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_sweep_runs_on_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep"
-    given = ["ablate", "noise", "--no-twins", "--limit", "1", "--steps", "1", "--rows", "1", "--out", str(out)]
+    given = ["ablate", "noise", "--no-controls", "--limit", "1", "--steps", "1", "--batch-size", "1", "--out", str(out)]
     assert main(given) == 0
     first = capsys.readouterr().out
-    assert "Paired differences to milr (embedded model): icons-hard, judged by icons-judge@" in first
+    assert "Paired differences to milr (embedded model): icons-hard, evaluated by icons-judge@" in first
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert main(given) == 0
     assert capsys.readouterr().out == first and {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    assert {read_run(folder).manifest.config.noise for folder in out.iterdir() if folder.is_dir()} == {"fresh", "fixed"}
+    assert {read_run(folder).manifest.settings.get("noise") for folder in out.iterdir() if folder.is_dir()} == {
+        "fresh",
+        "fixed",
+    }
 
 
 def test_an_unfinished_run_is_resumed_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
-from milr.report.comparison import END, compare, comparison_tables, find_twin, needs_twin, tag_weights
+from milr.report.comparison import END, compare, comparison_tables, find_control, needs_control, tag_weights
 from milr.report.entries import read_entries
 from milr.report.statistics import OVERALL
 from milr.report.tables import Cell, Row, Table, write_tables
@@ -28,11 +28,11 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A search, its twin without credit, and a pool; four prompts each."""
+    """A search, its zero-gradient control, and a pool; four prompts each."""
     root, tasks = tmp_path_factory.mktemp("runs"), make_tasks(4)
     return {
         "joint": make_run(root / "joint", tasks=tasks),
-        "zero": make_run(root / "zero", tasks=tasks, credit="zero"),
+        "zero": make_run(root / "zero", tasks=tasks, gradient="zero"),
         "pool": make_run(root / "pool", tasks=tasks, method="best-of-n", stop_at=1.0),
     }
 
@@ -40,14 +40,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_an_entry_holds_what_the_run_holds(runs: dict[str, Path]) -> None:
     (entry,), run = read_entries([runs["joint"]]), read_run(runs["joint"])
     outcomes = entry.outcomes
-    assert (entry.label, entry.judged, entry.embedded, entry.pooled) == ("milr", True, False, False)
+    assert (entry.label, entry.evaluated, entry.embedded, entry.pooled) == ("milr", True, False, False)
     assert outcomes.prompts == tuple(task.task.key for task in run.tasks)
     for row, task in enumerate(run.tasks):
-        many = len(task.drawings)
+        many = len(task.images)
         assert outcomes.spent[row, :many].tolist() == list(range(1, many + 1))
-        assert np.isinf(outcomes.spent[row, many:]).all() and np.isnan(outcomes.judge[row, many:]).all()
+        assert np.isinf(outcomes.spent[row, many:]).all() and np.isnan(outcomes.evaluator[row, many:]).all()
         assert outcomes.met[row] == (task.last.finished == "met")
-        answer = task.answer.judge
+        answer = task.answer.evaluator
         assert isinstance(answer, Score)
         assert entry.answers([float("inf")])[row, 0] == answer.value
     assert entry.drawings == np.mean([task.last.drawings_spent for task in run.tasks])
@@ -59,8 +59,8 @@ def test_seeds_and_shards_are_joined_and_settings_are_not(tmp_path: Path, runs: 
     other = make_run(tmp_path / "seed", tasks=tasks, seed=5)
     first, zero = read_entries([runs["joint"], runs["zero"], other])
     assert len(first.runs) == 2 and len(first.outcomes.prompts) == 8 and set(first.outcomes.seeds) == {0, 5}
-    assert (first.label, zero.label) == ("milr", "milr, credit zero")
-    assert [entry.label for entry in read_entries([runs["zero"], runs["joint"]])] == ["milr, credit zero", "milr"]
+    assert (first.label, zero.label) == ("milr", "milr, gradient zero")
+    assert [entry.label for entry in read_entries([runs["zero"], runs["joint"]])] == ["milr, gradient zero", "milr"]
     halves = [make_run(tmp_path / f"{i}", tasks=tasks[i::2]) for i in (0, 1)]
     (whole,) = read_entries(halves)
     mean = compare([whole]).scores["milr"][OVERALL][END].value
@@ -74,13 +74,13 @@ def test_differences_are_paired_by_prompt(runs: dict[str, Path]) -> None:
     found = compare(entries)
     ends = [entry.answers([float("inf")])[:, 0] for entry in (joint, zero)]
     by_tag = [float(np.mean((ends[1] - ends[0])[np.array(joint.outcomes.tags) == tag])) for tag in joint.outcomes.tags]
-    assert found.differences["milr, credit zero"][OVERALL][END].value == pytest.approx(np.mean(by_tag))
-    first = found.differences["milr, credit zero"][OVERALL]["1"]
-    assert (first.value, first.low, first.high) == (0, 0, 0)  # the first picture is the same
+    assert found.differences["milr, gradient zero"][OVERALL][END].value == pytest.approx(np.mean(by_tag))
+    first = found.differences["milr, gradient zero"][OVERALL]["1"]
+    assert (first.value, first.low, first.high) == (0, 0, 0)  # the first image is the same
     assert compare(entries, "zero").baseline is zero
     assert compare(entries, str(runs["zero"])).baseline is zero
     turned = compare(entries, "zero").differences["milr"][OVERALL][END]
-    assert turned.value == pytest.approx(-found.differences["milr, credit zero"][OVERALL][END].value)
+    assert turned.value == pytest.approx(-found.differences["milr, gradient zero"][OVERALL][END].value)
     with pytest.raises(UsageError, match="unknown baseline 'zeros': did you mean 'zero'"):
         compare(entries, "zeros")
 
@@ -89,8 +89,8 @@ def test_a_pool_gives_every_best_of_n(runs: dict[str, Path]) -> None:
     (pool,) = read_entries([runs["pool"]])
     assert pool.pooled
     found = pool.answers([1, 4, 5, float("inf")])
-    np.testing.assert_allclose(found[:, 0], pool.outcomes.judge.mean(axis=1))  # best of one: any of them
-    best = pool.outcomes.judge[np.arange(4), pool.outcomes.reward.argmax(axis=1)]
+    np.testing.assert_allclose(found[:, 0], pool.outcomes.evaluator.mean(axis=1))  # best of one: any of them
+    best = pool.outcomes.evaluator[np.arange(4), pool.outcomes.reward.argmax(axis=1)]
     np.testing.assert_allclose(found[:, 1], best)
     np.testing.assert_allclose(found[:, 3], best)
     assert np.isnan(found[:, 2]).all()
@@ -112,24 +112,26 @@ def test_unlike_runs_are_refused_and_odd_ones_flagged(tmp_path: Path, runs: dict
     def beside(name: str, **settings: object) -> tuple[str, ...]:
         return compare(read_entries([runs["joint"], make_run(tmp_path / name, **{"tasks": tasks, **settings})])).flags  # type: ignore[arg-type]
 
-    with pytest.raises(UsageError, match="different judges"):
-        beside("judge", judge="other@1")
+    with pytest.raises(UsageError, match="different evaluators"):
+        beside("evaluator", evaluator="other@1")
     with pytest.raises(UsageError, match="different benchmarks"):
         beside("benchmark", benchmark="geneval")
     with pytest.raises(UsageError, match="no prompt in common"):
-        beside("prompts", tasks=make_tasks(8)[4:], credit="zero")
-    assert any("other seeds than milr" in flag for flag in beside("seed", credit="zero", seed=9))
+        beside("prompts", tasks=make_tasks(8)[4:], gradient="zero")
+    assert any("other seeds than milr" in flag for flag in beside("seed", gradient="zero", seed=9))
     assert any("another reward than milr, contrast@1" in flag for flag in beside("reward", reward="contrast@1"))
     assert any("over the 2 prompts that both have, of 2 and 4" in flag for flag in beside("few", tasks=tasks[:2], l2=1))
-    (alone,) = read_entries([make_run(tmp_path / "alone", tasks=tasks, judge=None)])
-    assert any("no judge but the reward bright@1 itself" in flag for flag in compare([alone]).flags)
-    assert any("the judge is the reward even@1" in flag for flag in beside("oracle", reward="even@1", credit="zero"))
+    (alone,) = read_entries([make_run(tmp_path / "alone", tasks=tasks, evaluator=None)])
+    assert any("no evaluator but the reward bright@1 itself" in flag for flag in compare([alone]).flags)
+    assert any(
+        "the evaluator is the reward even@1" in flag for flag in beside("oracle", reward="even@1", gradient="zero")
+    )
 
 
-def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:
+def test_a_search_without_its_control_is_no_result(runs: dict[str, Path]) -> None:
     joint, zero, pool = read_entries(runs.values())
-    assert needs_twin(joint) and not needs_twin(zero) and not needs_twin(pool)
-    assert find_twin(joint, [pool, zero]) is zero and find_twin(joint, [pool]) is None
+    assert needs_control(joint) and not needs_control(zero) and not needs_control(pool)
+    assert find_control(joint, [pool, zero]) is zero and find_control(joint, [pool]) is None
     assert any(flag.startswith("not a result") and flag.endswith(": milr") for flag in compare([joint, pool]).flags)
     assert not any("not a result" in flag for flag in compare([joint, zero, pool]).flags)
     titles = [table.title.partition(":")[0] for table in comparison_tables(compare([joint, zero, pool]))]
@@ -139,22 +141,22 @@ def test_a_search_without_its_twin_is_no_result(runs: dict[str, Path]) -> None:
     ]
 
 
-def test_one_search_without_credit_is_the_twin_of_all_that_would_draw_the_same(tmp_path: Path) -> None:
+def test_one_search_of_zero_gradient_is_the_control_of_all_that_would_draw_the_same(tmp_path: Path) -> None:
     tasks = make_tasks(2)
-    settings: dict[str, dict[str, object]] = {"joint": {}, "zero": {"credit": "zero"}, "alt": {"strategy": "alt"}}
+    settings: dict[str, dict[str, object]] = {"joint": {}, "zero": {"gradient": "zero"}, "alt": {"strategy": "alt"}}
     settings |= {"text": {"text_ratio": 0.5}, "fixed": {"noise": "fixed"}, "image": {"image_ratio": 0.0}}
-    settings |= {"still": {"image_ratio": 0.0, "credit": "zero"}, "steer": {"strategy": "steer", "text_ratio": 1.0}}
+    settings |= {"still": {"image_ratio": 0.0, "gradient": "zero"}, "steer": {"strategy": "steer"}}
     for embedded in (True, False):
         root = tmp_path / str(embedded)
         made = [make_run(root / name, tasks=tasks, embedded=embedded, **given) for name, given in settings.items()]  # type: ignore[arg-type]
         joint, zero, alt, text, fixed, image, still, steer = entries = read_entries(made)
-        assert find_twin(joint, entries) is zero
+        assert find_control(joint, entries) is zero
         shared = zero if embedded else None  # another model's text may be sampled anew where it may move
-        assert (find_twin(alt, entries), find_twin(text, entries)) == (shared, shared)
-        assert find_twin(image, entries) is still
-        assert find_twin(steer, entries) is (still if embedded else None)  # it has no image latents
-        assert find_twin(fixed, entries) is None
-        assert find_twin(alt, entries, "random") is None
+        assert (find_control(alt, entries), find_control(text, entries)) == (shared, shared)
+        assert find_control(image, entries) is still
+        assert find_control(steer, entries) is (still if embedded else None)  # it has no image latents
+        assert find_control(fixed, entries) is None
+        assert find_control(alt, entries, "random") is None
 
 
 def test_every_method_can_be_compared(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_the_command_prints_and_writes(
 ) -> None:
     folders = [str(runs["joint"]), str(runs["zero"])]
     assert main(["compare", *folders]) == 0
-    assert "Paired differences to milr: icons, judged by even@1" in capsys.readouterr().out
+    assert "Paired differences to milr: icons, evaluated by even@1" in capsys.readouterr().out
     assert (
         main(["compare", *folders, "--baseline", "zero", "--format", "json", "--out", str(tmp_path / "a/t.json")]) == 0
     )

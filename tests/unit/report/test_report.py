@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from milr.cli.main import main
-from milr.report.failures import KINDS, diagnose, entropy, measure_picture, measure_text
+from milr.report.failures import KINDS, diagnose, entropy, measure_image, measure_text
 from milr.report.figures import Figure, make_figures
 from milr.report.page import draw_page, report_tables
 from milr.report.paper import paper_tables
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     settings: dict[str, dict[str, object]] = {
         "half": {"text_ratio": 0.5},
         "joint": {},
-        "zero": {"credit": "zero"},
+        "zero": {"gradient": "zero"},
         "one": {"method": "one-shot"},
         "no-image": {"image_ratio": 0.0},
         "no-text": {"text_ratio": 0.0},
@@ -77,7 +77,7 @@ def test_the_published_tables_are_the_papers() -> None:
 
 def test_sections_are_found_by_what_runs_are(sections: list[Section]) -> None:
     icons, compbench, riddles = sections
-    assert (icons.name, len(icons.entries)) == ("icons, judged by even@1", 9)
+    assert (icons.name, len(icons.entries)) == ("icons, evaluated by even@1", 9)
     assert icons.reference is not None and icons.reference.runs[0].folder.name == "joint"
     assert icons.entries[0] is icons.reference
     assert {entry.runs[0].folder.name for entry in icons.variants("image_ratio")} == {"joint", "no-image", "all-image"}
@@ -96,8 +96,8 @@ def test_our_rows_stand_in_the_papers_tables(sections: list[Section]) -> None:
     icons = sections[0]
     row = next(row for row in tables["table-1"].rows if row.name == "fake + one-shot")
     entry = icons.of_method("one-shot")[0]
-    judged = [one.judge for task in entry.runs[0].tasks for one in task.drawings]
-    values = [score.value for score in judged if isinstance(score, Score)]
+    scores = [one.evaluator for task in entry.runs[0].tasks for one in task.images]
+    values = [score.value for score in scores if isinstance(score, Score)]
     assert [cell.value for cell in row.cells] == pytest.approx([*values, np.mean(values)])
     assert any("icons has prompts of its own" in note for note in tables["table-1"].notes)
     assert any("riddles stands in WISE's column" in note for note in tables["table-2"].notes)
@@ -128,18 +128,23 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
 
 
 def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> None:
-    """However many ablations were made before them; the zero twin is always beside the search."""
-    settings: list[dict[str, object]] = [{}, {"credit": "zero"}, *({"text_ratio": ratio / 10} for ratio in range(3, 9))]
+    """However many ablations were made before them; the zero-gradient control is always beside the search."""
+    settings: list[dict[str, object]] = [
+        {},
+        {"gradient": "zero"},
+        *({"text_ratio": ratio / 10} for ratio in range(3, 9)),
+    ]
     settings += [{"method": name} for name in ("one-shot", "best-of-n", "best-of-n-sampled", "parm", "consensus")]
     settings += [{"strategy": name} for name in ("alt", "t2v", "steer")]
     made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
     (section,) = make_sections([read_run(folder) for folder in made])
-    figure = by_key(make_figures([section]))["curves-icons--judged-by-even-1"]
+    figure = by_key(make_figures([section]))["curves-icons--evaluated-by-even-1"]
     labels = [series.label for series in figure.series]
-    methods = ["milr, strategy alt", "milr, strategy t2v", "milr, strategy steer"]
+    steer = "milr, strategy steer, text ratio 1, learning rate 0.015"  # the strategy brings its own
+    methods = ["milr, strategy alt", "milr, strategy t2v", steer]
     methods += ["best-of-n", "best-of-n-sampled", "parm", "consensus"]  # no one-shot: a single drawing has no curve
     areas = {name: section.comparison.scores[name][OVERALL]["area"].value for name in methods}
-    assert labels[:2] == ["milr", "milr, credit zero"] and len(labels) == 8
+    assert labels[:2] == ["milr", "milr, gradient zero"] and len(labels) == 8
     assert [areas[name] for name in labels[2:]] == sorted(areas.values(), reverse=True)[:6]
     assert figure.notes[0].startswith(f"The methods that lead by area; {len(settings) - 8} more entries")
 
@@ -163,7 +168,7 @@ def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_pape
     assert len(sections[0].entries) == 2  # compared all the same, with a flag
     assert any("is not finished" in flag for flag in sections[0].comparison.flags)
     whole = finished(sections)
-    assert [entry.config.text_ratio for entry in whole[0].entries] == [0.2]
+    assert [entry.settings.get("text_ratio") for entry in whole[0].entries] == [0.2]
     assert finished(whole)[0] is whole[0]
     tables = {table.key: table for table in report_tables([read_run(folder) for folder in made.values()])}
     assert ours(tables["table-1"]) == ["fake + milr"]
@@ -172,19 +177,19 @@ def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_pape
 
 def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
     """As in one report of the whole matrix: the L2 weight is swept under a weaker reward than all else."""
-    settings: list[dict[str, object]] = [{}, {"credit": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]
+    settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]
     settings += [{"reward": "contrast@1", "l2": weight} for weight in (0.5, 1.0)]
     made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
     sections = make_sections([read_run(folder) for folder in made])
     assert sections[0].reference is not None and sections[0].reference.runs[0].folder.name == "0"
     figure = by_key(make_figures(sections))["l2"]
     assert figure.positions == ("0", "0.5", "1") and not figure.told
-    assert [series.label.partition(": ")[2] for series in figure.series] == ["reward contrast@1", "judge even@1"]
+    assert [series.label.partition(": ")[2] for series in figure.series] == ["reward contrast@1", "evaluator even@1"]
     assert all(None not in series.estimates for series in figure.series)
 
 
 def test_our_strategies_stand_among_the_methods_with_settings_of_their_own(tmp_path: Path) -> None:
-    settings: list[dict[str, object]] = [{}, {"credit": "zero"}, {"text_ratio": 0.5}]
+    settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"text_ratio": 0.5}]
     settings += [{"strategy": "steer", "text_ratio": 1.0, "learning_rate": 0.01}]
     made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
     table = paper_tables(make_sections([read_run(folder) for folder in made]))[0]
@@ -197,18 +202,18 @@ def test_measures_by_hand() -> None:
     assert (collapsed.words, collapsed.repetition, collapsed.entropy) == (6, pytest.approx(0.6), 1)
     assert measure_text("") == measure_text(" ") and measure_text("one").repetition == 0
     grey = np.array([[0, 255], [0, 255]], dtype=np.uint8)
-    found = measure_picture([1, 1, 1, 2], grey)
+    found = measure_image([1, 1, 1, 2], grey)
     assert (found.repetition, found.variance) == (pytest.approx(2 / 3), 0.25)
     assert found.entropy == pytest.approx(0.811, abs=1e-3)
 
 
-def test_hacking_is_a_reward_far_above_its_judge(tmp_path: Path) -> None:
+def test_hacking_is_a_reward_far_above_its_evaluator(tmp_path: Path) -> None:
     entries = make_sections([read_run(make_run(tmp_path / "run", reward="contrast@1", tasks=make_tasks(6)))])[0].entries
     for one in diagnose(entries[0]):
-        reward, judge = one.task.answer.reward, one.task.answer.judge
-        assert isinstance(reward, Score) and isinstance(judge, Score)
-        assert one.gap[1] == pytest.approx(reward.value - judge.value)
-        assert (KINDS[2] in one.failures) == (reward.value - judge.value > 0.5)
+        reward, evaluator = one.task.answer.reward, one.task.answer.evaluator
+        assert isinstance(reward, Score) and isinstance(evaluator, Score)
+        assert one.gap[1] == pytest.approx(reward.value - evaluator.value)
+        assert (KINDS[2] in one.failures) == (reward.value - evaluator.value > 0.5)
 
 
 class Page(HTMLParser):
@@ -247,7 +252,7 @@ def test_the_page_needs_no_other_file(runs: list[Run]) -> None:
     assert "(embedded model)" in text and "prefers-color-scheme: dark" in text
     for number in (1, 2, 3, 6, 7):
         assert f"Table {number}:" in text
-    assert text == draw_page(runs)  # nothing in it hangs on the hour or on chance
+    assert text == draw_page(runs)  # nothing in it depends on the hour or on chance
 
 
 def test_prompts_cannot_write_into_the_page(tmp_path: Path) -> None:

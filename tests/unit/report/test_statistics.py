@@ -17,25 +17,25 @@ unit = st.floats(0, 1, allow_nan=False)
 grades = st.sampled_from([0.0, 0.25, 0.5, 1.0, NAN])
 
 
-def test_the_answer_is_the_judges_word_on_the_rewards_first_best() -> None:
+def test_the_answer_is_the_evaluators_score_of_the_rewards_first_best() -> None:
     spent = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, INF, INF], [2.0, 4.0, INF, INF]])
     reward = np.array([[0.2, 0.7, 0.7, 0.5], [NAN, 1.0, NAN, NAN], [0.0, 0.1, NAN, NAN]])
-    judge = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 1.0, NAN, NAN], [NAN, 0.9, NAN, NAN]])
-    found = answers(spent, reward, judge, [1, 2, 3, 64])
-    # Row 0: the second picture and the third are equal, the first of them stays. Row 1: an unscored picture is the
+    evaluator = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 1.0, NAN, NAN], [NAN, 0.9, NAN, NAN]])
+    found = answers(spent, reward, evaluator, [1, 2, 3, 64])
+    # Row 0: the second image and the third are equal, the first of them stays. Row 1: an unscored image is the
     # answer until another comes, and the answer of a search that ended stays. Row 2: nothing for one drawing.
     np.testing.assert_array_equal(found, [[0.1, 0.2, 0.2, 0.2], [0.5, 1.0, 1.0, 1.0], [NAN, NAN, NAN, 0.9]])
 
 
 @given(st.lists(st.tuples(grades, grades), min_size=1, max_size=6), st.integers(1, 7))
 def test_answers_agree_with_a_plain_loop(drawn: list[tuple[float, float]], budget: int) -> None:
-    reward, judge = (np.array([values]) for values in zip(*drawn, strict=True))
-    best, verdict = -2.0, NAN
-    for seen, judged in drawn[:budget]:
+    reward, evaluator = (np.array([values]) for values in zip(*drawn, strict=True))
+    best, score = -2.0, NAN
+    for seen, scored in drawn[:budget]:
         if (-1.0 if np.isnan(seen) else seen) > best:
-            best, verdict = (-1.0 if np.isnan(seen) else seen), judged
+            best, score = (-1.0 if np.isnan(seen) else seen), scored
     spent = np.arange(1.0, len(drawn) + 1)[None]
-    np.testing.assert_array_equal(answers(spent, reward, judge, [budget]), [[verdict]])
+    np.testing.assert_array_equal(answers(spent, reward, evaluator, [budget]), [[score]])
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), unit), min_size=1, max_size=6), st.data())
@@ -46,25 +46,27 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_subsets(
     means: list[float] = []
     for subset in combinations(drawn, size):
         top = max(reward for reward, _ in subset)
-        means.append(float(np.mean([judge for reward, judge in subset if reward == top])))  # any of equals may be first
-    reward, judge = (np.array([values]) for values in zip(*drawn, strict=True))
-    assert expected_best(reward, judge, [size])[0, 0] == pytest.approx(np.mean(means))
+        means.append(
+            float(np.mean([evaluator for reward, evaluator in subset if reward == top]))
+        )  # any of equals may be first
+    reward, evaluator = (np.array([values]) for values in zip(*drawn, strict=True))
+    assert expected_best(reward, evaluator, [size])[0, 0] == pytest.approx(np.mean(means))
 
 
 def test_best_of_n_from_a_pool_by_hand() -> None:
     # One right drawing of four: a pair holds it with probability 1/2. What N drawings cannot tell is not told.
     pool = np.array([[0.0, 1.0, 0.0, 0.0]])
     np.testing.assert_allclose(expected_best(pool, pool, [1, 2, 4, 5]), [[0.25, 0.5, 1.0, NAN]])
-    # A verdict that is missing where it may be needed makes the answer unknown, not zero.
+    # A score that is missing where it may be needed makes the answer unknown, not zero.
     np.testing.assert_allclose(expected_best(pool, np.array([[0.5, NAN, 0.5, 0.5]]), [1]), [[NAN]])
 
 
 @given(st.permutations(range(5)))
 def test_a_pool_knows_no_order(order: list[int]) -> None:
     reward = np.array([[0.1, 0.9, 0.9, 0.4, NAN]])
-    judge = np.array([[0.3, 0.6, 0.2, 0.9, 0.5]])
-    plain = expected_best(reward, judge, [1, 2, 3, 5])
-    np.testing.assert_allclose(expected_best(reward[:, order], judge[:, order], [1, 2, 3, 5]), plain)
+    evaluator = np.array([[0.3, 0.6, 0.2, 0.9, 0.5]])
+    plain = expected_best(reward, evaluator, [1, 2, 3, 5])
+    np.testing.assert_allclose(expected_best(reward[:, order], evaluator[:, order], [1, 2, 3, 5]), plain)
 
 
 def test_each_prompt_counts_once_however_often_it_was_searched() -> None:
