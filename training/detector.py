@@ -707,7 +707,8 @@ def test_pictures(sampler: Sampler, coder: Coder, seed: int, number: int) -> lis
     clean = np.stack([sampler.draw(x) for x in layouts])
     sets = [(clean, np.stack([sampler.labels(x) for x in layouts]))]
     for drawn, damaged in ((coder, 0.0), (coder, 1.0), (Encoded(coder, sampler), 0.0)):
-        chunks = [coded_pictures(sampler, drawn, random, 32, damaged) for _ in range(math.ceil(number / 32))]
+        chunk = min(32, number)
+        chunks = [coded_pictures(sampler, drawn, random, chunk, damaged) for _ in range(math.ceil(number / chunk))]
         sets.append((np.concatenate([c[0] for c in chunks])[:number], np.concatenate([c[1] for c in chunks])[:number]))
     return sets
 
@@ -838,10 +839,10 @@ def _detection_figures(detector: IconDetector, pictures: np.ndarray, labels: np.
     for limit in (0.3, 0.9):
         kept = [right for score, right in scored if score > limit]
         figures[f"recall at {limit}"] = float(np.mean(np.array(found) > limit))
-        figures[f"precision at {limit}"] = float(np.mean(kept))
+        figures[f"precision at {limit}"] = float(np.mean(kept or [math.nan]))
         figures[f"false ones a picture at {limit}"] = kept.count(False) / len(pictures)
     figures["right just above 0.3 (to 0.5)"] = float(np.mean([r for s, r in scored if 0.3 < s <= 0.5] or [math.nan]))
-    figures["color accuracy"] = float(np.mean(colors))
-    figures["mean IoU"] = float(np.mean(overlaps))
+    figures["color accuracy"] = float(np.mean(colors or [math.nan]))
+    figures["mean IoU"] = float(np.mean(overlaps or [math.nan]))
     figures["missed most"] = dict(sorted(missed.items(), key=lambda item: -item[1])[:8])
     return figures

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -297,13 +298,20 @@ def shrink(settings: dict[str, Any]) -> dict[str, Any]:
 def test_every_stage_of_the_training_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
+    import torch
+
+    from milr import load_model
     from training import __main__ as program
-    from training import report, stage
+    from training import labels, report, stage
 
     read = stage.read_settings
     monkeypatch.setattr(stage, "read_settings", lambda **given: shrink(read(**given)))
     monkeypatch.setattr(program, "icon_library", paint_icons)
     monkeypatch.setattr(report, "GENERALITY", 2)
+    # bfloat16 is slow on an old processor
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    for module in (program, labels, report):
+        monkeypatch.setattr(module, "load_model", lambda folder, dtype: load_model(folder))
     into = ["--into", str(tmp_path), "--threads", "1"]
     program.main(["all", *into])
     assert (tmp_path / "embedded" / "model.safetensors").stat().st_size > 0
