@@ -299,7 +299,7 @@ def test_a_change_of_strategy_brings_what_the_strategy_recommends() -> None:
     assert (steer.get("learning_rate"), steer.get("text_ratio"), steer.get("steps")) == (0.015, 1.0, 4)
     assert settings.change(strategy="steer", learning_rate=0.2).get("learning_rate") == 0.2
     assert steer.change(learning_rate=0.5).get("learning_rate") == 0.5
-    assert steer.change(seed=2).get("learning_rate") == 0.015
+    assert steer.change(learning_rate=0.5).change(seed=2).get("learning_rate") == 0.5, "it recommends only once"
 
 
 @ALL
