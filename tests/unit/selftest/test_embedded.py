@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from milr.rewards import REWARDS
 from milr.rewards.icons.golden import check_golden, golden_set
 from milr.rewards.icons.reward import Icons
 from milr.selftest import embedded as examination
+from milr.selftest import icons
 from milr.selftest.doctor import examine
 from milr.selftest.icons import check_labelled, labelled_drawings
 from milr.testing import FakeModel, FakeReward
@@ -21,14 +23,18 @@ from milr.types import Score, Task, Unscored
 VLM_REWARDS = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
 
 
-def test_both_icon_detectors_pass() -> None:
+@pytest.mark.slow
+def test_both_icon_detectors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(icons, "draw_labelled", cache(icons.draw_labelled))
     findings = list(examine("icons"))
     assert len(findings) == 2 * (2 + 6 + 2)
     assert all(finding.fine is not False for finding in findings), findings
     assert main(["doctor", "icons"]) == 0
 
 
-def test_labelled_drawings_tell_a_reward_that_lets_all_through() -> None:
+def test_labelled_drawings_tell_a_reward_that_lets_all_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = Image.new("RGB", (16, 16))
+    monkeypatch.setattr(icons, "draw_labelled", lambda: [blank] * len(labelled_drawings()))
     labelled = labelled_drawings()
     wrong = sum(not right for _, _, right in labelled)
     assert wrong >= 300 and all(len(tokens) == 81 for _, tokens, _ in labelled)

@@ -314,7 +314,7 @@ def test_a_folder_in_official_files_out(
     assert all(set(row) == {"question_id", "answer"} for row in rows)
     mean = sum(float(str(row["answer"])) for row in rows) / 4
     assert float((job.out / results / mean_file).read_text().rpartition(":")[2]) == pytest.approx(mean)
-    assert f"= {mean:.4f} (4 images, 2 prompts)" in summary
+    assert f"= {mean:.4f} (4 pictures, 2 prompts)" in summary
     assert "2 prompts are here; the whole benchmark has 300." in summary
     if category == "color":
         assert all(isinstance(row["answer"], str) and len(str(row["answer"]).partition(".")[2]) == 4 for row in rows)
@@ -358,7 +358,7 @@ def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_da
     job, summary = score(folder, unidet=str(tmp_path / "unidet.jsonl"))
     assert answers(job.out / "labels" / "annotation_obj_detection_2d") == [{"question_id": 0, "answer": 0.9}]
     assert "OWLv2" not in summary
-    assert "Unscored, left out above: 1 of 2 images" in summary
+    assert "Unscored, left out above: 1 of 2 pictures" in summary
     assert names[1] in summary
 
 
@@ -367,7 +367,7 @@ def test_another_reward_has_its_mean(tmp_path: Path, shared_data: Path) -> None:
     found = layout.find(write_folder(tmp_path / "images", shared_data, "color"), None)
     scores = [Score(0.25, "other@1", 0.9), Unscored("dark", "other@1"), *[Score(0.5, "other@1", 0.9)] * 2]
     summary = layout.write(tmp_path, tmp_path, list(zip(found, scores, strict=True)), "other@1")
-    assert summary == "color (other@1) = 0.4167 (3 images, 2 prompts)\n"
+    assert summary == "color (other@1) = 0.4167 (3 pictures, 2 prompts)\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
@@ -379,7 +379,7 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     refused("no folder")
     samples = tmp_path / "x" / "samples"
     samples.mkdir(parents=True)
-    refused("no images")
+    refused("no pictures")
     (samples / "a wug_000000.png").touch()
     refused("'a wug'.*is none of T2I-CompBench's 1,800")
     (samples / "a wug_000000.png").unlink()
@@ -388,7 +388,7 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     first = next((tmp_path / "x" / "color").iterdir())
     first.rename(samples / first.name)
     assert len(T2ICompBenchLayout().find(tmp_path / "x", None)) == 1
-    refused("299 prompts of color_val.txt have no image", shared_data / "t2i_compbench" / "color_val.txt")
+    refused("299 prompts of color_val.txt have no picture", shared_data / "t2i_compbench" / "color_val.txt")
     (samples / "grid.png").touch()
     refused("grid.png is no <prompt>_<number>.png")
     (samples / "grid.png").unlink()

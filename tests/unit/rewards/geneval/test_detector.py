@@ -35,7 +35,7 @@ CASES = [name.removesuffix("_resized") for name in OPENCV.files if name.endswith
 @pytest.mark.parametrize("name", CASES)
 def test_the_resize_is_opencvs(name: str) -> None:
     height, width, stride = OPENCV[f"{name}_size"].tolist()
-    found = resize(OPENCV[f"{name}_image"], height, width)
+    found = resize(OPENCV[f"{name}_picture"], height, width)
     assert found.shape == (height, width, 3)
     difference = np.abs(found[::stride, ::stride].astype(int) - OPENCV[f"{name}_resized"])
     assert difference.max() <= 1
@@ -44,13 +44,13 @@ def test_the_resize_is_opencvs(name: str) -> None:
 
 def test_pils_resize_is_not() -> None:
     height, width, _ = OPENCV["smaller_size"].tolist()
-    image = Image.fromarray(OPENCV["smaller_image"]).resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(OPENCV["smaller_picture"]).resize((width, height), Image.Resampling.BILINEAR)
     difference = np.abs(np.asarray(image).astype(int) - OPENCV["smaller_resized"])
     assert (difference > 1).mean() > 0.1
 
 
 def test_the_whole_preparation_is_mmdets() -> None:
-    prepared = prepare(Image.fromarray(OPENCV["prepared_image"]))
+    prepared = prepare(Image.fromarray(OPENCV["prepared_picture"]))
     assert prepared.pixels.shape == (1, 3, 800, 1344)
     assert (prepared.resized, prepared.original) == ((800, 1333), (60, 100))
     found = prepared.pixels[0].permute(1, 2, 0).numpy()[::31, ::31]
@@ -60,7 +60,7 @@ def test_the_whole_preparation_is_mmdets() -> None:
 
 
 def test_the_padding_is_grey_before_normalising() -> None:
-    prepared = prepare(Image.fromarray(OPENCV["prepared_image"]))
+    prepared = prepare(Image.fromarray(OPENCV["prepared_picture"]))
     corner = prepared.pixels[0, :, -1, -1] * torch.tensor([58.395, 57.12, 57.375])
     assert (corner + torch.tensor([123.675, 116.28, 103.53])).tolist() == pytest.approx([128] * 3)
 

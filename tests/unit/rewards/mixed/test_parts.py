@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from milr.errors import MilrError, UsageError
-from milr.rewards.mixed import weights as mixed
+from milr.rewards.mixed import known_answers
 from milr.rewards.mixed.git_vqa import GitVqa, write_question
 from milr.rewards.mixed.grounding_dino import (
     GroundingDino,
@@ -26,7 +26,8 @@ from milr.rewards.mixed.grounding_dino import (
     to_corners,
     write_caption,
 )
-from milr.rewards.mixed.weights import WEIGHTS, check_cat, refuse_blind, weights_for, write_mix
+from milr.rewards.mixed.known_answers import check_cat, refuse_blind
+from milr.rewards.mixed.weights import WEIGHTS, weights_for, write_mix
 from milr.tasks import parse_prompt
 from milr.testing import FakeReward
 from milr.types import Requirement, Score, Task, Unscored
@@ -266,7 +267,7 @@ def test_a_cat_must_be_a_cat_sooner_than_a_pizza(cat: float, pizza: float, fine:
 
 def test_a_part_that_is_blind_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(root))
-    monkeypatch.setattr(mixed, "check_cat", lambda reward: Finding(reward.name, False, "blind"))
+    monkeypatch.setattr(known_answers, "check_cat", lambda reward: Finding(reward.name, False, "blind"))
     for make in (partial(GroundingDino, short_side=128, long_side=200), GitVqa):
         with pytest.raises(MilrError, match="fails its self-test, so nothing is scored"):
             make()

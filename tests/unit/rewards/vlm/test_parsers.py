@@ -128,7 +128,7 @@ def test_unified_marks_become_parts() -> None:
 def test_a_number_at_the_cut_is_not_trusted() -> None:
     assert value(read_unified, "Final Score: 4") == 0.75
     assert "cut off" in str(value(read_unified, "Final Score: 4", cut=True))
-    assert value(read_unified, "Final Score: 4.5\n", cut=True) == "the answer is cut off behind Final Score"
+    assert value(read_unified, "Final Score: 4.5\n", cut=True) == "the answer is cut off after Final Score"
     assert value(read_unified, "Final Score: 4.5 because", cut=True) == 0.875
     assert "token limit" in str(value(read_unified, "apple (object): 1", cut=True))
     for text in ("Final Score: 0", "Final Score: 6", "Final Score: 80%", "Final Score: 4/10"):
