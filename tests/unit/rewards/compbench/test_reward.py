@@ -394,7 +394,7 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     (samples / "grid.png").unlink()
     prompt = (shared_data / "t2i_compbench" / "spatial_val.txt").read_text().splitlines()[0]
     (samples / f"{prompt}_000000.png").touch()
-    refused("number of another image")
+    refused("number of another picture")
     (samples / f"{prompt}_000000.png").rename(samples / f"{prompt}_000001.png")
     refused("holds color and spatial")
 
