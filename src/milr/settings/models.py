@@ -43,8 +43,10 @@ class SamplingParams(_Frozen):
 class RunSettings(_Frozen):
     """What the runner reads, whatever the method. A limit of None is no limit.
 
-    A limit ends a task with its best image so far, before a batch that would exceed it (drawings, reward calls) or
-    after the batch in which it was reached (seconds, cost). The first image is always drawn.
+    `max_*` holds for each task: a task ends, with its best image so far, before a batch that would exceed its drawings
+    or reward calls, and after the batch in which its seconds or its cost were reached. `total_*` holds for all tasks
+    together and is checked after each batch, so a run may exceed it by the batches in progress. A limit never prevents
+    a task's first image.
     """
 
     seed: int = 0
