@@ -13,8 +13,8 @@ TORCH := torch==2.13.0
 WORKERS ?= logical
 
 BIN := .venv/bin
-# One torch thread for each process: they share the cores already.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+# One torch thread for each process: they share the cores already. Bytecode is kept, or each process compiles everything.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 READY := .venv/.milr-ready
 TRAINING_READY := .venv/.milr-training-ready
 ICONS := build/training/node_modules/.package-lock.json
@@ -58,7 +58,7 @@ _pyright:
 	$(BIN)/pyright
 
 _fast-tests:
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --hypothesis-profile fast
 
 _tests:
 	$(PYTEST)

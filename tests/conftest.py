@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A busy machine is no defect.
 settings.register_profile("milr", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=25)  # `make fast`
 settings.load_profile("milr")
 
 

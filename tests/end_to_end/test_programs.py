@@ -136,6 +136,7 @@ def test_scaling_is_measured(tmp_path: Path) -> None:
     assert run["drawings"] == 2 and run["peak_bytes"] > 2**20
 
 
+@pytest.mark.slow
 @runs("bench/tables.py")
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='figures need pip install "milr[report]"')

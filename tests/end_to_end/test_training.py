@@ -372,6 +372,7 @@ def test_a_drawing_of_few_cells_does_not_tell_where_objects_stand(feeder: unifie
     assert kept == pytest.approx(256 * (1 + 80 * 0.1), rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.Feeder) -> None:
     shares: list[float] = []
     for thinned in (False, True):

@@ -139,7 +139,7 @@ def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
     return BenchmarkJob.resume(folder)
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 7])
+@pytest.mark.parametrize("after", [4, *(pytest.param(after, marks=pytest.mark.slow) for after in (0, 1, 7))])
 def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, after: int) -> None:
     settings = {"images_per_prompt": 2, "settings": {"steps": 2, "batch_size": 2}}
     whole = run(tmp_path / "whole", **settings)
@@ -150,6 +150,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path:
     assert [one.status for one in read_run(tmp_path / "cut").manifest.sessions] == ["interrupted", "finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
     """Its random streams must not depend on a task's place in the list, nor on its neighbours."""
@@ -458,10 +459,8 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("module", "model"),
-    [("tests.support.fake_benchmark", "fake"), pytest.param("milr.cli.main", "embedded", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "model"), [("tests.support.fake_benchmark", "fake"), ("milr.cli.main", "embedded")])
 def test_two_kills_change_no_image_and_no_table(module: str, model: str, tmp_path: Path) -> None:
     """Kill -9 twice in the middle, then --resume. Batches of two tasks, so that a task gets other neighbours."""
     # Fakes are fast: they need more tasks for a kill to meet one in flight.

@@ -77,6 +77,7 @@ def finish(work: FolderJob) -> dict[str, bytes]:
 # --- end to end ---
 
 
+@pytest.mark.slow
 def test_photographs_become_official_rows(folder: Path, tmp_path: Path) -> None:
     work = job(folder, tmp_path / "out")
     finish(work)
@@ -102,6 +103,7 @@ def test_photographs_become_official_rows(folder: Path, tmp_path: Path) -> None:
     assert any(json.loads(row["details"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_broken_pictures_are_unscored_and_reported(folder: Path, tmp_path: Path, capsys) -> None:
     assert main(["score-folder", str(folder), "--benchmark", "geneval", "--no-self-test"]) == 0
     said = capsys.readouterr()
@@ -115,6 +117,7 @@ def test_broken_pictures_are_unscored_and_reported(folder: Path, tmp_path: Path,
     assert (out / SUMMARY).read_text() == said.out.removesuffix("\n")
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_scored(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "geneval-hf", "--no-self-test"]
     assert main(command) == 0
@@ -145,6 +148,7 @@ def icons(folder: Path, out: Path) -> FolderJob:
     return FolderJob(folder, "geneval", reward="icons", out=out)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
     expected = finish(job(folder, tmp_path / "whole"))
     out = tmp_path / "killed"

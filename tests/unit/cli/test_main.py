@@ -16,6 +16,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"milr {milr.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -61,6 +62,7 @@ def test_old_commands_are_refused_with_their_new_names(capsys: pytest.CaptureFix
     assert refuse(capsys, "judge", "runs/x") == "error: milr judge is now milr evaluate: see milr evaluate --help\n"
 
 
+@pytest.mark.slow
 def test_every_new_name_exists(capsys: pytest.CaptureFixture[str]) -> None:
     helps = ""
     for command in ("generate", "benchmark", "ablate", "evaluate"):

@@ -79,9 +79,8 @@ def test_a_batch_is_its_singles(dtype: str, deterministic: bool) -> None:
                     assert torch.equal(one.hidden, other.hidden)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "deterministic"), [("float32", False), pytest.param("bfloat16", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "deterministic"), [("float32", False), ("bfloat16", True)])
 def test_a_refilled_place_changes_nothing_for_the_others(dtype: str, deterministic: bool) -> None:
     """States keep their prompts from step to step; a new task next to them starts from nothing."""
     model = load(dtype, deterministic)
@@ -94,6 +93,7 @@ def test_a_refilled_place_changes_nothing_for_the_others(dtype: str, determinist
     assert newcomer.sample.tokens == single.sample.tokens
 
 
+@pytest.mark.slow
 def test_a_step_forwards_no_more_than_it_must() -> None:
     """docs/performance.md, "What a step must do": counts, by phase and by what has changed."""
     model = load("float32", False)
@@ -149,6 +149,7 @@ def test_images_of_one_task_share_its_prompt() -> None:
     assert model.counts.prefilled - before == len(model.prompts.image(PROMPTS[0], text.reasoning)) + 1
 
 
+@pytest.mark.slow
 def test_two_texts_of_one_task_each_have_an_image_of_their_own() -> None:
     model = load("float32", False)
     state, fresh = model.start([TASKS[0], TASKS[0]])
@@ -161,6 +162,7 @@ def test_two_texts_of_one_task_each_have_an_image_of_their_own() -> None:
     assert together[0].sample.tokens != together[1].sample.tokens
 
 
+@pytest.mark.slow
 def test_the_last_image_of_a_task_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load("float32", False)
     decode, decoded = model._decode_images, list[tuple[int, ...]]()
@@ -199,6 +201,7 @@ def test_an_image_whose_tokens_are_all_known_needs_no_decoder() -> None:
     assert given.sample.image.tobytes() == drawn.sample.image.tobytes()
 
 
+@pytest.mark.slow
 def test_an_image_is_whole_although_memory_ran_out_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is decoded again in halves, and every stream is read from its beginning."""
     model = load("float32", False)

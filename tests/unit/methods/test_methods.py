@@ -141,6 +141,7 @@ def test_a_reward_may_have_one_stop_per_task(name: str) -> None:
     assert ends(0.45) == ["met", "met"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_neither_places_nor_neighbours_nor_refills_change_a_record(name: str) -> None:
     endless = run(name, TASKS)

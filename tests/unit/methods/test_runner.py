@@ -627,6 +627,7 @@ def test_while_a_reward_waits_for_one_half_of_the_tasks_the_other_half_is_drawn(
         assert whats == ["begin", *["begin", "wait"] * (len(whats) // 2 - 1), "wait"]
 
 
+@pytest.mark.slow
 @ALL
 def test_refills_and_stops_are_the_same_with_a_reward_that_waits(name: str) -> None:
     values = sorted(rank(record.best_score) for record in start(name, TASKS) if record.finished)

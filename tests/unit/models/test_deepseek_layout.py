@@ -308,6 +308,7 @@ def test_capabilities_are_read_from_the_config_alone(tmp_path: Path) -> None:
     assert (found.latents, found.passes) == ("both", 2)
 
 
+@pytest.mark.slow
 def test_other_weights_in_a_folder_of_the_same_name_make_another_model(tmp_path: Path) -> None:
     names = list[str]()
     for place, seed in enumerate((0, 0, 1)):

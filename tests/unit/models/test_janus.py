@@ -266,6 +266,7 @@ def test_cuda_is_refused_where_there_is_none(checkpoint: Path, monkeypatch: pyte
     assert "no CUDA device" in refusal(checkpoint, device="cuda")
 
 
+@pytest.mark.slow
 def test_offsets_change_the_words_at_their_places_and_zeros_change_none(embedded: Janus) -> None:
     tasks = [Task(prompt="a photo of a red apple left of a blue clock"), Task(prompt="two dogs")]
     plain = write(embedded, *embedded.start(tasks))

@@ -123,6 +123,7 @@ def test_a_recipe_that_follows_adds_nothing_that_is_there_already() -> None:
     assert [one.name for one in plan_runs(recipe)] == [f"gradient-{x}" for x in ("reward", "zero", "random", "negated")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["icons-hard", "geneval"])
 def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first(
     benchmark: str, shared_data: Path
@@ -279,6 +280,7 @@ def test_two_processes_make_different_runs(tmp_path: Path) -> None:
     assert made == ["b", "c", "a"]
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path) -> None:
     """Two processes on one sweep, one of them killed in the middle; then the same command once more."""
     out = tmp_path / "sweep"

@@ -106,6 +106,7 @@ def test_what_a_run_did_not_pay_for_is_not_known(tmp_path: Path) -> None:
     assert not np.isnan(entry.answers([1, 64])).any()  # all met: each keeps its answer
 
 
+@pytest.mark.slow
 def test_unlike_runs_are_refused_and_odd_ones_flagged(tmp_path: Path, runs: dict[str, Path]) -> None:
     tasks = make_tasks(4)
 
@@ -141,6 +142,7 @@ def test_a_search_without_its_control_is_no_result(runs: dict[str, Path]) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_one_search_of_zero_gradient_is_the_control_of_all_that_would_draw_the_same(tmp_path: Path) -> None:
     tasks = make_tasks(2)
     settings: dict[str, dict[str, object]] = {"joint": {}, "zero": {"gradient": "zero"}, "alt": {"strategy": "alt"}}

@@ -75,6 +75,7 @@ def test_the_published_tables_are_the_papers() -> None:
     assert len(read_published("t2i_compbench_rewards")[1]) == 6
 
 
+@pytest.mark.slow
 def test_sections_are_found_by_what_runs_are(sections: list[Section]) -> None:
     icons, compbench, riddles = sections
     assert (icons.name, len(icons.entries)) == ("icons, evaluated by even@1", 9)
@@ -127,6 +128,7 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
     assert table.columns == ("text_ratio (lambda_t) 0", "text_ratio (lambda_t) 0.2", "text_ratio (lambda_t) 0.5")
 
 
+@pytest.mark.slow
 def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> None:
     """However many ablations were made before them; the zero-gradient control is always beside the search."""
     settings: list[dict[str, object]] = [
@@ -235,6 +237,7 @@ class Page(HTMLParser):
         self.images += [found] if tag == "img" else []
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file(runs: list[Run]) -> None:
     pytest.importorskip("matplotlib", reason='the page\'s figures need pip install "milr[report]"')
     text = draw_page(runs)
@@ -262,6 +265,7 @@ def test_prompts_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_or_tables(
     runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

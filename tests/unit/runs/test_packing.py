@@ -119,6 +119,7 @@ def test_prompts_that_are_not_ours_stay_out(run: Path, tmp_path: Path) -> None:
     assert list(map(without_evidence, packed.tasks)) == list(map(without_evidence, before.tasks))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_refused(run: Path, tmp_path: Path, data: st.DataObject) -> None:

@@ -297,6 +297,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_
     assert [session.status for session in read_run(run).manifest.sessions] == ["running", "stopped"]  # nothing was done
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: both are an OSError of a write."""
     code = (

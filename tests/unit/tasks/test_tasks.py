@@ -111,6 +111,7 @@ def test_what_is_written_is_read_back(said: list[Phrase], data: st.DataObject, p
     check_task(task)
 
 
+@pytest.mark.slow
 @given(st.text(st.characters()) | st.lists(st.sampled_from(WORDS)).map(" ".join))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:

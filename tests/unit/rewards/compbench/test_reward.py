@@ -425,6 +425,7 @@ def test_random_weights_fail_the_self_test_and_nothing_is_scored(in_root: Path, 
         load_reward("t2i-compbench")([photograph()], [official["color"]])
 
 
+@pytest.mark.slow
 def test_doctor_runs_the_mixed_parts(in_root: Path) -> None:
     write_git(in_root / "git-large-vqav2")
     write_grounding_dino(in_root / "grounding-dino-tiny")

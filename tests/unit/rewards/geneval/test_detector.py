@@ -219,6 +219,7 @@ def test_the_mean_is_over_the_mask_at_the_images_size() -> None:
 # --- the whole, with tiny random weights in the real class ---
 
 
+@pytest.mark.slow
 def test_a_photographs_detections_repeat_and_lie_in_it() -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 

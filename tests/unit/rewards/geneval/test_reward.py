@@ -243,6 +243,7 @@ def test_what_cannot_be_scored_is_unscored(reward: GenEval) -> None:
         assert found.reward == "geneval@1"
 
 
+@pytest.mark.slow
 def test_photographs_in_the_real_classes(geneval_weights: Path) -> None:
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
     images = [Image.fromarray(data.chelsea()), Image.fromarray(data.coffee()).convert("L")]

@@ -235,6 +235,7 @@ TOKENS = st.lists(
 ).map(tuple)
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(text=TEXTS, cut=st.booleans(), tokens=TOKENS)
 @example(text='{"Score":' * 5000, cut=True, tokens=())

@@ -107,6 +107,7 @@ def test_drawing_goes_on_while_a_vlm_judge_answers() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_waiting_changes_no_record() -> None:
     for rows in (1, 2, 3, 16):
         waited = run(TASKS, Elsewhere([]), batch_size=rows)
