@@ -106,6 +106,15 @@ def rank(score: Score | Unscored) -> float:
     return score.value if isinstance(score, Score) else -1.0
 
 
+def order(score: Score | Unscored) -> tuple[float, float]:
+    """Return what decides which of two images is better: the value, then the mean of the parts.
+
+    A reward of 0 or 1 says nothing on which of two wrong images is nearer; its parts, the conditions that are met, do.
+    """
+    parts = list(score.parts.values()) if isinstance(score, Score) else []
+    return rank(score), sum(parts) / len(parts) if parts else 0.0
+
+
 def is_met(score: Score | Unscored, stop_at: float | None) -> bool:
     """Whether a search may stop with this score.
 
@@ -170,7 +179,7 @@ class StepRecord:
     scores: tuple[Score | Unscored, ...]
     """One per image."""
     best: ImageSample
-    """The best image seen so far; the first of equals."""
+    """The best image seen so far by `order`: equal rewards are decided by their parts; then the first of equals."""
     best_score: Score | Unscored
     best_step: int
     drawings_spent: float

@@ -19,7 +19,7 @@ from milr.errors import MilrError
 from milr.methods.latents import Update
 from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
 from milr.settings import MethodSettings, Settings
-from milr.types import Finished, ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored, rank
+from milr.types import Finished, ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored, order
 
 Own = TypeVar("Own", bound=MethodSettings)
 
@@ -91,7 +91,7 @@ class TaskContext(Generic[Own]):
         self.trace: LatentTrace | None = None
         """What the newest images' record says of the latents."""
         self.best: tuple[ScoredImage, int] | None = None
-        """The best whole image, the first of equals, and its step."""
+        """The best whole image by `milr.types.order`, the first of equals, and its step."""
         self.step = self.tokens_spent = self.reward_calls = 0
         self.cost = 0.0
         self.started = time.monotonic()
@@ -192,7 +192,7 @@ class TaskContext(Generic[Own]):
             self._decoded += self._count_decoded(request)
             self.tokens_spent += len(image.sample.tokens) - sum(token is not None for token in request.tokens)
             self.cost += image.score.cost
-            if batch.whole and (self.best is None or rank(image.score) > rank(self.best[0].score)):
+            if batch.whole and (self.best is None or order(image.score) > order(self.best[0].score)):
                 self.best = (image, self.step)
         self.reward_calls += len(images)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,7 +14,11 @@ LEAST_WIDTH = 320  # of the whole, so that a title has room over a single image
 MARGIN, GAP, FRAME = 16, 12, 4
 TITLE_SIZE, LABEL_SIZE = 20, 14
 TITLE_LINE, LABEL_LINE = 26, 22
-PAPER, INK, FAINT, EDGE, BEST = "white", "#1f2328", "#59636e", "#d1d9e0", "#1a7f37"
+PAPER, INK, FAINT, EDGE = "white", "#1f2328", "#59636e", "#d1d9e0"
+
+Outcome: TypeAlias = Literal["met", "improved", "failed"]
+"""What a search came to: its reward is above the stop value, above that of the first image, or neither."""
+COLORS: Mapping[Outcome, str] = {"met": "#1a7f37", "improved": "#9a6700", "failed": "#b42318"}
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -27,11 +32,12 @@ class Frame:
     """Under the image at the left, for instance "step 3"."""
     reward: str
     """Under the image at the right, for instance "0.75"."""
-    best: bool = False
+    outcome: Outcome | None = None
+    """Set for the best image alone: its frame has the outcome's colour, and the word stands at its reward."""
 
 
 def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
-    """Lay the frames out in reading order under the title; the best one has a coloured frame.
+    """Lay the frames out in reading order under the title; the best one has a frame in its outcome's colour.
 
     Args:
         title: The prompt; wrapped to the strip's width.
@@ -55,12 +61,14 @@ def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
     for number, frame in enumerate(frames):
         row, column = divmod(number, columns)
         x, y = MARGIN + column * (cell_width + GAP), top + row * row_height
-        edge, color = (FRAME, BEST) if frame.best else (1, EDGE)  # an edge, since many images have white grounds
+        # An edge for all, since many images have white grounds.
+        edge, color = (FRAME, COLORS[frame.outcome]) if frame.outcome else (1, EDGE)
         pen.rectangle((x - edge, y - edge, x + cell_width + edge - 1, y + cell_height + edge - 1), color)
         strip.paste(_fit(frame.image, cell_width, cell_height), (x, y))
         below = y + cell_height + LABEL_LINE // 2 + FRAME // 2
-        pen.text((x, below), frame.label, BEST if frame.best else FAINT, label_font, anchor="lm")
-        pen.text((x + cell_width, below), frame.reward, BEST if frame.best else INK, label_font, anchor="rm")
+        pen.text((x, below), frame.label, color if frame.outcome else FAINT, label_font, anchor="lm")
+        said = f"{frame.reward} {frame.outcome}" if frame.outcome else frame.reward
+        pen.text((x + cell_width, below), said, color if frame.outcome else INK, label_font, anchor="rm")
     return strip
 
 

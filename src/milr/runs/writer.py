@@ -23,9 +23,9 @@ from milr.runs.lock import hold_run
 from milr.runs.reader import load_image
 from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
-from milr.runs.strip import Frame, draw_strip
+from milr.runs.strip import Frame, Outcome, draw_strip
 from milr.settings import Settings
-from milr.types import Score, StepRecord, Task, Unscored
+from milr.types import Score, StepRecord, Task, Unscored, rank
 
 
 class RunFacts(TypedDict, total=False):
@@ -307,10 +307,12 @@ class _TaskFolder:
         self._folder = folder.with_name(folder.name + PART)
         (self._folder / "steps").mkdir(parents=True)
         self._best = ""
+        self._first: Score | Unscored = Unscored("no image yet", "")
         self._cells: list[_Cell] = []
 
     def add(self, record: StepRecord) -> None:
         """Write the step's images and its line."""
+        self._first = self._first if self._cells else record.scores[0]
         names = [f"steps/{record.step:02d}-{number}.png" for number in range(len(record.images))]
         for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
             sample.image.save(self._folder / name)
@@ -324,8 +326,14 @@ class _TaskFolder:
     def conclude(self, record: StepRecord) -> None:
         """Write the best image and the strip."""
         record.best.image.save(self._folder / "best.png")
+        outcome = find_outcome(self._first, record)
         frames = [
-            Frame(load_image(self._folder / cell.file), cell.label, cell.reward, best=cell.file == self._best)
+            Frame(
+                load_image(self._folder / cell.file),
+                cell.label,
+                cell.reward,
+                outcome if cell.file == self._best else None,
+            )
             for cell in self._cells
         ]
         draw_strip(record.task.prompt, frames).save(self._folder / "strip.png")
@@ -356,6 +364,13 @@ class _Cell:
     file: str
     label: str
     reward: str
+
+
+def find_outcome(first: Score | Unscored, last: StepRecord) -> Outcome:
+    """Return what a search came to, from the score of its first image and its last record."""
+    if last.finished == "met":
+        return "met"
+    return "improved" if rank(last.best_score) > rank(first) else "failed"
 
 
 def _best_number(record: StepRecord) -> int:

@@ -261,6 +261,17 @@ def test_the_best_image_is_returned_and_the_first_of_equals() -> None:
     assert last.best.tokens != last.images[0].tokens
 
 
+def test_equal_rewards_are_decided_by_their_parts_and_then_by_the_first() -> None:
+    parts = iter([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 1.0), (0.0, 0.0)])
+
+    class Conditions(FakeReward):
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            return [Score(0.0, "fake", 0.9, dict(zip("ab", next(parts), strict=True))) for _ in images]
+
+    records = run([CAT], reward=Conditions())
+    assert [record.best_step for record in records] == [0, 1, 1, 3, 3, 3]
+
+
 def test_the_best_of_a_steps_images_is_returned() -> None:
     values = (0.1, 0.4, 0.4, 0.3, 0.2, 0.5)
     first, second = run([CAT], reward=FakeReward(scripted(*values)), drawings_per_step=3, steps=1)

@@ -17,9 +17,11 @@ from PIL import Image
 
 from milr.errors import MilrError, UsageError
 from milr.runs import Frame, RunError, RunWriter, StoredStep, check_folder, default_folder, draw_strip, read_run
+from milr.runs.strip import Outcome
+from milr.runs.writer import find_outcome
 from milr.settings import Settings, make_settings
 from milr.testing import FakeReward, fake_records, fake_score
-from milr.types import Score, StepRecord, Task, Unscored
+from milr.types import Finished, Score, StepRecord, Task, Unscored
 
 TASKS = [Task(prompt="a photo of a red apple"), Task(prompt="two blue clocks")]
 
@@ -332,11 +334,41 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_p
     ],
 )
 def test_a_strip_wraps_to_rows_and_enlarges_by_whole_factors(count: int, size: int, expected: tuple[int, int]) -> None:
-    frames = [Frame(Image.new("RGB", (size, size), "blue"), f"step {i}", "0.50", best=i == 0) for i in range(count)]
+    blue = Image.new("RGB", (size, size), "blue")
+    frames = [Frame(blue, f"step {i}", "0.50", None if i else "met") for i in range(count)]
     strip = draw_strip("a red apple", frames)
     assert strip.size == expected
     assert strip.getpixel((16, 54)) == (0, 0, 255)  # the first picture's corner
     assert strip.getpixel((15, 53)) == (0x1A, 0x7F, 0x37)  # its frame, since it is the best
+
+
+@pytest.mark.parametrize(
+    ("first", "best", "finished", "outcome"),
+    [
+        (0.2, 1.0, "met", "met"),
+        (0.2, 0.5, "out of steps", "improved"),
+        (0.0, 0.0, "out of steps", "failed"),
+        (0.5, 0.5, "out of time", "failed"),
+        (None, 0.0, "out of steps", "improved"),
+        (None, None, "unscored", "failed"),
+    ],
+)
+def test_a_strips_frame_tells_met_improved_and_failed(
+    first: float | None, best: float | None, finished: Finished, outcome: str
+) -> None:
+    def made(value: float | None) -> Score | Unscored:
+        return Unscored("down", "fake") if value is None else Score(value, "fake", 0.9)
+
+    (record,) = fake_records([Task(prompt="a dog")], [[0.0]])
+    last = replace(record, best_score=made(best), finished=finished)
+    assert find_outcome(made(first), last) == outcome
+
+
+def test_outcomes_have_frames_of_their_own_colors() -> None:
+    image = Image.new("RGB", (128, 128), "blue")
+    outcomes: list[Outcome] = ["met", "improved", "failed"]
+    frames = [draw_strip("a dog", [Frame(image, "step 0", "0.00", one)]).getpixel((15, 53)) for one in outcomes]
+    assert len(set(frames)) == 3
 
 
 def test_a_long_title_wraps_and_a_strange_one_does_not_stop_the_run(tmp_path: Path) -> None:
