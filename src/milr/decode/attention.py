@@ -39,14 +39,14 @@ def _attend_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mas
     groups, length = key.shape[1:3]
     many = heads // groups
     keys, values = key.flatten(0, 1), value.flatten(0, 1)  # (B G, T, w), views
-    asked = (query.float() * width**-0.5).reshape(-1, many, width)  # (B G, H / G, w)
+    scaled = (query.float() * width**-0.5).reshape(-1, many, width)  # (B G, H / G, w)
     piece = max(1, _PIECE // (length * width))
     wide = torch.empty(min(piece, rows * groups), length, width)
     scores = torch.empty(rows * groups, length, many)
     for start in range(0, rows * groups, piece):
         part = slice(start, min(start + piece, rows * groups))
         near = wide[: part.stop - start].copy_(keys[part])
-        torch.bmm(near, asked[part].transpose(1, 2), out=scores[part])
+        torch.bmm(near, scaled[part].transpose(1, 2), out=scores[part])
     weights = scores.transpose(1, 2)  # (B G, H / G, T)
     if mask is not None:
         seen = mask.expand(-1, groups, many, -1).reshape(weights.shape)

@@ -56,7 +56,7 @@ class ImageOutput:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A prompt that asks for a reasoning text, and its cached keys and values."""
+    """A prompt for a reasoning text, and its cached keys and values."""
 
     ids: tuple[int, ...]
     prefix: CachedPrefix
@@ -64,7 +64,7 @@ class TextPrompt:
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """A prompt that asks for an image, and its cached keys and values with and without the condition."""
+    """A prompt for an image, and its cached keys and values with and without the condition."""
 
     ids: tuple[int, ...]
     conditional: CachedPrefix
@@ -80,13 +80,13 @@ class TaskState:
 
     task: Task
     text_prompt: TextPrompt | None = None
-    """The last prompt that asked for a reasoning text."""
+    """The last prompt for a reasoning text."""
     text: TextOutput | None = None
     """The text that followed it, if it was written greedily."""
     given: int = 0
     """How many of that text's tokens were given, not written."""
     image_prompt: ImagePrompt | None = None
-    """The last prompt that asked for an image."""
+    """The last prompt for an image."""
     image: ImageSample | None = None
     """The last image, with all its tokens: the same tokens decode to the same image."""
 

@@ -275,11 +275,11 @@ class Janus:
         if any(written):
             rows.prefill([self._embed_image(torch.tensor(row, dtype=torch.long)) for row in written for _ in range(2)])
         most = max(request.keep_hidden for request, _ in batch)
-        kept: list[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         while True:
             pairs = rows.newest.view(len(batch), 2, -1)  # (B, 2, d)
-            if len(kept) < most:
-                kept.append(pairs)
+            if len(states) < most:
+                states.append(pairs)
             logits = self.image_logits(pairs, sampling.guidance)
             newest = to_integers(sample(logits, streams, sampling.temperature, sampling.sampler))  # B
             for index, (request, _) in enumerate(batch):
@@ -290,10 +290,10 @@ class Janus:
             if all(len(row) >= total for row, total in zip(written, totals, strict=True)):
                 break
             rows.step(self._embed_image(torch.tensor(newest).repeat_interleave(2)))
-        hidden = torch.stack(kept, dim=1) if kept else pairs[:, None][:, :0]  # (B, n, 2, d)
+        hidden = torch.stack(states, dim=1) if states else pairs[:, None][:, :0]  # (B, n, 2, d)
         return [
-            (tokens, states[: request.keep_hidden])
-            for (request, _), tokens, states in zip(batch, written, hidden, strict=True)
+            (tokens, own[: request.keep_hidden])
+            for (request, _), tokens, own in zip(batch, written, hidden, strict=True)
         ]
 
     def _total(self, request: ImageRequest) -> int:

@@ -94,11 +94,13 @@ class FakeModel:
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
         """Return a verdict in the self-reward's JSON: right if the image is bright and not all of one grey."""
-        said: list[str] = []
+        found: list[str] = []
         for image, _ in zip(images, questions, strict=True):
             right = brightness(image) > 0.5 and len(set(image.convert("L").tobytes())) > 1
-            said.append(f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}')
-        return said
+            found.append(
+                f'{{"Thought": "greys", "Score": {0 if right else -1}, "Reason": "{"" if right else "dull"}"}}'
+            )
+        return found
 
     def _reason(self, request: TextRequest) -> TextOutput:
         state = self._read(f"{request.state.task.prompt} {request.critique}")
@@ -121,7 +123,7 @@ class FakeModel:
         words = request.state.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
-        kept, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
+        states, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
         while len(tokens) < (request.until or self.capabilities.image_tokens):
             place = len(tokens)
             given = request.tokens[place] if place < len(request.tokens) else None
@@ -129,9 +131,9 @@ class FakeModel:
                 logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
                 given = int(sample(logits, [stream], sampling.temperature, sampling.sampler))
             tokens.append(given)
-            kept += [pair] if place < request.keep_hidden else []
+            states += [pair] if place < request.keep_hidden else []
             pair = self._follow(pair, self._image_tokens[given])
-        hidden = torch.cat(kept) if request.prefix is None and not request.tokens else None
+        hidden = torch.cat(states) if request.prefix is None and not request.tokens else None
         image = _to_image(fill_rest(tokens, self.capabilities.image_tokens))
         return ImageOutput(ImageSample(tuple(tokens), image), hidden)
 
