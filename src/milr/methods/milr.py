@@ -105,7 +105,8 @@ def _count(ctx: Context, text: TextOutput) -> tuple[int, int, tuple[str, ...]]:
     there, exists = ctx.model.capabilities.latents, STRATEGIES[ctx.own.strategy].latents
     ratios = {"text": ctx.own.text_ratio, "image": ctx.own.image_ratio}
     absent = [name for name in exists if ratios[name] and there not in (name, "both")]
-    lengths = {"text": len(text.reasoning.tokens), "image": ctx.model.capabilities.image_tokens}
+    # The end-of-sequence token counts, as in the authors' code.
+    lengths = {"text": len(text.tokens), "image": ctx.model.capabilities.image_tokens}
     counts, notes = dict.fromkeys(ratios, 0), list[str]()
     for name in exists:
         if name not in absent:

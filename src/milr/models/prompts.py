@@ -27,6 +27,17 @@ class Turn:
         return f"{before}{self.user}: {self.content.format(**words).strip()}\n\n{self.assistant}:"
 
 
+ANSWERING = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+"""Janus's own system prompt: it stands before every question about an image, and before no prompt for one.
+
+Word for word, as the checkpoints were trained on it. Source: deepseek-ai/Janus, VLChatProcessor; the same in
+`transformers.models.janus.processing_janus`.
+"""
+
+
 @dataclass(frozen=True)
 class PromptProfile:
     """The prompts and limits with which a checkpoint reasons, draws and answers."""
@@ -44,7 +55,7 @@ class PromptProfile:
     question: Turn
     """Asks a yes/no question about an image, which stands where ``{image}`` is."""
     max_reasoning_tokens: int
-    open_question: Turn = Turn("{image}\n{question}")
+    open_question: Turn = Turn("{image}\n{question}", system=ANSWERING)
     """Asks any other question about an image."""
     text_temperature: float = 0.0
     """Temperature of the reasoning's tokens; 0 takes the likeliest."""
@@ -83,7 +94,7 @@ _VISUALIZATION_TURN = Turn(
     assistant="Assistant",
     system="You are a helpful assistant that receives an image prompt and generate a visualization of the prompt.",
 )
-_QUESTION = Turn("{image}\n{question} Answer yes or no.")
+_QUESTION = Turn("{image}\n{question} Answer yes or no.", system=ANSWERING)
 
 PROFILES: Mapping[str, PromptProfile] = {
     "janus-pro": PromptProfile(
@@ -147,6 +158,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         image=Turn("{prompt}. {reasoning}"),
         plain=Turn("{prompt}"),
         question=Turn("{image}\n{question}"),
+        open_question=Turn("{image}\n{question}"),
         max_reasoning_tokens=96,
         keeps_spaces=False,
     ),

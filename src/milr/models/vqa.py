@@ -95,7 +95,31 @@ class VisualQA:
 
     def _encode(self, images: Sequence[Image.Image]) -> Sequence[torch.Tensor]:
         """Return each image's features, (tokens, d)."""
-        pixels = self.image_processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        side, ground = self.image_processor.size["height"], self.image_processor.background_color
+        squares = [to_square(image.convert("RGB"), side, ground) for image in images]
+        pixels = self.image_processor(squares, return_tensors="pt")["pixel_values"]
         inner = self.network.model
         pixels = pixels.to(self.network.device, self.network.dtype)  # (B, 3, H, W)
         return inner.aligner(inner.vision_model(pixels).last_hidden_state).unbind()
+
+
+def to_square(image: Image.Image, side: int, ground: tuple[int, int, int], least: int = 14) -> Image.Image:
+    """Scale an image so that its longer edge is `side` pixels, and center it on a square ground.
+
+    The shorter edge is cut off to whole pixels, where transformers' processor rounds it: one row of pixels more or less
+    changes answers. Source: deepseek-ai/Janus, VLMImageProcessor.
+
+    Args:
+        image: RGB, of any size.
+        side: Pixels.
+        ground: RGB, 0 to 255.
+        least: The fewest pixels of the shorter edge.
+    """
+    longer = max(image.size)
+    width, height = (max(int(edge / longer * side), least) for edge in image.size)
+    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+    if width == height:
+        return scaled
+    square = Image.new("RGB", (max(width, height),) * 2, ground)
+    square.paste(scaled, ((square.width - width) // 2, (square.height - height) // 2))
+    return square

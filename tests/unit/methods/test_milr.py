@@ -486,6 +486,15 @@ def test_latents_are_counted_by_the_paper() -> None:
     assert record.notes == ()
 
 
+def test_the_end_token_is_one_of_the_text_positions() -> None:
+    """As in the authors' code, which counts it in T."""
+    records = run([Task(prompt=f"thing {number}") for number in range(40)], text_ratio=1.0, steps=0)
+    ended = [record for record in records if len(record.reasoning.tokens) < 12]  # the fake's limit
+    assert ended and len(ended) < len(records)
+    for record in records:
+        assert trace(record).text_latents == len(record.reasoning.tokens) + (record in ended)
+
+
 # --- what could not be scored
 
 

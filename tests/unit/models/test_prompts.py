@@ -104,6 +104,17 @@ def test_what_ends_a_reasoning(make_prompts) -> None:
         assert prompts.without_end([1, 2, end]) == [1, 2] == prompts.without_end([1, 2])
 
 
+@pytest.mark.parametrize("profile", [name for name in PROFILES if name != "icons"])
+def test_januss_system_prompt_stands_before_questions_and_before_no_request_for_an_image(profile: str) -> None:
+    turns = PROFILES[profile]
+    words = {"image": "<image>", "question": "Is it red?", "prompt": "a dog", "reasoning": "a brown dog"}
+    for turn in (turns.question, turns.open_question):
+        assert turn.write(**words).startswith("You are a helpful language and vision assistant.")
+        assert "language.\n\n<|User|>: <image>\nIs it red?" in turn.write(**words)
+    for turn in (turns.plain, turns.image):
+        assert turn is None or turn.system == ""
+
+
 def test_braces_in_a_prompt_are_words(make_prompts) -> None:
     prompts, tokenizer = make_prompts("janus-pro")
     assert "{reasoning} {0}" in tokenizer.decode(prompts.image("{reasoning} {0}", Reasoning("x", ())))
