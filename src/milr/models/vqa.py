@@ -120,6 +120,6 @@ def to_square(image: Image.Image, side: int, ground: tuple[int, int, int], least
     scaled = image.resize((width, height), Image.Resampling.BICUBIC)
     if width == height:
         return scaled
-    square = Image.new("RGB", (max(width, height),) * 2, ground)
+    square = Image.new("RGB", (max(width, height), max(width, height)), ground)
     square.paste(scaled, ((square.width - width) // 2, (square.height - height) // 2))
     return square
