@@ -41,11 +41,21 @@ class Task(BaseModel):
     exclude: tuple[Requirement, ...] = ()
     explanation: str | None = None
     """What the prompt means, for benchmarks that state it (WISE)."""
+    typed: str | None = None
+    """What the user typed, where a model that reads a grammar is given `prompt` in its place; None where both agree."""
+
+    @property
+    def shown(self) -> str:
+        """The prompt in the user's own words."""
+        return self.typed or self.prompt
 
     @property
     def key(self) -> str:
-        """Sixteen hex digits of the task's content: what keys its random streams and names its folder."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
+        """Sixteen hex digits of the task's content: what keys its random streams and names its folder.
+
+        Two spellings of one prompt have one key.
+        """
+        return hashlib.sha256(self.model_dump_json(by_alias=True, exclude={"typed"}).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,11 @@ from milr.cli.options import (
 from milr.cli.progress import SearchProgress
 from milr.cli.vlm import Panel, VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl, most_images
 from milr.errors import MilrError, UsageError
+from milr.models import find_model, reads_free_prompts
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.settings import make_settings
+from milr.tasks import explain, read_tasks, tasks_from_prompts
+from milr.types import Task
 
 
 @with_settings()
@@ -71,8 +74,11 @@ def generate(
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    tasks = _read_prompts(prompts, prompts_file, find_model(model, weights=False, offline=offline))
+    for line in (*filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
+        screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr import load_model, load_reward, read_tasks, tasks_from_prompts
+    from milr import load_model, load_reward
     from milr.methods import load_method
     from milr.methods.runner import Runner
     from milr.rewards import needs_model
@@ -90,16 +96,13 @@ def generate(
         deterministic=deterministic,
         settings=given,
     )
-    free = loaded.reads_free_prompts
-    tasks = tasks_from_prompts(prompts, free=free) if prompts else []
-    tasks += read_tasks(prompts_file, free=free) if prompts_file else []
     settings = loaded.settings(method, **given)
     scorer = scorer or load_reward(reward, model=loaded, vlm=vlm.client)
     watched = vlm.load_panel(loaded)
     for line in vlm.costs(scorer, watched, loaded, most_images(settings, len(tasks))):
         screen.print(f"milr: {line}")
     writer = RunWriter(
-        out or default_folder(tasks[0].prompt),
+        out or default_folder(tasks[0].shown),
         tasks=tasks,
         settings=settings,
         model=loaded.name,
@@ -136,6 +139,23 @@ def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
         raise UsageError(f"--prompts {file}: no such file; give a text file with a prompt a line, or GenEval's JSONL")
     if not prompts and file is None:
         raise UsageError(f"no prompt given: type {example}, or --prompts FILE")
+
+
+def _read_prompts(prompts: Sequence[str], file: Path | None, folder: Path) -> list[Task]:
+    """Return the tasks, in the form that the model in that folder reads; it need not be loaded."""
+    free = reads_free_prompts(folder)
+    try:
+        tasks = tasks_from_prompts(prompts, free=free) if prompts else []
+    except UsageError as error:
+        raise UsageError("; ".join((str(error), *_ask_for_quotes(prompts)))) from error
+    return tasks + (read_tasks(file, free=free) if file else [])
+
+
+def _ask_for_quotes(prompts: Sequence[str]) -> list[str]:
+    """Return a hint where several prompts of one word each may be one prompt that was typed without quotes."""
+    if len(prompts) < 2 or any(len(prompt.split()) > 1 for prompt in prompts):
+        return []
+    return [f'{len(prompts)} prompts of one word each: did you mean milr generate "{" ".join(prompts)}"?']
 
 
 def _the_model(model: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import typer
 
 from milr._version import __version__
 from milr.settings import GRADIENTS, METHOD_SETTINGS, NOISES, SAMPLERS, STRATEGIES, json_schema
+from milr.tasks import list_words
 
 
 def info(
@@ -18,8 +20,15 @@ def info(
             "--json", help="One JSON object, with the JSON schema of each method's settings and the embedded folder."
         ),
     ] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="The words that prompts of the embedded model may use, in place of names.")
+    ] = False,
 ) -> None:
     """List models, prompt profiles, rewards, methods with the settings that they read, strategies and benchmarks."""
+    if words:
+        vocabulary = list_words()
+        print(json.dumps(vocabulary, indent=2) if as_json else "\n".join(_say_words(vocabulary)))
+        return
     from milr.benchmarks import BENCHMARKS
     from milr.methods import METHODS
     from milr.models import MODELS, embedded_folder
@@ -50,3 +59,12 @@ def info(
     for kind, summaries in lists.items():
         for name, summary in summaries.items():
             print(f"{kind:<12}{name:<{width}}  {summary}")
+
+
+def _say_words(vocabulary: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[str]:
+    yield "Prompts of the embedded model are in English: one to three of [a, or a count] [colour] object, joined by"
+    yield "'and', commas or a relation, as in 'a photo of two red apples left of a dog'. Other models read any text."
+    for kind, table in vocabulary.items():
+        yield f"\n{kind}:"
+        width = max(map(len, table))
+        yield from (f"  {word:<{width}}  {', '.join(others)}".rstrip() for word, others in table.items())

@@ -87,7 +87,7 @@ class SearchProgress:
             trace
             and f"flipped: text {trace.flipped_text}/{trace.text_latents}, "
             f"image {trace.flipped_image}/{trace.image_latents}",
-            record.task.prompt if many else "",
+            record.task.shown if many else "",
         ]
         return "  ".join(part for part in parts if part)
 
@@ -118,6 +118,8 @@ class SearchProgress:
             "picture": str((folder / "best.png").resolve()),
             "run": str(run.resolve()),
         }
+        if last.task.typed is not None:
+            outcome["typed"] = last.task.typed
         if last.cost:
             outcome["cost"] = last.cost
         if panel:

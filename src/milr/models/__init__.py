@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from milr.models.hub import WEIGHTS, Confirm, find_at_hub, parse_hub_name, refuse
 from milr.registry import Entry, find, load
@@ -12,7 +13,15 @@ from milr.registry import Entry, find, load
 if TYPE_CHECKING:
     from milr.models.base import Capabilities, Model
 
-__all__ = ["MODELS", "check_model", "embedded_folder", "find_model", "load_model", "read_capabilities"]
+__all__ = [
+    "MODELS",
+    "check_model",
+    "embedded_folder",
+    "find_model",
+    "load_model",
+    "read_capabilities",
+    "reads_free_prompts",
+]
 
 MODELS: Mapping[str, Entry] = {
     "embedded": Entry("milr.models.janus:Janus", "a Janus checkpoint in miniature that comes with milr: draws icons"),
@@ -64,6 +73,18 @@ def read_capabilities(folder: Path, profile: str | None = None) -> Capabilities:
     from milr.models.checkpoint import open_checkpoint
 
     return open_checkpoint(folder, profile=profile, weights=False).capabilities
+
+
+def reads_free_prompts(folder: Path) -> bool:
+    """Return whether the model in a folder reads any text, and not the grammar of `milr.tasks` alone.
+
+    In milliseconds, from milr's own settings beside the checkpoint; whatever else is wrong is found when it is loaded.
+    """
+    try:
+        settings: object = json.loads((folder / "milr.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(settings, dict) and cast("dict[str, object]", settings).get("grammar") == "icons")
 
 
 def load_model(

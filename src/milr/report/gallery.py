@@ -94,7 +94,7 @@ def _in_turn(gains: Sequence[tuple[TaskRun, float]]) -> list[TaskRun]:
 
 def _exhibit(entry: Entry, task: TaskRun, *names: str) -> Exhibit:
     images = {"first": task.images[0], "best": task.answer, "last": task.images[-1]}
-    return Exhibit(task.task.prompt, mark(entry), tuple(_shot(task, images[name], name) for name in names))
+    return Exhibit(task.task.shown, mark(entry), tuple(_shot(task, images[name], name) for name in names))
 
 
 def _shot(task: TaskRun, shown: RunImage, name: str) -> Shot:

@@ -336,7 +336,7 @@ class _TaskFolder:
             )
             for cell in self._cells
         ]
-        draw_strip(record.task.prompt, frames).save(self._folder / "strip.png")
+        draw_strip(record.task.shown, frames).save(self._folder / "strip.png")
 
     def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
         """Show the evaluator all images; write and return its scores.

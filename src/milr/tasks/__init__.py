@@ -1,8 +1,18 @@
 """Tasks: vocabulary, grammar of the icon world, readers of prompt files."""
 
-from milr.tasks.grammar import MAX_PHRASES, Joiner, Phrase, PromptError, parse_prompt, write_prompt
+from milr.tasks.grammar import (
+    MAX_PHRASES,
+    Joiner,
+    Phrase,
+    PromptError,
+    Reading,
+    explain,
+    parse_prompt,
+    read_prompt,
+    write_prompt,
+)
 from milr.tasks.readers import check_task, read_tasks, tasks_from_prompts
-from milr.tasks.vocabulary import COLORS, COUNT_WORDS, OBJECT_NAMES, RELATIONS, plural, with_article
+from milr.tasks.vocabulary import COLORS, COUNT_WORDS, OBJECT_NAMES, RELATIONS, list_words, plural, with_article
 
 __all__ = [
     "COLORS",
@@ -13,9 +23,13 @@ __all__ = [
     "Joiner",
     "Phrase",
     "PromptError",
+    "Reading",
     "check_task",
+    "explain",
+    "list_words",
     "parse_prompt",
     "plural",
+    "read_prompt",
     "read_tasks",
     "tasks_from_prompts",
     "with_article",

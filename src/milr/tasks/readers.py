@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from milr.errors import UsageError, unknown_name
-from milr.tasks.grammar import PromptError, parse_prompt
+from milr.tasks.grammar import PromptError, read_prompt
 from milr.tasks.vocabulary import COLORS, OBJECT_NAMES, quote
 from milr.types import Task
 
@@ -18,8 +18,8 @@ def tasks_from_prompts(prompts: Iterable[str], *, free: bool = False) -> list[Ta
 
     Args:
         prompts: At least one.
-        free: Let a prompt that the grammar cannot read become a task with that prompt and nothing to judge by. For
-            models that read any text.
+        free: For models that read any text: every prompt stays as it was typed. One that the grammar reads to the last
+            word says what is correct; any other becomes a task with nothing to judge by.
     """
     tasks = [_from_text(prompt, free) for prompt in prompts]
     if not tasks:
@@ -85,10 +85,15 @@ def check_task(task: Task) -> None:
 
 def _from_text(prompt: str, free: bool) -> Task:
     try:
-        return parse_prompt(prompt)
+        reading = read_prompt(prompt)
     except PromptError:
         if not free or not prompt.strip():
             raise
+    else:
+        if not free:
+            return reading.task
+        if not reading.notes:
+            return reading.task.model_copy(update={"prompt": prompt.strip(), "typed": None})
     try:
         return Task(prompt=prompt.strip())
     except ValidationError as error:
@@ -107,6 +112,11 @@ def _from_json(line: str, free: bool) -> Task:
         ) from error
     by_prompt = _from_text(task.prompt, free)
     if not task.include and not task.exclude:
-        return by_prompt.model_copy(update={"tag": task.tag or by_prompt.tag, "explanation": task.explanation})
+        read = {
+            "tag": task.tag or by_prompt.tag,
+            "explanation": task.explanation,
+            "typed": task.typed or by_prompt.typed,
+        }
+        return by_prompt.model_copy(update=read)
     check_task(task)
-    return task
+    return task.model_copy(update={"prompt": by_prompt.prompt, "typed": task.typed or by_prompt.typed})

@@ -309,3 +309,45 @@ def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.Captur
     assert main([*RUN, CLOCK]) == 130
     assert "milr: interrupted; 1 of 2 tasks finished and kept in run" in capsys.readouterr().out
     assert read_run("run").manifest.status == "interrupted"
+
+
+def test_prompts_are_read_before_a_model_is_loaded(refused: Refused, tmp_path: Path) -> None:
+    assert "did you mean 'dog'?" in refused("generate", "a dgo", "--out", "run")
+    (tmp_path / "prompts.txt").write_text("a dog\na unicorn\n")
+    assert "line 2" in refused("generate", "--prompts", "prompts.txt", "--out", "run")
+
+
+def test_a_prompt_without_quotes_gets_a_hint(
+    refused: Refused, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 'did you mean milr generate "two dogs"?' in refused("generate", "two", "dogs")
+    assert 'did you mean milr generate "a red apple"?' in refused("generate", "a", "red", "apple")
+    assert "did you mean" not in refused("generate", "a unicorn", "two")
+    stage.values = [[1.0], [1.0]]
+    assert main(["generate", "cat", "dog"]) == 0
+    assert capsys.readouterr().out.startswith('milr: 2 prompts of one word each: did you mean milr generate "cat dog"?')
+
+
+def test_the_model_gets_its_form_and_the_run_keeps_the_users_words(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "A BIG Red Apple.", "--out", "run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "milr: 'A BIG Red Apple.' is read as 'a red apple': 'big' is ignored",
+        "milr: loading the embedded model ...",
+    ]
+    (task,) = stage.tasks
+    assert (task.prompt, task.typed) == ("a red apple", "A BIG Red Apple.")
+    assert read_run("run").tasks[0].task == task
+    assert main(["generate", "A BIG Red Apple.", "--json", "--out", "other"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert (outcome["prompt"], outcome["typed"]) == ("a red apple", "A BIG Red Apple.")
+
+
+def test_a_model_of_any_text_gets_the_prompt_as_typed(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "free").mkdir()
+    assert main(["generate", "A BIG Red Apple, by Monet.", "--model", "free", "--out", "run"]) == 0
+    assert [task.prompt for task in stage.tasks] == ["A BIG Red Apple, by Monet."]
+    (tmp_path / "free" / "milr.json").write_text('{"grammar": "icons"}')
+    assert main(["generate", "A BIG Red Apple, by Monet.", "--model", "free", "--out", "other"]) == 2

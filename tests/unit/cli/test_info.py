@@ -10,6 +10,7 @@ import pytest
 from milr.cli.main import main
 from milr.methods import METHODS
 from milr.settings import METHOD_SETTINGS, RunSettings, SamplingParams
+from milr.tasks import OBJECT_NAMES, parse_prompt
 
 
 def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +40,24 @@ def test_json_has_a_schema_for_each_method(capsys: pytest.CaptureFixture[str]) -
         assert all(field["description"] for field in schema["properties"].values())
     assert schemas["milr"]["properties"]["strategy"]["enum"] == ["joint", "alt", "t2v", "steer"]
     assert "steps" not in schemas["one-shot"]["properties"]
+
+
+def test_words_lists_what_prompts_may_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--words"]) == 0
+    text = capsys.readouterr().out
+    assert "in English" in text
+    (phone, *_) = (line.split() for line in text.splitlines() if line.startswith("  cell phone "))
+    assert {"phone,", "mobile,"} <= set(phone)
+    assert main(["info", "--words", "--json"]) == 0
+    tables = list(json.loads(capsys.readouterr().out).values())
+    assert list(tables[0]) == list(OBJECT_NAMES)
+    for table in tables[:2]:
+        for name, words in table.items():
+            for word in words:
+                assert parse_prompt(f"a {word}").include[0].name == name, word
+    for table in tables[4:6]:
+        for joiner, words in table.items():
+            for word in words:
+                assert parse_prompt(f"a dog {word} a cat").prompt == f"a dog {joiner} a cat", word
+    for word in tables[6]:
+        assert parse_prompt(f"a {word} dog").prompt == "a dog", word
