@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from milr import load_model, load_reward
-from milr.benchmarks.tables import wilson
+from milr.benchmarks.intervals import wilson
 from milr.decode.sampling import open_stream
 from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
 from milr.rewards.compbench.spatial import overlap

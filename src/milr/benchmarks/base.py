@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milr.benchmarks.intervals import Estimate, write_interval, write_number
 from milr.types import Task
 
 
@@ -70,6 +71,15 @@ class Column:
     of: int
     """That the whole benchmark has."""
 
+    @classmethod
+    def of_estimate(cls, name: str, estimate: Estimate, of: int) -> Column:
+        """Name an estimate."""
+        return cls(name, estimate.value, estimate.low, estimate.high, estimate.prompts, of)
+
+    def write(self, digits: int) -> str:
+        """Return the number as people read it: "0.73 [0.61, 0.84], n = 60"."""
+        return f"{write_number(self.mean, digits)} {write_interval(self.low, self.high, digits)}, n = {self.prompts}"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -91,7 +101,8 @@ class Table:
         rows = [*self.columns, *([self.overall] if self.overall else [])]
         width = max([len(row.name) for row in rows] + [7])
         lines = [
-            f"{row.name:<{width}}  {row.mean:.4f} [{row.low:.4f}, {row.high:.4f}]  {row.prompts} of {row.of} prompts"
+            f"{row.name:<{width}}  {write_number(row.mean, 4)} {write_interval(row.low, row.high, 4)}  "
+            f"{row.prompts} of {row.of} prompts"
             for row in rows
         ]
         if self.overall is None:

@@ -27,6 +27,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milr._version import __version__
+from milr.benchmarks.intervals import estimate_mean, pool, write_interval, write_number
 from milr.benchmarks.layouts import FoundPicture, Scored, load_layout
 from milr.errors import MilrError, UsageError
 from milr.files import LOCK, PART, hold, write_text
@@ -189,7 +190,7 @@ class FolderJob:
         unscored = [(picture.key, score.reason) for picture, score in scored if isinstance(score, Unscored)]
         rows = [json.dumps({"picture": key, "reason": reason}, ensure_ascii=False) + "\n" for key, reason in unscored]
         write_text(self.out / UNSCORED, "".join(rows))
-        text = "\n".join([*self._preface(names[0]), "", official + self._afterword(unscored)])
+        text = "\n".join([*self._preface(names[0]), "", official + self._intervals(scored) + self._afterword(unscored)])
         write_text(self.out / SUMMARY, text)
         return text
 
@@ -203,6 +204,26 @@ class FolderJob:
         if prompts != self.layout.prompts:
             lines.append(f"{prompts} prompts are here; the whole benchmark has {self.layout.prompts}.")
         return lines
+
+    def _intervals(self, scored: Sequence[Scored]) -> str:
+        """What no official summary says: intervals, as in milr's own tables, and of how many prompts."""
+        groups: dict[str, list[tuple[str, float]]] = {}
+        for picture, score in scored:
+            if isinstance(score, Score):
+                value = float(score.value == 1) if self.layout.right_or_wrong else score.value
+                groups.setdefault(picture.task.tag or "all", []).append((picture.task.key, value))
+        found = {
+            tag: estimate_mean([value for _, value in pairs], len({key for key, _ in pairs}))
+            for tag, pairs in groups.items()
+        }
+        if len(found) > 1:
+            found["Overall"] = pool(list(found.values()), [1.0] * len(found))
+        lines = [
+            f"{name:<16} = {write_number(one.value, 4)} {write_interval(one.low, one.high, 4)}, n = {one.prompts}"
+            for name, one in found.items()
+        ]
+        head = "\n95 % intervals by milr, with the prompt as the unit (n prompts):\n"
+        return head + "\n".join(lines) + "\n" if lines else ""
 
     def _afterword(self, unscored: Sequence[tuple[str, str]]) -> str:
         if not unscored:

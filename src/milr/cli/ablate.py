@@ -136,7 +136,7 @@ def ablate(
 
 
 def _say(score: Column | None) -> str:
-    return "nothing could be scored" if score is None else f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
+    return "nothing could be scored" if score is None else score.write(3)
 
 
 def _has_answers(folder: Path) -> bool:

@@ -19,11 +19,10 @@ def compare(
         str | None, typer.Option(metavar="RUN", help="A run's folder or an entry's name; default: the first run.")
     ] = None,
     form: Form = "text",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     out: Out = None,
 ) -> None:
     """Compare runs prompt by prompt: paired differences with intervals, by tag, by drawings spent and by time.
 
     Runs that differ in seed or shard only are joined.
     """
-    put(comparison_tables(compare_entries(make_entries(read_begun(runs)), baseline, seed=seed)), form, out)
+    put(comparison_tables(compare_entries(make_entries(read_begun(runs)), baseline)), form, out)

@@ -205,7 +205,7 @@ class BenchmarkProgress:
         self._answers.append(answer)
         self._ends.append(record.finished)
         running = summarise(self._job.benchmark, self._answers).running
-        score = "" if running is None else f"{running.mean:.3f} [{running.low:.3f}, {running.high:.3f}]"
+        score = "" if running is None else running.write(3)
         done = len(self._answers) - self._before
         left = (time.monotonic() - self._clock) / done * (self._total - len(self._answers))
         parts = (

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.benchmarks.intervals import Estimate
 from milr.errors import UsageError, unknown_name
 from milr.report.entries import Entry, settings_of
-from milr.report.statistics import OVERALL, Estimate, Floats, area, bootstrap, mean_by_prompt
-from milr.report.tables import Cell, Row, Table
+from milr.report.statistics import OVERALL, Floats, area, estimate, mean_by_prompt
+from milr.report.tables import BOLD_FROM, INTERVALS, Cell, Row, Table
 from milr.settings import STRATEGIES
 
 _MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
@@ -26,6 +27,12 @@ BUDGETS = (1, 2, 4, 8, 21, 64)
 """Drawings spent, where curves are read off."""
 AREA, END = "area", "end"
 """Columns beside the budgets: the area under the curve, and the answer that a search ended with."""
+
+PAIRED = (
+    f"A difference is shown as clear (bold on the page) where its 95 % interval leaves zero out and n is {BOLD_FROM} "
+    "or more."
+)
+"""What must be said beside differences."""
 
 Summary = Mapping[str, Mapping[str, Estimate]]
 """Tag (or `OVERALL`) -> column -> estimate."""
@@ -52,13 +59,12 @@ class Comparison:
     """What stands in the way of reading the numbers as a result."""
 
 
-def compare(entries: Sequence[Entry], baseline: str | None = None, *, seed: int = 0) -> Comparison:
+def compare(entries: Sequence[Entry], baseline: str | None = None) -> Comparison:
     """Compare all entries with one of them.
 
     Args:
         entries: At least one.
         baseline: An entry's label, or the name of one of its runs' folders; None takes the first entry.
-        seed: Of the bootstrap.
 
     Raises:
         UsageError: No such baseline, or an entry that cannot be compared with it: another benchmark, another evaluator,
@@ -75,21 +81,21 @@ def compare(entries: Sequence[Entry], baseline: str | None = None, *, seed: int 
     for entry in entries:
         reach = area_to[entry.label] = _reach(entry)
         own = list(dict.fromkeys(entry.outcomes.prompts))
-        scores[entry.label] = _summarise(entry, own, _curve(entry, own, budgets, reach), budgets, seed)
+        scores[entry.label] = _summarise(entry, own, _curve(entry, own, budgets, reach), budgets)
         if entry is base:
             continue
         common = [prompt for prompt in own if prompt in set(base.outcomes.prompts)]
         reach = min(reach, _reach(base))
         of_base = _curve(base, common, budgets, reach)
         gap = _curve(entry, common, budgets, reach) - of_base
-        differences[entry.label] = _summarise(entry, common, gap, budgets, seed)
+        differences[entry.label] = _summarise(entry, common, gap, budgets, paired=True)
         pace = base.seconds / entry.seconds if entry.seconds > 0 else float("nan")
         if np.isfinite(pace):
             afforded = [min(budget * pace, entry.outcomes.limit) for budget in budgets]
             found = mean_by_prompt(entry.answers(afforded), entry.outcomes.prompts, common)
             rest = np.full((len(common), 2), np.nan)  # neither an area nor an end has a time of its own
             gap = np.concatenate([found - of_base[:, : len(budgets)], rest], axis=1)
-            on_the_clock[entry.label] = _summarise(entry, common, gap, budgets, seed)
+            on_the_clock[entry.label] = _summarise(entry, common, gap, budgets, paired=True)
     columns = (*map(str, budgets), AREA, END)
     flags = tuple(_flags(entries, base))
     return Comparison(base, tuple(entries), columns, area_to, scores, differences, on_the_clock, flags)
@@ -158,10 +164,12 @@ def _curve(entry: Entry, prompts: Sequence[str], budgets: Sequence[int], reach: 
     return np.concatenate([found[:, : len(budgets)], whole[:, None], found[:, -1:]], axis=1)
 
 
-def _summarise(entry: Entry, prompts: Sequence[str], values: Floats, budgets: Sequence[int], seed: int) -> Summary:
+def _summarise(
+    entry: Entry, prompts: Sequence[str], values: Floats, budgets: Sequence[int], paired: bool = False
+) -> Summary:
     tag_of = dict(zip(entry.outcomes.prompts, entry.outcomes.tags, strict=True))
     tags = [tag_of[prompt] for prompt in prompts]
-    found = bootstrap(values, tags, tag_weights(entry.manifest.benchmark, tags), seed=seed)
+    found = estimate(values, tags, tag_weights(entry.manifest.benchmark, tags), paired=paired)
     columns = [*map(str, budgets), AREA, END]
     return {tag: dict(zip(columns, estimates, strict=True)) for tag, estimates in found.items()}
 
@@ -263,7 +271,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             for entry in comparison.entries
         ),
         (
-            "[low, high]: 95 % bootstrap interval over prompts.",
+            INTERVALS,
             f"area: under the curve over log2 of the drawings, divided by its width, {_reaches(comparison)}; "
             f"end: the answers that searches ended with.",
             *[
@@ -291,18 +299,12 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         tables.append(
             Table(
                 f"Paired differences to {mark(base)}: {where}",
-                ("prompts", *heads),
-                tuple(
-                    Row(
-                        name,
-                        (
-                            Cell(float(summary[OVERALL][END].prompts), digits=0),
-                            *_cells(summary, comparison.columns, signed=True),
-                        ),
-                    )
-                    for name, summary in rows
+                tuple(heads),
+                tuple(Row(name, tuple(_cells(summary, comparison.columns, signed=True))) for name, summary in rows),
+                (
+                    "Prompt by prompt, then averaged as the benchmark does; areas to the lesser reach of the two.",
+                    PAIRED,
                 ),
-                ("Prompt by prompt, then averaged as the benchmark does; areas to the lesser reach of the two.",),
                 key="differences",
             )
         )
@@ -323,6 +325,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
                     f"Each entry's answer after the time that {base.label} takes for so many drawings, at each run's "
                     f"own seconds a drawing; one that had made all its drawings by then keeps its answer. No better "
                     f"than the machine was quiet.",
+                    PAIRED,
                 ),
                 key="wall-clock",
             )
@@ -350,7 +353,7 @@ def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) 
     if not rows:
         return []
     note = "The image is drawn anew at every step, so that only the difference to these controls is the latents' doing."
-    return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note,), key="latents")]
+    return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note, PAIRED), key="latents")]
 
 
 def _by_tag(comparison: Comparison, where: str) -> Table:
@@ -365,7 +368,8 @@ def _by_tag(comparison: Comparison, where: str) -> Table:
         summary = comparison.differences.get(entry.label, {})
         cells = [Cell.of(summary[tag][END] if tag in summary else None, signed=True) for tag in (*tags, OVERALL)]
         rows += [Row(mark(entry), tuple(cells), group="difference")] if summary else []
-    return Table(f"By tag, at the end: {where}", (*(tag or "no tag" for tag in tags), OVERALL), tuple(rows), key="tags")
+    columns = (*(tag or "no tag" for tag in tags), OVERALL)
+    return Table(f"By tag, at the end: {where}", columns, tuple(rows), (INTERVALS, PAIRED), key="tags")
 
 
 def mark(entry: Entry) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 from typing import Literal
 
 import numpy as np
 
+from milr.benchmarks import load_benchmark
+from milr.benchmarks.intervals import Estimate
 from milr.report.comparison import AREA, BUDGETS, find_control, mark, tag_weights
 from milr.report.entries import Entry
 from milr.report.paper import by_reward, missing
 from milr.report.published import read_published
 from milr.report.sections import GENEVAL, Section
-from milr.report.statistics import OVERALL, Estimate, Floats, answers, bootstrap, mean_by_prompt
-from milr.report.tables import Cell, Row, Table
+from milr.report.statistics import OVERALL, Floats, answers, estimate, mean_by_prompt
+from milr.report.tables import INTERVALS, Cell, Row, Table
 
 _LINES = 8
 """The most curves in one figure; the tables have them all."""
@@ -53,7 +55,7 @@ class Figure:
             for series in self.series
         ]
         columns = tuple(f"{self.across} {position}" for position in self.positions)
-        notes = (*self.notes, *([self.told] if self.told else []))
+        notes = (*self.notes, self.told or INTERVALS)
         return Table(self.title, columns, tuple(rows), notes, key=self.key)
 
 
@@ -205,7 +207,8 @@ def _rewards(sections: Sequence[Section]) -> Figure:
     found = {section.name: by_reward(section) for section in sections if section.like(GENEVAL)}
     ours = [name for pairs in found.values() for name, _ in pairs]
     positions = tuple(dict.fromkeys([*published, *ours]))
-    series = [Series("published: GenEval, Janus-Pro-7B", tuple(_point(published.get(name)) for name in positions))]
+    told = f"published: GenEval, Janus-Pro-7B, n={load_benchmark('geneval').prompts}"
+    series = [Series(told, tuple(_point(published.get(name)) for name in positions))]
     for section in sections:
         pairs = dict(found.get(section.name, []))
         if pairs:
@@ -216,7 +219,8 @@ def _rewards(sections: Sequence[Section]) -> Figure:
 
 
 def _point(value: float | str | None) -> Estimate | None:
-    return Estimate(value, value, value, 0) if isinstance(value, float) else None
+    """A published score: without an interval, of the whole benchmark."""
+    return Estimate(value, nan, nan, load_benchmark("geneval").prompts) if isinstance(value, float) else None
 
 
 def _l2(sections: Sequence[Section]) -> Figure:
@@ -263,9 +267,7 @@ def _overall(entry: Entry, values: Floats) -> tuple[Estimate | None, ...]:
     names = list(dict.fromkeys(outcomes.prompts))
     tag_of = dict(zip(outcomes.prompts, outcomes.tags, strict=True))
     tags = [tag_of[name] for name in names]
-    found = bootstrap(
-        mean_by_prompt(values, outcomes.prompts, names), tags, tag_weights(entry.manifest.benchmark, tags)
-    )
+    found = estimate(mean_by_prompt(values, outcomes.prompts, names), tags, tag_weights(entry.manifest.benchmark, tags))
     return tuple(map(_known, found[OVERALL]))
 
 

@@ -16,7 +16,7 @@ from milr.report.gallery import Exhibit, choose_exhibits, show_failures
 from milr.report.paper import paper_tables
 from milr.report.plots import INSTALL, draw_figure, need_matplotlib
 from milr.report.sections import Section, finished, make_sections
-from milr.report.tables import Cell, Row, Table
+from milr.report.tables import BOLD_FROM, Cell, Row, Table
 from milr.runs import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -54,6 +54,7 @@ def draw_page(runs: Sequence[Run]) -> str:
     whole = finished(sections)
     page: str = room.get_template("page.html.jinja").render(
         version=__version__,
+        bold_from=BOLD_FROM,
         sections=sections,
         embedded=any(entry.embedded for section in sections for entry in section.entries),
         paper=paper_tables(whole),

@@ -8,10 +8,10 @@ from milr.report.entries import Entry
 from milr.report.published import SOURCE, read_published
 from milr.report.sections import COMPBENCH, GENEVAL, Columns, Section
 from milr.report.statistics import OVERALL
-from milr.report.tables import Cell, Row, Table
+from milr.report.tables import INTERVALS, Cell, Row, Table
 
 RIDDLES = "riddles"
-_NOTE = f"Published rows: {SOURCE}, not measured here; ours: [low, high] is a 95 % bootstrap interval over prompts."
+_NOTES = (f"Published rows: {SOURCE}, not measured here; of whole benchmarks, without intervals.", INTERVALS)
 
 
 def paper_tables(sections: Sequence[Section]) -> list[Table]:
@@ -150,4 +150,6 @@ def _group(section: Section) -> str:
 
 def _table(title: str, key: str, columns: Sequence[str], rows: Sequence[Row], told: str, *notes: str) -> Table:
     ours = any(row.kind == "ours" for row in rows)
-    return Table(title, tuple(columns), tuple(rows), (_NOTE, *dict.fromkeys(notes), *([] if ours else [told])), key=key)
+    return Table(
+        title, tuple(columns), tuple(rows), (*_NOTES, *dict.fromkeys(notes), *([] if ours else [told])), key=key
+    )

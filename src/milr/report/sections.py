@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.benchmarks.intervals import Estimate
 from milr.report.comparison import END, Comparison, compare, mark
 from milr.report.entries import Entry, make_entries, settings_of
-from milr.report.statistics import Estimate
 from milr.runs import Run
 
 Columns = Mapping[str, tuple[str, ...]]

@@ -8,34 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from milr.benchmarks.intervals import Estimate, estimate_difference, estimate_mean, pool
+
 Floats = NDArray[np.float64]
 
 OVERALL = "overall"
-REPEATS = 10_000
-LEVEL = 0.95
-_AT_ONCE = 1_000  # resamples held in memory together
 _ROUNDING = 1e-9  # sums of fractions of drawings end a little beside whole numbers
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its bootstrap interval; all NaN where nothing could be scored."""
-
-    value: float
-    low: float
-    high: float
-    prompts: int
-    """How many prompts have a value."""
-
-    @property
-    def clear_of_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
-        return self.low > 0 or self.high < 0
 
 
 def answers(spent: Floats, reward: Floats, evaluator: Floats, budgets: Sequence[float]) -> Floats:
@@ -124,69 +106,39 @@ def mean_by_prompt(values: Floats, prompts: Sequence[str], names: Sequence[str])
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def bootstrap(
+def estimate(
     values: Floats,
     tags: Sequence[str],
     weights: Mapping[str, float] | None = None,
     *,
-    seed: int = 0,
-    repeats: int = REPEATS,
+    paired: bool = False,
 ) -> dict[str, list[Estimate]]:
-    """Means and percentile intervals (95 %) by tag and overall; prompts are resampled within their tag.
+    """Means and intervals (`milr.benchmarks.intervals`) by tag and overall, as a benchmark's own table has them.
 
-    A prompt's several searches must be one row (`mean_by_prompt`), so that the resampled unit is the prompt. All
-    columns share the resampled prompts. A tag whose prompts all have the same value has an interval of width zero: the
-    bootstrap knows nothing of what the prompts did not show.
+    A prompt's several searches must be one row (`mean_by_prompt`): the prompt is the unit.
 
     Args:
         values: (P, B).
         tags: P of them.
         weights: How much each tag's mean counts in the overall mean, as the benchmark pools them; tags without values
             are left out and the other weights scaled up. None weighs a tag by its prompts: the plain mean.
-        seed: Of the resampling.
-        repeats: Resamples.
+        paired: The values are differences in [-1, 1], not scores in [0, 1].
 
     Returns:
         B estimates for each tag, in order of appearance, and for `OVERALL`.
     """
-    draw = np.random.default_rng(seed)
-    strata = list(dict.fromkeys(tags))
-    columns = values.shape[1]
-    points, spreads = np.empty((len(strata), columns)), np.empty((len(strata), repeats, columns))
-    counts = np.zeros((len(strata), columns))
-    for place, tag in enumerate(strata):
-        mine = values[[index for index, other in enumerate(tags) if other == tag]]  # (p, B)
-        known = ~np.isnan(mine)
-        counts[place] = known.sum(axis=0)
-        filled = np.where(known, mine, 0.0)
-        points[place] = _ratio(filled.sum(axis=0), counts[place])
-        for start in range(0, repeats, _AT_ONCE):
-            now = min(_AT_ONCE, repeats - start)
-            times = draw.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=now).astype(float)  # (R, p)
-            spreads[place, start : start + now] = _ratio(times @ filled, times @ known.astype(float))
-    shares = counts if weights is None else np.array([[weights.get(tag, 0.0)] * columns for tag in strata])
-    found = {tag: _estimates(points[i], spreads[i], counts[i]) for i, tag in enumerate(strata)}
-    found[OVERALL] = _estimates(_pool(points, shares), _pool(spreads, shares[:, None]), counts.sum(axis=0))
-    return found
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
-
-
-def _pool(means: Floats, shares: Floats) -> Floats:
-    """The weighted mean over the first axis, of those that have a value."""
-    shares = np.where(np.isnan(means), 0.0, shares)
-    return _ratio((np.where(np.isnan(means), 0.0, means) * shares).sum(axis=0), shares.sum(axis=0))
-
-
-def _estimates(points: Floats, spread: Floats, counts: Floats) -> list[Estimate]:
-    ends = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    found: list[Estimate] = []
-    for column, (point, count) in enumerate(zip(points, counts, strict=True)):
-        known = spread[:, column][~np.isnan(spread[:, column])]
-        low, high = np.percentile(known, ends) if len(known) and not np.isnan(point) else (np.nan, np.nan)
-        found.append(Estimate(float(point), float(low), float(high), int(count)))
+    one = estimate_difference if paired else estimate_mean
+    names = list(dict.fromkeys(tags))
+    found: dict[str, list[Estimate]] = {name: [] for name in (*names, OVERALL)}
+    for column in values.T:
+        known = [(tag, float(value)) for tag, value in zip(tags, column, strict=True) if not math.isnan(value)]
+        by_tag = [one([value for tag, value in known if tag == name]) for name in names]
+        for name, estimated in zip(names, by_tag, strict=True):
+            found[name].append(estimated)
+        if weights is None:
+            found[OVERALL].append(one([value for _, value in known]))
+        else:
+            found[OVERALL].append(pool(by_tag, [weights.get(name, 0.0) for name in names]))
     return found
 
 

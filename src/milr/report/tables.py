@@ -7,14 +7,21 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from milr.benchmarks.intervals import Estimate, write_interval, write_number
 from milr.errors import unknown_name
-from milr.report.statistics import Estimate
 
 Format = Literal["text", "md", "csv", "json"]
 NOTHING = "–"
+BOLD_FROM = 30
+"""The fewest prompts of a difference that is shown as clear: with fewer, one prompt more turns many a sign."""
+INTERVALS = (
+    "[low, high]: 95 % interval with the prompt as the unit: Wilson's for scores, Bonett and Price's for paired "
+    "differences, MOVER over tags. n: prompts, where it is not the row's number."
+)
+"""What must be said beside intervals."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,23 @@ class Cell:
     digits: int = 2
     signed: bool = False
     """Write the plus of what is above zero: a difference."""
+    prompts: int | None = None
+    """How many prompts the number is of; None for what is no mean over prompts."""
+    says_prompts: bool = False
+    """Write that number too."""
 
     @classmethod
     def of(cls, estimate: Estimate | None, digits: int = 2, signed: bool = False) -> Cell:
         """The estimate; nothing where it has no value."""
         if estimate is None or math.isnan(estimate.value):
             return cls()
-        return cls(estimate.value, estimate.low, estimate.high, digits, signed)
+        low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
+        return cls(estimate.value, low, high, digits, signed, estimate.prompts)
 
     @property
     def text(self) -> str:
         """As it is read: "0.73 [0.61, 0.84]"."""
-        return f"{self.number} {self.interval}".rstrip()
+        return f"{self.number} {self.beside}".rstrip()
 
     @property
     def number(self) -> str:
@@ -50,16 +62,22 @@ class Cell:
         """As in "[0.61, 0.84]"; empty where there is none."""
         if self.low is None or self.high is None:
             return ""
-        return f"[{self._write(self.low)}, {self._write(self.high)}]"
+        return write_interval(self.low, self.high, self.digits, self.signed)
+
+    @property
+    def beside(self) -> str:
+        """What stands beside the value: its interval, and the number of prompts where that must be said."""
+        return f"{self.interval} {f'n={self.prompts}' if self.says_prompts else ''}".strip()
 
     @property
     def clear(self) -> bool:
-        """A difference whose interval leaves zero out."""
-        return self.signed and self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """A difference of enough prompts (`BOLD_FROM`) whose interval leaves zero out."""
+        if not self.signed or self.low is None or self.high is None or (self.prompts or 0) < BOLD_FROM:
+            return False
+        return self.low > 0 or self.high < 0
 
     def _write(self, number: float) -> str:
-        rounded = round(number, self.digits) + 0.0  # no minus before a zero
-        return f"{rounded:{'+' if self.signed else ''}.{self.digits}f}"
+        return write_number(number, self.digits, self.signed)
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,13 @@ class Row:
     kind: Literal["ours", "published"] = "ours"
     group: str = ""
     """The heading that it stands under."""
+    of: str = ""
+    """How many prompts it is of, in words, where `prompts` cannot say it."""
+
+    @property
+    def prompts(self) -> int | None:
+        """How many prompts the row is of: as many as the cell that has most."""
+        return max((cell.prompts for cell in self.cells if cell.prompts is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -84,6 +109,27 @@ class Table:
     notes: tuple[str, ...] = ()
     key: str = field(default="", kw_only=True)
     """A short name for programs and links: "table-1"."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether it has numbers that are means over prompts, so that it says of how many."""
+        return any(row.of or row.prompts is not None for row in self.rows)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What stands above the cells that people see."""
+        return ("prompts", *self.columns) if self.counted else self.columns
+
+    def cells(self, row: Row) -> tuple[Cell, ...]:
+        """The cells of a row that people see: how many prompts it is of, then its own.
+
+        A cell of ours that is of another number of prompts than its row says so.
+        """
+        if not self.counted:
+            return row.cells
+        ours = row.kind == "ours"
+        shown = (replace(one, says_prompts=ours and one.prompts not in (None, row.prompts)) for one in row.cells)
+        return (Cell(row.of or (None if row.prompts is None else str(row.prompts))), *shown)
 
 
 def write_tables(tables: Sequence[Table], form: str) -> str:
@@ -101,7 +147,7 @@ def write_tables(tables: Sequence[Table], form: str) -> str:
 def _text(tables: Sequence[Table]) -> str:
     blocks: list[str] = []
     for table in tables:
-        lines = [["", *table.columns], *([row.name, *(cell.text for cell in row.cells)] for row in table.rows)]
+        lines = [["", *table.heads], *([row.name, *(cell.text for cell in table.cells(row))] for row in table.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = [_align(line, widths) for line in lines]
         blocks.append("\n".join([table.title, *_with_headings(rows, table.rows, "{}"), *table.notes]))
@@ -116,11 +162,12 @@ def _align(line: Sequence[str], widths: Sequence[int]) -> str:
 def _markdown(tables: Sequence[Table]) -> str:
     blocks: list[str] = []
     for table in tables:
-        head = f"| | {' | '.join(map(_escape, table.columns))} |\n|---|{'---|' * len(table.columns)}"
+        head = f"| | {' | '.join(map(_escape, table.heads))} |\n|---|{'---|' * len(table.heads)}"
         rows = [
-            f"| {_escape(row.name)} | {' | '.join(_escape(cell.text) for cell in row.cells)} |" for row in table.rows
+            f"| {_escape(row.name)} | {' | '.join(_escape(cell.text) for cell in table.cells(row))} |"
+            for row in table.rows
         ]
-        form = f"| *{{}}* {'| ' * len(table.columns)}|"
+        form = f"| *{{}}* {'| ' * len(table.heads)}|"
         body = _with_headings([head, *rows], table.rows, form)
         notes = "".join(f"\n* {note}" for note in table.notes)
         blocks.append(f"## {table.title}\n\n" + "\n".join(body) + (f"\n{notes}" if notes else ""))
@@ -146,12 +193,12 @@ def _csv(tables: Sequence[Table]) -> str:
     """A line a cell, so that tables of all widths fit one file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "group", "row", "kind", "column", "value", "low", "high"])
+    writer.writerow(["table", "group", "row", "kind", "column", "value", "low", "high", "prompts"])
     for table in tables:
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
                 place = [table.key or table.title, row.group, row.name, row.kind, column]
-                writer.writerow([*place, *("" if x is None else x for x in (cell.value, cell.low, cell.high))])
+                writer.writerow([*place, *("" if x is None else x for x in _data(cell).values())])
     return out.getvalue()
 
 
@@ -170,9 +217,13 @@ def as_data(table: Table) -> Mapping[str, object]:
                 "name": row.name,
                 "group": row.group,
                 "kind": row.kind,
-                "cells": [{"value": cell.value, "low": cell.low, "high": cell.high} for cell in row.cells],
+                "cells": [_data(cell) for cell in row.cells],
             }
             for row in table.rows
         ],
         "notes": table.notes,
     }
+
+
+def _data(cell: Cell) -> Mapping[str, object]:
+    return {"value": cell.value, "low": cell.low, "high": cell.high, "prompts": cell.prompts}

@@ -89,7 +89,7 @@ def examine_embedded(device: str, name: str = "embedded") -> Iterator[Finding]:
     Another machine rounds otherwise and draws other images, so a share is wrong only where the card's lies outside of
     its 95 % interval.
     """
-    from milr.benchmarks.tables import wilson
+    from milr.benchmarks.intervals import wilson
     from milr.models import embedded_folder, load_model
 
     card = Card.model_validate_json((embedded_folder(name) / CARD).read_text(encoding="utf-8"))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.benchmarks.base import Answer, Benchmark
+from milr.benchmarks.intervals import wilson
 from milr.benchmarks.layouts.geneval import write_metadata
 from milr.benchmarks.selection import select
-from milr.benchmarks.tables import summarise, wilson
+from milr.benchmarks.tables import summarise
 from milr.errors import UsageError
 from milr.rewards.geneval.rules import apply_rules
 from milr.tasks import OBJECT_NAMES, check_task, parse_prompt, read_tasks
@@ -184,6 +185,15 @@ def test_verified_groups_have_weights_of_their_own() -> None:
     assert "compare with nothing" in str(summarise(verified, answers("Time", [1.0])))
 
 
+def test_one_columns_overall_score_is_that_column() -> None:
+    table = summarise(load_benchmark("geneval"), answers("counting", [1, 1, 1, 0.5]))
+    (column,) = table.columns
+    assert table.overall is not None and table.running is not None
+    for name in ("mean", "low", "high", "prompts"):
+        assert getattr(table.overall, name) == getattr(column, name)
+    assert table.running.write(2) == "0.88 [0.40, 0.99], n = 4"
+
+
 def test_what_could_not_be_scored_is_left_out_and_counted() -> None:
     table = summarise(load_benchmark("geneval"), answers("colors", [1, None, 0]))
     assert (table.columns[0].mean, table.columns[0].prompts, table.unscored) == (0.5, 2, 1)
@@ -196,20 +206,6 @@ def test_a_picture_that_is_there_twice_is_refused() -> None:
         summarise(load_benchmark("geneval"), answers("colors", [1]) * 2)
     with pytest.raises(UsageError, match="has the tag 'shape', which geneval does not know"):
         summarise(load_benchmark("geneval"), answers("shape", [1]))
-
-
-@given(st.floats(0, 1), st.integers(1, 2000))
-def test_an_interval_holds_its_mean_and_never_shrinks_to_nothing(mean: float, prompts: int) -> None:
-    low, high = wilson(mean, prompts)
-    assert 0 <= low <= mean + 1e-9 and mean - 1e-9 <= high <= 1
-    assert high - low > 0
-
-
-def test_wilsons_interval_is_the_textbooks() -> None:
-    scipy_stats = pytest.importorskip("scipy.stats")
-    for right, of in ((0, 10), (7, 10), (80, 80), (40, 99)):
-        found = scipy_stats.binomtest(right, of).proportion_ci(0.95, method="wilson")
-        assert wilson(right / of, of) == pytest.approx((found.low, found.high), abs=1e-6)
 
 
 TOY = Benchmark(

@@ -111,6 +111,12 @@ def test_broken_pictures_are_unscored_and_reported(folder: Path, tmp_path: Path,
     assert "Unscored, left out above: 2 of 9 pictures" in said.out
     assert "unscored: 00002/samples/0001.png: the picture cannot be read" in said.err
     assert "Total images: 7" in said.out
+    official = dict(re.findall(r"^(\w+) += ([\d.]+)% \(", said.out, re.M))
+    intervals = re.findall(r"^(\w+) += ([\d.]+) \[([\d.]+), ([\d.]+)\], n = (\d+)$", said.out, re.M)
+    assert [name for name, *_ in intervals] == [*official, "Overall"]
+    for name, mean, low, high, prompts in intervals:
+        assert float(low) <= float(mean) <= float(high) and float(high) - float(low) > 0.2 and 1 <= int(prompts) <= 6
+        assert name == "Overall" or float(official[name]) == pytest.approx(100 * float(mean), abs=0.01)
     listed = [json.loads(line)["picture"] for line in (out / UNSCORED).read_text().splitlines()]
     assert listed == ["00002/samples/0001.png", "00003/samples/0001.png"]
     assert str(folder) not in (out / UNSCORED).read_text()

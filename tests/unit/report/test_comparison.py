@@ -6,18 +6,24 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from milr.benchmarks import load_benchmark
+from milr.benchmarks.base import Answer
+from milr.benchmarks.intervals import estimate_difference
+from milr.benchmarks.tables import answers_of, summarise
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
 from milr.report.comparison import END, compare, comparison_tables, find_control, needs_control, tag_weights
 from milr.report.entries import read_entries
+from milr.report.sections import make_sections
 from milr.report.statistics import OVERALL
-from milr.report.tables import Cell, Row, Table, write_tables
+from milr.report.tables import BOLD_FROM, Cell, Row, Table, write_tables
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS
 from milr.runs import read_run
 from milr.types import Score
@@ -76,7 +82,8 @@ def test_differences_are_paired_by_prompt(runs: dict[str, Path]) -> None:
     by_tag = [float(np.mean((ends[1] - ends[0])[np.array(joint.outcomes.tags) == tag])) for tag in joint.outcomes.tags]
     assert found.differences["milr, gradient zero"][OVERALL][END].value == pytest.approx(np.mean(by_tag))
     first = found.differences["milr, gradient zero"][OVERALL]["1"]
-    assert (first.value, first.low, first.high) == (0, 0, 0)  # the first image is the same
+    assert first.value == 0 and first.prompts == 4  # the first image is the same
+    assert first.low < -0.3 and first.high > 0.3  # which four prompts do not prove for others
     assert compare(entries, "zero").baseline is zero
     assert compare(entries, str(runs["zero"])).baseline is zero
     turned = compare(entries, "zero").differences["milr"][OVERALL][END]
@@ -182,6 +189,54 @@ def test_tags_are_pooled_as_the_benchmark_does() -> None:
     assert tag_weights(None, ["a"]) is None
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_same_number_has_the_same_interval_in_every_command(
+    images: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = make_tasks(20)
+    folders = [make_run(tmp_path / f"run{seed}", tasks=tasks, seed=seed) for seed in range(images)]
+    folders.append(make_run(tmp_path / "zero", tasks=tasks, gradient="zero"))
+    runs = [read_run(folder) for folder in folders]
+    answered = [
+        Answer(one.task, one.place, image, one.value)
+        for image, run in enumerate(runs[:images])
+        for one in answers_of(run)
+    ]
+    printed = summarise(load_benchmark("icons"), answered)
+    assert printed.overall is not None
+    compared = compare(read_entries(folders)).scores["milr"]
+    section = make_sections(runs)[0]
+    assert section.reference is not None
+    for column in (*printed.columns, replace(printed.overall, name=OVERALL)):
+        expected = (column.mean, column.low, column.high, column.prompts)
+        for found in (compared[column.name][END], section.at_end(section.reference, column.name)):
+            assert found is not None
+            assert (found.value, found.low, found.high, found.prompts) == pytest.approx(expected, abs=1e-12)
+    for command in (["compare", *map(str, folders)], ["report", *map(str, folders), "--format", "text"]):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert printed.overall.write(2).rpartition(",")[0] in shown
+
+
+def test_every_interval_says_of_how_many_prompts(runs: dict[str, Path]) -> None:
+    tables = comparison_tables(compare(read_entries(runs.values())))
+    for table in tables:
+        if table.key != "spent":
+            assert table.heads[0] == "prompts" and table.cells(table.rows[0])[0].text == "4"
+    tags = next(table for table in tables if table.key == "tags")
+    first, *_, overall = tags.cells(tags.rows[0])[1:]
+    assert first.text.endswith(" n=1") and first.interval and " n=" not in overall.text
+    assert not any(cell.clear for table in tables for row in table.rows for cell in row.cells)
+
+
+def test_a_difference_is_clear_from_thirty_prompts_on() -> None:
+    assert BOLD_FROM == 30
+    for value, prompts, clear in ((1.0, 29, False), (1.0, 30, True), (0.0, 30, False), (-0.5, 40, True)):
+        found = estimate_difference([value] * prompts)
+        assert Cell.of(found, signed=True).clear == clear
+        assert not Cell.of(found).clear
+
+
 TABLE = Table(
     "A | B",
     ("x", "y|z"),
@@ -206,7 +261,7 @@ def test_a_table_has_four_forms() -> None:
     assert len(lines) == 4 and lines[0]["value"] == "0.125" and lines[1]["value"] == "words, more"
     assert lines[2] == {**lines[2], "row": "none", "value": "", "low": ""}
     (data,) = json.loads(write_tables([TABLE], "json"))
-    assert data["rows"][0]["cells"][0] == {"value": 0.125, "low": -0.004, "high": 0.25}
+    assert data["rows"][0]["cells"][0] == {"value": 0.125, "low": -0.004, "high": 0.25, "prompts": None}
     with pytest.raises(UsageError, match="unknown format 'pdf'"):
         write_tables([TABLE], "pdf")
 

@@ -75,6 +75,24 @@ def test_the_published_tables_are_the_papers() -> None:
     assert len(read_published("t2i_compbench_rewards")[1]) == 6
 
 
+def test_published_rows_say_of_how_many_prompts_and_have_no_interval() -> None:
+    tables = {table.key: table for table in paper_tables([])}
+    shown = {key: table.cells(table.rows[0])[0].text for key, table in tables.items()}
+    assert shown == {
+        "table-1": "553",
+        "table-2": "1,800 + 1,000",
+        "table-3": "553 + 1,800 + 1,000",
+        "table-6": "553",
+        "table-7": "1,800",
+    }
+    assert tables["table-2"].cells(tables["table-2"].rows[2])[0].text == "1,800"  # DALL-E 3 has no number of WISE
+    counts = [cell.prompts for cell in tables["table-1"].rows[0].cells]
+    assert counts == [80, 99, 80, 94, 100, 100, 553]
+    assert not any(cell.beside for table in tables.values() for row in table.rows for cell in table.cells(row))
+    figure = by_key(make_figures([]))["figure-6"]
+    assert figure.as_table().rows[0].cells[0].text == "0.780" and figure.as_table().rows[0].prompts == 553
+
+
 @pytest.mark.slow
 def test_sections_are_found_by_what_runs_are(sections: list[Section]) -> None:
     icons, compbench, riddles = sections

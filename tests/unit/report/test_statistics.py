@@ -1,4 +1,4 @@
-"""Answers at a budget, best of n from a pool, intervals and areas: by hand, against scipy, and by their properties."""
+"""Answers at a budget, best of n from a pool, estimates by tag and areas: by hand and by their properties."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
-from milr.report.statistics import OVERALL, answers, area, bootstrap, expected_best, mean_by_prompt
+from milr.benchmarks.intervals import wilson
+from milr.report.statistics import OVERALL, answers, area, estimate, expected_best, mean_by_prompt
 
 NAN, INF = float("nan"), float("inf")
 unit = st.floats(0, 1, allow_nan=False)
@@ -78,52 +78,38 @@ def test_each_prompt_counts_once_however_often_it_was_searched() -> None:
 def test_overall_weighs_tags_as_told() -> None:
     values = np.array([[1.0], [1.0], [0.0], [0.0], [0.5], [NAN]])
     tags = ["x", "x", "x", "x", "y", "z"]
-    equal = bootstrap(values, tags, {"x": 1, "y": 1, "z": 1}, repeats=50)
+    equal = estimate(values, tags, {"x": 1, "y": 1, "z": 1})
     assert {tag: found[0].value for tag, found in equal.items() if tag != "z"} == {"x": 0.5, "y": 0.5, OVERALL: 0.5}
     assert np.isnan(equal["z"][0].value) and equal["z"][0].prompts == 0
     assert equal[OVERALL][0].prompts == 5
-    assert bootstrap(values, tags, {"x": 3, "y": 1}, repeats=50)[OVERALL][0].value == pytest.approx(0.5)
+    assert estimate(values, tags, {"x": 3, "y": 1})[OVERALL][0].value == pytest.approx(0.5)
     more = np.array([[1.0], [1.0], [1.0], [0.0], [0.5]])
-    assert bootstrap(more, tags[:5], repeats=50)[OVERALL][0].value == pytest.approx(3.5 / 5)  # the plain mean
-    assert bootstrap(more, tags[:5], {"x": 1, "y": 1}, repeats=50)[OVERALL][0].value == pytest.approx(0.625)
+    assert estimate(more, tags[:5])[OVERALL][0].value == pytest.approx(3.5 / 5)  # the plain mean
+    assert estimate(more, tags[:5], {"x": 1, "y": 1})[OVERALL][0].value == pytest.approx(0.625)
 
 
-def test_intervals_agree_with_scipys() -> None:
-    values = np.random.default_rng(5).random(40)
-    ours = bootstrap(values[:, None], ["all"] * 40)[OVERALL][0]
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=1).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    draw = np.random.default_rng(11)
-    trials, hits = 200, 0
-    for trial in range(trials):
-        values = draw.random((60, 1)) < np.repeat([0.3, 0.8], 30)[:, None]
-        found = bootstrap(values.astype(float), ["x"] * 30 + ["y"] * 30, {"x": 1, "y": 1}, seed=trial, repeats=500)
-        hits += found[OVERALL][0].low <= 0.55 <= found[OVERALL][0].high
-    assert 0.9 <= hits / trials <= 0.99
+def test_scores_have_wilsons_interval_and_differences_their_own() -> None:
+    values = np.array([[1.0, NAN], [1.0, 0.5], [1.0, NAN]])
+    whole, part = estimate(values, ["x"] * 3)[OVERALL]
+    assert (whole.low, whole.high, whole.prompts) == (*wilson(1, 3), 3) and part.prompts == 1
+    assert (part.low, part.high) == wilson(0.5, 1)
+    difference = estimate(values[:, :1], ["x"] * 3, paired=True)[OVERALL][0]
+    assert difference.value == 1 and difference.low < 0
 
 
 @given(st.lists(st.tuples(unit, st.sampled_from("xy")), min_size=2, max_size=8), st.randoms(use_true_random=False))
 def test_the_order_of_prompts_changes_no_mean_and_an_interval_holds_it(rows: list[tuple[float, str]], chooser) -> None:  # type: ignore[no-untyped-def]
-    def estimate(these: list[tuple[float, str]]):  # type: ignore[no-untyped-def]
+    def summarise(these: list[tuple[float, str]]):  # type: ignore[no-untyped-def]
         values = np.array([[value] for value, _ in these])
-        return bootstrap(values, [tag for _, tag in these], {"x": 1, "y": 2}, repeats=300)
+        return estimate(values, [tag for _, tag in these], {"x": 1, "y": 2})
 
     shuffled = list(rows)
     chooser.shuffle(shuffled)
-    plain, other = estimate(rows), estimate(shuffled)
+    plain, other = summarise(rows), summarise(shuffled)
     for tag, (found,) in plain.items():
         assert other[tag][0].value == pytest.approx(found.value)
         assert found.low - 1e-9 <= found.value <= found.high + 1e-9
         assert found.low >= 0 and found.high <= 1
-
-
-def test_same_seed_same_interval() -> None:
-    values = np.random.default_rng(0).random((30, 2))
-    assert bootstrap(values, ["a"] * 30, seed=3) == bootstrap(values, ["a"] * 30, seed=3)
-    assert bootstrap(values, ["a"] * 30, seed=3) != bootstrap(values, ["a"] * 30, seed=4)
 
 
 def test_areas_by_hand() -> None:

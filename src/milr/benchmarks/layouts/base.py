@@ -31,6 +31,8 @@ class Layout(Protocol):
     """The name of the reward that scores it unless another one is asked for."""
     prompts: int
     """How many the whole benchmark has."""
+    right_or_wrong: bool
+    """The official score counts a picture as right (1) or wrong, whatever its value."""
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
         """Every picture that the official scorer would find, in a fixed order.

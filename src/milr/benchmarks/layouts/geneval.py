@@ -34,6 +34,7 @@ class GenEvalLayout:
 
     reward = "geneval"
     prompts = 553
+    right_or_wrong = True
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
         """Every picture that GenEval's scorer would find, by the numbers of folder and picture.

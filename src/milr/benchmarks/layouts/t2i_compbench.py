@@ -46,6 +46,7 @@ class T2ICompBenchLayout:
 
     reward = "t2i-compbench"
     prompts = 300
+    right_or_wrong = False
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
         """Every picture of the samples folder, by its number.

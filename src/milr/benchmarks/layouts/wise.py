@@ -38,6 +38,7 @@ class WiseLayout:
 
     reward = "wise"
     prompts = 1000
+    right_or_wrong = False
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
         """Every picture that is named by a prompt's id, in the order of the ids.
