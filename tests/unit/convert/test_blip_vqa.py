@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from milr.convert import blip_vqa, convert
 from milr.errors import UsageError
 from milr.rewards.compbench.blip_vqa import NO, YES, BlipVqa, clean_question, make_questions, multiply
-from milr.rewards.compbench.prompts import Analysis
+from milr.rewards.compbench.prompts import CATEGORIES, Analysis, analyse
 from milr.rewards.compbench.weights import describe_blip
 from tests.support.compbench_weights import VOCABULARY, make_blip_config, write_bert_vocabulary
 from tests.support.plain_blip import PlainBlip
@@ -186,14 +187,28 @@ def test_questions_are_noun_phrases_with_a_question_mark() -> None:
     ("question", "cleaned"),
     [
         ("The Red Hat?", "the red hat?"),
-        ('a "big", (small) dog*#:;~!.?', "a big small dog?"),
+        ('a "big", (small) dog*#:;~!.?', "a big, small dog?"),
         ("a man's half-open door?", "a man's half-open door?"),
+        ("The big, round, red ball?", "the big, round, red ball?"),  # `pre_question` keeps commas
         (" ".join(["word"] * 60), " ".join(["word"] * 50)),
         ("", ""),
     ],
 )
 def test_questions_are_cleaned_as_blips_data_set_does(question: str, cleaned: str) -> None:
     assert clean_question(question) == cleaned
+
+
+def test_questions_with_commas_keep_them(shared_data: Path) -> None:
+    """72 questions of the official prompts have commas: 5 of 5 colour prompts, 67 of 64 complex ones."""
+    questions, prompts = Counter[str](), Counter[str]()
+    for category in CATEGORIES:
+        lines = (shared_data / "t2i_compbench" / f"{category}_val.txt").read_text(encoding="utf-8").splitlines()
+        for prompt in filter(None, map(str.strip, lines)):
+            asked = [question for question in make_questions(analyse(prompt)) if "," in question]
+            assert all(clean_question(question).count(",") == question.count(",") for question in asked)
+            questions[category] += len(asked)
+            prompts[category] += bool(asked)
+    assert +questions == {"color": 5, "complex": 67} and +prompts == {"color": 5, "complex": 64}
 
 
 def test_a_score_is_the_product_to_four_decimals() -> None:

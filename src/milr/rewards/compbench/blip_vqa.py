@@ -43,8 +43,8 @@ def make_questions(analysis: Analysis) -> tuple[str, ...]:
 
 
 def clean_question(question: str) -> str:
-    """A question as BLIP's data set hands it to the tokenizer."""
-    text = re.sub(r"[.!\"()*#:;~,]", "", question.lower()).rstrip(" ")
+    """A question as BLIP's data set (`pre_question`) hands it to the tokenizer: commas stay."""
+    text = re.sub(r"[.!\"()*#:;~]", "", question.lower()).rstrip(" ")
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 

@@ -87,7 +87,7 @@ class T2ICompBench:
         self.scorers = Scorers(Path(unidet) if unidet else None, device)
         self._untested = set(scorers_of(None)) if self_test else set[Scorer]()
         blip, substitute = self.scorers.blip_origin, self.scorers.substitute
-        self.name = "t2i-compbench@1"
+        self.name = "t2i-compbench@2"
         self.name += "" if blip.is_official else "+blip-hub-copy"
         self.name += f"+{substitute.name}-for-unidet" if substitute else "+unidet"
         self._blip_note = "" if blip.is_official else f"BLIP-VQA: {blip.title}"
