@@ -55,6 +55,7 @@ def test_objects_of_a_scene_never_overlap(seed: int) -> None:
     assert cells.max() == 1
 
 
+@pytest.mark.slow
 def test_requests_never_hold_what_is_held_out() -> None:
     world, held_out = make_world(), scenes.read_held_out()
     for _ in range(3000):

@@ -116,6 +116,7 @@ def test_genevals_scorer_finds_every_answer_with_its_line_of_metadata(
     assert [tmp_path / "out" / picture.key for picture in ours] == [picture for _, picture in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 10])
 def test_t2i_compbenchs_scorers_find_each_category_numbered_through(
     tmp_path: Path, shared_data: Path, images: int
@@ -140,6 +141,7 @@ def test_t2i_compbenchs_scorers_find_each_category_numbered_through(
         assert load_layout("t2i-compbench").find(tmp_path / "out" / name, None)
 
 
+@pytest.mark.slow
 def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, shared_data: Path) -> None:
     places = [0, 399, 400, 999]
     run = make_run(tmp_path / "run", "wise", choose("wise", shared_data, places))

@@ -138,6 +138,7 @@ def test_the_summary_says_what_scored(folder: Path, tmp_path: Path, capsys) -> N
     assert (tmp_path / "pictures-geneval-hf").is_dir()
 
 
+@pytest.mark.slow
 def test_nothing_is_scored_where_the_self_test_fails(folder: Path, tmp_path: Path, capsys) -> None:
     assert main(["score-folder", str(folder), "--benchmark", "geneval", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
@@ -310,6 +311,7 @@ def test_a_folder_that_lacks_prompts_is_refused_where_the_prompts_are_given(fold
         GenEvalLayout().find(folder, prompts)
 
 
+@pytest.mark.slow
 def test_the_official_metadata_is_read(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "geneval" / "evaluation_metadata.jsonl"
     for number, line in enumerate(source.read_text().splitlines()):
@@ -321,6 +323,7 @@ def test_the_official_metadata_is_read(shared_data: Path, tmp_path: Path) -> Non
     assert len(found) == len({picture.task.key for picture in found}) == GenEvalLayout.prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [

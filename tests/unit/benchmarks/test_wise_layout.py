@@ -126,6 +126,7 @@ def test_a_vlm_judge_of_ones_own_scores_the_folder(
     ]
 
 
+@pytest.mark.slow
 def test_the_official_prompts_are_read(shared_data: Path, tmp_path: Path) -> None:
     for number in range(1, 1001):
         (tmp_path / f"{number}.png").write_bytes(b"")

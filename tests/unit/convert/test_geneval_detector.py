@@ -174,6 +174,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mmdet: MmdetMask
     return path
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_folder(checkpoint: Path, tmp_path: Path, pixels, expected, capsys) -> None:
     target = tmp_path / "detector"
     assert main(["convert", "geneval-detector", str(checkpoint), str(target)]) == 0

@@ -22,6 +22,7 @@ def tables() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_pickled_shards_become_transformers_safetensors(tmp_path: Path) -> None:
     source, target = tmp_path / "T2I-R1", tmp_path / "made"
     plain = write_deepseek(source)
@@ -48,6 +49,7 @@ def test_pickled_shards_become_transformers_safetensors(tmp_path: Path) -> None:
     assert processor(text="a cat", return_tensors="pt")["input_ids"][0, 0] == made.tokenizer.bos_token_id
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_settings(tmp_path / "in")
     (tmp_path / "out").mkdir()

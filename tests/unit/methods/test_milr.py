@@ -375,6 +375,7 @@ def test_fresh_noise_and_no_gradient_redraw_new_images() -> None:
     assert {(trace(record).text_shift, trace(record).image_shift) for record in records} == {(0.0, 0.0)}
 
 
+@pytest.mark.slow
 def test_without_a_gradient_it_is_all_the_same_what_would_move() -> None:
     """One zero-gradient control stands for all searches that differ in these settings only."""
 

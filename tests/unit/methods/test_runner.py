@@ -29,7 +29,18 @@ NEVER = 1.0  # no reward is strictly above it
 ONCE = {"one-shot", "text-reasoning"}  # methods that draw once
 MANY = [name for name in METHODS if name not in ONCE]
 SETTINGS: dict[str, Any] = {"steps": 5, "text_ratio": 0.5, "image_ratio": 0.2, "learning_rate": 0.2, "guidance": 2.0}
-ALL = pytest.mark.parametrize("name", METHODS)
+FAST = ("milr", "keep-right")
+"""Methods that `make fast` runs; `make test` runs all."""
+
+
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test once for each method; all but `FAST` are slow."""
+    return pytest.mark.parametrize(
+        "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    )
+
+
+ALL = each(METHODS)
 
 
 def start(
@@ -123,7 +134,7 @@ def test_a_generator_and_a_list_of_tasks_are_alike(name: str) -> None:
     assert timeless(start(name, iter(TASKS), batch_size=3)) == timeless(start(name, TASKS))
 
 
-@pytest.mark.parametrize("name", MANY)
+@each(MANY)
 def test_a_task_that_is_put_while_others_are_in_progress_joins_at_the_next_step(name: str) -> None:
     queue = TaskQueue()
     assert queue.put(CAT) == 0
@@ -233,7 +244,7 @@ def test_a_closed_queue_serves_what_it_has_and_takes_no_more() -> None:
 # --- cancelling
 
 
-@pytest.mark.parametrize("name", MANY)
+@each(MANY)
 def test_a_task_in_progress_is_cancelled_and_ends_with_its_best(name: str) -> None:
     settings: dict[str, Any] = {"steps": 9, "batch_size": 2}
     whole = list(start(name, TASKS, **settings))
@@ -296,7 +307,7 @@ def test_when_all_tasks_in_a_queue_are_cancelled_the_runner_sleeps_on() -> None:
     assert [record.task for record in consumer.end()] == [DOGS]
 
 
-@pytest.mark.parametrize("name", MANY)
+@each(MANY)
 def test_a_task_is_cancelled_from_another_thread(name: str) -> None:
     asked, go = Event(), Event()
 

@@ -58,6 +58,7 @@ def test_no_recipe_promises_a_score_without_naming_its_run() -> None:
         assert expected == UNMEASURED or "[" in expected and "run" in expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ICON_WORLD)
 def test_every_recipe_of_the_icon_world_can_be_planned(name: str) -> None:
     planned = plan_runs(read_recipe(name))
@@ -67,6 +68,7 @@ def test_every_recipe_of_the_icon_world_can_be_planned(name: str) -> None:
     assert "zero" in gradients or not searches  # what a result needs
 
 
+@pytest.mark.slow
 def test_recipes_on_published_benchmarks_can_be_planned(shared_data: Path) -> None:
     for name, folder in (("rewards-geneval", "geneval"), ("rewards-compbench", "t2i_compbench")):
         planned = plan_runs(read_recipe(name), {"data": shared_data / folder, "model": "some/janus-pro"})
@@ -89,6 +91,7 @@ def test_each_search_gets_its_control_and_nothing_else_does() -> None:
     assert len(plan_runs(recipe, controls=False)) == 4
 
 
+@pytest.mark.slow
 def test_searches_that_would_be_the_same_with_a_zero_gradient_share_a_control() -> None:
     changes = ({}, {"strategy": "alt"}, {"text_ratio": 0.0}, {"l2": 1.0}, {"image_ratio": 0.0}, {"strategy": "steer"})
     recipe = Recipe(**BASE, controls=True, runs=(*changes, {"steps": 5}))
@@ -158,6 +161,7 @@ def test_what_the_user_says_goes_before_the_recipe_and_after_the_sweep() -> None
     assert (first.settings.benchmark, first.settings.limit, first.settings.evaluator) == ("icons-hard", 7, "icons")
 
 
+@pytest.mark.slow
 def test_a_run_does_without_common_settings_that_its_method_does_not_read() -> None:
     common = {"steps": 5, "learning_rate": 0.1, "image_latents": 11, "temperature": 0.5}
     changes = ({}, {"method": "one-shot"}, {"method": "best-of-n"}, {"strategy": "steer"}, {"method": "*", "l2": 1.0})
@@ -314,6 +318,7 @@ def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path) -> None:
     assert sorted(len(run.manifest.sessions) for run in runs) == [1, 1, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

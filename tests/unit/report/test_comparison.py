@@ -168,6 +168,7 @@ def test_one_search_of_zero_gradient_is_the_control_of_all_that_would_draw_the_s
         assert find_control(alt, entries, "random") is None
 
 
+@pytest.mark.slow
 def test_every_method_can_be_compared(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name, tasks=make_tasks(2), method=name, stop_at=1.0) for name in METHODS]
     entries = read_entries(folders)
@@ -189,6 +190,7 @@ def test_tags_are_pooled_as_the_benchmark_does() -> None:
     assert tag_weights(None, ["a"]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 2])
 def test_the_same_number_has_the_same_interval_in_every_command(
     images: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

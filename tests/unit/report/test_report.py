@@ -103,6 +103,7 @@ def test_sections_are_found_by_what_runs_are(sections: list[Section]) -> None:
     assert (compbench.benchmark, riddles.benchmark) == ("t2i-compbench", "riddles")
 
 
+@pytest.mark.slow
 def test_our_rows_stand_in_the_papers_tables(sections: list[Section]) -> None:
     tables = {table.key: table for table in paper_tables(sections)}
     assert list(tables) == ["table-1", "table-2", "table-3", "table-6", "table-7"]
@@ -195,6 +196,7 @@ def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_pape
     assert tables["figure-5-text"].notes[-1].startswith("no run given")
 
 
+@pytest.mark.slow
 def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
     """As in one report of the whole matrix: the L2 weight is swept under a weaker reward than all else."""
     settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]
@@ -208,6 +210,7 @@ def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
     assert all(None not in series.estimates for series in figure.series)
 
 
+@pytest.mark.slow
 def test_our_strategies_stand_among_the_methods_with_settings_of_their_own(tmp_path: Path) -> None:
     settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"text_ratio": 0.5}]
     settings += [{"strategy": "steer", "text_ratio": 1.0, "learning_rate": 0.01}]
@@ -276,6 +279,7 @@ def test_the_page_needs_no_other_file(runs: list[Run]) -> None:
     assert text == draw_page(runs)  # nothing in it depends on the hour or on chance
 
 
+@pytest.mark.slow
 def test_prompts_cannot_write_into_the_page(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='the page\'s figures need pip install "milr[report]"')
     tasks = [task.model_copy(update={"prompt": "<script>alert(1)</script> & co"}) for task in make_tasks(1)]

@@ -110,6 +110,7 @@ def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
         next(evaluate_run(run, OTHER, "other"))
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_runs_again(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 0

@@ -72,6 +72,7 @@ def unpack(file: Path, folder: Path, redraw: Redraw | None, which: Which) -> tup
     return read_run(folder), same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["none", "ends", "all"])
 def test_what_comes_out_is_what_went_in(run: Path, tmp_path: Path, which: Which) -> None:
     before = read_run(run)

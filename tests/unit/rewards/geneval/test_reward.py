@@ -327,6 +327,7 @@ def test_wrong_arithmetic_is_seen(monkeypatch) -> None:
     assert [finding.fine for finding in check_arithmetic("cpu")] == [False, False, False]
 
 
+@pytest.mark.slow
 def test_weights_that_see_nothing_are_refused(geneval_weights: Path) -> None:
     with pytest.raises(MilrError, match="fails its self-test, so nothing is scored: .*milr doctor geneval"):
         GenEval()

@@ -173,6 +173,7 @@ def dino(root: Path, monkeypatch: pytest.MonkeyPatch) -> GroundingDino:
     return GroundingDino(short_side=128, long_side=200, self_test=False)
 
 
+@pytest.mark.slow
 def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
     tasks = [parse_prompt("a dog left of a traffic light"), parse_prompt("two cats"), Task(prompt="a fine day")]
     scores = dino([photograph()] * 3, tasks)
