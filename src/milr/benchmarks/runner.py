@@ -18,11 +18,12 @@ from milr.benchmarks.tables import summarise_runs
 from milr.errors import UsageError
 from milr.methods import METHODS, POOLED, load_method
 from milr.methods.runner import Runner
-from milr.models import find_model, load_model, read_capabilities
-from milr.models.base import Model
+from milr.models import find_model, load_model, read_capabilities, reads_free_prompts
+from milr.models.base import Capabilities, Model
+from milr.models.devices import Placement, machine_facts
 from milr.models.hub import HubAccess
 from milr.registry import find
-from milr.rewards import check_reward, load_reward, needs_model
+from milr.rewards import check_reward, check_scorable, load_reward, locate_reward, needs_model
 from milr.rewards.base import Reward
 from milr.rewards.icons.golden import check_scorer
 from milr.runs import Manifest, RunError, RunWriter, check_folder, check_resumable, read_manifest, read_run
@@ -123,8 +124,8 @@ class BenchmarkJob:
         hub = hub or HubAccess()
         benchmark, chosen, names = check_settings(settings, offline=hub.offline)
         check_folder(folder)
-        parts = _load(names, settings.device, settings.dtype, vlm, hub)
-        _check_language(benchmark, parts.model)
+        placement = Placement(settings.device, settings.dtype)
+        parts = _load(names, placement, vlm, hub)
         writer = RunWriter(
             folder,
             tasks=[task for _, task in chosen],
@@ -133,7 +134,7 @@ class BenchmarkJob:
             reward=parts.reward.name,
             evaluator=parts.evaluator,
             vlm_usage=vlm.usage if vlm else lambda: None,
-            machine=_machine(settings.device),
+            machine=_machine(names, placement),
             benchmark=benchmark.name,
             data=None if settings.data is None else str(settings.data),
             places=tuple(place for place, _ in chosen),
@@ -167,13 +168,14 @@ class BenchmarkJob:
         names = _Names(
             manifest.model_asked, manifest.profile, manifest.reward_asked, manifest.evaluator_asked, manifest.method
         )
-        parts = _load(names, manifest.device, manifest.dtype, vlm, hub or HubAccess())
+        placement = Placement(manifest.device, manifest.dtype)
+        parts = _load(names, placement, vlm, hub or HubAccess())
         _check_same(folder, manifest, parts)
         writer = RunWriter.resume(
             folder,
             evaluator=parts.evaluator,
             vlm_usage=vlm.usage if vlm else lambda: None,
-            machine=_machine(manifest.device),
+            machine=_machine(names, placement),
         )
         return cls(benchmark, parts, writer)
 
@@ -285,13 +287,23 @@ def check_settings(
                 flag = name.replace("_", "-")
                 raise UsageError(f"--pool {settings.pool} says itself how many are drawn: leave --{flag} out")
     make_settings(method, settings.settings)
-    reward = settings.reward or _own_reward(benchmark, settings, offline)
-    for name in (reward, settings.evaluator):
+    for name in (settings.reward, settings.evaluator):
         if name is not None:
             check_reward(name)
     chosen = select(
         benchmark, benchmark.read(settings.data), tags=settings.tags, limit=settings.limit, shard=settings.shard
     )
+    folder = find_model(settings.model, weights=False, offline=offline)
+    if not benchmark.in_icon_world and not reads_free_prompts(folder):
+        raise UsageError(
+            f"{settings.model} reads prompts of the icon world only, not those of {benchmark.name}: type milr "
+            "benchmark icons, or give --model the folder of a model that reads any text"
+        )
+    capabilities = read_capabilities(folder, settings.profile)
+    reward, tasks = settings.reward or _own_reward(benchmark, capabilities), [task for _, task in chosen]
+    check_scorable(reward, tasks, capabilities)
+    if settings.evaluator is not None:
+        check_scorable(settings.evaluator, tasks, capabilities, "--evaluator")
     return benchmark, chosen, _Names(settings.model, settings.profile, reward, settings.evaluator, method)
 
 
@@ -303,33 +315,24 @@ def _make_settings(settings: BenchmarkSettings, method: str, model: Model) -> Se
     return model.settings(method, **given)
 
 
-def _own_reward(benchmark: Benchmark, settings: BenchmarkSettings, offline: bool) -> str:
+def _own_reward(benchmark: Benchmark, capabilities: Capabilities) -> str:
     """Return the benchmark's own scorer: the icon world's for a model that draws icons."""
-    if not benchmark.in_icon_world or benchmark.reward == "icons":
-        return benchmark.reward
-    folder = find_model(settings.model, weights=False, offline=offline)
-    draws_icons = read_capabilities(folder, settings.profile).image_language == "icons"
-    return "icons" if draws_icons else benchmark.reward
+    in_icons = benchmark.in_icon_world and capabilities.image_language == "icons"
+    return "icons" if in_icons else benchmark.reward
 
 
-def _check_language(benchmark: Benchmark, model: Model) -> None:
-    if not benchmark.in_icon_world and not model.reads_free_prompts:
-        raise UsageError(
-            f"{model.name} reads prompts of the icon world only, not those of {benchmark.name}: type milr benchmark "
-            "icons, or give --model the folder of a model that reads any text"
-        )
-
-
-def _load(names: _Names, device: str, dtype: str | None, vlm: VlmClient | None, hub: HubAccess) -> Parts:
+def _load(names: _Names, placement: Placement, vlm: VlmClient | None, hub: HubAccess) -> Parts:
     # A missing key, server or scorer is found before the model is loaded, where the scorer can do without it.
     early = {
-        name: load_reward(name, vlm=vlm) for name in (names.reward, names.evaluator) if name and not needs_model(name)
+        name: load_reward(name, vlm=vlm, placement=placement)
+        for name in (names.reward, names.evaluator)
+        if name and not needs_model(name)
     }
     # Batches of fixed shape: what a kill left over gives the same images as if it had not been left over.
     model = load_model(
         names.model,
-        device=device,
-        dtype=dtype,
+        device=placement.device,
+        dtype=placement.dtype,
         profile=names.profile,
         offline=hub.offline,
         confirm=hub.confirm,
@@ -337,7 +340,7 @@ def _load(names: _Names, device: str, dtype: str | None, vlm: VlmClient | None, 
     )
 
     def scorer(name: str) -> Reward:
-        return early.get(name) or load_reward(name, model=model, vlm=vlm)
+        return early.get(name) or load_reward(name, model=model, vlm=vlm, placement=placement)
 
     evaluator = None if names.evaluator is None else scorer(names.evaluator)
     return Parts(model, scorer(names.reward), evaluator, load_method(names.method))
@@ -354,10 +357,8 @@ def _check_same(folder: Path, manifest: Manifest, parts: Parts) -> None:
             raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: begin a new run")
 
 
-def _machine(device: str) -> dict[str, str | int]:
-    import torch
-
-    facts: dict[str, str | int] = {"threads": torch.get_num_threads(), "device": device}
-    if device.startswith("cuda") and torch.cuda.is_available():
-        facts["accelerator"] = torch.cuda.get_device_name(device)
-    return facts
+def _machine(names: _Names, placement: Placement) -> dict[str, str | int]:
+    places = {"reward_device": locate_reward(names.reward, placement)}
+    if names.evaluator is not None:
+        places["evaluator_device"] = locate_reward(names.evaluator, placement)
+    return machine_facts(placement, places)

@@ -31,7 +31,8 @@ from milr.benchmarks.intervals import estimate_mean, pool, write_interval, write
 from milr.benchmarks.layouts import FoundPicture, Scored, load_layout
 from milr.errors import MilrError, UsageError
 from milr.files import LOCK, PART, hold, write_text
-from milr.rewards import Reward, check_reward, load_reward, needs_model
+from milr.models.devices import Placement
+from milr.rewards import Reward, check_reward, check_scorable, load_reward, needs_model
 from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
@@ -112,6 +113,7 @@ class FolderJob:
         prompts: Path | None = None,
         processes: int = 1,
         options: Mapping[str, object] | None = None,
+        placement: Placement | None = None,
         vlm: VlmSettings | None = None,
     ) -> None:
         """Find the pictures and read what was scored before.
@@ -124,12 +126,13 @@ class FolderJob:
             prompts: The benchmark's prompt file, where the layout wants one.
             processes: How many pictures are scored at once. Each process holds the reward's weights, and they share
                 the threads that torch would use.
-            options: Of the reward, such as its device.
+            options: Of the reward.
+            placement: Where the reward computes; None is the CPU.
             vlm: How VLM judges are asked; each process has a client of its own. None for the defaults.
 
         Raises:
-            UsageError: A name that is not known, a folder or a picture that cannot be read, results of another scorer
-                in ``out``, or a budget for several processes.
+            UsageError: A name that is not known, a reward that cannot score these prompts, a folder or a picture that
+                cannot be read, results of another scorer in ``out``, or a budget for several processes.
         """
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
@@ -143,8 +146,9 @@ class FolderJob:
         named = re.sub(r"[^\w.+-]+", "-", self.reward)
         self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
         self.pictures = self.layout.find(folder, prompts)
+        check_scorable(self.reward, [picture.task for picture in self.pictures])
         self._processes = processes
-        self._setup = _Setup(self.reward, tuple((options or {}).items()), processes, vlm)
+        self._setup = _Setup(self.reward, tuple((options or {}).items()), placement, processes, vlm)
         self._header = _Header(
             benchmark=benchmark,
             reward=self.reward,
@@ -312,6 +316,7 @@ class _Setup:
 
     reward: str
     options: tuple[tuple[str, Any], ...]
+    placement: Placement | None
     processes: int
     vlm: VlmSettings | None
 
@@ -334,7 +339,7 @@ class _Worker:
             from milr.rewards.vlm.client import VlmClient
 
             self._vlm = VlmClient(setup.vlm)
-        self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, **dict(setup.options))
+        self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, placement=setup.placement, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""

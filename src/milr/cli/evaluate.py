@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from milr.cli.options import Device, load_asked
+from milr.cli.options import Device, Dtype, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
-from milr.errors import MilrError
-from milr.rewards import check_reward, load_reward
+from milr.errors import MilrError, UsageError
+from milr.models.devices import Placement, check_dtype, machine_facts
+from milr.rewards import check_reward, check_scorable, load_reward, locate_reward
+
+if TYPE_CHECKING:
+    from milr.models.base import Capabilities  # imports torch
+    from milr.runs import Manifest
 
 
 def evaluate(
@@ -20,6 +25,7 @@ def evaluate(
         str, typer.Option(help="The reward that gives the headline numbers from now on; milr info lists names.")
     ],
     device: Device = "cpu",
+    dtype: Dtype = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -27,14 +33,18 @@ def evaluate(
 ) -> None:
     """Score the images of finished runs by another evaluator. Nothing is drawn again, and no answer changes."""
     check_reward(evaluator)
+    check_dtype(dtype)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {evaluator} ...")
     from milr.runs import check_evaluable, evaluate_run
 
-    manifests = [check_evaluable(run) for run in runs]
-    model = load_asked(evaluator, manifests[0].model_asked or manifests[0].model, device)
-    scorer = load_reward(evaluator, model=model, vlm=vlm.client)
+    manifests, placement = [check_evaluable(run) for run in runs], Placement(device, dtype)
+    for manifest in manifests:
+        check_scorable(evaluator, manifest.tasks, _find_capabilities(manifest), "--evaluator")
+    model = load_asked(evaluator, manifests[0].model_asked or manifests[0].model, placement)
+    scorer = load_reward(evaluator, model=model, vlm=vlm.client, placement=placement)
+    machine = machine_facts(placement, {"evaluator_device": locate_reward(evaluator, placement)})
     for line in vlm.costs(scorer, {}, model, round(sum(manifest.drawings for manifest in manifests))):
         screen.print(f"milr: {line}")
     try:
@@ -42,7 +52,8 @@ def evaluate(
             if manifest.evaluator == scorer.name:
                 typer.echo(f"{run}: evaluated by {scorer.name} already")
                 continue
-            done = sum(1 for _ in evaluate_run(run, scorer, evaluator, vlm_usage=vlm.client.usage))
+            evaluated = evaluate_run(run, scorer, evaluator, vlm_usage=vlm.client.usage, machine=machine)
+            done = sum(1 for _ in evaluated)
             typer.echo(f"{run}: {done} tasks, evaluated by {scorer.name} instead of {manifest.evaluator or 'nothing'}")
     except MilrError as error:
         raise MilrError(f"{error}; the same command goes on") from error
@@ -50,3 +61,16 @@ def evaluate(
         vlm.client.close()
     for line in vlm.conclusion([]):
         screen.print(line)
+
+
+def _find_capabilities(manifest: Manifest) -> Capabilities | None:
+    """Return what the model of a run can do; None if the model is not here any more."""
+    from milr.models import find_model, read_capabilities
+
+    for name in (manifest.model_asked, manifest.model_folder):
+        try:
+            if name is not None:
+                return read_capabilities(find_model(name, weights=False, offline=True), manifest.profile)
+        except UsageError:
+            continue
+    return None

@@ -19,6 +19,7 @@ from milr.cli.options import (
     ModelName,
     Offline,
     Profile,
+    Reward,
     Yes,
     ask,
     check_names,
@@ -42,7 +43,7 @@ def generate(
         Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts, one per line, or GenEval's JSONL.")
     ] = None,
     model: ModelName = DEFAULT_MODEL,
-    reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
+    reward: Reward = None,
     method: Annotated[str, typer.Option(help="How drawings are spent: a name that milr info lists.")] = "milr",
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
@@ -74,18 +75,26 @@ def generate(
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
-    tasks = _read_prompts(prompts, prompts_file, find_model(model, weights=False, offline=offline))
+    folder = find_model(model, weights=False, offline=offline)
+    tasks = _read_prompts(prompts, prompts_file, folder)
     for line in (*filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
         screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
     from milr import load_model, load_reward
     from milr.methods import load_method
     from milr.methods.runner import Runner
-    from milr.rewards import needs_model
+    from milr.models import read_capabilities
+    from milr.models.devices import Placement, machine_facts
+    from milr.rewards import check_scorable, default_reward, locate_reward, needs_model
     from milr.rewards.panel import watch
 
+    capabilities, placement = read_capabilities(folder, profile), Placement(device, dtype)
+    reward = reward or default_reward(capabilities)
+    check_scorable(reward, tasks, capabilities)
+    for name in vlm.panel:
+        check_scorable(name, tasks, capabilities, "--panel")
     # A missing key or server is found before the model is loaded, if the reward does not ask the model.
-    scorer = None if needs_model(reward) else load_reward(reward, vlm=vlm.client)
+    scorer = None if needs_model(reward) else load_reward(reward, vlm=vlm.client, placement=placement)
     loaded = load_model(
         model,
         device=device,
@@ -97,8 +106,8 @@ def generate(
         settings=given,
     )
     settings = loaded.settings(method, **given)
-    scorer = scorer or load_reward(reward, model=loaded, vlm=vlm.client)
-    watched = vlm.load_panel(loaded)
+    scorer = scorer or load_reward(reward, model=loaded, vlm=vlm.client, placement=placement)
+    watched = vlm.load_panel(loaded, placement)
     for line in vlm.costs(scorer, watched, loaded, most_images(settings, len(tasks))):
         screen.print(f"milr: {line}")
     writer = RunWriter(
@@ -110,6 +119,10 @@ def generate(
         reward=scorer.name,
         panel=[one.name for one in watched.values()],
         vlm_usage=vlm.client.usage,
+        machine=machine_facts(placement, {"reward_device": locate_reward(reward, placement)}),
+        model_asked=model,
+        reward_asked=reward,
+        profile=profile,
         device=device,
         dtype=dtype,
     )

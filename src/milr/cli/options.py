@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from milr.errors import UsageError
+from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
 from milr.settings import METHOD_SETTINGS, OneOf, all_fields
 
@@ -24,7 +25,13 @@ DEFAULT_MODEL = "embedded"
 ModelName = Annotated[
     str, typer.Option(help="A name that milr info lists, a model's folder, or its name at the Hugging Face hub.")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Reward = Annotated[
+    str | None,
+    typer.Option(
+        help="A name that milr info lists, with its argument; default: icons for models that draw icons, else self."
+    ),
+]
+Device = Annotated[str, typer.Option(help="Of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(help="Number type of the weights: float32, bfloat16 or float16.")]
 Profile = Annotated[str | None, typer.Option(help="Prompt profile of the model; default: its checkpoint's own.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the hub; as with HF_HUB_OFFLINE=1.")]
@@ -115,7 +122,7 @@ def ask(screen: Console, yes: bool) -> Confirm:
     return confirm
 
 
-def load_asked(reward: str, model: str, device: str = "cpu") -> object:
+def load_asked(reward: str, model: str, placement: Placement) -> object:
     """Return the model if the reward asks one, else None."""
     from milr.rewards import needs_model
 
@@ -123,7 +130,7 @@ def load_asked(reward: str, model: str, device: str = "cpu") -> object:
         return None
     from milr.models import load_model
 
-    return load_model(model, device=device)
+    return load_model(model, device=placement.device, dtype=placement.dtype)
 
 
 def _make_option(name: str, field: FieldInfo) -> Any:

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from milr.cli.options import DEFAULT_MODEL, Device, Dtype, ModelName, Offline, Profile
+from milr.cli.options import DEFAULT_MODEL, Device, Dtype, ModelName, Offline, Profile, Reward
 
 
 def plan(
     model: ModelName = DEFAULT_MODEL,
     profile: Profile = None,
-    reward: Annotated[str | None, typer.Option(help="A reward on the same device, for its memory.")] = None,
+    reward: Reward = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     try_it: Annotated[
@@ -33,14 +33,19 @@ def plan(
     """
     from milr.models import find_model
     from milr.models.checkpoint import open_checkpoint
-    from milr.models.devices import check_dtype
+    from milr.models.devices import Placement, check_dtype
     from milr.models.sizing import make_plan, probe
+    from milr.rewards import check_reward, check_scorable, default_reward, locate_reward
 
     check_dtype(dtype)
-    needs = None if reward is None else _reward_bytes(reward)
+    if reward is not None:
+        check_reward(reward)
     folder = find_model(model, weights=False, offline=offline)
     checkpoint = open_checkpoint(folder, profile=profile, weights=False)
-    made = make_plan(checkpoint, device=device, dtype=dtype, reward=needs or 0)
+    reward = reward or default_reward(checkpoint.capabilities)
+    check_scorable(reward, (), checkpoint.capabilities)
+    needs, place = _reward_bytes(reward), locate_reward(reward, Placement(device, dtype))
+    made = make_plan(checkpoint, device=device, dtype=dtype, reward=(needs or 0) if place == device else 0)
     found: dict[str, object] = {
         "model": model,
         "profile": checkpoint.profile_name,
@@ -49,6 +54,7 @@ def plan(
         **dataclasses.asdict(made),
         "reward": reward,
         "reward_bytes": needs,
+        "reward_device": place,
     }
     weights, count, rate = "", 0, 0.0
     if try_it:
@@ -68,14 +74,14 @@ def plan(
         f"model       {model}, profile {checkpoint.profile_name} ({checkpoint.profile.summary})",
         f"images      {capabilities.image_size} pixels a side, {capabilities.image_tokens} tokens, "
         f"{'one pass' if capabilities.passes == 1 else 'two passes'}, latents: {capabilities.latents}",
-        f"weights     {_size(made.weights)} in {made.dtype} ("
+        f"weights     {_size(made.weights)} in {made.dtype} on {device} ("
         + ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in made.parameters.items())
         + ")",
         f"a drawing   {_size(made.row)}: {made.tokens} tokens in two rows of {_size(made.cache_per_token)} each, and "
         f"{_size(made.latents)} of latents at most",
     ]
-    if reward is not None:
-        lines.append(f"reward      {reward}: {'not known before it runs' if needs is None else _size(needs)}")
+    size = "size not known before it runs" if needs is None else _size(needs)
+    lines.append(f"reward      {reward}: {size}, {place if ':' in place else f'on {place}'}")
     lines.append(f"free        {'not known' if made.free is None else _size(made.free)} on {device}")
     lines.append(f"at a time   {'not known' if made.rows is None else made.rows} drawings")
     if made.rows == 0:
@@ -89,10 +95,8 @@ def plan(
 def _reward_bytes(name: str) -> int | None:
     """Return what a reward's networks take, if that is known: 0 if they run elsewhere, or the size of their files."""
     from milr.models.sizing import folder_bytes
-    from milr.rewards import check_reward
     from milr.weights import weights_root
 
-    check_reward(name)
     kind = name.partition(":")[0]
     if kind == "self":
         return 0  # the model that draws answers too

@@ -11,10 +11,11 @@ import typer
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
-from milr.cli.options import DEFAULT_MODEL, Device, load_asked
+from milr.cli.options import Device, Dtype, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
-from milr.rewards import check_reward, load_reward
+from milr.models.devices import Placement, check_dtype
+from milr.rewards import check_reward, check_scorable, default_reward, load_reward, needs_model
 from milr.types import Score, Task, Unscored
 
 
@@ -25,21 +26,33 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="A prompt or a JSON task per line, one per image, in their order."),
     ] = None,
-    reward: Annotated[str, typer.Option(help="A name that milr info lists, with its argument.")] = "icons",
-    model: Annotated[str, typer.Option(help="Name or folder of the model, for rewards that ask one.")] = DEFAULT_MODEL,
+    reward: Annotated[
+        str | None, typer.Option(help="A name that milr info lists, with its argument; default: as --model says.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or folder of the model that drew them; rewards that ask a model ask it.")
+    ] = None,
     device: Device = "cpu",
+    dtype: Dtype = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
     vlm_price: VlmPrice = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on standard output.")] = False,
 ) -> None:
-    """Score images by a reward. Without a search: any images, of any size."""
-    check_reward(reward)
+    """Score images by a reward. Without a search: any images, of any size.
+
+    Nobody can see from a file what drew it: give --reward, or --model for that model's default reward.
+    """
+    if reward is not None:
+        check_reward(reward)
+    check_dtype(dtype)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     wanted = _read_wanted(images, prompt, tasks)
+    reward, placement = _choose(reward, model, wanted), Placement(device, dtype)
     shown = [_read_image(path) for path in images]
-    scorer = load_reward(reward, model=load_asked(reward, model, device), vlm=vlm.client)
+    asked = None if model is None else load_asked(reward, model, placement)
+    scorer = load_reward(reward, model=asked, vlm=vlm.client, placement=placement)
     scores = scorer(shown, wanted)
     vlm.client.close()
     screen = Console(highlight=False, markup=False, soft_wrap=True)
@@ -58,6 +71,25 @@ def score(
         screen.print(f"{scorer.name}: {mean} of {len(scores)}{lost}" if len(scores) > 1 else scorer.name)
         for line in vlm.conclusion([]):
             screen.print(line)
+
+
+def _choose(reward: str | None, model: str | None, wanted: Sequence[Task]) -> str:
+    """Return the reward: the one asked for, or the default of the model that drew the images."""
+    capabilities = None
+    if model is not None:
+        from milr.models import find_model, read_capabilities
+
+        capabilities = read_capabilities(find_model(model, weights=False))
+        reward = reward or default_reward(capabilities)
+    if reward is None:
+        raise UsageError(
+            "nothing says what kind of images these are: give --reward icons for images of the embedded model, "
+            "geneval, gpt-4o or unified-reward for any others, or --model, the model that drew them"
+        )
+    if needs_model(reward) and model is None:
+        raise UsageError(f"the reward {reward!r} asks a model: give --model, the model that drew the images")
+    check_scorable(reward, wanted, capabilities)
+    return reward
 
 
 def _read_wanted(images: Sequence[Path], prompt: str | None, file: Path | None) -> list[Task]:

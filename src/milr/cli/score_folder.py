@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.score_folder import FolderJob
-from milr.cli.options import INTERRUPTED
+from milr.cli.options import INTERRUPTED, Device, Dtype
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
+from milr.models.devices import Placement, check_dtype
 from milr.types import Unscored
 
 
@@ -30,7 +31,8 @@ def score_folder(
         Path | None, typer.Option(metavar="FILE", help="The benchmark's prompts: refuse a folder that lacks some.")
     ] = None,
     processes: Annotated[int, typer.Option(help="Pictures scored at once; each holds the weights.")] = 1,
-    device: Annotated[str | None, typer.Option(help="Of the scorer's networks: cpu, cuda, cuda:1, mps.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     unidet: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="UniDet's results from elsewhere, for t2i-compbench in OWLv2's place."),
@@ -44,8 +46,8 @@ def score_folder(
     ] = True,
 ) -> None:
     """Score a folder of pictures as the benchmark does; killed, it goes on where it was."""
-    options: dict[str, object] = {} if device is None else {"device": device}
-    options |= {} if self_test else {"self_test": False}
+    check_dtype(dtype)
+    options: dict[str, object] = {} if self_test else {"self_test": False}
     options |= {} if unidet is None else {"unidet": str(unidet)}
     job = FolderJob(
         folder,
@@ -55,6 +57,7 @@ def score_folder(
         prompts=prompts,
         processes=processes,
         options=options,
+        placement=Placement(device, dtype),
         vlm=VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price).client.settings,
     )
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

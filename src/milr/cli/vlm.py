@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from milr.errors import UsageError
+from milr.models.devices import Placement
 from milr.rewards import Reward, check_reward, load_reward
 from milr.rewards.mix import costs_of
 from milr.rewards.panel import measure_gaps
@@ -52,9 +53,9 @@ class VlmOptions:
         settings = VlmSettings(url=url, model=model, budget=budget, price=None if price is None else _read_price(price))
         return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
 
-    def load_panel(self, model: object) -> dict[str, Reward]:
+    def load_panel(self, model: object, placement: Placement) -> dict[str, Reward]:
         """Return the watched rewards by name."""
-        return {name: load_reward(name, model=model, vlm=self.client) for name in self.panel}
+        return {name: load_reward(name, model=model, vlm=self.client, placement=placement) for name in self.panel}
 
     def costs(self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int) -> list[str]:
         """Return what VLM judges may cost at most, one line per judge; empty if none is asked.

@@ -17,6 +17,7 @@ from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, T
 from milr.methods.latents import Update, take_steps
 from milr.methods.queue import Listed, TaskQueue
 from milr.models.base import ImageRequest, Model, TextRequest
+from milr.rewards import check_scorable
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
 from milr.settings import MilrSettings, RunSettings, Settings
 from milr.types import Finished, StepRecord, Task, find_final, is_met
@@ -46,7 +47,11 @@ class Runner(Iterator[StepRecord]):
             model: Reasons and draws.
             reward: Scores images in [0, 1].
             settings: Of that method: `model.settings(method.name, ...)`.
+
+        Raises:
+            UsageError: The reward cannot score the model's images or, where they are given as a sequence, the tasks.
         """
+        check_scorable(reward, tasks if isinstance(tasks, Sequence) else (), model.capabilities)
         self.method, self.model, self.reward, self.settings = method, model, reward, settings
         self._source = tasks if isinstance(tasks, TaskQueue) else Listed(tasks)
         self._cancelled: set[int] = set()
@@ -247,7 +252,8 @@ def search(
         changes: Settings by name, instead of `settings` or on top of it.
 
     Raises:
-        UsageError: A setting is unknown, not read by the method, or not allowed.
+        UsageError: A setting is unknown, not read by the method, or not allowed; or the reward cannot score the tasks
+            or the model's images.
     """
     from milr.methods import load_method
 

@@ -31,6 +31,8 @@ class Capabilities:
     """1 if the image follows the reasoning in one context, 2 if the image has a prompt of its own."""
     image_language: Literal["natural", "icons"] = "natural"
     """What the model's images show: scenes of any kind, or icons on a ground, which the reward `icons` reads."""
+    reads_images: bool = True
+    """Whether it answers questions about images, which the reward `self` asks."""
 
 
 @dataclass(frozen=True)

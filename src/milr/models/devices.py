@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from milr.errors import UsageError, unknown_name
@@ -15,8 +17,18 @@ _BFLOAT16_SINCE = 8
 """CUDA's compute capability from which bfloat16 is done in hardware (Ampere)."""
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a run computes and in which numbers: the policy for its model and for all its rewards."""
+
+    device: str = "cpu"
+    """As torch names it."""
+    dtype: str | None = None
+    """One of `DTYPES`; None leaves the choice to `choose_dtype`. Scorers of benchmarks stay float32."""
+
+
 def find_device(name: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
     Args:
         name: As torch names it: "cpu", "cuda", "cuda:1", "mps".
@@ -30,9 +42,32 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
+    reason = ""
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this torch sees no CUDA device; use --device cpu")
+        reason = "this torch sees no CUDA device"
+    else:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).split("\n", 1)[0]
+    if reason:
+        raise UsageError(f"no device {name!r} here ({reason}): give --device cpu, or cuda, cuda:1 or mps where it is")
     return device
+
+
+def machine_facts(placement: Placement, places: Mapping[str, str]) -> dict[str, str | int]:
+    """Return what a run notes of the machine and what only torch knows.
+
+    Args:
+        placement: Of the run.
+        places: Where its rewards compute, by the name of the fact: "reward_device", "evaluator_device".
+    """
+    import torch
+
+    facts: dict[str, str | int] = {"threads": torch.get_num_threads(), "device": placement.device, **places}
+    if placement.device.startswith("cuda") and torch.cuda.is_available():
+        facts["accelerator"] = torch.cuda.get_device_name(placement.device)
+    return facts
 
 
 def check_dtype(name: str | None) -> None:

@@ -3,101 +3,155 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from milr.errors import UsageError
-from milr.registry import Entry, find, load
+from milr.models.devices import Placement
+from milr.registry import find, load
 from milr.rewards.base import Reward
-from milr.rewards.spec import check_name, parse_mix, split_name
+from milr.rewards.needs import RewardEntry, find_fault, find_place, name_object, split_parts
+from milr.rewards.spec import check_name, split_name
+from milr.types import Task
 
 if TYPE_CHECKING:
+    from milr.models.base import Capabilities
     from milr.rewards.vlm.client import VlmClient
 
-__all__ = ["REWARDS", "Reward", "check_reward", "load_reward", "needs_model"]
+__all__ = [
+    "REWARDS",
+    "Reward",
+    "check_reward",
+    "check_scorable",
+    "default_reward",
+    "load_reward",
+    "locate_reward",
+    "needs_model",
+]
 
-REWARDS: Mapping[str, Entry] = {
-    "icons": Entry(
+REWARDS: Mapping[str, RewardEntry] = {
+    "icons": RewardEntry(
         "milr.rewards.icons.reward:Icons",
         "GenEval's rules on the icon detector's findings: 1 or 0",
+        images="icons",
+        needs=("include list", "rules"),
+        runs="cpu",
     ),
-    "icons-judge": Entry(
+    "icons-judge": RewardEntry(
         "milr.rewards.icons.reward:IconsEvaluator",
         "icons by another detector: to watch, not to optimise",
+        images="icons",
+        needs=("include list", "rules"),
+        runs="cpu",
+        advised=False,
     ),
-    "icons-soft": Entry(
+    "icons-soft": RewardEntry(
         "milr.rewards.icons.reward:IconsSoft",
         "the same with a slope: the share of conditions met",
+        images="icons",
+        needs=("include list", "rules"),
+        runs="cpu",
     ),
-    "geneval": Entry(
+    "geneval": RewardEntry(
         "milr.rewards.geneval.reward:GenEval",
         "GenEval's own scorer, without mmdet: 1 or 0",
+        needs=("rules",),
     ),
-    "geneval-hf": Entry(
+    "geneval-hf": RewardEntry(
         "milr.rewards.geneval.reward:GenEvalHub",
         "an approximation of it: a detector from another training run",
+        needs=("rules",),
     ),
-    "t2i-compbench": Entry(
+    "t2i-compbench": RewardEntry(
         "milr.rewards.compbench.reward:T2ICompBench",
         "T2I-CompBench's score by category; OWLv2 in UniDet's place",
+        needs=("category",),
     ),
-    "grounding-dino": Entry(
+    "grounding-dino": RewardEntry(
         "milr.rewards.mixed.grounding_dino:GroundingDino",
         "MixedReward's part: objects, counts and places by GroundingDINO",
+        needs=("include list", "rules"),
     ),
-    "git-vqa": Entry(
+    "git-vqa": RewardEntry(
         "milr.rewards.mixed.git_vqa:GitVqa",
         "MixedReward's part: GIT's answers about each object",
+        needs=("include list",),
     ),
-    "self": Entry(
+    "self": RewardEntry(
         "milr.rewards.self_reward:SelfReward",
         "the verdict of the model that drew; self:p-yes asks for a probability",
+        runs="model",
     ),
-    "gpt-4o": Entry(
+    "gpt-4o": RewardEntry(
         "milr.rewards.vlm.gpt4o:GPT4o",
         "right or wrong by any OpenAI-compatible server; gpt-4o:p-yes",
+        runs="server",
     ),
-    "wise": Entry(
+    "wise": RewardEntry(
         "milr.rewards.vlm.wise:Wise",
         "WiScore by WISE's legacy protocol; tasks need an explanation",
+        needs=("explanation",),
+        runs="server",
     ),
-    "wise-verified": Entry(
+    "wise-verified": RewardEntry(
         "milr.rewards.vlm.wise:WiseVerified",
-        "WISE's binary protocol of 2026, by a server",
+        "WISE's binary protocol of 2026, by a server; tasks need an explanation",
+        needs=("explanation",),
+        runs="server",
     ),
-    "unified-reward": Entry(
+    "unified-reward": RewardEntry(
         "milr.rewards.vlm.unified_reward:UnifiedReward",
         "UnifiedReward's score from 1 to 5, by a server or unified-reward:FOLDER",
+        runs="server",
     ),
-    "mix": Entry(
+    "mix": RewardEntry(
         "milr.rewards.mix:Mix",
         "a weighted mean: mix:icons-soft*0.7+self*0.3",
+        runs="parts",
+        advised=False,
     ),
-    "http": Entry(
+    "http": RewardEntry(
         "milr.rewards.http:Remote",
         "a reward at a URL: http://localhost:8123/score",
+        runs="server",
+        advised=False,
     ),
 }
 """Name -> entry. A reward is one file and one line here."""
 
 
+def default_reward(capabilities: Capabilities) -> str:
+    """Return the reward that needs no key and no further weights and reads what a model draws: `icons` or `self`."""
+    return "icons" if capabilities.image_language == "icons" else "self"
+
+
 def load_reward(
-    name: str = "icons", *, model: object | None = None, vlm: VlmClient | None = None, **options: object
+    name: str | None = None,
+    *,
+    model: object | None = None,
+    vlm: VlmClient | None = None,
+    placement: Placement | None = None,
+    **options: object,
 ) -> Reward:
     """Return the reward of that name.
 
     Args:
-        name: One of `REWARDS`, with its argument after a colon where it takes one (`milr.rewards.spec`).
+        name: One of `REWARDS`, with its argument after a colon where it takes one (`milr.rewards.spec`). None takes the
+            model's default reward, and without a model `icons`, the default model's.
         model: The model that draws, for rewards that ask it; the others do without.
         vlm: How VLM judges are asked, shared by all rewards that are given it: one budget, one cache. None asks
             them with the default settings.
-        options: Settings of that reward, such as the device of its networks.
+        placement: Where the run computes, for rewards with networks of their own; None is the CPU.
+        options: Settings of that reward; a device given here goes before `placement`.
 
     Raises:
         UsageError: No reward has that name, its argument cannot be read, it has no such option, or what it needs is
             missing.
     """
+    if name is None:
+        capabilities: Capabilities | None = getattr(model, "capabilities", None)
+        name = "icons" if capabilities is None else default_reward(capabilities)
     base, argument = split_name(name)
     made = load(find("reward", base, REWARDS))
     wanted = inspect.signature(made).parameters
@@ -110,13 +164,16 @@ def load_reward(
         from milr.rewards.vlm.client import VlmClient
 
         vlm = vlm or VlmClient()
+    placement = placement or Placement()
     offered = {
         "argument": argument,
         "model": model,
         "vlm": vlm,
-        "load": partial(load_reward, model=model, vlm=vlm),
+        "device": placement.device,
+        "dtype": placement.dtype,
+        "load": partial(load_reward, model=model, vlm=vlm, placement=placement),
     }
-    reward: Reward = made(**options, **{key: value for key, value in offered.items() if key in wanted})
+    reward: Reward = made(**{**{key: value for key, value in offered.items() if key in wanted}, **options})
     return reward
 
 
@@ -129,9 +186,40 @@ def check_reward(name: str) -> None:
     check_name(name, REWARDS)
 
 
+def check_scorable(
+    reward: str | Reward, tasks: Sequence[Task], capabilities: Capabilities | None = None, flag: str = "--reward"
+) -> None:
+    """Refuse a reward that could not score what is to be drawn.
+
+    Args:
+        reward: A name, or a reward that is loaded; one that is not of `REWARDS` passes.
+        tasks: All that must be scored.
+        capabilities: Of the model that draws; None where nobody knows which model drew.
+        flag: The option that names another reward, for the error.
+
+    Raises:
+        UsageError: Says why, and names the rewards that can.
+    """
+    for name in [reward] if isinstance(reward, str) else name_object(reward, REWARDS):
+        for part, entry in split_parts(name, REWARDS):
+            fault = find_fault(entry, tasks, capabilities)
+            if fault is not None:
+                able = [
+                    other
+                    for other, its in REWARDS.items()
+                    if its.advised and find_fault(its, tasks, capabilities) is None
+                ]
+                raise UsageError(f"the reward {part!r} {fault}; give {flag} one of these: {', '.join(able)}")
+
+
 def needs_model(name: str) -> bool:
-    """Return whether a reward asks the model that draws; imports the reward's module."""
-    base, argument = split_name(name)
-    if base == "mix":
-        return any(needs_model(part.name) for part in parse_mix(argument))
-    return "model" in inspect.signature(load(find("reward", base, REWARDS))).parameters
+    """Return whether a reward, or a part of it, asks the model that draws; imports nothing."""
+    return any(entry.runs == "model" for _, entry in split_parts(name, REWARDS))
+
+
+def locate_reward(name: str, placement: Placement) -> str:
+    """Return where a reward computes: a device or "server"; of a mix, each part's."""
+    places = {part: find_place(part, entry, placement) for part, entry in split_parts(name, REWARDS)}
+    if len(set(places.values())) == 1:
+        return next(iter(places.values()))
+    return ", ".join(f"{part}: {place}" for part, place in places.items())

@@ -11,6 +11,7 @@ from transformers import CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from milr.errors import UsageError
+from milr.models.devices import find_device
 
 
 def load_network(
@@ -28,7 +29,7 @@ def load_network(
     Raises:
         UsageError: It cannot be read, lacks weights, or there is no such device.
     """
-    check_device(device)
+    find_device(device)
     transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
     try:
         network, report = kind.from_pretrained(
@@ -57,15 +58,6 @@ def load_clip(folder: Path, way_out: str, device: str = "cpu") -> Any:
                 f"'quick_gelu' (quick GELU): {way_out}"
             )
     return network
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not have here."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise UsageError(f"no device {device!r} here ({reason}): give cpu, cuda, cuda:1 or mps") from error
 
 
 def load_tokenizer(kind: Any, folder: Path, way_out: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,7 @@ def evaluate_run(
     asked: str,
     *,
     vlm_usage: Spending = lambda: None,
+    machine: Mapping[str, str | int] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Show a finished run's images to another evaluator, whose scores take the place of those before.
 
@@ -77,6 +78,7 @@ def evaluate_run(
         evaluator: Any reward; the method has not seen it.
         asked: The name by which it was asked for.
         vlm_usage: What VLM judges have cost so far; what they cost here is added to the run's.
+        machine: What only torch knows, as `milr.models.devices.machine_facts` returns it.
 
     Yields:
         How many tasks are evaluated, of how many.
@@ -102,7 +104,7 @@ def evaluate_run(
             os.replace(fresh, fresh.with_name(EVALUATED))
         seconds = round(time.monotonic() - started, 3)
         manifest = update_session(
-            open_session(run.manifest, {}),
+            open_session(run.manifest, machine or {}),
             status="finished",
             seconds=seconds,
             evaluated=evaluated,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from milr.models.devices import find_device
 from milr.rewards.geneval.known_answers import check_arithmetic
 from milr.rewards.geneval.reward import GenEval, GenEvalHub
-from milr.rewards.pretrained import check_device
 from milr.weights import Finding
 
 
@@ -21,7 +21,7 @@ def examine_geneval_hub(device: str) -> Iterator[Finding]:
 
 
 def _examine(kind: type[GenEval], device: str) -> Iterator[Finding]:
-    check_device(device)
+    find_device(device)
     findings = [finding for weights in kind.weights() for finding in weights.examine()]
     yield from findings
     if any(finding.fine is False for finding in findings):

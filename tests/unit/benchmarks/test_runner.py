@@ -23,12 +23,14 @@ from milr.errors import UsageError
 from milr.methods import METHODS
 from milr.models import embedded_folder
 from milr.models.hub import HubAccess, refuse
+from milr.rewards import load_reward
 from milr.runs import RunError, read_run
 from milr.settings import METHOD_SETTINGS
 from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
 from tests.support.fake_benchmark import fakes
 from tests.support.paths import ROOT
+from tests.support.placed_reward import add_placed
 
 HERE = ROOT
 
@@ -90,6 +92,7 @@ def test_a_run_takes_every_tag_and_its_table_is_the_evaluators(tmp_path: Path) -
     assert {"platform", "cpus", "threads"} <= set(manifest.sessions[0].machine)
 
 
+@pytest.mark.slow
 def test_image_n_is_what_the_seed_plus_n_draws(tmp_path: Path) -> None:
     four = read_run(run(tmp_path / "four", images_per_prompt=2, settings={"seed": 5, "batch_size": 1}))
     other = read_run(run(tmp_path / "other", settings={"seed": 6, "batch_size": 1}))
@@ -117,6 +120,7 @@ def test_a_pool_never_stops_and_begins_as_any_smaller_one(tmp_path: Path) -> Non
     assert tokens[3] == [drawn[:3] for drawn in tokens[5]]
 
 
+@pytest.mark.slow
 def test_shards_together_are_the_whole_run(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", settings={"batch_size": 1})
     shards = [run(tmp_path / str(i), shard=f"{i}/2", settings={"batch_size": 1}) for i in (1, 2)]
@@ -183,6 +187,7 @@ def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_t
     assert content(tmp_path / "cut") == content(whole)
 
 
+@pytest.mark.slow
 def test_a_total_limit_ends_the_run_cleanly_and_resuming_draws_what_it_cut_short(tmp_path: Path) -> None:
     """The limit holds for each call, over both images of a prompt; sessions together are the uninterrupted run."""
     settings = {"limit": 4, "images_per_prompt": 2, "settings": {"steps": 3, "batch_size": 1}}
@@ -261,7 +266,38 @@ def test_the_scorer_of_the_icon_world_is_for_models_that_draw_icons(tmp_path: Pa
 
     assert [own_reward(model) for model in ("embedded", "embedded-small", str(tmp_path / "icons"))] == ["icons"] * 3
     assert own_reward(str(free)) == "geneval"
-    assert own_reward(str(free), "icons") == "icons"
+    with pytest.raises(UsageError, match=r"'icons' reads icons only, .* give --reward one of these: geneval, .*self"):
+        own_reward(str(free), "icons")
+    natural = {"benchmark": "icons", "model": str(free), "reward": "self"}
+    with pytest.raises(UsageError, match=r"'icons-judge' reads icons only, .* give --evaluator one of these: geneval"):
+        check_settings(BenchmarkSettings.model_validate({**natural, "evaluator": "icons-judge"}))
+    assert check_settings(BenchmarkSettings.model_validate(natural))[2].reward == "self"
+
+
+@pytest.mark.parametrize("role", ["reward", "evaluator"])
+def test_what_a_reward_cannot_score_is_refused_before_anything_is_loaded(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("load_model", "load_reward"):
+        monkeypatch.setattr(runner, name, lambda *names, **options: pytest.fail("loaded"))
+    settings = BenchmarkSettings.model_validate({"benchmark": "icons", "limit": 1, role: "wise"})
+    with pytest.raises(UsageError, match=f"'wise' needs an explanation, .* give --{role} one of these: "):
+        BenchmarkJob.begin(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_rewards_are_placed_where_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_placed(monkeypatch)
+    monkeypatch.setattr(runner, "load_reward", load_reward)
+    settings = BenchmarkSettings(
+        benchmark="icons", limit=1, reward="placed", evaluator="icons", device="meta", dtype="float16"
+    )
+    job = BenchmarkJob.begin(settings, tmp_path / "run")
+    assert len(list(job.run())) > 0
+    for manifest in (read_run(tmp_path / "run").manifest, BenchmarkJob.resume(tmp_path / "run").writer.manifest):
+        assert manifest.reward == "placed@1/meta/float16"
+        machine = manifest.sessions[0].machine
+        assert (machine["device"], machine["reward_device"], machine["evaluator_device"]) == ("meta", "meta", "cpu")
 
 
 def test_a_scorer_that_fails_its_self_test_draws_nothing(
@@ -380,12 +416,7 @@ def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resumin
 def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
 ) -> None:
-    from milr.testing import FakeModel
-
-    class Grammar(FakeModel):
-        reads_free_prompts = False
-
-    monkeypatch.setattr(runner, "load_model", lambda *names, **options: Grammar())
+    monkeypatch.setattr(runner, "load_model", lambda *names, **options: pytest.fail("loaded"))
     with pytest.raises(UsageError, match="reads prompts of the icon world only, not those of wise"):
         BenchmarkJob.begin(
             BenchmarkSettings(benchmark="wise", limit=1, reward="icons", data=shared_data / "wise" / "legacy"),
@@ -407,6 +438,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
     tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from milr.cli.main import main
 from milr.errors import UsageError
 from milr.rewards import load_reward
 from milr.tasks import parse_prompt
+from tests.support.placed_reward import add_placed
 
 data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
 
@@ -147,6 +148,29 @@ def test_nothing_is_scored_where_the_self_test_fails(folder: Path, tmp_path: Pat
     assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
+@pytest.mark.slow
+def test_the_scorer_goes_where_the_command_says(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    add_placed(monkeypatch)
+    command = [
+        "score-folder",
+        str(folder),
+        "--benchmark",
+        "geneval",
+        "--reward",
+        "placed",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main([*command, "--device", "meta", "--dtype", "float16"]) == 0
+    assert capsys.readouterr().out.startswith("Scored by placed@1/meta/float16, milr ")
+
+
+def test_a_scorer_that_needs_more_than_the_folder_has_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'wise' needs an explanation, .* give --reward one of these: .*geneval"):
+        FolderJob(folder, "geneval", reward="wise", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # --- killed and resumed ---
 
 
@@ -245,6 +269,7 @@ def test_two_programs_do_not_score_into_one_folder(folder: Path, tmp_path: Path)
     assert icons(folder, tmp_path / "out").done == 7
 
 
+@pytest.mark.slow
 def test_what_changed_is_scored_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     finish(icons(folder, out))

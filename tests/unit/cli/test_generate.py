@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 import milr
 from milr.cli.main import main
 from milr.errors import MilrError
+from milr.models import embedded_folder
+from milr.models.devices import Placement
 from milr.runs import read_run
 from milr.settings import STRATEGIES, Settings, all_fields, make_settings
 from milr.testing import FakeReward, fake_records
@@ -35,6 +38,8 @@ class Stage:
         self.tasks: list[Task] = []
         self.settings = Settings()
         self.method = ""
+        self.placed: dict[str, Placement | None] = {}
+        self.panel: dict[str, Placement | None] = {}
 
     def load_model(
         self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
@@ -45,7 +50,16 @@ class Stage:
         self.loaded.append((name, device, dtype))
         return SimpleNamespace(name=name, folder=Path(), settings=settings, reads_free_prompts=False)
 
-    def load_reward(self, name: str = "icons", *, model: object = None, vlm: object = None) -> FakeReward:
+    def load_reward(
+        self, name: str = "icons", *, model: object = None, vlm: object = None, placement: Placement | None = None
+    ) -> FakeReward:
+        self.placed[name] = placement
+        return FakeReward(name=f"{name}@1")
+
+    def load_watched(
+        self, name: str, *, model: object = None, vlm: object = None, placement: Placement | None = None
+    ) -> FakeReward:
+        self.panel[name] = placement
         return FakeReward(name=f"{name}@1")
 
     def load_method(self, name: str) -> str:
@@ -71,6 +85,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     stage = Stage()
     for name in ("load_model", "load_reward"):
         monkeypatch.setitem(milr.__dict__, name, getattr(stage, name))
+    monkeypatch.setattr("milr.cli.vlm.load_reward", stage.load_watched)
     monkeypatch.setattr("milr.methods.load_method", stage.load_method)
     monkeypatch.setattr("milr.methods.runner.Runner", stage.run)
     monkeypatch.chdir(tmp_path)
@@ -143,6 +158,7 @@ def test_unscored_is_null_with_its_reason(stage: Stage, capsys: pytest.CaptureFi
     assert "first image: unscored: the fake said nan" in captured.err
 
 
+@pytest.mark.slow
 def test_settings_not_given_are_the_models_own(stage: Stage) -> None:
     assert main([*RUN, "--lr", "0.5", "--batch-size", "3", "--strategy", "alt", "--seed", "9", "--stop-at", "0.7"]) == 0
     assert stage.settings == make_settings(
@@ -226,6 +242,7 @@ def test_a_task_that_ends_without_new_images_keeps_its_best(stage: Stage, capsys
     assert "step  2/20  best 0.75 at  0  1.5 s  cancelled\n" in captured.err
 
 
+@pytest.mark.slow
 def test_what_paid_judges_cost_is_in_the_json(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.change = lambda record: replace(record, cost=0.25 * (record.step + 1))
     assert main([*RUN, "--json"]) == 0
@@ -304,6 +321,7 @@ def test_an_error_in_the_search_leaves_the_run_whole(stage: Stage, capsys: pytes
     assert (found.manifest.status, len(found.tasks)) == ("failed", 1)
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.values, stage.error = [[1.0], [0.5, 0.5]], KeyboardInterrupt()
     assert main([*RUN, CLOCK]) == 130
@@ -345,8 +363,55 @@ def test_the_model_gets_its_form_and_the_run_keeps_the_users_words(
     assert (outcome["prompt"], outcome["typed"]) == ("a red apple", "A BIG Red Apple.")
 
 
+def make_natural(folder: Path) -> None:
+    """A folder of a model that reads any text and draws scenes of any kind, without weights."""
+    shutil.copytree(embedded_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    said = json.loads((folder / "milr.json").read_text())
+    (folder / "milr.json").write_text(json.dumps({**said, "grammar": "free"}))
+
+
+def test_the_default_reward_follows_the_model_and_is_placed_with_it(stage: Stage, tmp_path: Path) -> None:
+    make_natural(tmp_path / "free")
+    assert main(RUN) == 0
+    assert main(["generate", APPLE, "--model", "free", "--out", "natural"]) == 0
+    argv = ["--panel", "geneval", "--reward", "gpt-4o", "--device", "meta", "--dtype", "bfloat16", "--out", "asked"]
+    assert main(["generate", APPLE, "--model", "free", *argv]) == 0
+    there = Placement("meta", "bfloat16")
+    assert stage.placed == {"icons": Placement(), "self": Placement(), "gpt-4o": there}
+    assert stage.panel == {"geneval": there}
+    manifests = [read_run(name).manifest for name in ("run", "natural", "asked")]
+    assert [one.reward_asked for one in manifests] == ["icons", "self", "gpt-4o"]
+    assert [one.model_asked for one in manifests] == ["embedded", "free", "free"]
+    machines = [one.sessions[0].machine for one in manifests]
+    assert [(one["device"], one["reward_device"]) for one in machines] == [
+        ("cpu", "cpu"),
+        ("cpu", "cpu"),
+        ("meta", "server"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--reward", "icons"], "the reward 'icons' reads icons only"),
+        (["--reward", "mix:self*0.5+icons-soft*0.5"], "the reward 'icons-soft' reads icons only"),
+        (["--reward", "geneval"], "needs what GenEval's rules can decide"),
+        (["--reward", "wise"], "the reward 'wise' needs an explanation"),
+        (["--panel", "icons"], "give --panel one of these: self, gpt-4o, unified-reward"),
+    ],
+)
+def test_a_reward_of_another_world_is_refused(
+    argv: list[str], said: str, stage: Stage, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make_natural(tmp_path / "free")
+    assert main(["generate", "morning fog", "--model", "free", "--out", "run", *argv]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and "self, gpt-4o, unified-reward" in captured.err and captured.err.count("\n") == 1
+    assert not stage.loaded and not stage.placed and not Path("run").exists()
+
+
 def test_a_model_of_any_text_gets_the_prompt_as_typed(stage: Stage, tmp_path: Path) -> None:
-    (tmp_path / "free").mkdir()
+    make_natural(tmp_path / "free")
     assert main(["generate", "A BIG Red Apple, by Monet.", "--model", "free", "--out", "run"]) == 0
     assert [task.prompt for task in stage.tasks] == ["A BIG Red Apple, by Monet."]
     (tmp_path / "free" / "milr.json").write_text('{"grammar": "icons"}')

@@ -19,7 +19,9 @@ pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 from milr.rewards.icons.reward import Icons, IconsSoft  # noqa: E402
 from milr.rewards.vlm.wise import LEGACY  # noqa: E402
 from milr.serve.judge import BadRequest, JudgeServer, recognise  # noqa: E402
+from milr.testing import FakeReward  # noqa: E402
 from milr.types import Task  # noqa: E402
+from tests.support.placed_reward import add_placed  # noqa: E402
 
 SCENES = DATA / "icon_scenes"
 CATS, APPLE = str(SCENES / "three_cats.png"), str(SCENES / "apple_and_clock.png")
@@ -45,7 +47,7 @@ def scored(*argv: str, capsys: Out) -> list[dict[str, object]]:
 
 
 def test_images_are_scored_for_one_prompt(capsys: Out) -> None:
-    assert main(["score", CATS, APPLE, "--prompt", "three cats"]) == 0
+    assert main(["score", CATS, APPLE, "--prompt", "three cats", "--model", "embedded"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"1.000  {CATS}  (correct)"
     assert lines[1].startswith(f"0.000  {APPLE}  (")
@@ -54,14 +56,33 @@ def test_images_are_scored_for_one_prompt(capsys: Out) -> None:
 
 def test_each_image_may_have_a_task_of_its_own(capsys: Out) -> None:
     Path("tasks.txt").write_text("three cats\na red apple left of a blue clock\n")
-    rows = scored(CATS, APPLE, "--tasks", "tasks.txt", capsys=capsys)
+    rows = scored(CATS, APPLE, "--tasks", "tasks.txt", "--reward", "icons", capsys=capsys)
     assert [(row["value"], row["reward"]) for row in rows] == [(1.0, Icons().name)] * 2
     assert rows[1]["prompt"] == "a red apple left of a blue clock" and rows[1]["evidence"]
 
 
-def test_what_cannot_be_scored_is_said(capsys: Out) -> None:
-    (row,) = scored(CATS, "--prompt", "a fine day", capsys=capsys)
-    assert row["value"] is None and "include list" in str(row["reason"])
+def test_what_cannot_be_scored_is_said(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = FakeReward(unscored_calls=[0])
+    monkeypatch.setattr("milr.cli.score.load_reward", lambda name, **options: lost)
+    (row,) = scored(CATS, "--prompt", "a fine day", "--reward", "gpt-4o", capsys=capsys)
+    assert row["value"] is None and row["reason"] and row["reward"] == lost.name
+
+
+@pytest.mark.parametrize(("argv", "expected"), [([], "icons@1/"), (["--reward", "placed"], "placed@1/meta/float16")])
+def test_a_judge_server_has_the_models_reward_where_it_was_told(
+    argv: list[str], expected: str, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_placed(monkeypatch)
+    monkeypatch.setattr(JudgeServer, "serve_forever", lambda self: None)
+    assert main(["serve-judge", "--port", "0", "--device", "meta", "--dtype", "float16", *argv]) == 0
+    assert f"judging by milr:{expected}" in capsys.readouterr().out
+
+
+def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_placed(monkeypatch)
+    argv = ["--prompt", "fog", "--reward", "placed", "--device", "meta", "--dtype", "float16"]
+    (row,) = scored(CATS, *argv, capsys=capsys)
+    assert row["reward"] == "placed@1/meta/float16"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +90,14 @@ def test_what_cannot_be_scored_is_said(capsys: Out) -> None:
     [
         ([CATS], "give either --prompt"),
         ([CATS, "--prompt", "a cat", "--tasks", "x"], "give either --prompt"),
-        (["none.png", "--prompt", "a cat"], "no image 'none.png'"),
-        (["text.png", "--prompt", "a cat"], "is no image that can be read"),
+        (["none.png", "--prompt", "a cat", "--reward", "icons"], "no image 'none.png'"),
+        (["text.png", "--prompt", "a cat", "--reward", "icons"], "is no image that can be read"),
+        ([CATS, "--prompt", "a cat"], "nothing says what kind of images these are: give --reward icons for images of"),
+        ([CATS, "--prompt", "a cat", "--reward", "self"], "'self' asks a model: give --model, the model that drew"),
+        ([CATS, "--prompt", "a fine day", "--reward", "icons"], "give --reward one of these: self, gpt-4o, unified-re"),
+        ([CATS, "--prompt", "a fine day", "--model", "embedded"], "'icons' needs an include list, which the task 'a f"),
+        ([CATS, "--prompt", "a cat", "--reward", "wise"], "'wise' needs an explanation, which the task 'a cat' lacks"),
+        ([CATS, "--prompt", "a cat", "--reward", "icons", "--dtype", "fp16"], "unknown dtype 'fp16'"),
         ([CATS, CATS, "--tasks", "one.txt"], "holds 1 tasks for 2 images"),
         ([CATS, "--prompt", "a cat", "--reward", "icon"], "did you mean 'icons'"),
         ([CATS, "--prompt", "a cat", "--reward", "mix:icons*x"], "has the weight 'x'"),
@@ -91,6 +118,7 @@ def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
     assert said in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise-verified", "unified-reward", "mix:gpt-4o+icons"])
 def test_vlm_judges_are_asked_over_the_wire(reward: str, server: JudgeServer, capsys: Out) -> None:
     Path("tasks.jsonl").write_text(

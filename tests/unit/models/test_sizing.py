@@ -60,11 +60,20 @@ def test_the_command_says_it_all_without_weights(folder: Path, capsys: pytest.Ca
     assert found["profile"] == "got-r1" and found["capabilities"]["passes"] == 1
     assert found["tokens"] == PROMPT_TOKENS + 600 + 16
     assert found["reward_bytes"] == 0 and "probe" not in found
+    assert (found["device"], found["reward_device"]) == ("cpu", "cpu")
     assert main(["plan", "--model", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "two passes, latents: both" in said and "at a time" in said
+    assert "reward      self: 0.0 kB, on cpu" in said  # the default of a model that reads any text
+    assert main(["plan", "--device", "meta", "--reward", "mix:icons+self"]) == 0
+    said = capsys.readouterr().out
+    assert "on meta (decoder" in said
+    assert "reward      mix:icons+self: size not known before it runs, icons: cpu, self: meta" in said
+    assert main(["plan", "--model", str(folder), "--reward", "icons"]) == 2
+    assert "'icons' reads icons only" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_probe_draws_with_random_weights_where_there_are_none(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +100,7 @@ def test_one_policy_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         find_device("gpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_guidance_and_latents_are_float32_whatever_the_weights_are(tmp_path: Path, dtype: str) -> None:
     write_deepseek(tmp_path)

@@ -344,6 +344,14 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
     assert read_run(tmp_path / "out" / "gradient-zero").manifest.status == "finished"
 
 
+def test_an_evaluator_that_cannot_score_is_refused_before_the_first_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["ablate", "gradients", "--limit", "2", "--evaluator", "wise", "--out", str(out)]) == 2
+    assert "'wise' needs an explanation" in capsys.readouterr().err and not out.exists()
+
+
 def test_the_command_lists_and_plans(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from milr.cli.main import main
 from milr.errors import UsageError
+from milr.models import embedded_folder
 from milr.runs import RunError, RunWriter, evaluate_run, read_run
+from milr.runs.layout import MANIFEST
 from milr.settings import Settings
 from milr.testing import FakeReward, brightness
 from tests.support.fake_benchmark import fakes, parity
+from tests.support.placed_reward import add_placed
 
 PARITY = FakeReward(parity, name="icons@1", stop_at=0.9)
 OTHER = FakeReward(lambda image, task: 1 - brightness(image, task), name="other@2", stop_at=0.9)
@@ -60,6 +64,39 @@ def test_the_evaluators_time_is_not_the_methods(run: Path) -> None:
     assert [session.status for session in after.sessions] == ["finished", "finished"]
 
 
+def test_the_evaluator_is_placed_and_the_run_says_where(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_placed(monkeypatch)
+    assert main(["evaluate", str(run), "--evaluator", "placed", "--device", "meta", "--dtype", "float16"]) == 0
+    manifest = read_run(run).manifest
+    assert manifest.evaluator == "placed@1/meta/float16"
+    assert manifest.sessions[-1].machine["evaluator_device"] == "meta"
+
+
+def test_an_evaluator_that_cannot_score_the_run_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / MANIFEST).read_bytes()
+    assert main(["evaluate", str(run), "--evaluator", "wise"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "'wise' needs an explanation" in error and "give --evaluator one of these: " in error and "geneval" in error
+    assert (run / MANIFEST).read_bytes() == before
+
+
+@pytest.mark.slow
+def test_an_evaluator_of_icons_is_not_shown_a_natural_models_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's model is looked up; where it is not here any more, nobody knows, and nothing is refused for it."""
+    free = tmp_path / "free"
+    shutil.copytree(embedded_folder(), free, ignore=shutil.ignore_patterns("*.safetensors"))
+    said = json.loads((free / "milr.json").read_text())
+    (free / "milr.json").write_text(json.dumps({**said, "grammar": "free"}))
+    manifest = json.loads((run / MANIFEST).read_text())
+    (run / MANIFEST).write_text(json.dumps({**manifest, "model_asked": str(free), "model_folder": None}))
+    assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 2
+    assert "'icons-judge' reads icons only" in capsys.readouterr().err
+    shutil.rmtree(free)
+    assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 0
+
+
 def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
     """As one sweep has one client: a run costs what was asked for it, not what was asked before."""
     calls = [10]  # before the first run
@@ -93,6 +130,7 @@ def test_an_evaluator_that_stops_leaves_the_run_as_it_was_and_the_next_call_goes
     assert scores(run) == before
 
 
+@pytest.mark.slow
 def test_what_another_evaluator_left_is_not_taken_for_this_ones(run: Path) -> None:
     going = evaluate_run(run, OTHER, "other")
     next(going)

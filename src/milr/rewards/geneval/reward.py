@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from milr.errors import MilrError
+from milr.models.devices import find_device
 from milr.rewards.geneval.colors import ColorClassifier
 from milr.rewards.geneval.detector import GenEvalDetector, Instance, decode
 from milr.rewards.geneval.known_answers import check_arithmetic, check_colors, check_detector
 from milr.rewards.geneval.rules import Detection, apply_rules, conditions_met, kept_objects
 from milr.rewards.geneval.weights import CLIP, DETECTOR, HUB_DETECTOR
-from milr.rewards.pretrained import check_device
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
 from milr.weights import Finding, Weights
@@ -45,7 +45,7 @@ class GenEval:
             UsageError: Weights are missing; the message has the commands that get them.
             MilrError: The self-test failed.
         """
-        check_device(device)
+        find_device(device)
         folder = self.detector_weights.find()
         self._clip_folder = CLIP.find()
         self._device = device

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from milr.errors import UsageError
+from milr.models.devices import choose_dtype, find_device
 from milr.rewards.base import Scores, start_scoring
 from milr.rewards.images.convert import to_rgb
 from milr.rewards.vlm.budget import CallCost
@@ -53,17 +54,23 @@ class UnifiedReward:
 
     stop_at = POINTWISE.stop_at
 
-    def __init__(self, argument: str | None, vlm: VlmClient) -> None:
+    def __init__(self, argument: str | None, vlm: VlmClient, *, device: str = "cpu", dtype: str | None = None) -> None:
         """Choose how the model is reached.
 
         Args:
             argument: A folder with the model (Qwen2.5-VL in transformers' layout, safetensors), or None for a server.
             vlm: The client that asks the server.
+            device: Of the folder's model, as torch names it.
+            dtype: Of its weights; None leaves the choice to `milr.models.devices`.
 
         Raises:
             UsageError: There is neither, or the folder holds no such model.
         """
-        self._reader = VlmReward(POINTWISE, vlm) if argument is None else InProcess(POINTWISE, Path(argument))
+        self._reader = (
+            VlmReward(POINTWISE, vlm)
+            if argument is None
+            else InProcess(POINTWISE, Path(argument), device=device, dtype=dtype)
+        )
         self.name = self._reader.name
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
@@ -82,28 +89,30 @@ class UnifiedReward:
 class InProcess:
     """A VLM judge that transformers runs here, greedily, one image at a time."""
 
-    def __init__(self, protocol: VlmProtocol, folder: Path) -> None:
+    def __init__(self, protocol: VlmProtocol, folder: Path, *, device: str = "cpu", dtype: str | None = None) -> None:
         """Load a vision-language model.
 
         Raises:
-            UsageError: The folder holds none in safetensors.
+            UsageError: The folder holds none in safetensors, or there is no such device or dtype.
         """
         if not folder.is_dir() or not any(folder.glob("*.safetensors")):
             raise UsageError(
                 f"{protocol.name}:{folder} is no folder with *.safetensors: fetch the model and give its folder, "
                 f"or type {protocol.name} and --vlm-url of a server"
             )
+        place = find_device(device)
+        numbers = choose_dtype(dtype, place)
         transformers = import_module("transformers")
         import_module("transformers.utils.logging").disable_progress_bar()
         try:
             self._processor: Any = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
             self._network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype="auto"
+                folder, local_files_only=True, use_safetensors=True, dtype=numbers
             )
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{folder} holds no vision-language model that transformers reads: {reason}") from error
-        self._network.eval().requires_grad_(False)
+        self._network.to(place).eval().requires_grad_(False)
         self.protocol = protocol
         self.stop_at = protocol.stop_at
         self.name = f"{protocol.name}@{protocol.version}/{folder.name}"

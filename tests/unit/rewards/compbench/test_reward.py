@@ -79,6 +79,7 @@ def official(shared_data: Path) -> dict[str, Task]:
     return {name: Task(prompt=(folder / f"{name}_val.txt").read_text().splitlines()[0]) for name in CATEGORIES}
 
 
+@pytest.mark.slow
 def test_each_category_has_its_scorers(reward: T2ICompBench, official: dict[str, Task]) -> None:
     scores = reward([photograph()] * 6, [official[name] for name in CATEGORIES])
     used: dict[str, set[str]] = {}
@@ -146,6 +147,7 @@ def test_a_batch_is_its_singles_in_any_order(reward: T2ICompBench, official: dic
         reward([photograph()], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
 def test_odd_images_are_scored_or_refused_by_name(reward: T2ICompBench, official: dict[str, Task], mode: str) -> None:
     for score in reward([Image.new(mode, (1, 1))] * 6, [official[name] for name in CATEGORIES]):

@@ -23,6 +23,7 @@ from PIL import Image
 
 from milr.errors import UsageError
 from milr.models import embedded_folder
+from milr.models.devices import Placement
 from milr.rewards import load_reward
 from milr.rewards.vlm.unified_reward import POINTWISE, InProcess, UnifiedReward
 from milr.types import Score, Task, Unscored
@@ -107,6 +108,13 @@ def test_an_answer_in_this_process_becomes_a_score(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reader._processor, "decode", lambda *_, **__: decode + "\n.")  # type: ignore[union-attr]
     (score,) = reward(PICTURES[:1], TASKS[:1])
     assert isinstance(score, Score) and score.value == 0.75
+
+
+def test_a_folders_model_is_where_the_run_is() -> None:
+    reward = load_reward(f"unified-reward:{embedded_folder()}", placement=Placement("meta", "float16"))
+    assert isinstance(reward, UnifiedReward)
+    network = reward._reader._network  # type: ignore[union-attr] # pyright: ignore[reportPrivateUsage,reportAttributeAccessIssue]
+    assert (network.device.type, str(network.dtype)) == ("meta", "torch.float16")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
