@@ -39,13 +39,13 @@ demo: setup  ## The main job: from a prompt to a better picture, in runs/
 	$(BIN)/milr generate "$(PROMPT)" --strategy steer
 
 check: setup  ## The static checks: ruff (rules and format), import-linter (floors, no cycles) and pyright
-	@$(MAKE) --no-print-directory --jobs=2 _ruff _imports _pyright
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright
 
 fast: setup  ## The static checks and the fast tests, side by side: under a minute on two quiet cores
-	@$(MAKE) --no-print-directory --jobs=2 _ruff _imports _pyright _fast-tests
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright _fast-tests
 
 test: setup  ## The static checks and all tests, side by side
-	@$(MAKE) --no-print-directory --jobs=2 _ruff _imports _pyright _tests
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright _tests
 
 _ruff:
 	$(BIN)/ruff check --quiet

@@ -252,6 +252,7 @@ def drawing_settings(thinned: bool, batch: int = 3, condition_dropout: float = 0
     return {"drawings": [diet], "plan_dropout": 0.0, "condition_dropout": condition_dropout}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thinned", [False, True])
 @torch.no_grad()
 def test_the_loss_of_a_padded_batch_is_that_of_its_rows(
@@ -530,6 +531,7 @@ def test_looking_at_words_teaches_the_language_model_alone(
     assert "language_model" in taught and not {"vision_model", "aligner"} & taught
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probed", [False, True])
 def test_looking_teaches_the_tower_and_the_language_model(
     tiny: JanusForConditionalGeneration, feeder: unified.Feeder, probed: bool, monkeypatch: pytest.MonkeyPatch
@@ -591,6 +593,7 @@ def test_tables_of_codes_are_plain_where_they_are_shipped(tiny: JanusForConditio
     assert settings["vq"]["codebook"] % len(vq.TINTS) == len(GROUNDS)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_plans_of_a_batch_are_those_of_its_rows_read_anew_for_every_token(
     feeder: unified.Feeder, tiny: JanusForConditionalGeneration

@@ -96,6 +96,7 @@ def find_as_wise(folder: Path, prompts: Sequence[Mapping[str, Any]]) -> dict[int
     return {number: path for number, path in found.items() if path.exists()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 4])
 def test_genevals_scorer_finds_every_answer_with_its_line_of_metadata(
     tmp_path: Path, shared_data: Path, images: int

@@ -77,6 +77,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(
     assert not Path("planted").exists() and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_a_head_of_its_own_is_loaded_though_a_config_is_silent_about_it(tmp_path: Path) -> None:
     """To transformers silence means heads that are tied to the embeddings; such files have both."""
     source, target = tmp_path / "in", tmp_path / "out"

@@ -59,9 +59,8 @@ def step(model: Janus, states: Sequence[TaskState], number: int = 0) -> tuple[li
     return texts, model.draw(requests, SAMPLING)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "deterministic"), [("float32", False), pytest.param("bfloat16", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "deterministic"), [("float32", False), ("bfloat16", True)])
 def test_a_batch_is_its_singles(dtype: str, deterministic: bool) -> None:
     """N = 1, 3, 8: texts and images of prompts of unequal lengths; equal to the bit if shapes are fixed."""
     model = load(dtype, deterministic)

@@ -190,6 +190,7 @@ def test_the_full_size_map_fills_transformers_model() -> None:
     assert shapes == {name: tensor.shape for name, tensor in live.items()}
 
 
+@pytest.mark.slow
 def test_shards_hold_the_same_model(tmp_path: Path, model: Janus) -> None:
     write_deepseek(tmp_path / "sharded", shards=3)
     loaded = Janus(tmp_path / "sharded").network.state_dict()

@@ -101,6 +101,7 @@ def test_the_cached_states_of_an_image_are_the_uncached_ones(
         torch.testing.assert_close(states[0, -len(tokens) :], hidden[:, half], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
     (text,) = write(embedded, TaskState(Task(prompt=PROMPT)))
     ids = ids_of(embedded, embedded.profile.reasoning.write(prompt=PROMPT))

@@ -93,6 +93,7 @@ def test_what_comes_out_is_what_went_in(run: Path, tmp_path: Path, which: Which)
         assert all(new.load_image(one.image).tobytes() == old.load_image(one.image).tobytes() for one in wanted)
 
 
+@pytest.mark.slow
 def test_packed_again_it_is_the_same_file(run: Path, tmp_path: Path) -> None:
     before = read_run(run)
     file = tmp_path / "a.run.xz"
