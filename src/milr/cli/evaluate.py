@@ -12,7 +12,7 @@ from milr.cli.options import Device, Dtype, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.models.devices import Placement, check_dtype, machine_facts
-from milr.rewards import check_reward, check_scorable, load_reward, locate_reward
+from milr.rewards import check_reward, check_scorable, load_reward, locate_reward, needs_model
 
 if TYPE_CHECKING:
     from milr.models.base import Capabilities  # imports torch
@@ -42,6 +42,11 @@ def evaluate(
     manifests, placement = [check_evaluable(run) for run in runs], Placement(device, dtype)
     for manifest in manifests:
         check_scorable(evaluator, manifest.tasks, _find_capabilities(manifest), "--evaluator")
+    models = sorted({manifest.model for manifest in manifests})
+    if len(models) > 1 and needs_model(evaluator):
+        raise UsageError(
+            f"{evaluator} asks the model that drew, and {' and '.join(models)} drew these runs: give one model's at a time"
+        )
     model = load_asked(evaluator, manifests[0].model_asked or manifests[0].model, placement)
     scorer = load_reward(evaluator, model=model, vlm=vlm.client, placement=placement)
     machine = machine_facts(placement, {"evaluator_device": locate_reward(evaluator, placement)})

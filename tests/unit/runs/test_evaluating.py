@@ -97,6 +97,16 @@ def test_an_evaluator_of_icons_is_not_shown_a_natural_models_images(
     assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 0
 
 
+def test_self_is_not_asked_about_another_models_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / MANIFEST).write_text(json.dumps({**json.loads((run / MANIFEST).read_text()), "model": "another"}))
+    assert main(["evaluate", str(run), str(other), "--evaluator", "mix:icons+self"]) == 2
+    assert "asks the model that drew, and another and fake drew these runs" in capsys.readouterr().err
+
+
 def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
     """As one sweep has one client: a run costs what was asked for it, not what was asked before."""
     calls = [10]  # before the first run

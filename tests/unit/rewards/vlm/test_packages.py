@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from milr.errors import UsageError
@@ -114,7 +115,7 @@ def test_a_folders_model_is_where_the_run_is() -> None:
     reward = load_reward(f"unified-reward:{embedded_folder()}", placement=Placement("meta", "float16"))
     assert isinstance(reward, UnifiedReward)
     network = reward._reader._network  # type: ignore[union-attr] # pyright: ignore[reportPrivateUsage,reportAttributeAccessIssue]
-    assert (network.device.type, str(network.dtype)) == ("meta", "torch.float16")
+    assert network.device.type == "meta" and network.dtype == torch.float16
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
