@@ -45,7 +45,8 @@ def evaluate(
     models = sorted({manifest.model for manifest in manifests})
     if len(models) > 1 and needs_model(evaluator):
         raise UsageError(
-            f"{evaluator} asks the model that drew, and {' and '.join(models)} drew these runs: give one model's at a time"
+            f"{evaluator} asks the model that drew, and {' and '.join(models)} drew these runs: "
+            "give one model's runs at a time"
         )
     model = load_asked(evaluator, manifests[0].model_asked or manifests[0].model, placement)
     scorer = load_reward(evaluator, model=model, vlm=vlm.client, placement=placement)
