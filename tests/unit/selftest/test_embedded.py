@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -115,7 +116,9 @@ def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypa
 
 def test_the_card_is_measured_over_all_tags_with_what_a_drawing_is_worth() -> None:
     wanted = {"evaluator": "icons", "prompts": 6, "seed": 1}
-    card = examination.measure_card(FakeModel(), [{"benchmark": name, **wanted} for name in ("icons", "icons-hard")])
+    model = FakeModel()
+    model.capabilities = replace(model.capabilities, image_language="icons")  # a card is of a model that draws icons
+    card = examination.measure_card(model, [{"benchmark": name, **wanted} for name in ("icons", "icons-hard")])
     assert [one.benchmark for one in card.figures] == ["icons", "icons-hard"]
     for one in card.figures:
         assert one.prompts == 6
