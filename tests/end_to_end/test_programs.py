@@ -250,14 +250,14 @@ def test_the_table_of_phrases_is_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert table[compbench_phrases.key_of("prompt 0.")] == ["color", "NN", [0, 6, 7, 9], [0, 1]]
 
 
-def paint_icons(settings: dict[str, Any], library: str = "generator") -> dict[tuple[str, int, str, str], np.ndarray]:
+def paint_icons(sizes: dict[str, int]) -> dict[tuple[str, int, str, str], np.ndarray]:
     """Icons of noise for every name, in place of the drawn ones, which need npm."""
     from training.icons import COLORS, NATURAL, tint
 
     random = np.random.default_rng(0)
     painted: dict[tuple[str, int, str, str], np.ndarray] = {}
     for name in OBJECT_NAMES:
-        for size, side in settings["icons"]["sizes"].items():
+        for size, side in sizes.items():
             icon = np.zeros((side, side, 4), np.uint8)
             icon[2:-2, 2:-2, :3] = random.integers(0, 256, 3)
             icon[2:-2, 2:-2, 3] = 255 * (random.random((side - 4, side - 4)) < 0.8)
@@ -303,11 +303,14 @@ def test_every_stage_of_the_training_runs(
 
     from milr import load_model
     from training import __main__ as program
-    from training import labels, report, stage
+    from training import detector, labels, report, stage
 
     read = stage.read_settings
     monkeypatch.setattr(stage, "read_settings", lambda **given: shrink(read(**given)))
-    monkeypatch.setattr(program, "icon_library", paint_icons)
+    library = paint_icons(read()["icons"]["sizes"])
+    facts = detector.icon_facts(library)
+    monkeypatch.setattr(program, "icon_library", lambda *_: library)
+    monkeypatch.setattr(detector, "icon_facts", lambda _: facts)
     monkeypatch.setattr(report, "GENERALITY", 2)
     # bfloat16 is slow on an old processor
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())

@@ -23,6 +23,7 @@ SEARCH = """
 import json, resource, sys
 from pathlib import Path
 import torch
+from PIL import Image
 torch.set_num_threads(1)
 from milr import load_model, search, tasks_from_prompts
 from milr.errors import MilrError
@@ -37,6 +38,7 @@ if blind:  # free memory is unknown: memory really runs out
     import milr.decode.engine
     milr.decode.engine.fitting = lambda each, device: None
 model = load_model()
+model._decode_images = lambda samples: [Image.new("RGB", (1, 1))] * len(samples)  # else one image takes as much as six rows
 batches = []
 whole = model._draw
 model._draw = lambda batch, sampling: (batches.append(len(batch)), whole(batch, sampling))[1]
@@ -90,15 +92,13 @@ def meet(free: Any, rooms: Sequence[int], met: Callable[[Any], bool], **how: Any
 
 
 def test_batches_are_as_large_as_the_limit_allows(free: Any) -> None:
-    found = meet(free, (40, 48, 56, 32), lambda run: max(run["batches"]) < 6 and run["error"] is None, rows=6)
+    found = meet(free, (24, 20, 28), lambda run: max(run["batches"]) < 6 and run["error"] is None, rows=6)
     assert found["found"] == free["found"] and found["error"] is None
     assert 1 <= max(found["batches"]) < 6
 
 
 def test_where_memory_runs_out_nothing_is_lost(free: Any) -> None:
-    found = meet(
-        free, (40, 48, 44, 56), lambda run: len(run["batches"]) > 1 and run["error"] is None, rows=6, blind=True
-    )
+    found = meet(free, (24, 20, 28), lambda run: len(run["batches"]) > 1 and run["error"] is None, rows=6, blind=True)
     assert found["found"] == free["found"] and found["error"] is None
     assert found["batches"][:2] == [6, 3]
 
