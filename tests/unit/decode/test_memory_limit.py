@@ -38,7 +38,7 @@ if blind:  # free memory is unknown: memory really runs out
     import milr.decode.engine
     milr.decode.engine.fitting = lambda each, device: None
 model = load_model()
-model._decode_images = lambda samples: [Image.new("RGB", (1, 1))] * len(samples)  # else one image takes as much as six rows
+model._decode_images = lambda samples: [Image.new("RGB", (1, 1))] * len(samples)  # an image needs as much as six rows
 batches = []
 whole = model._draw
 model._draw = lambda batch, sampling: (batches.append(len(batch)), whole(batch, sampling))[1]
