@@ -265,13 +265,11 @@ class _Names:
     method: str
 
 
-def check_settings(
-    settings: BenchmarkSettings, *, offline: bool = False
-) -> tuple[Benchmark, list[tuple[int, Task]], _Names]:
-    """Check what can be checked without loading a model.
+def check_names(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[int, Task]], str]:
+    """Check what can be checked without asking for a model: a plan for a model at the hub needs no network.
 
     Returns:
-        The benchmark, the chosen tasks with their places, and all names.
+        The benchmark, the chosen tasks with their places, and the method's name.
 
     Raises:
         UsageError: A name or setting is unknown, or two do not go together.
@@ -293,6 +291,21 @@ def check_settings(
     chosen = select(
         benchmark, benchmark.read(settings.data), tags=settings.tags, limit=settings.limit, shard=settings.shard
     )
+    return benchmark, chosen, method
+
+
+def check_settings(
+    settings: BenchmarkSettings, *, offline: bool = False
+) -> tuple[Benchmark, list[tuple[int, Task]], _Names]:
+    """Check what can be checked without loading a model's weights, its config among it.
+
+    Returns:
+        The benchmark, the chosen tasks with their places, and all names.
+
+    Raises:
+        UsageError: As `check_names`; there is no such model, or it and the prompts or a reward do not go together.
+    """
+    benchmark, chosen, method = check_names(settings)
     folder = find_model(settings.model, weights=False, offline=offline)
     if not benchmark.in_icon_world and not reads_free_prompts(folder):
         raise UsageError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
+from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_names, check_settings
 from milr.errors import UsageError, unknown_name
 from milr.files import LOCK, hold, write_text
 from milr.methods import METHODS, POOLED
@@ -140,7 +140,8 @@ def plan_runs(
             for change, is_control in _changes(part, common, part.controls if controls is None else controls):
                 name = _name({**_read_by(told, common, change), **change, **later})
                 run = PlannedRun(name, _settings({**_read_by(common, common, change), **change, **later}))
-                check_settings(run.settings)
+                is_here = run.settings.model in MODELS or Path(run.settings.model).exists()
+                (check_settings if is_here else check_names)(run.settings)
                 if any(_same(run.settings, other.settings, as_controls=is_control) for other in planned.values()):
                     continue
                 if run.name in planned:
