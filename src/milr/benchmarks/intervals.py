@@ -28,7 +28,7 @@ class Estimate:
     low: float
     high: float
     prompts: int
-    """How many prompts have a value."""
+    """The prompts that have a value."""
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)

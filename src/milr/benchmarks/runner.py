@@ -16,7 +16,7 @@ from milr.benchmarks.base import Benchmark, Table
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise_runs
 from milr.errors import UsageError
-from milr.methods import METHODS, POOLED, load_method
+from milr.methods import METHODS, POOLED, choose_method, load_method
 from milr.methods.runner import Runner
 from milr.models import find_model, load_model, read_capabilities, reads_free_prompts
 from milr.models.base import Capabilities, Model
@@ -29,20 +29,12 @@ from milr.rewards.icons.golden import check_scorer
 from milr.runs import Manifest, RunError, RunWriter, check_folder, check_resumable, read_manifest, read_run
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
-from milr.settings import Settings, make_settings
-from milr.types import Finished, StepRecord, Task
+from milr.settings import LIMITS, Settings, make_settings
+from milr.types import StepRecord, Task
 
 if TYPE_CHECKING:
     from milr.methods.context import Method
     from milr.rewards.vlm.client import VlmClient
-
-_TOTALS: Mapping[str, Finished] = {
-    "total_drawings": "out of drawings",
-    "total_seconds": "out of time",
-    "total_reward_calls": "out of reward calls",
-    "total_cost": "out of money",
-}
-"""Limit of a whole run -> why its tasks end."""
 
 
 class BenchmarkSettings(BaseModel):
@@ -57,7 +49,8 @@ class BenchmarkSettings(BaseModel):
     reward: str | None = None
     """What the method sees; None takes the benchmark's own scorer."""
     evaluator: str | None = None
-    """What gives the headline numbers; the method never sees it. None leaves that to the reward, which flatters."""
+    """The reward that gives the headline numbers; the method never sees it. None leaves that to `reward`, which
+    flatters."""
     method: str | None = None
     """A name of `milr.methods.METHODS`; None is "milr", and "best-of-n" for a pool."""
     tags: tuple[str, ...] = ()
@@ -204,9 +197,10 @@ class BenchmarkJob:
             for image in range(manifest.images_per_prompt):
                 indices = [index for index, its_image in remaining if its_image == image]
                 allowed = totals.left()
-                self.stopped = next((_TOTALS[name] for name, left in allowed.items() if left <= 0), self.stopped)
+                self.stopped = next((LIMITS[kind] for kind, left in allowed.items() if left <= 0), self.stopped)
                 if indices and self.stopped is None:
-                    settings = manifest.settings.change(seed=manifest.settings.run.seed + image, **allowed)
+                    totals_left = {f"total_{kind}": left for kind, left in allowed.items()}
+                    settings = manifest.settings.change(seed=manifest.settings.run.seed + image, **totals_left)
                     yield from self._run_image(manifest, settings, indices, image, totals)
             if not writer.remaining():
                 self.stopped = None
@@ -226,7 +220,7 @@ class BenchmarkJob:
                     raise RunError(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
                 record = replace(seen, index=indices[seen.index])
                 totals.count(record, image)
-                if runner.stopped is not None and seen.finished in _TOTALS.values():
+                if runner.stopped is not None and seen.finished in LIMITS.values():
                     self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
@@ -235,10 +229,10 @@ class BenchmarkJob:
 
 
 class _Totals:
-    """What is left of a run's total limits, over the runners of its images."""
+    """The rest of a run's total limits, over the runners of its images."""
 
     def __init__(self, settings: Settings) -> None:
-        self._limits = settings.run
+        self._limits = settings.run.limits("total")
         self._started = time.monotonic()
         self._spent: dict[tuple[int, int], tuple[float, int, float]] = {}  # drawings, reward calls, US dollars
 
@@ -246,14 +240,11 @@ class _Totals:
         self._spent[record.index, image] = record.drawings_spent, record.reward_calls, record.cost
 
     def left(self) -> dict[str, float]:
-        """Return the limits less what has been spent, by name."""
+        """Return the limits less what has been spent, by the names of `LIMITS`."""
         drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
-        spent = (drawings, time.monotonic() - self._started, calls, cost)
-        return {
-            name: limit - used
-            for name, used in zip(_TOTALS, spent, strict=True)
-            if (limit := getattr(self._limits, name)) is not None
-        }
+        seconds = time.monotonic() - self._started
+        spent = {"drawings": drawings, "seconds": seconds, "reward_calls": calls, "cost": cost}
+        return {kind: limit - spent[kind] for kind, limit in self._limits.items()}
 
 
 @dataclass(frozen=True)
@@ -275,7 +266,7 @@ def check_names(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[int,
         UsageError: A name or setting is unknown, or two do not go together.
     """
     benchmark = load_benchmark(settings.benchmark)
-    method = settings.method or ("best-of-n" if settings.pool else "milr")
+    method = choose_method(settings.method, settings.pool)
     find("method", method, METHODS)
     if settings.pool is not None:
         if method not in POOLED:

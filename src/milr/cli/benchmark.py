@@ -28,7 +28,7 @@ from milr.cli.options import (
 from milr.cli.progress import BenchmarkProgress
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
-from milr.methods import POOLED
+from milr.methods import choose_method
 from milr.models.hub import HubAccess
 from milr.runs import default_folder
 from milr.settings import make_settings
@@ -93,7 +93,7 @@ def benchmark(
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
-        make_settings(method or (POOLED[0] if pool else "milr"), given)
+        make_settings(choose_method(method, pool), given)
         check_names(model, reward, dtype)
         screen.print(f"milr: loading what {name} needs ...")
         from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; every error that a user can mend is one line, exit code 2."""
     try:
         _refuse_renamed(sys.argv[1:] if argv is None else argv)
-        status: object = app(args=argv, prog_name="milr", standalone_mode=False)
+        status: object = _build_parser()(args=argv, prog_name="milr", standalone_mode=False)
     except MilrError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -91,6 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = getattr(getattr(error, "ctx", None), "command_path", "milr")
         return _fail(f"{str(message()).rstrip('.')}; see {where} --help")
     return status if isinstance(status, int) else 0
+
+
+@cache
+def _build_parser() -> Any:  # click's Command, whose home moved between typer's versions
+    """Build the parser once: a program that calls `main` repeatedly would build all commands each time."""
+    return typer.main.get_command(app)
 
 
 @app.callback(invoke_without_command=True)

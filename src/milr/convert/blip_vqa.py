@@ -16,7 +16,8 @@ from torch import Tensor
 from milr.convert.checkpoint import load_carried, read_checkpoint, save_converted
 
 if TYPE_CHECKING:
-    from transformers import BlipConfig, BlipForQuestionAnswering
+    from transformers.models.blip.configuration_blip import BlipConfig
+    from transformers.models.blip.modeling_blip import BlipForQuestionAnswering
 
 SHA256_START = ""
 """Nobody publishes the hash of `model_base_vqa_capfilt_large.pth`, so every file passes; the hash is recorded."""
@@ -48,7 +49,7 @@ def make_config() -> BlipConfig:
     an epsilon of 1e-6 in the image's layer norms, not 1e-5; and 480 pixels, not 384. The decoder's output matrix is
     kept apart from its embeddings, so that whatever the checkpoint holds is carried over.
     """
-    from transformers import BlipConfig
+    from transformers.models.blip.configuration_blip import BlipConfig
 
     return BlipConfig(
         text_config={"num_attention_heads": 12, "tie_word_embeddings": False},
@@ -82,7 +83,7 @@ def make_network(state: Mapping[str, Tensor], config: BlipConfig) -> BlipForQues
     Raises:
         UsageError: Keys that the map does not know or lacks, or other shapes.
     """
-    from transformers import BlipForQuestionAnswering
+    from transformers.models.blip.modeling_blip import BlipForQuestionAnswering
 
     network = BlipForQuestionAnswering(config)
     network.eval()

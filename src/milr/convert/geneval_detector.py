@@ -19,7 +19,8 @@ from milr.convert.checkpoint import load_carried, read_checkpoint, save_converte
 from milr.rewards.geneval.weights import SOURCES, UNUSED
 
 if TYPE_CHECKING:
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+    from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
 Change: TypeAlias = Literal["none", "split", "unfold", "drop"]
 """What happens to a tensor: nothing; three equal parts of its rows become q, k and v; the four neighbours of patch
@@ -109,7 +110,8 @@ _LEVEL_EMBED = ("panoptic_head.pixel_decoder.level_encoding.weight", _PIXELS + "
 
 def make_config() -> Mask2FormerConfig:
     """GenEval's detector: Swin-S, 80 classes, 100 queries; all else is transformers' default."""
-    from transformers import Mask2FormerConfig, SwinConfig
+    from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
+    from transformers.models.swin.configuration_swin import SwinConfig
 
     backbone: dict[str, Any] = {
         "embed_dim": 96,
@@ -147,7 +149,7 @@ def make_network(state: Mapping[str, Tensor], config: Mask2FormerConfig) -> Mask
     Raises:
         UsageError: Keys that the map does not know or lacks, or other shapes.
     """
-    from transformers import Mask2FormerForUniversalSegmentation
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
     network = Mask2FormerForUniversalSegmentation(config).eval()
     load_carried(network, state, carry, unused=UNUSED)

@@ -66,7 +66,7 @@ def _read_pickles(files: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def _make_processor(checkpoint: Checkpoint) -> Any:
-    from transformers import JanusProcessor
+    from transformers.models.janus.processing_janus import JanusProcessor
 
     return JanusProcessor(
         image_processor=checkpoint.load_image_processor(),

@@ -11,7 +11,7 @@ from milr.settings import METHOD_SETTINGS
 if TYPE_CHECKING:
     from milr.methods.context import Method
 
-__all__ = ["METHODS", "POOLED", "load_method"]
+__all__ = ["METHODS", "POOLED", "choose_method", "load_method"]
 
 METHODS: Mapping[str, Entry] = {
     "one-shot": Entry("milr.methods.one_shot:one_shot", "one drawing from the prompt alone"),
@@ -31,6 +31,11 @@ METHODS: Mapping[str, Entry] = {
 POOLED = ("best-of-n", "best-of-n-sampled")
 """Methods whose drawings are independent of one another, and the same however many are made: a pool of N drawn by them
 holds every best of n below it."""
+
+
+def choose_method(name: str | None, pool: int | None) -> str:
+    """Return the method's name: the one asked for, else that of a pool, else the paper's."""
+    return name or (POOLED[0] if pool else "milr")
 
 
 def load_method(name: str = "milr") -> Method:

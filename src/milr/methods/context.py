@@ -97,7 +97,6 @@ class TaskContext(Generic[Own]):
         self.started = time.monotonic()
         self._total = model.capabilities.image_tokens
         self._texts = self._images = self._decoded = 0  # texts sampled, images asked for, image tokens decoded
-        self._method = method
         self._requests = method.solve(self)
         self.request: Request | None = None
         self.answer(None)
@@ -111,6 +110,16 @@ class TaskContext(Generic[Own]):
     def seconds(self) -> float:
         """Seconds since the task began."""
         return time.monotonic() - self.started
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What the task has spent so far, by the names of `milr.settings.LIMITS`."""
+        return {
+            "drawings": self.drawings_spent,
+            "seconds": self.seconds,
+            "reward_calls": self.reward_calls,
+            "cost": self.cost,
+        }
 
     def reason(
         self,

@@ -13,6 +13,9 @@ from milr.types import Task
 class TaskSource(Protocol):
     """What the runner takes tasks from."""
 
+    size: int | None
+    """How many there are, if that is known."""
+
     def take(self, *, wait: bool) -> Task | None:
         """Return the next task; None if there is none at the moment, which cannot be if it may wait.
 
@@ -31,6 +34,7 @@ class TaskQueue:
         self._changed = Condition()
         self._open = True
         self._put = 0
+        self.size: int | None = None
 
     def put(self, task: Task) -> int:
         """Add a task; return its index, which its records carry.

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, Self
 
 from milr.errors import MilrError
 from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, TaskContext
 from milr.methods.latents import Update, take_steps
-from milr.methods.queue import Listed, TaskQueue
+from milr.methods.queue import Listed, TaskQueue, TaskSource
 from milr.models.base import ImageRequest, Model, TextRequest
 from milr.rewards import check_scorable
 from milr.rewards.base import Reward, WaitingReward, begin_scoring
-from milr.settings import MilrSettings, RunSettings, Settings
+from milr.settings import LIMITS, MilrSettings, RunSettings, Settings
 from milr.types import Finished, StepRecord, Task, find_final, is_met
 
 Group = list[TaskContext[Any]]
@@ -53,11 +53,11 @@ class Runner(Iterator[StepRecord]):
         """
         check_scorable(reward, tasks if isinstance(tasks, Sequence) else (), model.capabilities)
         self.method, self.model, self.reward, self.settings = method, model, reward, settings
-        self._source = tasks if isinstance(tasks, TaskQueue) else Listed(tasks)
+        self._source: TaskSource = tasks if isinstance(tasks, TaskQueue) else Listed(tasks)
         self._cancelled: set[int] = set()
         self._seen: Counter[str] = Counter()  # task keys
         self._begun = 0
-        self._ended = (0.0, 0, 0.0)  # drawings, reward calls and cost of finished tasks
+        self._ended = dict.fromkeys(LIMITS, 0.0)  # what finished tasks have spent
         self._records = self._run()
 
     def __iter__(self) -> Self:
@@ -81,7 +81,7 @@ class Runner(Iterator[StepRecord]):
 
     def _run(self) -> Generator[StepRecord]:
         self._started = time.monotonic()
-        size, places = self._source.size if isinstance(self._source, Listed) else None, self.settings.run.batch_size
+        size, places = self._source.size, self.settings.run.batch_size
         places = places if size is None else min(places, size)
         count = 2 if isinstance(self.reward, WaitingReward) and places > 1 else 1
         groups: list[Group] = [[] for _ in range(count)]
@@ -171,8 +171,7 @@ class Runner(Iterator[StepRecord]):
             if finished:
                 group.remove(ctx)
                 ctx.close()
-                spent = (ctx.drawings_spent, ctx.reward_calls, ctx.cost)
-                self._ended = (self._ended[0] + spent[0], self._ended[1] + spent[1], self._ended[2] + spent[2])
+                self._ended = {kind: used + ctx.spent[kind] for kind, used in self._ended.items()}
             if ctx.best is not None and (batch.whole or finished):
                 yield ctx.record(batch, images if batch.whole else (), finished, notes)
         if fault is not None:
@@ -196,13 +195,10 @@ class Runner(Iterator[StepRecord]):
         return ("out of steps", []) if ctx.request is None else (None, [])
 
     def _total_limit(self, groups: Sequence[Group]) -> Finished | None:
-        run = self.settings.run
-        active = [ctx for group in groups for ctx in group]
-        drawings = self._ended[0] + sum(ctx.drawings_spent for ctx in active)
-        calls = self._ended[1] + sum(ctx.reward_calls for ctx in active)
-        cost = self._ended[2] + sum(ctx.cost for ctx in active)
-        spent = (drawings, time.monotonic() - self._started, calls, cost)
-        return _reached(spent, (run.total_drawings, run.total_seconds, run.total_reward_calls, run.total_cost))
+        each = [self._ended, *(ctx.spent for group in groups for ctx in group)]
+        spent = {kind: sum(one[kind] for one in each) for kind in LIMITS}
+        spent["seconds"] = time.monotonic() - self._started  # tasks run side by side: theirs do not add up
+        return _reached(spent, self.settings.run.limits("total"))
 
 
 def _cut(ctx: TaskContext[Any], run: RunSettings) -> Sequence[ImageRequest]:
@@ -221,16 +217,11 @@ def _cut(ctx: TaskContext[Any], run: RunSettings) -> Sequence[ImageRequest]:
 def _task_limit(ctx: TaskContext[Any], run: RunSettings) -> Finished | None:
     if ctx.request is not None and run.max_drawings is not None and ctx.room(run.max_drawings) < 1:
         return "out of drawings"
-    spent = (ctx.drawings_spent, ctx.seconds, ctx.reward_calls, ctx.cost)
-    return _reached(spent, (run.max_drawings, run.max_seconds, run.max_reward_calls, run.max_cost))
+    return _reached(ctx.spent, run.limits("max"))
 
 
-def _reached(spent: Sequence[float], limits: Sequence[float | None]) -> Finished | None:
-    reasons: tuple[Finished, ...] = ("out of drawings", "out of time", "out of reward calls", "out of money")
-    for reason, used, limit in zip(reasons, spent, limits, strict=True):
-        if limit is not None and used >= limit:
-            return reason
-    return None
+def _reached(spent: Mapping[str, float], limits: Mapping[str, float]) -> Finished | None:
+    return next((LIMITS[kind] for kind, limit in limits.items() if spent[kind] >= limit), None)
 
 
 def search(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities
 from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
-from milr.settings import all_fields
+from milr.settings import OLD_NAMES, all_fields
 from milr.weights import identify_weights
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ SPECIAL_TOKENS = {
 """Name -> special token of the family; a checkpoint's own tokenizer has all of them."""
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
 _IMAGE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
-_OLD_NAMES = {"credit": "gradient", "max_rows": "batch_size"}  # of settings, in files written for older versions
 _NAMED = 8  # weights that an error names at most
 
 
@@ -56,7 +55,7 @@ class CheckpointSettings(BaseModel):
     @classmethod
     def _know_names(cls, search: dict[str, float | int | str]) -> dict[str, float | int | str]:
         """Refuse names that are no settings; give old names their new ones."""
-        named = {_OLD_NAMES.get(name, name): value for name, value in search.items()}
+        named = {OLD_NAMES.get(name, name): value for name, value in search.items()}
         for name in named:
             if name not in (known := all_fields()):
                 raise ValueError(str(unknown_name("setting", name, known)))
@@ -101,7 +100,7 @@ class Checkpoint:
         """
         from tokenizers import Tokenizer
         from tokenizers.processors import TemplateProcessing
-        from transformers import PreTrainedTokenizerFast
+        from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
         path = self.folder / "tokenizer.json"
         if not path.is_file():
@@ -159,7 +158,7 @@ class Checkpoint:
         Raises:
             UsageError: A weight is missing, left over, of another shape, or milr does not know its name.
         """
-        from transformers import JanusForConditionalGeneration
+        from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
@@ -193,8 +192,8 @@ class Checkpoint:
     def make_network(self, dtype: torch.dtype) -> Any:
         """Make a network of the same shape with random weights, on the CPU, to measure time and memory."""
         import torch
-        from transformers import JanusForConditionalGeneration
         from transformers.initialization import no_init_weights
+        from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
         with no_init_weights():
             network: Any = JanusForConditionalGeneration(self.config)
@@ -310,7 +309,7 @@ def _make_config(
             f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and "
             f"{deepseek_layout.MODEL_TYPE!r}"
         )
-    from transformers import JanusConfig
+    from transformers.models.janus.configuration_janus import JanusConfig
 
     return JanusConfig.from_dict(described), "transformers"
 

@@ -126,7 +126,7 @@ def translate_config(described: Mapping[str, Any], token_ids: Mapping[str, int],
     Raises:
         UsageError: A part is missing, or of a kind that transformers' model cannot be.
     """
-    from transformers import JanusConfig
+    from transformers.models.janus.configuration_janus import JanusConfig
 
     parts = _Parts(described, origin)
     tower = parts.look_up("vision_config", "model_name", VISION_TOWERS)

@@ -122,7 +122,7 @@ def _time_ending(model: Janus, rows: int, own: int) -> float:
 
 def _count_parameters(checkpoint: Checkpoint) -> dict[str, int]:
     import torch
-    from transformers import JanusForConditionalGeneration
+    from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
     with torch.device("meta"):
         network: Any = JanusForConditionalGeneration(checkpoint.config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPModel
+from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from milr.errors import UsageError

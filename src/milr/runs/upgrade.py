@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from milr.settings import make_settings
+from milr.settings import OLD_NAMES, make_settings
 
-_SETTINGS = {"credit": "gradient", "max_rows": "batch_size"}
 _FIELDS = {
     "judge": "evaluator",
     "judge_asked": "evaluator_asked",
@@ -37,7 +36,7 @@ def upgrade_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: No such method, or a value that is not allowed.
     """
-    renamed = {_SETTINGS.get(name, name): value for name, value in config.items()}
+    renamed = {OLD_NAMES.get(name, name): value for name, value in config.items()}
     return make_settings(method, defaults=renamed).model_dump()
 
 

@@ -2,7 +2,9 @@
 
 from milr.settings.choices import OneOf
 from milr.settings.models import (
+    LIMITS,
     METHOD_SETTINGS,
+    OLD_NAMES,
     SAMPLERS,
     MethodSettings,
     MilrSettings,
@@ -16,8 +18,10 @@ from milr.settings.strategies import GRADIENTS, NOISES, STRATEGIES, Strategy
 
 __all__ = [
     "GRADIENTS",
+    "LIMITS",
     "METHOD_SETTINGS",
     "NOISES",
+    "OLD_NAMES",
     "SAMPLERS",
     "STRATEGIES",
     "MethodSettings",

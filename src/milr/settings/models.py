@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from milr.settings.choices import OneOf
 from milr.settings.strategies import GRADIENTS, NOISES, STRATEGIES
+from milr.types import Finished
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ SAMPLERS: Mapping[str, SamplerName] = {
     "race": SamplerName("the exponential race: samples what torch.multinomial samples, V random numbers per token"),
     "inverse": SamplerName("the inverse of the distribution function, one random number per token (faster on a CPU)"),
 }
+
+
+LIMITS: Mapping[str, Finished] = {
+    "drawings": "out of drawings",
+    "seconds": "out of time",
+    "reward_calls": "out of reward calls",
+    "cost": "out of money",
+}
+"""What a limit counts -> why tasks end when it is reached. `RunSettings` has `max_` and `total_` of each."""
+OLD_NAMES: Mapping[str, str] = {"credit": "gradient", "max_rows": "batch_size"}
+"""Settings' names in files of milr 0.1 -> their names now."""
 
 
 class _Frozen(BaseModel):
@@ -71,6 +83,11 @@ class RunSettings(_Frozen):
     """Most images that the reward scores in the whole run."""
     total_cost: float | None = Field(default=None, gt=0)
     """Most US dollars of the whole run at paid VLM judges."""
+
+    def limits(self, scope: Literal["max", "total"]) -> dict[str, float]:
+        """Return the limits that are set, of each task or of the whole run, by what they count, in `LIMITS`' order."""
+        named = {kind: getattr(self, f"{scope}_{kind}") for kind in LIMITS}
+        return {kind: limit for kind, limit in named.items() if limit is not None}
 
 
 class MethodSettings(_Frozen):

@@ -31,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         (tmp_path / "there" / "folder").mkdir(parents=True, exist_ok=True)
         (tmp_path / "there" / "folder" / name).write_bytes(CONTENT)
     made = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "there")))
-    thread = Thread(target=made.serve_forever)
+    thread = Thread(target=made.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{made.server_port}"
     made.shutdown()

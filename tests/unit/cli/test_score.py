@@ -103,7 +103,9 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
         ([CATS, "--prompt", "a cat", "--reward", "mix:icons*x"], "has the weight 'x'"),
         ([CATS, "--prompt", "a cat", "--reward", "gpt-4o"], "set OPENAI_API_KEY"),
         ([CATS, "--prompt", "a cat", "--reward", "unified-reward"], "needs a server"),
-        ([CATS, "--prompt", "a cat", "--reward", "http://127.0.0.1:9/x"], "start its server"),
+        pytest.param(
+            [CATS, "--prompt", "a cat", "--reward", "http://127.0.0.1:9/x"], "start its server", marks=pytest.mark.slow
+        ),  # asked four times, with growing pauses
         ([CATS, "--prompt", "a cat", "--vlm-budget", "lots"], "give calls or tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-url", "there"], "is no URL"),
         ([CATS, "--prompt", "a cat", "--vlm-price", "2.5"], "give two prices per million tokens"),

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import BertTokenizer, BlipForQuestionAnswering
+from transformers.models.bert.tokenization_bert import BertTokenizer
+from transformers.models.blip.modeling_blip import BlipForQuestionAnswering
 
 from milr.errors import UsageError
 from milr.rewards.compbench.prompts import Analysis

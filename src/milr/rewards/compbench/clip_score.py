@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import CLIPTokenizer
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
 from milr.rewards.geneval.colors import prepare
 from milr.rewards.pretrained import load_clip, load_tokenizer

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import torch
 from PIL import Image
-from transformers import CLIPTokenizer, Owlv2ForObjectDetection
+from transformers.models.clip.tokenization_clip import CLIPTokenizer
+from transformers.models.owlv2.modeling_owlv2 import Owlv2ForObjectDetection
 
 from milr.rewards.compbench.spatial import Seen, official_frame
 from milr.rewards.compbench.unidet import split_label

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from milr.rewards.geneval.detector import Instance, Mask
 from milr.rewards.images.tensors import to_tensor

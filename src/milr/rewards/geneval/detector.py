@@ -233,7 +233,7 @@ def load_network(folder: Path) -> Any:
         UsageError: It holds no Mask2Former of 80 classes, or not all of its weights.
     """
     need_scipy()
-    from transformers import Mask2FormerForUniversalSegmentation
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
     way_out = "get GenEval's detector as milr doctor geneval says"
     network = pretrained.load_network(Mask2FormerForUniversalSegmentation, folder, way_out, unused=UNUSED)

@@ -25,7 +25,7 @@ from milr.tasks import OBJECT_NAMES
 from milr.weights import Finding
 
 if TYPE_CHECKING:
-    from transformers import Mask2FormerConfig
+    from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
 
     from milr.rewards.geneval.colors import ColorClassifier
 
@@ -91,7 +91,7 @@ def check_colors(colors: ColorClassifier) -> Iterator[Finding]:
 def run_formula(device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Class and mask logits of a tiny Mask2Former whose weights a formula makes, on an image that another makes."""
     need_scipy()
-    from transformers import Mask2FormerForUniversalSegmentation
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
     network: Any = Mask2FormerForUniversalSegmentation(tiny_config())
     with torch.no_grad():
@@ -103,7 +103,8 @@ def run_formula(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def tiny_config() -> Mask2FormerConfig:
     """A Mask2Former of 139,359 weights with everything that the large one has."""
-    from transformers import Mask2FormerConfig, SwinConfig
+    from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
+    from transformers.models.swin.configuration_swin import SwinConfig
 
     backbone: dict[str, Any] = {
         "embed_dim": 8,

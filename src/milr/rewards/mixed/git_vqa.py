@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from transformers import BertTokenizer, GitForCausalLM
+from transformers.models.bert.tokenization_bert import BertTokenizer
+from transformers.models.git.modeling_git import GitForCausalLM
 
 from milr.errors import UsageError
 from milr.rewards.geneval.colors import prepare

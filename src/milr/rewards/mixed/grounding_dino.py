@@ -14,7 +14,8 @@ from typing import cast
 
 import torch
 from PIL import Image
-from transformers import BertTokenizer, GroundingDinoForObjectDetection
+from transformers.models.bert.tokenization_bert import BertTokenizer
+from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoForObjectDetection
 
 from milr.errors import UsageError
 from milr.rewards.compbench.spatial import BOTTOM, LEFT, RIGHT, TOP, Box, overlap, score_geometry
