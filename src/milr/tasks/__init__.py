@@ -1,17 +1,10 @@
 """Tasks: vocabulary, grammar of the icon world, readers of prompt files."""
 
-from milr.tasks.grammar import (
-    MAX_PHRASES,
-    Joiner,
-    Phrase,
-    PromptError,
-    Reading,
-    explain,
-    parse_prompt,
-    read_prompt,
-    write_prompt,
-)
+from milr.tasks.grammar import Reading, explain, parse_prompt, read_prompt
+from milr.tasks.phrases import MAX_PHRASES, Phrase, write_prompt
 from milr.tasks.readers import check_task, read_tasks, tasks_from_prompts
+from milr.tasks.refusals import PromptError
+from milr.tasks.spellings import Joiner
 from milr.tasks.vocabulary import COLORS, COUNT_WORDS, OBJECT_NAMES, RELATIONS, list_words, plural, with_article
 
 __all__ = [

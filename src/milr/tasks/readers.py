@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from milr.errors import UsageError, unknown_name
-from milr.tasks.grammar import PromptError, read_prompt
+from milr.tasks.grammar import read_prompt
+from milr.tasks.refusals import PromptError
 from milr.tasks.vocabulary import COLORS, OBJECT_NAMES, quote
 from milr.types import Task
 
