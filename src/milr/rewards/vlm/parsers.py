@@ -13,12 +13,25 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import cast
 
 LONGEST = 65_536
 """Characters: no protocol's answer comes near it."""
 _STARTS = 32  # places where a JSON object may begin that are looked at
-_MARKS = r"[\s*_`'\"]*"  # what Markdown and JSON put around words
+_SIGNS = str.maketrans(dict.fromkeys("*_`'\"{}#>|\\$", " "))  # what Markdown, JSON and TeX put around words
+_RAW_BLANKS = str.maketrans("\u0120\u010a\u2581", "   ")
+_AROUND = "*_`'\"()[]{}.,:;! "
+_THINKING = re.compile(r"(?:<(/?)(?:think|thinking|thought|reasoning)>)", re.IGNORECASE)
+_BINARY = re.compile(
+    r"^(?:- )?(?:(?:the|final|boxed) )?(?:(?:answer|verdict|score|result)(?: is)? ?[:=]? ?)?|[.!]$", re.I
+)
+_LEAD = "the|my|final|overall|answer|verdict|result"  # words before a label that change nothing
+_ENDS = re.compile(r" ?[.,;!)\]]* ?$| ?\(|[.,;]? (?:-|because|since|as)(?: (?!\d)|$)", re.IGNORECASE)
+"""What may follow a verdict in its sentence: nothing, or its reason."""
+_SCORE_KEY = re.compile(r"[\"']score[\"']\s*:\s*[\"']?(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+_MARK = re.compile(r"[\s*-]*([^:(]{1,80}?)\s*\(([^()]{1,40})\)\s*:\s*([01])\b(?![./\d])")
+_LONGEST_MARK = 200
 
 
 class Unreadable(ValueError):
@@ -51,23 +64,28 @@ class Verdict:
 
 
 def clean(answer: Answer) -> str:
-    """The answer's text with full-width signs as ASCII and the typographic minus as a hyphen.
+    """Return what an answer says after its thinking, with full-width signs as ASCII, the typographic minus as a hyphen.
 
     Raises:
-        Unreadable: Nothing was answered, a refusal, or far more text than any protocol's answer.
+        Unreadable: Nothing was answered, the thinking does not end, or far more text than any protocol's answer.
     """
-    if len(answer.text) > LONGEST:
-        raise Unreadable(f"the answer has {len(answer.text):,} characters, and a verdict is short")
-    text = unicodedata.normalize("NFKC", answer.text).replace("\u2212", "-").replace("\u2013", "-").strip()
-    if not text:
-        raise Unreadable("the answer is empty")
-    if refuses(text):
-        raise Unreadable(f"the VLM judge refuses: {quote(text)}")
-    return text
+    text = answer.text
+    if len(text) <= LONGEST:
+        text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
+    if len(text) > LONGEST:
+        raise Unreadable(f"the answer has {len(text):,} characters, and a verdict is short")
+    parts = _THINKING.split(text)  # text, slash or nothing, text, ...
+    closed = max((place for place, slash in enumerate(parts) if place % 2 and slash), default=-1)
+    if len(parts) > closed + 2:  # opened after that, and not closed
+        raise Unreadable(f"the answer ends inside its thinking{_cut(answer)}: {quote(text)}")
+    said = parts[-1].strip()
+    if not said:
+        raise Unreadable(f"the answer is empty{_cut(answer)}")
+    return said
 
 
 def refuses(text: str) -> bool:
-    """Whether an answer is one of the usual refusals."""
+    """Return whether an answer is one of the usual refusals."""
     return bool(
         re.match(
             r"(i['\u2019]?m|i am|we['\u2019]?re) (really |very |so )?(sorry|unable|not able)"
@@ -78,54 +96,61 @@ def refuses(text: str) -> bool:
 
 
 def read_binary(answer: Answer) -> Verdict:
-    """The `gpt-4o` protocol: 0 for a right image, -1 for a wrong one.
+    """Read the `gpt-4o` protocol's answer: 0 for a right image, -1 for a wrong one, and nothing else.
 
-    The authors' code takes the first 0 or -1 that it finds, inside longer numbers too; here a text with both, or with
-    another number, is not read, since "10" would else be a right image.
+    The authors' code takes the first 0 or -1 that it finds: "There are 0 apples" would be a right image.
     """
     text = clean(answer)
-    found = {match.group() for match in re.finditer(r"(?<![A-Za-z\d])-?\d+(?:[ \t]*[.,/:-][ \t]*\d+)*%?", text)}
+    found = {_BINARY.sub("", one) for one in _lines(text)}
+    if answer.cut:
+        raise _unreadable(text, "the answer goes on after the token limit")
     if found == {"0"}:
         return Verdict(1.0, explanation="the judge says 0: right")
     if found == {"-1"}:
         return Verdict(0.0, explanation="the judge says -1: wrong")
-    wanted = "both 0 and -1" if found == {"0", "-1"} else "neither 0 nor -1"
-    raise Unreadable(f"the answer says {wanted}: {quote(text)}")
+    raise _unreadable(text, "the answer is neither a bare 0 nor a bare -1")
 
 
 def read_yes(answer: Answer) -> Verdict:
-    """p(yes) / (p(yes) + p(no)) of the first token, whatever its case and leading space."""
+    """Read p(yes) / (p(yes) + p(no)) of the first token, whatever its case and the signs around it.
+
+    Where both together have less than half of the probability, the judge would have said something else.
+    """
     if not answer.first_tokens:
         raise Unreadable("the server gives no token probabilities; it must support logprobs, or ask without ':p-yes'")
     chances = {"yes": 0.0, "no": 0.0}
     for token, log_probability in answer.first_tokens:
-        word = token.strip().lower()
+        word = plain_token(token).strip(_AROUND).lower()
         if word in chances and not math.isnan(log_probability):
             chances[word] += math.exp(min(0.0, log_probability))
     total = chances["yes"] + chances["no"]
-    if total <= 0:
+    if total < 0.5:
         likely = ", ".join(repr(token) for token, _ in answer.first_tokens[:3])
-        raise Unreadable(f"neither yes nor no is among the likeliest tokens ({quote(likely)})")
+        raise Unreadable(f"yes and no together have a probability of {total:.2g}; the likeliest are {quote(likely)}")
     value = chances["yes"] / total
     return Verdict(value, explanation=f"the judge says yes with a probability of {value:.2f}")
 
 
-def read_wise(answer: Answer) -> Verdict:
-    """WISE's legacy protocol: three digits from 0 to 2, WiScore = (0.7 c + 0.2 r + 0.1 a) / 2.
+def plain_token(token: str) -> str:
+    """Return a token as text: the marks that tokenizers write for a blank or a line's end become blanks."""
+    return token.translate(_RAW_BLANKS).strip()
 
-    Where no name is found, the first three lines that are a single digit count, as in WISE's own reader.
+
+def read_wise(answer: Answer) -> Verdict:
+    """Read WISE's legacy protocol: three digits from 0 to 2, WiScore = (0.7 c + 0.2 r + 0.1 a) / 2.
+
+    Three lines of one digit, in an answer without names, are taken in the names' order, as WISE's own reader does.
     """
     text = clean(answer)
     names = ("Consistency", "Realism", "Aesthetic Quality")
-    found = {name: _labelled(text, name, 0, 2) for name in names}
-    if all(value is None for value in found.values()):
-        digits = [line.strip() for line in text.splitlines() if re.fullmatch(r"\s*[0-2]\s*", line)][:3]
-        if len(digits) == 3:
-            found = dict(zip(names, map(float, digits), strict=True))
-    missing = [name for name, value in found.items() if value is None]
+    found = _labelled(text, names, 0, 2, cut=answer.cut)
+    if not found and not answer.cut:
+        digits = [line for line in _lines(text) if line in ("0", "1", "2")]
+        found = dict(zip(names, map(float, digits), strict=True)) if len(digits) == len(names) else {}
+    missing = [name for name in names if name not in found]
     if missing:
-        raise Unreadable(f"no score for {', '.join(missing)} in the answer{_cut(answer)}: {quote(text)}")
-    scores = [_whole(name, value) for name, value in found.items() if value is not None]
+        raise _unreadable(text, f"no score for {', '.join(missing)} in the answer{_cut(answer)}")
+    scores = [_whole(name, found[name]) for name in names]
     value = (7 * scores[0] + 2 * scores[1] + scores[2]) / 20  # in whole numbers, so that three twos are 1.0
     said = ", ".join(f"{name.lower()} {score:g}" for name, score in zip(names, scores, strict=True))
     parts = {name.lower(): score / 2 for name, score in zip(names, scores, strict=True)}
@@ -133,51 +158,51 @@ def read_wise(answer: Answer) -> Verdict:
 
 
 def read_wise_verified(answer: Answer) -> Verdict:
-    """WISE_Verified: one line, "Score: 0" or "Score: 1"."""
+    """Read WISE_Verified's line, "Score: 0" or "Score: 1"; a bare 0 or 1 is one too, as in WISE's own reader."""
     text = clean(answer)
-    score = _labelled(text, "Score", 0, 1)
-    if score is None:
-        raise Unreadable(f"no 'Score: 0' or 'Score: 1' in the answer{_cut(answer)}: {quote(text)}")
-    value = _whole("Score", score)
+    found = _labelled(text, ("Score",), 0, 1, cut=answer.cut)
+    if not found and not answer.cut and _lines(text) in (["0"], ["1"]):
+        found = {"Score": float(_lines(text)[0])}
+    if not found:
+        raise _unreadable(text, f"no 'Score: 0' or 'Score: 1' in the answer{_cut(answer)}")
+    value = _whole("Score", found["Score"])
     return Verdict(value, explanation=f"the judge says Score: {value:g}")
 
 
 def read_unified(answer: Answer) -> Verdict:
-    """UnifiedReward's pointwise protocol: a number from 1 to 5 after "Final Score:", value (s - 1) / 4.
+    """Read UnifiedReward's pointwise protocol: a number from 1 to 5 after "Final Score:", value (s - 1) / 4.
 
     The marks of its elements, "element (type): 0 or 1", become parts.
     """
     text = clean(answer)
-    score = _labelled(text, "Final Score", 1, 5, cut=answer.cut)
-    if score is None:
-        raise Unreadable(f"no 'Final Score:' in the answer{_cut(answer)}: {quote(text)}")
-    marks = re.finditer(r"^[\s*-]*([^\n:(]{1,80}?)\s*\(([^\n()]{1,40})\)\s*:\s*([01])\b(?![./\d])", text, re.MULTILINE)
+    found = _labelled(text, ("Final Score",), 1, 5, cut=answer.cut)
+    if not found:
+        raise _unreadable(text, f"no 'Final Score:' in the answer{_cut(answer)}")
+    score = found["Final Score"]
+    marks = [mark for line in text.splitlines() if len(line) <= _LONGEST_MARK and (mark := _MARK.match(line))]
     parts = {f"{mark[1].strip()} ({mark[2].strip()})": float(mark[3]) for mark in marks}
     return Verdict((score - 1) / 4, parts, f"final score {score:g} of 5")
 
 
 def read_self_verdict(answer: Answer) -> Verdict:
-    """The self-reward's JSON: Score 0 for right, -1 for wrong, with Thought and Reason; read leniently.
+    """Read the self-reward's JSON: Score 0 for right, -1 for wrong, with Thought and Reason; leniently.
 
     Fences, talk around it, single quotes, trailing commas and a cut-off end are borne, as long as one Score is there.
     """
     text = clean(answer)
-    found = find_object(text)
-    score: object = None
-    if found is not None:
-        score = next((value for key, value in found.items() if key.lower() == "score"), None)
-    if score is None:
-        written = set(re.findall(r"[\"']?\bscore\b[\"']?\s*[:=]\s*[\"']?(-?\d+(?:\.\d+)?)", text, re.IGNORECASE))
-        score = written.pop() if len(written) == 1 else None
-    if isinstance(score, bool) or not isinstance(score, int | float | str):
-        raise Unreadable(f"no one Score in the answer{_cut(answer)}: {quote(text)}")
+    found = find_object(text) or {}
+    scores = [value for key, value in found.items() if key.lower() == "score"] or list(
+        _labelled(text, ("Score",), -1, 0, cut=answer.cut).values()
+    )
+    written = {float(number) for number in _SCORE_KEY.findall(text)}
+    score = scores[0] if scores else written.pop() if len(written) == 1 else None
+    if isinstance(score, bool) or not isinstance(score, int | float | str) or len(written) > 1:
+        raise _unreadable(text, f"no one Score in the answer{_cut(answer)}")
     said = str(score).strip()
-    if said not in ("0", "-1", "0.0", "-1.0"):
-        raise Unreadable(f"Score is neither 0 nor -1 in the answer: {quote(text)}")
-    reason = ""
-    if found is not None:
-        reason = str(next((value for key, value in found.items() if key.lower() == "reason"), ""))
-    right = said.startswith("0")
+    if said not in ("0", "-1", "0.0", "-1.0", "-0.0"):
+        raise _unreadable(text, "Score is neither 0 nor -1 in the answer")
+    reason = str(next((value for key, value in found.items() if key.lower() == "reason"), ""))
+    right = float(said) == 0
     return Verdict(float(right), explanation=quote(reason) if reason else "right" if right else "wrong")
 
 
@@ -203,29 +228,70 @@ def quote(text: str, longest: int = 80) -> str:
     return repr(line if len(line) <= longest else line[: longest - 3] + "...")
 
 
-def _labelled(text: str, label: str, least: int, most: int, *, cut: bool = False) -> float | None:
-    """Return the number after "label:", written alone or as a fraction of `most`; None if the label has none.
+def _labelled(text: str, names: Sequence[str], least: int, most: int, *, cut: bool = False) -> dict[str, float]:
+    """Return the number that each name is given as a verdict; names without one are left out.
+
+    A verdict is a JSON entry, or a sentence that begins with "name: number", for several names in a row if need be, the
+    number alone or as a fraction of `most`. A number in the middle of a sentence is talk about verdicts.
 
     Raises:
         Unreadable: Two numbers that differ, a number out of range, a fraction of something else, or a number that may
             go on after the cut.
     """
-    words = r"\s+".join(map(re.escape, label.split()))
-    pattern = rf"(?<![a-z]){words}{_MARKS}(?:\([^)\n]{{0,20}}\))?{_MARKS}[:=]?{_MARKS}(-?\d+(?:[.,]\d+)?)"
-    fraction = r"(?:\s*(?:/|out of|of)\s*(\d+(?:\.\d+)?))?(?![\d%])"
-    values: set[float] = set()
-    for match in re.finditer(pattern + fraction, text, re.IGNORECASE):
-        if cut and match.end() >= len(text):
-            raise Unreadable(f"the answer is cut off after {label}")
-        value = float(match[1].replace(",", "."))
-        if match[2] is not None and float(match[2]) != most:
-            raise Unreadable(f"{label} is given of {match[2]} where the protocol's range ends at {most}")
-        if not least <= value <= most:
-            raise Unreadable(f"{label} is {value:g}, outside {least} to {most}")
-        values.add(value)
-    if len(values) > 1:
-        raise Unreadable(f"{label} stands in the answer with {' and with '.join(f'{v:g}' for v in sorted(values))}")
-    return values.pop() if values else None
+    item = _item(tuple(names))
+    by_name = {name.lower(): name for name in names}
+    sentences = _sentences(text)
+    found: dict[str, float] = {}
+    for place, sentence in enumerate(sentences, start=1):
+        read: list[re.Match[str]] = []
+        while match := item.match(sentence, read[-1].end() if read else 0):
+            read.append(match)
+        rest = sentence[read[-1].end() :] if read else "x"
+        if not _ENDS.match(rest):
+            continue
+        if cut and place == len(sentences) and not rest.strip():
+            raise _unreadable(text, f"the answer is cut off after {by_name[read[-1][1].lower()]}")
+        for match in read:
+            name, value = by_name[match[1].lower()], float(match[2].replace(",", "."))
+            if match[3] is not None and float(match[3]) != most:
+                raise Unreadable(f"{name} is given of {match[3]} where the protocol's range ends at {most}")
+            if not least <= value <= most:
+                raise Unreadable(f"{name} is {value:g}, outside {least} to {most}")
+            if found.setdefault(name, value) != value:
+                both = sorted((found[name], value))
+                raise Unreadable(f"{name} stands in the answer with {' and with '.join(f'{v:g}' for v in both)}")
+    return found
+
+
+@cache
+def _item(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return the pattern of one "name: number" in plain text, with what may stand before it."""
+    either = "|".join(map(re.escape, names))
+    return re.compile(
+        rf"(?: ?[,;] ?|[-\u2022] ?|\d\) ?| )?(?:(?:{_LEAD}):? )*({either}) ?(?:\([^()]{{0,20}}\))? ?"
+        r"(?:[:=]|is)? ?(-?\d+(?:[.,]\d+)?)(?: ?\(?(?:/|out of|of) ?(\d+(?:\.\d+)?))?(?![\w%]|[.,/]\d)",
+        re.IGNORECASE,
+    )
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences of a text, or the entries of the JSON object that it is, in plain text."""
+    if re.match(r"(?:```\w*\s*)?\{", text):
+        found = find_object(text)
+        if found is not None:
+            return [" ".join(f"{key}: {value}".replace("_", " ").split()) for key, value in found.items()]
+    return [sentence for line in _lines(text) for sentence in re.split(r"(?<=[.!?]) ", line)]
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines that say something, without tags and the signs of Markdown and JSON, blanks single."""
+    plain = re.sub(r"</?[A-Za-z_]{1,20}>", " ", text).translate(_SIGNS)
+    return [line for line in (" ".join(one.split()) for one in plain.splitlines()) if line]
+
+
+def _unreadable(text: str, reason: str) -> Unreadable:
+    """Return the error for an answer without a verdict; a refusal is called one."""
+    return Unreadable(f"{'the VLM judge refuses' if refuses(text) else reason}: {quote(text)}")
 
 
 def _whole(label: str, value: float) -> float:

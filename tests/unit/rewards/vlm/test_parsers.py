@@ -35,7 +35,9 @@ def value(read: Read, text: str, *, cut: bool = False) -> float | str:
         return str(error)
 
 
-@pytest.mark.parametrize("text", ["0", " 0\n", "`0`", "**0**", "０", "0.", "The verdict is 0", "0 0", "GPT4o says 0"])
+@pytest.mark.parametrize(
+    "text", ["0", " 0\n", "`0`", "**0**", "０", "0.", "The verdict is 0", "0\n0", "\\boxed{0}", '{"score": 0}', "- 0"]
+)
 def test_a_binary_zero_is_right(text: str) -> None:
     assert value(read_binary, text) == 1.0
 
@@ -45,9 +47,26 @@ def test_a_binary_minus_one_is_wrong(text: str) -> None:
     assert value(read_binary, text) == 0.0
 
 
-@pytest.mark.parametrize("text", ["1", "10", "0.5", "0-1", "0 or -1", "2/2", "0/2", "yes", "100%", "-10", "2024", "0%"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1", "10", "0.5", "0-1", "0 or -1", "2/2", "0/2", "yes", "100%", "-10", "2024", "0%", "GPT4o says 0"),
+        *(
+            "There are 0 apples",
+            "Found 0 apples.",
+            "-1 degrees outside; the scene is right.",
+            "0\nOn second thought -1",
+        ),
+        "I can find 0 matching objects. The image does not match.",
+    ],
+)
 def test_nothing_else_is_a_binary_verdict(text: str) -> None:
-    assert isinstance(value(read_binary, text), str)
+    assert "neither a bare 0 nor a bare -1" in str(value(read_binary, text))
+
+
+def test_a_binary_verdict_that_may_go_on_is_none() -> None:
+    assert "goes on after the token limit" in str(value(read_binary, "0", cut=True))
+    assert "goes on after the token limit" in str(value(read_binary, "There are 0 apples", cut=True))
 
 
 @pytest.mark.parametrize(
@@ -95,13 +114,31 @@ def test_three_twos_are_one() -> None:
     assert value(read_wise, "2\n2\n2") == 1.0
 
 
-@pytest.mark.parametrize("text", ["Score: 1", "score：1", "**Score:** 1", "Score: 1/1", "<think></think>\nScore: 1"])
+@pytest.mark.parametrize(
+    "text", ["Score: 1", "score：1", "**Score:** 1", "Score: 1/1", "1", "**1**", "<think></think>\nScore: 1"]
+)
 def test_wise_verified_reads_its_line(text: str) -> None:
     assert value(read_wise_verified, text) == 1.0
     assert value(read_wise_verified, text.replace("1", "0", 1)) in (0.0, "Score: 0")
 
 
-@pytest.mark.parametrize("text", ["Score: 2/2", "Score: 2", "Score: 0.5", "1", "Score: 0 or Score: 1", "Score: -1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "Score: 2/2",
+            "Score: 2",
+            "Score: 0.5",
+            "Score: 0 or Score: 1",
+            "Score: -1",
+            "Score: 1 (of 5)",
+            "Score: 0 - 1",
+        ),
+        "It would be Score: 1 if the dog were there; it is not.",
+        "Score: 1 if the dog were there; it is not.",
+        "Apples:\n1\nPears:\n0",
+    ],
+)
 def test_wise_verified_reads_no_other_scale(text: str) -> None:
     assert isinstance(value(read_wise_verified, text), str)
 
@@ -128,7 +165,10 @@ def test_unified_marks_become_parts() -> None:
 def test_a_number_at_the_cut_is_not_trusted() -> None:
     assert value(read_unified, "Final Score: 4") == 0.75
     assert "cut off" in str(value(read_unified, "Final Score: 4", cut=True))
-    assert value(read_unified, "Final Score: 4.5\n", cut=True) == "the answer is cut off after Final Score"
+    assert (
+        value(read_unified, "Final Score: 4.5\n", cut=True)
+        == "the answer is cut off after Final Score: 'Final Score: 4.5'"
+    )
     assert value(read_unified, "Final Score: 4.5 because", cut=True) == 0.875
     assert "token limit" in str(value(read_unified, "apple (object): 1", cut=True))
     for text in ("Final Score: 0", "Final Score: 6", "Final Score: 80%", "Final Score: 4/10"):
@@ -170,6 +210,64 @@ def test_no_self_verdict_is_made_up(text: str) -> None:
     assert isinstance(value(read_self_verdict, text), str)
 
 
+W = "Consistency: {0}\nRealism: {0}\nAesthetic Quality: {0}"
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "cut", "expected"),
+    [
+        (
+            read_wise,
+            "<think>A perfect one gets\n" + W.format(2) + "\nNow, the picture shows",
+            True,
+            "inside its thinking",
+        ),
+        (read_wise_verified, "<think>If all holds I say Score: 1. Let me", True, "cut off at the token limit"),
+        (read_unified, "<think>Perfect is Final Score: 5. But", False, "inside its thinking"),
+        (read_self_verdict, '<think>{"Score": 0}</think><think>or', False, "inside its thinking"),
+        (read_binary, "<think>0</think>", False, "the answer is empty"),
+        (read_wise, "<think>\n2\n2\n2\n</think>\n0\n0\n0", False, 0.0),
+        (read_wise, "<think>" + W.format(1) + "?</think>" + W.format(2), False, 1.0),
+        (read_wise_verified, "Let me see. Score: 1?</think>Score: 0", False, 0.0),  # the template opened the thinking
+        (read_unified, "<thinking>Final Score: 2?</thinking>Final Score: 4", False, 0.75),
+        (read_binary, "<think>Two apples, so -1? No.</think>0", False, 1.0),
+        (read_self_verdict, '<THINK>{"Score": -1}?</THINK>{"Score": 0, "Reason": "x"}', False, 1.0),
+    ],
+)
+def test_thinking_is_no_verdict(read: Read, text: str, cut: bool, expected: float | str) -> None:
+    found = value(read, text, cut=cut)
+    assert found == expected or (isinstance(expected, str) and expected in str(found))
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "expected"),
+    [
+        (read_wise_verified, "The picture is right. Score: 1", 1.0),
+        (read_wise_verified, "Score: 0 (it would be Score: 1 with a dog)", 0.0),
+        (read_wise_verified, '{"Reason": "Score: 0 would be harsh", "Score": 1}', 1.0),
+        (read_wise_verified, "Unfortunately the dog is missing.\nScore: 0", 0.0),
+        (read_wise, "1) Consistency: 2\n2) Realism: 2\n3) Aesthetic_Quality: 2", 1.0),
+        (read_unified, "| Final Score | 4 |", 0.75),
+        (read_unified, "I thought of a Final Score: 2 at first.\n\nMy final score is 4 out of 5.", 0.75),
+    ],
+)
+def test_talk_about_verdicts_hides_none(read: Read, text: str, expected: float) -> None:
+    assert value(read, text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Score" + " " * 60_000 + "x", "Score" * 13_000, "Score: " * 9_000, "Score (" * 9_000, '"Score" : ' * 6_000),
+        *("0" + "  " * 32_000, "Final Score" + "\n" * 60_000, ", {" * 20_000, "<think>" * 9_000, "Score: 1 " * 7_000),
+        *("a (b" * 16_000, "\ufdfa" * 60_000, "'score'" + "\t" * 60_000),
+    ],
+)
+def test_answers_of_64_kb_are_read_in_one_pass(text: str) -> None:
+    for read in READERS:  # before, the first of them took minutes
+        value(read, text)
+
+
 def test_objects_are_found_in_bounded_time() -> None:
     assert find_object("{" * 60_000) is None
     assert find_object('{"a":' * 10_000) is None
@@ -180,7 +278,10 @@ def test_objects_are_found_in_bounded_time() -> None:
 def test_p_yes_sums_spellings_and_leaves_the_rest_out() -> None:
     tokens = ((" Yes", math.log(0.3)), ("yes", math.log(0.3)), ("No", math.log(0.2)), ("Maybe", math.log(0.2)))
     assert read_yes(Answer("Yes", first_tokens=tokens)).value == pytest.approx(0.75)
-    for wrong in ((), (("Maybe", 0.0),), (("yes", -math.inf),), (("yes", math.nan),)):
+    raw = (("\u2581Yes", -0.05), ("\u0120no", -3.0))
+    assert read_yes(Answer("Yes", first_tokens=raw)).value == pytest.approx(0.95, abs=0.01)
+    thinking = (("<think>", -0.00001), ("No", -18.0), ("Yes", -25.0))
+    for wrong in ((), (("Maybe", 0.0),), (("yes", -math.inf),), (("yes", math.nan),), thinking, (("yes", -0.8),)):
         with pytest.raises(Unreadable):
             read_yes(Answer("Yes", first_tokens=wrong))
 
@@ -230,7 +331,9 @@ WORDS = st.sampled_from(
 )
 TEXTS = st.one_of(st.text(max_size=200), st.lists(WORDS, max_size=25).map("".join))
 TOKENS = st.lists(
-    st.tuples(st.sampled_from(["yes", " Yes", "no", "NO", "x", ""]), st.floats(allow_nan=True, allow_infinity=True)),
+    st.tuples(
+        st.sampled_from(["yes", " Yes", "\u0120no", "NO", "x", ""]), st.floats(allow_nan=True, allow_infinity=True)
+    ),
     max_size=5,
 ).map(tuple)
 
