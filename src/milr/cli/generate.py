@@ -31,8 +31,7 @@ from milr.errors import MilrError, UsageError
 from milr.models import find_model, reads_free_prompts
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.settings import make_settings
-from milr.tasks import explain, read_tasks, tasks_from_prompts
-from milr.types import Task
+from milr.tasks import PromptFile, explain, read_prompt_file, tasks_from_prompts
 
 
 @with_settings()
@@ -40,7 +39,12 @@ def generate(
     given: dict[str, object],
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts, each in quotes.")] = None,
     prompts_file: Annotated[
-        Path | None, typer.Option("--prompts", metavar="FILE", help="More prompts, one per line, or GenEval's JSONL.")
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="More prompts: one per line, JSON, JSONL, CSV or TSV; - is standard input.",
+        ),
     ] = None,
     model: ModelName = DEFAULT_MODEL,
     reward: Reward = None,
@@ -76,8 +80,9 @@ def generate(
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     folder = find_model(model, weights=False, offline=offline)
-    tasks = _read_prompts(prompts, prompts_file, folder)
-    for line in (*filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
+    read = _read_prompts(prompts, prompts_file, folder)
+    tasks = read.tasks
+    for line in (*read.notes, *filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
         screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
     from milr import load_model, load_reward
@@ -148,20 +153,19 @@ def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
     example = 'milr generate "a photo of a red apple left of a blue clock"'
     if any(not prompt.strip() for prompt in prompts):
         raise UsageError(f"a prompt is empty: say what to draw, for instance {example}")
-    if file is not None and not file.is_file():
-        raise UsageError(f"--prompts {file}: no such file; give a text file with a prompt a line, or GenEval's JSONL")
     if not prompts and file is None:
         raise UsageError(f"no prompt given: type {example}, or --prompts FILE")
 
 
-def _read_prompts(prompts: Sequence[str], file: Path | None, folder: Path) -> list[Task]:
-    """Return the tasks, in the form that the model in that folder reads; it need not be loaded."""
+def _read_prompts(prompts: Sequence[str], file: Path | None, folder: Path) -> PromptFile:
+    """Return the tasks of prompts and file, in the form that the model in that folder reads; it need not be loaded."""
     free = reads_free_prompts(folder)
     try:
         tasks = tasks_from_prompts(prompts, free=free) if prompts else []
     except UsageError as error:
         raise UsageError("; ".join((str(error), *_ask_for_quotes(prompts)))) from error
-    return tasks + (read_tasks(file, free=free) if file else [])
+    more = read_prompt_file(file, free=free) if file else PromptFile(())
+    return PromptFile((*tasks, *more.tasks), more.notes)
 
 
 def _ask_for_quotes(prompts: Sequence[str]) -> list[str]:

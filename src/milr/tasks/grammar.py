@@ -92,7 +92,7 @@ def explain(task: Task) -> str | None:
 
 
 def _include(phrases: Sequence[Phrase], joiners: Sequence[Joiner]) -> tuple[Requirement, ...]:
-    """Return the include list: phrases in order, each chain of relations from its end, so that references come first."""
+    """Return the include list: phrases in order, chains of relations from their end, so that references come first."""
     include: list[Requirement] = []
     first = 0
     for last in range(len(phrases)):

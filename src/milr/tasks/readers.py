@@ -1,60 +1,93 @@
-"""Readers of prompt lists and prompt files."""
+"""Tasks of prompts, of whatever says one: text, JSON objects, files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from milr.errors import UsageError, unknown_name
 from milr.tasks.grammar import read_prompt
+from milr.tasks.prompt_files import PROMPT_KEYS, find_key, name_file, read_rows
 from milr.tasks.refusals import PromptError
 from milr.tasks.vocabulary import COLORS, OBJECT_NAMES, quote
 from milr.types import Task
 
+_NAMED = 8  # keys that a note names at most
 
-def tasks_from_prompts(prompts: Iterable[str], *, free: bool = False) -> list[Task]:
-    """One task a prompt, in order.
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file of prompts holds."""
+
+    tasks: tuple[Task, ...]
+    notes: tuple[str, ...] = ()
+    """What of the file was passed over, in words."""
+
+
+def tasks_from_prompts(prompts: str | Iterable[str | Task], *, free: bool = False) -> list[Task]:
+    """Return one task per prompt, in order.
 
     Args:
-        prompts: At least one.
+        prompts: At least one; a single string is one prompt. Tasks pass as they are.
         free: For models that read any text: every prompt stays as it was typed. One that the grammar reads to the last
             word says what is correct; any other becomes a task with nothing to judge by.
+
+    Raises:
+        UsageError: There is none, one is neither text nor a task, or the grammar cannot read it and `free` is False.
     """
-    tasks = [_from_text(prompt, free) for prompt in prompts]
+    tasks = [make_task(prompt, free=free) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     if not tasks:
         raise UsageError("no prompts: give at least one, for instance 'a photo of a red apple'")
     return tasks
 
 
-def read_tasks(path: str | Path, *, free: bool = False) -> list[Task]:
-    """The tasks of a file, in order: one prompt a line, or GenEval's JSONL where the first line begins with "{".
+def make_task(prompt: object, *, free: bool = False) -> Task:
+    """Return a prompt as a task, and a task as it is; the rest as `tasks_from_prompts`."""
+    if isinstance(prompt, Task):
+        return prompt
+    if isinstance(prompt, str):
+        return _from_text(prompt, free)
+    said = quote(repr(prompt), 40)
+    raise UsageError(f"{said} ({type(prompt).__name__}) is no task: give a prompt in words, or a milr.Task")
 
-    Blank lines are skipped. A JSON line that has an include or exclude list keeps it; one that has neither is read by
-    its prompt. Errors name file and line.
+
+def read_tasks(path: str | Path, *, free: bool = False) -> list[Task]:
+    """Return the tasks of a file of prompts, in order; `read_prompt_file` says what was passed over too."""
+    return list(read_prompt_file(path, free=free).tasks)
+
+
+def read_prompt_file(path: str | Path, *, free: bool = False) -> PromptFile:
+    """Read a file of prompts of any form that `milr.tasks.prompt_files.read_rows` reads.
+
+    An object, or a table's row, has the prompt under "prompt" ("caption", "text"; in any case), and may have GenEval's
+    keys and an explanation; other keys are passed over. An include or exclude list is kept; an object that has neither
+    is read by its prompt.
 
     Args:
-        path: A UTF-8 file.
+        path: A file or a pipe; "-" is standard input.
         free: As in `tasks_from_prompts`.
+
+    Raises:
+        UsageError: The file cannot be read, or an entry is no task; names file and place.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"no file {str(path)!r}: give one with a prompt a line, or GenEval's JSONL") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {str(path)!r} ({error}): give a UTF-8 file with a prompt a line") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not lines:
-        raise UsageError(f"{str(path)!r} holds no prompts: write one a line, for instance 'a photo of a red apple'")
-    read_line = _from_json if lines[0][1].startswith("{") else _from_text
     tasks: list[Task] = []
-    for number, line in lines:
+    passed_over: Counter[str] = Counter()
+    for row in read_rows(path):
         try:
-            tasks.append(read_line(line, free))
+            if isinstance(row.content, str):
+                tasks.append(_from_text(row.content, free))
+            else:
+                values = _pick(row.content)
+                passed_over.update(key for key in row.content if key not in values.sources)
+                tasks.append(_from_values(values.fields, free))
         except UsageError as error:
-            raise UsageError(f"{str(path)!r}, line {number}: {error}") from error
-    return tasks
+            raise UsageError(f"{name_file(path)}, {row.place}: {error}") from error
+    return PromptFile(tuple(tasks), _explain_passed_over(path, passed_over, len(tasks)))
 
 
 def check_task(task: Task) -> None:
@@ -101,15 +134,40 @@ def _from_text(prompt: str, free: bool) -> Task:
         raise UsageError(f"{quote(prompt)} is not text, {error.errors()[0]['msg']}: write it in UTF-8") from error
 
 
-def _from_json(line: str, free: bool) -> Task:
+@dataclass(frozen=True)
+class _Values:
+    """What a row says of a task."""
+
+    fields: Mapping[str, object]
+    sources: frozenset[str]
+    """The row's keys that were read."""
+
+
+def _pick(row: Mapping[str, object]) -> _Values:
+    """Return a task's fields of a row, whatever the case of its keys; what is null, or an empty cell, is not said."""
+    keys = {field: find_key(row, PROMPT_KEYS if field == "prompt" else (field,)) for field in Task.model_fields}
+    found = {field: key for field, key in keys.items() if key is not None}
+    if "prompt" not in found:
+        raise UsageError(
+            f"no key 'prompt' among {quote(', '.join(map(str, row)), 60)}; give an object with prompt and, where "
+            f"known, {', '.join(field for field in Task.model_fields if field not in ('prompt', 'typed'))}"
+        )
+    said = {field: row[key] for field, key in found.items() if row[key] is not None}
+    fields = {field: value for field, value in said.items() if value != "" or field == "prompt"}
+    return _Values(fields, frozenset(found.values()))
+
+
+def _from_values(values: Mapping[str, object], free: bool) -> Task:
+    if values.get("prompt") == "":
+        return _from_text("", free)
     try:
-        task = Task.model_validate_json(line)
+        task = Task.model_validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
+        keys = ("class", "count", "color", "position") if len(first["loc"]) > 1 else Task.model_fields
         raise UsageError(
-            f"{f'{where!r}: ' if where else ''}{first['msg']}; a line is one JSON object "
-            f"with the keys {', '.join(Task.model_fields)}, as in GenEval's evaluation_metadata.jsonl"
+            f"{where!r}: {first['msg']}; the keys are {', '.join(keys)}, as in GenEval's evaluation_metadata.jsonl"
         ) from error
     by_prompt = _from_text(task.prompt, free)
     if not task.include and not task.exclude:
@@ -121,3 +179,11 @@ def _from_json(line: str, free: bool) -> Task:
         return by_prompt.model_copy(update=read)
     check_task(task)
     return task.model_copy(update={"prompt": by_prompt.prompt, "typed": task.typed or by_prompt.typed})
+
+
+def _explain_passed_over(path: str | Path, keys: Counter[str], entries: int) -> tuple[str, ...]:
+    if not keys:
+        return ()
+    named = [key if many == entries else f"{key} (of {many})" for key, many in keys.most_common(_NAMED)]
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return (f"{name_file(path)} says more than a task holds; passed over: {', '.join(named)}{more}",)

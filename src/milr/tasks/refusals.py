@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from milr.errors import UsageError
 from milr.tasks.cursor import Cursor
@@ -88,12 +89,24 @@ def _find_nearest(word: str, names: Iterable[str]) -> list[str]:
     """Return the name that the word is a slip of the pen for; empty where it may well be another word."""
     if word in NOT_TYPOS or word.removesuffix("s") in NOT_TYPOS:
         return []
-    found = min(((_slips(word, name), name) for name in names), default=(0, ""), key=lambda pair: pair[0])
+    # A slip changes at most two of the letters that a word has: most names need no closer look.
+    letters = _letter_bits(word)
+    close = (name for name in names if (letters ^ _letter_bits(name)).bit_count() <= 4)
+    found = min(((_slips(word, name), name) for name in close), default=(3, ""), key=lambda pair: pair[0])
     slips, name = found
     fine = slips == 1 or (slips == 2 and len(word) > 5 and word[0] == name[0])
     # In words of three letters one other letter makes another word: "cap", "hat".
     other_word = len(word) == len(name) <= 3 and sorted(word) != sorted(name)
     return [name] if fine and not other_word and len(word) > 2 else []
+
+
+@lru_cache(maxsize=4096)
+def _letter_bits(word: str) -> int:
+    """Return which letters a word has, a bit each; rare ones share bits."""
+    bits = 0
+    for letter in word:
+        bits |= 1 << ord(letter) % 61
+    return bits
 
 
 def _slips(word: str, name: str) -> int:

@@ -277,7 +277,7 @@ def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> Non
         ("--dtype", "bfloat", "unknown dtype 'bfloat': did you mean 'bfloat16'?"),
         ("--reward", "icon", "unknown reward 'icon': did you mean 'icons'?"),
         ("--model", "embeded", "unknown model 'embeded': did you mean 'embedded'?"),
-        ("--prompts", "none.txt", "--prompts none.txt: no such file"),
+        ("--prompts", "none.txt", "no file 'none.txt'"),
         ("--steps", "many", "--steps"),
         ("--stepz", "3", "--stepz"),
     ],

@@ -1,8 +1,7 @@
-"""Prompts and files as tasks: the grammar, its errors, GenEval's own 553."""
+"""Prompts as tasks: the grammar, its errors, GenEval's own 553."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -355,13 +354,18 @@ def test_the_count_words_and_their_objects_are_written_out() -> None:
     assert COUNT_WORDS == {"one": 1, "two": 2, "three": 3, "four": 4}
 
 
-# --- lists and files ---
+# --- lists ---
 
 
 def test_prompts_become_tasks_in_order() -> None:
     assert [task.prompt for task in tasks_from_prompts(["a cat", " A dog "])] == ["a cat", "a dog"]
+    assert tasks_from_prompts("a cat") == tasks_from_prompts(["a cat"])  # not six prompts of one letter
+    ready = Task(prompt="?")
+    assert tasks_from_prompts([ready, "a cat"]) == [ready, parse_prompt("a cat")]
     with pytest.raises(UsageError, match="no prompts"):
         tasks_from_prompts([])
+    with pytest.raises(UsageError, match=r"'5' \(int\) is no task: give a prompt in words, or a milr.Task"):
+        tasks_from_prompts([5])  # pyright: ignore[reportArgumentType]
 
 
 def test_free_prompts_become_tasks_with_nothing_to_judge_by() -> None:
@@ -375,86 +379,3 @@ def test_free_prompts_become_tasks_with_nothing_to_judge_by() -> None:
 def test_free_prompts_still_need_text(prompt: str) -> None:
     with pytest.raises(UsageError):
         tasks_from_prompts([prompt], free=True)
-
-
-def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_bytes(b"\xef\xbb\xbf\r\na photo of a dog\r\n\r\n  two cats\r\n")
-    assert read_tasks(path) == [parse_prompt("a photo of a dog"), parse_prompt("two cats")]
-    assert read_tasks(str(path)) == read_tasks(path)
-
-
-def test_a_json_lines_own_lists_win_over_its_prompt(tmp_path: Path) -> None:
-    path = tmp_path / "tasks.txt"
-    line = {"prompt": "a dog", "include": [{"class": "cat", "count": 1, "color": "red"}]}
-    path.write_text(f'{json.dumps(line)}\n\n{{"prompt": "two cats", "explanation": "pets"}}\n')
-    tasks = read_tasks(path)
-    assert tasks[0] == Task(prompt="a dog", include=(item("cat", color="red"),))
-    assert tasks[1] == parse_prompt("two cats").model_copy(update={"explanation": "pets"})
-
-
-def test_every_task_survives_being_written_as_json(tmp_path: Path) -> None:
-    tasks = tasks_from_prompts(["two red dogs left of a cat", "a cow", "a cow, a dog and three cats"])
-    path = tmp_path / "tasks.jsonl"
-    path.write_text("\n".join(task.model_dump_json(by_alias=True) for task in tasks))
-    assert read_tasks(path) == tasks
-
-
-def test_json_lines_reach_the_model_in_its_form_and_survive_being_written(tmp_path: Path) -> None:
-    path = tmp_path / "tasks.jsonl"
-    path.write_text('{"prompt": "A Dog", "include": [{"class": "dog"}]}\n{"prompt": "TWO cats"}\n')
-    tasks = read_tasks(path)
-    assert [(task.prompt, task.typed) for task in tasks] == [("a dog", "A Dog"), ("two cats", "TWO cats")]
-    assert [task.prompt for task in read_tasks(path, free=True)] == ["A Dog", "TWO cats"]
-    path.write_text("\n".join(task.model_dump_json(by_alias=True) for task in tasks))
-    assert read_tasks(path) == tasks
-
-
-@pytest.mark.parametrize(
-    ("text", "free", "parts"),
-    [
-        ("a dog\n\na dgo\n", False, ["line 3", "'dgo'"]),
-        ('{"prompt": "a dog"}\na dog', False, ["line 2", "JSON"]),
-        ('{"prompt": "a dog", "seed": 3}', True, ["line 1", "'seed'", "tag, include, exclude"]),
-        ('{"prompt": "a dog", "include": [{"class": "dog", "size": 3}]}', True, ["'include.0.size'"]),
-        ('{"include": []}', True, ["'prompt'"]),
-        ("{\n", True, ["line 1", "JSON"]),
-        ("{" * 100_000, True, ["line 1"]),
-        ('{"prompt": "a dgo"}', False, ["line 1", "'dgo'"]),
-        ('{"prompt": "a dgo", "include": [{"class": "dog"}]}', False, ["line 1", "'dgo'"]),
-        ('{"prompt": " "}', True, ["the prompt is empty"]),
-        ('{"prompt": "?", "include": [{"class": "dgo"}]}', True, ["did you mean 'dog'?"]),
-        ('{"prompt": "?", "include": [{"class": "dog", "color": "gray"}]}', True, ["unknown colour 'gray'"]),
-        ('{"prompt": "?", "include": [{"class": "dog", "position": ["above", 0]}]}', True, ["'dog' by item 0"]),
-        ('{"prompt": "?", "exclude": [{"class": "dog", "color": "red"}]}', True, ["class and count only"]),
-    ],
-)
-def test_file_errors_name_file_and_line(tmp_path: Path, text: str, free: bool, parts: list[str]) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text(text)
-    with pytest.raises(UsageError) as caught:
-        read_tasks(path, free=free)
-    assert all(part in str(caught.value) for part in [str(path), *parts]), str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_empty_and_unreadable_files_are_refused(tmp_path: Path) -> None:
-    empty, binary = tmp_path / "empty.txt", tmp_path / "picture.png"
-    empty.write_text(" \n\n")
-    binary.write_bytes(b"\x89PNG\xff\xfe")
-    for path, part in (
-        (tmp_path / "none.txt", "no file"),
-        (empty, "holds no prompts"),
-        (binary, "UTF-8"),
-        (tmp_path, "cannot read"),
-    ):
-        with pytest.raises(UsageError, match=part) as caught:
-            read_tasks(path)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
-def test_a_free_file_takes_any_line(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("the stars\na dog\n")
-    assert read_tasks(path, free=True) == [Task(prompt="the stars"), parse_prompt("a dog")]
