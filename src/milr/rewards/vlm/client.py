@@ -25,6 +25,7 @@ from milr.rewards.vlm.messages import (
     OPENAI_KEY,
     OPENAI_URL,
     OWN_KEY,
+    REASONING_ROOM,
     LastingFault,
     PassingFault,
     Question,
@@ -38,6 +39,8 @@ from milr.rewards.vlm.parsers import Answer, Unreadable, Verdict
 from milr.rewards.vlm.transport import Wire
 
 EXTRA = "vlm"
+_MOST_REFUSED = 3
+"""Questions that a server may refuse to take before it has ever answered one; then it is left."""
 
 T = TypeVar("T")
 
@@ -106,6 +109,30 @@ class _Usage:
         return (self.tokens_in * price[0] + self.tokens_out * price[1]) / 1e6
 
 
+@dataclass
+class _Habits:
+    """What a client has learned of a model on its server."""
+
+    without: frozenset[str] = frozenset()
+    """Fields of a request that it refuses."""
+    answered: bool = False
+    """It has answered a question, readably or not."""
+    refused: int = 0
+    """Questions that it did not take."""
+    given_up: str | None = None
+    """Why it is asked nothing any more."""
+
+    def meet(self, fault: LastingFault) -> str:
+        """Remember a fault; return its reason."""
+        reason = str(fault)
+        self.refused += fault.refuses
+        if fault.final:
+            self.given_up = reason
+        elif not self.answered and self.refused >= _MOST_REFUSED:
+            self.given_up = reason = f"the first {self.refused} questions were all refused: {reason}"
+        return reason
+
+
 class VlmClient:
     """Asks questions and settles them. Cheap to make; the first question opens it."""
 
@@ -123,6 +150,7 @@ class VlmClient:
         self._wire: Wire | None = None
         self._limit = asyncio.Semaphore(self.settings.concurrency)
         self._under_way: dict[str, asyncio.Task[Settled]] = {}
+        self._habits: dict[str, _Habits] = {}  # by model
 
     @property
     def url(self) -> str:
@@ -151,7 +179,9 @@ class VlmClient:
         if not spent.calls and not spent.cached:
             return None
         counts = {"calls": spent.calls, "cached": spent.cached}
-        return {"url": self.url, **counts, "tokens_in": spent.tokens_in, "tokens_out": spent.tokens_out}
+        tokens = {"tokens_in": spent.tokens_in, "tokens_out": spent.tokens_out}
+        left = {f"{model} asked without": ", ".join(fields) for model, fields in self.left_out().items()}
+        return {"url": self.url, **counts, **tokens, **left}
 
     def check(self, reward: str, *, needs_url: bool = False) -> None:
         """Refuse at once what would fail at the first question.
@@ -186,6 +216,11 @@ class VlmClient:
             self._wire = None
             self._limit = asyncio.Semaphore(self.settings.concurrency)
             self._under_way = {}
+            self._habits = {}
+
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """Return the fields of requests that a model refused, and that it is asked without; model -> fields."""
+        return {model: tuple(sorted(one.without)) for model, one in self._habits.items() if one.without}
 
     def _open(self) -> Wire:
         if self._wire is None:
@@ -218,17 +253,23 @@ class VlmClient:
 
     async def _try(self, question: Question, read: Read, key: str, used: _Usage) -> Settled:
         failure = Failure("")
+        habits = self._habits.setdefault(question.model, _Habits())
         async with self._limit:
             for _ in range(question.tries):
+                if habits.given_up is not None:
+                    return Failure(habits.given_up, final=True)
                 try:
-                    answer = await self._retry(lambda: self._complete(question, used))
+                    answer = await self._retry(lambda: self._complete(question, used, habits))
+                    habits.answered = True
                     verdict = read(answer)
                 except Unreadable as error:
+                    habits.answered = True
                     failure = Failure(str(error))
                     continue
-                except (LastingFault, PassingFault, BudgetSpent) as error:
-                    final = isinstance(error, BudgetSpent) or (isinstance(error, LastingFault) and error.final)
-                    return Failure(str(error), final=final)
+                except LastingFault as error:
+                    return Failure(habits.meet(error), final=habits.given_up is not None)
+                except (PassingFault, BudgetSpent) as error:
+                    return Failure(str(error), final=isinstance(error, BudgetSpent))
                 except Exception as error:  # whatever the libraries underneath raise is no verdict
                     return Failure(f"asking {self.host} failed: {type(error).__name__}")
                 self.cache.put(key, answer)
@@ -272,15 +313,29 @@ class VlmClient:
                 return await send()
         raise AssertionError("stamina ends with a result or an exception")
 
-    async def _complete(self, question: Question, used: _Usage) -> Answer:
+    async def _complete(self, question: Question, used: _Usage, habits: _Habits) -> Answer:
+        """Ask until the server takes the request: each time without the fields that it has just refused."""
+        without = habits.without
+        while True:
+            try:
+                answer = await self._send(question, used, without)
+            except LastingFault as fault:
+                if fault.fields <= without:
+                    raise
+                without |= fault.fields
+            else:
+                habits.without |= without
+                return answer
+
+    async def _send(self, question: Question, used: _Usage, without: frozenset[str]) -> Answer:
         """Send one request and read one answer; count its tokens, whether or not it can be read."""
         most = count_text_tokens((question.system or "") + question.user) + question.max_tokens
-        most += count_image_tokens(*question.image.size)
+        most += count_image_tokens(*question.image.size) + ("max_tokens" in without) * REASONING_ROOM
         self.budget.reserve(most)
         tokens_in = tokens_out = 0
         try:
             chat = self._wire_openai(self.url).chat.completions.with_raw_response
-            sent = await self._timed(chat.create(**write_body(question)), question.model)
+            sent = await self._timed(chat.create(**write_body(question, without)), question.model)
             body: bytes = sent.http_response.content
             tokens_in, tokens_out = read_usage(body)
             return read_completion(body, self.host, question.probabilities)

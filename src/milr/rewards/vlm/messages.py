@@ -6,23 +6,29 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from milr.rewards.images.convert import to_png
-from milr.rewards.vlm.parsers import LONGEST, Answer, Unreadable, likeliest, quote
+from milr.rewards.vlm.parsers import LONGEST, Answer, Unreadable, likeliest, plain_token, quote
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_VLM_KEY"
 MOST_BYTES = 8 * 2**20
 """Of one response's body."""
+MOST_TOLD = 2000
+"""Bytes of a server's complaint that are looked at."""
+DISPENSABLE = ("max_tokens", "temperature", "chat_template_kwargs")
+"""Fields of a request without which a verdict can be had: some models refuse them."""
+REASONING_ROOM = 4096
+"""Tokens for thinking before the answer: models that take `max_completion_tokens` count them."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,19 @@ class Question:
 class LastingFault(Exception):
     """A fault that another attempt would meet again."""
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, final: bool = False, refuses: bool = False, fields: frozenset[str] = frozenset()
+    ) -> None:
+        """Take the reason.
+
+        Args:
+            reason: In one line.
+            final: No other question will fare better.
+            refuses: The server does not take the request, whatever it asks about.
+            fields: The dispensable fields that it names as the cause.
+        """
         super().__init__(reason)
-        self.final = final
+        self.final, self.refuses, self.fields = final, refuses, fields
 
 
 class PassingFault(Exception):
@@ -63,37 +79,55 @@ class PassingFault(Exception):
         self.wait = wait
 
 
+def _else(default: object) -> WrapValidator:
+    """Read what cannot be read as `default`: the field is one that no verdict needs."""
+
+    def read(value: object, rest: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return rest(value)
+        except ValidationError:
+            return default
+
+    return WrapValidator(read)
+
+
 class _Message(BaseModel):
     content: str | list[Any] | None = None
-    refusal: str | None = None
+    refusal: Annotated[str | None, _else(None)] = None
 
 
 class _Choice(BaseModel):
     message: _Message
-    finish_reason: str | None = None
-    logprobs: dict[str, Any] | None = None
+    finish_reason: Annotated[str | None, _else(None)] = None
+    logprobs: Annotated[dict[str, Any] | None, _else(None)] = None
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = Field(default=0, ge=0)
-    completion_tokens: int = Field(default=0, ge=0)
+    prompt_tokens: Annotated[int, Field(ge=0), _else(0)] = 0
+    completion_tokens: Annotated[int, Field(ge=0), _else(0)] = 0
 
 
 class _Billed(BaseModel):
     """The usage in a chat completion, readable even if the rest is not."""
 
-    usage: _Usage | None = None
+    usage: Annotated[_Usage | None, _else(None)] = None
 
 
 class _Completion(_Billed):
-    """What is read of a chat completion."""
+    """What is read of a chat completion: the first choice's text, and what else is there."""
 
-    model: str = ""
-    choices: list[_Choice] = Field(min_length=1)
+    model: Annotated[str, _else("")] = ""
+    choices: list[Any] = Field(min_length=1)
 
 
-def write_body(question: Question) -> dict[str, Any]:
-    """The request: OpenAI's chat format, the image as a PNG data URL, temperature 0."""
+def write_body(question: Question, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return the request: OpenAI's chat format, the image as a PNG data URL, temperature 0.
+
+    Args:
+        question: What is asked.
+        without: The fields of `DISPENSABLE` that the server refuses. `max_completion_tokens` takes the place of
+            `max_tokens`, with `REASONING_ROOM`.
+    """
     data = base64.b64encode(to_png(question.image)).decode()
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     text = {"type": "text", "text": question.user}
@@ -104,11 +138,15 @@ def write_body(question: Question) -> dict[str, Any]:
         "messages": [*system, {"role": "user", "content": content}],
         "temperature": 0,
         "max_tokens": question.max_tokens,
+        "max_completion_tokens": question.max_tokens + REASONING_ROOM,
     }
+    without = {*without, "max_tokens" if "max_tokens" in without else "max_completion_tokens"}
+    body = {name: value for name, value in body.items() if name not in without}
     if question.probabilities:
         body |= {"logprobs": True, "top_logprobs": 20}
-    if question.extra:
-        body["extra_body"] = dict(question.extra)
+    extra = {name: value for name, value in question.extra.items() if name not in without}
+    if extra:
+        body["extra_body"] = extra
     return body
 
 
@@ -124,10 +162,10 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
         raise LastingFault(f"{host} answered {len(body):,} bytes, more than any verdict has")
     try:
         completion = _Completion.model_validate_json(body)
+        choice = _Choice.model_validate(completion.choices[0])
     except ValidationError as error:
         # A body that was cut off on its way is not JSON; another attempt may get it whole.
         raise PassingFault(f"{host} answered something that is no chat completion: {_excerpt(body)}") from error
-    choice = completion.choices[0]
     if choice.message.refusal:
         raise Unreadable(f"the VLM judge refuses: {quote(redact(choice.message.refusal))}")
     if choice.finish_reason == "content_filter":
@@ -169,7 +207,7 @@ def _first_tokens(logprobs: dict[str, Any] | None) -> tuple[tuple[str, float], .
     """The likeliest tokens of the first place that is not mere space."""
     try:
         places: Sequence[Any] = (logprobs or {})["content"]
-        place = next(place for place in places if str(place["token"]).strip())
+        place = next(place for place in places if plain_token(str(place["token"])))
         return likeliest([(str(entry["token"]), float(entry["logprob"])) for entry in place["top_logprobs"]])
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError):
         return ()
@@ -210,11 +248,15 @@ def find_fault(
         if wait is not None and wait > patience:
             return LastingFault(f"{said}; it asks to wait {wait:.0f} s, longer than the {patience:g} s allowed")
         return PassingFault(said, wait)
-    return LastingFault(said)
+    told = body[:MOST_TOLD].decode(errors="replace")
+    if re.search(r"content.?(?:filter|policy|management)|ResponsibleAI", told, re.IGNORECASE):
+        return LastingFault(said)  # it is about this question
+    fields = frozenset(name for name in DISPENSABLE if re.search(rf"\b{name}\b", told))
+    return LastingFault(said, refuses=True, fields=fields)
 
 
 def _excerpt(body: bytes) -> str:
-    return quote(redact(body[:2000].decode(errors="replace")))
+    return quote(redact(body[:MOST_TOLD].decode(errors="replace")))
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,6 +78,16 @@ def shown(score: Score | Unscored) -> float | str:
 
 
 OK = say("0")
+ODD = json.dumps(
+    {
+        "model": "scripted-1",
+        "usage": {"prompt_tokens": None, "completion_tokens": -3},
+        "choices": [
+            {"finish_reason": 3, "logprobs": [], "message": {"content": "-1", "refusal": {}, "tool_calls": 7}},
+            {"message": "another choice"},
+        ],
+    }
+).encode()
 FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     # name: reward, replies, value or what the reason says, requests
     "a plain verdict": ("gpt-4o", [OK], 1.0, 1),
@@ -99,12 +110,13 @@ FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     "an empty answer": ("gpt-4o", [say("")], "empty", 1),
     "no content": ("gpt-4o", [say(None)], "empty", 1),
     "content in parts": ("gpt-4o", [say([{"type": "text", "text": "-1"}])], 0.0, 1),
+    "fields that no verdict needs": ("gpt-4o", [write(ODD)], 0.0, 1),
     "a refusal in words": ("gpt-4o", [say("I'm sorry, but I can't help with that.")], "refuses", 1),
     "a refusal by field": ("gpt-4o", [say(None, refusal="Not this one.")], "refuses", 1),
     "a content filter": ("gpt-4o", [say("0", finish="content_filter")], "content filter", 1),
-    "another language": ("gpt-4o", [say("图片与描述不符")], "neither 0 nor -1", 1),
+    "another language": ("gpt-4o", [say("图片与描述不符")], "neither a bare 0 nor a bare -1", 1),
     "a chatty verdict": ("gpt-4o", [say("My answer is **-1**.")], 0.0, 1),
-    "both verdicts": ("gpt-4o", [say("0 or -1")], "both 0 and -1", 1),
+    "both verdicts": ("gpt-4o", [say("0 or -1")], "neither a bare 0", 1),
     "a megabyte": ("gpt-4o", [say("0 " + "x" * 1_000_000)], "1,000,002 characters", 1),
     "nine megabytes": ("gpt-4o", [say("0 " + "x" * 9_000_000)], "bytes, more than any verdict has", 1),
     "wise": ("wise", [say(WISE)], 0.8, 1),
@@ -444,6 +456,62 @@ def test_prices_are_listed_for_openai_alone(clients: list[VlmClient]) -> None:
         assert ", about $0.0" in estimate(reward.call_costs(384), 21)[0]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="greater than or equal to 0"):
         VlmSettings(price=(-1.0, 2.0))
+
+
+# --- servers that refuse
+
+
+def refuse(*fields: str, status: int = 400) -> Reply:
+    """Refuse a request that has one of these fields, the first of them by name; answer others."""
+
+    def reply(handler: Any, body: dict[str, Any]) -> None:
+        named = next((field for field in fields if field in body), None)
+        said = json.dumps({"error": {"message": f"Unsupported parameter: '{named}'.", "param": named}}).encode()
+        (fail(status, said) if named else say("Score: 1", first=[("Yes", -0.1)]))(handler, body)
+
+    return reply
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_field_that_is_refused_is_left_out_from_then_on(status: int, clients: list[VlmClient]) -> None:
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(2)]
+    with JudgeServer(refuse("max_tokens", "temperature", "chat_template_kwargs", status=status)) as server:
+        reward = load(server, clients, "wise-verified", concurrency=1, budget="1000000tokens")
+        assert [shown(score) for score in reward(images, [CAT, CAT])] == [1.0, 1.0]
+    asked = [
+        {"max_tokens", "max_completion_tokens", "temperature", "chat_template_kwargs"} & set(b) for b in server.asked
+    ]
+    assert asked == [
+        {"max_tokens", "temperature", "chat_template_kwargs"},
+        {"max_completion_tokens", "temperature", "chat_template_kwargs"},
+        {"max_completion_tokens", "chat_template_kwargs"},
+        {"max_completion_tokens"},
+        {"max_completion_tokens"},
+    ]
+    assert server.asked[-1]["max_completion_tokens"] == 500 + 4096  # a model that thinks has room for it
+    assert clients[0].left_out() == {"Qwen3.5-35B-A3B": ("chat_template_kwargs", "max_tokens", "temperature")}
+    assert "temperature" in str((clients[0].usage() or {})["Qwen3.5-35B-A3B asked without"])
+    assert clients[0].budget.reserved == 0
+
+
+def test_a_server_that_refuses_everything_is_left_after_three_questions(clients: list[VlmClient]) -> None:
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(8)]
+    with JudgeServer(fail(400, b'{"error": {"message": "no images here, max_tokens or not"}}')) as server:
+        scores = load(server, clients, concurrency=1)(images, [CAT] * 8)
+        assert len(server.asked) == 6  # three questions, each once more without max_tokens
+    assert [getattr(score, "final", None) for score in scores] == [False, False, *[True] * 6]
+    assert "the first 3 questions were all refused: HTTP 400" in str(shown(scores[7]))
+
+
+def test_some_questions_may_be_refused(clients: list[VlmClient]) -> None:
+    """One answer shows that the server takes questions; a content filter's no is about the image alone."""
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(8)]
+    with JudgeServer(fail(400), fail(400), OK, fail(400)) as server:
+        load(server, clients, concurrency=1)(images, [CAT] * 8)
+        assert len(server.asked) == 8
+    with JudgeServer(fail(400, b'{"error": {"code": "content_filter"}}')) as server:
+        scores = load(server, clients, concurrency=1)(images, [CAT] * 8)
+        assert len(server.asked) == 8 and not any(getattr(score, "final", True) for score in scores)
 
 
 # --- many at once
