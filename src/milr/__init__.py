@@ -12,11 +12,12 @@ from milr._version import __version__
 
 if TYPE_CHECKING:
     from milr.errors import MilrError, UsageError
+    from milr.methods import load_method
     from milr.methods.runner import Runner, search
     from milr.models import load_model
-    from milr.rewards import load_reward
+    from milr.rewards import Reward, load_reward
     from milr.runs import RunWriter, read_run
-    from milr.settings import Settings, make_settings
+    from milr.settings import MilrSettings, RunSettings, SamplingParams, Settings, make_settings
     from milr.tasks import read_tasks, tasks_from_prompts
     from milr.types import ImageSample, Reasoning, Requirement, Score, StepRecord, Task, Unscored
 
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageSample",
     "MilrError",
+    "MilrSettings",
     "Reasoning",
     "Requirement",
+    "Reward",
+    "RunSettings",
     "RunWriter",
     "Runner",
+    "SamplingParams",
     "Score",
     "Settings",
     "StepRecord",
@@ -35,6 +40,7 @@ __all__ = [
     "Unscored",
     "UsageError",
     "__version__",
+    "load_method",
     "load_model",
     "load_reward",
     "make_settings",
@@ -47,16 +53,21 @@ __all__ = [
 _HOMES = {
     "ImageSample": "milr.types",
     "MilrError": "milr.errors",
+    "MilrSettings": "milr.settings",
     "Reasoning": "milr.types",
     "Requirement": "milr.types",
+    "Reward": "milr.rewards",
+    "RunSettings": "milr.settings",
     "RunWriter": "milr.runs",
     "Runner": "milr.methods.runner",
+    "SamplingParams": "milr.settings",
     "Score": "milr.types",
     "Settings": "milr.settings",
     "StepRecord": "milr.types",
     "Task": "milr.types",
     "Unscored": "milr.types",
     "UsageError": "milr.errors",
+    "load_method": "milr.methods",
     "load_model": "milr.models",
     "load_reward": "milr.rewards",
     "make_settings": "milr.settings",
@@ -71,9 +82,13 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'milr' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
+    if isinstance(value, type):
+        from milr.field_docs import document_fields
+
+        document_fields(value)
     globals()[name] = value  # the next look-up finds it without coming here
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

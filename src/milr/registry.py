@@ -15,19 +15,23 @@ class Entry:
     """One line of a table."""
 
     target: str
-    """Where it lives: "package.module:Name"."""
+    """The object's place: "package.module:Name"."""
     summary: str
     """What it is, in one line, for `milr info`."""
 
 
 def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """The entry of that name, or a `UsageError` with the nearest one; imports nothing."""
+    """Return the entry of that name; imports nothing.
+
+    Raises:
+        UsageError: No entry has it; names the nearest.
+    """
     if name not in table:
         raise unknown_name(kind, name, table)
     return table[name]
 
 
 def load(entry: Entry) -> Any:
-    """Import the entry's module and give the object that it names."""
+    """Import the entry's module and return the object that it names."""
     module, _, attribute = entry.target.partition(":")
     return getattr(import_module(module), attribute)

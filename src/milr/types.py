@@ -24,21 +24,26 @@ class Requirement(BaseModel):
     name: str = Field(alias="class")
     """One of GenEval's 80 object names."""
     count: int = Field(default=1, ge=1)
+    """How many at least; in an exclude list, how many are too many."""
     color: str | None = None
-    """One of GenEval's ten colours."""
+    """One of GenEval's ten colours; None asks for none."""
     position: tuple[Relation, int] | None = None
     """Where this object lies, seen from the object at that index of the include list."""
 
 
 class Task(BaseModel):
-    """A prompt and, where known, what a correct picture must show."""
+    """A prompt and, where known, what a correct image must show."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str = Field(min_length=1)
+    """The words that the model is given."""
     tag: str | None = None
+    """The benchmark's group that the task counts for."""
     include: tuple[Requirement, ...] = ()
+    """What a correct image shows, as in GenEval's metadata; empty where nobody says."""
     exclude: tuple[Requirement, ...] = ()
+    """What a correct image does not show."""
     explanation: str | None = None
     """What the prompt means, for benchmarks that state it (WISE)."""
     typed: str | None = None
@@ -63,6 +68,7 @@ class Reasoning:
     """The text that a model wrote before drawing."""
 
     text: str
+    """In words."""
     tokens: tuple[int, ...]
     """Token ids, end-of-sequence left out."""
 
@@ -79,7 +85,7 @@ class ImageSample:
 
 @dataclass(frozen=True)
 class Score:
-    """What a reward says of one picture."""
+    """A reward's verdict on one image."""
 
     value: float
     """In [0, 1]; 1 is right."""
@@ -88,8 +94,11 @@ class Score:
     stop_at: float
     """The paper's stop value for this reward and task: a search stops when value > stop_at."""
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Condition -> how far it is met, in [0, 1]; among equal values the better parts win."""
     explanation: str = ""
+    """Why, in words: methods that rewrite a text read it."""
     evidence: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What the verdict was made of, as plain data: detections, answers."""
     cost: float = 0.0
     """US dollars that this score cost at paid VLM judges."""
 
@@ -101,10 +110,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Unscored:
-    """A picture that could not be scored, and why. Never 0, never "correct"."""
+    """An image that could not be scored, and why. Never 0, never "correct"."""
 
     reason: str
+    """In words, one line."""
     reward: str
+    """The reward's name with its version."""
     final: bool = False
     """Nothing will be scored any more: a judge's budget is spent, its key is refused. The search ends with its best."""
     cost: float = 0.0
@@ -112,7 +123,7 @@ class Unscored:
 
 
 def rank(score: Score | Unscored) -> float:
-    """For choosing the best: a score's value; what could not be scored comes after every score."""
+    """Return what images are ranked by: the score's value; what could not be scored comes after every score."""
     return score.value if isinstance(score, Score) else -1.0
 
 
@@ -126,29 +137,30 @@ def order(score: Score | Unscored) -> tuple[float, float]:
 
 
 def is_met(score: Score | Unscored, stop_at: float | None) -> bool:
-    """Whether a search may stop with this score.
+    """Return whether a search may stop with this score.
 
     Args:
-        score: Of the best picture.
+        score: Of the best image.
         stop_at: A value above it, strictly, is enough; None takes the score's own, its paper's.
     """
     return isinstance(score, Score) and score.value > (score.stop_at if stop_at is None else stop_at)
 
 
 def find_final(scores: Iterable[Score | Unscored]) -> str | None:
-    """Why nothing will be scored any more, where a score says so."""
+    """Return why nothing will be scored any more, where a score says so."""
     return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
 
 
 @dataclass(frozen=True)
 class LatentTrace:
-    """What a step did to the latents, for methods that have latents."""
+    """The changes that a step made to the latents, for methods that have latents."""
 
     moved: tuple[str, ...]
     """The latents that this step updated: of "text", "image"."""
     text_latents: int
     """Number of text positions that are latents."""
     image_latents: int
+    """Number of image positions that are latents."""
     flipped_text: int
     """Prefix tokens of the text that differ from those of step 0."""
     flipped_image: int
@@ -156,6 +168,7 @@ class LatentTrace:
     text_shift: float
     """||z - z0|| / ||z0|| of the text latents; 0 if there are none."""
     image_shift: float
+    """The same of the image latents."""
     log_probability: float | None
     """log p of the credited tokens before the update that led here; None at step 0 and where nothing was updated."""
 
@@ -176,12 +189,14 @@ Finished = Literal[
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step of a method did for one task. Step 0 is the first image, before any update."""
+    """The record of one step of a method for one task. Step 0 is the first image, before any update."""
 
     task: Task
+    """What is drawn."""
     index: int
     """The task's place among the tasks given to the runner."""
     step: int
+    """From 0."""
     reasoning: Reasoning
     """The text that the step's images follow; empty if they follow the prompt alone."""
     images: tuple[ImageSample, ...]
@@ -191,7 +206,9 @@ class StepRecord:
     best: ImageSample
     """The best image seen so far by `order`: equal rewards are decided by their parts; then the first of equals."""
     best_score: Score | Unscored
+    """Its score."""
     best_step: int
+    """The step that drew it."""
     drawings_spent: float
     """Drawings of this task so far; a partial one counts as its share of the image tokens."""
     tokens_spent: int

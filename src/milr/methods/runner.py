@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import cycle
 from typing import Any, Self
 
-from milr.errors import MilrError
+from milr.errors import MilrError, UsageError
 from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, TaskContext
 from milr.methods.latents import Update, take_steps
 from milr.methods.queue import Listed, TaskQueue, TaskSource
 from milr.models.base import ImageRequest, Model, TextRequest
-from milr.rewards import check_scorable
-from milr.rewards.base import Reward, WaitingReward, begin_scoring
+from milr.rewards import check_scorable, load_reward
+from milr.rewards.base import Reward, RewardFunction, WaitingReward, begin_scoring, make_reward
 from milr.settings import LIMITS, MilrSettings, RunSettings, Settings
+from milr.tasks import make_task
 from milr.types import Finished, StepRecord, Task, find_final, is_met
 
 Group = list[TaskContext[Any]]
@@ -37,23 +38,33 @@ class Runner(Iterator[StepRecord]):
     """Why the whole run was stopped before all tasks were finished; None if it was not."""
 
     def __init__(
-        self, method: Method, tasks: Iterable[Task] | TaskQueue, model: Model, reward: Reward, settings: Settings
+        self,
+        method: Method,
+        tasks: str | Task | Iterable[str | Task] | TaskQueue,
+        model: Model,
+        reward: str | Reward | RewardFunction,
+        settings: Settings,
     ) -> None:
         """Prepare; nothing is computed before the first record is asked for.
 
         Args:
-            method: From `milr.methods.load_method`.
-            tasks: Any iterable, or a `TaskQueue`, which may have nothing at the moment.
+            method: From `milr.load_method`.
+            tasks: Tasks, or prompts in words: one, any iterable, or a `TaskQueue`, which may have nothing at the
+                moment.
             model: Reasons and draws.
-            reward: Scores images in [0, 1].
+            reward: A name, or what scores images in [0, 1]: a `Reward`, or a function of images and tasks that returns
+                a number per image.
             settings: Of that method: `model.settings(method.name, ...)`.
 
         Raises:
-            UsageError: The reward cannot score the model's images or, where they are given as a sequence, the tasks.
+            UsageError: A prompt that the model does not read, no reward of that name, or a reward that cannot score the
+                model's images or, where their number is known, the tasks.
         """
-        check_scorable(reward, tasks if isinstance(tasks, Sequence) else (), model.capabilities)
-        self.method, self.model, self.reward, self.settings = method, model, reward, settings
-        self._source: TaskSource = tasks if isinstance(tasks, TaskQueue) else Listed(tasks)
+        self.reward = load_reward(reward, model=model) if isinstance(reward, str) else make_reward(reward)
+        listed = tasks if isinstance(tasks, TaskQueue) else _read_tasks(tasks, free=model.reads_free_prompts)
+        check_scorable(self.reward, listed if isinstance(listed, list) else (), model.capabilities)
+        self.method, self.model, self.settings = method, model, settings
+        self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
         self._cancelled: set[int] = set()
         self._seen: Counter[str] = Counter()  # task keys
         self._begun = 0
@@ -224,29 +235,54 @@ def _reached(spent: Mapping[str, float], limits: Mapping[str, float]) -> Finishe
     return next((LIMITS[kind] for kind, limit in limits.items() if spent[kind] >= limit), None)
 
 
+def _read_tasks(tasks: str | Task | Iterable[str | Task], *, free: bool) -> Iterable[Task]:
+    """Return tasks of whatever says them: as a list where their number is known, else as they come."""
+    if isinstance(tasks, str | Task):
+        return [make_task(tasks, free=free)]
+    _check_iterable(tasks)
+    read = (make_task(task, free=free) for task in tasks)
+    return list(read) if isinstance(tasks, Sized) else read
+
+
+def _check_iterable(tasks: object) -> None:
+    if isinstance(tasks, Mapping) or not isinstance(tasks, Iterable):
+        said = f"{tasks!r} ({type(tasks).__name__})"  # pyright: ignore[reportUnknownArgumentType]
+        raise UsageError(f"{said} is no list of tasks: give prompts in words, or milr.Task")
+
+
 def search(
-    tasks: Iterable[Task] | TaskQueue,
+    tasks: str | Task | Iterable[str | Task] | TaskQueue,
     model: Model,
-    reward: Reward,
+    reward: str | Reward | RewardFunction,
     settings: Settings | None = None,
+    *,
+    method: str | None = None,
     **changes: object,
 ) -> Runner:
-    """Search the latents of each task by the paper's method; iterate over the records.
+    """Search the latents of each task; iterate over the records.
 
     ``search(tasks, model, reward)`` needs no settings; ``search(tasks, model, reward, strategy="steer", steps=10)``.
 
     Args:
-        tasks: Any number, from any iterable.
+        tasks: Tasks, or prompts in words: one, or any number from any iterable.
         model: Frozen; it reasons and draws.
-        reward: Scores images in [0, 1].
-        settings: Of any method; None takes the model's defaults for the method `milr`.
+        reward: A name that `milr info` lists, or what scores images in [0, 1]: a `Reward`, or a function of images and
+            tasks that returns a number per image.
+        settings: Of any method; None takes the model's defaults for `method`.
+        method: A name that `milr info` lists; None is the paper's, `milr`, or that of `settings`.
         changes: Settings by name, instead of `settings` or on top of it.
 
     Raises:
-        UsageError: A setting is unknown, not read by the method, or not allowed; or the reward cannot score the tasks
-            or the model's images.
+        UsageError: A setting is unknown, not read by the method, or not allowed; a prompt that the model does not read;
+            or a reward that is none, or cannot score the tasks or the model's images.
+        RewardError: Raised by the records: the reward does not return one score in [0, 1] per image.
     """
     from milr.methods import load_method
 
-    settings = model.settings("milr", **changes) if settings is None else settings.change(**changes)
+    if settings is None:
+        settings = model.settings(method or "milr", **changes)
+    elif method not in (None, settings.method):
+        raise UsageError(f"settings of {settings.method!r} are none of {method!r}: leave one of the two out")
+    else:
+        settings = settings.change(**changes)
     return Runner(load_method(settings.method), tasks, model, reward, settings)

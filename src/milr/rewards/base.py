@@ -1,14 +1,18 @@
-"""The protocol of a reward, and how images are given to one."""
+"""The protocol of a reward, how images are given to one, and what it may return."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from PIL import Image
 
+from milr.errors import MilrError, UsageError
 from milr.types import Score, Task, Unscored
+
+STOP_AT = 0.9
+"""The stop value of a reward that names none."""
 
 Scores = Callable[[], list[Score | Unscored]]
 """Wait for the scores that were begun: one per image, in order."""
@@ -27,6 +31,10 @@ class Reward(Protocol):
         ...
 
 
+RewardFunction: TypeAlias = Callable[[Sequence[Image.Image], Sequence[Task]], Iterable[Score | Unscored | float]]
+"""What `make_reward` makes a reward of: numbers in [0, 1] are scores."""
+
+
 @runtime_checkable
 class WaitingReward(Protocol):
     """A reward that mostly waits for others, so that drawing can go on meanwhile."""
@@ -36,24 +44,128 @@ class WaitingReward(Protocol):
         ...
 
 
+class RewardError(MilrError):
+    """A reward that breaks its contract; the message says what it returned."""
+
+
+class FunctionReward:
+    """A reward of a plain function. Implements `Reward`."""
+
+    def __init__(self, function: RewardFunction) -> None:
+        """Take name and stop value of the function where it has them."""
+        self.function = function
+        self.name = str(getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__))
+        self.stop_at = float(getattr(function, "stop_at", STOP_AT))
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return check_scores(self, self.function(images, tasks), len(images))
+
+
+def make_reward(reward: Reward | RewardFunction) -> Reward:
+    """Return a reward as it is, and a plain function as a reward.
+
+    Args:
+        reward: A function is named by its `__name__`, and stops a search above 0.9 (`STOP_AT`), unless it has the
+            attributes `name` and `stop_at`.
+
+    Raises:
+        UsageError: It cannot be called, or is a class.
+    """
+    if isinstance(reward, type):
+        raise UsageError(f"the reward {reward.__name__} is a class: give an object of it, {reward.__name__}(...)")
+    if not callable(reward):
+        raise UsageError(
+            f"{reward!r} ({type(reward).__name__}) is no reward: give a name, or a function of images and tasks that "
+            "returns one score per image"
+        )
+    if isinstance(getattr(reward, "name", None), str) and isinstance(getattr(reward, "stop_at", None), float | int):
+        return cast("Reward", reward)
+    return FunctionReward(reward)
+
+
+def check_scores(reward: Reward, found: object, images: int) -> list[Score | Unscored]:
+    """Return what a reward returned as scores: numbers become scores with its name and stop value.
+
+    Args:
+        reward: Whose answer it is.
+        found: An iterable of `Score`, `Unscored` or numbers in [0, 1], of any library.
+        images: Of how many images.
+
+    Raises:
+        RewardError: It is something else, of another length, or a number is NaN or outside [0, 1].
+    """
+    try:
+        each = None if isinstance(found, str | Mapping) else [*cast("Iterable[object]", found)]
+    except TypeError:  # one number, None, a tensor without dimensions
+        each = None
+    if each is None:
+        said = _describe(cast("object", found))
+        raise RewardError(f"the reward {reward.name!r} returned {said}: return a list, one score per image")
+    scores = [_make_score(reward, one) for one in each]
+    if len(scores) != images:
+        raise RewardError(
+            f"the reward {reward.name!r} returned {len(scores)} scores for {images} images: return one per image, "
+            "in order, and Unscored for what cannot be scored"
+        )
+    return scores
+
+
 def start_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-    """Start scoring if the reward waits for others, else score now."""
+    """Start scoring if the reward waits for others, else score now.
+
+    Raises:
+        RewardError: It does not return one score per image; of a reward that waits, the call that is returned does.
+    """
     if isinstance(reward, WaitingReward):
-        return reward.begin(images, tasks)
-    now = reward(images, tasks)
+        wait = reward.begin(images, tasks)
+        return lambda: check_scores(reward, wait(), len(images))
+    now = check_scores(reward, reward(images, tasks), len(images))
     return lambda: now
 
 
 def begin_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-    """Start scoring; what could not be scored is tried once more, unless its reason is final. Both tries cost."""
+    """Start scoring; what could not be scored is tried once more, unless its reason is final. Both tries cost.
+
+    Raises:
+        RewardError: As `start_scoring`.
+    """
     wait = start_scoring(reward, images, tasks)
 
     def finish() -> list[Score | Unscored]:
         scores = list(wait())
         again = [i for i, score in enumerate(scores) if isinstance(score, Unscored) and not score.final]
         if again:
-            for i, score in zip(again, reward([images[i] for i in again], [tasks[i] for i in again]), strict=True):
+            retried = reward([images[i] for i in again], [tasks[i] for i in again])
+            for i, score in zip(again, check_scores(reward, retried, len(again)), strict=True):
                 scores[i] = replace(score, cost=scores[i].cost + score.cost)
         return scores
 
     return finish
+
+
+def _make_score(reward: Reward, found: object) -> Score | Unscored:
+    if isinstance(found, Score | Unscored):
+        return found
+    try:
+        value = float(found)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, RuntimeError):  # torch's, of a tensor with several elements
+        value = None
+    if value is None or isinstance(found, str | bytes):
+        raise RewardError(
+            f"the reward {reward.name!r} returned {_describe(found)} for an image: return a number in [0, 1], a "
+            "milr.Score, or milr.Unscored with the reason"
+        )
+    if not 0.0 <= value <= 1.0:
+        raise RewardError(
+            f"the reward {reward.name!r} returned {value:g} for an image: a score is in [0, 1]; return "
+            "milr.Unscored(reason, name) for an image that cannot be scored"
+        )
+    return Score(value, reward.name, float(reward.stop_at))
+
+
+def _describe(value: object) -> str:
+    """Return a value and its type in a few words on one line."""
+    text = " ".join(repr(value).split())
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    return shown if value is None else f"{shown} ({type(value).__name__})"

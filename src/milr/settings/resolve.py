@@ -26,10 +26,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = "milr"
+    """The method's name."""
     own: SerializeAsAny[MethodSettings] = MilrSettings()
     """What the method reads."""
     sampling: SamplingParams = SamplingParams()
+    """How image tokens are sampled."""
     run: RunSettings = RunSettings()
+    """Seed, batch and limits."""
 
     @model_validator(mode="before")
     @classmethod

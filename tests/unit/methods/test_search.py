@@ -1,0 +1,106 @@
+"""`milr.search` and the runner as people call them: prompts as strings, rewards by name or as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import milr
+from milr.errors import UsageError
+from milr.methods import METHODS, load_method
+from milr.methods.runner import Runner, search
+from milr.rewards.base import RewardError
+from milr.rewards.self_reward import SelfReward
+from milr.testing import FakeModel, FakeReward, brightness
+from milr.types import Score, StepRecord, Task
+
+DOGS = milr.tasks_from_prompts(["two dogs", "fog"], free=True)
+
+
+def lightness(images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[float]:
+    return [brightness(image) for image in images]
+
+
+class Lightness:
+    """The same as a whole reward."""
+
+    name = "lightness"
+    stop_at = 0.9
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score]:
+        return [Score(brightness(image), self.name, self.stop_at) for image in images]
+
+
+def shown(records: Iterable[StepRecord]) -> list[tuple[object, ...]]:
+    return [(one.task, one.step, one.reasoning, one.scores, one.best, one.finished) for one in records]
+
+
+def short(method: str, **more: object) -> dict[str, Any]:
+    return {"method": method, **({} if method in ("one-shot", "text-reasoning") else {"steps": 2}), **more}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_and_strings_give_the_records_of_scores_and_tasks(method: str) -> None:
+    expected = shown(search(DOGS, FakeModel(), Lightness(), **short(method)))  # pyright: ignore[reportArgumentType]
+    assert expected and shown(search(["two dogs", "fog"], FakeModel(), lightness, **short(method))) == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("answer", [[], [7.5], [None], 0.5])
+def test_a_reward_that_breaks_its_contract_is_one_line_in_every_method(method: str, answer: object) -> None:
+    def broken(images: Sequence[Image.Image], tasks: Sequence[Task]) -> Any:
+        return answer
+
+    with pytest.raises(RewardError, match="^the reward 'broken' returned "):
+        list(search("two dogs", FakeModel(), broken, **short(method)))
+
+
+def test_one_string_and_one_task_are_one_task() -> None:
+    for tasks in ("two dogs", DOGS[0], ("two dogs",), iter(["two dogs"])):
+        records = list(search(tasks, FakeModel(), FakeReward(), steps=1))
+        assert {record.task for record in records} == {DOGS[0]} and records[0].index == 0
+
+
+def test_a_reward_goes_by_name_and_asks_the_model_that_draws() -> None:
+    runner = search("fog", FakeModel(), "self", steps=0)
+    assert isinstance(runner.reward, SelfReward) and len(list(runner)) == 1
+
+
+def test_a_grammar_model_is_given_its_own_form_of_a_prompt_and_refuses_others() -> None:
+    model = FakeModel()
+    model.reads_free_prompts = False
+    (record,) = search("TWO Dogs", model, FakeReward(), steps=0)
+    assert (record.task.prompt, record.task.typed) == ("two dogs", "TWO Dogs")
+    with pytest.raises(UsageError, match="cannot read 'fog'"):
+        search(["two dogs", "fog"], model, FakeReward())
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tasks": 5}, "5 (int) is no list of tasks"),
+        ({"tasks": {"prompt": "two dogs"}}, "is no list of tasks: give prompts in words, or milr.Task"),
+        ({"tasks": ["two dogs", 5]}, "'5' (int) is no task"),
+        ({"tasks": [""]}, "the prompt is empty"),
+        ({"reward": "icon"}, "unknown reward 'icon': did you mean 'icons'?"),
+        ({"reward": FakeReward}, "is a class"),
+        ({"method": "prm"}, "unknown method 'prm': did you mean 'parm'?"),
+        ({"stepz": 5}, "stepz"),
+        ({"settings": FakeModel().settings("parm"), "method": "milr"}, "settings of 'parm' are none of 'milr'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_drawn(changed: dict[str, Any], said: str) -> None:
+    model = FakeModel()
+    with pytest.raises(UsageError) as caught:
+        search(**{"tasks": "two dogs", "model": model, "reward": FakeReward(), **changed})
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not model.drawn
+
+
+def test_settings_of_a_method_name_it() -> None:
+    settings = FakeModel().settings("parm", steps=1)
+    assert search("fog", FakeModel(), lightness, settings, seed=3).method.name == "parm"
+    assert Runner(load_method("parm"), "fog", FakeModel(), lightness, settings).reward.name == "lightness"

@@ -1,0 +1,64 @@
+"""The package as people meet it: names, help, `python -m milr`, addresses."""
+
+from __future__ import annotations
+
+import pydoc
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+
+import pytest
+
+import milr
+from milr.methods.context import Method
+from tests.support.paths import ROOT
+
+
+def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
+    assert dir(milr) == sorted(milr.__all__)
+    assert all(getattr(milr, name) is not None for name in milr.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'serach'"):
+        milr.serach  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        (
+            lambda: milr.MilrSettings,
+            [
+                "steps (int, default 20): K: a task",
+                "strategy (str, default 'joint'): Which latents move at which step.",
+            ],
+        ),
+        (lambda: milr.StepRecord, ["best_score (Score | Unscored): Its score.", "trace (LatentTrace | None, default"]),
+        (lambda: milr.Task, ["prompt (str): The words", "explanation (str | None, default None): What the prompt"]),
+        (lambda: milr.Reward, ["name (str): Name and versions", "stop_at (float): The paper's stop value"]),
+    ],
+)
+def test_help_says_what_each_field_is(kind: Callable[[], type], lines: list[str]) -> None:
+    text = pydoc.plain(pydoc.render_doc(kind()))
+    assert all(line in text for line in lines), text
+    assert text.count("Attributes:") == 1
+
+
+def test_every_public_field_says_what_it_is() -> None:
+    kinds = [kind for name in milr.__all__ if isinstance(kind := getattr(milr, name), type)]
+    listed = [line for kind in kinds for line in (kind.__doc__ or "").partition("Attributes:\n")[2].splitlines()]
+    assert len(listed) > 60
+    assert not [line for line in listed if line.strip() and "): " not in line]
+
+
+def test_a_method_is_loaded_by_name() -> None:
+    assert isinstance(milr.load_method("parm"), Method)
+
+
+def test_milr_is_a_module_to_run() -> None:
+    done = subprocess.run([sys.executable, "-m", "milr", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"milr {milr.__version__}\n")
+
+
+def test_the_project_names_its_paper() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Paper"] == "https://arxiv.org/abs/2509.22761"
