@@ -178,7 +178,7 @@ class BenchmarkJob:
         return self.writer.folder
 
     def run(self) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        """Do what is left to do, image by image.
+        """Do what is left to do, image by image; what reward or evaluator could not score is asked again.
 
         A total limit of the settings ends the run cleanly, and `stopped` says so. It holds for this call: tasks that it
         cut short, or that never began, are left to resuming, which begins them anew.
@@ -192,6 +192,7 @@ class BenchmarkJob:
         """
         with self.writer as writer:
             manifest = writer.manifest
+            writer.evaluate_missing()
             remaining = writer.remaining()
             totals = _Totals(manifest.settings)
             for image in range(manifest.images_per_prompt):

@@ -37,7 +37,7 @@ def evaluate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {evaluator} ...")
-    from milr.runs import check_evaluable, evaluate_run
+    from milr.runs import check_evaluable, evaluate_run, is_evaluated
 
     manifests, placement = [check_evaluable(run) for run in runs], Placement(device, dtype)
     for manifest in manifests:
@@ -55,12 +55,14 @@ def evaluate(
         screen.print(f"milr: {line}")
     try:
         for run, manifest in zip(runs, manifests, strict=True):
-            if manifest.evaluator == scorer.name:
+            again = manifest.evaluator == scorer.name
+            if again and is_evaluated(run, scorer.name):
                 typer.echo(f"{run}: evaluated by {scorer.name} already")
                 continue
             evaluated = evaluate_run(run, scorer, evaluator, vlm_usage=vlm.client.usage, machine=machine)
             done = sum(1 for _ in evaluated)
-            typer.echo(f"{run}: {done} tasks, evaluated by {scorer.name} instead of {manifest.evaluator or 'nothing'}")
+            before = "again, where it had not scored" if again else f"instead of {manifest.evaluator or 'nothing'}"
+            typer.echo(f"{run}: {done} tasks, evaluated by {scorer.name} {before}")
     except MilrError as error:
         raise MilrError(f"{error}; the same command goes on") from error
     finally:

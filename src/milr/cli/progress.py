@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -163,8 +164,10 @@ class BenchmarkProgress:
         self._job, self._screen = job, screen
         manifest = job.writer.manifest
         self._total = len(manifest.tasks) * manifest.images_per_prompt
-        begun = (job.folder / MANIFEST).is_file()
-        self._answers = answers_of(read_run(job.folder)) if begun else []
+        begun, left = (job.folder / MANIFEST).is_file(), set(job.writer.remaining())
+        run = read_run(job.folder) if begun else None
+        kept = [] if run is None else [task for task in run.tasks if (task.index, task.image) not in left]
+        self._answers = [] if run is None else answers_of(replace(run, tasks=tuple(kept)))
         self._before = len(self._answers)
         self._ends: list[Finished | None] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -15,7 +15,7 @@
 Format 2. Folders of format 1 (milr 0.1) are read as if they were of format 2, see `milr.runs.upgrade`.
 """
 
-from milr.runs.evaluating import check_evaluable, evaluate_run
+from milr.runs.evaluating import check_evaluable, evaluate_run, is_evaluated
 from milr.runs.layout import RunError, check_resumable, read_manifest
 from milr.runs.packing import pack_run, read_packed, unpack_run
 from milr.runs.reader import Run, RunImage, TaskRun, read_run, read_task
@@ -42,6 +42,7 @@ __all__ = [
     "default_folder",
     "draw_strip",
     "evaluate_run",
+    "is_evaluated",
     "pack_run",
     "read_manifest",
     "read_packed",

@@ -13,10 +13,10 @@ from milr.files import PART, write_bytes
 from milr.rewards.base import Reward, begin_scoring
 from milr.runs.layout import EVALUATED, MANIFEST, RunError, read_manifest
 from milr.runs.lock import check_unheld, hold_run
-from milr.runs.reader import load_image, read_evaluated, read_run
+from milr.runs.reader import TaskRun, load_image, read_evaluated, read_run
 from milr.runs.schema import EvaluatedImage, Manifest, dump, dump_lines
 from milr.runs.sessions import Spending, open_session, spend_from_now, update_session
-from milr.types import Task, find_final
+from milr.types import Score, Task, find_final
 
 _FRESH = f"{EVALUATED}{PART}.new"
 """A task's new scores, until all of the run's tasks have theirs."""
@@ -47,6 +47,46 @@ def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> li
     ]
 
 
+def evaluate_missing(
+    evaluator: Reward, task: TaskRun, known: Sequence[EvaluatedImage]
+) -> tuple[list[EvaluatedImage], list[EvaluatedImage]]:
+    """Show the evaluator the images of a task that it has not scored yet: it may have been down.
+
+    Args:
+        evaluator: The one that `known` is by.
+        task: A finished one.
+        known: What the evaluator has said so far.
+
+    Returns:
+        The evaluator's scores of all images in order, and those among them that it gave now.
+
+    Raises:
+        RunError: It scores nothing any more.
+    """
+    scored = {(one.step, one.number): one for one in known if isinstance(one.score, Score)}
+    missing = [
+        Shown(one.step, one.number, task.folder / one.image.file)
+        for one in task.images
+        if (one.step, one.number) not in scored
+    ]
+    fresh = evaluate_images(evaluator, task.task, missing) if missing else []
+    scored |= {(one.step, one.number): one for one in fresh}
+    return [scored[one.step, one.number] for one in task.images], fresh
+
+
+def is_evaluated(folder: Path, evaluator: str) -> bool:
+    """Return whether all images of a run are scored by the evaluator of that name with version.
+
+    Raises:
+        UsageError: The folder holds no run that can be read.
+    """
+    return all(
+        isinstance(one.evaluator, Score) and one.evaluator.reward == evaluator
+        for task in read_run(folder).tasks
+        for one in task.images
+    )
+
+
 def check_evaluable(folder: Path) -> Manifest:
     """Return the manifest of a run that another evaluator may see.
 
@@ -69,6 +109,8 @@ def evaluate_run(
     machine: Mapping[str, str | int] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Show a finished run's images to another evaluator, whose scores take the place of those before.
+
+    What the same evaluator could not score is asked again, and nothing else.
 
     They are written beside the old ones and take their names when all are there: a kill before that leaves the run as
     it was, and the same call goes on. Time that the evaluator takes does not count as the method's.
@@ -93,10 +135,10 @@ def evaluate_run(
         spent, started, evaluated, cost = spend_from_now(vlm_usage), time.monotonic(), 0, 0.0
         for done, task in enumerate(run.tasks, start=1):
             fresh = task.folder / _FRESH
-            if not _is_by(task.evaluated, evaluator) and not _is_by(read_evaluated(fresh), evaluator):
-                shown = [Shown(one.step, one.number, task.folder / one.image.file) for one in task.images]
-                found = evaluate_images(evaluator, task.task, shown)
-                write_bytes(fresh, dump_lines(found))
+            known = next((one for one in (read_evaluated(fresh), task.evaluated) if _is_by(one, evaluator)), ())
+            whole, found = evaluate_missing(evaluator, task, known)
+            if found:
+                write_bytes(fresh, dump_lines(whole))
                 evaluated += len(found)
                 cost += sum(one.score.cost for one in found)
             yield done, len(run.tasks)

@@ -17,10 +17,10 @@ from typing import Self, TypedDict, Unpack
 from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward
-from milr.runs.evaluating import Shown, evaluate_images
+from milr.runs.evaluating import Shown, evaluate_images, evaluate_missing
 from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, RunError, check_resumable, name_task, read_manifest
 from milr.runs.lock import hold_run
-from milr.runs.reader import load_image
+from milr.runs.reader import load_image, read_task
 from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.strip import Frame, Outcome, draw_strip
@@ -163,6 +163,7 @@ class RunWriter:
         self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
         self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
+        self._begun = False
 
     @property
     def manifest(self) -> Manifest:
@@ -170,13 +171,17 @@ class RunWriter:
         return self._manifest
 
     def remaining(self) -> list[tuple[int, int]]:
-        """Return the tasks that have not finished, as (index, image), image by image."""
+        """Return the tasks that have not finished, as (index, image), image by image.
+
+        A resumed run begins those anew of which the reward could not score any image.
+        """
         manifest = self._manifest
         return [
             (index, image)
             for image in range(manifest.images_per_prompt)
             for index, task in enumerate(manifest.tasks)
-            if not (self.folder / "tasks" / name_task(index, task, image)).is_dir()
+            if not (folder := self.folder / "tasks" / name_task(index, task, image)).is_dir()
+            or (self._resumed and not self._begun and not _is_scored(folder))
         ]
 
     def __enter__(self) -> Self:
@@ -199,8 +204,10 @@ class RunWriter:
         """Open a session, now that the run is ours."""
         if self._resumed:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
-            for left in (self.folder / "tasks").glob(f"*{PART}"):
-                shutil.rmtree(left)
+            for left in (self.folder / "tasks").iterdir():
+                if left.suffix == PART or not _is_scored(left):
+                    shutil.rmtree(left)
+            self._begun = True
         elif (self.folder / MANIFEST).exists():
             raise UsageError(f"another process has begun a run in {self.folder}: give --out a new or an empty folder")
         expected = len(self._manifest.tasks) * self._manifest.images_per_prompt
@@ -209,6 +216,25 @@ class RunWriter:
         self._manifest = open_session(self._manifest, self._machine)
         self._vlm_usage = spend_from_now(self._vlm_usage)
         self._save("running")
+
+    def evaluate_missing(self) -> None:
+        """Show the evaluator again what it could not score in an earlier session.
+
+        Raises:
+            RunError: Nothing can be written any more, or the evaluator scores nothing any more.
+        """
+        if self._evaluator is None:
+            return
+        started = time.monotonic()
+        with self._refusing_full_disks():
+            for folder in sorted((self.folder / "tasks").iterdir()):
+                task = read_task(folder)
+                whole, fresh = evaluate_missing(self._evaluator, task, task.evaluated)
+                if fresh:
+                    write_bytes(folder / EVALUATED, dump_lines(whole))
+                    self._evaluated += len(fresh)
+                    self._evaluator_cost += sum(one.score.cost for one in fresh)
+        self._evaluator_seconds += time.monotonic() - started
 
     def write(self, record: StepRecord, image: int = 0) -> Path | None:
         """Store a record; return the task's folder if the record is the task's last, else None.
@@ -364,6 +390,11 @@ class _Cell:
     file: str
     label: str
     reward: str
+
+
+def _is_scored(folder: Path) -> bool:
+    """Return whether the reward has scored any image of a finished task: a search without scores begins anew."""
+    return isinstance(read_task(folder).last.best_score, Score)
 
 
 def find_outcome(first: Score | Unscored, last: StepRecord) -> Outcome:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models import embedded_folder
-from milr.runs import RunError, RunWriter, evaluate_run, read_run
+from milr.runs import RunError, RunWriter, evaluate_run, is_evaluated, read_run
 from milr.runs.layout import MANIFEST
 from milr.settings import Settings
 from milr.testing import FakeReward, brightness
+from milr.types import Score, Task, Unscored
 from tests.support.fake_benchmark import fakes, parity
 from tests.support.placed_reward import add_placed
 
@@ -172,8 +175,6 @@ def test_the_command_evaluates_runs_again(run: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_evaluator_that_scores_nothing_any_more_is_said(run: Path) -> None:
-    from milr.types import Unscored
-
     class Spent:
         name, stop_at = "spent@1", 0.9
 
@@ -184,3 +185,44 @@ def test_an_evaluator_that_scores_nothing_any_more_is_said(run: Path) -> None:
     with pytest.raises(RunError, match="spent@1 scores nothing any more: the budget is spent"):
         list(evaluate_run(run, Spent(), "spent"))  # type: ignore[arg-type]
     assert scores(run) == before
+
+
+class Down:
+    """A reward whose server is down for all images but the first so many."""
+
+    stop_at = 0.9
+
+    def __init__(self, name: str, up: int = 0) -> None:
+        self.name, self.up, self.calls = name, up, 0
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        places = range(self.calls, self.calls + len(images))
+        self.calls += len(images)
+        return [Score(0.5, self.name, 0.9) if n < self.up else Unscored("HTTP 500", self.name) for n in places]
+
+
+def test_what_an_evaluator_could_not_score_is_asked_again_and_nothing_else(run: Path) -> None:
+    list(evaluate_run(run, Down("other@2", up=4), "other"))
+    images = [one for task in read_run(run).tasks for one in task.images]
+    assert [isinstance(one.evaluator, Score) for one in images] == [True] * 4 + [False] * (len(images) - 4)
+    rest = Down("other@2", up=len(images))
+    list(evaluate_run(run, rest, "other"))
+    assert rest.calls == len(images) - 4
+    assert is_evaluated(run, "other@2") and not is_evaluated(run, "icons@1")
+
+
+@pytest.mark.parametrize("down", ["icons", "icons-soft"])
+def test_resuming_asks_again_what_evaluator_or_reward_could_not_score(down: str, tmp_path: Path) -> None:
+    words = ["--limit", "3", "--steps", "1", "--stop-at", "1", "--reward", "icons-soft", "--evaluator", "icons"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    with fakes():
+        assert main(["benchmark", "icons", *words, "--out", str(whole)]) == 0
+    with fakes({down: Down(f"{down}@1")}):
+        main(["benchmark", "icons", *words, "--out", str(folder)])
+    with fakes():
+        assert main(["benchmark", "--resume", str(folder)]) == 0
+        before = read_run(folder)
+        assert main(["benchmark", "--resume", str(folder)]) == 0  # nothing is left to ask
+    assert read_run(folder).tasks == before.tasks
+    again = [[(one.reward, one.evaluator) for one in task.images] for task in before.tasks]
+    assert again == [[(one.reward, one.evaluator) for one in task.images] for task in read_run(whole).tasks]

@@ -24,7 +24,7 @@ _RAW_BLANKS = str.maketrans("\u0120\u010a\u2581", "   ")
 _AROUND = "*_`'\"()[]{}.,:;! "
 _THINKING = re.compile(r"(?:<(/?)(?:think|thinking|thought|reasoning)>)", re.IGNORECASE)
 _BINARY = re.compile(
-    r"^(?:- )?(?:(?:the|my|final|boxed) )*(?:(?:answer|verdict|score|result)(?: is)? ?[:=]? ?)?|[.!]$", re.I
+    r"^(?:- )?(?:(?:the|my|final|boxed) )*(?:(?:answer|verdict|score|result)(?: is)? ?[:=]? ?)?| ?[.!]$", re.I
 )
 _LEAD = "the|my|final|overall|answer|verdict|result"  # words before a label that change nothing
 _ENDS = re.compile(r" ?[.,;!)\]]* ?$| ?\(|[.,;]? (?:-|because|since|as)(?: (?!\d)|$)", re.IGNORECASE)
