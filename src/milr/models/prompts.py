@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from string import Formatter
+from typing import Any, Literal, NamedTuple
 
+from milr.tokens import TextTokenizer, find_control_tokens
 from milr.types import Reasoning
+
+
+class Part(NamedTuple):
+    """A part of a prompt."""
+
+    text: str
+    template: bool
+    """If true, control tokens in it are meant; else they are words that somebody wrote."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +31,37 @@ class Turn:
     system: str = ""
     """Stands first if it is not empty."""
 
-    def write(self, **words: str) -> str:
-        """Return the whole text up to where the assistant begins."""
+    def write(self, **words: str | Part) -> list[Part]:
+        """Return the parts of the whole text, up to where the assistant begins.
+
+        Args:
+            words: What is filled in: somebody's words, or a part of the template.
+        """
         before = f"{self.system}\n\n" if self.system else ""
-        return f"{before}{self.user}: {self.content.format(**words).strip()}\n\n{self.assistant}:"
+        filled: list[Part] = []
+        for literal, name, _, _ in Formatter().parse(self.content):
+            given = words[name] if name else ""
+            filled += [Part(literal, True), given if isinstance(given, Part) else Part(given, False)]
+        content = _strip(filled)
+        return [Part(f"{before}{self.user}: ", True), *content, Part(f"\n\n{self.assistant}:", True)]
+
+
+def join_parts(parts: Iterable[Part]) -> str:
+    """Return the text of a prompt's parts."""
+    return "".join(part.text for part in parts)
+
+
+def _strip(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts without the blanks at both ends of their whole."""
+    whole = join_parts(parts)
+    left = len(whole) - len(whole.lstrip())
+    right = left + len(whole.strip())
+    stripped: list[Part] = []
+    place = 0
+    for part in parts:
+        stripped.append(part._replace(text=part.text[max(left - place, 0) : max(right - place, 0)]))
+        place += len(part.text)
+    return [part for part in stripped if part.text]
 
 
 ANSWERING = (
@@ -189,7 +226,11 @@ def recognise_profile(names: Iterable[str], tokens: Collection[str]) -> str:
 
 
 class Prompts:
-    """Token ids of all prompts. Every prompt begins with the beginning-of-sequence token, once."""
+    """Token ids of all prompts. Every prompt begins with the beginning-of-sequence token, once.
+
+    Control tokens come from the profile alone: those that a prompt, a reasoning, a critique or a question spells are
+    read as text.
+    """
 
     def __init__(self, profile: PromptProfile, tokenizer: Any) -> None:
         """Take the profile, and a tokenizer that knows its added tokens and the three image tokens."""
@@ -201,6 +242,8 @@ class Prompts:
         marks = {"end of sequence": tokenizer.eos_token_id, "image start": tokenizer.boi_token_id}
         self.ends: frozenset[int] = frozenset(marks[end] for end in profile.ends)
         """Tokens that end a reasoning; they do not belong to it."""
+        self._controls = find_control_tokens(tokenizer)
+        self._text = TextTokenizer(tokenizer)
 
     def reasoning(self, prompt: str, critique: str = "") -> list[int]:
         """Return the prompt for a reasoning text, with what was wrong with an earlier image, if anything."""
@@ -214,7 +257,7 @@ class Prompts:
         if reasoning is None:
             return [*self._encode(self.profile.plain.write(prompt=self._cut(prompt))), self.image_start]
         if self.profile.image is None:
-            tokens = list(reasoning.tokens) or self._encode(reasoning.text)[1:]
+            tokens = list(reasoning.tokens) or self._encode_chain(reasoning.text)
             return [*self.reasoning(prompt), *tokens, self.image_start]
         words = reasoning.text
         if self.profile.keeps_spaces and reasoning.tokens:
@@ -239,15 +282,32 @@ class Prompts:
         end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
         return tokens[: end + 1]
 
-    def _image(self, places: int) -> str:
+    def _image(self, places: int) -> Part:
         token = self._tokenizer
-        return f"{token.boi_token}{token.image_token * places}{token.eoi_token}"
+        return Part(f"{token.boi_token}{token.image_token * places}{token.eoi_token}", True)
 
     def _cut(self, prompt: str) -> str:
         for words in self.profile.cut:
             prompt = prompt.replace(words, "")
         return prompt.strip()
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, parts: Sequence[Part]) -> list[int]:
         # Some tokenizers of this family add the first token themselves, some do not: here it is always there, once.
-        return [self._tokenizer.bos_token_id, *self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+        return [self._tokenizer.bos_token_id, *self._read(parts, self._controls)]
+
+    def _encode_chain(self, text: str) -> list[int]:
+        """Return the tokens of a reasoning of which only the words are known: the profile's own marks belong to it."""
+        return self._read([Part(text, True)], self.profile.added_tokens)
+
+    def _read(self, parts: Sequence[Part], marks: Collection[str]) -> list[int]:
+        """Return token ids: these marks in template parts as control tokens, all else as text, undivided."""
+        pattern = re.compile(f"({'|'.join(map(re.escape, sorted(marks, key=len, reverse=True))) or '(?!)'})")
+        ids: list[int] = []
+        text = ""
+        for part in parts:
+            words, *rest = pattern.split(part.text) if part.template else [part.text]
+            text += words
+            for mark, words in zip(rest[::2], rest[1::2], strict=True):
+                ids += [*self._text.encode(text), self._controls[mark]]
+                text = words
+        return [*ids, *self._text.encode(text)]

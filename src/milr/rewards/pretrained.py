@@ -61,13 +61,13 @@ def load_clip(folder: Path, way_out: str, device: str = "cpu") -> Any:
 
 
 def load_tokenizer(kind: Any, folder: Path, way_out: str) -> Any:
-    """A tokenizer.
+    """Return a tokenizer that reads words as text: a mark that a prompt spells, such as [SEP], is its characters.
 
     Raises:
         UsageError: It cannot be read.
     """
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True, split_special_tokens=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(kind, folder, error, way_out) from error
 

@@ -18,6 +18,7 @@ from milr.models import load_model, read_capabilities
 from milr.models.base import ImageOutput, ImageRequest, TaskState, TextOutput, TextRequest
 from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus
+from milr.models.prompts import join_parts
 from milr.settings import SamplingParams
 from milr.types import Reasoning, Task
 
@@ -104,7 +105,7 @@ def test_the_cached_states_of_an_image_are_the_uncached_ones(
 @pytest.mark.slow
 def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
     (text,) = write(embedded, TaskState(Task(prompt=PROMPT)))
-    ids = ids_of(embedded, embedded.profile.reasoning.write(prompt=PROMPT))
+    ids = ids_of(embedded, join_parts(embedded.profile.reasoning.write(prompt=PROMPT)))
     theirs = embedded.network.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -125,7 +126,7 @@ def test_an_answer_is_transformers_own(embedded: Janus, mode: str) -> None:
     image = Image.linear_gradient("L").resize((side, side)).convert(mode)
     question = "Is there a red apple?"
     processor: Any = JanusProcessor.from_pretrained(embedded.folder)
-    text = embedded.profile.question.write(image=processor.image_token, question=question)
+    text = join_parts(embedded.profile.question.write(image=processor.image_token, question=question))
     inputs = processor(text=text, images=[image.convert("RGB")], return_tensors="pt")
     with torch.inference_mode():
         logits = embedded.network(**inputs).logits[0, -1]

@@ -21,6 +21,7 @@ from milr.rewards.vlm.budget import CallCost
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.parsers import Answer, Unreadable, read_unified
 from milr.rewards.vlm.reward import VlmProtocol, VlmReward
+from milr.tokens import find_control_tokens
 from milr.types import Score, Task, Unscored
 
 POINTWISE = VlmProtocol(
@@ -113,6 +114,8 @@ class InProcess:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{folder} holds no vision-language model that transformers reads: {reason}") from error
         self._network.to(place).eval().requires_grad_(False)
+        # An image takes its places in the text through such marks, so words may not spell any.
+        self._marks = sorted(find_control_tokens(self._processor.tokenizer))
         self.protocol = protocol
         self.stop_at = protocol.stop_at
         self.name = f"{protocol.name}@{protocol.version}/{folder.name}"
@@ -122,6 +125,11 @@ class InProcess:
         return [self._score(image, task) for image, task in zip(images, tasks, strict=True)]
 
     def _score(self, image: Image.Image, task: Task) -> Score | Unscored:
+        mark = next((mark for mark in self._marks if mark in task.prompt), None)
+        if mark is not None:
+            return Unscored(
+                f"the prompt spells {mark}, which this model reads as a mark: write it otherwise", self.name
+            )
         try:
             answer = self._answer(to_rgb(image), self.protocol.fill(task))
             verdict = self.protocol.read(answer)

@@ -84,7 +84,7 @@ def test_vlm_judges_talk_to_transformers_serve(
         vlm.close()
     for score in scores:
         if isinstance(score, Unscored):
-            assert "neither 0 nor -1" in score.reason or "no 'Final Score:'" in score.reason, score.reason
+            assert "neither a bare 0" in score.reason or "no 'Final Score:'" in score.reason, score.reason
     assert vlm.budget.calls == 1 and vlm.budget.tokens_in > 50 and vlm.budget.tokens_out > 0
 
 
@@ -95,6 +95,11 @@ def test_unified_reward_runs_in_this_process() -> None:
     for score in scores:
         assert isinstance(score, Unscored) and "no 'Final Score:' in the answer" in score.reason
     assert scores == [reader([p], [t])[0] for p, t in zip(PICTURES, TASKS, strict=True)]
+
+
+def test_a_prompt_injects_no_mark_into_a_model_in_this_process() -> None:
+    (score,) = InProcess(POINTWISE, embedded_folder())(PICTURES[:1], [Task(prompt="a <image_placeholder> dog")])
+    assert isinstance(score, Unscored) and "spells <image_placeholder>" in score.reason
 
 
 def test_an_answer_in_this_process_becomes_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
