@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context, parent_process
@@ -23,7 +23,6 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milr._version import __version__
@@ -33,6 +32,8 @@ from milr.errors import MilrError, UsageError
 from milr.files import LOCK, PART, hold, write_text
 from milr.models.devices import Placement
 from milr.rewards import Reward, check_reward, check_scorable, load_reward, needs_model
+from milr.rewards.base import start_scoring
+from milr.rewards.images.files import UnreadableImage, read_image
 from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
@@ -162,6 +163,11 @@ class FolderJob:
     def done(self) -> int:
         """Pictures that need no more scoring."""
         return len(self.pictures) - len(self._left)
+
+    @property
+    def unscored(self) -> int:
+        """Pictures that were tried and have no score."""
+        return sum(line.value is None for line in self._lines.values())
 
     def run(self) -> Iterator[Scored]:
         """Score what is left, each picture kept before it is given; in no fixed order.
@@ -343,16 +349,12 @@ class _Worker:
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """The picture's score; a file that is no picture is unscored."""
-        with ExitStack() as opened:
-            try:
-                picture = opened.enter_context(Image.open(path))
-                picture.load()
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                # The path would make the same folder's results differ from place to place.
-                said = str(error).replace(str(path), path.name)
-                return Unscored(reason=f"the picture cannot be read: {said}", reward=self.reward.name)
-            (score,) = self.reward([picture], [task])
-            return score
+        try:
+            image = read_image(path)
+        except UnreadableImage as error:
+            return Unscored(str(error), self.reward.name)
+        (score,) = start_scoring(self.reward, [image], [task])()
+        return score
 
     def close(self) -> None:
         """Hang up on the judges."""

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 
 from milr.cli.options import Device, Dtype, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
-from milr.rewards import check_reward, check_scorable, default_reward, load_reward, needs_model
+from milr.rewards import Reward, check_reward, check_scorable, default_reward, load_reward, needs_model
+from milr.rewards.base import start_scoring
+from milr.rewards.images.files import UnreadableImage, list_images, read_image
+from milr.tasks import PromptFile, read_prompt_file, tasks_from_prompts
 from milr.types import Score, Task, Unscored
+
+_AT_ONCE = 16
+"""Images that are open at a time."""
+_NOT_ALL_SCORED = 3
 
 
 def score(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     prompt: Annotated[str | None, typer.Option(help="What all of them should show.")] = None,
     tasks: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A prompt or a JSON task per line, one per image, in their order."),
+        typer.Option(
+            metavar="FILE", help="A prompt or task per image, in their order: text, JSON, CSV; - is standard input."
+        ),
     ] = None,
     reward: Annotated[
         str | None, typer.Option(help="A name that milr info lists, with its argument; default: as --model says.")
@@ -42,21 +51,24 @@ def score(
 ) -> None:
     """Score images by a reward. Without a search: any images, of any size.
 
-    Nobody can see from a file what drew it: give --reward, or --model for that model's default reward.
+    Nobody can see from a file what drew it: give --reward, or --model for that model's default reward. A file that
+    cannot be read is unscored; the exit code is 3 where an image is.
     """
     if reward is not None:
         check_reward(reward)
     check_dtype(dtype)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
-    wanted = _read_wanted(images, prompt, tasks)
-    reward, placement = _choose(reward, model, wanted), Placement(device, dtype)
-    shown = [_read_image(path) for path in images]
+    files = [file for path in images for file in list_images(path)]
+    wanted = _read_wanted(len(files), prompt, tasks)
+    reward, placement = _choose(reward, model, wanted.tasks), Placement(device, dtype)
     asked = None if model is None else load_asked(reward, model, placement)
     scorer = load_reward(reward, model=asked, vlm=vlm.client, placement=placement)
-    scores = scorer(shown, wanted)
-    vlm.client.close()
     screen = Console(highlight=False, markup=False, soft_wrap=True)
-    for path, task, found in zip(images, wanted, scores, strict=True):
+    for line in wanted.notes:
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"milr: {line}")
+    scores: list[Score | Unscored] = []
+    for path, task, found in _score_in_turn(scorer, files, wanted.tasks):
+        scores.append(found)
         if as_json:
             typer.echo(json.dumps({"picture": str(path), "prompt": task.prompt, **_plain(found)}, default=str))
         elif isinstance(found, Score):
@@ -64,13 +76,41 @@ def score(
             screen.print(f"{found.value:.3f}  {path}{explanation}")
         else:
             screen.print(f"unscored  {path}: {found.reason}")
+    vlm.client.close()
     values = [found.value for found in scores if isinstance(found, Score)]
+    lost = len(scores) - len(values)
     if not as_json:
         mean = f"{sum(values) / len(values):.3f} on average" if values else "none scored"
-        lost = f", {len(scores) - len(values)} unscored" if len(values) < len(scores) else ""
-        screen.print(f"{scorer.name}: {mean} of {len(scores)}{lost}" if len(scores) > 1 else scorer.name)
+        unscored = f", {lost} unscored" if values and lost else ""
+        screen.print(f"{scorer.name}: {mean} of {len(scores)}{unscored}" if len(scores) > 1 else scorer.name)
         for line in vlm.conclusion([]):
             screen.print(line)
+    if lost:
+        raise typer.Exit(_NOT_ALL_SCORED)
+
+
+def _score_in_turn(
+    scorer: Reward, files: Sequence[Path], tasks: Sequence[Task]
+) -> Iterator[tuple[Path, Task, Score | Unscored]]:
+    """Yield each image's score, in order; a few images are open at a time, and a broken one ends nothing."""
+    for start in range(0, len(files), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        opened = [_open(path, scorer.name) for path in files[some]]
+        whole = [
+            (image, task) for image, task in zip(opened, tasks[some], strict=True) if isinstance(image, Image.Image)
+        ]
+        scores = iter(
+            start_scoring(scorer, [image for image, _ in whole], [task for _, task in whole])() if whole else ()
+        )
+        for path, task, image in zip(files[some], tasks[some], opened, strict=True):
+            yield path, task, image if isinstance(image, Unscored) else next(scores)
+
+
+def _open(path: Path, reward: str) -> Image.Image | Unscored:
+    try:
+        return read_image(path)
+    except UnreadableImage as error:
+        return Unscored(str(error), reward)
 
 
 def _choose(reward: str | None, model: str | None, wanted: Sequence[Task]) -> str:
@@ -92,28 +132,16 @@ def _choose(reward: str | None, model: str | None, wanted: Sequence[Task]) -> st
     return reward
 
 
-def _read_wanted(images: Sequence[Path], prompt: str | None, file: Path | None) -> list[Task]:
-    from milr.tasks import read_tasks, tasks_from_prompts
-
+def _read_wanted(images: int, prompt: str | None, file: Path | None) -> PromptFile:
+    """Return one task per image."""
     if (prompt is None) == (file is None):
         raise UsageError('give either --prompt "what the images show" or --tasks FILE with one line per image')
     if file is None:
-        return tasks_from_prompts([prompt or ""], free=True) * len(images)
-    tasks = read_tasks(file, free=True)
-    if len(tasks) != len(images):
-        raise UsageError(f"--tasks {file} holds {len(tasks)} tasks for {len(images)} images: give one per image")
-    return tasks
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
-    except FileNotFoundError:
-        raise UsageError(f"no image {str(path)!r}: give files that exist") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} is no image that can be read ({error}): give PNG or JPEG files") from None
+        return PromptFile((*tasks_from_prompts(prompt or "", free=True),) * images)
+    read = read_prompt_file(file, free=True)
+    if len(read.tasks) != images:
+        raise UsageError(f"--tasks {file} holds {len(read.tasks)} tasks for {images} images: give one per image")
+    return read
 
 
 def _plain(found: Score | Unscored) -> dict[str, object]:

@@ -80,3 +80,5 @@ def score_folder(
         raise UsageError(f"cannot write {job.out} ({error.strerror}): give an --out that you may write to") from error
     typer.echo(summary)
     screen.print(f"results: {job.out}")
+    if job.unscored:
+        raise typer.Exit(3)

@@ -31,7 +31,8 @@ def prompt(number: int) -> dict[str, object]:
 def prompts(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    (folder / "natural_science.json").write_text(json.dumps([prompt(801), prompt(802), prompt(10)]))
+    listed = [prompt(801), {**prompt(802), "prompt_id": "0802"}, prompt(10)]  # a mark, a padded id: both are read
+    (folder / "natural_science.json").write_text("\ufeff" + json.dumps(listed))
     (folder / "natural_science_rewrite.json").write_text(json.dumps([{**prompt(801), "Prompt": "resolved"}]))
     return folder
 
@@ -50,6 +51,9 @@ def test_pictures_are_found_by_their_ids(folder: Path, prompts: Path) -> None:
     assert [picture.key for picture in found] == ["10.png", "801.png", "802.png"]
     assert found[1].task.prompt == "prompt 801"
     assert found[1].task.explanation == "what 801 means"
+    (folder / "801.png").unlink()  # padded names stand in for what is absent
+    assert [picture.key for picture in load_layout("wise").find(folder, prompts)] == ["10.png", "0801.png", "802.png"]
+    (folder / "801.png").touch()
     one_file = load_layout("wise").find(folder, prompts / "natural_science.json")
     assert one_file == found
 
@@ -112,7 +116,7 @@ def test_a_vlm_judge_of_ones_own_scores_the_folder(
     # The second picture finds no budget any more; the next command asks about it and the third alone.
     with JudgeServer(say("Consistency: 2\nRealism: 1\nAesthetic Quality: 0")) as server:
         to = ["--vlm-url", server.url, "--vlm-model", "eye"]
-        assert main([*command, *to, "--vlm-budget", "1"]) == 0
+        assert main([*command, *to, "--vlm-budget", "1"]) == 3
         assert "Unscored, left out above: 2 of 3 pictures" in capsys.readouterr().out
         assert main([*command, *to]) == 0
         assert len(server.asked) == 3

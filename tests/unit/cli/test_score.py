@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from milr.rewards.icons.reward import Icons, IconsSoft  # noqa: E402
 from milr.rewards.vlm.wise import LEGACY  # noqa: E402
 from milr.serve.judge import BadRequest, JudgeServer, recognise  # noqa: E402
 from milr.testing import FakeReward  # noqa: E402
-from milr.types import Task  # noqa: E402
+from milr.types import Score, Task, Unscored  # noqa: E402
 from tests.support.placed_reward import add_placed  # noqa: E402
 
 SCENES = DATA / "icon_scenes"
@@ -64,8 +64,61 @@ def test_each_image_may_have_a_task_of_its_own(capsys: Out) -> None:
 def test_what_cannot_be_scored_is_said(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = FakeReward(unscored_calls=[0])
     monkeypatch.setattr("milr.cli.score.load_reward", lambda name, **options: lost)
-    (row,) = scored(CATS, "--prompt", "a fine day", "--reward", "gpt-4o", capsys=capsys)
+    assert main(["score", CATS, "--prompt", "a fine day", "--reward", "gpt-4o", "--json"]) == 3
+    row = json.loads(capsys.readouterr().out)
     assert row["value"] is None and row["reason"] and row["reward"] == lost.name
+
+
+def broken_images() -> dict[str, bytes]:
+    whole = Path(CATS).read_bytes()
+    return {
+        "text.png": b"no image",
+        "cut.png": whole[: len(whole) // 2],
+        "empty.jpg": b"",
+        "chunk.png": whole[:30] + bytes(40) + whole[70:],
+    }
+
+
+def test_one_bad_image_ends_nothing(capsys: Out) -> None:
+    bad = broken_images()
+    for name, content in bad.items():
+        Path(name).write_bytes(content)
+    assert main(["score", CATS, *bad, CATS, "--prompt", "three cats", "--reward", "icons"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [lines[0], lines[-2]] == [f"1.000  {CATS}  (correct)"] * 2
+    assert [line.split(":")[0] for line in lines[1:-2]] == [f"unscored  {name}" for name in bad]
+    assert all("the image cannot be read" in line for line in lines[1:-2])
+    assert lines[-1] == f"{Icons().name}: 1.000 on average of 6, 4 unscored"
+
+
+def test_folders_are_scored_in_the_order_of_their_numbers_a_few_images_at_a_time(
+    capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("drawn")
+    folder.mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    for hidden in (".DS_Store", "._3.png", ".hidden.png", "Thumbs.db", "notes.txt"):
+        (folder / hidden).write_bytes(b"\0")
+    calls: list[int] = []
+
+    class Counting(FakeReward):
+        def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+            calls.append(len(images))
+            return super().__call__(images, tasks)
+
+    monkeypatch.setattr("milr.cli.score.load_reward", lambda name, **options: Counting())
+    rows = scored("drawn", CATS, "--prompt", "fog", "--reward", "gpt-4o", capsys=capsys)
+    assert [row["picture"] for row in rows] == [*(f"drawn/{number}.png" for number in range(20)), CATS]
+    assert calls == [16, 5]
+
+
+def test_tasks_come_from_any_file_of_prompts(capsys: Out) -> None:
+    Path("tasks.csv").write_text('id,prompt\n1,three cats\n2,"a red apple left of a blue clock"\n')
+    assert main(["score", CATS, APPLE, "--tasks", "tasks.csv", "--reward", "icons"]) == 0
+    said = capsys.readouterr()
+    assert "1.000 on average of 2" in said.out
+    assert said.err == "milr: 'tasks.csv' says more than a task holds; passed over: id\n"
 
 
 @pytest.mark.parametrize(("argv", "expected"), [([], "icons@1/"), (["--reward", "placed"], "placed@1/meta/float16")])
@@ -91,7 +144,11 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
         ([CATS], "give either --prompt"),
         ([CATS, "--prompt", "a cat", "--tasks", "x"], "give either --prompt"),
         (["none.png", "--prompt", "a cat", "--reward", "icons"], "no image 'none.png'"),
-        (["text.png", "--prompt", "a cat", "--reward", "icons"], "is no image that can be read"),
+        (["x" * 300, "--prompt", "a cat", "--reward", "icons"], "no image 'xxx"),
+        (
+            ["empty", "--prompt", "a cat", "--reward", "icons"],
+            "no images in 'empty': give files, or a folder with .png",
+        ),
         ([CATS, "--prompt", "a cat"], "nothing says what kind of images these are: give --reward icons for images of"),
         ([CATS, "--prompt", "a cat", "--reward", "self"], "'self' asks a model: give --model, the model that drew"),
         ([CATS, "--prompt", "a fine day", "--reward", "icons"], "give --reward one of these: self, gpt-4o, unified-re"),
@@ -113,7 +170,7 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
     ],
 )
 def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
-    Path("text.png").write_text("no picture")
+    Path("empty").mkdir()
     Path("one.txt").write_text("a cat\n")
     assert main(["score", *argv]) == 2
     err = capsys.readouterr().err

@@ -137,7 +137,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
 def _pictures(prompt_folder: Path) -> list[FoundPicture]:
     source = prompt_folder / "metadata.jsonl"
     try:
-        metadata: Any = json.loads(source.read_text(encoding="utf-8"))
+        metadata: Any = json.loads(source.read_text(encoding="utf-8-sig"))
         task = Task.model_validate({name: metadata[name] for name in _FIELDS if name in metadata})
     except FileNotFoundError:
         raise UsageError(f"no {source}: each numbered folder needs its line of evaluation_metadata.jsonl") from None

@@ -15,6 +15,8 @@ from milr.benchmarks.layouts.base import FoundPicture, Scored
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.rewards.compbench.prompts import Category, find_listing
+from milr.rewards.images.files import list_visible
+from milr.tasks import read_tasks
 from milr.types import Score, Task
 
 SAMPLES = "samples"
@@ -41,7 +43,7 @@ class T2ICompBenchLayout:
     """samples/<prompt>_<six digits>.png, all of one category, which the prompts tell.
 
     As in the original, the prompt is what stands before the first underscore and the number what stands behind the
-    last; unlike there, a file that is no such picture is an error that names it.
+    last; unlike there, a file that is no such picture is an error that names it, unless it is hidden.
     """
 
     reward = "t2i-compbench"
@@ -62,7 +64,7 @@ class T2ICompBenchLayout:
         samples = folder / SAMPLES
         if not samples.is_dir():
             raise UsageError(f"no folder {samples}: T2I-CompBench's scorers look for <prompt>_000000.png there")
-        found = sorted((_picture(path) for path in samples.iterdir()), key=_number)
+        found = sorted(map(_picture, list_visible(samples)), key=_number)
         if not found:
             raise UsageError(f"no pictures in {samples}: T2I-CompBench's scorers look for <prompt>_000000.png there")
         twice = [b.key for a, b in zip(found, found[1:], strict=False) if _number(a) == _number(b)]
@@ -167,10 +169,7 @@ def _number(picture: FoundPicture) -> int:
 
 
 def _check_complete(found: Sequence[FoundPicture], prompts: Path, samples: Path) -> None:
-    try:
-        wanted = [line for line in prompts.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {str(prompts)!r} ({error}): give the category's prompts, one a line") from error
+    wanted = [task.prompt for task in read_tasks(prompts, free=True)]
     there = {picture.task.prompt.rstrip(".") for picture in found}
     absent = [prompt for prompt in wanted if prompt.rstrip(".") not in there]
     if absent:

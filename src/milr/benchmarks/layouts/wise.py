@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from milr.benchmarks.layouts.base import FoundPicture, Scored
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.rewards.vlm.wise import overall
+from milr.tasks.prompt_files import read_rows
 from milr.types import Score, Task
 
 RESULTS = "scores.jsonl"
@@ -30,11 +31,11 @@ GROUPS: Mapping[str, range] = {
 _MARKS = {"consistency": "consistency", "realism": "realism", "aesthetic_quality": "aesthetic quality"}
 """Field of a row -> part of a score."""
 _FIELDS = ("prompt_id", "Prompt", "Explanation", "Subcategory")
-_PICTURE = re.compile(r"[1-9]\d*\.png")
+_PICTURE = re.compile(r"0*[1-9][0-9]*\.png")
 
 
 class WiseLayout:
-    """1.png to 1000.png in one folder."""
+    """1.png to 1000.png in one folder; 0001.png stands for 1.png where that is absent."""
 
     reward = "wise"
     prompts = 1000
@@ -55,13 +56,14 @@ class WiseLayout:
         if prompts is None:
             raise UsageError("WISE's folder does not hold its prompts: give --prompts the folder of its JSON files")
         known = _read_prompts(prompts)
-        numbers = sorted(int(path.stem) for path in folder.iterdir() if _PICTURE.fullmatch(path.name))
+        names = sorted((path.name for path in folder.iterdir() if _PICTURE.fullmatch(path.name)), key=len, reverse=True)
+        numbers = {int(name.partition(".")[0]): name for name in names}  # the shortest name of a number is its last
         if not numbers:
             raise UsageError(f"no pictures in {str(folder)!r}: WISE's scorer looks for 1.png to 1000.png")
-        unknown = [number for number in numbers if number not in known]
+        unknown = [number for number in sorted(numbers) if number not in known]
         if unknown:
             raise UsageError(f"{prompts} has no prompt {unknown[0]} for {unknown[0]}.png: give all of WISE's files")
-        return [_found(known[number]) for number in numbers]
+        return [_found(known[number], name) for number, name in sorted(numbers.items())]
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """1.png to 1000.png: the prompt's id, which begins at 1."""
@@ -108,10 +110,10 @@ def summarise(values: Mapping[int, float]) -> str:
     return "\n".join([*lines, "", f"Overall score: {said}"]) + "\n"
 
 
-def _found(prompt: Mapping[str, Any]) -> FoundPicture:
+def _found(prompt: Mapping[str, Any], name: str) -> FoundPicture:
     task = Task(prompt=prompt["Prompt"], explanation=prompt["Explanation"])
-    metadata = {"prompt_id": prompt["prompt_id"], "Subcategory": prompt["Subcategory"]}
-    return FoundPicture(f"{prompt['prompt_id']}.png", task, metadata)
+    metadata = {"prompt_id": int(prompt["prompt_id"]), "Subcategory": prompt["Subcategory"]}
+    return FoundPicture(name, task, metadata)
 
 
 def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
@@ -121,10 +123,10 @@ def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
         if file.stem.endswith("_rewrite"):
             continue
         try:
-            listed: Any = json.loads(file.read_text(encoding="utf-8"))
-            for prompt in listed:
+            for row in read_rows(file):
+                prompt = cast("Mapping[str, Any]", row.content)
                 known[int(prompt["prompt_id"])] = {field: prompt[field] for field in _FIELDS}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (UsageError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{file} is none of WISE's prompt files ({error}): give those of its data folder"
             ) from error

@@ -389,6 +389,8 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     (tmp_path / "color" / "samples").rename(tmp_path / "x" / "color")
     first = next((tmp_path / "x" / "color").iterdir())
     first.rename(samples / first.name)
+    for hidden in (".DS_Store", f"._{first.name}", "Thumbs.db"):
+        (samples / hidden).touch()
     assert len(T2ICompBenchLayout().find(tmp_path / "x", None)) == 1
     refused("299 prompts of color_val.txt have no picture", shared_data / "t2i_compbench" / "color_val.txt")
     (samples / "grid.png").touch()

@@ -1,0 +1,76 @@
+"""Image files and folders of them, as people have them: hidden files, broken files, numbers with and without zeros."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from milr.errors import MilrError, UsageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+
+class UnreadableImage(MilrError):
+    """A file that is no image; the message says why, without the file's folder."""
+
+
+def list_visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, in the order of its names, numbers by value; what file managers hide is left out.
+
+    Raises:
+        UsageError: It is no folder, or cannot be read.
+    """
+    try:
+        found = [path for path in folder.iterdir() if not is_hidden(path)]
+    except OSError as error:
+        raise UsageError(f"cannot read the folder {str(folder)!r} ({error.strerror}): give one with images") from None
+    return sorted(found, key=lambda path: _order(path.name))
+
+
+def _order(name: str) -> list[tuple[bool, int, str]]:
+    words = re.findall(r"[0-9]+|[^0-9]", name)
+    return [(not word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words]
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether a file manager hides a file: a name with a leading dot, or a system's own file."""
+    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES
+
+
+def list_images(path: Path) -> list[Path]:
+    """Return the images that a path means: a file itself, the images of a folder by their endings (`SUFFIXES`).
+
+    Raises:
+        UsageError: Nothing is there, or the folder holds no image.
+    """
+    try:
+        there, is_folder = path.exists(), path.is_dir()
+    except (OSError, ValueError):  # longer than a name may be; a NUL
+        there = is_folder = False
+    if not there:
+        raise UsageError(f"no image {str(path)!r}: give files that exist")
+    if not is_folder:
+        return [path]
+    found = [one for one in list_visible(path) if one.suffix.lower() in SUFFIXES and one.is_file()]
+    if not found:
+        raise UsageError(f"no images in {str(path)!r}: give files, or a folder with {', '.join(SUFFIXES)} in it")
+    return found
+
+
+def read_image(path: Path) -> Image.Image:
+    """Return the image in a file, with all its pixels read.
+
+    Raises:
+        UnreadableImage: The file is gone, no image, cut off, or far too large.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:  # Pillow's readers raise errors of many kinds on broken files
+        # The path would make the same folder's results differ from place to place.
+        said = " ".join((str(error) or type(error).__name__).replace(str(path), path.name).split())
+        raise UnreadableImage(f"the image cannot be read: {said}") from error
