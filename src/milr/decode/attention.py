@@ -23,7 +23,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
         query: (B, H, Q, w).
         key: (B, G, T, w).
         value: (B, G, T, w).
-        mask: (B, 1, Q, T) bool, true where a query sees a key; None if each query sees all.
+        mask: (B, 1, Q, T), added to the scores: 0 where a query sees a key, -inf elsewhere. None if each query sees
+            all.
 
     Returns:
         (B, H, Q, w) in the query's dtype.
@@ -49,8 +50,7 @@ def _attend_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mas
         torch.bmm(near, scaled[part].transpose(1, 2), out=scores[part])
     weights = scores.transpose(1, 2)  # (B G, H / G, T)
     if mask is not None:
-        seen = mask.expand(-1, groups, many, -1).reshape(weights.shape)
-        weights = weights.masked_fill(~seen, float("-inf"))
+        weights = weights + mask.expand(-1, groups, many, -1).reshape(weights.shape)
     weights = weights.softmax(-1)
     found = torch.empty(rows * groups, many, width)
     for start in range(0, rows * groups, piece):

@@ -12,12 +12,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from milr.decode.buffers import Buffers
 from milr.decode.kv_cache import CachedPrefix, KVCache
 from milr.decode.llama import Decoder
 
 
 class DecodeBatch:
-    """A batch of rows with their KV cache: it takes embeddings and returns last hidden states."""
+    """A batch of rows with their KV cache: it takes embeddings and returns last hidden states.
+
+    A prefill is planned by the host. A decode step is not: it reads where it stands from tensors on the device.
+    """
 
     def __init__(
         self,
@@ -25,58 +29,100 @@ class DecodeBatch:
         prefixes: Sequence[CachedPrefix | None],
         room: int,
         *,
+        buffers: Buffers,
+        bucket: int,
+        check_every: int,
         round_up: Callable[[int], int],
         count: Callable[..., None],
     ) -> None:
-        """Allocate a cache and write the rows' cached prefixes into it.
+        """Take a cache and write the rows' cached prefixes into it.
 
         Args:
             decoder: Runs the forward passes.
             prefixes: One per row.
             room: How many tokens more than the longest prefix the cache holds.
-            round_up: Length -> padded length.
+            buffers: Where the tensors come from.
+            bucket: A decode step attends to a number of places that is a multiple of it; masks hide those that are not
+                filled yet. Within a bucket all steps have the same shapes.
+            check_every: Steps between two looks at whether all sequences have ended; each look waits for the device.
+            round_up: Length -> padded length of a prefill.
             count: Adds to the engine's counts.
         """
-        self.decoder, self.prefixes, self.round_up, self.count = decoder, prefixes, round_up, count
-        like = decoder.like
+        self.decoder, self.prefixes, self.buffers = decoder, prefixes, buffers
+        self.bucket, self.check_every, self.round_up, self.count = bucket, check_every, round_up, count
+        rows, like = len(prefixes), decoder.like
         lengths = [len(prefix) if prefix else 0 for prefix in prefixes]
         longest = round_up(max(lengths))
-        end = longest + room
-        self.cache = KVCache(decoder.layers, len(prefixes), decoder.heads, end, decoder.width, like)
+        end = self.round_up_steps(longest + room)
+        shape = (2, decoder.layers, rows, decoder.heads, end, decoder.width)
+        self.cache = KVCache(buffers.take("cache", shape, like.dtype))
         count(cache_bytes=self.cache.bytes)
         self.cache.grow(longest)
-        self.real = torch.zeros(len(prefixes), end, dtype=torch.bool, device=like.device)  # (B, end)
+        self.room = longest + room
         self.padded = min(lengths) < longest
+        self.real = buffers.take("real", (rows, end), torch.bool).fill_(True)
+        """(B, end): false where a row has padding."""
         for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
             # Masked values are multiplied by zero: they must be numbers.
             self.cache.clear(row, longest - length)
             self.cache.put(row, prefix.parts if prefix else (), longest)
-            self.real[row, longest - length : longest] = True
-        self.lengths = torch.tensor(lengths, device=like.device)  # (B,) each row's own tokens
-        nothing = torch.zeros(decoder.size, device=like.device)
-        self.newest = torch.stack([prefix.last if prefix else nothing for prefix in prefixes])
-        """(B, d) float32: the hidden state of each row's last token."""
+            self.real[row, : longest - length] = False
+        self.lengths = buffers.take("lengths", (rows, 1), torch.int64)
+        """(B, 1): each row's own tokens, and so the position of its next one."""
+        self.lengths.copy_(torch.tensor(lengths)[:, None])
+        self.at = buffers.take("at", (1,), torch.int64).fill_(longest)
+        """(1,): the place in the cache of the next token."""
+        self.places = torch.arange(end, out=buffers.take("places", (end,), torch.int64))
+        self.newest = buffers.take("newest", (rows, decoder.size), torch.float32)
+        """(B, d): the hidden state of each row's last token."""
+        for row, prefix in enumerate(prefixes):
+            self.newest[row] = prefix.last if prefix else 0.0
 
     def prefill(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Read rows of embeddings (T_i, d), some perhaps empty; return (B, T, d), rows aligned at the right end."""
         longest = self.round_up(max(map(len, rows)))
+        start = self.cache.filled
+        self._reserve(longest)
         batch = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])  # (B, T, d)
-        own = torch.zeros(batch.shape[:2], dtype=torch.bool, device=batch.device)
+        own = self.real[:, start : self.cache.filled]
         for index, row in enumerate(rows):
             batch[index, longest - len(row) :] = row
-            own[index, longest - len(row) :] = True
+            own[index, : longest - len(row)] = False
         self.padded = self.padded or min(map(len, rows)) < longest
         tokens = sum(map(len, rows))
-        self.count(prefilled=tokens)
-        states = self._forward(batch, own, tokens)
-        self.newest = torch.where(own[:, -1:], states[:, -1].float(), self.newest)
+        self.count(forwarded=tokens, prefilled=tokens, cache_read=self.cache.bytes_filled)
+        positions = (self.lengths + own.cumsum(-1) - 1).clamp_min(0)  # (B, T)
+        places = self.places[start : self.cache.filled]
+        mask = self._mask(places, self.cache.filled) if self.padded or longest > 1 else None
+        states = self.decoder(batch, positions, self.cache, places, self.cache.filled, mask)
+        self.lengths.add_(own.sum(-1, keepdim=True))
+        self.at.add_(longest)
+        self.newest.copy_(torch.where(own[:, -1:], states[:, -1].float(), self.newest))
         return states
 
-    def step(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Decode one embedding per row (B, d); return the new hidden states (B, d) float32."""
-        own = self.real.new_ones(len(embeddings), 1)
-        self.newest = self._forward(embeddings[:, None], own, len(embeddings))[:, 0].float()
-        return self.newest
+    def reserve(self) -> int:
+        """Count one token more per row; return how many places the step attends to. The host's part of a step."""
+        self._reserve(1)
+        rows = len(self.prefixes)
+        self.count(forwarded=rows, cache_read=self.cache.bytes_filled)
+        return self.round_up_steps(self.cache.filled)
+
+    def round_up_steps(self, length: int) -> int:
+        """Return the multiple of the bucket that holds this many tokens."""
+        return -(-length // self.bucket) * self.bucket
+
+    def step(self, embeddings: torch.Tensor, seen: int) -> None:
+        """Decode one embedding per row (B, d); `newest` then holds the new hidden states. The device's part of a step.
+
+        Args:
+            embeddings: (B, d), in the decoder's dtype.
+            seen: From `reserve`.
+        """
+        mask = self._mask(self.at, seen) if self.padded or self.bucket > 1 else None
+        states = self.decoder(embeddings[:, None], self.lengths, self.cache, self.at, seen, mask)
+        self.newest.copy_(states[:, 0])
+        self.lengths.add_(1)
+        self.at.add_(1)
 
     def extend_prefix(self, row: int, count: int) -> CachedPrefix:
         """Return the row's cached prefix, extended by the last ``count`` tokens that it read."""
@@ -84,22 +130,15 @@ class DecodeBatch:
         read = self.cache.copy(row, self.cache.filled - count)
         return CachedPrefix((*(prefix.parts if prefix else ()), read), self.newest[row].clone())
 
-    def _forward(self, embeddings: torch.Tensor, own: torch.Tensor, tokens: int) -> torch.Tensor:
-        positions = (self.lengths[:, None] + own.cumsum(-1) - 1).clamp_min(0)  # (B, T)
-        self.lengths = self.lengths + own.sum(-1)
-        start = self.cache.filled
-        self.cache.grow(own.shape[1])
-        self.real[:, start : self.cache.filled] = own
-        self.count(forwarded=tokens, cache_read=self.cache.bytes_filled)
-        return self.decoder(embeddings, positions, self.cache, self._mask(own.shape[1]))
+    def _reserve(self, count: int) -> None:
+        if self.cache.filled + count > self.room:
+            raise IndexError(f"the cache has room for {self.room} tokens, not {self.cache.filled + count}")
+        self.cache.grow(count)
 
-    def _mask(self, queries: int) -> torch.Tensor | None:
-        """Return (B, 1, T, filled), true where a new token sees a key; None if each token sees all."""
-        filled = self.cache.filled
-        if queries == 1 and not self.padded:
-            return None
-        places = torch.arange(filled, device=self.real.device)
-        asking = places[filled - queries :, None]
+    def _mask(self, asking: torch.Tensor, seen: int) -> torch.Tensor:
+        """Return what to add to the scores of new tokens (T) over the first places: (B, 1, T, seen), 0 or -inf."""
+        places, asking = self.places[:seen], asking[:, None]  # (seen,), (T, 1)
         # Padding sees itself: attention over nothing has no result.
-        seen = (self.real[:, None, :filled] & (places <= asking)) | (places == asking)
-        return seen[:, None]
+        sees = (self.real[:, None, :seen] & (places <= asking)) | (places == asking)
+        nothing = torch.zeros(sees.shape, dtype=self.decoder.like.dtype, device=sees.device)
+        return nothing.masked_fill_(~sees, float("-inf"))[:, None]

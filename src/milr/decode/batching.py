@@ -28,7 +28,9 @@ class OutOfMemory(MilrError):
 def free_bytes(device: torch.device) -> int | None:
     """Return a device's free memory within the limits of this process and its container; None if unknown."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch's allocator holds and no tensor uses is free too.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     return min(_host_limits(), default=None)
 
 
@@ -64,7 +66,11 @@ def ran_out(error: BaseException) -> bool:
 
 
 def work_in_batches(
-    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]], most: int
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Sequence[Result]],
+    most: int,
+    *,
+    free_memory: Callable[[], None] | None = None,
 ) -> tuple[list[Result], int]:
     """Work through all items, at most so many at a time; if memory runs out, repeat with half as many.
 
@@ -72,6 +78,7 @@ def work_in_batches(
         items: Any number.
         work: Returns one result per item. It must be repeatable, or change things last.
         most: At least 1.
+        free_memory: Called when memory ran out, before the work is repeated.
 
     Returns:
         The results, in order, and how many items at a time turned out to fit.
@@ -94,11 +101,19 @@ def work_in_batches(
                     f"memory ran out with one row at a time ({reason}): close other programs, or give the process more"
                 ) from error
         # Outside the handler: the error's traceback would hold on to the tensors of the failed attempt.
+        if free_memory:
+            free_memory()
         most = -(-len(part) // 2)
     return done, most
 
 
-def fitting(each: int, device: torch.device) -> int | None:
-    """Return how many rows of that many bytes fit into free memory, at least 1; None if free memory is unknown."""
+def fitting(each: int, device: torch.device, held: int = 0) -> int | None:
+    """Return how many rows fit into free memory, at least 1; None if free memory is unknown.
+
+    Args:
+        each: Bytes of a row.
+        device: Where they go.
+        held: Bytes of rows that are held already, for the next batch to use again.
+    """
     free = free_bytes(device)
-    return None if free is None else max(1, int(free * USABLE) // max(1, each))
+    return None if free is None else max(1, int(free * USABLE + held) // max(1, each))

@@ -1,19 +1,21 @@
 """The decoding engine: batches that fit into memory or have fixed shapes, prefix caching, counts.
 
-A prompt is read once and cached (`CachedPrefix`). A batch begins after its rows' cached prefixes, prefills each row's
-new tokens, then decodes one token per row and step (`milr.decode.batch`).
+A prompt is read once and cached (`CachedPrefix`). A batch begins after its rows' cached prefixes and prefills new
+tokens (`milr.decode.batch`); a loop then decodes one token per row and step (`milr.decode.loop`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from milr.decode.batch import DecodeBatch
 from milr.decode.batching import fitting, work_in_batches
+from milr.decode.buffers import Buffers, Fresh, GraphCounts, Recorded, Recorder
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llama import Decoder
 from milr.decode.packed_linear import pack
@@ -24,6 +26,10 @@ SMALL_TOKEN = 16 * 1024
 """Bytes of a token's keys and values up to which a decoder is small: more rows then cost little more time."""
 FIXED_GRAIN = 32
 """Lengths are padded to a multiple of this if shapes are fixed."""
+BUCKET = 64
+"""Steps attend to a multiple of so many places, except on a CPU, where nothing is gained by equal shapes."""
+CHECK_EVERY = 16
+"""Steps between two looks at whether all texts have ended, except on a CPU, where a look costs nothing."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,16 +52,34 @@ class Counts:
 class Engine:
     """A decoder, its counts, and the shapes of its batches."""
 
-    def __init__(self, network: Any, *, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        network: Any,
+        *,
+        deterministic: bool = False,
+        recorder: Recorder | None = None,
+        bucket: int | None = None,
+        check_every: int | None = None,
+    ) -> None:
         """Take over a decoder: its linear layers are packed in place.
 
         Args:
             network: A frozen `LlamaModel`.
             deterministic: Batches of a fixed number of rows and lengths of a fixed grain, so that in every dtype a
                 row's numbers are the same whatever its neighbours are. Small batches cost as much as full ones.
+            recorder: Records decode steps, to replay them; batches then have 1, 2, 4, 8, ... items, so that records
+                stay few. None runs every step eagerly.
+            bucket: See `DecodeBatch`; None takes `BUCKET`, and 1 on a CPU.
+            check_every: See `DecodeBatch`; None takes `CHECK_EVERY`, and 1 on a CPU.
         """
         pack(network)
         self.decoder = Decoder(network)
+        device = self.decoder.like.device
+        on_cpu = device.type == "cpu"
+        self.bucket = bucket or (1 if on_cpu else BUCKET)
+        self.check_every = check_every or (1 if on_cpu else CHECK_EVERY)
+        self._fresh = Fresh(device, zero=self.bucket > 1)
+        self._recorded = Recorded(device, recorder) if recorder else None
         self.grain = FIXED_GRAIN if deterministic else 1
         self.deterministic = deterministic
         self.fixed_rows = FIXED_SMALL_ROWS if self.decoder.token_bytes <= SMALL_TOKEN else FIXED_ROWS
@@ -63,10 +87,31 @@ class Engine:
         self.counts = Counts()
         self._most: int | None = None  # items per batch, once memory has run out
 
+    @property
+    def buffers(self) -> Buffers:
+        """Where the tensors of decoding loops come from."""
+        return self._recorded or self._fresh
+
+    @property
+    def graph_counts(self) -> GraphCounts:
+        """What recording has cost; zeros if steps run eagerly."""
+        return self._recorded.counts if self._recorded else GraphCounts()
+
     def open(self, prefixes: Sequence[CachedPrefix | None], new: int, steps: int = 0) -> DecodeBatch:
-        """Return a batch that goes on after these prefixes: up to ``new`` tokens prefilled at once, then steps."""
-        room = self.round_up(new) + steps
-        return DecodeBatch(self.decoder, prefixes, room, round_up=self.round_up, count=self.count)
+        """Return a batch that goes on after these prefixes: up to ``new`` tokens prefilled at once, then steps.
+
+        The tensors of a batch with steps may be those of the batch before it, which must not be used any more.
+        """
+        return DecodeBatch(
+            self.decoder,
+            prefixes,
+            self.round_up(new) + steps,
+            buffers=self.buffers if steps else self._fresh,
+            bucket=self.bucket if steps else 1,
+            check_every=self.check_every,
+            round_up=self.round_up,
+            count=self.count,
+        )
 
     def prefill(self, rows: Sequence[tuple[torch.Tensor, CachedPrefix | None]]) -> list[CachedPrefix]:
         """Read rows of embeddings (T_i, d), each after its prefix; return the extended prefixes."""
@@ -93,6 +138,7 @@ class Engine:
         *,
         tokens: Callable[[Item], int],
         rows: int = 1,
+        loops: bool = False,
         shape: Callable[[Item], tuple[int, ...]],
     ) -> list[Result]:
         """Work through items in batches that fit into memory, or in batches of a fixed shape.
@@ -103,15 +149,20 @@ class Engine:
                 may get an item twice, to fill up a batch.
             tokens: How many tokens a row of the item may reach.
             rows: Rows per item.
+            loops: True if the work runs a decoding loop: its batches are padded if steps are recorded.
             shape: Lengths that must be equal, up to the grain, in a batch of fixed shape.
         """
         if not items:
             return []
         if self.deterministic:
             return self._work_fixed(items, work, shape)
-        each = rows * self.decoder.token_bytes * max(map(tokens, items))
-        most = min(limit for limit in (self._most, fitting(each, self.decoder.like.device), len(items)) if limit)
-        results, fitted = work_in_batches(items, work, most)
+        each = rows * self.decoder.token_bytes * -(-max(map(tokens, items)) // self.bucket) * self.bucket
+        fits = fitting(each, self.decoder.like.device, self.buffers.held_bytes)
+        limit = min((limit for limit in (self._most, fits) if limit), default=_next_power(len(items)))
+        if self._recorded and loops:
+            work, limit = partial(_work_padded, work), _next_power(limit + 1) // 2
+        most = min(limit, len(items))
+        results, fitted = work_in_batches(items, work, most, free_memory=self.buffers.drop)
         if fitted < most:
             self._most = fitted
         return results
@@ -143,3 +194,13 @@ class Engine:
         old = self.counts
         sums = {name: getattr(old, name) + number for name, number in more.items()}
         self.counts = replace(old, cache_bytes=max(old.cache_bytes, cache_bytes), **sums)
+
+
+def _work_padded(work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]) -> Sequence[Result]:
+    """Work through items in a batch of 1, 2, 4, 8, ...; results of the fillers are dropped."""
+    return work([*items, *[items[0]] * (_next_power(len(items)) - len(items))])[: len(items)]
+
+
+def _next_power(count: int) -> int:
+    """Return the smallest power of two that is not below a count of at least 1."""
+    return 1 << (count - 1).bit_length()

@@ -35,10 +35,15 @@ class CachedPrefix:
 class KVCache:
     """Room for B rows of a known number of tokens."""
 
-    def __init__(self, layers: int, rows: int, heads: int, room: int, width: int, like: torch.Tensor) -> None:
-        """Allocate for `heads` key heads of that width, in the dtype and on the device of `like`."""
-        self.states = like.new_empty(2, layers, rows, heads, room, width)
+    def __init__(self, states: torch.Tensor) -> None:
+        """Take the storage, (2, layers, B, G, room, w), keys and values; the rest is empty.
+
+        Whatever it holds must be numbers: masked values are multiplied by zero.
+        """
+        self.states = states
         self.filled = 0
+        keys, values = states.unbind(0)
+        self._layers = list(zip(keys.unbind(0), values.unbind(0), strict=True))
 
     @property
     def bytes(self) -> int:
@@ -48,7 +53,7 @@ class KVCache:
     @property
     def bytes_filled(self) -> int:
         """Bytes that attention reads for one more token."""
-        return self.states[..., : self.filled, :].numel() * self.states.element_size()
+        return self.bytes // self.states.shape[-2] * self.filled
 
     def grow(self, count: int) -> None:
         """Count the places of the next tokens as filled; each layer then writes its own keys and values there."""
@@ -61,19 +66,28 @@ class KVCache:
         self.states[:, :, row, :, :end] = 0
 
     def put(self, row: int, parts: tuple[torch.Tensor, ...], end: int) -> None:
-        """Write a row's cached prefix so that it ends before place ``end``."""
+        """Write a row's cached parts so that they end before place ``end``."""
         for part in reversed(parts):
             start = end - part.shape[-2]
             self.states[:, :, row, :, start:end] = part
             end = start
 
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (B, G, T, w) each into the last T filled places; return views of all filled places."""
-        start = self.filled - keys.shape[-2]
-        all_keys, all_values = self.states[:, layer, ..., : self.filled, :].unbind(0)
-        all_keys[..., start:, :] = keys
-        all_values[..., start:, :] = values
-        return all_keys, all_values
+    def write(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, seen: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new keys and values; return views of the first places.
+
+        Args:
+            layer: Index.
+            keys: (B, G, T, w).
+            values: (B, G, T, w).
+            places: (T,) int64, on the cache's device: where they go, which the host need not know.
+            seen: How many places attention gets.
+        """
+        all_keys, all_values = self._layers[layer]  # (B, G, room, w)
+        all_keys.index_copy_(2, places, keys)
+        all_values.index_copy_(2, places, values)
+        return all_keys[:, :, :seen], all_values[:, :, :seen]
 
     def copy(self, row: int, start: int) -> torch.Tensor:
         """Return a copy of a row's tokens from place ``start`` on, (2, layers, G, T, w)."""

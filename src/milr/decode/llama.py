@@ -39,15 +39,24 @@ class Decoder:
         return 2 * self.layers * self.heads * self.width * self.like.element_size()
 
     def __call__(
-        self, embeddings: torch.Tensor, positions: torch.Tensor, cache: KVCache, mask: torch.Tensor | None
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        cache: KVCache,
+        places: torch.Tensor,
+        seen: int,
+        mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Read new tokens after those in the cache.
 
         Args:
             embeddings: (B, T, d).
             positions: (B, T) int64, each token's place in its own row.
-            cache: Already grown by T; every layer writes its keys and values.
-            mask: (B, 1, T, filled) bool, true where a token sees a key; None if each token sees all.
+            cache: Every layer writes its keys and values to it.
+            places: (T,) int64, where in the cache they go.
+            seen: How many of the cache's places attention reads.
+            mask: (B, 1, T, seen), added to the scores: 0 where a token sees a key, -inf elsewhere. None if each token
+                sees all.
 
         Returns:
             (B, T, d), the last hidden states.
@@ -59,9 +68,9 @@ class Decoder:
             normal = self._normalise(states, layer.input_layernorm)
             query = _turn(self._split(own.q_proj(normal)), turns, turns_back)
             key = _turn(self._split(own.k_proj(normal)), turns, turns_back)
-            keys, values = cache.write(place, key, self._split(own.v_proj(normal)))
-            seen = attend(query, keys, values, mask)  # (B, H, T, w)
-            states = states + own.o_proj(seen.transpose(1, 2).flatten(2))
+            keys, values = cache.write(place, key, self._split(own.v_proj(normal)), places, seen)
+            found = attend(query, keys, values, mask)  # (B, H, T, w)
+            states = states + own.o_proj(found.transpose(1, 2).flatten(2))
             normal = self._normalise(states, layer.post_attention_layernorm)
             states = states + mlp.down_proj(F.silu(mlp.gate_proj(normal)) * mlp.up_proj(normal))
         return self._normalise(states, self.network.norm)

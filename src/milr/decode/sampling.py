@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+
+_WHOLE = 2**48
+"""The integer that probability 1 becomes: a float32 probability times a power of 2 is exact."""
 
 
 def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str = "image") -> torch.Generator:
@@ -24,8 +28,22 @@ def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str 
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """A way to sample tokens: the random numbers that it takes, and what it makes of them."""
+
+    numbers: Callable[[torch.Generator, int, int], torch.Tensor]
+    """(stream, tokens n, vocabulary V) -> (n, numbers of one token), on the CPU. n at once are n one by one."""
+    choose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """(probabilities (B, V) float32, numbers (B, numbers of one token)) -> tokens (B,) int64, on their device."""
+    dtype: torch.dtype
+    """Of the numbers."""
+    few: bool
+    """True if a whole drawing's numbers are so few that they are made and copied to the device at once."""
+
+
 def sample(
-    logits: torch.Tensor, streams: Sequence[torch.Generator], temperature: float, sampler: str = "race"
+    logits: torch.Tensor, streams: Sequence[torch.Generator], temperature: float, sampler: str = "inverse"
 ) -> torch.Tensor:
     """Sample one token per row.
 
@@ -38,25 +56,38 @@ def sample(
     Returns:
         (B,) int64.
     """
-    return SAMPLE[sampler](torch.softmax(logits / temperature, dim=-1), streams)
+    how = SAMPLE[sampler]
+    numbers = torch.cat([how.numbers(stream, 1, logits.shape[-1]) for stream in streams]).to(logits.device)
+    return how.choose(torch.softmax(logits / temperature, dim=-1), numbers)
 
 
-def _race(probabilities: torch.Tensor, streams: Sequence[torch.Generator]) -> torch.Tensor:
-    """Run the exponential race: sample what `torch.multinomial` samples from the same stream, V numbers per token."""
-    race = torch.stack([torch.empty(probabilities.shape[-1]).exponential_(generator=stream) for stream in streams])
-    return (probabilities / race.to(probabilities.device)).argmax(dim=-1)
+def _exponential(stream: torch.Generator, count: int, vocabulary: int) -> torch.Tensor:
+    return torch.empty(count, vocabulary).exponential_(generator=stream)
 
 
-def _invert(probabilities: torch.Tensor, streams: Sequence[torch.Generator]) -> torch.Tensor:
-    """Invert the distribution function, summed in float64: one number per token."""
-    uniform = torch.stack([torch.rand(1, generator=stream, dtype=torch.float64) for stream in streams])  # (B, 1)
-    sums = probabilities.double().cumsum(dim=-1)  # (B, V)
-    # Below the last sum, however it is rounded, so a token without probability is never sampled.
-    return torch.searchsorted(sums, uniform.to(sums.device) * sums[:, -1:], right=True)[:, 0]
+def _race(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Run the exponential race: sample what `torch.multinomial` samples from the same stream."""
+    return (probabilities / numbers).argmax(dim=-1)
 
 
-SAMPLE: Mapping[str, Callable[[torch.Tensor, Sequence[torch.Generator]], torch.Tensor]] = {
-    "race": _race,
-    "inverse": _invert,
+def _uniform(stream: torch.Generator, count: int, vocabulary: int) -> torch.Tensor:
+    return torch.rand(count, 1, generator=stream, dtype=torch.float64)
+
+
+def _invert(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Invert the distribution function.
+
+    Sums of integers do not depend on the order of addition, so every device finds the same token for the same
+    probabilities. A token without probability is never sampled.
+    """
+    sums = (probabilities * _WHOLE).long().cumsum(dim=-1)  # (B, V)
+    whole = sums[:, -1:]
+    wanted = (numbers * whole).long().minimum(whole - 1)  # a product just below the sum may be rounded up to it
+    return torch.searchsorted(sums, wanted, right=True)[:, 0]
+
+
+SAMPLE: Mapping[str, Sampler] = {
+    "inverse": Sampler(_uniform, _invert, torch.float64, few=True),
+    "race": Sampler(_exponential, _race, torch.float32, few=False),
 }
-"""Name, a key of `milr.settings.SAMPLERS` -> (probabilities (B, V), B streams) -> tokens (B,)."""
+"""Name, a key of `milr.settings.SAMPLERS` -> sampler."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,3 +16,13 @@ def to_integers(tensor: torch.Tensor) -> list[int]:
 def to_numbers(tensor: torch.Tensor) -> list[float]:
     """Return a one-dimensional float tensor as a list."""
     return cast("list[float]", cast("Any", tensor).tolist())
+
+
+def to_rows(tensor: torch.Tensor) -> list[list[int]]:
+    """Return a two-dimensional integer tensor as lists."""
+    return cast("list[list[int]]", cast("Any", tensor).tolist())
+
+
+def split_rows(tensor: torch.Tensor, lengths: Sequence[int]) -> list[torch.Tensor]:
+    """Split a tensor along its first axis into pieces of these lengths, as views."""
+    return list(cast("Any", tensor).split(list(lengths)))

@@ -7,7 +7,8 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ import torch
 from PIL import Image
 
 from milr.decode.batching import work_in_batches
+from milr.decode.buffers import CudaRecorder
 from milr.decode.engine import Counts, Engine
 from milr.decode.kv_cache import CachedPrefix
+from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.packed_linear import pack
 from milr.decode.partial import fill_rest
-from milr.decode.sampling import sample
-from milr.decode.tensors import to_integers
+from milr.decode.tensors import split_rows, to_integers
 from milr.models.base import ImageOutput, ImagePrompt, ImageRequest, TaskState, TextOutput, TextPrompt, TextRequest
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
+from milr.models.heads import ImageHead, TextHead
+from milr.models.leads import sample_leads
 from milr.models.prompts import Prompts
 from milr.models.vqa import VisualQA
 from milr.settings import SamplingParams, Settings, make_settings
@@ -31,6 +35,18 @@ from milr.types import ImageSample, Reasoning, Task
 
 _PIXELS_AT_ONCE = 512 * 512  # the VQ decoder and the vision tower need far more memory per image than tokens do
 _UNCONDITIONAL_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
+
+
+@dataclass(frozen=True)
+class BegunImage:
+    """An image whose first tokens, which need no decoder, are known."""
+
+    request: ImageRequest
+    lead: torch.Tensor
+    """(n,) int64."""
+    stream: torch.Generator
+    """After the lead's numbers."""
+    prompt: ImagePrompt
 
 
 class Janus:
@@ -45,6 +61,7 @@ class Janus:
         profile: str | None = None,
         random: bool = False,
         deterministic: bool = False,
+        graphs: bool = True,
     ) -> None:
         """Load a folder in transformers' layout or in DeepSeek's own.
 
@@ -56,6 +73,7 @@ class Janus:
             profile: One of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
             random: Random weights of the same shape: no safetensors are needed, and the images are noise.
             deterministic: Decode in batches of fixed shape: see `milr.decode.engine.Engine`.
+            graphs: On a CUDA device, record decode steps as CUDA graphs and replay them.
 
         Raises:
             UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
@@ -75,8 +93,10 @@ class Janus:
         self.network: Any = checkpoint.make_network(numbers) if random else checkpoint.load_network(numbers)
         # Frozen: no weight ever has a gradient.
         self.network.to(self.device).eval().requires_grad_(False)
-        self.engine = Engine(self.network.model.language_model, deterministic=deterministic)
+        recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
+        self.engine = Engine(self.network.model.language_model, deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
+        self.text_head = TextHead(self.network)
         self.prompts = Prompts(self.profile, self.tokenizer)
         # If shapes are fixed, each image goes alone through the VQ decoder and the vision tower.
         many = max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
@@ -87,8 +107,8 @@ class Janus:
             self.prompts,
             self.tokenizer,
             checkpoint.load_image_processor(),
+            self.text_head,
             self._embed_text,
-            self.text_logits,
             self._images_at_once,
         )
         self._unconditional: dict[int, CachedPrefix] = {}  # first token -> beginning of the unconditional prompts
@@ -137,6 +157,7 @@ class Janus:
         written = self.engine.in_batches(
             [(requests[place], prefix) for place, prefix in zip(new, prefixes, strict=True)],
             self._write,
+            loops=True,
             tokens=lambda item: len(item[1]) + limit,
             shape=lambda item: (len(item[1]), len(item[0].prefix)),
         )
@@ -151,42 +172,54 @@ class Janus:
         """Return each prompt's cached prefix; a prompt that its state does not hold is read now."""
         known = {state.text_prompt.ids: state.text_prompt for state in states if state.text_prompt}
         new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
-        prefixes = self.engine.prefill_all([self._embed_text(ids) for ids in new])
+        prefixes = self.engine.prefill_all(self._embed_text(new))
         known |= zip(new, map(TextPrompt, new, prefixes), strict=True)
         for state, ids in zip(states, prompts, strict=True):
             state.text_prompt = known[ids]
         return [known[ids].prefix for ids in prompts]
 
     def _write(self, batch: Sequence[tuple[TextRequest, CachedPrefix]]) -> list[TextOutput]:
-        limit, temperature = self.profile.max_reasoning_tokens, self.text_temperature or 1.0
+        limit = self.profile.max_reasoning_tokens
         requests = [request for request, _ in batch]
-        written = [list(request.prefix) for request in requests]
-        streams = [request.stream.clone_state() for request in requests if request.stream]
-        rows = self.engine.open([prefix for _, prefix in batch], max(map(len, written)), limit)
-        hidden = [[state] for state in rows.newest]
-        if any(written):
-            states = rows.prefill([self._embed_text(tokens) for tokens in written]).float()  # (B, T, d)
-            for row, tokens, found in zip(states, written, hidden, strict=True):
-                found += row[len(row) - len(tokens) :]
-        done = [len(tokens) >= limit or bool(self.prompts.ends.intersection(tokens[-1:])) for tokens in written]
-        while True:
-            logits = self.text_logits(_add_offsets(rows.newest, requests, list(map(len, written))))
-            following = to_integers(sample(logits, streams, temperature) if streams else logits.argmax(-1))
-            for index, token in enumerate(following):
-                if not done[index]:
-                    written[index].append(token)
-                    done[index] = token in self.prompts.ends or len(written[index]) >= limit
-            if all(done):
-                break
-            # Finished rows are decoded on, because a batch keeps its rows; the results are dropped.
-            for index, row in enumerate(rows.step(self._embed_text(following))):
-                if not done[index]:
-                    hidden[index].append(row)
+        lengths = [len(one.prefix) for one in requests]
+        leads = split_rows(self._to_device([token for one in requests for token in one.prefix]), lengths)
+        steps = max(1, limit - min(lengths))
+        rows = self.engine.open([prefix for _, prefix in batch], max(lengths), steps)
+        before = [state[None] for state in rows.newest.clone()]  # (n, d) each, which produced the leads
+        if any(lengths):
+            states = rows.prefill(split_rows(self.text_head.embed(torch.cat(leads)), lengths)).float()  # (B, T, d)
+            before = [
+                torch.cat([first, own[own.shape[0] - length : -1]])
+                for first, own, length in zip(before, states, lengths, strict=True)
+            ]
+        loop = DecodeLoop(
+            rows,
+            self.text_head,
+            LoopRequest(
+                steps,
+                leads,
+                streams=[one.stream.clone_state() for one in requests if one.stream],
+                temperature=self.text_temperature or 1.0,
+                offsets=[one.offsets for one in requests],
+                keep=steps,
+                ends=self.prompts.ends,
+                ended=[
+                    len(one.prefix) >= limit or bool(self.prompts.ends.intersection(one.prefix[-1:]))
+                    for one in requests
+                ],
+            ),
+        )
+        loop.run()
+        hidden = loop.read_hidden()  # (B, K, 1, d)
+        assert hidden is not None
+        written = [tuple(tokens[:limit]) for tokens in loop.read_tokens()]
         return [
             TextOutput(
-                self._reasoning(self.prompts.without_end(tokens)), tuple(tokens), torch.stack(own[: len(tokens)])
+                self._reasoning(self.prompts.without_end(list(tokens))),
+                tokens,
+                torch.cat([first[:length], rest[:, 0]])[: len(tokens)],
             )
-            for tokens, own in zip(written, hidden, strict=True)
+            for tokens, first, rest, length in zip(written, before, hidden, lengths, strict=True)
         ]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
@@ -197,36 +230,43 @@ class Janus:
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
         """Draw each requested image: sample image tokens under guidance, then decode them.
 
-        Place i of an image uses the i-th numbers of its stream, whether its logits come from latents or from the
-        decoder: equal logits and an equal stream give equal tokens. Given tokens before the first sampled one take no
-        numbers. A prompt that its state holds already is not read again.
+        Place i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or the
+        request: equal logits and an equal stream give equal tokens. A prompt that its state holds already is not
+        read again.
         """
-        leading = [
-            _leading_tokens(request, total, request.stream.clone_state(), sampling)
-            if _count_leading(request, total) == total
-            else None
-            for request, total in zip(requests, map(self._total, requests), strict=True)
-        ]
-        waiting = [request for request, tokens in zip(requests, leading, strict=True) if tokens is None]
-        decoded = iter(
-            self.engine.in_batches(
-                list(zip(waiting, self._read_image_prompts(waiting), strict=True)),
-                lambda batch: self._draw(batch, sampling),
-                rows=2,
-                tokens=lambda item: len(item[1].ids) + self._total(item[0]),
-                shape=lambda item: (len(item[1].ids), _count_leading(item[0], self._total(item[0]))),
-            )
+        streams = [request.stream.clone_state() for request in requests]
+        totals = [self._total(request) for request in requests]
+        words = self.network.config.vq_config.num_embeddings
+        leads = sample_leads(requests, totals, streams, sampling, words, self.device)
+        begun = list(zip(requests, leads, streams, strict=True))
+        known = [place for place, total in enumerate(totals) if len(leads[place]) == total]
+        open_ = [place for place in range(len(requests)) if place not in set(known)]
+        prompts = self._read_image_prompts([requests[place] for place in open_])
+        decoded = self.engine.in_batches(
+            [BegunImage(*begun[place], prompt) for place, prompt in zip(open_, prompts, strict=True)],
+            lambda batch: self._draw(batch, sampling),
+            rows=2,
+            loops=True,
+            tokens=lambda one: len(one.prompt.ids) + self._total(one.request),
+            shape=lambda one: (len(one.prompt.ids), len(one.lead)),
         )
-        sampled = [next(decoded) if tokens is None else (tokens, None) for tokens in leading]
+        found = dict(zip(open_, decoded, strict=True))
+        nothing = torch.zeros(0, 2, self.capabilities.width, device=self.device)
+        lengths = [len(leads[place]) for place in known]
+        if known:
+            ended = iter(to_integers(torch.cat([leads[place] for place in known])))
+            found |= {place: (list(islice(ended, n)), nothing) for place, n in zip(known, lengths, strict=True)}
         whole = self.capabilities.image_tokens
         images = self._to_images(
-            [request.state for request in requests], [fill_rest(tokens, whole) for tokens, _ in sampled]
+            [request.state for request in requests],
+            [fill_rest(found[place][0], whole) for place in range(len(requests))],
         )
         return [
             ImageOutput(
-                ImageSample(tuple(tokens), image), None if request.prefix is not None or request.tokens else hidden
+                ImageSample(tuple(found[place][0]), image),
+                None if request.prefix is not None or request.tokens else found[place][1],
             )
-            for (tokens, hidden), image, request in zip(sampled, images, requests, strict=True)
+            for place, (request, image) in enumerate(zip(requests, images, strict=True))
         ]
 
     def _read_image_prompts(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
@@ -241,8 +281,9 @@ class Janus:
         if new:
             padding = self._read_padding(new[0][0], max(map(len, new)) - 1)
             prefixes = [CachedPrefix(padding.cut(len(ids) - 1), padding.last) for ids in new]
-            unconditional = self.engine.prefill_all([self._embed_text(ids[-1:]) for ids in new], prefixes)
-            conditional = self.engine.prefill_all([self._embed_text(ids) for ids in new])
+            embedded = self._embed_text(new)
+            unconditional = self.engine.prefill_all([row[-1:] for row in embedded], prefixes)
+            conditional = self.engine.prefill_all(embedded)
             known |= zip(new, map(ImagePrompt, new, conditional, unconditional), strict=True)
         for request, ids in zip(requests, prompts, strict=True):
             request.state.image_prompt = known[ids]
@@ -253,47 +294,47 @@ class Janus:
         prefix = self._unconditional.get(first)
         while prefix is None or len(prefix) < length:
             ids = [self.prompts.padding] * _UNCONDITIONAL_STEP
-            rows = [self._embed_text(ids if prefix else [first, *ids[1:]])]
+            rows = self._embed_text([ids if prefix else [first, *ids[1:]]])
             (prefix,) = self.engine.prefill_all(rows, [prefix] if prefix else None)
             self._unconditional[first] = prefix
         return prefix
 
-    def _draw(
-        self, batch: Sequence[tuple[ImageRequest, ImagePrompt]], sampling: SamplingParams
-    ) -> list[tuple[list[int], torch.Tensor]]:
+    def _draw(self, batch: Sequence[BegunImage], sampling: SamplingParams) -> list[tuple[list[int], torch.Tensor]]:
         """Return image tokens, and the hidden states (n, 2, d) that produced the first of them."""
-        totals = [self._total(request) for request, _ in batch]
-        streams = [request.stream.clone_state() for request, _ in batch]
-        written = [
-            _leading_tokens(request, total, stream, sampling)
-            for (request, _), total, stream in zip(batch, totals, streams, strict=True)
-        ]
-        # 2B rows: each image's conditional row, then its unconditional one.
-        prefixes = [prefix for _, prompt in batch for prefix in (prompt.conditional, prompt.unconditional)]
-        steps = max(total - len(tokens) for total, tokens in zip(totals, written, strict=True))
-        rows = self.engine.open(prefixes, max(map(len, written)), steps)
-        if any(written):
-            rows.prefill([self._embed_image(torch.tensor(row, dtype=torch.long)) for row in written for _ in range(2)])
-        most = max(request.keep_hidden for request, _ in batch)
-        states: list[torch.Tensor] = []
-        while True:
-            pairs = rows.newest.view(len(batch), 2, -1)  # (B, 2, d)
-            if len(states) < most:
-                states.append(pairs)
-            logits = self.image_logits(pairs, sampling.guidance)
-            newest = to_integers(sample(logits, streams, sampling.temperature, sampling.sampler))  # B
-            for index, (request, _) in enumerate(batch):
-                given = _given(request, len(written[index]))
-                newest[index] = newest[index] if given is None else given
-                if len(written[index]) < totals[index]:  # some rows are done a little earlier
-                    written[index].append(newest[index])
-            if all(len(row) >= total for row, total in zip(written, totals, strict=True)):
-                break
-            rows.step(self._embed_image(torch.tensor(newest).repeat_interleave(2)))
-        hidden = torch.stack(states, dim=1) if states else pairs[:, None][:, :0]  # (B, n, 2, d)
+        totals = [self._total(one.request) for one in batch]
+        leads = [one.lead for one in batch]
+        keep = max(one.request.keep_hidden for one in batch)
+        # Each image's conditional row, then its unconditional one, which guidance 1 does not need.
+        paired = 1 if sampling.guidance == 1 and not keep else 2
+        prefixes = [prefix for one in batch for prefix in (one.prompt.conditional, one.prompt.unconditional)[:paired]]
+        steps = max(total - len(lead) for total, lead in zip(totals, leads, strict=True))
+        rows = self.engine.open(prefixes, max(map(len, leads)), steps)
+        guidance = rows.buffers.take("guidance", (1,), torch.float32).fill_(sampling.guidance)
+        head = ImageHead(self.network, guidance, rows=paired)
+        if any(map(len, leads)):
+            embedded = ImageHead(self.network, rows=1).embed(torch.cat(leads))
+            read = split_rows(embedded, [len(lead) for lead in leads])
+            rows.prefill([row for row in read for _ in range(paired)])
+        loop = DecodeLoop(
+            rows,
+            head,
+            LoopRequest(
+                steps,
+                leads,
+                streams=[one.stream.clone_state() for one in batch],
+                temperature=sampling.temperature,
+                sampler=sampling.sampler,
+                given=[one.request.tokens for one in batch],
+                keep=min(keep, steps),
+            ),
+        )
+        loop.run()
+        hidden = loop.read_hidden()  # (B, n, 2, d)
+        if hidden is None:
+            hidden = torch.zeros(len(batch), 0, 2, self.capabilities.width, device=self.device)
         return [
-            (tokens, own[: request.keep_hidden])
-            for (request, _), tokens, own in zip(batch, written, hidden, strict=True)
+            (tokens[:total], own[: one.request.keep_hidden])
+            for one, tokens, total, own in zip(batch, loop.read_tokens(), totals, hidden, strict=True)
         ]
 
     def _total(self, request: ImageRequest) -> int:
@@ -301,14 +342,11 @@ class Janus:
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """(n, d) float32 -> (n, V) float32, differentiable."""
-        return self.network.lm_head(latents.to(self.network.dtype)).float()
+        return self.text_head.logits(latents)
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
-        """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
-        conditional, unconditional = (
-            self.network.model.generation_head(latents.to(self.network.dtype)).float().unbind(1)
-        )
-        return unconditional + guidance * (conditional - unconditional)
+        """(n, 2, d) float32 -> (n, V) float32, guided; differentiable."""
+        return ImageHead(self.network, guidance).logits(latents.flatten(0, 1))
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
         """Return p(yes) / (p(yes) + p(no)) of a yes/no question about each image."""
@@ -318,13 +356,14 @@ class Janus:
         """Return a free answer about each image, written greedily, of at most that many tokens."""
         return self.vqa.reply(images, questions, limit)
 
-    def _embed_text(self, ids: Sequence[int]) -> torch.Tensor:
-        """Token ids -> (T, d)."""
-        return self.network.get_input_embeddings()(torch.tensor(ids, device=self.device, dtype=torch.long))
+    def _to_device(self, ids: Sequence[int]) -> torch.Tensor:
+        """Token ids -> (T,) int64 on the model's device."""
+        return torch.tensor(ids, dtype=torch.long).to(self.device)
 
-    def _embed_image(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Image tokens (T,) -> (T, d)."""
-        return self.network.prepare_embeddings_for_image_generation(tokens.to(self.device))
+    def _embed_text(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Rows of token ids -> (T_i, d) each; they are copied to the device together."""
+        ids = self._to_device([token for row in rows for token in row])
+        return split_rows(self.text_head.embed(ids), [len(row) for row in rows])
 
     def _to_images(self, states: Sequence[TaskState], samples: Sequence[tuple[int, ...]]) -> list[Image.Image]:
         """Return the images of whole token sequences; one that its state holds already is not decoded again."""
@@ -337,8 +376,9 @@ class Janus:
         return [known[tokens] for tokens in samples]
 
     def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
-        pixels = self.network.decode_image_tokens(torch.tensor(samples, device=self.device))  # (B, H, W, 3) in [-1, 1]
-        levels = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        pixels = self.network.decode_image_tokens(torch.tensor(samples).to(self.device))  # (B, H, W, 3) in [-1, 1]
+        # Cut off to whole levels, as DeepSeek's own code does (deepseek-ai/Janus, generation_inference.py).
+        levels = ((pixels.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
         return [Image.fromarray(image) for image in levels]
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
@@ -353,39 +393,3 @@ def _find_text(request: TextRequest, prompt: tuple[int, ...]) -> TextOutput | No
     if state.text_prompt is None or state.text_prompt.ids != prompt or len(prefix) < state.given:
         return None
     return state.text if state.text.tokens[: len(prefix)] == prefix else None
-
-
-def _add_offsets(states: torch.Tensor, requests: Sequence[TextRequest], places: Sequence[int]) -> torch.Tensor:
-    """Return the states (B, d) of each text's next token plus its request's offset for that place."""
-    if all(request.offsets is None for request in requests):
-        return states
-    states = states.float()  # a copy if it is half precision; the engine's own states stay as they are
-    none = states.new_zeros(states.shape[-1])
-    offsets = [
-        none if request.offsets is None or place >= len(request.offsets) else request.offsets[place]
-        for request, place in zip(requests, places, strict=True)
-    ]
-    return states + torch.stack(offsets)
-
-
-def _given(request: ImageRequest, place: int) -> int | None:
-    """Return the token that a request gives for a place."""
-    return request.tokens[place] if place < len(request.tokens) else None
-
-
-def _count_leading(request: ImageRequest, total: int) -> int:
-    """Return how many of the first tokens need no decoder."""
-    read = 0 if request.prefix is None else len(request.prefix)
-    return next((place for place in range(read, total) if _given(request, place) is None), total)
-
-
-def _leading_tokens(request: ImageRequest, total: int, stream: torch.Generator, sampling: SamplingParams) -> list[int]:
-    """Return the tokens that need no decoder: given ones, and those sampled from the logits of latents."""
-    tokens: list[int] = []
-    logits = () if request.prefix is None else tuple(request.prefix)  # n of (V,)
-    for place in range(min(total, _count_leading(request, total))):
-        given = _given(request, place)
-        if given is None:
-            given = int(sample(logits[place][None], [stream], sampling.temperature, sampling.sampler))
-        tokens.append(given)
-    return tokens

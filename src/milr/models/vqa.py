@@ -14,7 +14,9 @@ from PIL import Image
 
 from milr.decode.batching import work_in_batches
 from milr.decode.engine import Engine
-from milr.decode.tensors import to_integers, to_numbers
+from milr.decode.loop import DecodeLoop, LoopRequest
+from milr.decode.tensors import split_rows, to_numbers
+from milr.models.heads import TextHead
 from milr.models.prompts import Prompts
 
 
@@ -29,10 +31,9 @@ class VisualQA:
     prompts: Prompts
     tokenizer: Any
     image_processor: Any
-    embed: Callable[[Sequence[int]], torch.Tensor]
-    """Token ids -> (T, d)."""
-    text_logits: Callable[[torch.Tensor], torch.Tensor]
-    """(n, d) float32 -> (n, V) float32."""
+    text_head: TextHead
+    embed: Callable[[Sequence[Sequence[int]]], list[torch.Tensor]]
+    """Rows of token ids -> (T_i, d) each."""
     images_at_once: int
     """Images that go through the vision tower together."""
 
@@ -43,7 +44,7 @@ class VisualQA:
             return []
         yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
         prefixes = self.engine.prefill_all(self._embed(images, questions, self.prompts.question))
-        logits = self.text_logits(torch.stack([prefix.last for prefix in prefixes]))  # (n, V)
+        logits = self.text_head.logits(torch.stack([prefix.last for prefix in prefixes]))  # (n, V)
         return to_numbers(torch.softmax(logits[:, [yes, no]], dim=-1)[:, 0])
 
     @torch.inference_mode()
@@ -54,6 +55,7 @@ class VisualQA:
         return self.engine.in_batches(
             self._embed(images, questions, self.prompts.open_question),
             lambda batch: self._reply(batch, limit),
+            loops=True,
             tokens=lambda row: len(row) + limit,
             shape=lambda row: (len(row),),
         )
@@ -62,16 +64,10 @@ class VisualQA:
         end: int = self.tokenizer.eos_token_id
         rows = self.engine.open([None] * len(batch), max(map(len, batch)), limit)
         rows.prefill(batch)
-        written: list[list[int]] = [[] for _ in batch]
-        for _ in range(limit):
-            following = to_integers(self.text_logits(rows.newest).argmax(-1))
-            for tokens, token in zip(written, following, strict=True):
-                if tokens[-1:] != [end]:
-                    tokens.append(token)
-            if all(tokens[-1:] == [end] for tokens in written):
-                break
-            rows.step(self.embed(following))
-        written = [[token for token in tokens if token != end] for tokens in written]
+        none = torch.zeros(0, dtype=torch.long, device=rows.newest.device)
+        loop = DecodeLoop(rows, self.text_head, LoopRequest(limit, [none] * len(batch), ends=frozenset({end})))
+        loop.run()
+        written = [[token for token in tokens if token != end] for tokens in loop.read_tokens()]
         return [self.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in written]
 
     def _embed(
@@ -85,13 +81,12 @@ class VisualQA:
         different = {id(image): image for image in images}
         found, _ = work_in_batches(list(different.values()), self._encode, self.images_at_once)
         features = dict(zip(different, found, strict=True))
-        rows: list[torch.Tensor] = []
-        for image, question in zip(images, questions, strict=True):
-            own = features[id(image)]
-            ids = write(question, len(own))
-            places = torch.tensor([i == placeholder for i in ids], device=own.device)
-            rows.append(self.embed(ids).masked_scatter(places[:, None], own))
-        return rows
+        ids = [write(question, len(features[id(image)])) for image, question in zip(images, questions, strict=True)]
+        marked = torch.tensor([token == placeholder for row in ids for token in row])[:, None]  # (all tokens, 1)
+        embedded = torch.cat(self.embed(ids))
+        own = torch.cat([features[id(image)] for image in images])
+        filled = embedded.masked_scatter(marked.to(embedded.device), own)
+        return split_rows(filled, [len(row) for row in ids])
 
     def _encode(self, images: Sequence[Image.Image]) -> Sequence[torch.Tensor]:
         """Return each image's features, (tokens, d)."""

@@ -48,7 +48,7 @@ class SamplingParams(_Frozen):
     """Weight w of classifier-free guidance: logits = u + w (c - u)."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the image tokens."""
-    sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "race"
+    sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "inverse"
     """How an image token is sampled."""
 
 

@@ -127,12 +127,11 @@ class FakeModel:
         while len(tokens) < (request.until or self.capabilities.image_tokens):
             place = len(tokens)
             given = request.tokens[place] if place < len(request.tokens) else None
-            if given is None:
-                logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
-                given = int(sample(logits, [stream], sampling.temperature, sampling.sampler))
-            tokens.append(given)
+            logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
+            sampled = int(sample(logits, [stream], sampling.temperature, sampling.sampler))  # takes its numbers anyway
+            tokens.append(sampled if given is None else given)
             states += [pair] if place < request.keep_hidden else []
-            pair = self._follow(pair, self._image_tokens[given])
+            pair = self._follow(pair, self._image_tokens[tokens[-1]])
         hidden = torch.cat(states) if request.prefix is None and not request.tokens else None
         image = _to_image(fill_rest(tokens, self.capabilities.image_tokens))
         return ImageOutput(ImageSample(tuple(tokens), image), hidden)

@@ -10,6 +10,11 @@ from milr.decode import attention
 from milr.decode.attention import attend
 
 
+def added(sees: torch.Tensor) -> torch.Tensor:
+    """What is added to the scores, for a mask that is true where a query sees a key."""
+    return torch.zeros(sees.shape).masked_fill(~sees, float("-inf"))
+
+
 @pytest.mark.parametrize("heads", [4, 8])
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("masked", [False, True])
@@ -25,7 +30,7 @@ def test_attention_is_that_of_torch(
     mask = torch.ones(queries, 11, dtype=torch.bool).tril(11 - queries).expand(3, 1, -1, -1).clone()
     if masked:
         mask[1, :, :, :4] = False
-    found = attend(query, key, value, mask if masked or queries > 1 else None)
+    found = attend(query, key, value, added(mask) if masked or queries > 1 else None)
     assert found.shape == query.shape
     expected = F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
     torch.testing.assert_close(found, expected)
@@ -47,7 +52,7 @@ def test_hidden_keys_change_nothing() -> None:
     key, value = torch.randn(2, 2, 4, 6, 8, generator=chance)
     mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
     mask[0, ..., :2] = False
-    before = attend(query, key, value, mask)
+    before = attend(query, key, value, added(mask))
     key[0, :, :2] = 100.0
     value[0, :, :2] = 100.0
-    assert torch.equal(before, attend(query, key, value, mask))
+    assert torch.equal(before, attend(query, key, value, added(mask)))

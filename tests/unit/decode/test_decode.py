@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
 from milr.decode.engine import Counts, Engine
+from milr.decode.batch import DecodeBatch
 from milr.decode.kv_cache import CachedPrefix, KVCache
 from milr.decode.sampling import SAMPLE, open_stream, sample
 from milr.settings import SAMPLERS
@@ -74,7 +75,7 @@ def test_every_sampler_that_settings_name_is_implemented() -> None:
 def test_sample_gives_what_multinomial_gives(words: int, temperature: float) -> None:
     ours, theirs = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     rows = 2 * torch.randn(300, words, generator=torch.Generator().manual_seed(4))
-    drawn = [int(sample(row[None], [ours], temperature)) for row in rows]
+    drawn = [int(sample(row[None], [ours], temperature, "race")) for row in rows]
     expected = [int(torch.multinomial((row / temperature).softmax(-1)[None], 1, generator=theirs)) for row in rows]
     assert drawn == expected
     assert torch.equal(ours.get_state(), theirs.get_state())
@@ -135,6 +136,12 @@ def embeddings(lengths: Sequence[int], seed: int = 1) -> list[torch.Tensor]:
     return [torch.randn(length, WIDTH, generator=draw) for length in lengths]
 
 
+def step(batch: DecodeBatch, row: torch.Tensor) -> torch.Tensor:
+    """Decode one embedding per row (B, d); return the hidden states."""
+    batch.step(row, batch.reserve())
+    return batch.newest.clone()
+
+
 def uncached(decoder: Any, row: torch.Tensor) -> torch.Tensor:
     """Return all hidden states (T, d) of one row by itself, all positions at once, no cache, no padding."""
     return decoder(inputs_embeds=row[None], use_cache=False).last_hidden_state[0]
@@ -150,7 +157,7 @@ def test_cached_equals_uncached_for_rows_of_any_length(
     batch = engine.open([None] * len(rows), max(lengths), 6)
     found = [[state[-length:]] for state, length in zip(batch.prefill(rows), lengths, strict=True)]
     for place in range(6):
-        for row, state in zip(found, batch.step(torch.stack([one[place] for one in more])), strict=True):
+        for row, state in zip(found, step(batch, torch.stack([one[place] for one in more])), strict=True):
             row.append(state[None])
     for row, start, rest in zip(found, rows, more, strict=True):
         expected = uncached(decoder, torch.cat([start, rest]))
@@ -171,7 +178,7 @@ def test_rows_go_on_after_their_cached_prefixes(
     batch = engine.open(cached[::-1], 5, 3)
     batch.prefill(more[::-1])
     (last,) = embeddings([len(rows)], seed=3)
-    states = batch.step(last.flip(0)).flip(0)
+    states = step(batch, last.flip(0)).flip(0)
     for row, prefix, end, state in zip(rows, more, last, states, strict=True):
         expected = uncached(decoder, torch.cat([row, prefix, end[None]]))[-1]
         torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
@@ -188,7 +195,7 @@ def test_a_cached_prefix_holds_its_own_row_and_its_last_state(engine: Engine, de
     before = [part.clone() for part in long.parts]
     batch = engine.open([long, long], 3)
     assert torch.equal(batch.newest, torch.stack([long.last, long.last]))
-    batch.step(embeddings([2], seed=3)[0])
+    step(batch, embeddings([2], seed=3)[0])
     assert all(torch.equal(now, then) for now, then in zip(long.parts, before, strict=True))
 
 
@@ -211,7 +218,7 @@ def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
     batch = engine.open(prefixes, 4)
     assert engine.counts.cache_bytes == 2 * 9 * token
     batch.prefill(embeddings([2, 0]))
-    batch.step(embeddings([2])[0])
+    step(batch, embeddings([2])[0])
     assert engine.counts == Counts(
         forwarded=8 + 2 + 2, prefilled=8 + 2, cache_bytes=2 * 9 * token, cache_read=2 * (5 + 7 + 8) * token
     )
@@ -233,21 +240,19 @@ def test_the_cache_is_allocated_once_and_written_in_place(engine: Engine) -> Non
     storage, before = batch.cache.states.data_ptr(), batch.cache.states[..., :5, :].clone()
     (first,) = embeddings([2], seed=3)
     for _ in range(4):
-        batch.step(first)
+        step(batch, first)
     assert batch.cache.states.data_ptr() == storage
     assert batch.cache.filled == 9
     assert torch.equal(batch.cache.states[..., :5, :], before)
 
 
 def test_the_cache_hands_out_views() -> None:
-    cache = KVCache(1, 1, 2, 4, 5, torch.empty(0))
+    cache = KVCache(torch.zeros(2, 1, 1, 2, 4, 5))
     states = torch.ones(1, 2, 3, 5)
-    cache.grow(3)
-    keys, values = cache.write(0, states, 2 * states)
+    keys, values = cache.write(0, states, 2 * states, torch.arange(3), 3)
     assert keys.shape == values.shape == (1, 2, 3, 5)
     assert keys.data_ptr() == cache.states.data_ptr()
-    cache.grow(1)
-    keys, values = cache.write(0, 3 * states[:, :, :1], 4 * states[:, :, :1])
+    keys, values = cache.write(0, 3 * states[:, :, :1], 4 * states[:, :, :1], torch.tensor([3]), 4)
     assert keys[0, 0, :, 0].tolist() == [1, 1, 1, 3]
     assert values[0, 0, :, 0].tolist() == [2, 2, 2, 4]
 
@@ -256,7 +261,7 @@ def test_a_row_that_outgrows_its_room_is_an_error(engine: Engine) -> None:
     batch = engine.open([None], 3)
     batch.prefill(embeddings([3]))
     with pytest.raises(IndexError, match="room for 3 tokens, not 4"):
-        batch.step(embeddings([1])[0])
+        step(batch, embeddings([1])[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -340,7 +345,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(engine: Engine, monkeypatch
     for _ in range(2):
         assert engine.in_batches(range(8), work, tokens=lambda _: 1, shape=lambda _: ()) == list(range(0, 80, 10))
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
-    monkeypatch.setattr("milr.decode.engine.fitting", lambda each, device: 1)
+    monkeypatch.setattr("milr.decode.engine.fitting", lambda *args: 1)
     sizes.clear()
     engine.in_batches(range(2), work, tokens=lambda _: 1, shape=lambda _: ())
     assert sizes == [1, 1]

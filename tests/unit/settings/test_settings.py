@@ -48,7 +48,7 @@ VALUES: Mapping[str, Any] = {
     "drawings_per_step": 2,
     "guidance": 1.5,
     "temperature": 0.5,
-    "sampler": "inverse",
+    "sampler": "race",
     "seed": 9,
     "stop_at": 0.5,
     "batch_size": 3,
