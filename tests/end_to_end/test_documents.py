@@ -1,0 +1,78 @@
+"""The Python that README, CONTRIBUTING and docs print runs as it stands, and README's passes a strict type checker."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import milr
+from milr.models.janus import Janus
+from tests.support.paths import ROOT
+from tests.support.vlm_servers import JudgeServer, say
+
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+BLOCKS = {
+    f"{path.relative_to(ROOT)}#{place}": text
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for place, text in enumerate(BLOCK.findall(path.read_text(encoding="utf-8")))
+}
+SOURCE = "docs/method.md#0"
+"""Not a program, but the heart of the method as `milr.methods.milr` has it."""
+
+
+def test_documents_have_examples() -> None:
+    assert {"README.md#0", "CONTRIBUTING.md#0", "docs/methods.md#0", SOURCE} <= set(BLOCKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {SOURCE}))
+def test_an_example_runs(
+    name: str, embedded: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(milr.__dict__, "load_model", lambda name="embedded": embedded)
+    monkeypatch.setattr(embedded, "defaults", {**embedded.defaults, "steps": 1})
+    # What an example may take for granted: images and tasks, and a server.
+    space: dict[str, Any] = {
+        "images": [Image.new("RGB", (96, 96))],
+        "tasks": milr.tasks_from_prompts("a red apple"),
+        "__name__": "example",
+    }
+    with JudgeServer(say("Final Score: 4")) as server:
+        exec(compile(BLOCKS[name].replace("http://localhost:8000/v1", server.url), name, "exec"), space)
+    if name == "README.md#0":
+        with Image.open("best.png") as best:
+            assert best.width == embedded.capabilities.image_size
+        assert capsys.readouterr().out.startswith("0 Score(value=")
+    if name == "docs/rewards.md#0":
+        assert isinstance(space["scores"][0], milr.Score)
+
+
+def test_the_method_is_printed_as_it_is() -> None:
+    from milr.methods.milr import milr as method
+
+    real = ast.parse(inspect.getsource(method)).body[0]
+    assert isinstance(real, ast.FunctionDef)
+    real.body = real.body[1:]  # its docstring
+    assert ast.unparse(ast.parse(BLOCKS[SOURCE])) == ast.unparse(real)
+
+
+@pytest.mark.slow
+def test_readmes_example_passes_pyright(tmp_path: Path) -> None:
+    pytest.importorskip("pyright")
+    (tmp_path / "example.py").write_text(BLOCKS["README.md#0"])
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT / "src")]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "-p", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
