@@ -10,12 +10,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from milr import search
 from milr.rewards import load_reward
 from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.testing import FakeModel
 from milr.types import Score, StepRecord, Task
 from tests.support.vlm_servers import JudgeServer, completion, send
+from tests.support.wise_words import use_made_up_words
 from tests.unit.rewards.vlm.test_client import FAULTS
 
 FIRST = {
@@ -30,6 +33,12 @@ FIRST = {
 
 def main(given: Sequence[str] | None = None) -> None:
     """Print the table."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as words:
+        use_made_up_words(patch, Path(words))
+        _print_table(given)
+
+
+def _print_table(given: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="FAULT", help="some lines")
     arguments = parser.parse_args(given)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from milr.benchmarks.sources import DataFile, Source
 from milr.errors import MilrError, UsageError
 from milr.files import PART
+from milr.sources import DataFile, Source
 from milr.weights import hash_file
 
 MOST_BYTES = 20_000_000
@@ -48,7 +48,7 @@ def fetch(source: Source, folder: Path, address: str | None = None) -> Iterator[
         raise UsageError(
             f"cannot make {folder} ({error.strerror}): give --out a folder that you may write to"
         ) from None
-    for file in source.files:
+    for file in source.all_files:
         path = folder / file.name
         fresh = not path.is_file() or hash_file(path) != file.sha256
         if fresh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from milr.benchmarks.base import Benchmark
-from milr.benchmarks.sources import SOURCES
+from milr.sources import SOURCES
 from milr.tasks import read_tasks
 from milr.types import Task
 

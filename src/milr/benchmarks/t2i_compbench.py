@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from milr.benchmarks.base import Benchmark
-from milr.benchmarks.sources import SOURCES
 from milr.rewards.compbench.prompts import CATEGORIES
+from milr.sources import SOURCES
 from milr.types import Task
 
 

@@ -1,6 +1,6 @@
 """From answers to a benchmark's table: its own aggregation, with intervals beside every number.
 
-Official aggregation (benchmarks' sources, read at the commits that `milr.benchmarks.sources` names):
+Official aggregation (benchmarks' sources, read at the commits that `milr.sources` names):
 
 * GenEval: a tag's score is the mean over its pictures, the overall score the plain mean over the tags that are there.
 * T2I-CompBench: a category's score is the mean over its pictures; the paper's overall is the plain mean of the six.

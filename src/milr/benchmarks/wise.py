@@ -14,9 +14,9 @@ from typing import Any
 
 from milr.benchmarks.base import Benchmark
 from milr.benchmarks.layouts.wise import GROUPS
-from milr.benchmarks.sources import SOURCES
 from milr.errors import UsageError
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
+from milr.sources import SOURCES
 from milr.types import Task
 
 LEGACY_COLUMNS = {group: len(numbers) for group, numbers in GROUPS.items()}

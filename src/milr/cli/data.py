@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from milr.benchmarks.sources import SOURCES
 from milr.errors import UsageError, unknown_name
+from milr.sources import SOURCES
 
 app = typer.Typer(help="The benchmarks' prompt files, which do not come with milr.")
 
@@ -29,7 +29,7 @@ def get(
         raise unknown_name("data", name, SOURCES)
     source = SOURCES[name]
     folder = out or source.folder
-    typer.echo(f"{source.name}: {len(source.files)} files of github.com/{source.repository} at {source.commit}")
+    typer.echo(f"{source.name}: {len(source.all_files)} files of github.com/{source.repository} at {source.commit}")
     typer.echo(f"licence: {source.licence}")
     if not accept and not typer.confirm("fetch them under this licence?"):
         raise UsageError("nothing was fetched: the licence was not accepted")

@@ -90,7 +90,7 @@ class SelfReward:
             raise UsageError("the reward 'self' asks the model that draws: give load_reward(..., model=...) or --model")
         self._model: VqaModel = model  # pyright: ignore[reportAttributeAccessIssue]
         self._by_verdict = argument is None and self._model.reads_free_prompts
-        self.name = f"self{'' if self._by_verdict else ':p-yes'}@1/{self._model.name}"
+        self.name = f"{'self@2' if self._by_verdict else 'self:p-yes@1'}/{self._model.name}"
         self._answers: LruCache[tuple[str, str], float] = LruCache(_CACHED)  # by image and question
         self._replies: LruCache[tuple[str, str], str] = LruCache(_CACHED)
         self.unreadable = 0

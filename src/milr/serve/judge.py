@@ -49,9 +49,9 @@ def _say_unified(value: float) -> str:
 ANSWERS: Mapping[str, tuple[VlmProtocol, Callable[[float], str]]] = {
     BINARY.name: (BINARY, _either("0", "-1")),
     P_YES.name: (P_YES, _either("yes", "no")),
+    POINTWISE.name: (POINTWISE, _say_unified),
     LEGACY.name: (LEGACY, _say_wise),
     VERIFIED.name: (VERIFIED, _either("Score: 1", "Score: 0")),
-    POINTWISE.name: (POINTWISE, _say_unified),
 }
 """Protocol and how a value in [0, 1] is said in it."""
 
@@ -146,7 +146,13 @@ def recognise(words: str) -> tuple[VlmProtocol, Task]:
     Raises:
         BadRequest: None of `ANSWERS` has these words, or the prompt is none.
     """
-    for protocol, _ in ANSWERS.values():
+    absent: list[str] = []
+    for wordless, _ in ANSWERS.values():
+        try:
+            protocol = wordless.with_words()
+        except UsageError as error:
+            absent.append(f"; {wordless.name} is not among them here: {error}")
+            continue
         pattern = re.escape(protocol.user)
         for slot in ("prompt", "explanation"):
             pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?P<{slot}>.*)")
@@ -157,7 +163,7 @@ def recognise(words: str) -> tuple[VlmProtocol, Task]:
             except UsageError as error:
                 raise BadRequest(str(error)) from error
             return protocol, task
-    raise BadRequest(f"this server reads the questions of {', '.join(ANSWERS)} alone")
+    raise BadRequest(f"this server reads the questions of {', '.join(ANSWERS)} alone{''.join(absent)}")
 
 
 def _read_request(body: Mapping[str, Any]) -> tuple[str, Image.Image]:

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from milr.benchmarks.fetch import FetchError, fetch
-from milr.benchmarks.sources import SOURCES, DataFile, Source
+from milr.sources import SOURCES, DataFile, Source
 from milr.cli.main import main
 from milr.errors import UsageError
 
@@ -41,10 +41,10 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> Source:
-    """A benchmark of two files, known by the name "toy"."""
+    """A benchmark of one file of prompts and an evaluator, known by the name "toy"."""
     known = hashlib.sha256(CONTENT).hexdigest()
     files = tuple(DataFile(name, f"folder/{name}", known) for name in ("first.txt", "second.txt"))
-    made = Source("toy", "somebody/toy", "0" * 40, "MIT, (c) somebody", files)
+    made = Source("toy", "somebody/toy", "0" * 40, "MIT, (c) somebody", files[:1], files[1])
     monkeypatch.setitem(SOURCES, "toy", made)  # type: ignore[arg-type]
     return made
 
@@ -65,6 +65,12 @@ def test_files_are_fetched_once_and_only_under_a_licence_that_was_shown(
     assert capsys.readouterr().out.count("fetched: ") == 2
     assert sorted(path.name for path in out.iterdir()) == ["first.txt", "second.txt"]
     assert source.find(out) == out
+    monkeypatch.setenv("MILR_DATA", str(tmp_path / "data"))
+    with pytest.raises(UsageError, match="words in which the judge of toy is asked do not come with milr"):
+        source.find_judge()
+    assert main(["data", "get", "toy", "--from", server, "--accept-licence"]) == 0
+    assert source.find_judge() == tmp_path / "data" / "toy" / "second.txt"
+    capsys.readouterr()
     (out / "first.txt").write_text("changed")
     assert main([*command, "--accept-licence"]) == 0
     said = capsys.readouterr().out

@@ -15,6 +15,7 @@ from milr.errors import UsageError
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS
 from milr.types import Score, Unscored
 from tests.support.vlm_servers import JudgeServer, say
+from tests.support.wise_words import use_made_up_words
 
 
 def prompt(number: int) -> dict[str, object]:
@@ -106,6 +107,7 @@ def test_a_vlm_judge_of_ones_own_scores_the_folder(
     pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    use_made_up_words(monkeypatch, tmp_path / "words")
     folder = tmp_path / "drawn"
     folder.mkdir()
     for number in (10, 801, 802):
@@ -122,7 +124,7 @@ def test_a_vlm_judge_of_ones_own_scores_the_folder(
         assert len(server.asked) == 3
     said = capsys.readouterr()
     assert "1 of 3 pictures are scored already" in said.err
-    assert said.out.startswith("Scored by wise@1/eye, milr ")
+    assert said.out.startswith("Scored by wise@2/eye, milr ")
     assert "Physics          = 0.8000 (2 / 100)" in said.out
     rows = [json.loads(line) for line in (tmp_path / "drawn-wise" / "scores.jsonl").read_text().splitlines()]
     assert [(row["prompt_id"], row["consistency"], row["realism"]) for row in rows] == [

@@ -17,11 +17,13 @@ from tests.support.paths import DATA
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
 from milr.rewards.icons.reward import Icons, IconsSoft  # noqa: E402
+from milr.rewards.vlm.gpt4o import BINARY  # noqa: E402
 from milr.rewards.vlm.wise import LEGACY  # noqa: E402
 from milr.serve.judge import BadRequest, JudgeServer, recognise  # noqa: E402
 from milr.testing import FakeReward  # noqa: E402
 from milr.types import Score, Task, Unscored  # noqa: E402
 from tests.support.placed_reward import add_placed  # noqa: E402
+from tests.support.wise_words import use_made_up_words  # noqa: E402
 
 SCENES = DATA / "icon_scenes"
 CATS, APPLE = str(SCENES / "three_cats.png"), str(SCENES / "apple_and_clock.png")
@@ -33,6 +35,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
+    use_made_up_words(monkeypatch, tmp_path / "data")
 
 
 @pytest.fixture
@@ -203,11 +206,15 @@ def test_wise_is_judged_with_middle_marks_for_beauty(server: JudgeServer, capsys
     assert row["value"] == pytest.approx(0.85)
 
 
-def test_a_judge_server_knows_whose_question_it_is() -> None:
+def test_a_judge_server_knows_whose_question_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(prompt='a "b"\n{x}', explanation="(.*)")
-    protocol, found = recognise(LEGACY.fill(task))
-    assert (protocol, found.prompt) == (LEGACY, 'a "b"\n{x}')
-    with pytest.raises(BadRequest, match="reads the questions of gpt-4o, "):
+    for known in (LEGACY.with_words(), BINARY):
+        protocol, found = recognise(known.fill(task))
+        assert (protocol.name, found.prompt) == (known.name, 'a "b"\n{x}')
+    monkeypatch.setenv("MILR_DATA", str(tmp_path / "empty"))
+    with pytest.raises(
+        BadRequest, match="reads the questions of gpt-4o, .*wise is not among them here: .*milr data get wise"
+    ):
         recognise("What is this?")
 
 

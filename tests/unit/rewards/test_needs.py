@@ -72,7 +72,7 @@ def test_who_can_score_what(task: Task, capabilities: Capabilities | None, expec
 
 def test_the_default_reward_follows_the_model() -> None:
     assert (default_reward(NATURAL), default_reward(ICONS)) == ("self", "icons")
-    assert load_reward(model=FakeModel()).name == "self@1/fake"
+    assert load_reward(model=FakeModel()).name == "self@2/fake"
     assert load_reward().name == Icons().name
 
 

@@ -15,7 +15,7 @@ SNAPSHOT = "gpt-4o-2024-11-20"
 
 BINARY = VlmProtocol(
     name="gpt-4o",
-    version=1,
+    version=2,
     model=SNAPSHOT,
     system="You judge strictly whether an image shows what its prompt asks for.",
     user=(
@@ -35,7 +35,7 @@ BINARY = VlmProtocol(
 )
 P_YES = VlmProtocol(
     name="gpt-4o:p-yes",
-    version=1,
+    version=2,
     model=SNAPSHOT,
     system=None,
     user=(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
@@ -13,7 +13,9 @@ from milr.rewards.images.convert import check_size
 from milr.rewards.vlm.budget import CallCost, count_image_tokens, count_text_tokens
 from milr.rewards.vlm.client import Failure, Settled, VlmClient
 from milr.rewards.vlm.messages import Question
+from milr.rewards.vlm.official_words import read_words
 from milr.rewards.vlm.parsers import Answer, Verdict
+from milr.sources import SOURCES
 from milr.types import Score, Task, Unscored
 
 
@@ -29,7 +31,7 @@ class VlmProtocol:
     """The model that the protocol's authors asked."""
     system: str | None
     user: str
-    """``{prompt}`` and ``{explanation}`` are filled in."""
+    """``{prompt}`` and ``{explanation}`` are filled in; empty if the words are an official evaluator's."""
     read: Callable[[Answer], Verdict]
     stop_at: float
     max_tokens: int
@@ -39,11 +41,21 @@ class VlmProtocol:
     probabilities: bool = False
     tries: int = 1
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
+    asks_explanation: bool = False
+    """Tasks must say what their prompt means."""
+    words_of: str | None = None
+    """The source (`milr.sources.SOURCES`) whose evaluator holds the words, which are not ours to ship."""
 
-    @property
-    def asks_explanation(self) -> bool:
-        """True if tasks must say what their prompt means."""
-        return "{explanation}" in self.user
+    def with_words(self) -> VlmProtocol:
+        """Return the protocol with the words in which its judge is asked.
+
+        Raises:
+            UsageError: They have not been fetched.
+        """
+        if self.words_of is None:
+            return self
+        system, user = read_words(SOURCES[self.words_of].find_judge())
+        return replace(self, system=system, user=user)
 
     def fill(self, task: Task) -> str:
         """Return the user's words for a task."""
@@ -64,10 +76,10 @@ class VlmReward:
         """Take a protocol and the client that asks.
 
         Raises:
-            UsageError: What the client's `check` refuses.
+            UsageError: What the client's `check` refuses, or the protocol's words have not been fetched.
         """
         vlm.check(protocol.name, needs_url=protocol.needs_url)
-        self.protocol = protocol
+        self.protocol = protocol = protocol.with_words()
         self.vlm = vlm
         self.model = vlm.settings.model or protocol.model
         self.name = f"{protocol.name}@{protocol.version}/{self.model}"

@@ -26,7 +26,7 @@ from milr.types import Score, Task, Unscored
 
 POINTWISE = VlmProtocol(
     name="unified-reward",
-    version=1,
+    version=2,
     model="UnifiedReward",
     system=None,
     user=(

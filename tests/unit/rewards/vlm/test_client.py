@@ -25,6 +25,7 @@ from milr.rewards.vlm.budget import Budget, BudgetSpent, count_image_tokens, est
 from milr.rewards.vlm.cache import AnswerCache
 from milr.rewards.vlm.client import VlmClient, VlmSettings
 from milr.rewards.vlm.messages import LastingFault, PassingFault, read_completion, redact, retry_after
+from milr.rewards.vlm.official_words import read_words
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
 from milr.types import Score, Task, Unscored
 
@@ -42,6 +43,7 @@ from tests.support.vlm_servers import (  # noqa: E402
     send,
     write,
 )
+from tests.support.wise_words import use_made_up_words  # noqa: E402
 
 KEY = "sk-secret-key-of-this-test-0123456789"
 CAT = Task(prompt="a photo of a cat", explanation="It must show a cat.")
@@ -55,6 +57,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILR_VLM_KEY", KEY)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    use_made_up_words(monkeypatch, tmp_path / "data")
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     "wise, cut, then whole": ("wise", [say(WISE[:20], finish="length"), say(WISE)], 0.8, 2),
     "wise, never whole": ("wise", [say(WISE[:20], finish="length")], "cut off at the token limit", 3),
     "wise-verified": ("wise-verified", [say("Score: 1")], 1.0, 1),
-    "wise-verified, another scale": ("wise-verified", [say("Score: 2/2")], "given of 2", 1),
+    "wise-verified, another scale": ("wise-verified", [say("Score: 2/2")], "given of 2", 3),
     "unified-reward": ("unified-reward", [say("cat (object): 1\nFinal Score: 4.5")], 0.875, 1),
     "unified-reward, cut": ("unified-reward", [say("cat (object): 1", finish="length")], "cut off", 1),
     "p(yes)": ("gpt-4o:p-yes", [say("Yes", first=[("Yes", math.log(0.6)), (" no", math.log(0.2))])], 0.75, 1),
@@ -249,7 +252,7 @@ def test_the_model_can_be_chosen_and_is_part_of_the_name(clients: list[VlmClient
     with JudgeServer(OK) as server:
         reward = load(server, clients, model="mine")
         reward([RED], [CAT])
-    assert reward.name == "gpt-4o@1/mine"
+    assert reward.name == "gpt-4o@2/mine"
     assert server.asked[0]["model"] == "mine"
 
 
@@ -285,6 +288,35 @@ def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "import_module", missing)
     with pytest.raises(UsageError, match=r'pip install "milr\[vlm\]"'):
         load_reward("gpt-4o", vlm=VlmClient(VlmSettings(url="http://localhost:1/v1")))
+
+
+def test_wises_words_are_read_from_its_evaluator_and_nothing_else(
+    clients: list[VlmClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with JudgeServer(say(WISE), say("Score: 1")) as server:
+        for name in ("wise", "wise-verified"):
+            load(server, clients, name)([RED], [CAT])
+        for name, body in zip(("wise", "wise-verified"), server.asked, strict=True):
+            system, user = body["messages"]
+            assert system["content"] == f"You look at pictures for {name}."
+            assert user["content"][0]["text"] == (
+                f"Say what {name} wants to know, in {{braces}} or not.\\n\n"
+                'PROMPT: "a photo of a cat"\nEXPLANATION: "It must show a cat."\nThat is all.'
+            )
+        program = tmp_path / "data" / "wise" / "gpt_eval.py"
+        program.write_text(program.read_text() + "#")
+        with pytest.raises(UsageError, match="gpt_eval.py is not the file of PKU-YuanGroup/WISE .* milr data get wise"):
+            load(server, clients, "wise")
+        program.unlink()
+        with pytest.raises(UsageError, match="do not come with milr; type milr data get wise$"):
+            load(server, clients, "wise")
+
+
+@pytest.mark.parametrize("program", ["", "(", "x = {'role': 'user', 'content': [{'text': 'hello'}]}", "\0", "{**{}}"])
+def test_a_program_without_words_is_refused(program: str, tmp_path: Path) -> None:
+    (tmp_path / "eval.py").write_text(program)
+    with pytest.raises(UsageError, match="holds no words for a judge"):
+        read_words(tmp_path / "eval.py")
 
 
 def test_tasks_without_an_explanation_are_not_for_wise(clients: list[VlmClient]) -> None:

@@ -1,6 +1,7 @@
 """Where the benchmarks' prompt files come from: address, hash and licence of each. None of them is ours to ship.
 
-They lie in `$MILR_DATA` or `~/.cache/milr/data`, each benchmark in a folder of its own; `milr data get` fetches them.
+`milr data get` puts them into `$MILR_DATA` or `~/.cache/milr/data`, each benchmark into a folder of its own. Where a
+benchmark's judge is asked in words that are not ours to ship either, the official program that holds them comes along.
 """
 
 from __future__ import annotations
@@ -36,20 +37,28 @@ class Source:
     commit: str
     licence: str
     files: tuple[DataFile, ...]
+    """The prompts."""
+    judge: DataFile | None = None
+    """The official evaluator, for the words in which it asks a VLM judge."""
+
+    @property
+    def all_files(self) -> tuple[DataFile, ...]:
+        """All that `milr data get` fetches."""
+        return self.files if self.judge is None else (*self.files, self.judge)
 
     @property
     def address(self) -> str:
-        """What a file's path is put behind."""
+        """Return the address of the repository's files, without a slash at its end."""
         return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}"
 
     @property
     def folder(self) -> Path:
-        """Where `milr data get` puts the files."""
+        """Return where `milr data get` puts the files."""
         root = os.environ.get(ROOT_VARIABLE)
         return (Path(root) if root else Path.home() / ".cache" / "milr" / "data") / self.name
 
     def find(self, folder: Path | None) -> Path:
-        """The folder with all files in it, each of them the official one.
+        """Return the folder with all prompts in it, each file the official one.
 
         Args:
             folder: Where somebody says that they are; None for where `milr data get` puts them.
@@ -59,18 +68,36 @@ class Source:
         """
         where = self.folder if folder is None else folder
         for file in self.files:
-            path = where / file.name
-            if not path.is_file():
+            if not (where / file.name).is_file():
                 raise UsageError(
-                    f"no {path}: the prompts of {self.name} do not come with milr; type milr data get {self.name}, or "
-                    f"give --data the folder that holds {', '.join(file.name for file in self.files)}"
+                    f"no {where / file.name}: the prompts of {self.name} do not come with milr; type milr data get "
+                    f"{self.name}, or give --data the folder that holds {', '.join(one.name for one in self.files)}"
                 )
-            if hash_file(path) != file.sha256:
-                raise UsageError(
-                    f"{path} is not the file of {self.repository} at {self.commit[:12]} (its SHA-256 differs), and its "
-                    f"numbers would compare with nothing: type milr data get {self.name}"
-                )
+            self._check(where / file.name, file)
         return where
+
+    def find_judge(self) -> Path:
+        """Return the official evaluator that `milr data get` has fetched.
+
+        Raises:
+            UsageError: It has not been fetched, or is another file of that name.
+        """
+        assert self.judge is not None, f"{self.name} has no evaluator of its own"
+        path = self.folder / self.judge.name
+        if not path.is_file():
+            raise UsageError(
+                f"no {path}: the words in which the judge of {self.name} is asked do not come with milr; type milr "
+                f"data get {self.name}"
+            )
+        self._check(path, self.judge)
+        return path
+
+    def _check(self, path: Path, file: DataFile) -> None:
+        if hash_file(path) != file.sha256:
+            raise UsageError(
+                f"{path} is not the file of {self.repository} at {self.commit[:12]} (its SHA-256 differs), and its "
+                f"numbers would compare with nothing: type milr data get {self.name}"
+            )
 
 
 _GENEVAL = "af4902f24d3ca90ebbb446dd9891a59e0f82725f"
@@ -157,6 +184,11 @@ SOURCES: Mapping[str, Source] = {
                     "b262fae58e413c7a4bd3c3d5a089f8c6529feac227e4b6606be261a949035544",
                 ),
             ),
+            judge=DataFile(
+                "gpt_eval.py",
+                "WISE_legacy/gpt_eval.py",
+                "06fd6dcd7cf45a638fe8a3634b880d936077f161f3641002e58d7bf51daa2407",
+            ),
         ),
         Source(
             "wise-verified",
@@ -179,6 +211,9 @@ SOURCES: Mapping[str, Source] = {
                     "data_verified/natural_science_verified.json",
                     "6f346c336f16f611e5c73e0fcacdccb336c200d534cf111526b22d50ea912555",
                 ),
+            ),
+            judge=DataFile(
+                "vllm_eval.py", "vllm_eval.py", "e6c51c2ae81e4eb0465755b248cbcefeef3fb8340e281bb3ac43ea9689e32192"
             ),
         ),
     )

@@ -1,0 +1,47 @@
+"""Evaluators in the form of WISE's, with words of our own: its words are not ours to ship."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from milr.sources import SOURCES
+
+PROGRAM = '''"""Never run: only read."""
+raise SystemExit("nobody runs this")
+
+
+def build(prompt_data, image_base64):
+    return [
+        {{"role": "system", "content": [{{"type": "text", "text": "You look at pictures for {name}."}}]}},
+        {{
+            "role": "user",
+            "content": [
+                {{
+                    "type": "text",
+                    "text": f"""Say what {name} wants to know, in {{{{braces}}}} or not.\\\\n
+PROMPT: "{{prompt_data['Prompt']}}"
+EXPLANATION: "{{prompt_data['Explanation']}}"
+That is all.""",
+                }},
+                {{"type": "image_url", "image_url": {{"url": f"data:image/png;base64,{{image_base64}}"}}}},
+            ],
+        }},
+    ]
+'''
+
+
+def use_made_up_words(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Put them where `milr data get` would put the official ones, and let them pass for those."""
+    patch.setenv("MILR_DATA", str(folder))
+    for name in ("wise", "wise-verified"):
+        source = SOURCES[name]
+        assert source.judge is not None
+        program = PROGRAM.format(name=name)
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / source.judge.name).write_text(program, encoding="utf-8")
+        known = replace(source.judge, sha256=sha256(program.encode()).hexdigest())
+        patch.setitem(SOURCES, name, replace(source, judge=known))  # type: ignore[misc]
