@@ -12,9 +12,9 @@ from threading import Thread
 import pytest
 
 from milr.benchmarks.fetch import FetchError, fetch
-from milr.sources import SOURCES, DataFile, Source
 from milr.cli.main import main
 from milr.errors import UsageError
+from milr.sources import SOURCES, DataFile, Source
 
 CONTENT = b"a green bench\n"
 
