@@ -7,6 +7,7 @@ before; these functions only compare it. Boxes are (x0, y0, x1, y1) in pixels, y
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -140,7 +141,7 @@ def conditions_met(
     parts: list[tuple[str, float]] = []
     places: list[list[tuple[Detection, float]]] = []
     for item in task.include:
-        rejected = [seen for seen in detections.get(item.name, ()) if 0 < seen[4] <= limit]
+        rejected = [seen for seen in detections.get(item.name, ()) if seen[4] > 0 and not _is_above(seen[4], limit)]
         filled = [(seen, 1.0) for seen in kept.get(item.name, [])]
         filled += [(seen, min(seen[4] / limit, _UNMET)) for seen in _by_confidence(rejected)]
         places.append(filled[: item.count])
@@ -202,7 +203,7 @@ def _by_confidence(seen: Sequence[Detection]) -> list[Detection]:
 
 def _keep(seen: Sequence[Detection], limit: float, max_objects: int, max_overlap: float) -> list[Detection]:
     """The detections of one class that count as objects, most confident first."""
-    confident = _by_confidence([detection for detection in seen if detection[4] > limit])[:max_objects]
+    confident = _by_confidence([detection for detection in seen if _is_above(detection[4], limit)])[:max_objects]
     if max_overlap >= 1:
         # Identical boxes have an IoU of 1 and stay all the same.
         return confident
@@ -211,6 +212,15 @@ def _keep(seen: Sequence[Detection], limit: float, max_objects: int, max_overlap
         if all(_iou(detection, other) < max_overlap for other in kept):
             kept.append(detection)
     return kept
+
+
+def _is_above(score: float, limit: float) -> bool:
+    """Return whether a score passes a threshold, both in single precision as in GenEval's code.
+
+    A score that is the 32-bit number nearest to 0.3 is above 0.3 in double precision, and dropped there.
+    """
+    score, limit = struct.unpack("2f", struct.pack("2f", score, limit))
+    return score > limit
 
 
 def _iou(a: Detection, b: Detection) -> float:
