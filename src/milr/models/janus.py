@@ -230,8 +230,8 @@ class Janus:
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
         """Draw each requested image: sample image tokens under guidance, then decode them.
 
-        Place i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or the
-        request: equal logits and an equal stream give equal tokens. A prompt that its state holds already is not
+        Place i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or
+        the request: equal logits and an equal stream give equal tokens. A prompt that its state holds already is not
         read again.
         """
         streams = [request.stream.clone_state() for request in requests]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
+from milr.decode.batch import DecodeBatch
 from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
 from milr.decode.engine import Counts, Engine
-from milr.decode.batch import DecodeBatch
 from milr.decode.kv_cache import CachedPrefix, KVCache
 from milr.decode.sampling import SAMPLE, open_stream, sample
 from milr.settings import SAMPLERS
