@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from milr.benchmarks.base import Benchmark
-from milr.benchmarks.layouts.wise import GROUPS
+from milr.benchmarks.layouts.wise import LEGACY, VERIFIED
 from milr.errors import UsageError
-from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS
 from milr.sources import SOURCES
 from milr.types import Task
 
-LEGACY_COLUMNS = {group: len(numbers) for group, numbers in GROUPS.items()}
-VERIFIED_COLUMNS = {"Culture": 400, "Time": 120, "Space": 120, "Biology": 120, "Physics": 120, "Chemistry": 120}
+LEGACY_COLUMNS, VERIFIED_COLUMNS = (
+    {group: len(numbers) for group, numbers in edition.groups.items()} for edition in (LEGACY, VERIFIED)
+)
 
 
 def _read(name: str, columns: Mapping[str, int], folder: Path | None) -> list[Task]:
@@ -43,7 +43,7 @@ WISE = Benchmark(
     name="wise",
     title="WISE (legacy, 2025)",
     columns=LEGACY_COLUMNS,
-    weights=LEGACY_WEIGHTS,
+    weights=LEGACY.weights,
     read=partial(_read, "wise", LEGACY_COLUMNS),
     reward="wise",
     layout="wise",
@@ -53,7 +53,7 @@ WISE_VERIFIED = Benchmark(
     name="wise-verified",
     title="WISE_Verified (2026)",
     columns=VERIFIED_COLUMNS,
-    weights=VERIFIED_WEIGHTS,
+    weights=VERIFIED.weights,
     read=partial(_read, "wise-verified", VERIFIED_COLUMNS),
     reward="wise-verified",
     layout="wise",

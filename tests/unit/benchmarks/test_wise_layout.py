@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from milr.benchmarks.layouts import load_layout
-from milr.benchmarks.layouts.wise import GROUPS, summarise
+from milr.benchmarks.layouts.wise import LEGACY, VERIFIED, find_edition, summarise
 from milr.cli.main import main
 from milr.errors import UsageError
-from milr.rewards.vlm.wise import LEGACY_WEIGHTS
 from milr.types import Score, Unscored
 from tests.support.vlm_servers import JudgeServer, say
 from tests.support.wise_words import use_made_up_words
@@ -79,9 +78,48 @@ def test_rows_hold_the_three_marks(folder: Path, prompts: Path, tmp_path: Path) 
 def test_the_overall_score_weighs_the_groups() -> None:
     values = {number: 0.5 if number <= 400 else 0.2 if number <= 567 else 0.0 for number in range(1, 1001)}
     assert summarise(values).endswith("Overall score: 0.2334\n")
-    assert sum(len(numbers) for numbers in GROUPS.values()) == 1000
-    assert GROUPS.keys() == LEGACY_WEIGHTS.keys()
-    assert sum(LEGACY_WEIGHTS.values()) == pytest.approx(1)
+    for edition in (LEGACY, VERIFIED):
+        assert [number for numbers in edition.groups.values() for number in numbers] == list(range(1, 1001))
+        assert edition.groups.keys() == edition.weights.keys()
+        assert sum(edition.weights.values()) == pytest.approx(1)
+    culture = {number: float(number <= 400 or number == 521) for number in range(1, 1001)}
+    told = summarise(culture, VERIFIED)
+    assert "Space            = 0.0083 (120 / 120)" in told and told.endswith("Overall score: 0.4010\n")
+
+
+@pytest.mark.parametrize(
+    ("reward", "category", "group", "note"),
+    [
+        ("wise-verified@2/q", "x", "Space            = 1.0000 (1 / 120)", ""),  # the prompts do not tell
+        ("wise-verified@2/q", "Space", "Space            = 1.0000 (1 / 120)", ""),
+        (
+            "wise-verified@2/q",
+            "time",
+            "Time             = 1.0000 (1 / 167)",
+            "prompts of wise, and wise-verified",
+        ),
+        ("wise@2/g", "x", "Time             = 1.0000 (1 / 167)", ""),
+        (
+            "wise@2/g",
+            "Space",
+            "Space            = 1.0000 (1 / 120)",
+            "prompts of wise-verified, and wise",
+        ),
+        ("gpt-4o@2/g", "Space", "Space            = 1.0000 (1 / 120)", ""),
+    ],
+)
+def test_groups_are_those_of_the_prompts_edition(
+    reward: str, category: str, group: str, note: str, tmp_path: Path
+) -> None:
+    (tmp_path / "p.json").write_text(json.dumps([{**prompt(530), "Category": category}]))
+    (tmp_path / "530.png").touch()
+    layout = load_layout("wise")
+    found = layout.find(tmp_path, tmp_path / "p.json")
+    told = layout.write(tmp_path, tmp_path, [(found[0], Score(1.0, reward, 0.9))], reward)
+    assert group in told and (note in told if note else "compare with nothing" not in told)
+    row = json.loads((tmp_path / "scores.jsonl").read_text())
+    name = "score" if reward.startswith("wise-verified") else "value"
+    assert row == {"prompt_id": 530, "Subcategory": "Optics", name: 1.0}
 
 
 def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: Path) -> None:
@@ -137,5 +175,7 @@ def test_the_official_prompts_are_read(shared_data: Path, tmp_path: Path) -> Non
     for number in range(1, 1001):
         (tmp_path / f"{number}.png").write_bytes(b"")
     layout = load_layout("wise")
-    found = layout.find(tmp_path, shared_data / "wise" / "legacy")
-    assert len({picture.task.key for picture in found}) == layout.prompts
+    for folder, edition, other in (("legacy", LEGACY, VERIFIED), ("verified", VERIFIED, LEGACY)):
+        found = layout.find(tmp_path, shared_data / "wise" / folder)
+        assert len({picture.task.key for picture in found}) == layout.prompts
+        assert find_edition([picture.metadata for picture in found], other) is edition

@@ -1,6 +1,6 @@
-"""WISE's folder and result file, legacy protocol (the one of 2025).
+"""WISE's folder and result file, of both editions: one picture a prompt, named by its id.
 
-Source: PKU-YuanGroup/WISE, commit eb51174, WISE_legacy: one picture a prompt, named by its id.
+Source: PKU-YuanGroup/WISE, commit eb51174: WISE_legacy/Calculate.py (2025) and calculate_verified.py (2026).
 """
 
 from __future__ import annotations
@@ -8,29 +8,63 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from milr.benchmarks.layouts.base import FoundPicture, Scored
 from milr.errors import UsageError
 from milr.files import write_text
-from milr.rewards.vlm.wise import overall
+from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
 from milr.tasks.prompt_files import read_rows
 from milr.types import Score, Task
 
 RESULTS = "scores.jsonl"
-GROUPS: Mapping[str, range] = {
-    "Cultural": range(1, 401),
-    "Time": range(401, 568),
-    "Space": range(568, 701),
-    "Biology": range(701, 801),
-    "Physics": range(801, 901),
-    "Chemistry": range(901, 1001),
-}
-"""Group -> its prompt ids; `milr.rewards.vlm.wise.LEGACY_WEIGHTS` has their weights."""
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Prompts and protocol of one year: which ids are a group, and what a group weighs."""
+
+    title: str
+    reward: str
+    groups: Mapping[str, range]
+    """Group -> its prompt ids; in the order of `_CATEGORIES`."""
+    weights: Mapping[str, float]
+
+
+LEGACY = Edition(
+    "WiScore",
+    "wise",
+    {
+        "Cultural": range(1, 401),
+        "Time": range(401, 568),
+        "Space": range(568, 701),
+        "Biology": range(701, 801),
+        "Physics": range(801, 901),
+        "Chemistry": range(901, 1001),
+    },
+    LEGACY_WEIGHTS,
+)
+VERIFIED = Edition(
+    "WISE_Verified",
+    "wise-verified",
+    {
+        "Culture": range(1, 401),
+        "Time": range(401, 521),
+        "Space": range(521, 641),
+        "Biology": range(641, 761),
+        "Physics": range(761, 881),
+        "Chemistry": range(881, 1001),
+    },
+    VERIFIED_WEIGHTS,
+)
+_CATEGORIES = ("Cultural knowledge", "time", "Space", "Biology", "Physical Knowledge", "Chemistry")
+"""As the prompt files call the groups; the official scorers go by ids, and by these the editions can be told apart."""
 _MARKS = {"consistency": "consistency", "realism": "realism", "aesthetic_quality": "aesthetic quality"}
 """Field of a row -> part of a score."""
 _FIELDS = ("prompt_id", "Prompt", "Explanation", "Subcategory")
+_CATEGORY = "Category"
 _PICTURE = re.compile(r"0*[1-9][0-9]*\.png")
 
 
@@ -46,7 +80,7 @@ class WiseLayout:
 
         Args:
             folder: Holds them.
-            prompts: One of WISE's JSON files, or the folder of its three; rewritten prompts are passed over.
+            prompts: One of WISE's JSON files, or the folder with all of them; rewritten prompts are passed over.
 
         Raises:
             UsageError: No pictures, no prompts given, prompts that cannot be read, or a picture without a prompt.
@@ -76,43 +110,69 @@ class WiseLayout:
         return {}
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
-        """Write scores.jsonl, a row a picture that could be scored; gives the groups' means and the overall score.
+        """Write scores.jsonl, a row a picture that could be scored; return the groups' means and the overall score.
+
+        The groups are those of the prompts' edition; where the prompts do not tell, of the reward's.
 
         Args:
             out: An existing folder.
             folder: Unused: rows name pictures by their id.
             scored: In the order of `find`.
-            reward: Unused: WISE's rows have no place for it.
+            reward: The name, with its version, of what scored them.
         """
+        own = VERIFIED if reward.startswith(f"{VERIFIED.reward}@") else LEGACY
+        edition = find_edition([picture.metadata for picture, _ in scored], own)
         marked = [(picture.metadata, score) for picture, score in scored if isinstance(score, Score)]
         lines = [json.dumps(_row(metadata, score), ensure_ascii=False) + "\n" for metadata, score in marked]
         write_text(out / RESULTS, "".join(lines))
-        return summarise({int(str(metadata["prompt_id"])): score.value for metadata, score in marked})
+        values = {int(str(metadata["prompt_id"])): score.value for metadata, score in marked}
+        note = ""
+        if edition is not own and reward.startswith(f"{own.reward}@"):
+            note = f"These are prompts of {edition.reward}, and {own.reward} scored them: compare with nothing.\n"
+        return summarise(values, edition) + note
 
 
-def summarise(values: Mapping[int, float]) -> str:
-    """WiScore by group, and overall where all 1,000 are there: WISE's scorer gives none otherwise.
+def find_edition(prompts: Sequence[Mapping[str, object]], own: Edition) -> Edition:
+    """Return the edition whose groups the prompts' categories are; `own` where they fit both or neither.
 
     Args:
-        values: Prompt id -> WiScore in [0, 1].
+        prompts: Each with its prompt_id and, where known, its Category.
+        own: The reward's edition.
     """
-    lines = ["WiScore", "======="]
+    told = [(int(str(one["prompt_id"])), one.get(_CATEGORY)) for one in prompts]
+    fitting = [
+        edition
+        for edition in (LEGACY, VERIFIED)
+        for groups in [dict(zip(_CATEGORIES, edition.groups.values(), strict=True))]
+        if all(number in groups[category] for number, category in told if category in groups)
+    ]
+    return fitting[0] if len(fitting) == 1 else own
+
+
+def summarise(values: Mapping[int, float], edition: Edition = LEGACY) -> str:
+    """Return the score by group, and overall where all 1,000 are there: WISE's scorers give none otherwise.
+
+    Args:
+        values: Prompt id -> score in [0, 1].
+        edition: Whose groups.
+    """
+    lines = [edition.title, "=" * len(edition.title)]
     means: dict[str, float] = {}
     missing = 0
-    for group, numbers in GROUPS.items():
+    for group, numbers in edition.groups.items():
         there = [values[number] for number in numbers if number in values]
         missing += len(numbers) - len(there)
         if there:
             means[group] = sum(there) / len(there)
         said = f"{means[group]:.4f}" if there else "none"
         lines.append(f"{group:<16} = {said} ({len(there)} / {len(numbers)})")
-    said = f"none, {missing} of 1000 are missing" if missing else f"{overall(means):.4f}"
+    said = f"none, {missing} of 1000 are missing" if missing else f"{overall(means, edition.weights):.4f}"
     return "\n".join([*lines, "", f"Overall score: {said}"]) + "\n"
 
 
 def _found(prompt: Mapping[str, Any], name: str) -> FoundPicture:
     task = Task(prompt=prompt["Prompt"], explanation=prompt["Explanation"])
-    metadata = {"prompt_id": int(prompt["prompt_id"]), "Subcategory": prompt["Subcategory"]}
+    metadata = {"prompt_id": int(prompt["prompt_id"]), **{name: prompt[name] for name in ("Subcategory", _CATEGORY)}}
     return FoundPicture(name, task, metadata)
 
 
@@ -125,7 +185,10 @@ def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
         try:
             for row in read_rows(file):
                 prompt = cast("Mapping[str, Any]", row.content)
-                known[int(prompt["prompt_id"])] = {field: prompt[field] for field in _FIELDS}
+                known[int(prompt["prompt_id"])] = {
+                    **{field: prompt[field] for field in _FIELDS},
+                    _CATEGORY: prompt.get(_CATEGORY),
+                }
         except (UsageError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{file} is none of WISE's prompt files ({error}): give those of its data folder"
@@ -134,6 +197,9 @@ def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
 
 
 def _row(metadata: Mapping[str, object], score: Score) -> dict[str, object]:
-    """The official fields; the marks are 0, 1 or 2. Scores without marks have none, their value stands alone."""
+    """Return the official fields: marks of 0, 1 or 2, or WISE_Verified's score; another reward's value stands alone."""
+    known = {name: value for name, value in metadata.items() if name != _CATEGORY}
+    if score.reward.startswith(f"{VERIFIED.reward}@"):
+        return {**known, "score": score.value}
     marks = {field: 2 * score.parts[part] for field, part in _MARKS.items() if part in score.parts}
-    return {**metadata, **(marks or {"value": score.value})}
+    return {**known, **(marks or {"value": score.value})}
