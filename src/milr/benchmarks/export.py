@@ -68,7 +68,7 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
             written.add(picture)
             places.add(place)
             picture.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(task.folder / task.answer.image.file, picture)
+            shutil.copyfile(task.find_file(task.answer.image), picture)
             for path, text in made.describe(task.task, place).items():
                 (building / path).write_text(text, encoding="utf-8")
     if not written:

@@ -65,7 +65,7 @@ def evaluate_missing(
     """
     scored = {(one.step, one.number): one for one in known if isinstance(one.score, Score)}
     missing = [
-        Shown(one.step, one.number, task.folder / one.image.file)
+        Shown(one.step, one.number, task.find_file(one.image))
         for one in task.images
         if (one.step, one.number) not in scored
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ OLD_EVALUATED = "judged.jsonl"
 """The name of `EVALUATED` in format 1."""
 
 
+_TASK = re.compile(r"\d{4,}-[0-9a-f]{16}(-\d+)?")
+
+
 class RunError(MilrError):
     """A run that cannot be written any further; its finished tasks stay."""
 
@@ -25,6 +29,11 @@ class RunError(MilrError):
 def name_task(index: int, task: Task, image: int) -> str:
     """Return the name of a task's folder, under `tasks/`."""
     return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")
+
+
+def list_tasks(folder: Path) -> list[Path]:
+    """Return the folders of a run's finished tasks, by name; what else somebody put there is no task."""
+    return sorted(path for path in (folder / "tasks").glob("*") if _TASK.fullmatch(path.name) and path.is_dir())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -51,6 +60,15 @@ def check_resumable(folder: Path) -> None:
         raise UsageError(
             f"{folder} was made by milr 0.1 and cannot be resumed: read and report it, and begin a new run"
         )
+
+
+def damaged(task: Path, file: str, reason: str) -> UsageError:
+    """Return the error for a finished task of which a file is gone or broken."""
+    run = task.parents[1]
+    return UsageError(
+        f"{task / file} {reason}: this task is damaged, by a full disk or a power failure perhaps; "
+        f"milr benchmark --resume {run} makes it anew"
+    )
 
 
 def unreadable(folder: Path, error: Exception) -> UsageError:

@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from milr.files import PART
-from milr.runs.layout import EVALUATED, OLD_EVALUATED, RECORDS, read_manifest, unreadable
+from milr.errors import UsageError
+from milr.runs.layout import EVALUATED, OLD_EVALUATED, RECORDS, damaged, list_tasks, read_manifest
 from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep
 from milr.runs.upgrade import is_old_step, upgrade_step
 from milr.types import Score, Task, Unscored
@@ -70,9 +70,27 @@ class TaskRun:
         best = self.last.best.file
         return next(one for one in self.images if one.image.file == best)
 
+    def find_file(self, image: StoredImage) -> Path:
+        """Return the file of a stored image.
+
+        Raises:
+            UsageError: It is gone.
+        """
+        file = self.folder / image.file
+        if not file.is_file():
+            raise damaged(self.folder, image.file, "is gone")
+        return file
+
     def load_image(self, image: StoredImage) -> Image.Image:
-        """Load a stored image, RGB."""
-        return load_image(self.folder / image.file)
+        """Load a stored image, RGB.
+
+        Raises:
+            UsageError: Its file is gone or broken.
+        """
+        try:
+            return load_image(self.find_file(image))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise damaged(self.folder, image.file, "cannot be read") from error
 
 
 @dataclass(frozen=True)
@@ -85,38 +103,65 @@ class Run:
     """The finished tasks, in the order of the prompts and, for each, of its images."""
 
 
-def read_run(folder: Path | str) -> Run:
+def read_run(folder: Path | str, *, whole_only: bool = False) -> Run:
     """Read a run; tasks that had not finished when it ended are left out.
 
+    Args:
+        folder: The run's.
+        whole_only: Leave damaged tasks out too, as resuming does, which makes them anew.
+
     Raises:
-        UsageError: The folder holds no run, or one that this version cannot read.
+        UsageError: The folder holds no run, or one that this version cannot read; or a task is damaged, which names it.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    finished = [path for path in (folder / "tasks").glob("*-*") if path.is_dir() and path.suffix != PART]
-    try:
-        tasks = sorted(
-            (_read_task(path, lambda: manifest.method) for path in finished), key=lambda task: (task.index, task.image)
-        )
-    except (ValidationError, ValueError, LookupError, TypeError) as error:
-        raise unreadable(folder, error) from None
-    return Run(folder, manifest, tuple(tasks))
+    there = [path for path in list_tasks(folder) if not whole_only or is_whole(path)]
+    tasks = [_read_task(path, lambda: manifest.method) for path in there]
+    return Run(folder, manifest, tuple(sorted(tasks, key=lambda task: (task.index, task.image))))
 
 
 def read_task(folder: Path) -> TaskRun:
-    """Read one finished task of a run; `read_run` reads all."""
+    """Read one finished task of a run; `read_run` reads all.
+
+    Raises:
+        UsageError: A file of it is gone or cannot be read.
+    """
     return _read_task(folder, lambda: read_manifest(folder.parents[1]).method)
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a finished task can be read, with all its images."""
+    try:
+        task = read_task(folder)
+    except UsageError:
+        return False
+    return all((folder / image.file).is_file() for step in task.steps for image in step.images)
 
 
 def _read_task(folder: Path, method: Callable[[], str]) -> TaskRun:
     """Read a task; the run's method is asked for only if its lines are of format 1."""
-    steps: list[StoredStep] = []
-    for line in (folder / RECORDS).read_bytes().splitlines():
-        step = from_json(line)
-        steps.append(StoredStep.model_validate(upgrade_step(step, method()) if is_old_step(step) else step))
-    file = folder / EVALUATED
-    evaluated = read_evaluated(file if file.is_file() else folder / OLD_EVALUATED)
-    return TaskRun(folder, steps[0].task, steps[0].index, tuple(steps), steps[0].image, evaluated)
+    file = folder / RECORDS
+    try:
+        lines = file.read_bytes().splitlines()
+        if not lines:
+            raise damaged(folder, RECORDS, "is empty")
+        steps = tuple(_read_step(line, method) for line in lines)
+        file = folder / EVALUATED if (folder / EVALUATED).is_file() else folder / OLD_EVALUATED
+        evaluated = read_evaluated(file)
+    except FileNotFoundError:
+        raise damaged(folder, file.name, "is gone") from None
+    except (OSError, ValidationError, ValueError, LookupError, TypeError) as error:
+        reason = f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        raise damaged(folder, file.name, reason) from None
+    return TaskRun(folder, steps[0].task, steps[0].index, steps, steps[0].image, evaluated)
+
+
+def _read_step(line: bytes, method: Callable[[], str]) -> StoredStep:
+    step = from_json(line)
+    return StoredStep.model_validate(upgrade_step(step, method()) if is_old_step(step) else step)
 
 
 def read_evaluated(file: Path) -> tuple[EvaluatedImage, ...]:

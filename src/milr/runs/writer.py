@@ -18,9 +18,18 @@ from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward
 from milr.runs.evaluating import Shown, evaluate_images, evaluate_missing
-from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, RunError, check_resumable, name_task, read_manifest
+from milr.runs.layout import (
+    EVALUATED,
+    MANIFEST,
+    RECORDS,
+    RunError,
+    check_resumable,
+    list_tasks,
+    name_task,
+    read_manifest,
+)
 from milr.runs.lock import hold_run
-from milr.runs.reader import load_image, read_task
+from milr.runs.reader import is_whole, load_image, read_task
 from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.strip import Frame, Outcome, draw_strip
@@ -173,7 +182,7 @@ class RunWriter:
     def remaining(self) -> list[tuple[int, int]]:
         """Return the tasks that have not finished, as (index, image), image by image.
 
-        A resumed run begins those anew of which the reward could not score any image.
+        A resumed run begins those anew that are damaged, or of which the reward could not score any image.
         """
         manifest = self._manifest
         return [
@@ -181,7 +190,7 @@ class RunWriter:
             for image in range(manifest.images_per_prompt)
             for index, task in enumerate(manifest.tasks)
             if not (folder := self.folder / "tasks" / name_task(index, task, image)).is_dir()
-            or (self._resumed and not self._begun and not _is_scored(folder))
+            or (self._resumed and not self._begun and not _is_done(folder))
         ]
 
     def __enter__(self) -> Self:
@@ -204,9 +213,9 @@ class RunWriter:
         """Open a session, now that the run is ours."""
         if self._resumed:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
-            for left in (self.folder / "tasks").iterdir():
-                if left.suffix == PART or not _is_scored(left):
-                    shutil.rmtree(left)
+            begun = (self.folder / "tasks").glob(f"*{PART}")
+            for left in (*begun, *(task for task in list_tasks(self.folder) if not _is_done(task))):
+                shutil.rmtree(left)
             self._begun = True
         elif (self.folder / MANIFEST).exists():
             raise UsageError(f"another process has begun a run in {self.folder}: give --out a new or an empty folder")
@@ -227,7 +236,7 @@ class RunWriter:
             return
         started = time.monotonic()
         with self._refusing_full_disks():
-            for folder in sorted((self.folder / "tasks").iterdir()):
+            for folder in list_tasks(self.folder):
                 task = read_task(folder)
                 whole, fresh = evaluate_missing(self._evaluator, task, task.evaluated)
                 if fresh:
@@ -392,9 +401,9 @@ class _Cell:
     reward: str
 
 
-def _is_scored(folder: Path) -> bool:
-    """Return whether the reward has scored any image of a finished task: a search without scores begins anew."""
-    return isinstance(read_task(folder).last.best_score, Score)
+def _is_done(folder: Path) -> bool:
+    """Return whether a finished task is whole and the reward has scored any image of it."""
+    return is_whole(folder) and isinstance(read_task(folder).last.best_score, Score)
 
 
 def find_outcome(first: Score | Unscored, last: StepRecord) -> Outcome:
