@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
+import torch
+
 from milr.decode.sampling import sample
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
@@ -12,7 +14,7 @@ from milr.methods.context import Requests, ScoredImage, TaskContext
 from milr.methods.latents import GradientError, Latents, Update, count_latents
 from milr.models.base import TextOutput
 from milr.settings import NOISES, STRATEGIES, MilrSettings
-from milr.types import Score, Unscored
+from milr.types import Reasoning, Score, Unscored
 
 Context: TypeAlias = TaskContext[MilrSettings]
 
@@ -36,7 +38,12 @@ def milr(ctx: Context) -> Requests:
 
 
 def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any, Any, TextOutput]:
-    """Write a text: from latents, after the words that the text head reads from them, or with their offsets."""
+    """Write a text: from latents, after the words that the text head reads from them, or with their offsets.
+
+    A strategy that does not reason has an empty text, which images do not follow.
+    """
+    if not STRATEGIES[ctx.own.strategy].reasons:
+        return TextOutput(Reasoning("", ()), (), torch.zeros(0, ctx.model.capabilities.width))
     stream = ctx.open_stream(0, _noise_step(ctx, k), "text")
     if z is None:
         return (yield from ctx.reason(stream=stream))

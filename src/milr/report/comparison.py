@@ -255,6 +255,8 @@ def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
     """
     kept = {name: value for name, value in settings.items() if name not in _MOVING}
     strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
+    if not strategy.reasons:
+        kept |= {"reasons": False}  # its images follow the bare prompt
     return kept if "image" in strategy.latents else kept | {"image_ratio": 0.0}
 
 

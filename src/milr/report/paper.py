@@ -99,8 +99,12 @@ def ablations(section: Section) -> list[tuple[str, Entry]]:
     if section.reference is not None:
         found.append(("MILR", section.reference))
     found += [("w/o MILR", entry) for entry in section.of_method("one-shot")[:1]]
-    for name, setting in (("w/o Image", "image_ratio"), ("w/o Text", "text_ratio")):
-        found += [(name, entry) for entry in section.variants(setting) if entry.settings.get(setting) == 0]
+    for name, setting, value in (
+        ("w/o Image", "image_ratio", 0),
+        ("w/o Text", "strategy", "no-text"),  # as the authors ran it; the next row reasons before it draws
+        ("w/o Text, reasons first", "text_ratio", 0),
+    ):
+        found += [(name, entry) for entry in section.variants(setting) if entry.settings.get(setting) == value]
     return found
 
 

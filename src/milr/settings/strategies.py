@@ -1,6 +1,6 @@
 """Strategies, gradient ablations and noise modes as data: what the modes of the method `milr` do.
 
-Source: MILR, Algorithm 2 and Table 3; `steer` is ours.
+Source: MILR, Algorithm 2 and Table 3, and the authors' code for `no-text`; `steer` is ours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class Strategy:
     """The latents that exist at all."""
     offsets: bool = False
     """If true, add z - z0 to the decoder's current hidden states; if false, replace them by z, as in the paper."""
+    reasons: bool = True
+    """If false, no text is written: images follow the prompt alone."""
     defaults: Mapping[str, float] = field(default_factory=dict[str, float])
     """Recommended settings. They go before a model's defaults and after what a user gives."""
 
@@ -32,6 +34,12 @@ STRATEGIES: Mapping[str, Strategy] = {
     "t2v": Strategy(
         "text latents move in the first half of the steps, image latents in the second",
         lambda k, total: ("text",) if k <= total // 2 else ("image",),
+    ),
+    "no-text": Strategy(
+        'image latents only, after the bare prompt, with no reasoning: "w/o Text" as the authors ran it',
+        lambda k, total: ("image",),
+        latents=("image",),
+        reasons=False,
     ),
     "steer": Strategy(
         "ours: text latents only, added to the decoder's own hidden states",

@@ -40,6 +40,8 @@ def run(
     own = dict(SETTINGS)
     if settings.get("strategy") == "steer":
         del own["image_ratio"]  # a strategy without image latents does not read it
+    if settings.get("strategy") == "no-text":
+        del own["text_ratio"]
     changes = own | {"stop_at": NEVER} | settings
     return list(search(tasks, model or FakeModel(), reward or FakeReward(), **changes))
 
@@ -120,6 +122,7 @@ class Watched(FakeModel):
         ("joint", ["text image"] * 5),
         ("alt", ["text", "image", "text", "image", "text"]),
         ("t2v", ["text", "text", "image", "image", "image"]),  # k <= floor(5 / 2)
+        ("no-text", ["image"] * 5),
     ],
 )
 def test_a_strategy_moves_what_it_names_and_not_a_bit_of_the_rest(
@@ -129,7 +132,8 @@ def test_a_strategy_moves_what_it_names_and_not_a_bit_of_the_rest(
     assert [" ".join(trace(record).moved) for record in records] == ["", *expected]
     for step, names in zip(steps, expected, strict=True):
         for name in ("text", "image"):
-            assert torch.equal(step.before[name], step.after[name]) == (name not in names), name
+            still = name not in names or not step.before[name].numel()
+            assert torch.equal(step.before[name], step.after[name]) == still, name
     for earlier, later in pairwise(steps):  # nor does anything else move between steps
         for name in ("text", "image"):
             assert torch.equal(earlier.after[name], later.before[name])
@@ -205,8 +209,11 @@ def test_new_prefixes_are_read_from_the_latents_that_moved(steps: list[Step]) ->
 # --- stopping and what is returned
 
 
-def test_a_value_equal_to_the_stop_does_not_stop() -> None:
-    reward = FakeReward(lambda image, task: 0.5, stop_at=0.5)
+@pytest.mark.parametrize(("value", "theirs"), [(0.5, False), (0.8, True), (0.9, True)])
+def test_a_value_equal_to_the_stop_does_not_stop(value: float, theirs: bool) -> None:
+    """The paper's rule, R > tau. The authors compare R - 1 with a tau of -0.1 as written, and 0.9 - 1 is above that."""
+    assert (value - 1 > round(value - 1, 1)) == theirs
+    reward = FakeReward(lambda image, task: value, stop_at=value)
     records = run([CAT], reward=reward, stop_at=None)
     assert [record.finished for record in records] == [None] * 5 + ["out of steps"]
 
@@ -450,7 +457,24 @@ def test_without_text_latents_the_text_stays(strategy: str) -> None:
     assert not any(record.notes for record in records)
 
 
-@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_the_authors_form_without_text_draws_from_the_bare_prompt() -> None:
+    """Their Table 3's "w/o Text": no reasoning at all, where a text ratio of 0 reasons first and draws after that."""
+    model = Watched()
+    records = run([CAT], model, strategy="no-text")
+    assert model.texts == [] and len(records) == 6
+    assert {record.reasoning.text for record in records} == {""}
+    assert all(request.reasoning is None for request in model.drawn)
+    assert {(trace(record).text_latents, trace(record).image_latents) for record in records} == {(0, 5)}
+    assert trace(records[-1]).image_shift > 0
+    bare = list(search([CAT], FakeModel(), FakeReward(), FakeModel().settings("one-shot", guidance=2.0)))
+    assert records[0].images == bare[0].images
+    reasoned = run([CAT], Watched(), text_ratio=0)
+    assert reasoned[0].images != records[0].images
+    with pytest.raises(UsageError, match="'no-text' has no text latents, so it does not read text_ratio"):
+        run([CAT], strategy="no-text", text_ratio=0.1)
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "no-text"])
 def test_without_image_latents_every_image_begins_anew(strategy: str) -> None:
     model = FakeModel()
     records = run([CAT], model, image_ratio=0, strategy=strategy)
@@ -615,7 +639,7 @@ def test_tokens_are_counted_where_they_are_sampled() -> None:
         model = Watched()
         spent, outputs = 0, iter(model.texts)
         for record in run([CAT], model, strategy=strategy, learning_rate=1.0, drawings_per_step=2):
-            if record.step == 0 or "text" in trace(record).moved:
+            if STRATEGIES[strategy].reasons and (record.step == 0 or "text" in trace(record).moved):
                 prefix, output = next(outputs)
                 # A prefix is read from the latents; only what follows is sampled.
                 spent += max(0, len(output.tokens) - len(prefix))

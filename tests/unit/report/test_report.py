@@ -110,7 +110,7 @@ def test_our_rows_stand_in_the_papers_tables(sections: list[Section]) -> None:
     assert ours(tables["table-1"]) == ["fake + milr", "fake + one-shot"]
     assert ours(tables["table-2"]) == ["fake + milr", "fake + milr (embedded model)"]
     names = [name.partition(": ")[2] for name in ours(tables["table-3"])]
-    assert names == ["MILR", "w/o MILR", "w/o Image", "w/o Text", "MILR", "MILR"]
+    assert names == ["MILR", "w/o MILR", "w/o Image", "w/o Text, reasons first", "MILR", "MILR"]
     assert ours(tables["table-6"]) == ["Baseline", "bright@1", "contrast@1"]
     assert ours(tables["table-7"]) == [] and "no run given: milr ablate rewards-compbench" in tables["table-7"].notes
     icons = sections[0]
