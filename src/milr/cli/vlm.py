@@ -78,6 +78,8 @@ class VlmOptions:
         """Return the gaps between reward and panel, and what VLM judges cost, one per line."""
         lines = [f"panel {gap}" for gap in measure_gaps(ends)]
         budget = self.client.budget
+        for model, fields in self.client.left_out().items():
+            lines.append(f"VLM judges: {model} refuses {', '.join(fields)}, and was asked without")
         return lines + ([f"VLM judges: {budget.summary()}"] if budget.calls or budget.cached else [])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from milr.errors import UsageError
 from milr.rewards.vlm.cache import default_cache
 from milr.rewards.vlm.client import EXTRA
 from milr.rewards.vlm.gpt4o import BINARY
@@ -21,25 +22,56 @@ _INSTALL = f'pip install "milr[{EXTRA}]"'
 
 
 def examine_hosted(device: str) -> Iterator[Finding]:
-    """Examine `gpt-4o` and `wise`: packages, key, cache, parsers on known answers. Asks no server: that costs money."""
-    yield from _examine_packages()
-    found = bool(os.environ.get(OPENAI_KEY))
-    said = "is set" if found else "is not set; a server of your own needs --vlm-url and no key"
-    yield Finding(OPENAI_KEY, True if found else None, said, () if found else (f"export {OPENAI_KEY}=...",))
-    yield from _check_reader(BINARY, "0", 1.0, "0 or -1")
+    """Examine `gpt-4o`: packages, key, cache, parser on known answers. Asks no server: that costs money."""
+    yield from _examine_openai()
+    yield from _check_reader(BINARY, "0", 1.0, "There are 0 apples")
+
+
+def examine_wise(device: str) -> Iterator[Finding]:
+    """Examine `wise`: the same, and the words in which its judge is asked."""
+    yield from _examine_openai()
+    yield _find_words(LEGACY)
     three = "Consistency: 2\nRealism: 1\nAesthetic Quality: 0"
     yield from _check_reader(LEGACY, three, 0.8, "Consistency: 3\nRealism: 1\nAesthetic Quality: 0")
 
 
 def examine_served(device: str) -> Iterator[Finding]:
-    """Examine `wise-verified` and `unified-reward`: packages, key, cache, parsers, and what serves their models."""
-    yield from _examine_packages()
-    found = bool(os.environ.get(OWN_KEY))
-    yield Finding(OWN_KEY, None, "is set" if found else "is not set; servers that ask for no key need none")
+    """Examine `unified-reward`: packages, key, cache, parser, and what serves its model."""
+    yield from _examine_server()
     serve = "vllm serve CodeGoat24/UnifiedReward-qwen-7b --served-model-name UnifiedReward --port 8080"
     yield Finding("a server", None, f"is named by --vlm-url; for UnifiedReward (16 GB of weights): {serve}")
     yield from _check_reader(POINTWISE, "cat (object): 1\nFinal Score: 4.5", 0.875, "Final Score: 7")
+
+
+def examine_wise_verified(device: str) -> Iterator[Finding]:
+    """Examine `wise-verified`: packages, key, cache, parser, and the words in which its judge is asked."""
+    yield from _examine_server()
+    yield Finding("a server", None, f"is named by --vlm-url; the protocol's judge is {VERIFIED.model}")
+    yield _find_words(VERIFIED)
     yield from _check_reader(VERIFIED, "Score: 1", 1.0, "Score: 2/2")
+
+
+def _examine_openai() -> Iterator[Finding]:
+    yield from _examine_packages()
+    found = bool(os.environ.get(OPENAI_KEY))
+    said = "is set" if found else "is not set; a server of your own needs --vlm-url and no key"
+    yield Finding(OPENAI_KEY, True if found else None, said, () if found else (f"export {OPENAI_KEY}=...",))
+
+
+def _examine_server() -> Iterator[Finding]:
+    yield from _examine_packages()
+    found = bool(os.environ.get(OWN_KEY))
+    yield Finding(OWN_KEY, None, "is set" if found else "is not set; servers that ask for no key need none")
+
+
+def _find_words(protocol: VlmProtocol) -> Finding:
+    """Return whether a protocol's words have been fetched."""
+    subject = f"{protocol.name}'s words"
+    try:
+        protocol.with_words()
+    except UsageError as error:
+        return Finding(subject, False, str(error), (f"milr data get {protocol.words_of}",))
+    return Finding(subject, True, "are those of its official evaluator")
 
 
 def _examine_packages() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from milr.selftest.doctor import examine
 from milr.selftest.icons import check_labelled, labelled_drawings
 from milr.testing import FakeModel, FakeReward
 from milr.types import Score, Task, Unscored
+from tests.support.wise_words import use_made_up_words
 
 VLM_REWARDS = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
 
@@ -60,11 +62,16 @@ def test_golden_answers_need_the_image() -> None:
 
 @pytest.mark.parametrize("name", VLM_REWARDS)
 def test_vlm_judges_are_examined_without_being_asked(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    monkeypatch.setenv("MILR_DATA", str(tmp_path / "empty"))
     assert name in REWARDS
+    if name.startswith("wise"):
+        assert main(["doctor", name]) == 1
+        assert f"milr data get {name}" in capsys.readouterr().out
+        use_made_up_words(monkeypatch, tmp_path / "data")
     assert main(["doctor", name]) == 0
     out = capsys.readouterr().out
     assert "secret" not in out and "refuses" in out and f"{name}: ready" in out
