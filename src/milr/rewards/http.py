@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,7 @@ from milr.errors import UsageError
 from milr.rewards.base import Scores
 from milr.rewards.images.convert import to_png
 from milr.rewards.vlm.client import Failure, VlmClient, check_url, require_extra
+from milr.rewards.vlm.messages import lenient
 from milr.rewards.vlm.parsers import quote
 from milr.types import Score, Task, Unscored
 
@@ -38,9 +39,9 @@ class RemoteScore(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     value: float | None = Field(default=None, ge=0, le=1)
-    parts: dict[str, float] = {}
-    explanation: str = ""
-    evidence: dict[str, Any] = {}
+    parts: Annotated[dict[str, float], lenient({})] = {}
+    explanation: Annotated[str, lenient("")] = ""
+    evidence: Annotated[dict[str, Any], lenient({})] = {}
     unscored: str | None = None
 
 

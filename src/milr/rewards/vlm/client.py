@@ -111,7 +111,7 @@ class _Usage:
 
 @dataclass
 class _Habits:
-    """What a client has learned of a model on its server."""
+    """What a client has learned of a model on its server, or of a reward at a URL."""
 
     without: frozenset[str] = frozenset()
     """Fields of a request that it refuses."""
@@ -150,7 +150,7 @@ class VlmClient:
         self._wire: Wire | None = None
         self._limit = asyncio.Semaphore(self.settings.concurrency)
         self._under_way: dict[str, asyncio.Task[Settled]] = {}
-        self._habits: dict[str, _Habits] = {}  # by model
+        self._habits: dict[str, _Habits] = {}  # by model, or by method and URL
 
     @property
     def url(self) -> str:
@@ -288,10 +288,17 @@ class VlmClient:
                 raise find_fault(sent.status_code, sent.headers, sent.content, host, None, self.settings.patience)
             return read_object(sent.content, host)
 
+        habits = self._habits.setdefault(f"{'GET' if body is None else 'POST'} {url}", _Habits())
         async with self._limit:
+            if habits.given_up is not None:
+                return Failure(habits.given_up, final=True)
             try:
-                return await self._retry(send)
-            except (LastingFault, PassingFault, BudgetSpent) as error:
+                found = await self._retry(send)
+                habits.answered = True
+                return found
+            except LastingFault as error:
+                return Failure(habits.meet(error), final=habits.given_up is not None)
+            except (PassingFault, BudgetSpent) as error:
                 return Failure(str(error), final=isinstance(error, BudgetSpent))
             except Exception as error:
                 return Failure(f"asking {urlsplit(url).netloc} failed: {type(error).__name__}")

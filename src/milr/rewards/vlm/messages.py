@@ -79,8 +79,8 @@ class PassingFault(Exception):
         self.wait = wait
 
 
-def _else(default: object) -> WrapValidator:
-    """Read what cannot be read as `default`: the field is one that no verdict needs."""
+def lenient(default: object) -> WrapValidator:
+    """Return what reads a field that no verdict needs: `default` if it is not of its type."""
 
     def read(value: object, rest: ValidatorFunctionWrapHandler) -> object:
         try:
@@ -93,30 +93,30 @@ def _else(default: object) -> WrapValidator:
 
 class _Message(BaseModel):
     content: str | list[Any] | None = None
-    refusal: Annotated[str | None, _else(None)] = None
+    refusal: Annotated[str | None, lenient(None)] = None
 
 
 class _Choice(BaseModel):
     message: _Message
-    finish_reason: Annotated[str | None, _else(None)] = None
-    logprobs: Annotated[dict[str, Any] | None, _else(None)] = None
+    finish_reason: Annotated[str | None, lenient(None)] = None
+    logprobs: Annotated[dict[str, Any] | None, lenient(None)] = None
 
 
 class _Usage(BaseModel):
-    prompt_tokens: Annotated[int, Field(ge=0), _else(0)] = 0
-    completion_tokens: Annotated[int, Field(ge=0), _else(0)] = 0
+    prompt_tokens: Annotated[int, Field(ge=0), lenient(0)] = 0
+    completion_tokens: Annotated[int, Field(ge=0), lenient(0)] = 0
 
 
 class _Billed(BaseModel):
     """The usage in a chat completion, readable even if the rest is not."""
 
-    usage: Annotated[_Usage | None, _else(None)] = None
+    usage: Annotated[_Usage | None, lenient(None)] = None
 
 
 class _Completion(_Billed):
     """What is read of a chat completion: the first choice's text, and what else is there."""
 
-    model: Annotated[str, _else("")] = ""
+    model: Annotated[str, lenient("")] = ""
     choices: list[Any] = Field(min_length=1)
 
 

@@ -80,6 +80,17 @@ def shown(score: Score | Unscored) -> float | str:
     return score.value if isinstance(score, Score) else score.reason
 
 
+def refuse(*fields: str, status: int = 400) -> Reply:
+    """Refuse a request that has one of these fields, the first of them by name; answer others."""
+
+    def reply(handler: Any, body: dict[str, Any]) -> None:
+        named = next((field for field in fields if field in body), None)
+        said = json.dumps({"error": {"message": f"Unsupported parameter: '{named}'.", "param": named}}).encode()
+        (fail(status, said) if named else say("Score: 1", first=[("Yes", -0.1)]))(handler, body)
+
+    return reply
+
+
 OK = say("0")
 ODD = json.dumps(
     {
@@ -119,6 +130,12 @@ FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     "a content filter": ("gpt-4o", [say("0", finish="content_filter")], "content filter", 1),
     "another language": ("gpt-4o", [say("图片与描述不符")], "neither a bare 0 nor a bare -1", 1),
     "a chatty verdict": ("gpt-4o", [say("My answer is **-1**.")], 0.0, 1),
+    "a number in a sentence": (
+        "gpt-4o",
+        [say("There are 0 apples", finish="length")],
+        "goes on after the token limit",
+        1,
+    ),
     "both verdicts": ("gpt-4o", [say("0 or -1")], "neither a bare 0", 1),
     "a megabyte": ("gpt-4o", [say("0 " + "x" * 1_000_000)], "1,000,002 characters", 1),
     "nine megabytes": ("gpt-4o", [say("0 " + "x" * 9_000_000)], "bytes, more than any verdict has", 1),
@@ -130,9 +147,24 @@ FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     "wise, never whole": ("wise", [say(WISE[:20], finish="length")], "cut off at the token limit", 3),
     "wise-verified": ("wise-verified", [say("Score: 1")], 1.0, 1),
     "wise-verified, another scale": ("wise-verified", [say("Score: 2/2")], "given of 2", 3),
+    "wise-verified, a bare digit": ("wise-verified", [say("1")], 1.0, 1),
+    "wise-verified, after thinking": ("wise-verified", [say("<think>Score: 1?</think>Score: 0")], 0.0, 1),
+    "wise-verified, cut while thinking": (
+        "wise-verified",
+        [say("<think>Score: 1 if", finish="length"), say("Score: 1")],
+        1.0,
+        2,
+    ),
+    "max_tokens and temperature refused": ("wise-verified", [refuse("max_tokens", "temperature")], 1.0, 3),
     "unified-reward": ("unified-reward", [say("cat (object): 1\nFinal Score: 4.5")], 0.875, 1),
     "unified-reward, cut": ("unified-reward", [say("cat (object): 1", finish="length")], "cut off", 1),
     "p(yes)": ("gpt-4o:p-yes", [say("Yes", first=[("Yes", math.log(0.6)), (" no", math.log(0.2))])], 0.75, 1),
+    "p(yes) of a judge that thinks": (
+        "gpt-4o:p-yes",
+        [say("", first=[("<think>", -0.01), ("Yes", -9.0)])],
+        "likeliest",
+        1,
+    ),
     "p(yes) without probabilities": ("gpt-4o:p-yes", [say("Yes")], "logprobs", 1),
 }
 
@@ -493,17 +525,6 @@ def test_prices_are_listed_for_openai_alone(clients: list[VlmClient]) -> None:
 # --- servers that refuse
 
 
-def refuse(*fields: str, status: int = 400) -> Reply:
-    """Refuse a request that has one of these fields, the first of them by name; answer others."""
-
-    def reply(handler: Any, body: dict[str, Any]) -> None:
-        named = next((field for field in fields if field in body), None)
-        said = json.dumps({"error": {"message": f"Unsupported parameter: '{named}'.", "param": named}}).encode()
-        (fail(status, said) if named else say("Score: 1", first=[("Yes", -0.1)]))(handler, body)
-
-    return reply
-
-
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_field_that_is_refused_is_left_out_from_then_on(status: int, clients: list[VlmClient]) -> None:
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(2)]
@@ -544,6 +565,30 @@ def test_some_questions_may_be_refused(clients: list[VlmClient]) -> None:
     with JudgeServer(fail(400, b'{"error": {"code": "content_filter"}}')) as server:
         scores = load(server, clients, concurrency=1)(images, [CAT] * 8)
         assert len(server.asked) == 8 and not any(getattr(score, "final", True) for score in scores)
+
+
+DESCRIBED = write(json.dumps({"protocol": "milr-reward/1", "reward": "sharp@1"}).encode())
+
+
+def load_remote(server: JudgeServer, clients: list[VlmClient]) -> Reward:
+    clients.append(VlmClient(VlmSettings(first_wait=0, concurrency=1)))
+    return load_reward(f"{server.root}/score", vlm=clients[-1])
+
+
+def test_a_rewards_score_is_kept_whatever_its_other_fields_are(clients: list[VlmClient]) -> None:
+    odd = {"value": 0.5, "parts": {"a": "much"}, "explanation": None, "evidence": [1]}
+    with JudgeServer(DESCRIBED, write(json.dumps({"scores": [odd]}).encode())) as server:
+        (score,) = load_remote(server, clients)([RED], [CAT])
+    assert isinstance(score, Score)
+    assert (score.value, dict(score.parts), score.explanation, dict(score.evidence)) == (0.5, {}, "", {})
+
+
+def test_a_reward_that_refuses_everything_is_left_too(clients: list[VlmClient]) -> None:
+    with JudgeServer(DESCRIBED, fail(400, b'{"error": "no such task"}')) as server:
+        reward = load_remote(server, clients)
+        found = [reward([RED], [CAT])[0] for _ in range(5)]
+        assert len(server.asked) == 1 + 3
+    assert [isinstance(one, Unscored) and one.final for one in found] == [False, False, True, True, True]
 
 
 # --- many at once
