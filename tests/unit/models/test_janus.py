@@ -48,7 +48,7 @@ def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
     total = embedded.capabilities.image_tokens
     found = draw(embedded, open_stream(0, "any", 0, 0), keep_hidden=total, guidance=3.0, temperature=1e-6)
     assert embedded.profile.image is not None and found.hidden is not None
-    prompt = embedded.profile.image.write(prompt=PROMPT, reasoning="red apple")
+    prompt = join_parts(embedded.profile.image.write(prompt=PROMPT, reasoning="red apple"))
     return prompt + embedded.tokenizer.boi_token, found.sample.tokens, found.hidden
 
 
@@ -118,6 +118,14 @@ def test_the_reasoning_is_transformers_own(embedded: Janus) -> None:
     states = embedded.network.model.language_model(input_ids=theirs[:, :-1], use_cache=False).last_hidden_state
     torch.testing.assert_close(states[0, -len(text.tokens) :], text.hidden, rtol=1e-3, atol=1e-3)
     assert text.reasoning.text == embedded.tokenizer.decode(text.tokens, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("given", [95, 96])
+def test_the_prefix_counts_towards_the_longest_text(embedded: Janus, given: int) -> None:
+    assert embedded.profile.max_reasoning_tokens == 96
+    (word,) = embedded.tokenizer(" red", add_special_tokens=False)["input_ids"]
+    (text,) = embedded.reason([TextRequest(TaskState(Task(prompt=PROMPT)), (word,) * given)])
+    assert text.tokens[:given] == (word,) * given and len(text.tokens) <= 96
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])

@@ -91,7 +91,7 @@ def test_vlm_judges_talk_to_transformers_serve(
 def test_unified_reward_runs_in_this_process() -> None:
     reader = InProcess(replace(POINTWISE, max_tokens=8), embedded_folder())
     scores = reader(PICTURES, TASKS)
-    assert reader.name == "unified-reward@1/embedded"
+    assert reader.name == "unified-reward@2/embedded"
     for score in scores:
         assert isinstance(score, Unscored) and "no 'Final Score:' in the answer" in score.reason
     assert scores == [reader([p], [t])[0] for p, t in zip(PICTURES, TASKS, strict=True)]

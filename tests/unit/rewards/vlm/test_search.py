@@ -226,7 +226,7 @@ def test_a_mix_asks_elsewhere_before_it_looks_itself() -> None:
 
 def test_a_mix_of_the_table_is_loaded_by_its_name() -> None:
     mix = load_reward("mix:icons-soft*0.7+self*0.3", model=FakeModel())
-    assert mix.name == f"mix@1:{IconsSoft().name}*0.7+self@1/fake*0.3"
+    assert mix.name == f"mix@1:{IconsSoft().name}*0.7+self@2/fake*0.3"
 
 
 # --- a panel
