@@ -138,6 +138,11 @@ class FolderJob:
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
         check_reward(self.reward)
+        if needs_model(self.reward):
+            raise UsageError(
+                f"the reward {self.reward!r} asks the model that drew, and a folder does not say which did: "
+                f"type milr score PICTURE --prompt TEXT --reward {self.reward} --model NAME"
+            )
         if processes < 1:
             raise UsageError(f"{processes} processes score nothing: give 1 or more")
         if processes > 1 and vlm is not None and vlm.budget is not None:
@@ -331,11 +336,6 @@ class _Worker:
     """A reward and what stands around one picture."""
 
     def __init__(self, setup: _Setup) -> None:
-        if needs_model(setup.reward):
-            raise UsageError(
-                f"the reward {setup.reward!r} asks the model that drew, and a folder does not say which did: "
-                f"type milr score PICTURE --prompt TEXT --reward {setup.reward} --model NAME"
-            )
         if setup.processes > 1:
             import torch
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from milr.tasks.spellings import Words
 
-_QUOTES = " \"'`\u201c\u201d"
 _Entry = TypeVar("_Entry")
 
 
@@ -18,9 +17,10 @@ def split_words(prompt: str) -> list[str]:
     text = unicodedata.normalize("NFKC", prompt).casefold()
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
     text = re.sub(r"[\u2018\u2019\u02bc]", "'", text)
-    text = " ".join(text.split()).lstrip(_QUOTES).rstrip(_QUOTES + ".!?")
+    text = re.sub(r"[\"`\u201c-\u201f\u00ab\u00bb]|(?<!\w)'|'(?!\w)", " ", text)  # quotes, not apostrophes
     text = re.sub(r"(?<=[a-z])[-\u2010\u2011](?=[a-z])", " ", text)
-    text = re.sub(r"[.;]\s|;|\u3001", ", ", text)
+    text = " ".join(text.split()).rstrip(".!? ")
+    text = re.sub(r"(?<![.;!?])[.;!?]+ |[;\u3001]", ", ", text)
     return re.findall(r"[^\s,&]+|[,&]", text)
 
 

@@ -62,6 +62,8 @@ class PromptParser(Cursor):
             for words in FAREWELLS:
                 if self.words[-len(words) :] == words and len(self.words) > len(words):
                     del self.words[-len(words) :]
+                    while len(self.words) > 1 and self.words[-1] == ",":
+                        del self.words[-1]
             text = " ".join(self.words)
             found = SCENERY.search(text)
             if found and found.start() > 0:

@@ -180,6 +180,21 @@ def test_orange_is_a_colour_before_an_object_else_the_fruit(prompt: str, include
     assert list(parse_prompt(prompt).include) == include
 
 
+@pytest.mark.parametrize(
+    ("typed", "prompt"),
+    [
+        ("Draw me a blue elephant, please", "a blue elephant"),
+        ("a dog, thanks!", "a dog"),
+        ('two "cats"', "two cats"),
+        ("a \u201cred\u201d 'apple' and 'a clock'", "a red apple and a clock"),
+        ("a pizza!!! 4k, highly detailed", "a pizza"),
+        ("a dog! a cat?", "a dog and a cat"),
+    ],
+)
+def test_thanks_quotes_and_stops_are_in_nobodys_way(typed: str, prompt: str) -> None:
+    assert parse_prompt(typed).prompt == prompt
+
+
 @pytest.mark.parametrize("side", ["left of", "to the left of", "on the left of", "LEFT  OF"])
 def test_every_way_to_say_left(side: str) -> None:
     task = parse_prompt(f"A photo of a dog {side} a cat.")
