@@ -126,6 +126,8 @@ class _Habits:
         """Remember a fault; return its reason."""
         reason = str(fault)
         self.refused += fault.refuses
+        if self.given_up is not None:
+            return self.given_up
         if fault.final:
             self.given_up = reason
         elif not self.answered and self.refused >= _MOST_REFUSED:
