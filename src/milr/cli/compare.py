@@ -7,22 +7,23 @@ from typing import Annotated
 
 import typer
 
-from milr.cli.tables import Form, Out, put, read_begun
+from milr.cli.tables import RUNS, Data, Form, Out, put, read_begun
 from milr.report.comparison import compare as compare_entries
 from milr.report.comparison import comparison_tables
 from milr.report.entries import make_entries
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of one benchmark under one evaluator.")],
+    runs: Annotated[list[Path], typer.Argument(help=f"Of one benchmark under one evaluator. {RUNS}")],
     baseline: Annotated[
         str | None, typer.Option(metavar="RUN", help="A run's folder or an entry's name; default: the first run.")
     ] = None,
     form: Form = "text",
     out: Out = None,
+    data: Data = None,
 ) -> None:
     """Compare runs prompt by prompt: paired differences with intervals, by tag, by drawings spent and by time.
 
     Runs that differ in seed or shard only are joined.
     """
-    put(comparison_tables(compare_entries(make_entries(read_begun(runs)), baseline)), form, out)
+    put(comparison_tables(compare_entries(make_entries(read_begun(runs, data)), baseline)), form, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +12,45 @@ from milr.errors import UsageError
 
 
 def pack(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; with --compact packed runs too.")],
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the files; default: beside the runs.")] = None,
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact", help="Results only, in a few kilobytes: texts, scores, costs, neither images nor tokens."
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The benchmark's own files, for packed runs whose prompts are not milr's."),
+    ] = None,
 ) -> None:
     """Write each run as one small file, to keep or to publish: all but the pictures, which their tokens give again."""
     from milr.files import write_bytes
-    from milr.runs import pack_run, read_run
-    from milr.runs.packing import SUFFIX
+    from milr.report.inputs import open_run
+    from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_run, pack_run, read_run
 
-    for folder in runs:
-        run = read_run(folder)
-        place = out or folder.resolve().parent
-        file = place / f"{folder.resolve().name}{SUFFIX}"
+    suffix = COMPACT_SUFFIX if compact else SUFFIX
+    files = [(out or path.resolve().parent) / f"{path.resolve().name.removesuffix(SUFFIX)}{suffix}" for path in runs]
+    _refuse_one_name(runs, files)
+    for path, file in zip(runs, files, strict=True):
+        run = open_run(path, data) if compact else read_run(path)
+        content = compact_run(run) if compact else pack_run(run)
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, pack_run(run))
+            if file.exists() and file.read_bytes() != content:
+                raise UsageError(
+                    f"{file} is there already and is not this run; nothing was overwritten: give --out another folder"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(file, content)
         except OSError as error:
             raise UsageError(f"cannot write {file} ({error.strerror}): give --out a folder for the files") from error
-        typer.echo(f"{file}: {len(run.tasks)} tasks, {file.stat().st_size / 1000:,.0f} KB")
+        typer.echo(f"{file}: {len(run.tasks)} tasks, {len(content) / 1000:,.0f} KB")
+
+
+def _refuse_one_name(runs: list[Path], files: list[Path]) -> None:
+    """Refuse two runs that would be one file."""
+    for file, times in Counter(files).items():
+        if times > 1:
+            both = " and ".join(str(run) for run, own in zip(runs, files, strict=True) if own == file)
+            raise UsageError(f"{both} would both be {file}; nothing was written: give each its own --out")

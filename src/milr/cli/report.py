@@ -7,20 +7,24 @@ from typing import Annotated
 
 import typer
 
-from milr.cli.tables import Out, put, read_begun, save
+from milr.cli.tables import RUNS, Data, Out, put, read_begun, save, say
 from milr.errors import UsageError
+from milr.report.inputs import leave_repeats_out
 from milr.report.page import draw_page, report_tables
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, of any benchmarks and methods.")],
+    runs: Annotated[list[Path], typer.Argument(help=f"Of any benchmarks and methods. {RUNS}")],
     out: Out = None,
-    form: Annotated[str, typer.Option("--format", help="html, or the tables alone: text, md, csv, json.")] = "html",
+    data: Data = None,
+    form: Annotated[
+        str, typer.Option("--format", help="html, or the tables alone: text, md, csv, json, latex.")
+    ] = "html",
 ) -> None:
     """Set runs into the paper's tables and figures, beside the published numbers; one page without other files."""
     if form == "html" and out is None:
         raise UsageError("a page needs a file: add --out report.html, or --format md for the tables")
-    found = read_begun(runs)
+    found = leave_repeats_out(read_begun(runs, data), say)
     if form != "html" or out is None:
         put(report_tables(found), form, out)
         return

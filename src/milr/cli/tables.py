@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias, get_args
@@ -10,30 +12,39 @@ import typer
 
 from milr.errors import UsageError
 from milr.files import write_text
+from milr.report.inputs import find_runs
 from milr.report.tables import Format, Table, write_tables
-from milr.runs import Run, read_run
+from milr.runs import Run
 
+RUNS = "Run folders, packed runs or compact results, or folders with any of these."
 Form: TypeAlias = Annotated[str, typer.Option("--format", help=f"One of: {', '.join(get_args(Format))}.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of on the screen.")]
+Data: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="The benchmark's own files, for packed runs whose prompts are not milr's."),
+]
 
 
-def read_begun(folders: Sequence[Path]) -> list[Run]:
-    """Read runs; those that have no finished task yet are left out, which is said, unless there are no others."""
-    found = [read_run(folder) for folder in folders]
-    begun = [run for run in found if run.tasks]
-    for run in found if begun else ():
-        if not run.tasks:
-            typer.echo(f"left out: {run.folder} has no finished task yet", err=True)
-    return begun or found
+def say(note: str) -> None:
+    """Print a note where tables are not."""
+    typer.echo(f"milr: {note}", err=True)
+
+
+def read_begun(paths: Sequence[Path], data: Path | None = None) -> list[Run]:
+    """Read every run under these paths; what is left out is said."""
+    found = find_runs(paths, data)
+    for note in found.notes:
+        say(note)
+    return list(found.runs)
 
 
 def put(tables: Sequence[Table], form: str, out: Path | None) -> None:
-    """Print the tables, or write them to a file."""
-    text = write_tables(tables, form)
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        save(out, text)
+    """Print the tables, as wide as the terminal if there is one, or write them to a file."""
+    if out is not None:
+        save(out, write_tables(tables, form))
+        return
+    width = shutil.get_terminal_size().columns if form == "text" and sys.stdout.isatty() else None
+    typer.echo(write_tables(tables, form, width), nl=False)
 
 
 def save(out: Path, text: str) -> None:

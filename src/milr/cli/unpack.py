@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -32,20 +33,30 @@ def unpack(
     ] = "ends",
     device: Device = "cpu",
 ) -> None:
-    """Write packed runs as run folders again, for report, compare and evaluate."""
-    from milr.runs import check_folder, read_packed, unpack_run
-    from milr.runs.packing import SUFFIX, Which
+    """Write packed runs as run folders again, for report, compare and evaluate.
+
+    Compact results have no images: their folder has the settings and prompts, from which the run is drawn again.
+    """
+    from milr.runs import COMPACT_SUFFIX, SUFFIX, begin_anew, check_folder, unpack_run
+    from milr.runs.packing import Which
 
     if pictures not in get_args(Which):
         raise UsageError(f"--pictures {pictures}: give one of {', '.join(get_args(Which))}")
     which: Which = pictures  # pyright: ignore[reportAssignmentType]
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    folders = [out / file.name.removesuffix(SUFFIX) for file in files]
-    for folder in folders:
+    folders = [out / file.name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX) for file in files]
+    for folder, times in Counter(folders).items():
+        if times > 1:
+            both = " and ".join(str(file) for file, own in zip(files, folders, strict=True) if own == folder)
+            raise UsageError(f"{both} would both be {folder}; nothing was written: give each its own --out")
         check_folder(folder)
-    packed = [read_packed(file, lambda manifest: _find_tasks(manifest, data)) for file in files]
+    packed = [_read(file, data) for file in files]
     artist = _Artist(device)
     for (run, digests), folder in zip(packed, folders, strict=True):
+        if run.folder.name.endswith(COMPACT_SUFFIX):
+            begin_anew(run.manifest, folder)
+            typer.echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
+            continue
         redraw = None if which == "none" else artist.for_run(run)
         found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]
         seen = [same for same in found if same is not None]
@@ -57,13 +68,13 @@ def unpack(
             )
 
 
-def _find_tasks(manifest: Manifest, data: Path | None) -> Sequence[Task]:
-    from milr.benchmarks import load_benchmark
+def _read(file: Path, data: Path | None) -> tuple[Run, dict[tuple[int, int], str]]:
+    from milr.report.inputs import read_tasks
+    from milr.runs import COMPACT_SUFFIX, read_compact, read_packed
 
-    if manifest.benchmark is None or manifest.places is None:
-        raise UsageError("the packed run has neither prompts nor a benchmark to read them from: pack it again")
-    listed = load_benchmark(manifest.benchmark).read(data or Path(manifest.data or ""))
-    return [listed[place] for place in manifest.places]
+    if file.name.endswith(COMPACT_SUFFIX):
+        return read_compact(file, lambda manifest, tags: read_tasks(manifest, data)), {}
+    return read_packed(file, lambda manifest: read_tasks(manifest, data))
 
 
 class _Artist:

@@ -142,6 +142,9 @@ def _share(now: float, first: float) -> float:
 
 
 def _measure(task: TaskRun, shown: RunImage) -> ImageMeasure:
+    """Measure an image; NaN for everything where the run was kept without images."""
+    if not task.has_images:
+        return ImageMeasure(math.nan, math.nan, math.nan)
     return measure_image(shown.image.tokens, np.asarray(task.load_image(shown.image).convert("L")))
 
 
@@ -174,6 +177,11 @@ def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
                 if all(entry.evaluated for entry in section.entries)
                 else ["Without an evaluator no hacking can be seen."]
             ),
+            *(
+                ["Packed runs and compact results have no images: nothing is known of theirs."]
+                if any(not one.task.has_images for _, own in found for one in own)
+                else []
+            ),
         ),
         key="failures",
     )
@@ -182,7 +190,9 @@ def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
 def _summarise(found: Sequence[Diagnosis]) -> Iterator[Cell]:
     yield Cell(float(len(found)), digits=0)
     for kind in KINDS:
-        unknown = kind == KINDS[2] and all(math.isnan(one.gap[1]) for one in found)
+        unknown = (kind == KINDS[2] and all(math.isnan(one.gap[1]) for one in found)) or (
+            kind == KINDS[1] and all(math.isnan(one.image[1].variance) for one in found)
+        )
         yield Cell() if unknown else Cell(float(sum(kind in one.failures for one in found)), digits=0)
     text, image = [one.text for one in found], [one.image for one in found]
     yield _change([(a.repetition, b.repetition) for a, b in text], 2)

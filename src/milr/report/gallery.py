@@ -49,9 +49,20 @@ class Exhibit:
 
 
 def choose_exhibits(section: Section) -> list[Exhibit]:
-    """First and best images of the reference's searches: the most improved of each tag in turn, then others."""
+    """First and best images of the reference's searches: the most improved of each tag in turn, then others.
+
+    Of own prompts it is every search of every entry, in order.
+    """
+    if section.own:
+        return [
+            _exhibit(one, task, "first", "best")
+            for one in section.entries
+            for run in one.runs
+            for task in run.tasks
+            if task.has_images
+        ]
     entry = section.reference or section.entries[0]
-    tasks = [task for run in entry.runs for task in run.tasks]
+    tasks = [task for run in entry.runs for task in run.tasks if task.has_images]
     gains = [(task, gain) for task in tasks if not math.isnan(gain := _gain(task))]
     better = _in_turn([(task, gain) for task, gain in gains if gain > 0])
     others = [task for task, gain in gains if gain <= 0 and task.last.step > 0]
@@ -68,7 +79,9 @@ def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[st
     seen = KINDS if any(entry.evaluated for entry in section.entries) else KINDS[:2]
     for kind in seen:
         second = "best" if kind == KINDS[2] else "last"
-        exhibits = [_exhibit(entry, one.task, "first", second) for entry, one in worst(found, kind, _BAD)]
+        exhibits = [
+            _exhibit(entry, one.task, "first", second) for entry, one in worst(found, kind, _BAD) if one.task.has_images
+        ]
         shown.append((kind, exhibits))
     return shown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from milr.report.gallery import Exhibit, choose_exhibits, show_failures
 from milr.report.paper import paper_tables
 from milr.report.plots import INSTALL, draw_figure, need_matplotlib
 from milr.report.sections import Section, finished, make_sections
+from milr.report.summary import summarise
 from milr.report.tables import BOLD_FROM, Cell, Row, Table
 from milr.runs import Run
 
@@ -29,7 +31,30 @@ def report_tables(runs: Sequence[Run]) -> list[Table]:
     whole = finished(sections)
     figures = [figure.as_table() for figure in make_figures(whole)]
     failed = [failures_table(section, diagnose_all(section)) for section in sections]
-    return [*paper_tables(whole), *compared, *figures, *failed, runs_table(sections)]
+    shown = [*compared, *paper_tables(whole), *figures, *failed, runs_table(sections)]
+    kept, left = leave_empty_out(shown)
+    return [*_summary_table(sections), *kept[:-1], replace(kept[-1], notes=(*kept[-1].notes, *left))]
+
+
+def leave_empty_out(tables: Sequence[Table]) -> tuple[list[Table], tuple[str, ...]]:
+    """Return the tables that have a row of ours, and a line that names the others with the commands that fill them."""
+    kept = [table for table in tables if any(row.kind == "ours" for row in table.rows)]
+    left = [
+        f"{table.title.partition(':')[0]} ({table.notes[-1].partition(': ')[2]})"
+        for table in tables
+        if table not in kept and _is_told(table)
+    ]
+    return kept, (f"Left out, no run given: {', '.join(dict.fromkeys(left))}",) if left else ()
+
+
+def _is_told(table: Table) -> bool:
+    return bool(table.notes) and table.notes[-1].startswith("no run given")
+
+
+def _summary_table(sections: Sequence[Section]) -> list[Table]:
+    """Return the sentences of the summary as a table without rows; none if there is nothing to say."""
+    said = tuple(line for section in sections if (line := summarise(section)))
+    return [Table("Summary", (), (), said, key="summary")] if said else []
 
 
 def draw_page(runs: Sequence[Run]) -> str:
@@ -52,14 +77,20 @@ def draw_page(runs: Sequence[Run]) -> str:
     )
     sections = make_sections(runs)
     whole = finished(sections)
+    paper, no_paper = leave_empty_out(paper_tables(whole))
+    drawn = make_figures(whole)
+    figures, no_figures = leave_empty_out([figure.as_table() for figure in drawn])
+    kept = {figure.key for figure in figures}
     page: str = room.get_template("page.html.jinja").render(
         version=__version__,
         bold_from=BOLD_FROM,
         sections=sections,
         embedded=any(entry.embedded for section in sections for entry in section.entries),
-        paper=paper_tables(whole),
+        summary=[table.notes for table in _summary_table(sections)],
+        paper=paper,
+        left_out=[*no_paper, *no_figures],
         compared=[(section, comparison_tables(section.comparison)) for section in sections],
-        figures=[(figure, _draw(figure)) for figure in make_figures(whole)],
+        figures=[(figure, _draw(figure)) for figure in drawn if figure.key in kept],
         failures=[_failures(section) for section in sections],
         gallery=[(section, choose_exhibits(section)) for section in sections],
         runs=runs_table(sections),

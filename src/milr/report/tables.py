@@ -1,4 +1,4 @@
-"""A table as data, and its four forms: plain text, Markdown, CSV and JSON. The page draws it too."""
+"""A table as data, and its five forms: plain text, Markdown, CSV, JSON and LaTeX. The page draws it too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from milr.benchmarks.intervals import Estimate, write_interval, write_number
 from milr.errors import unknown_name
 
-Format = Literal["text", "md", "csv", "json"]
+Format = Literal["text", "md", "csv", "json", "latex"]
 NOTHING = "–"
+_NARROW = 20
+"""Letters that a name has at least, however narrow the terminal."""
 BOLD_FROM = 30
 """The fewest prompts of a difference that is shown as clear: with fewer, one prompt more turns many a sign."""
 INTERVALS = (
@@ -132,26 +135,67 @@ class Table:
         return (Cell(row.of or (None if row.prompts is None else str(row.prompts))), *shown)
 
 
-def write_tables(tables: Sequence[Table], form: str) -> str:
+def write_tables(tables: Sequence[Table], form: str, width: int | None = None) -> str:
     """The tables in one of the forms of `Format`; ends with a line break.
+
+    Args:
+        tables: In order.
+        form: One of `Format`.
+        width: Of plain text: what is wider is broken, tables between columns; None: as wide as the widest.
 
     Raises:
         UsageError: No such form.
     """
-    writers = {"text": _text, "md": _markdown, "csv": _csv, "json": _json}
+    writers = {"text": _text, "md": _markdown, "csv": _csv, "json": _json, "latex": _latex}
     if form not in writers:
         raise unknown_name("format", form, get_args(Format))
-    return writers[form](tables).rstrip("\n") + "\n"
+    text = _text(tables, width) if form == "text" else writers[form](tables)
+    return text.rstrip("\n") + "\n"
 
 
-def _text(tables: Sequence[Table]) -> str:
-    blocks: list[str] = []
-    for table in tables:
-        lines = [["", *table.heads], *([row.name, *(cell.text for cell in table.cells(row))] for row in table.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = [_align(line, widths) for line in lines]
-        blocks.append("\n".join([table.title, *_with_headings(rows, table.rows, "{}"), *table.notes]))
-    return "\n\n".join(blocks)
+def _text(tables: Sequence[Table], width: int | None = None) -> str:
+    return "\n\n".join("\n".join(_text_lines(table, width)) for table in tables)
+
+
+def _text_lines(table: Table, width: int | None) -> Iterator[str]:
+    lines = [["", *table.heads], *([row.name, *(cell.text for cell in table.cells(row))] for row in table.rows)]
+    names = [line[0] for line in lines]
+    if width is not None:
+        names = [_cut(name, max(_NARROW, width // 3)) for name in names]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths[0] = max(map(len, names))
+    yield from _wrap(table.title, width)
+    for block, columns in enumerate(_blocks(widths, width)):
+        if block:
+            yield ""
+        shown = [[name, *(line[column] for column in columns)] for name, line in zip(names, lines, strict=True)]
+        rows = [_align(line, [widths[0], *(widths[column] for column in columns)]) for line in shown]
+        yield from _with_headings(rows, table.rows, "{}")
+    for note in table.notes:
+        yield from _wrap(note, width)
+
+
+def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:
+    """Return the columns that stand side by side; the rows' names stand beside each block."""
+    blocks: list[list[int]] = [[]]
+    used = widths[0]
+    for column, wide in enumerate(widths[1:], start=1):
+        if width is not None and blocks[-1] and used + 2 + wide > width:
+            blocks.append([])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += 2 + wide
+    return blocks
+
+
+def _cut(text: str, width: int) -> str:
+    """Shorten a name in its middle: what tells entries apart stands at its end as often as at its start."""
+    half = (width - 1) // 2
+    return text if len(text) <= width else f"{text[: width - 1 - half]}…{text[-half:]}"
+
+
+def _wrap(text: str, width: int | None) -> list[str]:
+    return [text] if width is None else textwrap.wrap(text, max(width, _NARROW)) or [""]
 
 
 def _align(line: Sequence[str], widths: Sequence[int]) -> str:
@@ -174,12 +218,74 @@ def _markdown(tables: Sequence[Table]) -> str:
     return "\n\n".join(blocks)
 
 
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "…": r"\ldots{}",
+    "“": "``",
+    "”": "''",
+    "−": r"$-$",
+    "λ": r"$\lambda$",
+}
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    """Tables for a paper: `booktabs` rules, differences that are clear in bold, notes under each."""
+    return "% \\usepackage{booktabs}\n" + "\n\n".join(map(_latex_table, tables))
+
+
+def _latex_table(table: Table) -> str:
+    heads = " & ".join(["", *map(_tex, table.heads)])
+    rows = [
+        " & ".join([_tex(row.name), *(_tex_cell(cell) for cell in table.cells(row))]) + r" \\" for row in table.rows
+    ]
+    heading = r"\multicolumn{%d}{l}{\emph{%s}} \\"
+    body: list[str] = []
+    for row, before, line in zip(table.rows, [None, *table.rows], rows, strict=False):
+        if row.group and (before is None or before.group != row.group):
+            body.append(heading % (len(table.heads) + 1, _tex(row.group)))
+        body.append(line)
+    notes = [rf"\\[2pt] \footnotesize {_tex(note)}" for note in table.notes]
+    label = rf"\label{{tab:{table.key}}}" if table.key else ""
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(table.title)}}}{label}",
+            rf"\begin{{tabular}}{{l{'l' * len(table.heads)}}}",
+            r"\toprule",
+            heads.lstrip() + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *notes,
+            r"\end{table}",
+        ]
+    )
+
+
+def _tex(text: str) -> str:
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+
+
+def _tex_cell(cell: Cell) -> str:
+    number = rf"\textbf{{{_tex(cell.number)}}}" if cell.clear else _tex(cell.number)
+    return f"{number} {_tex(cell.beside)}".rstrip()
+
+
 def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _with_headings(lines: Sequence[str], rows: Sequence[Row], form: str) -> list[str]:
-    """The head line and the rows' lines; before each new group its heading, in that form."""
+    """Return the head line and the rows' lines; before each new group its heading, in that form."""
     found, group = [lines[0]], ""
     for line, row in zip(lines[1:], rows, strict=True):
         if row.group and row.group != group:

@@ -13,6 +13,7 @@ from milr.files import PART, write_bytes
 from milr.rewards.base import Reward, begin_scoring
 from milr.runs.layout import EVALUATED, MANIFEST, RunError, read_manifest
 from milr.runs.lock import check_unheld, hold_run
+from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, load_image, read_evaluated, read_run
 from milr.runs.schema import EvaluatedImage, Manifest, dump, dump_lines
 from milr.runs.sessions import Spending, open_session, spend_from_now, update_session
@@ -156,6 +157,7 @@ def evaluate_run(
         )
         manifest = manifest.model_copy(update={"evaluator": evaluator.name, "evaluator_asked": asked})
         write_bytes(folder / MANIFEST, dump(manifest, indent=2) + b"\n")
+        write_page(folder)
 
 
 def _is_by(evaluated: Sequence[EvaluatedImage], evaluator: Reward) -> bool:

@@ -31,6 +31,11 @@ def name_task(index: int, task: Task, image: int) -> str:
     return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")
 
 
+def name_image(step: int, number: int) -> str:
+    """Return the path of a step's image from the task's folder; images of a step are numbered from 0."""
+    return f"steps/{step:02d}-{number}.png"
+
+
 def list_tasks(folder: Path) -> list[Path]:
     """Return the folders of a run's finished tasks, by name; what else somebody put there is no task."""
     return sorted(path for path in (folder / "tasks").glob("*") if _TASK.fullmatch(path.name) and path.is_dir())

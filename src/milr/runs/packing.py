@@ -28,6 +28,21 @@ from milr.types import Score, Task, Unscored
 
 SUFFIX = ".run.xz"
 """The end of a packed run's file name."""
+_SPENT = (
+    "error",
+    "finished",
+    "sessions",
+    "seconds",
+    "tasks_finished",
+    "drawings",
+    "tokens",
+    "reward_calls",
+    "evaluated",
+    "evaluator_seconds",
+    "cost",
+    "vlm_usage",
+)
+"""Of a manifest, what a run that begins anew has not."""
 Redraw = Callable[[Sequence[Task], Sequence[Sequence[int]]], list[Image.Image]]
 """Decodes image tokens, each for a task."""
 Which = Literal["none", "ends", "all"]
@@ -123,14 +138,14 @@ def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tupl
         packed = [PackedTask.model_validate(line) for line in rest]
         if not manifest.tasks:
             manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest))})
-        run = Run(file, manifest, tuple(_unpack_task(manifest, one) for one in packed))
+        run = Run(file, manifest, tuple(_unpack_task(file, manifest, one) for one in packed))
     except (lzma.LZMAError, ValueError, LookupError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{file} is no packed run ({reason}): give a file that milr pack made") from None
     return run, {(one.index, one.image): one.best for one in packed}
 
 
-def _unpack_task(manifest: Manifest, packed: PackedTask) -> TaskRun:
+def _unpack_task(file: Path, manifest: Manifest, packed: PackedTask) -> TaskRun:
     task = manifest.tasks[packed.index]
     steps: list[StoredStep] = []
     drawn: dict[str, dict[str, Any]] = {}
@@ -138,8 +153,8 @@ def _unpack_task(manifest: Manifest, packed: PackedTask) -> TaskRun:
         drawn |= {image["file"]: image for image in step["images"]}
         whole = {**step, "task": task, "index": packed.index, "image": packed.image, "best": drawn[step["best"]]}
         steps.append(StoredStep.model_validate(whole))
-    folder = Path("tasks") / name_task(packed.index, task, packed.image)
-    return TaskRun(folder, task, packed.index, tuple(steps), packed.image, packed.evaluated)
+    folder = file / "tasks" / name_task(packed.index, task, packed.image)
+    return TaskRun(folder, task, packed.index, tuple(steps), packed.image, packed.evaluated, has_images=False)
 
 
 def unpack_run(
@@ -159,7 +174,7 @@ def unpack_run(
         pixel; None if it was not drawn.
     """
     for done, task in enumerate(run.tasks, start=1):
-        place = folder / task.folder
+        place = folder / "tasks" / task.folder.name
         fresh = place.with_name(place.name + PART)
         (fresh / "steps").mkdir(parents=True, exist_ok=True)
         (fresh / RECORDS).write_bytes(dump_lines(task.steps))
@@ -189,3 +204,15 @@ def _choose(task: TaskRun, which: Which) -> list[StoredImage]:
     images = [one.image for one in task.images]
     chosen = images if which == "all" else [images[0], task.answer.image, images[-1]]
     return list({image.file: image for image in chosen}.values())
+
+
+def begin_anew(manifest: Manifest, folder: Path) -> None:
+    """Write a run folder in which nothing is drawn yet, so that resuming it draws the run again by its settings.
+
+    Args:
+        manifest: Of a run whose images are gone.
+        folder: New or empty.
+    """
+    fresh = {name: field.get_default() for name, field in Manifest.model_fields.items() if name in _SPENT}
+    (folder / "tasks").mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / MANIFEST, dump(manifest.model_copy(update={**fresh, "status": "stopped"}), indent=2) + b"\n")

@@ -43,6 +43,8 @@ class TaskRun:
     """Which of the prompt's images this is, from 0."""
     evaluated: tuple[EvaluatedImage, ...] = ()
     """The evaluator's scores of every image, in order; empty if the run has no evaluator."""
+    has_images: bool = True
+    """False for a task of a packed run or of compact results: its images have no files."""
 
     @property
     def first(self) -> StoredStep:
@@ -74,8 +76,10 @@ class TaskRun:
         """Return the file of a stored image.
 
         Raises:
-            UsageError: It is gone.
+            UsageError: It is gone, or the run never had it.
         """
+        if not self.has_images:
+            raise UsageError(f"{self.folder.parents[1]} has no images: give the run folder that it was packed from")
         file = self.folder / image.file
         if not file.is_file():
             raise damaged(self.folder, image.file, "is gone")

@@ -130,8 +130,8 @@ class StoredImage(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     tokens: tuple[int, ...]
-    file: str
-    """Path from the task's folder."""
+    file: str = Field(pattern=r"^steps/[0-9]+-[0-9]+\.png$")
+    """Path from the task's folder; never one that leads out of it."""
 
 
 class EvaluatedImage(BaseModel):

@@ -25,10 +25,12 @@ from milr.runs.layout import (
     RunError,
     check_resumable,
     list_tasks,
+    name_image,
     name_task,
     read_manifest,
 )
 from milr.runs.lock import hold_run
+from milr.runs.page import write_page
 from milr.runs.reader import is_whole, load_image, read_task
 from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
@@ -285,12 +287,14 @@ class RunWriter:
             if error is None:
                 with self._refusing_full_disks():
                     self._save("stopped" if self.remaining() else "finished")
+                    write_page(self.folder)
                 return
-            with suppress(OSError):  # a full disk leaves the manifest of the last task that finished
+            with suppress(OSError, UsageError):  # a full disk leaves the manifest of the last task that finished
                 if isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # whoever asked for the run let it go
                     self._save("interrupted")
                 else:
                     self._save("failed", str(error) or type(error).__name__)
+                write_page(self.folder)
 
     @contextmanager
     def _refusing_full_disks(self) -> Generator[None]:
@@ -348,7 +352,7 @@ class _TaskFolder:
     def add(self, record: StepRecord) -> None:
         """Write the step's images and its line."""
         self._first = self._first if self._cells else record.scores[0]
-        names = [f"steps/{record.step:02d}-{number}.png" for number in range(len(record.images))]
+        names = [name_image(record.step, number) for number in range(len(record.images))]
         for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
             sample.image.save(self._folder / name)
             label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def without_evidence(task: TaskRun) -> TaskRun:
         for step in task.steps
     ]
     evaluated = [one.model_copy(update={"score": plain(one.score)}) for one in task.evaluated]
-    return replace(task, folder=Path(task.folder.name), steps=tuple(steps), evaluated=tuple(evaluated))
+    return replace(task, folder=Path(task.folder.name), steps=tuple(steps), evaluated=tuple(evaluated), has_images=True)
 
 
 def unpack(file: Path, folder: Path, redraw: Redraw | None, which: Which) -> tuple[Run, list[bool | None]]:
@@ -175,6 +176,34 @@ def test_the_commands_say_what_they_did_and_what_they_refuse(
     assert "holds another run; nothing was overwritten" in capsys.readouterr().err
     assert main(["unpack", str(file), "--out", str(tmp_path / "other"), "--pictures", "some"]) == 2
     assert "--pictures some: give one of none, ends, all" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over_and_two_runs_of_one_name_stay_two(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [str(shutil.copytree(run, tmp_path / place / "run")) for place in "cb"]
+    assert main(["pack", *both, "--out", str(tmp_path / "packs")]) == 2
+    assert "would both be" in capsys.readouterr().err and not (tmp_path / "packs").exists()
+    for place, one in zip("cb", both, strict=True):
+        assert main(["pack", one, "--out", str(tmp_path / "packs" / place)]) == 0
+        assert main(["pack", one, "--out", str(tmp_path / "packs" / place)]) == 0  # the same bytes again
+    files = [str(tmp_path / "packs" / place / "run.run.xz") for place in "cb"]
+    assert main(["unpack", *files, "--out", str(tmp_path / "out"), "--pictures", "none"]) == 2
+    assert "would both be" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    Path(files[0]).write_text("somebody's own file")
+    assert main(["pack", both[0], "--out", str(tmp_path / "packs" / "c")]) == 2
+    assert "nothing was overwritten" in capsys.readouterr().err
+    assert Path(files[0]).read_text() == "somebody's own file"
+
+
+@pytest.mark.parametrize("name", ["../../x.png", "/tmp/x.png", "steps/../../x-0.png", "steps/00-0.txt"])
+def test_an_image_name_that_leads_out_of_the_folder_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    lines = [json.loads(line) for line in lzma.decompress(pack_run(read_run(run))).splitlines()]
+    lines[1]["steps"][0]["images"][0]["file"] = name
+    file = tmp_path / "a.run.xz"
+    file.write_bytes(lzma.compress(b"\n".join(json.dumps(line).encode() for line in lines)))
+    with pytest.raises(UsageError, match="is no packed run"):
+        read_packed(file, no_tasks)
 
 
 @pytest.mark.slow

@@ -1,0 +1,185 @@
+"""Finds the runs under the paths that a user gave: run folders, packed runs, compact results, folders of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.errors import MilrError, UsageError
+from milr.report.entries import settings_of
+from milr.runs import COMPACT_SUFFIX, SUFFIX, Manifest, Run, read_compact, read_packed, read_run
+from milr.runs.layout import MANIFEST
+from milr.types import Task
+
+_DEPTH = 4
+"""How many folders deep runs are looked for."""
+_SUFFIXES = (SUFFIX, COMPACT_SUFFIX)
+_FORM = "give run folders, files that milr pack made, or a folder of these"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Runs, and what a user should know of the paths that gave none."""
+
+    runs: tuple[Run, ...]
+    notes: tuple[str, ...]
+
+
+def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
+    """Read every run under these paths.
+
+    A folder that is no run is searched for runs. What is no run, what cannot be read, a run without a finished task and
+    a file of a run that is there as a folder are left out with a note, as long as there is any other run.
+
+    Args:
+        paths: Folders and files.
+        data: The folder with the benchmark's own files, for files without prompts; None: where they were read from.
+
+    Raises:
+        UsageError: A path does not exist, or no run was found.
+    """
+    runs: list[Run] = []
+    notes: list[str] = []
+    strange: list[Path] = []
+    errors: list[MilrError] = []
+    for path in _expand(paths, strange):
+        try:
+            runs.append(open_run(path, data, notes))
+        except MilrError as error:
+            errors.append(error)
+            notes.append(f"left out: {error}")
+    begun = [run for run in runs if run.tasks] or runs
+    notes += [f"left out: {run.folder} has no finished task yet" for run in runs if run not in begun]
+    kept, repeated = _leave_copies_out(begun)
+    notes += repeated
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        notes.append(f"left out, no run: {strange[0]}{more}")
+    if not kept:
+        if errors:
+            raise errors[0]
+        where = strange[0] if strange else ", ".join(map(str, paths))
+        raise UsageError(f"{where} holds no run ({MANIFEST} is missing): {_FORM}")
+    return Found(tuple(kept), tuple(dict.fromkeys(notes)))
+
+
+def _expand(paths: Sequence[Path], strange: list[Path]) -> Iterator[Path]:
+    """Yield run folders and files of runs, each once; what is neither is added to `strange`."""
+    seen: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path} does not exist: {_FORM}")
+        below = list(_runs_below(path, _DEPTH))
+        strange += [] if below else [path]
+        for one in below:
+            if one.resolve() not in seen:
+                seen.add(one.resolve())
+                yield one
+
+
+def _runs_below(path: Path, depth: int) -> Iterator[Path]:
+    if path.is_file():
+        if path.name.endswith(_SUFFIXES):
+            yield path
+    elif (path / MANIFEST).is_file():
+        yield path
+    elif path.is_dir() and depth:
+        for one in sorted(path.iterdir()):
+            yield from _runs_below(one, depth - 1)
+
+
+def open_run(path: Path, data: Path | None = None, notes: list[str] | None = None) -> Run:
+    """Read a run in any of its forms.
+
+    Args:
+        path: A run folder, a packed run or compact results.
+        data: As `find_runs`.
+        notes: Gets a line where prompts had to be replaced by their places.
+
+    Raises:
+        UsageError: It is none, or it cannot be read.
+    """
+    if path.name.endswith(COMPACT_SUFFIX):
+        return read_compact(path, lambda manifest, tags: _tasks_or_places(manifest, tags, data, notes))
+    if path.name.endswith(SUFFIX):
+        return read_packed(path, lambda manifest: read_tasks(manifest, data))[0]
+    return read_run(path)
+
+
+def read_tasks(manifest: Manifest, data: Path | None = None) -> Sequence[Task]:
+    """Return the tasks of a manifest without them, from the benchmark's own files.
+
+    Raises:
+        UsageError: The files are not there, or the manifest names no benchmark.
+    """
+    if manifest.benchmark is None or manifest.places is None:
+        raise UsageError("the packed run has neither prompts nor a benchmark to read them from: pack it again")
+    listed = load_benchmark(manifest.benchmark).read(data or Path(manifest.data or ""))
+    return [listed[place] for place in manifest.places]
+
+
+def _tasks_or_places(
+    manifest: Manifest, tags: Sequence[str | None], data: Path | None, notes: list[str] | None
+) -> Sequence[Task]:
+    """Return the benchmark's tasks, or tasks that are named by their places: numbers need no prompts."""
+    places = manifest.places or range(len(tags))
+    try:
+        tasks = _read_somewhere(manifest, data)
+        if [task.tag for task in tasks] == list(tags):
+            return tasks
+    except MilrError:
+        if data is not None:
+            raise
+    if notes is not None:
+        notes.append(
+            f"the prompts of {manifest.benchmark} are not here (milr data get {manifest.benchmark}): "
+            "the results are shown by their places in it"
+        )
+    return [Task(prompt=f"{manifest.benchmark} #{place}", tag=tag) for place, tag in zip(places, tags, strict=True)]
+
+
+def _read_somewhere(manifest: Manifest, data: Path | None) -> Sequence[Task]:
+    """Read the tasks from that folder, from the run's own one, or from the one that `milr data get` fills."""
+    if data is not None or (manifest.data and Path(manifest.data).is_dir()):
+        return read_tasks(manifest, data)
+    if manifest.benchmark is None or manifest.benchmark not in BENCHMARKS or manifest.places is None:
+        raise UsageError(f"{manifest.benchmark} is no benchmark of this milr")
+    listed = load_benchmark(manifest.benchmark).read(None)
+    return [listed[place] for place in manifest.places]
+
+
+def _leave_copies_out(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Leave out the packed form of a run that is there in a fuller form."""
+    fullest: dict[object, Run] = {}
+    for run in sorted(runs, key=lambda run: _fullness(run.folder)):
+        fullest.setdefault(_identity(run), run)
+    kept = [run for run in runs if fullest[_identity(run)] is run or _fullness(run.folder) == 0]
+    notes = [f"left out: {run.folder} is {fullest[_identity(run)].folder} once more" for run in runs if run not in kept]
+    return kept, notes
+
+
+def _fullness(path: Path) -> int:
+    return 0 if path.is_dir() else 1 if path.name.endswith(SUFFIX) else 2
+
+
+def _identity(run: Run) -> object:
+    """Return what no two runs share: when it began, with which settings, for which prompts."""
+    manifest = run.manifest
+    return (manifest.started, manifest.shard, manifest.settings.run.seed, str(settings_of(manifest)), manifest.platform)
+
+
+def leave_repeats_out(runs: Sequence[Run], say: Callable[[str], object]) -> list[Run]:
+    """Leave out runs that searched for the same prompts with the same settings and seed as one before them."""
+    seen: dict[object, Run] = {}
+    kept: list[Run] = []
+    for run in runs:
+        settings, seed = str(settings_of(run.manifest)), run.manifest.settings.run.seed
+        own = {(settings, task.task.key, seed + task.image, task.index) for task in run.tasks}
+        if before := next((seen[one] for one in own if one in seen), None):
+            say(f"left out: {run.folder} repeats searches of {before.folder} (same prompts, settings and seed)")
+            continue
+        seen |= dict.fromkeys(own, run)
+        kept.append(run)
+    return kept

@@ -1,0 +1,55 @@
+"""One sentence on a section: which method is best, where the interval deserves it."""
+
+from __future__ import annotations
+
+import math
+
+from milr.benchmarks.intervals import write_interval, write_number
+from milr.report.comparison import END, compare, mark
+from milr.report.entries import Entry
+from milr.report.sections import Section
+from milr.report.statistics import OVERALL
+from milr.report.tables import BOLD_FROM
+
+
+def summarise(section: Section) -> str:
+    """Return what a reader should take from a section; empty where there is nothing to compare or too few prompts.
+
+    An entry is called best only where its paired difference to the next one is of `BOLD_FROM` prompts or more and its
+    95 % interval leaves zero out. Entries of fewer prompts than others do not take part.
+    """
+    prompts = {entry.label: len(set(entry.outcomes.prompts)) for entry in section.entries}
+    whole = [entry for entry in section.entries if prompts[entry.label] == max(prompts.values())]
+    ranked = sorted(
+        (entry for entry in whole if not math.isnan(_value(section, entry))), key=lambda entry: -_value(section, entry)
+    )
+    if len(ranked) < 2 or prompts[ranked[0].label] < BOLD_FROM:
+        return ""
+    first, second = ranked[:2]
+    behind = compare([first, second], first.label).differences[second.label][OVERALL][END]
+    gap = write_number(-behind.value, 2, True)
+    interval = write_interval(-behind.high, -behind.low, 2, True)
+    if behind.high < 0 and behind.prompts >= BOLD_FROM:
+        return (
+            f"On {section.name}, {_tell(section, first)} is best; the next, {_tell(section, second)}, "
+            f"is {gap} {interval} below."
+        ).replace(f"is {gap}", f"is {gap.lstrip('+')}")
+    return (
+        f"On {section.name}, no method is shown to be best: {_tell(section, first)} and {_tell(section, second)} "
+        f"differ by {gap} {interval}."
+    )
+
+
+def _tell(section: Section, entry: Entry) -> str:
+    estimate = section.at_end(entry, OVERALL)
+    assert estimate is not None
+    interval = write_interval(estimate.low, estimate.high, 2, False)
+    many = "image" if entry.drawings == 1 else "images"
+    return (
+        f"{mark(entry)} ({write_number(estimate.value, 2, False)} {interval} at {entry.drawings:.3g} {many} a prompt)"
+    )
+
+
+def _value(section: Section, entry: Entry) -> float:
+    estimate = section.at_end(entry, OVERALL)
+    return math.nan if estimate is None else estimate.value

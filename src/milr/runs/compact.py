@@ -1,0 +1,295 @@
+"""The results of a run in a few kilobytes: what every number, table and curve is counted from, and no image.
+
+Format: lines of JSON under LZMA. The first is a `CompactRun`, each further one a `CompactTask`, in the order of
+`read_run`. Kept are, by prompt and step: text, scores with parts and reasons, the best image's place, latents,
+drawings, tokens, reward calls, seconds and cost. Left out are image tokens, text tokens, log probabilities, how far
+latents moved, evidence, and the prompts of benchmarks that do not come with milr. Scores and spending are exact;
+seconds and parts are rounded.
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
+
+from milr.errors import UsageError
+from milr.runs.layout import name_image, name_task
+from milr.runs.reader import Run, TaskRun
+from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, dump
+from milr.types import Finished, LatentTrace, Reasoning, Score, Task, Unscored
+
+COMPACT_SUFFIX = ".results.xz"
+"""The end of the file name of compact results."""
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
+Tasks = Callable[[Manifest, Sequence[str | None]], Sequence[Task]]
+"""Gives the tasks of a manifest that has none, from their tags."""
+T = TypeVar("T")
+
+
+class ScoreKind(BaseModel):
+    """What many scores of a run share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reward: str
+    stop_at: float | None
+    """None for what could not be scored."""
+    parts: tuple[str, ...] = ()
+    """The names of the conditions."""
+    final: bool = False
+
+
+class Scores(BaseModel):
+    """Scores of a task's images, in the order of drawing, column by column."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: tuple[int, ...]
+    """Places in `CompactRun.kinds`."""
+    value: tuple[float | None, ...]
+    """None for what could not be scored."""
+    parts: tuple[tuple[float, ...], ...]
+    """Rounded to hundredths."""
+    said: tuple[int, ...]
+    """Explanation, or why there is no score: places in `CompactTask.words`."""
+    cost: tuple[float, ...] = ()
+    """US dollars; empty if all are free."""
+
+
+class Trace(BaseModel):
+    """`LatentTrace`s of a task, column by column, without how far they moved."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    moved: tuple[tuple[str, ...], ...]
+    text_latents: tuple[int, ...]
+    image_latents: tuple[int, ...]
+    flipped_text: tuple[int, ...]
+    flipped_image: tuple[int, ...]
+
+
+class CompactTask(BaseModel):
+    """One finished task; a column has one value a step unless it says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    """The task's place in the manifest."""
+    image: int
+    finished: Finished | None
+    step: tuple[int, ...]
+    images: tuple[int, ...]
+    """How many the step drew."""
+    text: tuple[str | None, ...]
+    """The reasoning; None: as the step before."""
+    best: tuple[int, ...]
+    """The best image's place among all images so far."""
+    best_step: tuple[int, ...]
+    drawings: tuple[float, ...]
+    tokens: tuple[int, ...]
+    calls: tuple[int, ...]
+    seconds: tuple[float, ...]
+    """Rounded to tenths."""
+    cost: tuple[float, ...] = ()
+    """Empty if all is free."""
+    notes: dict[int, tuple[str, ...]] = {}
+    """By the step's place in the columns."""
+    trace: Trace | None = None
+    words: tuple[str, ...]
+    """What scores say, each once."""
+    reward: Scores
+    """One value an image."""
+    evaluator: Scores | None = None
+    """One value an image."""
+    panel_first: dict[str, Score | Unscored] = {}
+    panel_best: dict[str, Score | Unscored] = {}
+    """Of the last step."""
+
+
+class CompactRun(BaseModel):
+    """The first line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compact: Literal[1] = 1
+    """The format's version."""
+    manifest: Manifest
+    """Without tasks if the prompts are not milr's: they are read again from the benchmark's own files."""
+    tags: tuple[str | None, ...] = ()
+    """The tasks' tags where the manifest has no tasks."""
+    kinds: tuple[ScoreKind, ...]
+
+
+def compact_run(run: Run) -> bytes:
+    """Return a run's compact results. The same run gives the same bytes."""
+    manifest, tags = run.manifest, ()
+    if manifest.data is not None:
+        tags = tuple(task.tag for task in manifest.tasks)
+        manifest = manifest.model_copy(update={"tasks": ()})
+    kinds: dict[ScoreKind, int] = {}
+    tasks = [_compact_task(task, kinds) for task in run.tasks]
+    first = CompactRun(manifest=manifest, tags=tags, kinds=tuple(kinds))
+    lines = [dump(first), *(task.model_dump_json(exclude_defaults=True).encode() for task in tasks)]
+    return lzma.compress(b"\n".join(lines), filters=_FILTERS)
+
+
+def _compact_task(task: TaskRun, kinds: dict[ScoreKind, int]) -> CompactTask:
+    words: dict[str, int] = {}
+    places = {one.image.file: place for place, one in enumerate(task.images)}
+    texts = [step.reasoning.text for step in task.steps]
+    traces = [step.trace for step in task.steps if step.trace is not None]
+    costs = tuple(step.cost for step in task.steps)
+    return CompactTask(
+        index=task.index,
+        image=task.image,
+        finished=task.last.finished,
+        step=tuple(step.step for step in task.steps),
+        images=tuple(len(step.images) for step in task.steps),
+        text=tuple(None if place and text == texts[place - 1] else text for place, text in enumerate(texts)),
+        best=tuple(places[step.best.file] for step in task.steps),
+        best_step=tuple(step.best_step for step in task.steps),
+        drawings=tuple(step.drawings_spent for step in task.steps),
+        tokens=tuple(step.tokens_spent for step in task.steps),
+        calls=tuple(step.reward_calls for step in task.steps),
+        seconds=tuple(round(step.seconds, 1) for step in task.steps),
+        cost=costs if any(costs) else (),
+        notes={place: step.notes for place, step in enumerate(task.steps) if step.notes},
+        trace=_compact_trace(traces) if traces else None,
+        words=(),
+        reward=_compact_scores([one.reward for one in task.images], kinds, words),
+        evaluator=_compact_scores([one.score for one in task.evaluated], kinds, words) if task.evaluated else None,
+        panel_first=task.last.panel_first,
+        panel_best=task.last.panel_best,
+    ).model_copy(update={"words": tuple(words)})
+
+
+def _compact_trace(traces: Sequence[LatentTrace]) -> Trace:
+    return Trace(
+        moved=tuple(one.moved for one in traces),
+        text_latents=tuple(one.text_latents for one in traces),
+        image_latents=tuple(one.image_latents for one in traces),
+        flipped_text=tuple(one.flipped_text for one in traces),
+        flipped_image=tuple(one.flipped_image for one in traces),
+    )
+
+
+def _compact_scores(scores: Sequence[Score | Unscored], kinds: dict[ScoreKind, int], words: dict[str, int]) -> Scores:
+    def kind(one: Score | Unscored) -> int:
+        if isinstance(one, Score):
+            return _place(kinds, ScoreKind(reward=one.reward, stop_at=one.stop_at, parts=tuple(one.parts)))
+        return _place(kinds, ScoreKind(reward=one.reward, stop_at=None, final=one.final))
+
+    costs = tuple(one.cost for one in scores)
+    scored = [one if isinstance(one, Score) else None for one in scores]
+    return Scores(
+        kind=tuple(map(kind, scores)),
+        value=tuple(None if one is None else one.value for one in scored),
+        parts=tuple(
+            () if one is None else tuple(round(float(part), 2) for part in one.parts.values()) for one in scored
+        ),
+        said=tuple(_place(words, one.explanation if isinstance(one, Score) else one.reason) for one in scores),
+        cost=costs if any(costs) else (),
+    )
+
+
+def _place(places: dict[T, int], one: T) -> int:
+    return places.setdefault(one, len(places))
+
+
+def read_compact(file: Path, tasks: Tasks) -> Run:
+    """Read compact results; the run's tasks have neither images nor tokens.
+
+    Args:
+        file: As `compact_run` made it.
+        tasks: Gives the tasks of a manifest that has none.
+
+    Raises:
+        UsageError: It holds no compact results, or of a version that this milr cannot read.
+    """
+    try:
+        first, *rest = map(from_json, lzma.decompress(file.read_bytes()).splitlines())
+        head = CompactRun.model_validate(first)
+        manifest = head.manifest
+        if not manifest.tasks:
+            manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest, head.tags))})
+        found = [_read_task(file, manifest, head.kinds, CompactTask.model_validate(line)) for line in rest]
+    except (lzma.LZMAError, ValueError, LookupError, TypeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{file} holds no compact results ({reason}): give a file that milr pack --compact made"
+        ) from None
+    return Run(file, manifest, tuple(found))
+
+
+def _read_task(file: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: CompactTask) -> TaskRun:
+    task = manifest.tasks[one.index]
+    scores = _read_scores(one.reward, kinds, one.words)
+    images: list[StoredImage] = []
+    steps: list[StoredStep] = []
+    text = ""
+    for place, (step, many) in enumerate(zip(one.step, one.images, strict=True)):
+        own = [StoredImage(tokens=(), file=name_image(step, number)) for number in range(many)]
+        begun = len(images)
+        images += own
+        text = text if one.text[place] is None else str(one.text[place])
+        last = place == len(one.step) - 1
+        steps.append(
+            StoredStep.model_construct(
+                task=task,
+                index=one.index,
+                image=one.image,
+                step=step,
+                reasoning=Reasoning(text, ()),
+                images=tuple(own),
+                scores=tuple(scores[begun : begun + many]),
+                best=images[one.best[place]],
+                best_score=scores[one.best[place]],
+                best_step=one.best_step[place],
+                drawings_spent=one.drawings[place],
+                tokens_spent=one.tokens[place],
+                reward_calls=one.calls[place],
+                seconds=one.seconds[place],
+                cost=one.cost[place] if one.cost else 0.0,
+                finished=one.finished if last else None,
+                trace=None if one.trace is None else _read_trace(one.trace, place),
+                notes=one.notes.get(place, ()),
+                panel_first=one.panel_first,
+                panel_best=one.panel_best if last else {},
+            )
+        )
+    if not steps or len(scores) != len(images):
+        raise ValueError(f"task {one.index} has {len(steps)} steps, {len(images)} images and {len(scores)} scores")
+    evaluated: tuple[EvaluatedImage, ...] = ()
+    if one.evaluator is not None:
+        order = [(step.step, number) for step in steps for number in range(len(step.images))]
+        found = _read_scores(one.evaluator, kinds, one.words)
+        evaluated = tuple(
+            EvaluatedImage.model_construct(step=step, number=number, score=score)
+            for (step, number), score in zip(order, found, strict=True)
+        )
+    folder = file / "tasks" / name_task(one.index, task, one.image)
+    return TaskRun(folder, task, one.index, tuple(steps), one.image, evaluated, has_images=False)
+
+
+def _read_trace(trace: Trace, place: int) -> LatentTrace:
+    columns: dict[str, Any] = {name: getattr(trace, name)[place] for name in Trace.model_fields}
+    return LatentTrace(**columns, text_shift=math.nan, image_shift=math.nan, log_probability=None)
+
+
+def _read_scores(scores: Scores, kinds: Sequence[ScoreKind], words: Sequence[str]) -> list[Score | Unscored]:
+    found: list[Score | Unscored] = []
+    columns = zip(scores.kind, scores.value, scores.parts, scores.said, strict=True)
+    for place, (number, value, parts, said) in enumerate(columns):
+        kind, cost = kinds[number], scores.cost[place] if scores.cost else 0.0
+        if kind.stop_at is None or value is None:
+            found.append(Unscored(words[said], kind.reward, kind.final, cost))
+        else:
+            named = dict(zip(kind.parts, parts, strict=True))
+            found.append(Score(value, kind.reward, kind.stop_at, named, words[said], {}, cost))
+    return found

@@ -1,0 +1,146 @@
+"""Compact results give every number of the run that they were made of, and no image."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from milr.cli.main import main
+from milr.errors import UsageError
+from milr.report.inputs import find_runs
+from milr.report.page import report_tables
+from milr.report.tables import as_data
+from milr.runs import COMPACT_SUFFIX, Run, compact_run, pack_run, read_compact, read_manifest, read_run
+from milr.types import Score, Unscored
+from tests.support.report_runs import make_run, make_tasks
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A search, its control and another method."""
+    root = tmp_path_factory.mktemp("runs")
+    settings: dict[str, dict[str, object]] = {
+        "joint": {},
+        "zero": {"gradient": "zero"},
+        "pool": {"method": "consensus"},
+    }
+    return [make_run(root / name, **{"tasks": make_tasks(6), "steps": 2, **one}) for name, one in settings.items()]  # type: ignore[arg-type]
+
+
+def tables_of(runs: list[Run], *left: str) -> dict[str, object]:
+    """All tables of the report but those that need images, under the runs' own names."""
+    named = [replace(run, folder=Path(run.folder.name.removesuffix(COMPACT_SUFFIX))) for run in runs]
+    return {table.title: as_data(table) for table in report_tables(named) if table.key not in left}
+
+
+def test_every_table_comes_out_of_compact_results_as_out_of_the_run(folders: list[Path], tmp_path: Path) -> None:
+    whole = [read_run(folder) for folder in folders]
+    for run in whole:
+        (tmp_path / f"{run.folder.name}{COMPACT_SUFFIX}").write_bytes(compact_run(run))
+    found = {run.folder.name.removesuffix(COMPACT_SUFFIX): run for run in find_runs([tmp_path]).runs}
+    again = [found[folder.name] for folder in folders]
+    assert len(tables_of(whole)) > 8
+    assert tables_of(again, "failures") == tables_of(whole, "failures")
+    failures = next(table for table in report_tables(again) if table.key == "failures")
+    assert [row.cells[2].value for row in failures.rows] == [None] * 3  # visual collapse: not seen is not "none"
+    assert any("have no images" in note for note in failures.notes)
+
+
+def test_steps_texts_and_scores_are_kept(folders: list[Path], tmp_path: Path) -> None:
+    run = read_run(folders[0])
+    file = tmp_path / f"a{COMPACT_SUFFIX}"
+    file.write_bytes(compact_run(run))
+    again = read_compact(file, lambda manifest, tags: [])
+    assert again.manifest == run.manifest
+    for old, new in zip(run.tasks, again.tasks, strict=True):
+        for one, other in zip(old.steps, new.steps, strict=True):
+            assert other.reasoning.text == one.reasoning.text and other.best.file == one.best.file
+            for name in (
+                "step",
+                "best_step",
+                "drawings_spent",
+                "tokens_spent",
+                "reward_calls",
+                "cost",
+                "finished",
+                "notes",
+            ):
+                assert getattr(other, name) == getattr(one, name), name
+        for one, other in zip(old.images, new.images, strict=True):
+            for a, b in ((one.reward, other.reward), (one.evaluator, other.evaluator)):
+                assert isinstance(a, Score) and isinstance(b, Score)
+                assert (a.value, a.reward, a.stop_at, a.explanation) == (b.value, b.reward, b.stop_at, b.explanation)
+                assert {name: round(part, 2) for name, part in a.parts.items()} == b.parts
+        with pytest.raises(UsageError, match="has no images"):
+            new.load_image(new.answer.image)
+    assert compact_run(again) == file.read_bytes()
+
+
+def test_what_was_unscored_stays_so(folders: list[Path], tmp_path: Path) -> None:
+    run = read_run(folders[0])
+    task = run.tasks[0]
+    step = task.steps[0].model_copy(update={"scores": (Unscored("the server is down", "far@1", True, 0.25),)})
+    lost = replace(run, tasks=(replace(task, steps=(step, *task.steps[1:])),))
+    file = tmp_path / f"a{COMPACT_SUFFIX}"
+    file.write_bytes(compact_run(lost))
+    found = read_compact(file, lambda manifest, tags: []).tasks[0]
+    assert found.steps[0].scores == step.scores
+
+
+def test_prompts_that_are_not_ours_stay_out_and_are_named_by_their_places(folders: list[Path], tmp_path: Path) -> None:
+    run = read_run(folders[0])
+    theirs = {"data": "nowhere", "benchmark": "geneval", "places": tuple(range(10, 10 + len(run.manifest.tasks)))}
+    file = tmp_path / f"a{COMPACT_SUFFIX}"
+    file.write_bytes(compact_run(replace(run, manifest=run.manifest.model_copy(update=theirs))))
+    text = lzma.decompress(file.read_bytes()).decode()
+    assert not any(f'"{task.task.prompt}"' in text for task in run.tasks)
+    found = find_runs([file])
+    assert any("milr data get geneval" in note for note in found.notes)
+    assert [task.task.prompt for task in found.runs[0].tasks] == [f"geneval #{10 + task.index}" for task in run.tasks]
+    assert [task.task.tag for task in found.runs[0].tasks] == [task.task.tag for task in run.tasks]
+
+
+def test_a_file_that_is_none_is_refused(folders: list[Path], tmp_path: Path) -> None:
+    whole = compact_run(read_run(folders[0]))
+    lines = lzma.decompress(whole).splitlines()
+    task = json.loads(lines[1])
+    wrong = [whole[:40], b"no", lzma.compress(lines[0] + b"\n" + json.dumps({**task, "index": 99}).encode())]
+    wrong += [
+        lzma.compress(lines[0] + b"\n" + json.dumps({**task, "best": [99]}).encode()),
+        pack_run(read_run(folders[0])),
+    ]
+    for content in wrong:
+        file = tmp_path / f"a{COMPACT_SUFFIX}"
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match="holds no compact results"):
+            read_compact(file, lambda manifest, tags: [])
+
+
+def test_the_commands_make_read_and_redraw_compact_results(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "kept"
+    assert main(["pack", "--compact", *map(str, folders), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {f"{folder.name}{COMPACT_SUFFIX}" for folder in folders}
+    capsys.readouterr()
+    assert main(["compare", str(out)]) == 0
+    again = capsys.readouterr().out
+    assert (
+        main(["compare", *(str(folders[0].parent / path.name.partition(".")[0]) for path in sorted(out.iterdir()))])
+        == 0
+    )
+    assert again == capsys.readouterr().out
+    assert main(["unpack", str(out / f"joint{COMPACT_SUFFIX}"), "--out", str(tmp_path / "anew")]) == 0
+    assert "milr benchmark --resume" in capsys.readouterr().out
+    begun, before = read_manifest(tmp_path / "anew" / "joint"), read_manifest(folders[0])
+    assert (begun.settings, begun.tasks, begun.model, begun.reward) == (
+        before.settings,
+        before.tasks,
+        before.model,
+        before.reward,
+    )
+    assert (begun.status, begun.tasks_finished, begun.drawings, begun.sessions) == ("stopped", 0, 0, ())
