@@ -1,0 +1,262 @@
+"""Commands as people type them: every line of the documents, newcomers' prompts, ten wrong uses of each command.
+
+All run in this process, on fakes; what they say, and their exit codes, are real.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from PIL import Image
+
+from milr.cli.main import COMMANDS, _build_parser, main  # pyright: ignore[reportPrivateUsage]
+from milr.registry import Entry
+from milr.rewards import REWARDS, Reward
+from milr.runs import read_run
+from milr.testing import FakeModel, FakeReward
+from tests.support.commands import PROMPTS, WRONG_USES
+from tests.support.paths import ROOT
+
+Out = pytest.CaptureFixture[str]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def load_fake_model(entry: Entry) -> Callable[..., FakeModel]:
+    def make(folder: Path, **options: object) -> FakeModel:
+        model = FakeModel()
+        model.reads_free_prompts = False  # as the embedded model, whose place it takes
+        return model
+
+    return make
+
+
+def load_fake_reward(entry: Entry) -> Callable[..., Reward]:
+    name = next(name for name, one in REWARDS.items() if one is entry)
+
+    def make(argument: str | None = None) -> Reward:
+        return FakeReward(name=f"{name}@1")
+
+    return make
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes for models and rewards; no hub, no keys, no files of the user's."""
+    monkeypatch.setattr("milr.models.load", load_fake_model)
+    monkeypatch.setattr("milr.rewards.load", load_fake_reward)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("CACHE", "DATA", "WEIGHTS"):
+        monkeypatch.setenv(f"MILR_{name}", str(Path("none").resolve()))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path("none").resolve()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with all that the documents' commands name."""
+    where = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(where)
+        patch.setattr("milr.models.load", load_fake_model)
+        patch.setattr("milr.rewards.load", load_fake_reward)
+        for seed, name in enumerate("AB"):
+            command = ["benchmark", "icons", "--limit", "2", "--steps", "1", "--seed", str(seed)]
+            assert main([*command, "--evaluator", "icons-judge", "--out", f"runs/{name}"]) == 0
+        for name in ("20261124-120000-icons-milr", "ablate-gradients-icons-hard/gradient-zero"):
+            shutil.copytree("runs/B", f"runs/{name}")
+        assert main(["pack", "runs/A", "--out", "."]) == 0
+        for name in ("picture.png", "a.png", "b.png"):
+            Image.new("RGB", (20, 20), "white").save(name)
+        Path("prompts.txt").write_text("two dogs\na red apple\n")
+        Path("tasks.jsonl").write_text('{"prompt": "two dogs"}\n' * 3)
+        said = {"class": "dog", "count": 2}
+        line = {
+            "tag": "counting",
+            "include": [said],
+            "exclude": [{**said, "count": 3}],
+            "prompt": "a photo of two dogs",
+        }
+        for place in ("00000", "00001"):
+            samples = Path("images", place, "samples")
+            samples.mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(samples / "0000.png")
+            (samples.parent / "metadata.jsonl").write_text(json.dumps(line))
+        yield where
+
+
+@pytest.fixture(autouse=True)
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, fakes: None) -> None:
+    monkeypatch.chdir(folder)
+
+
+# --- every line of the documents ---
+
+
+def read_documents() -> list[tuple[str, str]]:
+    """Return every command that a document prints in a block, with where it is, and without its comment."""
+    found: list[tuple[str, str]] = []
+    for path in DOCUMENTS:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if re.match(r" *milr ", line):
+                for command in re.split(r"  +#|&&|  +today", line)[0:1] if "&&" not in line else line.split("&&"):
+                    found.append((f"{path.relative_to(ROOT)}:{number}", command.split("   #")[0].strip()))
+    return found
+
+
+BLOCKS = read_documents()
+SPANS = [
+    (str(path.relative_to(ROOT)), span)
+    for path in [*DOCUMENTS, *sorted((ROOT / "src" / "milr" / "assets").glob("*/README.md"))]
+    for span in re.findall(r"`(milr [^`\n]+)`", path.read_text(encoding="utf-8"))
+]
+
+
+def write_out(command: str) -> list[str]:
+    """Return a command's words after "milr"; what a document leaves open is filled in or left out."""
+    text = re.sub(r"\[[^\]]*\]|\.\.\.|\\$|;.*", "", command)
+    text = re.sub(r"\bI/N\b", "1/2", re.sub(r"(?<=--pool )N\b|(?<=--limit )N\b", "3", text))
+    return [word.split("|")[0] for word in shlex.split(text, comments=True)][1:]
+
+
+def test_there_are_documents_to_read() -> None:
+    assert len(BLOCKS) > 45 and len(SPANS) > 40
+    assert any(where.startswith("README.md") for where, _ in BLOCKS)
+
+
+def find_fault(command: str) -> str | None:
+    """Parse a command, and run nothing; return what is wrong with it."""
+    words = write_out(command)
+    parser, name = _build_parser(), "milr"
+    while words and not words[0].startswith("-") and hasattr(parser, "commands"):
+        name = words.pop(0)
+        if name not in parser.commands:
+            return f"no command {name}"
+        parser = parser.commands[name]
+    try:
+        parser.make_context(name, words)
+    except Exception as error:
+        # A line in the middle of a sentence may leave arguments out, but names no option that is not there.
+        unsaid = type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError", "Exit")
+        return None if unsaid or "requires an argument" in str(error) else str(error)
+    return None
+
+
+def test_every_documented_command_has_its_options() -> None:
+    faults = {(where, command): find_fault(command) for where, command in {*BLOCKS, *SPANS}}
+    assert len(faults) > 100
+    assert not {key: fault for key, fault in faults.items() if fault is not None}
+
+
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        ("milr generat x", "no command generat"),
+        ("milr generate x --stepz 3", "No such option: --stepz"),
+        ("milr benchmark icons --limit FEW", "valid integer"),
+    ],
+)
+def test_a_document_that_fell_behind_is_found(command: str, fault: str) -> None:
+    assert fault in str(find_fault(command))
+
+
+NOT_HERE = {
+    "milr generate --model ./Janus-Pro-1B": "no model folder 'Janus-Pro-1B'",
+    "milr generate --model deepseek-community/": "is neither a folder nor whole in the hub's cache",
+    "milr plan --model": "is neither a folder nor whole in the hub's cache",
+    "milr fetch": "is neither a folder nor whole in the hub's cache",
+    "milr convert janus": "is neither a folder nor whole in the hub's cache",
+    "milr benchmark geneval": "type milr data get geneval",
+    "milr export": "holds no run",
+}
+"""Commands that need the hub, the benchmarks' data or a run that is not here -> what they say, exit code 2."""
+LEFT_OUT = re.compile(
+    r"milr (doctor|ablate|data|serve-judge) |\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b|\.\.\.|\\$|ablate-matrix"
+)
+"""What has tests of its own, or leaves words open."""
+SLOW = re.compile("milr report|--pool")
+RUN = [(where, command) for where, command in BLOCKS if not LEFT_OUT.search(command)]
+
+
+def shorten(words: list[str]) -> list[str]:
+    """Return a command at tiny size."""
+    if words[0] in ("generate", "benchmark") and not {"--resume", "--pool"} & set(words):
+        words = [*words, "--steps", "1"]
+    if words[0] == "benchmark" and "--resume" not in words:
+        words = [*words, "--limit", "2"]
+    return words
+
+
+@pytest.mark.parametrize(
+    ("where", "command"),
+    [pytest.param(*one, marks=[pytest.mark.slow] if SLOW.search(one[1]) else []) for one in RUN],
+)
+def test_every_documented_command_does_what_it_is_for(
+    where: str, command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # some change a run
+    monkeypatch.chdir(tmp_path)
+    words = [path for word in shorten(write_out(command)) for path in sorted(map(str, Path().glob(word))) or [word]]
+    code = main(words)
+    said = capsys.readouterr()
+    absent = [
+        text
+        for known, text in NOT_HERE.items()
+        if all(part in command for part in known.split(" ")) and text in said.err
+    ]
+    if absent:
+        assert code == 2 and said.err.splitlines()[-1].startswith("error: ")
+    else:
+        assert code == 0, said.err
+        assert said.out or said.err
+
+
+def test_most_documented_commands_run_here() -> None:
+    assert len(RUN) > 30
+
+
+# --- newcomers ---
+
+
+@pytest.mark.parametrize(("typed", "prompt", "said"), PROMPTS)
+def test_a_newcomers_prompt_is_drawn_as_it_was_read_or_refused_with_a_way_out(
+    typed: str, prompt: str | None, said: str, tmp_path: Path, capsys: Out
+) -> None:
+    out = tmp_path / "run"
+    code = main(["generate", typed, "--steps", "1", "--out", str(out)])
+    printed = capsys.readouterr()
+    if prompt is None:
+        assert (code, printed.err.count("\n"), out.exists()) == (2, 1, False)
+        assert said in printed.err
+    else:
+        assert code == 0 and said in printed.out
+        assert read_run(out).manifest.tasks[0].prompt == prompt
+
+
+# --- wrong uses ---
+
+
+def test_every_command_has_ten_wrong_uses() -> None:
+    commands = {*(command.__name__.replace("_", "-") for command in COMMANDS), "data"}
+    assert commands == {name for name in WRONG_USES if name}
+    assert not [name for name in commands if len(WRONG_USES[name]) < 10]
+    assert sum(map(len, WRONG_USES.values())) + len(PROMPTS) + len(BLOCKS) > 200
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [use for uses in WRONG_USES.values() for use in uses], ids=lambda value: value
+)
+def test_a_wrong_use_is_one_line_that_says_what_is_wrong(command: str, said: str, folder: Path, capsys: Out) -> None:
+    before = sorted(folder.rglob("*"))
+    assert main(shlex.split(command)) == 2
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert lines[-1].startswith("error: ") and said.lower() in lines[-1].lower(), printed
+    assert all(line.startswith("milr: ") for line in [*lines[:-1], *printed.out.splitlines()])
+    assert sorted(folder.rglob("*")) == before
