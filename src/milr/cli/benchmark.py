@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from milr.benchmarks import BENCHMARKS
+from milr.cli.look import Open, show_page
 from milr.cli.options import (
     DEFAULT_MODEL,
     INTERRUPTED,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # imports torch
 
 FORM = "milr benchmark icons --limit 12, or milr benchmark --resume FOLDER"
-_WITH_RESUME = ("resume", "offline", "yes", "vlm_url", "vlm_model", "vlm_budget", "vlm_price")
+_WITH_RESUME = ("resume", "open_page", "offline", "yes", "vlm_url", "vlm_model", "vlm_budget", "vlm_price")
 
 
 @with_settings()
@@ -75,6 +76,7 @@ def benchmark(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<name>-<method>.")
     ] = None,
+    open_page: Open = False,
     resume: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Go on with that run; its run.json has all settings.")
     ] = None,
@@ -121,10 +123,10 @@ def benchmark(
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
         job = BenchmarkJob.begin(asked, folder, vlm.client, hub)
-    _run(job, screen, vlm)
+    _run(job, screen, vlm, open_page)
 
 
-def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions) -> None:
+def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool) -> None:
     manifest, parts = job.writer.manifest, job.parts
     progress = BenchmarkProgress(job, screen)
     evaluator = {} if parts.evaluator is None else {parts.evaluator.name: parts.evaluator}
@@ -136,6 +138,7 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions) -> None:
                 progress.show(record, folder)
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; to go on, type: milr benchmark --resume {job.folder}")
+        show_page(job.folder, screen.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
         raise MilrError(f"{error}; to go on, type: milr benchmark --resume {job.folder}") from error
@@ -153,6 +156,7 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions) -> None:
     for line in vlm.conclusion([]):
         screen.print(line)
     typer.echo(f"run: {job.folder}")
+    show_page(job.folder, typer.echo, open_page)
 
 
 def _refuse_more_with_resume(context: typer.Context) -> None:

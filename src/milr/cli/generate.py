@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from milr.cli.look import Open, show_page
 from milr.cli.options import (
     DEFAULT_MODEL,
     INTERRUPTED,
@@ -66,6 +67,7 @@ def generate(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the run; default: runs/<time>-<prompt>.")
     ] = None,
+    open_page: Open = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per task on standard output.")] = False,
 ) -> None:
     """Draw images that show what the prompts say. Settings that are not given are the model's own."""
@@ -138,6 +140,7 @@ def generate(
                 progress.show(record, writer.write(record))
     except KeyboardInterrupt:
         screen.print(f"milr: interrupted; {progress.kept()} in {writer.folder}")
+        show_page(writer.folder, screen.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
         raise MilrError(f"{error} ({progress.kept()} in {writer.folder})") from error
@@ -147,6 +150,7 @@ def generate(
                 print(json.dumps(outcome, ensure_ascii=False))
         vlm.client.close()
     progress.conclude(writer.folder, vlm.conclusion(progress.ends()))
+    show_page(writer.folder, screen.print, open_page)
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:

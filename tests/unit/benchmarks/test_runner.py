@@ -345,7 +345,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
     captured = capsys.readouterr()
     assert captured.out.startswith("icons, milr, fake; evaluated by icons@1\n")
     assert table(out) in captured.out
-    assert captured.out.endswith(f"run: {out}\n")
+    assert captured.out.endswith(f"run: {out}\npage: {out / 'index.html'}\n")
     lines = [line for line in captured.err.splitlines() if " so far " in line]
     assert [line.split()[0] for line in lines] == [f"{done}/6" for done in range(1, 7)]
     assert all(" left  " in line for line in lines)

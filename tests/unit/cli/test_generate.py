@@ -122,12 +122,12 @@ def test_generate_says_what_it_does_and_where_the_run_is(stage: Stage, capsys: p
         "step  1/20  reward 0.50  best 0.50 at  1  1.0 s  flipped: text 1/2, image 1/1",
         "step  2/20  reward 0.75  best 0.75 at  2  1.5 s  out of steps  flipped: text 2/2, image 1/1",
     ]
-    assert lines[-5].startswith("first image: 0.25")
-    assert lines[-4].startswith("best image:  0.75") and lines[-4].endswith("at step 2")
-    assert lines[-3] == "ended:       out of steps"
-    strip = Path(lines[-2].removeprefix("all images:  "))
+    assert lines[-6].startswith("first image: 0.25")
+    assert lines[-5].startswith("best image:  0.75") and lines[-5].endswith("at step 2")
+    assert lines[-4] == "ended:       out of steps"
+    strip = Path(lines[-3].removeprefix("all images:  "))
     assert strip.name == "strip.png" and strip.is_file()
-    assert lines[-1] == "run: run"
+    assert lines[-2:] == ["run: run", "page: run/index.html"]
     assert read_run("run").manifest.status == "finished"
 
 
