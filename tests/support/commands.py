@@ -130,6 +130,7 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("plan --jason", "--jason"),
         ("plan --model picture.png", "picture.png"),
         ("plan --batch-size four", "--batch-size"),
+        ("plan --batch-size 0 --probe", "--batch-size 0: give 1 or more"),
     ],
     "info": [
         ("info models", "extra argument"),
@@ -165,6 +166,7 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("unpack A.run.xz --out runs", "runs/A holds another run"),
         ("unpack A.run.xz --out u --pictures some", "some"),
         ("unpack A.run.xz --out", "--out"),
+        ("unpack A.run.xz --out picture.png", "picture.png"),
         ("unpack A.run.xz --out u --steps 3", "--steps"),
     ],
     "export": [
@@ -189,6 +191,11 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("fetch --yes", "Missing argument 'name'"),
         ("fetch org/none --model x", "--model"),
         ("fetch embeded", "did you mean 'embedded'?"),
+        ("fetch a/b/c", "'a/b/c' is no checkpoint: give organisation/name"),
+        ('fetch ""', "'' is no checkpoint"),
+        ("fetch ./nowhere", "'./nowhere' is no checkpoint"),
+        ('fetch "org/no ne"', "'org/no ne' is no checkpoint"),
+        ("fetch runs", "'runs' is no checkpoint"),
         ("fetch org/none --yes=1", "--yes"),
     ],
     "convert": [

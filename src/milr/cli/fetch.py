@@ -8,6 +8,9 @@ import typer
 from rich.console import Console
 
 from milr.cli.options import Yes, ask
+from milr.errors import UsageError
+
+EXAMPLE = "deepseek-community/Janus-Pro-1B"
 
 
 def fetch(
@@ -18,4 +21,7 @@ def fetch(
     from milr.models import find_model
 
     screen = Console(highlight=False, markup=False, soft_wrap=True)
-    screen.print(f"{name} is in {find_model(name, confirm=ask(screen, yes))}")
+    folder = find_model(name, confirm=ask(screen, yes))
+    if not (folder / "config.json").is_file():  # a path, or what cannot be a name at the hub
+        raise UsageError(f"{name!r} is no checkpoint: give organisation/name, for instance {EXAMPLE}")
+    screen.print(f"{name} is in {folder}")

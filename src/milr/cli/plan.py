@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from milr.cli.options import DEFAULT_MODEL, Device, Dtype, ModelName, Offline, Profile, Reward
+from milr.errors import UsageError
 
 
 def plan(
@@ -38,6 +39,8 @@ def plan(
     from milr.rewards import check_reward, check_scorable, default_reward, locate_reward
 
     check_dtype(dtype)
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: give 1 or more")
     if reward is not None:
         check_reward(reward)
     folder = find_model(model, weights=False, offline=offline)

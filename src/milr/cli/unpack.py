@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -53,12 +54,13 @@ def unpack(
     packed = [_read(file, data) for file in files]
     artist = _Artist(device)
     for (run, digests), folder in zip(packed, folders, strict=True):
-        if run.folder.name.endswith(COMPACT_SUFFIX):
-            begin_anew(run.manifest, folder)
-            typer.echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
-            continue
-        redraw = None if which == "none" else artist.for_run(run)
-        found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]
+        with _writing(folder):
+            if run.folder.name.endswith(COMPACT_SUFFIX):
+                begin_anew(run.manifest, folder)
+                typer.echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
+                continue
+            redraw = None if which == "none" else artist.for_run(run)
+            found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]
         seen = [same for same in found if same is not None]
         same = f", {sum(seen)} of {len(seen)} best images as they were, to the pixel" if seen else ", no images"
         typer.echo(f"{folder}: {len(found)} tasks{same}")
@@ -66,6 +68,17 @@ def unpack(
             screen.print(
                 "milr: other pixels: this machine's arithmetic is not the packed run's; the scores stay its own"
             )
+
+
+@contextmanager
+def _writing(folder: Path) -> Generator[None]:
+    """Say in one line that nothing can be written there."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {folder} ({error.strerror or error}): make room, or give an --out that you may write to"
+        ) from error
 
 
 def _read(file: Path, data: Path | None) -> tuple[Run, dict[tuple[int, int], str]]:
