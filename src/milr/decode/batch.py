@@ -69,7 +69,10 @@ class DecodeBatch:
             self.real[row, : longest - length] = False
         self.lengths = buffers.take("lengths", (rows, 1), torch.int64)
         """(B, 1): each row's own tokens, and so the position of its next one."""
-        self.lengths.copy_(torch.tensor(lengths)[:, None])
+        if len(set(lengths)) == 1:
+            self.lengths.fill_(lengths[0])  # nothing is copied to the device
+        else:
+            self.lengths.copy_(torch.tensor(lengths)[:, None])
         self.at = buffers.take("at", (1,), torch.int64).fill_(longest)
         """(1,): the place in the cache of the next token."""
         self.places = torch.arange(end, out=buffers.take("places", (end,), torch.int64))

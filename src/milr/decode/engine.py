@@ -19,6 +19,7 @@ from milr.decode.buffers import Buffers, Fresh, GraphCounts, Recorded, Recorder
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llama import Decoder
 from milr.decode.packed_linear import pack
+from milr.errors import MilrError
 
 FIXED_ROWS, FIXED_SMALL_ROWS = 8, 16
 """Items of every batch of fixed shape; the second number is for a decoder whose tokens are small."""
@@ -101,7 +102,16 @@ class Engine:
         """Return a batch that goes on after these prefixes: up to ``new`` tokens prefilled at once, then steps.
 
         The tensors of a batch with steps may be those of the batch before it, which must not be used any more.
+
+        Raises:
+            MilrError: The rows would get longer than the checkpoint's positions can be told apart.
         """
+        longest = max(len(prefix) if prefix else 0 for prefix in prefixes) + new + steps
+        if self.decoder.longest is not None and longest > self.decoder.longest:
+            raise MilrError(
+                f"prompt, reasoning and image would take {longest} tokens, but the positions of this checkpoint are "
+                f"fixed up to {self.decoder.longest}: shorten the prompt"
+            )
         return DecodeBatch(
             self.decoder,
             prefixes,

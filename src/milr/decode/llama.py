@@ -6,6 +6,7 @@ Source of the architecture: `transformers.models.llama.modeling_llama`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class Decoder:
         self.width: int = network.layers[0].self_attn.head_dim
         self.size: int = config.hidden_size
         self.epsilon: float = config.rms_norm_eps
+        self.longest = _longest(config)
+        """Tokens up to which the rotary embedding has the same frequencies as for any shorter text; None: any number."""
 
     @property
     def like(self) -> torch.Tensor:
@@ -62,7 +65,7 @@ class Decoder:
             (B, T, d), the last hidden states.
         """
         states = embeddings
-        turns, turns_back = self._angles(embeddings, positions)
+        turns, turns_back = self._angles(positions, embeddings.dtype)
         for place, layer in enumerate(self.network.layers):
             own, mlp = layer.self_attn, layer.mlp
             normal = self._normalise(states, layer.input_layernorm)
@@ -82,11 +85,24 @@ class Decoder:
         """Reshape (B, T, heads w) to (B, heads, T, w)."""
         return states.view(*states.shape[:2], -1, self.width).transpose(1, 2)
 
-    def _angles(self, states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosine and signed sine of the rotary embedding, (B, 1, T, w) each."""
-        cosine, sine = self.network.rotary_emb(states, positions)  # (B, T, w) each, both halves of w the same
-        half = self.width // 2
-        return cosine[:, None], torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)[:, None]
+    def _angles(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosine and signed sine of the rotary embedding, (B, 1, T, w) each.
+
+        transformers' own function looks at the positions to choose frequencies, which makes a device wait.
+        """
+        rotary = self.network.rotary_emb
+        angles = (positions[..., None].float() * rotary.inv_freq)[:, None]  # (B, 1, T, w / 2)
+        cosine, sine = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+        return torch.cat([cosine, cosine], dim=-1).to(dtype), torch.cat([-sine, sine], dim=-1).to(dtype)
+
+
+def _longest(config: Any) -> int | None:
+    rotary: Mapping[str, Any] = config.rope_parameters
+    if rotary["rope_type"] == "dynamic":
+        return int(config.max_position_embeddings)
+    if rotary["rope_type"] == "longrope" and rotary["short_factor"] != rotary["long_factor"]:
+        return int(rotary["original_max_position_embeddings"])
+    return None
 
 
 def _turn(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:

@@ -61,6 +61,25 @@ def sample(
     return how.choose(torch.softmax(logits / temperature, dim=-1), numbers)
 
 
+def sample_in_order(
+    logits: torch.Tensor, stream: torch.Generator, temperature: float, sampler: str = "inverse"
+) -> torch.Tensor:
+    """Sample one token per row, all from one stream: what `sample` gives for one row after the other.
+
+    Args:
+        logits: (n, V) float32.
+        stream: Advanced by the numbers of n tokens.
+        temperature: Above 0.
+        sampler: One of `milr.settings.SAMPLERS`.
+
+    Returns:
+        (n,) int64.
+    """
+    how = SAMPLE[sampler]
+    numbers = how.numbers(stream, *logits.shape).to(logits.device)
+    return how.choose(torch.softmax(logits / temperature, dim=-1), numbers)
+
+
 def _exponential(stream: torch.Generator, count: int, vocabulary: int) -> torch.Tensor:
     return torch.empty(count, vocabulary).exponential_(generator=stream)
 

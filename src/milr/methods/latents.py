@@ -15,12 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
 from torch.optim.adam import adam
 
-from milr.decode.tensors import to_numbers
+from milr.decode.tensors import split_rows, to_integers, to_numbers
 from milr.errors import MilrError
 from milr.models.base import Model
 from milr.settings import GRADIENTS, MilrSettings, SamplingParams
@@ -84,10 +83,14 @@ class Latents:
         """Return z - z0 in the latents' shape."""
         return self.now[name] - self.start[name]
 
-    def shift(self, name: str) -> float:
-        """Return ||z - z0|| / ||z0||; 0 if there are no latents."""
-        start = self.start[name]
-        return float(_norm(self.moved(name)) / _norm(start)) if start.numel() else 0.0
+    def shifts(self) -> tuple[float, float]:
+        """Return ||z - z0|| / ||z0|| of text and image latents; 0 if there are none. One read for both."""
+        shifts = [
+            _norm(self.moved(name)) / _norm(start) if start.numel() else start.new_zeros(())
+            for name, start in self.start.items()
+        ]
+        text, image = to_numbers(torch.stack(shifts))
+        return text, image
 
     def prefix(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens at the latents' positions: fewer if the tokens end before."""
@@ -97,14 +100,15 @@ class Latents:
         self, text: Sequence[int], image: Sequence[int], moved: tuple[str, ...] = (), log_p: float | None = None
     ) -> LatentTrace:
         """Return what a record says of a step, given the tokens of its text and of its first image."""
+        text_shift, image_shift = self.shifts()
         return LatentTrace(
             moved=moved,
             text_latents=len(self.now["text"]),
             image_latents=len(self.now["image"]),
             flipped_text=_differences(self.prefix("text", text), self.first_text),
             flipped_image=_differences(self.prefix("image", image), self.first_image),
-            text_shift=self.shift("text"),
-            image_shift=self.shift("image"),
+            text_shift=text_shift,
+            image_shift=image_shift,
             log_probability=log_p,
         )
 
@@ -139,11 +143,11 @@ def advantages(rewards: Sequence[float]) -> tuple[float, torch.Tensor]:
 
 def text_log_probability(model: Model, z: torch.Tensor, updates: Sequence[Update]) -> torch.Tensor:
     """Return log p(t | z_text) of each task, (B,), from all text latents (N, d)."""
-    parts = _split(z, [len(update.latents.now["text"]) for update in updates])
+    parts = split_rows(z, [len(update.latents.now["text"]) for update in updates])
     read = torch.cat([part[: len(update.text)] for part, update in zip(parts, updates, strict=True)])  # (N', d)
-    tokens = torch.tensor([token for update in updates for token in update.text], dtype=torch.long, device=z.device)
+    tokens = torch.tensor([token for update in updates for token in update.text], dtype=torch.long).to(z.device)
     log_p = model.text_logits(read).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]  # (N',)
-    return torch.stack([part.sum() for part in _split(log_p, [len(update.text) for update in updates])])
+    return torch.stack([part.sum() for part in split_rows(log_p, [len(update.text) for update in updates])])
 
 
 def image_log_probability(
@@ -152,10 +156,10 @@ def image_log_probability(
     """Return log p(v | z_image) of each task's images, B of (M,), under the distribution that was sampled from."""
     logits = model.image_logits(z, sampling.guidance)  # (N, V)
     log_p = (logits / sampling.temperature).log_softmax(-1)
-    parts = _split(log_p, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
+    parts = split_rows(log_p, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
     found: list[torch.Tensor] = []
     for part, update in zip(parts, updates, strict=True):
-        tokens = torch.tensor(update.images, dtype=torch.long, device=z.device)  # (M, n)
+        tokens = torch.tensor(update.images, dtype=torch.long).to(z.device)  # (M, n)
         found.append(part.expand(len(tokens), -1, -1).gather(-1, tokens[..., None]).sum((1, 2)))
     return found
 
@@ -175,13 +179,15 @@ def take_step(
     images = image_log_probability(model, z["image"], updates, sampling)  # B of (M,)
     # The sum over tasks: no task's gradient depends on another's.
     gain = torch.zeros((), device=text.device)
-    for log_p_text, log_p_images, update in zip(text, images, updates, strict=True):
+    for log_p_text, log_p_images, update in zip(text.unbind(), images, updates, strict=True):
         text_advantage, image_advantages = advantages(update.rewards)
         gain = gain + text_advantage * log_p_text + (image_advantages.to(text.device) * log_p_images).mean()
     distance = torch.stack([(z[name] - z0[name]).square().sum() for name in z]).sum()
     loss = -rule.weight * gain + settings.l2 * distance
     finite = _descend(loss, z, updates, settings)
-    log_p = to_numbers(torch.stack([one + many.mean() for one, many in zip(text, images, strict=True)]).detach())
+    log_p = to_numbers(
+        torch.stack([one + many.mean() for one, many in zip(text.unbind(), images, strict=True)]).detach()
+    )
     return [
         value if fine else GradientError("the policy gradient is not finite")
         for value, fine in zip(log_p, finite, strict=True)
@@ -225,18 +231,25 @@ def _descend(
     moving = [name for name, value in z.items() if value.requires_grad]
     gradients = torch.autograd.grad(loss, [z[name] for name in moving]) if moving else ()
     split = {
-        name: _split(gradient, [len(update.latents.now[name]) for update in updates])
+        name: split_rows(gradient, [len(update.latents.now[name]) for update in updates])
         for name, gradient in zip(moving, gradients, strict=True)
     }
-    finite = [
-        all(bool(split[name][place].isfinite().all()) for name in moving if name in update.moves)
-        for place, update in enumerate(updates)
-    ]
+    finite = _are_finite(
+        [[split[name][place] for name in moving if name in update.moves] for place, update in enumerate(updates)]
+    )
     for name in moving:
         chosen = [place for place, update in enumerate(updates) if finite[place] and name in update.moves]
         movers = [(updates[place], split[name][place]) for place in chosen if len(split[name][place])]
         _step([update for update, _ in movers], [gradient for _, gradient in movers], name, settings)
     return finite
+
+
+def _are_finite(groups: Sequence[Sequence[torch.Tensor]]) -> list[bool]:
+    """Return for each group of tensors whether all its numbers are finite; the host waits for the device once."""
+    faults = [sum((~one.isfinite()).sum() for one in group) for group in groups]
+    known = [fault for fault in faults if isinstance(fault, torch.Tensor)]
+    counted = iter(to_integers(torch.stack(known)) if known else [])
+    return [next(counted) == 0 if isinstance(fault, torch.Tensor) else True for fault in faults]
 
 
 def _step(updates: Sequence[Update], gradients: Sequence[torch.Tensor], name: str, settings: MilrSettings) -> None:
@@ -264,12 +277,6 @@ def _step(updates: Sequence[Update], gradients: Sequence[torch.Tensor], name: st
             step = value - start
             direction = torch.randn(step.shape, generator=update.stream).to(step.device)
             value.copy_(start + direction * (_norm(step) / _norm(direction)))
-
-
-def _split(tensor: torch.Tensor, sizes: list[int]) -> Sequence[torch.Tensor]:
-    """Return the tensor's parts, of so many rows each."""
-    split: Any = cast("Any", tensor).split
-    return split(sizes)
 
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from milr.decode.sampling import sample
+from milr.decode.sampling import sample_in_order
 from milr.decode.tensors import to_integers
 from milr.errors import MilrError
 from milr.methods.context import Requests, ScoredImage, TaskContext
@@ -53,7 +53,7 @@ def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any,
         return text
     logits, temperature = ctx.model.text_logits(z.now["text"]), ctx.model.text_temperature
     if temperature:  # position i uses the i-th numbers of the stream, wherever its logits come from
-        prefix = [int(sample(row[None], [stream], temperature)) for row in logits]
+        prefix = to_integers(sample_in_order(logits, stream, temperature))
     else:
         prefix = to_integers(logits.argmax(-1))
     return (yield from ctx.reason(prefix, stream=stream))

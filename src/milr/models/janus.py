@@ -22,7 +22,7 @@ from milr.decode.kv_cache import CachedPrefix
 from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.packed_linear import pack
 from milr.decode.partial import fill_rest
-from milr.decode.tensors import split_rows, to_integers
+from milr.decode.tensors import split_rows, to_integers, to_numbers
 from milr.models.base import ImageOutput, ImagePrompt, ImageRequest, TaskState, TextOutput, TextPrompt, TextRequest
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
@@ -146,9 +146,9 @@ class Janus:
             replace(
                 one,
                 prefix=tuple(self.prompts.up_to_end(list(one.prefix))),
-                offsets=one.offsets if one.offsets is not None and one.offsets.any() else None,
+                offsets=one.offsets if moved else None,
             )
-            for one in requests
+            for one, moved in zip(requests, _are_moved(requests), strict=True)
         ]
         found = [_find_text(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
         new = [place for place, text in enumerate(found) if text is None]
@@ -362,6 +362,8 @@ class Janus:
 
     def _embed_text(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Rows of token ids -> (T_i, d) each; they are copied to the device together."""
+        if not rows:
+            return []
         ids = self._to_device([token for row in rows for token in row])
         return split_rows(self.text_head.embed(ids), [len(row) for row in rows])
 
@@ -383,6 +385,14 @@ class Janus:
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))
+
+
+def _are_moved(requests: Sequence[TextRequest]) -> list[bool]:
+    """Return for each request whether it has offsets that are not all zero; one read for all of them."""
+    places = [place for place, request in enumerate(requests) if request.offsets is not None]
+    sizes = [offsets.abs().sum() for request in requests if (offsets := request.offsets) is not None]
+    moved = {place for place, size in zip(places, to_numbers(torch.stack(sizes)), strict=True) if size} if sizes else ()
+    return [place in moved for place in range(len(requests))]
 
 
 def _find_text(request: TextRequest, prompt: tuple[int, ...]) -> TextOutput | None:

@@ -38,9 +38,9 @@ def sample_leads(
         for request, length in zip(requests, lengths, strict=True)
         for place in range(length)
     ]
-    if not given:
-        return [torch.zeros(0, dtype=torch.long, device=device)] * len(requests)
-    leads = torch.tensor(given).to(device)
+    leads = torch.full((len(given),), -1, device=device)
+    if any(token >= 0 for token in given):
+        leads = torch.tensor(given).to(device)
     nothing = torch.zeros(0, vocabulary, device=device)
     prefixes = [nothing if request.prefix is None else request.prefix for request in requests]
     read = [min(len(prefix), length) for prefix, length in zip(prefixes, lengths, strict=True)]
