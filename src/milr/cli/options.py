@@ -19,6 +19,7 @@ from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
 from milr.settings import METHOD_SETTINGS, OneOf, all_fields
 
+CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 2 is wrong use
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
 DEFAULT_MODEL = "embedded"
 
@@ -33,6 +34,10 @@ Reward = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str | None, typer.Option(help="Number type of the weights: float32, bfloat16 or float16.")]
+FailUnder = Annotated[
+    float | None,
+    typer.Option(metavar="R", min=0, max=1, help="Exit code 1 where the mean score is below R, from 0 to 1."),
+]
 Profile = Annotated[str | None, typer.Option(help="Prompt profile of the model; default: its checkpoint's own.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the hub; as with HF_HUB_OFFLINE=1.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to downloads without being asked.")]

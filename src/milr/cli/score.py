@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from milr.cli.options import Device, Dtype, load_asked
+from milr.cli.options import CHECK_FAILED, NOT_ALL_SCORED, Device, Dtype, FailUnder, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
@@ -23,7 +23,6 @@ from milr.types import Score, Task, Unscored
 
 _AT_ONCE = 16
 """Images that are open at a time."""
-_NOT_ALL_SCORED = 3
 
 
 def score(
@@ -47,12 +46,13 @@ def score(
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
     vlm_price: VlmPrice = None,
+    fail_under: FailUnder = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on standard output.")] = False,
 ) -> None:
     """Score images by a reward. Without a search: any images, of any size.
 
     Nobody can see from a file what drew it: give --reward, or --model for that model's default reward. A file that
-    cannot be read is unscored; the exit code is 3 where an image is.
+    cannot be read is unscored; where an image is, the exit code is 3.
     """
     if reward is not None:
         check_reward(reward)
@@ -86,7 +86,9 @@ def score(
         for line in vlm.conclusion([]):
             screen.print(line)
     if lost:
-        raise typer.Exit(_NOT_ALL_SCORED)
+        raise typer.Exit(NOT_ALL_SCORED)
+    if fail_under is not None and sum(values) / len(values) < fail_under:
+        raise typer.Exit(CHECK_FAILED)
 
 
 def _score_in_turn(

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.score_folder import FolderJob
-from milr.cli.options import INTERRUPTED, Device, Dtype
+from milr.cli.options import INTERRUPTED, NOT_ALL_SCORED, Device, Dtype
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
@@ -81,4 +81,4 @@ def score_folder(
     typer.echo(summary)
     screen.print(f"results: {job.out}")
     if job.unscored:
-        raise typer.Exit(3)
+        raise typer.Exit(NOT_ALL_SCORED)

@@ -72,6 +72,13 @@ def test_what_cannot_be_scored_is_said(capsys: Out, monkeypatch: pytest.MonkeyPa
     assert row["value"] is None and row["reason"] and row["reward"] == lost.name
 
 
+@pytest.mark.parametrize(("limit", "code"), [("0.5", 0), ("0.51", 1), ("1", 1)])
+def test_a_mean_below_a_limit_fails(limit: str, code: int, capsys: Out) -> None:
+    argv = ["score", CATS, APPLE, "--prompt", "three cats", "--reward", "icons", "--fail-under", limit]
+    assert main(argv) == code
+    assert "0.500 on average of 2" in capsys.readouterr().out
+
+
 def broken_images() -> dict[str, bytes]:
     whole = Path(CATS).read_bytes()
     return {
@@ -168,6 +175,7 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
         ),  # asked four times, with growing pauses
         ([CATS, "--prompt", "a cat", "--vlm-budget", "lots"], "give calls or tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-url", "there"], "is no URL"),
+        ([CATS, "--prompt", "a cat", "--reward", "icons", "--fail-under", "90"], "'--fail-under': Input should be"),
         ([CATS, "--prompt", "a cat", "--vlm-price", "2.5"], "give two prices per million tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-price=-1,2"], "give two prices per million tokens"),
     ],
