@@ -19,6 +19,7 @@ from milr.files import PART, write_text
 from milr.runs.layout import RECORDS
 from milr.runs.reader import RunImage, TaskRun, load_image, read_run, read_task
 from milr.runs.schema import Manifest
+from milr.runs.strip import Outcome, find_outcome
 from milr.types import Score, Unscored, rank
 
 INDEX = "index.html"
@@ -86,18 +87,20 @@ def _head(manifest: Manifest, title: str) -> str:
 
 def _draw_task(task: TaskRun, shown: int, manifest: Manifest, *, begun: bool = False) -> str:
     answer = task.answer
-    ended = "not finished" if begun else (task.last.finished or "")
+    outcome = find_outcome(task.first.scores[0], task.last)
+    ended = "not finished" if begun else outcome if outcome == "met" else f"{task.last.finished}, {outcome}"
     many = f", image {task.image + 1}" if manifest.images_per_prompt > 1 else ""
     images = task.images
     chosen = _choose(images, answer, shown)
     left = len(images) - len(chosen)
     texts = {step.step: step.reasoning.text for step in task.steps}
-    cells = "".join(_draw_cell(task, one, texts[one.step], one == answer) for one in chosen)
+    cells = "".join(_draw_cell(task, one, texts[one.step], outcome if one == answer else None) for one in chosen)
     note = (
         f"<p class=facts>{left} of {len(images)} images are not on this page: see tasks/{task.folder.name}</p>"
         if left
         else ""
     )
+    strip = f"<div class=strip role=region tabindex=0 aria-label=steps>{cells}</div>" if len(images) > 1 else ""
     drawn = f"{task.last.drawings_spent:.10g} {'image' if task.last.drawings_spent == 1 else 'images'}"
     return (
         f"<section><h2>{escape(task.task.shown)}</h2>"
@@ -105,7 +108,7 @@ def _draw_task(task: TaskRun, shown: int, manifest: Manifest, *, begun: bool = F
         f"<div class=best>{_draw_image(task, answer, _BEST, f'best image for: {task.task.shown}')}"
         f"<div>{_draw_score('reward', answer.reward)}{_draw_score('evaluator', answer.evaluator)}"
         f"<p class=text>{escape(texts[answer.step]) or '(no text)'}</p></div></div>"
-        f"<div class=strip role=region tabindex=0 aria-label=steps>{cells}</div>{note}</section>"
+        f"{strip}{note}</section>"
     )
 
 
@@ -118,11 +121,11 @@ def _choose(images: Sequence[RunImage], answer: RunImage, most: int) -> list[Run
     return [images[place] for place in sorted(places)]
 
 
-def _draw_cell(task: TaskRun, one: RunImage, text: str, best: bool) -> str:
-    kind = "cell chosen" if best else "cell"
+def _draw_cell(task: TaskRun, one: RunImage, text: str, outcome: Outcome | None) -> str:
+    kind, best = ("cell", "") if outcome is None else (f"cell {outcome}", f", best: {outcome}")
     return (
         f'<figure class="{kind}">{_draw_image(task, one, _SMALL, f"step {one.step}")}'
-        f"<figcaption><b>step {one.step}{f' #{one.number + 1}' if one.number else ''}{', best' if best else ''}</b>"
+        f"<figcaption><b>step {one.step}{f' #{one.number + 1}' if one.number else ''}{best}</b>"
         f"{_draw_score('reward', one.reward)}{_draw_score('evaluator', one.evaluator)}"
         f"<p class=text>{escape(text)}</p></figcaption></figure>"
     )
@@ -159,9 +162,11 @@ _PAGE = """<!doctype html>
 <title>{{}}</title>
 <link rel="icon" href="data:,">
 <style>
-:root { --paper: #fff; --ink: #1c2024; --faint: #586069; --line: #d4dae0; --good: #1a7f37; --bad: #8a5300; }
+:root { --paper: #fff; --ink: #1c2024; --faint: #586069; --line: #d4dae0; --bad: #8a5300;
+  --met: #1a7f37; --improved: #9a6700; --failed: #b42318; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --ink: #e6e9ec; --faint: #9aa4ae; --line: #343b42; --good: #57ab5a; --bad: #e3b35c; }
+  :root { --paper: #14171a; --ink: #e6e9ec; --faint: #9aa4ae; --line: #343b42; --bad: #e3b35c;
+    --met: #57ab5a; --improved: #d4a72c; --failed: #f47067; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 4rem; background: var(--paper);
@@ -174,7 +179,9 @@ img { border: 1px solid var(--line); background: #fff; display: block; max-width
 .best { display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0; } .best > div { flex: 1 1 16rem; min-width: 0; }
 .strip { display: flex; gap: .7rem; overflow-x: auto; padding-bottom: .5rem; }
 .strip:focus-visible { outline: 2px solid var(--faint); }
-.cell { flex: 0 0 9rem; margin: 0; font-size: .82rem; } .chosen img { border: 3px solid var(--good); }
+.cell { flex: 0 0 9rem; margin: 0; font-size: .82rem; } .met img { border: 3px solid var(--met); }
+.improved img { border: 3px solid var(--improved); }
+.failed img { border: 3px solid var(--failed); }
 </style>
 </head>
 <body>

@@ -8,6 +8,9 @@ from typing import Literal, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
+from milr.runs.schema import StoredStep
+from milr.types import Score, StepRecord, Unscored, rank
+
 COLUMNS = 7
 LEAST, MOST = 128, 384  # an image's width in the strip, in pixels
 LEAST_WIDTH = 320  # of the whole, so that a title has room over a single image
@@ -34,6 +37,13 @@ class Frame:
     """Under the image at the right, for instance "0.75"."""
     outcome: Outcome | None = None
     """Set for the best image alone: its frame has the outcome's colour, and the word stands at its reward."""
+
+
+def find_outcome(first: Score | Unscored, last: StepRecord | StoredStep) -> Outcome:
+    """Return what a search came to, from the score of its first image and its last record."""
+    if last.finished == "met":
+        return "met"
+    return "improved" if rank(last.best_score) > rank(first) else "failed"
 
 
 def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:

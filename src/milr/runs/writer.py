@@ -34,9 +34,9 @@ from milr.runs.page import write_page
 from milr.runs.reader import is_whole, load_image, read_task
 from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
-from milr.runs.strip import Frame, Outcome, draw_strip
+from milr.runs.strip import Frame, draw_strip, find_outcome
 from milr.settings import Settings
-from milr.types import Score, StepRecord, Task, Unscored, rank
+from milr.types import Score, StepRecord, Task, Unscored
 
 
 class RunFacts(TypedDict, total=False):
@@ -408,13 +408,6 @@ class _Cell:
 def _is_done(folder: Path) -> bool:
     """Return whether a finished task is whole and the reward has scored any image of it."""
     return is_whole(folder) and isinstance(read_task(folder).last.best_score, Score)
-
-
-def find_outcome(first: Score | Unscored, last: StepRecord) -> Outcome:
-    """Return what a search came to, from the score of its first image and its last record."""
-    if last.finished == "met":
-        return "met"
-    return "improved" if rank(last.best_score) > rank(first) else "failed"
 
 
 def _best_number(record: StepRecord) -> int:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from milr.errors import MilrError, UsageError
 from milr.runs import Frame, RunError, RunWriter, StoredStep, check_folder, default_folder, draw_strip, read_run
-from milr.runs.strip import Outcome
-from milr.runs.writer import find_outcome
+from milr.runs.strip import Outcome, find_outcome
 from milr.settings import Settings, make_settings
 from milr.testing import FakeReward, fake_records, fake_score
 from milr.types import Finished, Score, StepRecord, Task, Unscored

@@ -30,7 +30,6 @@ from milr.runs.upgrade import upgrade_settings
 from milr.settings import MilrSettings, StepSettings
 from milr.testing import FakeReward
 from milr.types import LatentTrace, Score, Task
-from tests.support.paths import ROOT
 
 CONFIG: dict[str, Any] = {
     "strategy": "alt",
@@ -293,8 +292,8 @@ def test_a_packed_run_of_format_1_is_the_folder_and_is_packed_anew_in_format_2(t
 
 @pytest.fixture(scope="module")
 def published() -> Run:
-    """A packed run of `experiments/runs`, as milr 0.1 packed it."""
-    run, _ = read_packed(ROOT / "experiments" / "runs" / "icons-hard" / "method-one-shot.run.xz", no_tasks)
+    """A run of all of icons-hard, as milr 0.1 packed it."""
+    run, _ = read_packed(Path(__file__).parent / "data" / "milr-0.1.run.xz", no_tasks)
     return run
 
 
