@@ -15,6 +15,7 @@ from milr.runs.upgrade import upgrade_manifest
 from milr.types import Task
 
 MANIFEST, RECORDS, EVALUATED = "run.json", "records.jsonl", "evaluated.jsonl"
+STRIP = "strip.png"
 OLD_EVALUATED = "judged.jsonl"
 """The name of `EVALUATED` in format 1."""
 

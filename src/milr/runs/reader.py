@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from milr.errors import UsageError
-from milr.runs.layout import EVALUATED, OLD_EVALUATED, RECORDS, damaged, list_tasks, read_manifest
+from milr.runs.layout import EVALUATED, OLD_EVALUATED, RECORDS, STRIP, damaged, list_tasks, read_manifest
 from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep
 from milr.runs.upgrade import is_old_step, upgrade_step
 from milr.types import Score, Task, Unscored
@@ -119,8 +119,10 @@ def read_run(folder: Path | str, *, whole_only: bool = False) -> Run:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    there = [path for path in list_tasks(folder) if not whole_only or is_whole(path)]
-    tasks = [_read_task(path, lambda: manifest.method) for path in there]
+    if whole_only:
+        tasks = [task for path in list_tasks(folder) if (task := read_whole(path)) is not None]
+    else:
+        tasks = [_read_task(path, lambda: manifest.method) for path in list_tasks(folder)]
     return Run(folder, manifest, tuple(sorted(tasks, key=lambda task: (task.index, task.image))))
 
 
@@ -133,13 +135,17 @@ def read_task(folder: Path) -> TaskRun:
     return _read_task(folder, lambda: read_manifest(folder.parents[1]).method)
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether a finished task can be read, with all its images."""
+def read_whole(folder: Path) -> TaskRun | None:
+    """Read one finished task with all its images there; None if it is damaged.
+
+    A task that was unpacked has no strip, and only the images that were asked for.
+    """
     try:
         task = read_task(folder)
     except UsageError:
-        return False
-    return all((folder / image.file).is_file() for step in task.steps for image in step.images)
+        return None
+    images = [folder / image.file for step in task.steps for image in step.images]
+    return task if all(map(Path.is_file, images)) or not (folder / STRIP).exists() else None
 
 
 def _read_task(folder: Path, method: Callable[[], str]) -> TaskRun:

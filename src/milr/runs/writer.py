@@ -22,6 +22,7 @@ from milr.runs.layout import (
     EVALUATED,
     MANIFEST,
     RECORDS,
+    STRIP,
     RunError,
     check_resumable,
     list_tasks,
@@ -31,7 +32,7 @@ from milr.runs.layout import (
 )
 from milr.runs.lock import hold_run
 from milr.runs.page import write_page
-from milr.runs.reader import is_whole, load_image, read_task
+from milr.runs.reader import load_image, read_task, read_whole
 from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.strip import Frame, draw_strip, find_outcome
@@ -375,7 +376,7 @@ class _TaskFolder:
             )
             for cell in self._cells
         ]
-        draw_strip(record.task.shown, frames).save(self._folder / "strip.png")
+        draw_strip(record.task.shown, frames).save(self._folder / STRIP)
 
     def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
         """Show the evaluator all images; write and return its scores.
@@ -407,7 +408,8 @@ class _Cell:
 
 def _is_done(folder: Path) -> bool:
     """Return whether a finished task is whole and the reward has scored any image of it."""
-    return is_whole(folder) and isinstance(read_task(folder).last.best_score, Score)
+    task = read_whole(folder)
+    return task is not None and isinstance(task.last.best_score, Score)
 
 
 def _best_number(record: StepRecord) -> int:

@@ -86,6 +86,13 @@ def test_resuming_makes_a_damaged_task_anew(run: Path, kind: str) -> None:
     assert (read_run(run).manifest.status, kept.stat().st_mtime_ns) == ("finished", before)
 
 
+def test_an_unpacked_task_has_few_images_and_is_no_damaged_one(run: Path) -> None:
+    (first_task(run) / "strip.png").unlink()  # as unpacking leaves it
+    shutil.rmtree(first_task(run) / "steps")
+    assert len(read_run(run, whole_only=True).tasks) == len(TASKS)
+    assert RunWriter.resume(run).remaining() == []
+
+
 def test_what_somebody_puts_among_the_tasks_is_no_task_and_stays(run: Path) -> None:
     stray = run / "tasks" / "0000-copy"
     shutil.copytree(first_task(run), stray)
