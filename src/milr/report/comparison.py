@@ -16,7 +16,7 @@ import numpy as np
 from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.benchmarks.intervals import Estimate
 from milr.errors import UsageError, unknown_name
-from milr.report.entries import Entry, settings_of
+from milr.report.entries import Entry, name_prompts, settings_of
 from milr.report.statistics import OVERALL, Floats, area, estimate, mean_by_prompt
 from milr.report.tables import BOLD_FROM, INTERVALS, Cell, Row, Table
 from milr.settings import STRATEGIES
@@ -263,7 +263,7 @@ def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Scores, paired differences, what latents add, scores by tag, and differences at equal wall-clock time."""
     base, evaluator = comparison.baseline, _evaluator(comparison.baseline)
-    where = f"{base.manifest.benchmark or 'own prompts'}, evaluated by {evaluator}"
+    where = f"{name_prompts(base.manifest)}, evaluated by {evaluator}"
     heads = [f"after {column}" if column.isdigit() else column for column in comparison.columns]
     scores = Table(
         f"Scores after so many drawings: {where}",

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,18 @@ def make_entries(runs: Sequence[Run]) -> list[Entry]:
     return [
         Entry(label, tuple(group), _read_outcomes(group)) for label, group in zip(labels, groups.values(), strict=True)
     ]
+
+
+def name_prompts(manifest: Manifest) -> str:
+    """Return the benchmark's name; own prompts are named by what they say, whatever their order."""
+    if manifest.benchmark is not None:
+        return manifest.benchmark
+    prompts = {task.key: task.shown for task in manifest.tasks}
+    first = prompts[min(prompts)] if prompts else "none"
+    if len(prompts) < 2:
+        return f"own prompts: {first}"
+    digest = blake2b("".join(sorted(prompts)).encode(), digest_size=3).hexdigest()
+    return f"own prompts: {first} and {len(prompts) - 1} more ({digest})"
 
 
 def settings_of(manifest: Manifest) -> dict[str, object]:

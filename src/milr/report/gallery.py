@@ -73,16 +73,17 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
 def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[str, list[Exhibit]]]:
     """The worst searches of each kind of failure, over all entries; no exhibits where none was found.
 
-    Without an evaluator nothing is said of hacking.
+    Without an evaluator nothing is said of hacking, without images nothing of theirs.
     """
     shown: list[tuple[str, list[Exhibit]]] = []
     seen = KINDS if any(entry.evaluated for entry in section.entries) else KINDS[:2]
     for kind in seen:
         second = "best" if kind == KINDS[2] else "last"
-        exhibits = [
-            _exhibit(entry, one.task, "first", second) for entry, one in worst(found, kind, _BAD) if one.task.has_images
-        ]
-        shown.append((kind, exhibits))
+        failed = worst(found, kind, _BAD)
+        exhibits = [_exhibit(entry, one.task, "first", second) for entry, one in failed if one.task.has_images]
+        looked = kind != KINDS[1] or any(one.task.has_images for _, own in found for one in own)
+        if exhibits or (looked and not failed):  # a failure without an image is in the table alone
+            shown.append((kind, exhibits))
     return shown
 
 

@@ -29,7 +29,7 @@ def report_tables(runs: Sequence[Run]) -> list[Table]:
     sections = make_sections(runs)
     compared = [table for section in sections for table in comparison_tables(section.comparison)]
     whole = finished(sections)
-    figures = [figure.as_table() for figure in make_figures(whole)]
+    figures = [figure.as_table() for figure in make_figures([section for section in whole if not section.own])]
     failed = [failures_table(section, diagnose_all(section)) for section in sections]
     shown = [*compared, *paper_tables(whole), *figures, *failed, runs_table(sections)]
     kept, left = leave_empty_out(shown)
@@ -37,18 +37,11 @@ def report_tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def leave_empty_out(tables: Sequence[Table]) -> tuple[list[Table], tuple[str, ...]]:
-    """Return the tables that have a row of ours, and a line that names the others with the commands that fill them."""
-    kept = [table for table in tables if any(row.kind == "ours" for row in table.rows)]
-    left = [
-        f"{table.title.partition(':')[0]} ({table.notes[-1].partition(': ')[2]})"
-        for table in tables
-        if table not in kept and _is_told(table)
-    ]
-    return kept, (f"Left out, no run given: {', '.join(dict.fromkeys(left))}",) if left else ()
-
-
-def _is_told(table: Table) -> bool:
-    return bool(table.notes) and table.notes[-1].startswith("no run given")
+    """Return the tables that have runs of ours, and a line that names the others with the commands that fill them."""
+    told = [table for table in tables if table.notes and table.notes[-1].startswith("no run given")]
+    left = [f"{table.title.partition(':')[0]} ({table.notes[-1].partition(': ')[2]})" for table in told]
+    line = (f"Left out, no run given: {', '.join(dict.fromkeys(left))}",) if left else ()
+    return [table for table in tables if table not in told], line
 
 
 def _summary_table(sections: Sequence[Section]) -> list[Table]:
@@ -78,7 +71,7 @@ def draw_page(runs: Sequence[Run]) -> str:
     sections = make_sections(runs)
     whole = finished(sections)
     paper, no_paper = leave_empty_out(paper_tables(whole))
-    drawn = make_figures(whole)
+    drawn = make_figures([section for section in whole if not section.own])
     figures, no_figures = leave_empty_out([figure.as_table() for figure in drawn])
     kept = {figure.key for figure in figures}
     page: str = room.get_template("page.html.jinja").render(

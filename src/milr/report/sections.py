@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 
 from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.benchmarks.intervals import Estimate
 from milr.report.comparison import END, Comparison, compare, mark
-from milr.report.entries import Entry, make_entries, settings_of
+from milr.report.entries import Entry, make_entries, name_prompts, settings_of
 from milr.runs import Run
 
 Columns = Mapping[str, tuple[str, ...]]
@@ -38,8 +37,6 @@ COMPBENCH: Columns = {
     "Complex": ("complex", "complex (icon world)"),
 }
 """T2I-CompBench's, and the icon world's stand-ins for them."""
-OWN = "own prompts"
-"""What the name of a section begins with whose prompts are no benchmark's."""
 _PAPERS = ("joint", "alt", "t2v")
 """Strategies of the paper."""
 
@@ -146,7 +143,7 @@ def make_sections(runs: Sequence[Run]) -> list[Section]:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         manifest = run.manifest
-        key = (manifest.benchmark or _name_prompts(run), manifest.evaluator or f"its own reward {manifest.reward}")
+        key = (name_prompts(manifest), manifest.evaluator or f"its own reward {manifest.reward}")
         groups.setdefault(key, []).append(run)
     sections: list[Section] = []
     for (benchmark, evaluator), group in groups.items():
@@ -155,15 +152,6 @@ def make_sections(runs: Sequence[Run]) -> list[Section]:
         ordered = sorted(entries, key=lambda entry: _telling(entry, reference))
         sections.append(Section(benchmark, evaluator, tuple(ordered), reference))
     return sections
-
-
-def _name_prompts(run: Run) -> str:
-    """Return what own prompts are called: runs of the same prompts stand together, whatever their order."""
-    prompts = {task.key: task.shown for task in run.manifest.tasks}
-    first = min(prompts)
-    more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
-    digest = blake2b("".join(sorted(prompts)).encode(), digest_size=3).hexdigest()
-    return f"{OWN}: {prompts[first]}{more} ({digest})" if more else f"{OWN}: {prompts[first]}"
 
 
 def finished(sections: Sequence[Section]) -> list[Section]:

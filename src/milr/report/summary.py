@@ -16,27 +16,27 @@ def summarise(section: Section) -> str:
     """Return what a reader should take from a section; empty where there is nothing to compare or too few prompts.
 
     An entry is called best only where its paired difference to the next one is of `BOLD_FROM` prompts or more and its
-    95 % interval leaves zero out. Entries of fewer prompts than others do not take part.
+    95 % interval leaves zero out. Entries of fewer prompts than others do not take part, nor do pools that drew more
+    than any search could: more images are no better method.
     """
     prompts = {entry.label: len(set(entry.outcomes.prompts)) for entry in section.entries}
     whole = [entry for entry in section.entries if prompts[entry.label] == max(prompts.values())]
-    ranked = sorted(
-        (entry for entry in whole if not math.isnan(_value(section, entry))), key=lambda entry: -_value(section, entry)
-    )
+    most = max((float(one.outcomes.last_spent.max()) for one in whole if not one.pooled), default=math.inf)
+    scored = [one for one in whole if one.drawings <= most and not math.isnan(_value(section, one))]
+    ranked = sorted(scored, key=lambda entry: -_value(section, entry))
     if len(ranked) < 2 or prompts[ranked[0].label] < BOLD_FROM:
         return ""
     first, second = ranked[:2]
     behind = compare([first, second], first.label).differences[second.label][OVERALL][END]
-    gap = write_number(-behind.value, 2, True)
-    interval = write_interval(-behind.high, -behind.low, 2, True)
     if behind.high < 0 and behind.prompts >= BOLD_FROM:
+        gap = f"{write_number(-behind.value, 2, False)} {write_interval(-behind.high, -behind.low, 2, False)}"
         return (
-            f"On {section.name}, {_tell(section, first)} is best; the next, {_tell(section, second)}, "
-            f"is {gap} {interval} below."
-        ).replace(f"is {gap}", f"is {gap.lstrip('+')}")
+            f"On {section.name}, {_tell(section, first)} is best; the next, {_tell(section, second)}, is {gap} below."
+        )
+    gap = f"{write_number(-behind.value, 2, True)} {write_interval(-behind.high, -behind.low, 2, True)}"
     return (
         f"On {section.name}, no method is shown to be best: {_tell(section, first)} and {_tell(section, second)} "
-        f"differ by {gap} {interval}."
+        f"differ by {gap}."
     )
 
 

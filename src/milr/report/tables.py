@@ -158,21 +158,26 @@ def _text(tables: Sequence[Table], width: int | None = None) -> str:
 
 
 def _text_lines(table: Table, width: int | None) -> Iterator[str]:
+    yield from _wrap(table.title, width)
+    if table.rows:
+        yield from _grid(table, width)
+    for note in table.notes:
+        yield from _wrap(note, width)
+
+
+def _grid(table: Table, width: int | None) -> Iterator[str]:
     lines = [["", *table.heads], *([row.name, *(cell.text for cell in table.cells(row))] for row in table.rows)]
     names = [line[0] for line in lines]
     if width is not None:
         names = [_cut(name, max(_NARROW, width // 3)) for name in names]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     widths[0] = max(map(len, names))
-    yield from _wrap(table.title, width)
     for block, columns in enumerate(_blocks(widths, width)):
         if block:
             yield ""
         shown = [[name, *(line[column] for column in columns)] for name, line in zip(names, lines, strict=True)]
         rows = [_align(line, [widths[0], *(widths[column] for column in columns)]) for line in shown]
         yield from _with_headings(rows, table.rows, "{}")
-    for note in table.notes:
-        yield from _wrap(note, width)
 
 
 def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:
@@ -212,7 +217,7 @@ def _markdown(tables: Sequence[Table]) -> str:
             for row in table.rows
         ]
         form = f"| *{{}}* {'| ' * len(table.heads)}|"
-        body = _with_headings([head, *rows], table.rows, form)
+        body = _with_headings([head, *rows], table.rows, form) if rows else []
         notes = "".join(f"\n* {note}" for note in table.notes)
         blocks.append(f"## {table.title}\n\n" + "\n".join(body) + (f"\n{notes}" if notes else ""))
     return "\n\n".join(blocks)
@@ -241,6 +246,8 @@ def _latex(tables: Sequence[Table]) -> str:
 
 
 def _latex_table(table: Table) -> str:
+    if not table.rows:
+        return "\n\n".join([rf"\paragraph{{{_tex(table.title)}}}", *map(_tex, table.notes)])
     heads = " & ".join(["", *map(_tex, table.heads)])
     rows = [
         " & ".join([_tex(row.name), *(_tex_cell(cell) for cell in table.cells(row))]) + r" \\" for row in table.rows

@@ -90,6 +90,11 @@ def test_the_summary_calls_best_only_what_the_interval_calls_so(tmp_path: Path) 
     best = max(section.entries, key=lambda entry: section.at_end(entry, "overall").value)  # type: ignore[union-attr]
     assert best.label in said and f"{section.at_end(best, 'overall').value:.2f} [" in said  # type: ignore[union-attr]
     assert ("is best" in said) != ("no method is shown to be best" in said)
+    pool = make_run(
+        tmp_path / "pool", tasks=make_tasks(40), method="best-of-n-sampled", evaluator="bright@1", steps=63, stop_at=1.0
+    )
+    (with_pool,) = make_sections([*many.values(), read_run(pool)])
+    assert summarise(with_pool) == said  # 64 images are no better method than 4
     (alike,) = make_sections([many["one-shot"]])
     assert summarise(alike) == ""  # nothing to be better than
 
@@ -125,4 +130,7 @@ def test_latex_has_every_number_and_no_letter_that_tex_takes_for_itself() -> Non
     assert r"50\% of\_it \{x\} \#1 \textasciitilde{}" in text and r"\emph{ours \& more}" in text
     rows = [line for line in text.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
     assert {line.replace(r"\&", "").count("&") for line in rows} == {7}  # prompts and six columns
+    words = Table("Summary", (), (), ("nothing & all",))
+    assert write_tables([words], "latex").endswith("\\paragraph{Summary}\n\nnothing \\& all\n")
+    assert write_tables([words], "text") == "Summary\nnothing & all\n" and "|" not in write_tables([words], "md")
     assert text.count(r"\begin{tabular}{llllllll}") == text.count(r"\end{tabular}") == 1

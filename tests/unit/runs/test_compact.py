@@ -11,8 +11,11 @@ import pytest
 
 from milr.cli.main import main
 from milr.errors import UsageError
+from milr.report.failures import KINDS, diagnose_all
+from milr.report.gallery import show_failures
 from milr.report.inputs import find_runs
 from milr.report.page import report_tables
+from milr.report.sections import make_sections
 from milr.report.tables import as_data
 from milr.runs import COMPACT_SUFFIX, Run, compact_run, pack_run, read_compact, read_manifest, read_run
 from milr.types import Score, Unscored
@@ -48,6 +51,11 @@ def test_every_table_comes_out_of_compact_results_as_out_of_the_run(folders: lis
     failures = next(table for table in report_tables(again) if table.key == "failures")
     assert [row.cells[2].value for row in failures.rows] == [None] * 3  # visual collapse: not seen is not "none"
     assert any("have no images" in note for note in failures.notes)
+    for section in make_sections(again):
+        kinds = dict(show_failures(section, diagnose_all(section)))
+        assert KINDS[1] not in kinds and not any(kinds.values())  # neither shown nor called absent
+        hacked = any(KINDS[2] in one.failures for _, own in diagnose_all(section) for one in own)
+        assert (KINDS[2] in kinds) != hacked
 
 
 def test_steps_texts_and_scores_are_kept(folders: list[Path], tmp_path: Path) -> None:
