@@ -183,7 +183,7 @@ class Model(Protocol):
         ...
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Return p(yes) of a yes/no question about each image."""
+        """Return p(yes) of a yes/no question about each image; NaN where the model would say neither yes nor no."""
         ...
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:

@@ -5,6 +5,7 @@ Source of the architecture: `transformers.models.janus` (JanusVisionModel, Janus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +40,17 @@ class VisualQA:
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Return p(yes) / (p(yes) + p(no)) of a yes/no question about each image."""
+        """Return p(yes) / (p(yes) + p(no)) of a yes/no question about each image, over the spellings of both.
+
+        It is NaN where yes and no together have less than half of the probability: the model would say something else.
+        """
         if not images:
             return []
-        yes, no = (self.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" yes", " no"))
         prefixes = self.engine.prefill_all(self._embed(images, questions, self.prompts.question))
         logits = self.text_head.logits(torch.stack([prefix.last for prefix in prefixes]))  # (n, V)
-        return to_numbers(torch.softmax(logits[:, [yes, no]], dim=-1)[:, 0])
+        chances = torch.softmax(logits, dim=-1)
+        yes, no = (chances[:, self._spellings(word)].sum(-1) for word in ("yes", "no"))
+        return to_numbers((yes / (yes + no)).where(yes + no >= 0.5, math.nan))
 
     @torch.inference_mode()
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
@@ -59,6 +64,11 @@ class VisualQA:
             tokens=lambda row: len(row) + limit,
             shape=lambda row: (len(row),),
         )
+
+    def _spellings(self, word: str) -> list[int]:
+        """Return the tokens that are a spelling of a word; the first one of the usual spelling if none is."""
+        ways = [self.tokenizer(one, add_special_tokens=False)["input_ids"] for one in _spell(word)]
+        return sorted({ids[0] for ids in ways if len(ids) == 1}) or ways[0][:1]
 
     def _reply(self, batch: Sequence[torch.Tensor], limit: int) -> list[str]:
         end: int = self.tokenizer.eos_token_id
@@ -96,6 +106,10 @@ class VisualQA:
         inner = self.network.model
         pixels = pixels.to(self.network.device, self.network.dtype)  # (B, 3, H, W)
         return inner.aligner(inner.vision_model(pixels).last_hidden_state).unbind()
+
+
+def _spell(word: str) -> tuple[str, ...]:
+    return f" {word}", word, f" {word.title()}", word.title()
 
 
 def to_square(image: Image.Image, side: int, ground: tuple[int, int, int], least: int = 14) -> Image.Image:

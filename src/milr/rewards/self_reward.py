@@ -45,7 +45,7 @@ class VqaModel(Protocol):
     reads_free_prompts: bool
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Return p(yes) of a yes/no question about each image."""
+        """Return p(yes) of a yes/no question about each image; NaN where neither yes nor no is likely."""
         ...
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
@@ -90,7 +90,8 @@ class SelfReward:
             raise UsageError("the reward 'self' asks the model that draws: give load_reward(..., model=...) or --model")
         self._model: VqaModel = model  # pyright: ignore[reportAttributeAccessIssue]
         self._by_verdict = argument is None and self._model.reads_free_prompts
-        self.name = f"{'self@2' if self._by_verdict else 'self:p-yes@1'}/{self._model.name}"
+        version = 2 if self._model.reads_free_prompts else 1
+        self.name = f"self{'' if self._by_verdict else ':p-yes'}@{version}/{self._model.name}"
         self._answers: LruCache[tuple[str, str], float] = LruCache(_CACHED)  # by image and question
         self._replies: LruCache[tuple[str, str], str] = LruCache(_CACHED)
         self.unreadable = 0
@@ -159,14 +160,14 @@ class SelfReward:
             share = f"{self.unreadable} of {self.read + self.unreadable} verdicts so far"
             return Unscored(f"{error} (unreadable: {share})", self.name)
         self.read += 1
-        parts = {"verdict": verdict.value, "p(yes)": sure}
+        parts = {"verdict": verdict.value} | ({} if math.isnan(sure) else {"p(yes)": sure})
         return self._make(verdict.value, parts, verdict.explanation, {"answer": text})
 
     def _make(
         self, value: float, parts: dict[str, float], explanation: str, evidence: dict[str, object]
     ) -> Score | Unscored:
-        if not 0.0 <= value <= 1.0:  # a NaN of half-precision weights
-            return Unscored(f"the model's probability is {value}", self.name)
+        if not 0.0 <= value <= 1.0:  # NaN: see `VqaModel.answer`
+            return Unscored("the model would say neither yes nor no", self.name)
         return Score(value, self.name, self.stop_at, parts, explanation, evidence)
 
 

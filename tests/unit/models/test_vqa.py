@@ -1,11 +1,16 @@
-"""Images as a Janus checkpoint's vision tower takes them."""
+"""Images as a Janus checkpoint's vision tower takes them, and what counts as a yes or a no."""
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
 from PIL import Image
 
-from milr.models.vqa import to_square
+from milr.models.vqa import VisualQA, to_square
 
 GROUND = (127, 127, 127)
 
@@ -34,3 +39,35 @@ def test_the_shorter_edge_is_cut_off_to_whole_pixels(size: tuple[int, int], scal
 def test_a_square_of_the_right_size_stays_as_it_is() -> None:
     image = Image.effect_noise((384, 384), 50).convert("RGB")
     assert to_square(image, 384, GROUND).tobytes() == image.tobytes()
+
+
+WORDS = [" yes", "yes", " Yes", " no", "No", "<think>", "Y", "es"]
+
+
+def tokenize(text: str, **_: Any) -> dict[str, list[int]]:
+    """A word of the list is a token; else its letters are read two by two."""
+    return {"input_ids": [WORDS.index(text)] if text in WORDS else [6, 7]}
+
+
+def test_a_yes_is_a_yes_in_all_its_spellings_and_only_if_it_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the model would begin with something else, what is left for yes and no is no verdict."""
+    chances = torch.tensor(
+        [
+            [0.2, 0.1, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05],
+            [0.0, 0.0, 0.0, 0.9, 0.0, 0.1, 0.0, 0.0],
+            [1e-8, 0.0, 0.0, 1e-10, 0.0, 0.99, 0.0, 0.0],
+        ]
+    )
+    rows = [SimpleNamespace(last=row.log()) for row in chances]
+    monkeypatch.setattr(VisualQA, "_embed", lambda self, images, questions, write: images)
+    parts: Any = dict.fromkeys(("network", "image_processor", "embed", "images_at_once"))
+    vqa = VisualQA(
+        engine=SimpleNamespace(prefill_all=lambda embedded: rows),  # type: ignore[arg-type]
+        prompts=SimpleNamespace(question=None),  # type: ignore[arg-type]
+        tokenizer=tokenize,
+        text_head=SimpleNamespace(logits=lambda states: states),  # type: ignore[arg-type]
+        **parts,
+    )
+    right, wrong, neither = vqa.answer([Image.new("RGB", (1, 1))] * 3, ["?"] * 3)
+    assert (right, wrong) == (pytest.approx(0.6 / 0.8), 0.0)
+    assert math.isnan(neither)
