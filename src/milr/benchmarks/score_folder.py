@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
 _BEGUN = (LOCK, f"{JOURNAL}{PART}")
-"""What a kill may leave behind before there is a journal."""
+"""Files that a kill may leave before there is a journal."""
 _NAMED = 5
 """Unscored pictures that the summary names at most; the file has them all."""
 
@@ -193,7 +193,7 @@ class FolderJob:
         self._left = []
 
     def conclude(self) -> str:
-        """Write the official result files, the list of unscored pictures and the summary; gives the summary."""
+        """Write the official result files, the list of unscored pictures and the summary; return the summary."""
         scored = [(picture, self._lines[picture.key].score) for picture in self.pictures]
         names = sorted({score.reward for _, score in scored})
         if len(names) > 1:
@@ -221,7 +221,7 @@ class FolderJob:
         return lines
 
     def _intervals(self, scored: Sequence[Scored]) -> str:
-        """What no official summary says: intervals, as in milr's own tables, and of how many prompts."""
+        """Return what no official summary says: intervals, as in milr's own tables, and of how many prompts."""
         groups: dict[str, list[tuple[str, float]]] = {}
         for picture, score in scored:
             if isinstance(score, Score):
@@ -249,7 +249,7 @@ class FolderJob:
         return "\n" + "\n".join(lines) + "\n"
 
     def _stale(self, picture: FoundPicture) -> str | None:
-        """The picture's hash where it must be scored (again); None where its line still holds."""
+        """Return the picture's hash where it must be scored (again); None where its line still holds."""
         try:
             digest = hash_file(self.folder / picture.key)
         except OSError as error:
@@ -261,7 +261,7 @@ class FolderJob:
         return None if holds else digest
 
     def _read(self) -> Iterator[_Line]:
-        """The journal's lines; what a kill cut off is passed over."""
+        """Yield the journal's lines; what a kill cut off is passed over."""
         path = self.out / JOURNAL
         if not path.is_file():
             if self.out.exists() and (
@@ -282,7 +282,7 @@ class FolderJob:
             raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin anew") from error
 
     def _open_journal(self) -> BinaryIO:
-        """Anew, with the header and the lines that still hold: without what a kill cut off or a picture outlived."""
+        """Begin the journal anew, with the header and the lines that still hold, without what a kill cut off."""
         left = {picture.key for picture, _ in self._left}
         kept = [self._lines[picture.key] for picture in self.pictures if picture.key not in left]
         write_text(self.out / JOURNAL, "".join(f"{line.model_dump_json()}\n" for line in (self._header, *kept)))
@@ -348,7 +348,7 @@ class _Worker:
         self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, placement=setup.placement, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
-        """The picture's score; a file that is no picture is unscored."""
+        """Return the picture's score; a file that is no image is unscored."""
         try:
             image = read_image(path)
         except UnreadableImage as error:
