@@ -9,9 +9,29 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from milr.errors import UsageError
+
 PART = ".part"
 LOCK = "lock"
 """The file by which one process holds a folder."""
+
+
+def find_cache(variable: str) -> Path:
+    """Return the folder for what milr keeps for its user between runs: `~/.cache`, or what XDG_CACHE_HOME says.
+
+    Args:
+        variable: The environment's variable that names a folder in its place, for the error.
+
+    Raises:
+        UsageError: There is no home folder: no HOME, and no entry for this user among the machine's accounts.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    if root:
+        return Path(root)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        raise UsageError(f"this user has no home folder: set {variable} (or HOME) to a folder for such files") from None
 
 
 @contextmanager

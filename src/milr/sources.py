@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milr.errors import UsageError
+from milr.files import find_cache
 from milr.weights import hash_file
 
 ROOT_VARIABLE = "MILR_DATA"
@@ -55,7 +56,7 @@ class Source:
     def folder(self) -> Path:
         """Return where `milr data get` puts the files."""
         root = os.environ.get(ROOT_VARIABLE)
-        return (Path(root) if root else Path.home() / ".cache" / "milr" / "data") / self.name
+        return (Path(root) if root else find_cache(ROOT_VARIABLE) / "milr" / "data") / self.name
 
     def find(self, folder: Path | None) -> Path:
         """Return the folder with all prompts in it, each file the official one.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from milr.errors import UsageError
+from milr.files import find_cache
 
 ROOT_VARIABLE = "MILR_WEIGHTS"
 CONVERSION = "conversion.json"
@@ -129,7 +130,13 @@ class Weights:
 
 def weights_root() -> Path:
     """The folder of all weights that do not come with the package."""
-    return Path(os.environ.get(ROOT_VARIABLE) or Path.home() / ".cache" / "milr" / "weights").expanduser()
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root:
+        return find_cache(ROOT_VARIABLE) / "milr" / "weights"
+    try:
+        return Path(root).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{ROOT_VARIABLE}={root}: this user has no home folder; write the path out") from None
 
 
 def identify_weights(folder: Path) -> str:

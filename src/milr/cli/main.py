@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -66,7 +72,7 @@ RENAMED: Mapping[str, str] = {
 
 app = typer.Typer(
     help="Search over the latents of a frozen unified model until the image shows what the prompt asked for.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -78,18 +84,30 @@ app.add_typer(data, name="data")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; every error that a user can mend is one line, exit code 2."""
     try:
-        _refuse_renamed(sys.argv[1:] if argv is None else argv)
-        status: object = _build_parser()(args=argv, prog_name="milr", standalone_mode=False)
+        _prepare_streams()
+        words = sys.argv[1:] if argv is None else argv
+        _refuse_renamed(words)
+        _refuse_prompts(words)
+        with _interrupted_by_sigterm():
+            status: object = _build_parser()(args=words, prog_name="milr", standalone_mode=False)
     except MilrError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except OSError as error:  # a path that the system refuses, a full disk
+        return _fail(f"{error.strerror or error}{f': {_shorten(str(error.filename))}' if error.filename else ''}")
     except Exception as error:
         # The parser's own errors: their class moved between typer's versions, their method did not.
         message = getattr(error, "format_message", None)
         if message is None:
             raise
         where = getattr(getattr(error, "ctx", None), "command_path", "milr")
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(message())
+            return 2
         return _fail(f"{str(message()).rstrip('.')}; see {where} --help")
     return status if isinstance(status, int) else 0
 
@@ -109,7 +127,45 @@ def start(
     if version:
         print(f"milr {__version__}")
     elif context.invoked_subcommand is None:
-        raise UsageError('no command given: type milr generate "a photo of a red apple", or milr --help')
+        print(context.get_help())
+
+
+def _prepare_streams() -> None:
+    """Let terminals and logs that lack a character show a substitute: a prompt in another script ends no run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if os.environ.get("COLUMNS", "").strip("0") == "":
+        os.environ.pop("COLUMNS", None)  # some programs say 0 for a width that they do not know
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Generator[None]:
+    """Take SIGTERM as Ctrl-C, so that a run keeps what it has; only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_prompts(words: Sequence[str]) -> None:
+    """Refuse a prompt in the place of a command, and words that no file name can have."""
+    if any("\0" in word for word in words):
+        raise UsageError("an argument holds a NUL character, which no text or path may: leave it out")
+    if words and " " in words[0].strip() and not words[0].startswith("-"):
+        raise UsageError(f'unknown command {words[0]!r}: for a prompt, type milr generate "{words[0]}"')
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _refuse_renamed(words: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Types that weights and the key-value cache may have. Latents, guidance and softmax are float32 whatever it is."""
+_SHORT_DTYPES = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+"""What people type for them; refused with the name."""
 _BFLOAT16_SINCE = 8
 """CUDA's compute capability from which bfloat16 is done in hardware (Ampere)."""
 
@@ -40,16 +42,16 @@ def find_device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, UnicodeError) as error:
         raise UsageError(f"unknown device {name!r}: use 'cpu', 'cuda' or 'cuda:0'") from error
     reason = ""
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = "this torch sees no CUDA device"
     else:
         try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).split("\n", 1)[0]
+            torch.zeros(1, device=device).item()  # "meta" has tensors without contents
+        except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
+            reason = str(error).split("\n", 1)[0].split(". This could be", 1)[0]
     if reason:
         raise UsageError(f"no device {name!r} here ({reason}): give --device cpu, or cuda, cuda:1 or mps where it is")
     return device
@@ -72,6 +74,8 @@ def machine_facts(placement: Placement, places: Mapping[str, str]) -> dict[str, 
 
 def check_dtype(name: str | None) -> None:
     """Refuse an unknown name of a type of numbers; None is allowed. Torch is not imported."""
+    if name in _SHORT_DTYPES:
+        raise UsageError(f"unknown dtype {name!r}: did you mean {_SHORT_DTYPES[name]!r}? known: {', '.join(DTYPES)}")
     if name is not None and name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from milr.errors import UsageError
+from milr.files import find_cache
 
 _NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SETTINGS = (".json", ".jinja")
@@ -92,6 +94,8 @@ def find_at_hub(
         NotConfirmed: Nobody agreed.
         UsageError: There is no such checkpoint or revision, it has no such weights, or the hub cannot be reached.
     """
+    if not os.environ.get("HF_HOME"):
+        find_cache("HF_HOME")  # the hub's library is not importable without a folder for its cache
     from huggingface_hub import is_offline_mode
 
     for ending in weights or (None,):

@@ -55,7 +55,7 @@ class Remote:
             UsageError: It is no URL, nobody answers, or what answers is no such reward.
         """
         check_url(argument, "the reward's URL")
-        require_extra("http")
+        require_extra("http", ("stamina", "httpx2"))
         self._url = argument
         self._vlm = vlm
         found = vlm.post(argument, None).result()

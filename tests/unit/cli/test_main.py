@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 import milr
 from milr.cli.main import RENAMED, main
+from milr.errors import UsageError
+from milr.models.devices import check_dtype, find_device
+from milr.rewards.http import Remote
+from milr.rewards.vlm.cache import default_cache
+from milr.rewards.vlm.client import VlmClient
+from milr.sources import SOURCES
+from milr.weights import weights_root
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,3 +88,111 @@ def test_every_new_name_exists(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_that_only_look_like_old_ones_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert "is now" not in refuse(capsys, "compare", "judge", "judge")  # a folder of that name
     assert "is now" not in refuse(capsys, "compare", "--", "--judge")
+
+
+def test_milr_alone_shows_help_and_h_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    assert "generate" in alone and main(["-h"]) == 0
+    assert capsys.readouterr().out.split() == alone.split()
+    assert "--install-completion" in alone
+
+
+def test_a_prompt_in_a_commands_place_is_told_about_generate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 'type milr generate "two dogs"' in refuse(capsys, "two dogs")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "a" * 300],
+        ["compare", "a" * 300],
+        ["score", "a" * 300, "--prompt", "two dogs", "--reward", "icons"],
+        ["generate", "--prompts", "a" * 300],
+        ["plan", "--model", "a" * 5000],
+        ["pack", "a\0b"],
+    ],
+)
+def test_a_path_that_the_system_refuses_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = refuse(capsys, *words)
+    assert said.startswith("error: ") and said.count("\n") == 1 and len(said) < 600
+
+
+def test_a_full_disk_under_any_command_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> dict[str, object]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("milr.cli.info.list_words", fail)
+    assert refuse(capsys, "info", "--words") == "error: No space left on device\n"
+
+
+def test_a_terminal_without_a_character_shows_a_substitute(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True)
+    monkeypatch.setattr(sys, "stderr", log)
+    assert main(["generate", "两只狗"]) == 2
+    assert b"error: " in log.buffer.getvalue() and b"\\u4e24" in log.buffer.getvalue()  # pyright: ignore
+
+
+@pytest.mark.parametrize("columns", ["0", "000"])
+def test_a_width_of_zero_is_no_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 60
+
+
+def test_whoever_has_no_home_folder_is_told_which_variable_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def homeless(kind: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", classmethod(homeless))
+    for name in ("XDG_CACHE_HOME", "MILR_CACHE", "MILR_DATA", "MILR_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    VlmClient()  # asks for no folder before a judge is asked
+    for find, variable in (
+        (weights_root, "MILR_WEIGHTS"),
+        (lambda: SOURCES["geneval"].folder, "MILR_DATA"),
+        (default_cache, "MILR_CACHE"),
+    ):
+        with pytest.raises(UsageError, match=f"set {variable}"):
+            find()
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "xpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_one_line(name: str) -> None:
+    with pytest.raises(UsageError, match=f"no device '{name}' here"):
+        find_device(name)
+
+
+@pytest.mark.parametrize(("given", "meant"), [("fp16", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")])
+def test_a_short_name_of_a_dtype_is_told_the_long_one(given: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        check_dtype(given)
+
+
+def test_a_reward_at_a_url_does_not_need_the_openai_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"protocol": "milr-reward/1", "reward": "one@1"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "openai", None)  # as if it were not installed
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        client = VlmClient()
+        url = f"http://127.0.0.1:{server.server_port}/score"
+        assert Remote(url, client).name == f"one@1 at {url}"
+        client.close()
+        thread.join()

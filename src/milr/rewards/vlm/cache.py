@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from milr.files import find_cache
 from milr.rewards.images.convert import image_hash
 from milr.rewards.vlm.messages import Question
 from milr.rewards.vlm.parsers import Answer
@@ -48,7 +49,7 @@ def default_cache() -> Path:
     root = os.environ.get("MILR_CACHE")
     if root:
         return Path(root) / "judges"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "milr" / "judges"
+    return find_cache("MILR_CACHE") / "milr" / "judges"
 
 
 def cache_key(url: str, question: Question) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Mapping
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -148,11 +150,15 @@ class VlmClient:
         if self.settings.url is not None:
             check_url(self.settings.url, "--vlm-url")
         self.budget = parse_budget(self.settings.budget)
-        self.cache = AnswerCache(self.settings.cache or default_cache())
         self._wire: Wire | None = None
         self._limit = asyncio.Semaphore(self.settings.concurrency)
         self._under_way: dict[str, asyncio.Task[Settled]] = {}
         self._habits: dict[str, _Habits] = {}  # by model, or by method and URL
+
+    @cached_property
+    def cache(self) -> AnswerCache:
+        """Where answers are kept; who asks no VLM judge needs no folder for it."""
+        return AnswerCache(self.settings.cache or default_cache())
 
     @property
     def url(self) -> str:
@@ -192,12 +198,13 @@ class VlmClient:
             UsageError: The extra is not installed, no server is named, or OpenAI's key is missing.
         """
         require_extra(reward)
+        _ = self.cache  # where no folder can be found for it, that is said before anything is drawn
         if needs_url and self.settings.url is None:
             raise UsageError(
                 f"the reward {reward!r} needs a server: serve its model (vllm serve, transformers serve, or "
                 f"milr serve-judge) and give --vlm-url http://localhost:8000/v1"
             )
-        if self.hosted and not os.environ.get(OPENAI_KEY):
+        if self.hosted and not os.environ.get(OPENAI_KEY, "").strip():
             raise UsageError(
                 f"the reward {reward!r} asks {self.host} and finds no key: set {OPENAI_KEY}, "
                 f"or give --vlm-url of a server of your own"
@@ -355,18 +362,18 @@ class VlmClient:
 
     async def _timed(self, sending: Coroutine[Any, Any, T], model: str | None = None) -> T:
         """Await one request; turn its faults into passing or lasting ones, without the key."""
-        openai, httpx = import_module("openai"), import_module("httpx2")
+        httpx, openai = import_module("httpx2"), _openai_if_used()
         try:
             async with asyncio.timeout(self.settings.timeout):
                 return await sending
-        except (TimeoutError, openai.APITimeoutError, httpx.TimeoutException) as error:
+        except (TimeoutError, *openai.timeouts, httpx.TimeoutException) as error:
             raise PassingFault(f"{self.host} gave no answer within {self.settings.timeout:g} s") from error
-        except openai.APIStatusError as error:
-            sent = error.response
+        except openai.refusals as error:
+            sent: Any = cast("Any", error).response
             raise find_fault(
                 sent.status_code, sent.headers, sent.content, self.host, model, self.settings.patience
             ) from error
-        except (openai.APIConnectionError, httpx.HTTPError) as error:
+        except (*openai.breaks, httpx.HTTPError) as error:
             cause = error.__cause__ or error
             raise PassingFault(f"no connection to {self.host}, or it was cut ({type(cause).__name__})") from error
 
@@ -393,13 +400,17 @@ def check_url(url: str, what: str) -> None:
         raise UsageError(f"{what} {url!r} is no URL: give for instance http://localhost:8000/v1")
 
 
-def require_extra(reward: str) -> None:
+def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "httpx2")) -> None:
     """Refuse a reward whose packages are not installed.
+
+    Args:
+        reward: Its name, for the error.
+        packages: Those that it imports; a reward at a URL needs no `openai`.
 
     Raises:
         UsageError: With the command that installs them.
     """
-    for package in ("openai", "stamina", "httpx2"):
+    for package in packages:
         try:
             import_module(package)
         except ImportError as error:
@@ -409,6 +420,22 @@ def require_extra(reward: str) -> None:
             ) from error
 
 
+@dataclass(frozen=True)
+class _OpenAIErrors:
+    """What the package `openai` raises; nothing where nobody has imported it, for then nothing can raise it."""
+
+    timeouts: tuple[type[Exception], ...] = ()
+    refusals: tuple[type[Exception], ...] = ()
+    breaks: tuple[type[Exception], ...] = ()
+
+
+def _openai_if_used() -> _OpenAIErrors:
+    openai: Any = sys.modules.get("openai")
+    if openai is None:
+        return _OpenAIErrors()
+    return _OpenAIErrors((openai.APITimeoutError,), (openai.APIStatusError,), (openai.APIConnectionError,))
+
+
 def _key(hosted: bool) -> str:
     """OpenAI's key goes to OpenAI alone; other servers get the user's key for them, or a placeholder."""
-    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY) or "none"
+    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY, "").strip() or "none"  # files of keys end in a line end
