@@ -32,7 +32,7 @@ class Reward(Protocol):
 
 
 RewardFunction: TypeAlias = Callable[[Sequence[Image.Image], Sequence[Task]], Iterable[Score | Unscored | float]]
-"""What `make_reward` makes a reward of: numbers in [0, 1] are scores."""
+"""A function that `make_reward` makes a reward of: numbers in [0, 1] are scores."""
 
 
 @runtime_checkable

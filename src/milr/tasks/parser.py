@@ -34,7 +34,7 @@ class PromptParser(Cursor):
         self.photo = False
         """The prompt begins with "a photo of", or what is read as that."""
         self.notes: list[str] = []
-        """What was left out, or read as something near."""
+        """Notes on words that were left out, or read as something near."""
         self._nouns: list[str] = []
 
     def read(self) -> tuple[list[Phrase], list[Joiner]]:

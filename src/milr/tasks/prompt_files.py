@@ -37,7 +37,7 @@ class Row:
     """One entry of a file."""
 
     place: str
-    """Where it is: "line 3", "item 2"."""
+    """Its place: "line 3", "item 2"."""
     content: str | Mapping[str, object]
     """A prompt, or what the entry says by key."""
 

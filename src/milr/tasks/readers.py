@@ -22,11 +22,11 @@ _NAMED = 8  # keys that a note names at most
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a file of prompts holds."""
+    """The tasks of a file of prompts."""
 
     tasks: tuple[Task, ...]
     notes: tuple[str, ...] = ()
-    """What of the file was passed over, in words."""
+    """The keys that were passed over, in words."""
 
 
 def tasks_from_prompts(prompts: str | Iterable[str | Task], *, free: bool = False) -> list[Task]:
@@ -136,7 +136,7 @@ def _from_text(prompt: str, free: bool) -> Task:
 
 @dataclass(frozen=True)
 class _Values:
-    """What a row says of a task."""
+    """A task's fields in a row."""
 
     fields: Mapping[str, object]
     sources: frozenset[str]

@@ -80,7 +80,7 @@ def _joining_words() -> dict[Words, tuple[Joiner, bool]]:
 
 
 JOINING_WORDS = _joining_words()
-"""What stands between objects -> what it means, and whether exactly that."""
+"""Words between objects -> what they mean, and whether exactly that."""
 REQUESTS: dict[Words, None] = {
     tuple(words.split()): None
     for words in (
