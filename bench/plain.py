@@ -32,7 +32,7 @@ class PlainLoop:
         """The text's tokens, greedily up to that many: the whole text is read again for each."""
         written = list(prefix)
         while len(written) < total:
-            ids = torch.tensor([[*prompt, *written]])
+            ids = self._to_device([[*prompt, *written]])
             states = self.network.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
             self._count(ids.shape[1], 0)
             written.append(int(self.network.lm_head(states[:, -1]).argmax(-1)))
@@ -41,9 +41,9 @@ class PlainLoop:
     @torch.inference_mode()
     def read(self, prompt: Sequence[int], blank: int, prefix: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
         """Read a drawing's two prompts and the prefix of its image; the cache and the last states (2, d)."""
-        pair = torch.tensor([list(prompt), [prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]]])
+        pair = self._to_device([list(prompt), [prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]]])
         words = self.network.get_input_embeddings()(pair)  # (2, T, d)
-        drawn = self._embed(torch.tensor(prefix, dtype=torch.long)).expand(2, -1, -1)
+        drawn = self._embed(self._to_device(prefix)).expand(2, -1, -1)
         return self._forward(torch.cat([words, drawn], dim=1), DynamicCache())
 
     @torch.inference_mode()
@@ -58,7 +58,10 @@ class PlainLoop:
             drawn.append(int(torch.multinomial(logits.softmax(-1), 1, generator=stream)))
             if len(drawn) == count:
                 return drawn
-            cache, states = self._forward(self._embed(torch.tensor(drawn[-1:])).expand(2, -1, -1), cache)
+            cache, states = self._forward(self._embed(self._to_device(drawn[-1:])).expand(2, -1, -1), cache)
+
+    def _to_device(self, ids: object) -> torch.Tensor:
+        return torch.tensor(ids, dtype=torch.long, device=self.network.device)
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """(T,) -> (1, T, d)."""

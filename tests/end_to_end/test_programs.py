@@ -61,6 +61,24 @@ def test_attention_is_measured(small_machine: None, tmp_path: Path, one_thread: 
     assert all(seconds > 0 for one in report["shapes"] for seconds in one["seconds"].values())
 
 
+@pytest.mark.slow
+@runs("bench/gpu.py")
+def test_a_gpu_is_pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    from bench import gpu
+
+    monkeypatch.setattr(gpu.Janus, "_decode_images", lambda self, samples: [Image.new("RGB", (1, 1))] * len(samples))
+    files = tmp_path / "gpu.json", tmp_path / "gpu.md"
+    gpu.main(["--pretend", "--json", str(files[0]), "--page", str(files[1])])
+    found = json.loads(files[0].read_text())
+    failed = [name for name, value in found.items() if isinstance(value, str) and value.startswith(("failed", "left"))]
+    assert not failed
+    for name in ("janus-7b", "janus-1b", "embedded"):
+        assert {f"{name}: {part}" for part in ("plan", "batch 1", "batch 2", "search, 2 drawings a step")} <= set(found)
+    assert found["tokens against the CPU's"]["float32"]["equal"] == 2
+    assert found["recorded against eager"]["float32"] == "equal"
+    assert "## janus-7b: batch 2" in files[1].read_text()
+
+
 @pytest.mark.parametrize("full", [False, True])
 @runs("bench/compare.py")
 def test_the_engine_is_compared_with_the_plain_loop(

@@ -19,6 +19,7 @@ __all__ = [
     "embedded_folder",
     "find_model",
     "load_model",
+    "read_best_method",
     "read_capabilities",
     "reads_free_prompts",
 ]
@@ -87,6 +88,19 @@ def reads_free_prompts(folder: Path) -> bool:
     return not (isinstance(settings, dict) and cast("dict[str, object]", settings).get("grammar") == "icons")
 
 
+def read_best_method(folder: Path) -> dict[str, str]:
+    """Return the best measured method of the model in a folder, and its strategy where it has one; {} is the paper's.
+
+    In milliseconds, from milr's own settings beside the checkpoint.
+    """
+    try:
+        settings: object = json.loads((folder / "milr.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    best = cast("dict[str, object]", settings).get("best") if isinstance(settings, dict) else None
+    return cast("dict[str, str]", best) if isinstance(best, dict) else {}
+
+
 def load_model(
     name: str = "embedded",
     *,
@@ -97,6 +111,7 @@ def load_model(
     confirm: Confirm = refuse,
     settings: Mapping[str, object] | None = None,
     deterministic: bool = False,
+    graphs: bool = True,
 ) -> Model:
     """Load a frozen model.
 
@@ -107,6 +122,7 @@ def load_model(
         profile: The form of its prompts, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
         deterministic: Decode in batches of fixed shape, so that in bfloat16 too an image does not depend on the rest
             of its batch. A small batch then takes as long as a full one.
+        graphs: On a CUDA device, record decode steps as CUDA graphs and replay them.
         offline: Fetch nothing from the hub.
         confirm: Gets a download and agrees to it or not; the default refuses all.
         settings: Settings that a user gives, by name: latents that the model does not have are refused before its
@@ -122,6 +138,6 @@ def load_model(
 
         check_latents(settings, read_capabilities(folder, profile))
     made: Model = load(MODELS.get(name, MODELS["embedded"]))(
-        folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic
+        folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic, graphs=graphs
     )
     return made

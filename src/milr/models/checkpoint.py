@@ -48,6 +48,8 @@ class CheckpointSettings(BaseModel):
     """One of `PROFILES`; None recognises it."""
     grammar: Literal["free", "icons"] = "free"
     """"icons" if the model only reads prompts of `milr.tasks`, and draws icons."""
+    best: dict[str, str] = {}
+    """The best measured method, and its strategy, which commands take where none is asked for; {} is the paper's."""
     search: dict[str, float | int | str] = {}
     """Settings of methods, by name, whose best values depend on the model."""
 
@@ -189,17 +191,27 @@ class Checkpoint:
         )
         return network
 
-    def make_network(self, dtype: torch.dtype) -> Any:
-        """Make a network of the same shape with random weights, on the CPU, to measure time and memory."""
+    def make_network(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+        """Make a network of the same shape with random weights, to measure time and memory.
+
+        Args:
+            dtype: The dtype of the weights.
+            device: Where the weights are made, so that the host needs no memory for them; None is the CPU.
+        """
         import torch
         from transformers.initialization import no_init_weights
         from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
-        with no_init_weights():
-            network: Any = JanusForConditionalGeneration(self.config)
-        stream = torch.Generator().manual_seed(0)
+        place, before = device or torch.device("cpu"), torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(dtype)
+            with no_init_weights(), place:
+                network: Any = JanusForConditionalGeneration(self.config)
+        finally:
+            torch.set_default_dtype(before)
+        stream = torch.Generator(place).manual_seed(0)
         for parameter in network.parameters():
-            parameter.data = torch.empty(parameter.shape, dtype=dtype).uniform_(-0.03, 0.03, generator=stream)
+            parameter.data.uniform_(-0.03, 0.03, generator=stream)
         return network
 
     def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, torch.Tensor]:

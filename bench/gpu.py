@@ -1,0 +1,534 @@
+"""One command that checks and measures milr on a GPU: at most nine minutes, no network, random weights made there.
+
+    python -m bench.gpu --json gpu.json --page gpu.md        # on a machine with CUDA
+    python -m bench.gpu --pretend                            # every part at tiny size, on a CPU
+
+First the checks: the device draws the CPU's tokens, recorded steps give the eager ones, no step waits for the host,
+memory that runs out is survived, `deterministic` holds. Then the figures, at the dimensions of Janus-Pro-1B and 7B with
+random weights and of the embedded model with its own: a decode step, eager and recorded, beside the plain loop's
+(bench/plain.py) and the limit, which is computed from the bandwidth and the arithmetic measured on the same device.
+Everything is printed as it is found, the files are written after every part, and what there is no time for is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from bench.compare import FixedPrompts, Sizes
+from bench.plain import PlainLoop
+from bench.random_weights import JANUS_SIZES, JanusSize, write_janus_config
+from milr import search
+from milr.decode import engine as engine_module
+from milr.decode.buffers import CudaRecorder, Fresh, Recorder
+from milr.decode.engine import Engine
+from milr.decode.sampling import SAMPLE, open_stream
+from milr.files import write_text
+from milr.models import embedded_folder
+from milr.models.base import ImageRequest, TaskState, TextRequest
+from milr.models.checkpoint import open_checkpoint
+from milr.models.janus import BegunImage, Janus
+from milr.models.leads import sample_leads
+from milr.models.sizing import make_plan
+from milr.settings import SamplingParams
+from milr.testing import FakeReward
+from milr.types import Task
+
+SAMPLING = SamplingParams(guidance=5.0)
+PROMPTS = (
+    "a photo of a red apple left of a blue clock",
+    "two dogs",
+    "three green cups",
+    "a photo of a bus above a chair",
+)
+TIE = 1e-5
+"""Distance in probability between a random number and a token's border, below which a device may choose otherwise."""
+TARGETS = {"janus-7b": {1: 1.6, 32: 1.7}, "janus-1b": {1: 2.5, 32: 2.0}}
+"""Milliseconds of a recorded step, as a multiple of the limit, at most: by size and batch."""
+
+
+class Repeater:
+    """Stands in for CUDA graphs where there are none: repeats the step that was recorded."""
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Return the step itself."""
+        return step
+
+    def drop(self) -> None:
+        """Drop nothing."""
+
+    def used_bytes(self) -> int:
+        """Return 0: a CPU's allocator does not say."""
+        return 0
+
+
+@dataclass
+class Bench:
+    """The device, the time that is left, and what was found so far."""
+
+    device: torch.device
+    until: float
+    pretend: bool
+    json: Path | None
+    page: Path | None
+    found: dict[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        """The weights' type: many CPUs are slow in bfloat16."""
+        return "float32" if self.pretend else "bfloat16"
+
+    def part(self, name: str, work: Callable[[], Any], *, needs: float = 0.0) -> None:
+        """Run one part, unless less than so many seconds are left; an error is a finding, not the end."""
+        left = self.until - time.monotonic()
+        if left < needs:
+            value: Any = f"left out: {left:.0f} s left, {needs:.0f} s needed"
+        else:
+            began = time.monotonic()
+            try:
+                value = work()
+            except Exception as error:  # whatever fails on an unknown device, the other parts are worth having
+                value = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            print(f"[{time.monotonic() - began:6.1f} s] ", end="")
+        print(f"{name}: {json.dumps(value, default=str)}", flush=True)
+        self.found[name] = value
+        self.save()
+
+    def save(self) -> None:
+        """Write both files, whole."""
+        if self.json:
+            write_text(self.json, json.dumps(self.found, indent=2, default=str) + "\n")
+        if self.page:
+            write_text(self.page, write_page(self.found))
+
+    def recorder(self) -> Recorder:
+        """Return what records steps here."""
+        return CudaRecorder(self.device) if self.device.type == "cuda" else Repeater()
+
+    def engine(self, model: Janus, *, recorded: bool) -> None:
+        """Give a model an engine whose steps are recorded, or run eagerly; of equal shapes either way."""
+        model.engine = Engine(
+            model.network.model.language_model,
+            recorder=self.recorder() if recorded else None,
+            bucket=64,
+            check_every=16,
+        )
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Return the seconds of one run, the device's work included."""
+        self.wait()
+        began = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def free(self) -> None:
+        """Give unused memory back and forget the peak."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> int | None:
+        """Return the most bytes that were allocated since `free`; None on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def describe(bench: Bench) -> dict[str, Any]:
+    """Name the machine and the versions."""
+    import transformers
+
+    on_cuda = bench.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(bench.device) if on_cuda else "pretended, on a CPU",
+        "memory": torch.cuda.get_device_properties(bench.device).total_memory if on_cuda else None,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
+
+
+def measure_limits(bench: Bench) -> dict[str, float]:
+    """Measure bytes read a second and bfloat16 operations a second."""
+    numbers, width = (2**16, 64) if bench.pretend else (2**29, 8192)
+    much = torch.ones(numbers, dtype=torch.bfloat16, device=bench.device)
+    square = torch.ones(width, width, dtype=torch.bfloat16, device=bench.device)
+    for work in (much.sum, lambda: square @ square):
+        work()
+    read = min(bench.seconds(lambda: much.sum()) for _ in range(5))
+    product = min(bench.seconds(lambda: square @ square) for _ in range(5))
+    return {"bytes a second": 2 * numbers / read, "operations a second": 2 * width**3 / product}
+
+
+def load_embedded(
+    bench: Bench, dtype: str, *, device: torch.device | None = None, deterministic: bool = False
+) -> Janus:
+    """Load the embedded model."""
+    place = str(device or bench.device)
+    return Janus(embedded_folder(), device=place, dtype=dtype, deterministic=deterministic, graphs=False)
+
+
+def requests_of(model: Janus, count: int, until: int | None = None) -> list[ImageRequest]:
+    """Return requests for images from the prompts alone."""
+    tasks = [Task(prompt=PROMPTS[place % len(PROMPTS)]) for place in range(count)]
+    states = model.start(tasks)
+    return [
+        ImageRequest(state, None, open_stream(0, "gpu", place, 0), until=until) for place, state in enumerate(states)
+    ]
+
+
+def draw_tokens(model: Janus, requests: Sequence[ImageRequest], batch: int) -> list[tuple[int, ...]]:
+    """Draw in batches; return the tokens. The images are not decoded."""
+    tokens: list[tuple[int, ...]] = []
+    for start in range(0, len(requests), batch):
+        tokens += [tuple(one) for one in sample_tokens(model, requests[start : start + batch])]
+    return tokens
+
+
+@torch.inference_mode()
+def sample_tokens(model: Janus, requests: Sequence[ImageRequest]) -> list[list[int]]:
+    """Sample the image tokens of one batch."""
+    begun = begin(model, requests)
+    return [tokens for tokens, _ in model.engine.in_batches(
+        begun, lambda part: model._draw(part, SAMPLING), rows=2, loops=True,
+        tokens=lambda one: len(one.prompt.ids) + model._total(one.request), shape=lambda one: (len(one.prompt.ids),),
+    )]  # fmt: skip
+
+
+def begin(model: Janus, requests: Sequence[ImageRequest]) -> list[BegunImage]:
+    """Read the prompts and the tokens that are known."""
+    streams = [request.stream.clone_state() for request in requests]
+    totals = [model._total(request) for request in requests]
+    codes: int = model.network.config.vq_config.num_embeddings
+    leads = sample_leads(requests, totals, streams, SAMPLING, codes, model.device)
+    prompts = model._read_image_prompts(requests)
+    return [BegunImage(*one) for one in zip(requests, leads, streams, prompts, strict=True)]
+
+
+def check_tokens(bench: Bench) -> dict[str, Any]:
+    """Draw the same images on the CPU and on the device, in float32 and in bfloat16; explain each first difference."""
+    count, until = (2, 6) if bench.pretend else (64, None)
+    host = load_embedded(bench, "float32", device=torch.device("cpu"))
+    wanted = draw_tokens(host, requests_of(host, count, until), 32)
+    found: dict[str, Any] = {"drawings": count}
+    for dtype in ("float32", "bfloat16"):
+        model = load_embedded(bench, dtype)
+        bench.engine(model, recorded=True)
+        drawn = draw_tokens(model, requests_of(model, count, until), 32)
+        firsts = [first_difference(one, two) for one, two in zip(wanted, drawn, strict=True)]
+        differ = [(place, first) for place, first in enumerate(firsts) if first is not None]
+        before = [len(row) if first is None else first for row, first in zip(wanted, firsts, strict=True)]
+        found[dtype] = {"equal": count - len(differ), "equal tokens before the first difference": sum(before) / count}
+        if dtype == "float32":
+            gaps = [
+                measure_tie(host, requests_of(host, count, until)[place], wanted[place][:first])
+                for place, first in differ
+            ]
+            found[dtype]["largest distance to a border at a difference"] = max(gaps, default=0.0)
+            found[dtype]["all differences are ties"] = all(gap <= TIE for gap in gaps)
+    return found
+
+
+def first_difference(one: Sequence[int], two: Sequence[int]) -> int | None:
+    """Return the first place where two sequences of one length differ."""
+    return next((place for place, pair in enumerate(zip(one, two, strict=True)) if pair[0] != pair[1]), None)
+
+
+@torch.inference_mode()
+def measure_tie(model: Janus, request: ImageRequest, tokens: Sequence[int]) -> float:
+    """Return how far the random number of the next token is from the nearest border between tokens, in probability."""
+    asked = replace(request, tokens=tokens, until=len(tokens) + 1, keep_hidden=1)
+    (begun,) = begin(model, [asked])
+    number = float(SAMPLE[SAMPLING.sampler].numbers(begun.stream.clone_state(), 1, 1))
+    ((_, hidden),) = model._draw([begun], SAMPLING)
+    borders = (
+        torch.softmax(model.image_logits(hidden, SAMPLING.guidance)[0] / SAMPLING.temperature, -1).double().cumsum(0)
+    )
+    return float((borders / borders[-1] - number).abs().min())
+
+
+def check_graphs(bench: Bench) -> dict[str, Any]:
+    """Draw the same images eagerly and from recorded steps, twice each."""
+    until = 6 if bench.pretend else None
+    found: dict[str, Any] = {}
+    for dtype in ("float32", "bfloat16"):
+        model, drawn = load_embedded(bench, dtype), list[list[tuple[int, ...]]]()
+        for recorded in (False, True):
+            bench.engine(model, recorded=recorded)
+            drawn.append([tokens for _ in range(2) for tokens in draw_tokens(model, requests_of(model, 3, until), 4)])
+        found[dtype] = "equal" if drawn[0] == drawn[1] else "different"
+        found[f"graphs in {dtype}"] = vars(model.engine.graph_counts)
+    return found
+
+
+class Strict(Fresh):
+    """Runs each step with an error wherever the host would wait for the device."""
+
+    def run(self, key: object, step: Callable[[], None]) -> None:
+        """See `milr.decode.buffers.Buffers`."""
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def check_waiting(bench: Bench) -> str:
+    """Run the steps of two drawings, and nothing else, under CUDA's errors of synchronisation."""
+    if bench.device.type != "cuda":
+        return "not checked: this is a CPU"
+    model = load_embedded(bench, "float32")
+    bench.engine(model, recorded=False)
+    model.engine._fresh = Strict(bench.device, zero=True)
+    sample_tokens(model, requests_of(model, 2, 5))
+    return "no step waits"
+
+
+def check_memory(bench: Bench) -> dict[str, Any]:
+    """Draw a batch that does not fit: milr drops its records, halves the batch and gives the same tokens."""
+    if bench.device.type != "cuda":
+        return {"not checked": "this is a CPU"}
+    model = load_embedded(bench, "float32")
+    bench.engine(model, recorded=True)
+    wanted = draw_tokens(model, requests_of(model, 32), 32)
+    bench.free()
+    free = torch.cuda.mem_get_info(bench.device)[0]
+    each = 2 * model.engine.decoder.token_bytes * 256
+    ballast = torch.empty(max(0, free - 20 * each - 64 * 2**20), dtype=torch.uint8, device=bench.device)
+    bench.engine(model, recorded=True)
+    fitting = engine_module.fitting
+    try:
+        engine_module.fitting = lambda *_: None  # type: ignore[assignment]
+        found = draw_tokens(model, requests_of(model, 32), 32)
+    finally:
+        engine_module.fitting = fitting
+        del ballast
+        bench.free()
+    return {"tokens": "equal" if found == wanted else "different", "images at a time after": model.engine._most}
+
+
+def check_deterministic(bench: Bench) -> str:
+    """Draw in bfloat16 alone and in a batch."""
+    until = 6 if bench.pretend else None
+    model = load_embedded(bench, "bfloat16", deterministic=True)
+    together = draw_tokens(model, requests_of(model, 4, until), 4)
+    alone = draw_tokens(model, requests_of(model, 4, until), 1)
+    return "equal" if together == alone else "different"
+
+
+def load_random(bench: Bench, size: JanusSize, work: Path) -> tuple[Janus, Sizes]:
+    """Make a Janus of a size with random weights on the device."""
+    write_janus_config(work, size)
+    model = Janus(work, device=str(bench.device), dtype=bench.dtype, random=True, graphs=False)
+    image = model.capabilities.image_tokens
+    text = 6 if bench.pretend else 60
+    sizes = Sizes(180, text, text // 5, 120, image, max(1, image // 50))
+    model.prompts = cast("Any", FixedPrompts(sizes, 700))  # ids that the tokenizer knows
+    model.profile = replace(model.profile, max_reasoning_tokens=text)
+    return model, sizes
+
+
+def measure_size(bench: Bench, name: str, limits: dict[str, float], note: Callable[[str, Any], None]) -> None:
+    """Measure one size at several batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        planned = plan_size(bench, name, work)
+        note("plan", planned)
+        model, sizes = (
+            load_random(bench, JANUS_SIZES["janus-tiny" if bench.pretend else name], work)
+            if name in JANUS_SIZES
+            else (load_embedded(bench, bench.dtype), None)
+        )
+        largest = planned["rows"] or 1
+        fixed = [1, 2] if bench.pretend else [1, 8, 32]
+        for batch in [*[one for one in fixed if one <= largest], *([] if bench.pretend else [largest])]:
+            note(f"batch {batch}", measure_batch(bench, model, batch, limits))
+        note("text, 8 at a time, ms a text", measure_text(bench, model, 2 if bench.pretend else 8))
+        note("image decoding, ms an image", measure_decoding(bench, model, 1 if bench.pretend else 8))
+        if sizes is not None:
+            note("plain loop", measure_plain(bench, model, sizes))
+        for images in (2,) if bench.pretend else (1, 4, 8):
+            note(f"search, {images} drawings a step", measure_search(bench, model, images))
+
+
+def plan_size(bench: Bench, name: str, work: Path) -> dict[str, Any]:
+    """Return what `milr plan` says before the weights are loaded."""
+    if name in JANUS_SIZES:
+        write_janus_config(work, JANUS_SIZES["janus-tiny" if bench.pretend else name])
+    checkpoint = open_checkpoint(work if name in JANUS_SIZES else embedded_folder(), weights=False)
+    made = make_plan(checkpoint, device=str(bench.device), dtype=bench.dtype)
+    rows = min(made.rows or 1, 512)
+    return {"weights": made.weights, "row": made.row, "rows": rows}
+
+
+def measure_batch(bench: Bench, model: Janus, batch: int, limits: dict[str, float]) -> dict[str, Any]:
+    """Measure a decode step at the middle of an image, eager and recorded, and a whole image."""
+    few, many = (2, 4) if bench.pretend else (8, 72)
+    found: dict[str, Any] = {}
+    for name, recorded in (("eager", False), ("recorded", True)):
+        bench.engine(model, recorded=recorded)
+        times = [
+            bench.seconds(lambda n=n: sample_tokens(model, requests_of(model, batch, n)))
+            for n in (many, many, few, many)
+        ]
+        found[f"{name}, ms a step"] = 1e3 * (times[3] - times[2]) / (many - few)
+    bench.free()
+    bench.engine(model, recorded=True)
+    sample_tokens(model, requests_of(model, batch))
+    found["recorded, s an image"] = bench.seconds(lambda: sample_tokens(model, requests_of(model, batch))) / batch
+    found["peak bytes"] = bench.peak()
+    found["graphs"] = vars(model.engine.graph_counts)
+    found["limit, ms a step"] = 1e3 * limit_of_step(model, batch, limits)
+    found["recorded / limit"] = found["recorded, ms a step"] / found["limit, ms a step"]
+    return found
+
+
+def limit_of_step(model: Janus, batch: int, limits: dict[str, float]) -> float:
+    """Return the seconds that reading weights and cache once, or the arithmetic, take at least."""
+    inner = model.network.model
+    parts = (inner.language_model.layers, inner.generation_head, inner.generation_aligner)
+    weights = sum(one.numel() * one.element_size() for part in parts for one in part.parameters())
+    context = 120 + 40  # of the prompt, and about the middle of what `measure_batch` draws
+    cache = 2 * batch * context * model.engine.decoder.token_bytes
+    operations = 2 * (weights / model.network.dtype.itemsize) * 2 * batch
+    return max((weights + cache) / limits["bytes a second"], operations / limits["operations a second"])
+
+
+def measure_text(bench: Bench, model: Janus, batch: int) -> float:
+    """Return the milliseconds of one text of the batch."""
+    bench.engine(model, recorded=True)
+
+    def write() -> None:
+        model.reason([TextRequest(TaskState(Task(prompt=PROMPTS[place % 4]))) for place in range(batch)])
+
+    write()
+    write()
+    return 1e3 * bench.seconds(write) / batch
+
+
+def measure_decoding(bench: Bench, model: Janus, batch: int) -> float:
+    """Return the milliseconds in which an image is decoded from its tokens."""
+    tokens = [[1] * model.capabilities.image_tokens] * batch
+    decode = torch.inference_mode()(model._decode_images)
+    decode(tokens)
+    return 1e3 * bench.seconds(lambda: decode(tokens)) / batch
+
+
+def measure_plain(bench: Bench, model: Janus, sizes: Sizes) -> dict[str, float]:
+    """Measure the plain loop's step on the same weights."""
+    loop, count = PlainLoop(model.network), 2 if bench.pretend else 24
+    prompt = model.prompts.image(PROMPTS[0], None)
+    stream = torch.Generator(bench.device).manual_seed(0)
+
+    def draw(many: int) -> float:
+        cache, states = loop.read(prompt, 0, [1] * sizes.image_latents)
+        return bench.seconds(lambda: loop.draw(cache, states, many, SAMPLING.guidance, stream))
+
+    draw(2)
+    first = draw(1)
+    return {"ms a step": 1e3 * (draw(1 + count) - first) / count}
+
+
+def measure_search(bench: Bench, model: Janus, images: int) -> dict[str, float]:
+    """Measure a step of a search of one prompt: its latency, and drawings per second."""
+    bench.engine(model, recorded=True)
+    changes: dict[str, Any] = {"steps": 2, "drawings_per_step": images, "strategy": "joint"}
+    own = model.settings("milr", image_ratio=0.05 if bench.pretend else 0.02, **changes)
+    records = iter(search([Task(prompt=PROMPTS[0])], model, FakeReward(lambda image, task: 0.2), own))
+    next(records)
+    next(records)
+    spent = bench.seconds(lambda: next(records))
+    return {"s a step": spent, "drawings a second": images / spent}
+
+
+def write_page(found: dict[str, Any]) -> str:
+    """Return everything that was found as a page of Markdown."""
+    lines = [f"# milr on {found.get('machine', {}).get('device', 'a device')}", ""]
+    for name, value in found.items():
+        lines += [f"## {name}", ""]
+        rows = value.items() if isinstance(value, dict) else [("", value)]
+        lines += [f"- {key}: {write_value(one)}" if key else f"- {write_value(one)}" for key, one in rows] + [""]
+    return "\n".join(lines)
+
+
+def write_value(value: Any) -> str:
+    """Return a number with four digits, and anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {write_value(one)}" for key, one in value.items())
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def judge_targets(found: dict[str, Any]) -> dict[str, str]:
+    """Say for each target whether it is met."""
+    if found["machine"]["cuda"] is None:
+        return {"none": "this is a CPU"}
+    said: dict[str, str] = {}
+    for name, targets in TARGETS.items():
+        for batch, most in targets.items():
+            measured = found.get(f"{name}: batch {batch}")
+            if isinstance(measured, dict):
+                ratio = measured["recorded / limit"]
+                said[f"{name}, batch {batch}"] = (
+                    f"{ratio:.2f} x the limit, asked for {most}: {'met' if ratio <= most else 'missed'}"
+                )
+            else:
+                said[f"{name}, batch {batch}"] = "not measured"
+    return said
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take")
+    parser.add_argument("--models", nargs="+", default=["janus-7b", "janus-1b", "embedded"])
+    parser.add_argument("--pretend", action="store_true", help="every part at tiny size, on a CPU")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path)
+    given = parser.parse_args(argv)
+    device = torch.device("cpu" if given.pretend else given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("this torch sees no CUDA device: give --pretend to try the program out")
+    torch.set_float32_matmul_precision("highest")  # TF32 would make other tokens
+    bench = Bench(device, time.monotonic() + 60 * given.minutes, given.pretend, given.json, given.page, {})
+    bench.part("machine", lambda: describe(bench))
+    bench.part("limits", lambda: measure_limits(bench))
+    for name, check in (
+        ("tokens against the CPU's", check_tokens),
+        ("recorded against eager", check_graphs),
+        ("waiting for the host", check_waiting),
+        ("memory that runs out", check_memory),
+        ("deterministic in bfloat16", check_deterministic),
+    ):
+        bench.part(name, lambda check=check: check(bench), needs=20)
+    limits = bench.found["limits"]
+    for name in given.models:
+
+        def note(title: str, value: Any, name: str = name) -> None:
+            bench.part(f"{name}: {title}", lambda: value)
+
+        bench.part(name, lambda name=name, note=note: measure_size(bench, name, limits, note), needs=30)
+        bench.free()
+    bench.part("targets", lambda: judge_targets(bench.found))
+
+
+if __name__ == "__main__":
+    main()
