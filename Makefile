@@ -36,7 +36,7 @@ $(READY): pyproject.toml Makefile
 	@touch $@
 
 demo: setup  ## The main job: from a prompt to a better picture, in runs/
-	$(BIN)/milr generate "$(PROMPT)" --strategy steer
+	$(BIN)/milr generate "$(PROMPT)"
 
 check: setup  ## The static checks: ruff (rules and format), import-linter (floors, no cycles) and pyright
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright

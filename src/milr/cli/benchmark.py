@@ -16,20 +16,25 @@ from milr.cli.options import (
     INTERRUPTED,
     Device,
     Dtype,
+    FailUnder,
     ModelName,
     Offline,
     Profile,
     Yes,
     ask,
     check_names,
+    choose_search,
+    end_by_scores,
     flag_of,
     name_flags,
+    name_search,
     with_settings,
 )
 from milr.cli.progress import BenchmarkProgress
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
+from milr.models import find_model
 from milr.models.hub import HubAccess
 from milr.runs import default_folder
 from milr.settings import make_settings
@@ -38,7 +43,17 @@ if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # imports torch
 
 FORM = "milr benchmark icons --limit 12, or milr benchmark --resume FOLDER"
-_WITH_RESUME = ("resume", "open_page", "offline", "yes", "vlm_url", "vlm_model", "vlm_budget", "vlm_price")
+_WITH_RESUME = (
+    "resume",
+    "open_page",
+    "offline",
+    "yes",
+    "fail_under",
+    "vlm_url",
+    "vlm_model",
+    "vlm_budget",
+    "vlm_price",
+)
 
 
 @with_settings()
@@ -53,7 +68,10 @@ def benchmark(
     evaluator: Annotated[
         str | None, typer.Option(help="A reward that is never optimised; it gives the headline numbers.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="A name that milr info lists; default: milr.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A name that milr info lists; default: the model's best measured one; milr is the paper's."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Number of prompts, spread over the tags.")] = None,
     tags: Annotated[str | None, typer.Option(metavar="TAG,...", help="Only prompts of these tags.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Every Nth prompt from the Ith on.")] = None,
@@ -77,6 +95,7 @@ def benchmark(
         Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<name>-<method>.")
     ] = None,
     open_page: Open = False,
+    fail_under: FailUnder = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Go on with that run; its run.json has all settings.")
     ] = None,
@@ -97,6 +116,8 @@ def benchmark(
             raise UsageError(f"no benchmark given: type {FORM}")
         make_settings(choose_method(method, pool), given)
         check_names(model, reward, dtype)
+        if pool is None:
+            method, given = choose_search(method, given, find_model(model, weights=False, offline=offline))
         screen.print(f"milr: loading what {name} needs ...")
         from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 
@@ -123,10 +144,10 @@ def benchmark(
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
         job = BenchmarkJob.begin(asked, folder, vlm.client, hub)
-    _run(job, screen, vlm, open_page)
+    _run(job, screen, vlm, open_page, fail_under)
 
 
-def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool) -> None:
+def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool, fail_under: float | None) -> None:
     manifest, parts = job.writer.manifest, job.parts
     progress = BenchmarkProgress(job, screen)
     evaluator = {} if parts.evaluator is None else {parts.evaluator.name: parts.evaluator}
@@ -145,7 +166,7 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool) -
     finally:
         vlm.client.close()
     scorer = manifest.evaluator or f"{manifest.reward}, the reward itself: it was optimised, so this flatters"
-    typer.echo(f"{job.benchmark.title}, {manifest.method}, {manifest.model}; evaluated by {scorer}")
+    typer.echo(f"{job.benchmark.title}, {name_search(manifest.settings)}, {manifest.model}; evaluated by {scorer}")
     typer.echo(str(job.table()))
     done = job.writer.manifest
     screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
@@ -157,6 +178,7 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool) -
         screen.print(line)
     typer.echo(f"run: {job.folder}")
     show_page(job.folder, typer.echo, open_page)
+    end_by_scores(progress.scores(), fail_under)
 
 
 def _refuse_more_with_resume(context: typer.Context) -> None:

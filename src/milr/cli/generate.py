@@ -17,6 +17,7 @@ from milr.cli.options import (
     INTERRUPTED,
     Device,
     Dtype,
+    FailUnder,
     ModelName,
     Offline,
     Profile,
@@ -24,6 +25,9 @@ from milr.cli.options import (
     Yes,
     ask,
     check_names,
+    choose_search,
+    end_by_scores,
+    name_search,
     with_settings,
 )
 from milr.cli.progress import SearchProgress
@@ -33,6 +37,7 @@ from milr.models import find_model, reads_free_prompts
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.settings import make_settings
 from milr.tasks import PromptFile, explain, read_prompt_file, tasks_from_prompts
+from milr.types import Score
 
 
 @with_settings()
@@ -49,7 +54,13 @@ def generate(
     ] = None,
     model: ModelName = DEFAULT_MODEL,
     reward: Reward = None,
-    method: Annotated[str, typer.Option(help="How drawings are spent: a name that milr info lists.")] = "milr",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How drawings are spent: a name that milr info lists. Default: the model's best measured one; "
+            "milr is the paper's."
+        ),
+    ] = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -68,11 +79,12 @@ def generate(
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the run; default: runs/<time>-<prompt>.")
     ] = None,
     open_page: Open = False,
+    fail_under: FailUnder = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per task on standard output.")] = False,
 ) -> None:
     """Draw images that show what the prompts say. Settings that are not given are the model's own."""
     # Whatever can be refused is refused before seconds are spent on loading a model.
-    make_settings(method, given)
+    make_settings(method or "milr", given)
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
     check_names(model, reward, dtype)
@@ -83,6 +95,8 @@ def generate(
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     folder = find_model(model, weights=False, offline=offline)
     read = _read_prompts(prompts, prompts_file, folder)
+    method, given = choose_search(method, given, folder)
+    make_settings(method, given)
     tasks = read.tasks
     for line in (*read.notes, *filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
         screen.print(f"milr: {line}")
@@ -114,6 +128,7 @@ def generate(
     )
     settings = loaded.settings(method, **given)
     scorer = scorer or load_reward(reward, model=loaded, vlm=vlm.client, placement=placement)
+    screen.print(f"milr: by the method {name_search(settings)}")
     watched = vlm.load_panel(loaded, placement)
     for line in vlm.costs(scorer, watched, loaded, most_images(settings, len(tasks))):
         screen.print(f"milr: {line}")
@@ -151,6 +166,8 @@ def generate(
         vlm.client.close()
     progress.conclude(writer.folder, vlm.conclusion(progress.ends()))
     show_page(writer.folder, screen.print, open_page)
+    bests = [last.best_score for _, last in progress.ends()]
+    end_by_scores([best.value if isinstance(best, Score) else None for best in bests], fail_under)
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:

@@ -6,7 +6,8 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -17,7 +18,7 @@ from rich.markup import escape
 from milr.errors import UsageError
 from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
-from milr.settings import METHOD_SETTINGS, OneOf, all_fields
+from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
 
 CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 2 is wrong use
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -113,6 +114,49 @@ def check_names(model: str, reward: str | None, dtype: str | None) -> None:
     if reward is not None:
         check_reward(reward)
     check_dtype(dtype)
+
+
+_OWN_CHOICES = ("strategy", "text_ratio", "image_ratio", "learning_rate")
+"""Settings that say which search is meant: whoever gives one gets the paper's with it."""
+
+
+def choose_search(method: str | None, given: Mapping[str, object], folder: Path) -> tuple[str, dict[str, object]]:
+    """Return the method and what is given, once a model's best measured method has taken the place of what is open.
+
+    Args:
+        method: As typed; "milr" is the paper as published, None the model's best where it has evidence for one.
+        given: Settings as typed.
+        folder: The model's.
+    """
+    from milr.models import read_best_method
+
+    best = read_best_method(folder)
+    if method is not None or not best or any(name in given for name in _OWN_CHOICES):
+        return method or "milr", dict(given)
+    return best.get("method", "milr"), {**{k: v for k, v in best.items() if k != "method"}, **given}
+
+
+def name_search(settings: Settings) -> str:
+    """Return the method in words, with its strategy where it has one."""
+    strategy = settings.get("strategy")
+    return settings.method if strategy is None else f"{settings.method}, strategy {strategy}"
+
+
+def end_by_scores(scores: Sequence[float | None], fail_under: float | None) -> None:
+    """End a command by what was scored; return where all is well.
+
+    Args:
+        scores: Of the answers; None of those that could not be scored.
+        fail_under: The least mean that passes; None asks for none.
+
+    Raises:
+        typer.Exit: 3 where an answer is unscored, else 1 where the mean is below `fail_under`.
+    """
+    values = [score for score in scores if score is not None]
+    if len(values) < len(scores):
+        raise typer.Exit(NOT_ALL_SCORED)
+    if fail_under is not None and values and sum(values) / len(values) < fail_under:
+        raise typer.Exit(CHECK_FAILED)
 
 
 def ask(screen: Console, yes: bool) -> Confirm:

@@ -192,6 +192,10 @@ class BenchmarkProgress:
         """Return how many images may still be drawn, at most."""
         return most_images(self._job.writer.manifest.settings, self._total - len(self._answers))
 
+    def scores(self) -> list[float | None]:
+        """Return the scores of all finished tasks, of earlier sessions too; None of those that have none."""
+        return [answer.value for answer in self._answers]
+
     def ends(self) -> str:
         """Return why this session's tasks ended, in words; empty if none did."""
         return say_ends(self._ends)

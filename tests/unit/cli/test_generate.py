@@ -150,7 +150,7 @@ def test_json_is_one_object_a_task_on_standard_output(stage: Stage, capsys: pyte
 
 def test_unscored_is_null_with_its_reason(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.values = [[math.nan, math.nan]]
-    assert main([*RUN, "--json"]) == 0
+    assert main([*RUN, "--json"]) == 3
     captured = capsys.readouterr()
     outcome = json.loads(captured.out)
     assert (outcome["first_reward"], outcome["best_reward"]) == (None, None)
@@ -174,6 +174,24 @@ def test_a_strategys_recommendations_go_before_the_models_defaults(stage: Stage)
     assert {name: stage.settings.get(name) for name in recommended} == recommended
     assert main([*RUN[:-1], "other", "--strategy", "steer", "--learning-rate", "0.5"]) == 0
     assert stage.settings.get("learning_rate") == 0.5 and stage.settings.get("text_ratio") == 1.0
+
+
+def test_the_default_is_the_models_best_measured_method_and_milr_is_the_papers(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(RUN) == 0
+    assert (stage.method, stage.settings.get("strategy"), stage.settings.get("text_ratio")) == ("milr", "steer", 1.0)
+    assert "milr: by the method milr, strategy steer\n" in capsys.readouterr().out
+    assert main([*RUN[:-1], "paper", "--method", "milr"]) == 0
+    assert (stage.settings.get("strategy"), stage.settings.get("text_ratio")) == ("joint", 0.2)
+    assert "milr: by the method milr, strategy joint\n" in capsys.readouterr().out
+    assert main([*RUN[:-1], "own", "--image-ratio", "0.5"]) == 0 and stage.settings.get("strategy") == "joint"
+
+
+@pytest.mark.parametrize(("least", "code"), [("0.75", 0), ("0.76", 1)])
+def test_fail_under_is_the_least_mean_that_passes(stage: Stage, least: str, code: int) -> None:
+    assert main([*RUN, "--fail-under", least]) == code
+    assert read_run("run").manifest.status == "finished"
 
 
 def test_another_method_than_the_search_spends_the_drawings(stage: Stage) -> None:
@@ -271,7 +289,7 @@ def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> Non
         ("--batch-size", "0", "--batch-size 0: must be at least 1"),
         ("--temperature", "0", "--temperature 0.0: must be above 0"),
         ("--method", "prm", "unknown method 'prm': did you mean 'parm'?"),
-        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, steer, t2v"),
+        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, no-text, steer, t2v"),
         ("--gradient", "rewards", "unknown gradient 'rewards': did you mean 'reward'?"),
         ("--noise", "loud", "unknown noise 'loud': known: fixed, fresh"),
         ("--dtype", "bfloat", "unknown dtype 'bfloat': did you mean 'bfloat16'?"),
@@ -289,7 +307,6 @@ def test_a_wrong_value_is_one_line_with_the_way_out(refused: Refused, option: st
 def test_missing_and_empty_prompts_are_refused(refused: Refused) -> None:
     assert 'no prompt given: type milr generate "a photo' in refused("generate")
     assert "a prompt is empty" in refused("generate", APPLE, " ")
-    assert "milr --help" in refused()
     assert "generat" in refused("generat", APPLE)
 
 
