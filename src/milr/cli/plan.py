@@ -35,7 +35,7 @@ def plan(
     from milr.models import find_model
     from milr.models.checkpoint import open_checkpoint
     from milr.models.devices import Placement, check_dtype
-    from milr.models.sizing import make_plan, probe
+    from milr.models.sizing import make_plan, plan_cards, probe
     from milr.rewards import check_reward, check_scorable, default_reward, locate_reward
 
     check_dtype(dtype)
@@ -49,6 +49,7 @@ def plan(
     check_scorable(reward, (), checkpoint.capabilities)
     needs, place = _reward_bytes(reward), locate_reward(reward, Placement(device, dtype))
     made = make_plan(checkpoint, device=device, dtype=dtype, reward=(needs or 0) if place == device else 0)
+    cards = plan_cards(checkpoint, reward=needs or 0)
     found: dict[str, object] = {
         "model": model,
         "profile": checkpoint.profile_name,
@@ -58,6 +59,7 @@ def plan(
         "reward": reward,
         "reward_bytes": needs,
         "reward_device": place,
+        "cards": [dataclasses.asdict(card) for card in cards],
     }
     weights, count, rate = "", 0, 0.0
     if try_it:
@@ -89,6 +91,15 @@ def plan(
     lines.append(f"at a time   {'not known' if made.rows is None else made.rows} drawings")
     if made.rows == 0:
         lines[-1] += ": give a smaller dtype (--dtype bfloat16), another device, or free memory"
+    for card in cards:
+        title = f"{card.gigabytes} GB".ljust(12)
+        if card.seconds_alone is None or card.seconds_together is None:
+            lines.append(f"{title}too small in bfloat16, on a card like the {card.card}")
+        else:
+            lines.append(
+                f"{title}{card.rows:,} drawings at a time in bfloat16; on a card like the {card.card} at least "
+                f"{card.seconds_alone:.2g} s for one alone, {card.seconds_together:.2g} s each together (computed)"
+            )
     if try_it:
         lines.append(f"probe       {rate:,.1f} drawings per hour, {count} at a time, with {weights} weights")
     for line in lines:

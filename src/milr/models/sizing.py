@@ -73,6 +73,64 @@ def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None 
     return Plan(str(numbers).removeprefix("torch."), parts, weights, tokens, per_token, row, latents, free, rows)
 
 
+@dataclass(frozen=True)
+class Card:
+    """A graphics card that stands for all of its memory's size."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    bandwidth: float
+    """Bytes read a second, by its maker's data sheet."""
+
+
+CARDS = (
+    Card("RTX 4060", 8 * 2**30, 272e9),
+    Card("RTX 4070", 12 * 2**30, 504e9),
+    Card("RTX 4090", 24 * 2**30, 1008e9),
+    Card("L40S", 48 * 2**30, 864e9),
+    Card("A100", 80 * 2**30, 2039e9),
+)
+
+
+@dataclass(frozen=True)
+class CardPlan:
+    """What a card holds of a model in half precision."""
+
+    card: str
+    gigabytes: int
+    rows: int
+    """How many drawings at a time fit beside the weights and the reward; 0 if not even the weights fit."""
+    seconds_alone: float | None
+    """At least, of one drawing by itself: the time in which the decoder's weights and the cache are read once a token.
+    Computed, not measured. None if it does not fit."""
+    seconds_together: float | None
+    """The same of a drawing among as many as fit."""
+
+
+def plan_cards(checkpoint: Checkpoint, *, reward: int = 0) -> list[CardPlan]:
+    """Return what cards of 8 to 80 GB hold; no weight is read.
+
+    Args:
+        checkpoint: See `milr.models.checkpoint.open_checkpoint`.
+        reward: Bytes that the reward takes on the same card.
+    """
+    plan = make_plan(checkpoint, dtype="bfloat16")
+    size, tokens = 2, checkpoint.capabilities.image_tokens
+    text = checkpoint.config.text_config
+    table = text.vocab_size * text.hidden_size  # of the words' embeddings, of which a step reads none
+    read = size * (plan.parameters["decoder"] - table + plan.parameters["image head"])
+    cache = 2 * (plan.tokens - tokens // 2) * plan.cache_per_token  # in the middle of an image
+    found: list[CardPlan] = []
+    for card in CARDS:
+        rows = max(0, int((card.memory * USABLE - plan.weights - reward) // plan.row))
+        alone, together = (
+            (tokens * (read / many + cache) / card.bandwidth for many in (1, rows)) if rows else (None, None)
+        )
+        found.append(CardPlan(card.name, card.memory // 2**30, rows, alone, together))
+    return found
+
+
 def folder_bytes(folder: Path) -> int:
     """Return the size of all safetensors in a folder and below it: about the memory that a reward's networks need."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

@@ -14,7 +14,7 @@ from milr.errors import UsageError
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.janus import Janus
-from milr.models.sizing import PROMPT_TOKENS, make_plan
+from milr.models.sizing import PROMPT_TOKENS, make_plan, plan_cards
 from tests.support.janus_folders import tiny_sizes, write_deepseek, write_settings
 from tests.support.plain_janus import TINY, PlainJanus
 
@@ -54,7 +54,21 @@ def test_a_reward_takes_rows_away_and_too_much_leaves_none(folder: Path, monkeyp
     assert make_plan(found, reward=10**10).rows == 0
 
 
-def test_the_command_says_it_all_without_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cards_hold_what_is_left_beside_the_weights(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder, weights=False)
+    plan, cards = make_plan(checkpoint, dtype="bfloat16"), plan_cards(checkpoint)
+    assert [card.gigabytes for card in cards] == [8, 12, 24, 48, 80]
+    for card in cards:
+        usable = card.gigabytes * 2**30 * 0.8 - plan.weights
+        assert card.rows * plan.row <= usable < (card.rows + 1) * plan.row
+        assert card.seconds_alone is not None and card.seconds_together is not None
+        assert card.seconds_together < card.seconds_alone
+    assert plan_cards(checkpoint, reward=9 * 2**30)[0].seconds_alone is None
+
+
+def test_the_command_says_it_all_without_weights(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["plan", "--model", str(folder), "--profile", "got-r1", "--reward", "self", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["profile"] == "got-r1" and found["capabilities"]["passes"] == 1
@@ -63,8 +77,9 @@ def test_the_command_says_it_all_without_weights(folder: Path, capsys: pytest.Ca
     assert (found["device"], found["reward_device"]) == ("cpu", "cpu")
     assert main(["plan", "--model", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert "two passes, latents: both" in said and "at a time" in said
+    assert "two passes, latents: both" in said and "at a time" in said and "on a card like the A100" in said
     assert "reward      self: 0.0 kB, on cpu" in said  # the default of a model that reads any text
+    monkeypatch.setattr("milr.models.sizing.find_device", torch.device)  # "meta" stands for a device that is not here
     assert main(["plan", "--device", "meta", "--reward", "mix:icons+self"]) == 0
     said = capsys.readouterr().out
     assert "on meta (decoder" in said
