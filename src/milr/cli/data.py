@@ -31,13 +31,22 @@ def get(
     folder = out or source.folder
     typer.echo(f"{source.name}: {len(source.all_files)} files of github.com/{source.repository} at {source.commit}")
     typer.echo(f"licence: {source.licence}")
-    if not accept and not typer.confirm("fetch them under this licence?"):
+    if not accept and not _ask(name):
         raise UsageError("nothing was fetched: the licence was not accepted")
     from milr.benchmarks.fetch import fetch
 
     for file, fetched in fetch(source, folder, address):
         typer.echo(f"{'fetched' if fetched else 'there already'}: {folder / file.name}")
     typer.echo(f"type: milr benchmark {name}" + (f" --data {folder}" if out else ""))
+
+
+def _ask(name: str) -> bool:
+    try:
+        return typer.confirm("fetch them under this licence?")
+    except typer.Abort:
+        raise UsageError(
+            f"nobody can be asked here: to accept the licence, type milr data get {name} --accept-licence"
+        ) from None
 
 
 @app.callback()

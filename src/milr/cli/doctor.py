@@ -13,11 +13,18 @@ _MARKS = {True: "ok", False: "WRONG", None: "?"}
 
 
 def doctor(
-    name: Annotated[str, typer.Argument(help=f"A scorer: {', '.join(DOCTORS)}.")],
+    name: Annotated[
+        str | None, typer.Argument(help=f"A scorer: {', '.join(DOCTORS)}; leave it out to see what each is.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the self-test runs: cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
     """Check a scorer's files, sizes and hashes, then its self-test; exit code 1 where something is wrong."""
     screen = Console(highlight=False, markup=False, soft_wrap=True)
+    if name is None:
+        for one, entry in DOCTORS.items():
+            screen.print(f"{one:<16}{entry.summary}")
+        screen.print("to check one, type: milr doctor NAME")
+        return
     commands: list[str] = []
     wrong = 0
     for finding in examine(name, device):

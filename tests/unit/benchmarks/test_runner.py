@@ -343,7 +343,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
     ]
     assert main([*words, "--evaluator", "icons", "--out", str(out)]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("icons, milr, fake; evaluated by icons@1\n")
+    assert captured.out.startswith("icons, milr, strategy steer, fake; evaluated by icons@1\n")
     assert table(out) in captured.out
     assert captured.out.endswith(f"run: {out}\npage: {out / 'index.html'}\n")
     lines = [line for line in captured.err.splitlines() if " so far " in line]

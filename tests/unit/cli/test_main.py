@@ -20,6 +20,7 @@ from milr.models.devices import check_dtype, find_device
 from milr.rewards.http import Remote
 from milr.rewards.vlm.cache import default_cache
 from milr.rewards.vlm.client import VlmClient
+from milr.selftest.doctor import DOCTORS
 from milr.sources import SOURCES
 from milr.weights import weights_root
 
@@ -96,6 +97,21 @@ def test_milr_alone_shows_help_and_h_is_help(capsys: pytest.CaptureFixture[str])
     assert "generate" in alone and main(["-h"]) == 0
     assert capsys.readouterr().out.split() == alone.split()
     assert "--install-completion" in alone
+
+
+def test_doctor_alone_lists_what_it_can_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == list(DOCTORS)
+    assert lines[-1] == "to check one, type: milr doctor NAME"
+
+
+def test_data_get_without_a_terminal_says_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert main(["data", "get", "geneval"]) == 2
+    assert "type milr data get geneval --accept-licence" in capsys.readouterr().err
 
 
 def test_a_prompt_in_a_commands_place_is_told_about_generate(capsys: pytest.CaptureFixture[str]) -> None:
