@@ -202,16 +202,13 @@ class Checkpoint:
         from transformers.initialization import no_init_weights
         from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
-        place, before = device or torch.device("cpu"), torch.get_default_dtype()
-        try:
-            torch.set_default_dtype(dtype)
-            with no_init_weights(), place:
-                network: Any = JanusForConditionalGeneration(self.config)
-        finally:
-            torch.set_default_dtype(before)
+        place = device or torch.device("cpu")
+        with no_init_weights(), place:
+            network: Any = JanusForConditionalGeneration(self.config)
         stream = torch.Generator(place).manual_seed(0)
         for parameter in network.parameters():
-            parameter.data.uniform_(-0.03, 0.03, generator=stream)
+            random = torch.empty(parameter.shape, dtype=dtype, device=place)
+            parameter.data = random.uniform_(-0.03, 0.03, generator=stream)
         return network
 
     def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -90,7 +90,9 @@ class Janus:
         self.deterministic = deterministic
         self.reads_free_prompts = checkpoint.settings.grammar == "free"
         self.tokenizer: Any = checkpoint.load_tokenizer()
-        self.network: Any = checkpoint.make_network(numbers, self.device) if random else checkpoint.load_network(numbers)
+        self.network: Any = (
+            checkpoint.make_network(numbers, self.device) if random else checkpoint.load_network(numbers)
+        )
         # Frozen: no weight ever has a gradient.
         self.network.to(self.device).eval().requires_grad_(False)
         recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
