@@ -5,6 +5,7 @@ All run in this process, on fakes; what they say, and their exit codes, are real
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -53,6 +54,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milr.rewards.load", load_fake_reward)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     for name in ("CACHE", "DATA", "WEIGHTS"):
         monkeypatch.setenv(f"MILR_{name}", str(Path("none").resolve()))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(Path("none").resolve()))
@@ -260,3 +262,9 @@ def test_a_wrong_use_is_one_line_that_says_what_is_wrong(command: str, said: str
     assert lines[-1].startswith("error: ") and said.lower() in lines[-1].lower(), printed
     assert all(line.startswith("milr: ") for line in [*lines[:-1], *printed.out.splitlines()])
     assert sorted(folder.rglob("*")) == before
+
+
+def test_where_nobody_can_be_asked_a_licence_needs_an_option(capsys: Out) -> None:
+    assert main(["data", "get", "geneval"]) == 2
+    printed = capsys.readouterr()
+    assert "MIT" in printed.out and "type milr data get geneval --accept-licence" in printed.err
