@@ -29,7 +29,7 @@ class Decoder:
         self.size: int = config.hidden_size
         self.epsilon: float = config.rms_norm_eps
         self.longest = _longest(config)
-        """Tokens up to which the rotary embedding has the same frequencies as for any shorter text; None: any number."""
+        """Tokens up to which the rotary embedding has the frequencies of any shorter text; None: any number."""
 
     @property
     def like(self) -> torch.Tensor:
