@@ -36,7 +36,7 @@ def limit(more):
 rows, room, blind, after = json.loads(sys.argv[1])
 if blind:  # free memory is unknown: memory really runs out
     import milr.decode.engine
-    milr.decode.engine.fitting = lambda each, device: None
+    milr.decode.engine.fitting = lambda *_: None
 model = load_model()
 model._decode_images = lambda samples: [Image.new("RGB", (1, 1))] * len(samples)  # an image needs as much as six rows
 batches = []
