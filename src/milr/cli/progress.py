@@ -193,8 +193,14 @@ class BenchmarkProgress:
         return most_images(self._job.writer.manifest.settings, self._total - len(self._answers))
 
     def scores(self) -> list[float | None]:
-        """Return the scores of all finished tasks, of earlier sessions too; None of those that have none."""
-        return [answer.value for answer in self._answers]
+        """Return the scores of all finished tasks in the run's folder; None of those that have none.
+
+        Not of the answers that were shown: what was unscored in an earlier session may have been asked again.
+        """
+        from milr.benchmarks.tables import answers_of
+        from milr.runs import read_run
+
+        return [answer.value for answer in answers_of(read_run(self._job.folder))]
 
     def ends(self) -> str:
         """Return why this session's tasks ended, in words; empty if none did."""

@@ -9,7 +9,7 @@ import pytest
 
 from milr.cli.main import main
 from milr.methods import METHODS
-from milr.settings import METHOD_SETTINGS, RunSettings, SamplingParams
+from milr.settings import METHOD_SETTINGS, STRATEGIES, RunSettings, SamplingParams
 from milr.tasks import OBJECT_NAMES, parse_prompt
 
 
@@ -38,7 +38,7 @@ def test_json_has_a_schema_for_each_method(capsys: pytest.CaptureFixture[str]) -
         kinds = (METHOD_SETTINGS[method], SamplingParams, RunSettings)
         assert list(schema["properties"]) == [name for kind in kinds for name in kind.model_fields]
         assert all(field["description"] for field in schema["properties"].values())
-    assert schemas["milr"]["properties"]["strategy"]["enum"] == ["joint", "alt", "t2v", "steer"]
+    assert schemas["milr"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
     assert "steps" not in schemas["one-shot"]["properties"]
 
 

@@ -133,6 +133,7 @@ def test_a_larger_cache_or_memory_that_ran_out_drops_every_record() -> None:
     assert recorder.replayed == 2, "recorded anew"
 
 
+@pytest.mark.slow
 def test_memory_that_ran_out_drops_records_and_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Replayer()
     model = make_model(recorder, bucket=8)
@@ -163,6 +164,7 @@ def test_a_pretended_device_gives_the_cpus_tokens(
     assert [one.sample.image.tobytes() for one in found[1]] == [one.sample.image.tobytes() for one in wanted[0][1]]
 
 
+@pytest.mark.slow
 def test_a_drawing_waits_for_the_device_as_often_whatever_its_length() -> None:
     with pretended_device():
         model = load_janus(embedded_folder())
@@ -201,6 +203,7 @@ def count_waits(model: Janus, tasks: Sequence[Task]) -> tuple[int, int]:
     return traffic.reads.total(), traffic.copies.total()
 
 
+@pytest.mark.slow
 def test_steps_of_a_bucket_dispatch_the_same_operators() -> None:
     """The same shapes, strides and constants, and none of them waits."""
     with pretended_device():
