@@ -178,9 +178,10 @@ def load_janus(folder: Path, **options: Any) -> Janus:
     with pytest.MonkeyPatch.context() as patch:
         load = Checkpoint.load_network
 
-        def load_on_cpu(self: Checkpoint, *args: Any) -> Any:
+        def load_on_cpu(self: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
             with _disable_current_modes():
-                return load(self, *args)
+                network = load(self, dtype)
+            return network.to(device)
 
         patch.setattr(Checkpoint, "load_network", load_on_cpu)
         return Janus(folder, device=DEVICE.type, dtype="float32", **options)

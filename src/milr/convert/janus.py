@@ -40,7 +40,7 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
     files = _list_pickles(source) if pickled else find_shards(source)
     tensors = _read_pickles(files) if pickled else dict(read_safetensors(source))
     # In the type that they have on the disk: that of the decoder's, if there are several.
-    network = checkpoint.load_network(max(tensors.values(), key=lambda tensor: tensor.numel()).dtype, tensors)
+    network = checkpoint.load_network(max(tensors.values(), key=lambda tensor: tensor.numel()).dtype, tensors=tensors)
     processor = _make_processor(checkpoint)
     settings = checkpoint.settings.model_copy(update={"profile": checkpoint.profile_name})
 

@@ -150,46 +150,40 @@ class Checkpoint:
         side = described.get("image_size", self.config.vision_config.image_size)
         return JanusImageProcessorPil(size={"height": side, "width": side}, **settings)
 
-    def load_network(self, dtype: torch.dtype, tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
-        """Load the weights into transformers' `JanusForConditionalGeneration`, on the CPU.
+    def load_network(
+        self,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        *,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+    ) -> Any:
+        """Load the weights into transformers' `JanusForConditionalGeneration`.
+
+        Each weight goes to the device by itself, in its final dtype: the host needs memory for one at a time.
 
         Args:
             dtype: The dtype of the weights.
+            device: Where they go; None is the CPU.
             tensors: The weights under the names of the folder's layout; None reads its safetensors.
 
         Raises:
             UsageError: A weight is missing, left over, of another shape, or milr does not know its name.
         """
-        from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
-        source: dict[str, Any] = {"pretrained_model_name_or_path": self.folder}
-        deepseek = self.layout == "deepseek"
-        if deepseek or tensors is not None:
-            pairs = tensors.items() if tensors is not None else read_safetensors(self.folder)
-            weights = self._translate(pairs, dtype) if deepseek else dict(pairs)
-            source = {"pretrained_model_name_or_path": None, "state_dict": weights}
-        # transformers itself takes other shapes for an error with a page of text: here they are named in one line.
-        loaded: Any = JanusForConditionalGeneration.from_pretrained(
-            **source,
-            config=self.config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        network, info = loaded
-        refuse_faults(
-            str(self.folder),
-            {
-                "missing": info["missing_keys"],
-                "left over": info["unexpected_keys"],
-                "of another shape": [str(fault[0]) for fault in info["mismatched_keys"]],
-            },
-        )
-        return network
+        network = self._make_empty()
+        known: dict[str, torch.Tensor] = network.state_dict(keep_vars=True)
+        pairs = tensors.items() if tensors is not None else read_safetensors(self.folder)
+        left: list[str] = []
+        shapes: list[str] = []
+        for name, tensor in self._translate(pairs) if self.layout == "deepseek" else pairs:
+            weight = known.pop(name, None)
+            if weight is None:
+                left.append(name)
+            elif weight.shape != tensor.shape:
+                shapes.append(name)
+            else:
+                weight.data = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        refuse_faults(str(self.folder), {"missing": known, "left over": left, "of another shape": shapes})
+        return network.to(device)
 
     def make_network(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
         """Make a network of the same shape with random weights, to measure time and memory.
@@ -199,31 +193,34 @@ class Checkpoint:
             device: Where the weights are made, so that the host needs no memory for them; None is the CPU.
         """
         import torch
-        from transformers.initialization import no_init_weights
-        from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
+        network = self._make_empty()
         place = device or torch.device("cpu")
-        with no_init_weights(), place:
-            network: Any = JanusForConditionalGeneration(self.config)
         stream = torch.Generator(place).manual_seed(0)
         for parameter in network.parameters():
             random = torch.empty(parameter.shape, dtype=dtype, device=place)
             parameter.data = random.uniform_(-0.03, 0.03, generator=stream)
-        return network
+        return network.to(place)
 
-    def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Return DeepSeek's tensors under transformers' names."""
+    def _make_empty(self) -> Any:
+        """Return the network with weights that were never written: the system gives them no memory yet."""
+        from transformers.initialization import no_init_weights
+        from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
+
+        with no_init_weights():
+            return JanusForConditionalGeneration(self.config)
+
+    def _translate(self, pairs: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield DeepSeek's tensors under transformers' names."""
         from milr.models import deepseek_layout
 
-        weights: dict[str, torch.Tensor] = {}
         unknown: list[str] = []
         for key, tensor in pairs:
             converted = deepseek_layout.convert(key, tensor)
             if converted is None:
                 unknown.append(key)
-            weights.update({name: part.to(dtype) for name, part in (converted or {}).items()})
+            yield from (converted or {}).items()
         refuse_faults(str(self.folder), {"that milr does not know": unknown})
-        return weights
 
 
 def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

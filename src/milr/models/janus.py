@@ -90,11 +90,9 @@ class Janus:
         self.deterministic = deterministic
         self.reads_free_prompts = checkpoint.settings.grammar == "free"
         self.tokenizer: Any = checkpoint.load_tokenizer()
-        self.network: Any = (
-            checkpoint.make_network(numbers, self.device) if random else checkpoint.load_network(numbers)
-        )
-        # Frozen: no weight ever has a gradient.
-        self.network.to(self.device).eval().requires_grad_(False)
+        make = checkpoint.make_network if random else checkpoint.load_network
+        self.network: Any = make(numbers, self.device)
+        self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
         recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
         self.engine = Engine(self.network.model.language_model, deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from milr.decode.sampling import open_stream
 from milr.errors import UsageError
+from milr.models import checkpoint, embedded_folder
 from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextOutput, TextRequest
+from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus
 from milr.settings import SamplingParams
 from milr.testing import FakeModel
@@ -320,3 +324,19 @@ def test_answers_are_probabilities_in_order(batch: Batch) -> None:
     alone = [batch.model.answer([p], [q])[0] for p, q in zip(images, questions, strict=True)]
     assert together == pytest.approx(alone, abs=1e-4)
     assert batch.model.answer([], []) == []
+
+
+def test_weights_are_loaded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host never holds two weights of the file at a time."""
+    read, alive = checkpoint.read_safetensors, list[weakref.ref[torch.Tensor]]()
+
+    def watched(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in read(folder):
+            assert sum(one() is not None for one in alive) <= 1
+            copy = tensor.clone()
+            alive.append(weakref.ref(copy))
+            yield name, copy
+
+    monkeypatch.setattr(checkpoint, "read_safetensors", watched)
+    network = open_checkpoint(embedded_folder("embedded-small")).load_network(torch.bfloat16)
+    assert len(alive) > 100 and all(one.dtype == torch.bfloat16 for one in network.parameters())
