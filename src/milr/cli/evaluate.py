@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from milr.cli.options import Device, Dtype, load_asked
+from milr.cli.options import Device, Dtype, FailUnder, end_by_scores, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.models.devices import Placement, check_dtype, machine_facts
@@ -30,6 +30,7 @@ def evaluate(
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
     vlm_price: VlmPrice = None,
+    fail_under: FailUnder = None,
 ) -> None:
     """Score the images of finished runs by another evaluator. Nothing is drawn again, and no answer changes."""
     check_reward(evaluator)
@@ -37,7 +38,8 @@ def evaluate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     screen.print(f"milr: loading {evaluator} ...")
-    from milr.runs import check_evaluable, evaluate_run, is_evaluated
+    from milr.benchmarks.tables import answers_of
+    from milr.runs import check_evaluable, evaluate_run, is_evaluated, read_run
 
     manifests, placement = [check_evaluable(run) for run in runs], Placement(device, dtype)
     for manifest in manifests:
@@ -69,6 +71,7 @@ def evaluate(
         vlm.client.close()
     for line in vlm.conclusion([]):
         screen.print(line)
+    end_by_scores([answer.value for run in runs for answer in answers_of(read_run(run))], fail_under)
 
 
 def _find_capabilities(manifest: Manifest) -> Capabilities | None:

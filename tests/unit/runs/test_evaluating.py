@@ -110,6 +110,35 @@ def test_self_is_not_asked_about_another_models_images(
     assert "asks the model that drew, and another and fake drew these runs" in capsys.readouterr().err
 
 
+class Moody:
+    """Scores every image by a value; None leaves it unscored."""
+
+    name, stop_at = "moody@1", 0.9
+
+    def __init__(self, value: float | None) -> None:
+        self.value = value
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        one = (
+            Unscored("asleep", self.name)
+            if self.value is None
+            else Score(value=self.value, reward=self.name, stop_at=self.stop_at)
+        )
+        return [one] * len(images)
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "code"), [(0.5, None, 0), (0.5, "0.5", 0), (0.5, "0.6", 1), (None, None, 3), (None, "0", 3)]
+)
+def test_the_exit_code_tells_what_is_unscored_and_what_is_below_the_least_mean(
+    run: Path, monkeypatch: pytest.MonkeyPatch, value: float | None, least: str | None, code: int
+) -> None:
+    """The same again where nothing is left to ask: the code is of what stands in the runs."""
+    monkeypatch.setattr("milr.cli.evaluate.load_reward", lambda *names, **options: Moody(value))
+    words = ["evaluate", str(run), "--evaluator", "icons-judge", *(() if least is None else ("--fail-under", least))]
+    assert [main(words), main(words)] == [code, code]
+
+
 def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
     """As one sweep has one client: a run costs what was asked for it, not what was asked before."""
     calls = [10]  # before the first run
