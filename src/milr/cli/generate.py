@@ -151,10 +151,16 @@ def generate(
     progress = SearchProgress(screen, tasks, settings.get("steps"))
     try:
         with writer, progress, closing(Runner(load_method(method), tasks, loaded, scorer, settings)) as runner:
-            for record in watch(runner, watched):
-                progress.show(record, writer.write(record))
+            try:
+                for record in watch(runner, watched):
+                    progress.show(record, writer.write(record))
+            except KeyboardInterrupt:
+                for record, path in writer.conclude_begun():
+                    progress.show(record, path)
+                raise
     except KeyboardInterrupt:
-        screen.print(f"milr: interrupted; {progress.kept()} in {writer.folder}")
+        screen.print(f"milr: interrupted; {progress.kept()} in {writer.folder}{_say_cut(progress)}")
+        screen.print("milr: to draw anew, type the same command" + (" with another --out" if out else ""))
         show_page(writer.folder, screen.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
@@ -194,6 +200,11 @@ def _ask_for_quotes(prompts: Sequence[str]) -> list[str]:
     if len(prompts) < 2 or any(len(prompt.split()) > 1 for prompt in prompts):
         return []
     return [f'{len(prompts)} prompts of one word each: did you mean milr generate "{" ".join(prompts)}"?']
+
+
+def _say_cut(progress: SearchProgress) -> str:
+    cut = sum(last.finished == "cancelled" for _, last in progress.ends())
+    return f", {cut} of them early, with the best image so far" if cut else ""
 
 
 def _the_model(model: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from types import FrameType
 from typing import Annotated, Any
 
@@ -76,8 +76,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _say_interrupted(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command say that it was interrupted, where it says nothing itself: the parser ends it silently."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            print("milr: interrupted", file=sys.stderr)
+            raise
+
+    return run
+
+
 for command in COMMANDS:
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(command.__name__.replace("_", "-"))(_say_interrupted(command))
 app.add_typer(data, name="data")
 
 

@@ -58,8 +58,8 @@ class SearchProgress:
 
     def show(self, record: StepRecord, folder: Path | None) -> None:
         """Print the record's line; `folder` is the task's with the task's last record."""
-        for score in record.scores[:1]:  # a task that a limit ends may have a last record without images
-            self._first.setdefault(record.index, score)
+        # A task that a limit or an interrupt ends may have a last record without images.
+        self._first.setdefault(record.index, record.scores[0] if record.scores else record.best_score)
         if folder is not None:
             self._last[record.index] = record, folder
         for note in record.notes:

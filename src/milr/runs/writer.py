@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -281,6 +281,27 @@ class RunWriter:
             self._save("running")
             return folder
 
+    def conclude_begun(self) -> list[tuple[StepRecord, Path]]:
+        """End the tasks in progress, of which nothing more will come, with their best images so far.
+
+        Returns:
+            Each one's last record, which says "cancelled", and its folder.
+
+        Raises:
+            RunError: As `write`.
+        """
+        ended: list[tuple[StepRecord, Path]] = []
+        for (_, image), task in list(self._open.items()):
+            if task.last is None:  # not even its first step was written
+                continue
+            record = replace(
+                task.last, step=task.last.step + 1, images=(), scores=(), finished="cancelled", trace=None, notes=()
+            )
+            folder = self.write(record, image)
+            assert folder is not None
+            ended.append((record, folder))
+        return ended
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -346,6 +367,8 @@ class _TaskFolder:
         self._final, self._image = folder, image
         self._folder = folder.with_name(folder.name + PART)
         (self._folder / "steps").mkdir(parents=True)
+        self.last: StepRecord | None = None
+        """What was written last."""
         self._best = ""
         self._first: Score | Unscored = Unscored("no image yet", "")
         self._cells: list[_Cell] = []
@@ -362,6 +385,7 @@ class _TaskFolder:
             self._best = names[_best_number(record)]
         with (self._folder / RECORDS).open("ab") as file:
             file.write(dump(StoredStep.of(record, names, self._best, self._image)) + b"\n")
+        self.last = record
 
     def conclude(self, record: StepRecord) -> None:
         """Write the best image and the strip."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -342,8 +345,44 @@ def test_an_error_in_the_search_leaves_the_run_whole(stage: Stage, capsys: pytes
 def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.values, stage.error = [[1.0], [0.5, 0.5]], KeyboardInterrupt()
     assert main([*RUN, CLOCK]) == 130
-    assert "milr: interrupted; 1 of 2 tasks finished and kept in run" in capsys.readouterr().out
-    assert read_run("run").manifest.status == "interrupted"
+    said = capsys.readouterr().out
+    assert "interrupted; 2 of 2 tasks finished and kept in run, 1 of them early, with the best image so far" in said
+    assert "type the same command with another --out" in said
+    found = read_run("run")
+    assert found.manifest.status == "interrupted"
+    assert [task.last.finished for task in found.tasks] == ["met", "cancelled"]
+    assert not list(Path("run").rglob("*.part"))
+    for task in found.tasks:
+        best = (task.folder / "best.png").read_bytes()
+        assert best == task.find_file(task.answer.image).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_real_search_keeps_the_best_image_so_far(number: signal.Signals, tmp_path: Path) -> None:
+    words = [*RUN, "--reward", "icons-soft", "--stop-at", "1", "--steps", "1000", "--method", "milr"]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "milr", *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any("step  1" in line for line in lines)
+        process.send_signal(number)
+        said = "".join(lines)
+    assert process.returncode == 130
+    assert "1 of 1 tasks finished and kept in run, 1 of them early" in said
+    assert said.splitlines()[-1].endswith("run/index.html")
+    (task,) = read_run(tmp_path / "run").tasks
+    assert task.last.finished == "cancelled" and (task.folder / "best.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_loading_ends_without_a_run(
+    number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(milr.__dict__, "load_model", lambda *names, **options: signal.raise_signal(number))
+    assert main(RUN) == 130
+    assert capsys.readouterr().err.strip() == "milr: interrupted" and not Path("run").exists()
 
 
 def test_prompts_are_read_before_a_model_is_loaded(refused: Refused, tmp_path: Path) -> None:
