@@ -36,6 +36,17 @@ SPECIAL_TOKENS = {
 """Name -> special token of the family; a checkpoint's own tokenizer has all of them."""
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
 _IMAGE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
+_LARGEST: Mapping[str, int] = {
+    **dict.fromkeys(
+        ("num_hidden_layers", "depth", "num_res_blocks", "num_attention_heads", "num_key_value_heads"), 1024
+    ),
+    **dict.fromkeys(("hidden_size", "head_dim", "base_channels", "latent_channels", "embed_dim"), 2**16),
+    **dict.fromkeys(("projection_dim", "image_token_embed_dim", "image_size", "patch_size"), 2**16),
+    **dict.fromkeys(("num_channels", "in_channels", "out_channels", "channel_multiplier"), 2**10),
+    **dict.fromkeys(("intermediate_size", "num_embeddings", "num_image_tokens"), 2**18),
+    "vocab_size": 2**21,
+}
+"""Dimension of a config -> the largest one that is believed: several times what any published model has."""
 _NAMED = 8  # weights that an error names at most
 
 
@@ -265,6 +276,7 @@ def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool =
     token_ids = _read_added_tokens(folder)
     name = wanted or recognise_profile(_names(folder, described), token_ids)
     config, layout = _make_config(folder, described, token_ids)
+    _check_dimensions(folder, config)
     return Checkpoint(folder, settings, PROFILES[name], name, config, layout)
 
 
@@ -318,6 +330,19 @@ def _make_config(
     from transformers.models.janus.configuration_janus import JanusConfig
 
     return JanusConfig.from_dict(described), "transformers"
+
+
+def _check_dimensions(folder: Path, config: Any) -> None:
+    """Refuse a config whose network no memory would hold, before any of it is made."""
+    for part in ("text_config", "vision_config", "vq_config"):
+        for name, largest in _LARGEST.items():
+            found: Any = getattr(getattr(config, part), name, None)
+            for value in cast("list[Any]", found) if isinstance(found, list) else [found]:
+                if isinstance(value, int) and not 1 <= value <= largest:
+                    raise UsageError(
+                        f"{str(folder / 'config.json')!r} says {name} {value} (in transformers' {part}): milr loads "
+                        f"models with 1 to {largest}; fetch the checkpoint again"
+                    )
 
 
 def _names(folder: Path, described: dict[str, Any]) -> list[str]:

@@ -129,3 +129,28 @@ def test_guidance_and_latents_are_float32_whatever_the_weights_are(tmp_path: Pat
     (gradient,) = torch.autograd.grad(found.sum(), latents)
     assert gradient.dtype == torch.float32
     assert model.text_logits(latents[:, 0]).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("language_config", "hidden_size", 3 * 10**9, "hidden_size 3000000000"),
+        ("language_config", "vocab_size", 10**12, "vocab_size 1000000000000"),
+        ("language_config", "num_hidden_layers", 10**9, "num_hidden_layers 1000000000"),
+        ("language_config", "intermediate_size", 0, "intermediate_size 0"),
+        ("gen_aligner_config", "depth", 10**9, "num_hidden_layers 1000000000"),
+        ("gen_vision_config", "n_embed", 10**10, "embed_dim 10000000000"),
+        ("vision_config", "image_size", 10**9, "image_size 1000000000"),
+    ],
+)
+def test_a_dimension_of_billions_is_refused_before_anything_is_allocated(
+    folder: Path, part: str, name: str, value: int, said: str
+) -> None:
+    """By whoever opens a folder: planning and loading alike."""
+    described = json.loads((folder / "config.json").read_text())
+    inner = described[part].get("params", described[part])
+    assert name in inner
+    inner[name] = value
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UsageError, match=said):
+        open_checkpoint(folder, weights=False)
