@@ -17,6 +17,7 @@ from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, T
 from milr.methods.latents import Update, take_steps
 from milr.methods.queue import Listed, TaskQueue, TaskSource
 from milr.models.base import ImageRequest, Model, TextRequest
+from milr.models.devices import own_numbers
 from milr.rewards import check_scorable, load_reward
 from milr.rewards.base import Reward, RewardFunction, WaitingReward, begin_scoring, make_reward
 from milr.settings import LIMITS, MilrSettings, RunSettings, Settings
@@ -77,7 +78,8 @@ class Runner(Iterator[StepRecord]):
 
     def __next__(self) -> StepRecord:
         """Return the next record."""
-        return next(self._records)
+        with own_numbers():
+            return next(self._records)
 
     def cancel(self, index: int) -> None:
         """End a task at its next record, with its best image so far; a task that has not begun is left out.

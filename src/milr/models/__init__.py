@@ -137,7 +137,10 @@ def load_model(
         from milr.models.absent import check_latents
 
         check_latents(settings, read_capabilities(folder, profile))
-    made: Model = load(MODELS.get(name, MODELS["embedded"]))(
-        folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic, graphs=graphs
-    )
+    from milr.models.devices import own_numbers
+
+    with own_numbers():
+        made: Model = load(MODELS.get(name, MODELS["embedded"]))(
+            folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic, graphs=graphs
+        )
     return made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,28 @@ class Placement:
     """As torch names it."""
     dtype: str | None = None
     """One of `DTYPES`; None leaves the choice to `choose_dtype`. Scorers of benchmarks stay float32."""
+
+
+@contextmanager
+def own_numbers() -> Generator[None]:
+    """Compute as milr does, whatever the program around has set in torch; it finds its settings as they were."""
+    if "torch" not in sys.modules:  # nobody has set anything
+        yield
+        return
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with ExitStack() as settings:
+            settings.enter_context(torch.inference_mode(False))
+            settings.enter_context(torch.enable_grad())
+            for device in ("cpu", "cuda", "mps", "xpu"):
+                if torch.is_autocast_enabled(device):
+                    settings.enter_context(torch.autocast(device, enabled=False))
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def find_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from milr.errors import UsageError
-from milr.models.devices import Placement
+from milr.models.devices import Placement, own_numbers
 from milr.registry import find, load
 from milr.rewards.base import Reward
 from milr.rewards.needs import RewardEntry, find_fault, find_place, name_object, split_parts
@@ -173,7 +173,8 @@ def load_reward(
         "dtype": placement.dtype,
         "load": partial(load_reward, model=model, vlm=vlm, placement=placement),
     }
-    reward: Reward = made(**{**{key: value for key, value in offered.items() if key in wanted}, **options})
+    with own_numbers():
+        reward: Reward = made(**{**{key: value for key, value in offered.items() if key in wanted}, **options})
     return reward
 
 

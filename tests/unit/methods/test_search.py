@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import milr
 from milr.errors import UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.runner import Runner, search
+from milr.models import load_model
 from milr.rewards.base import RewardError
 from milr.rewards.self_reward import SelfReward
 from milr.testing import FakeModel, FakeReward, brightness
@@ -104,3 +107,37 @@ def test_settings_of_a_method_name_it() -> None:
     settings = FakeModel().settings("parm", steps=1)
     assert search("fog", FakeModel(), lightness, settings, seed=3).method.name == "parm"
     assert Runner(load_method("parm"), "fog", FakeModel(), lightness, settings).reward.name == "lightness"
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def draw_dogs() -> list[tuple[object, ...]]:
+    model = load_model("embedded")
+    return shown(search("two dogs", model, "icons-soft", steps=1, stop_at=1.0))
+
+
+@pytest.fixture(scope="module")
+def dogs() -> list[tuple[object, ...]]:
+    return draw_dogs()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting", [float64, torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)]
+)
+def test_what_a_program_has_set_in_torch_changes_no_result(
+    setting: Callable[[], AbstractContextManager[object]], dogs: list[tuple[object, ...]]
+) -> None:
+    """And the program finds its own settings between the records and afterwards."""
+    with setting():
+        before = torch.get_default_dtype(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        assert draw_dogs() == dogs
+        assert (torch.get_default_dtype(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == before
