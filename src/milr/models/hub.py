@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from milr.errors import UsageError
 from milr.files import find_cache
+from milr.proxies import check_proxies
 
 _NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SETTINGS = (".json", ".jinja")
@@ -169,6 +170,7 @@ def _download(name: HubName, files: Sequence[str], **options: Any) -> Any:
 
 def _call(name: HubName, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call the hub; what can go wrong there becomes one line."""
+    check_proxies()
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     # What the hub's own HTTP library raises where nobody answers, whichever library this version stands on.

@@ -212,3 +212,34 @@ def test_a_reward_at_a_url_does_not_need_the_openai_package(monkeypatch: pytest.
         assert Remote(url, client).name == f"one@1 at {url}"
         client.close()
         thread.join()
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "https_proxy"])
+@pytest.mark.parametrize(
+    ("proxy", "advice"), [("socks5://127.0.0.1:9", 'pip install "milr[socks]"'), ("socks://[::1]:9", "write socks5://")]
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fetch", "org/none", "--yes"],
+        ["generate", "two dogs", "--reward", "gpt-4o", "--vlm-url", "http://127.0.0.1:9/v1"],
+        ["generate", "two dogs", "--reward", "http://127.0.0.1:9/score"],
+    ],
+)
+def test_a_socks_proxy_without_its_package_is_one_line(
+    words: list[str],
+    proxy: str,
+    advice: str,
+    variable: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
+    monkeypatch.setattr("milr.proxies.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {variable.upper()} names a") and advice in last

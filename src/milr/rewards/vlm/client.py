@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from milr.errors import UsageError
+from milr.proxies import check_proxies
 from milr.rewards.vlm.budget import PRICES, BudgetSpent, Price, count_image_tokens, count_text_tokens, parse_budget
 from milr.rewards.vlm.cache import AnswerCache, cache_key, default_cache
 from milr.rewards.vlm.messages import (
@@ -401,7 +402,7 @@ def check_url(url: str, what: str) -> None:
 
 
 def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "httpx2")) -> None:
-    """Refuse a reward whose packages are not installed.
+    """Refuse a reward whose packages, or those of the proxy in the environment, are not installed.
 
     Args:
         reward: Its name, for the error.
@@ -418,6 +419,7 @@ def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "
                 f"the reward {reward!r} needs the package {package!r}, which is not installed: "
                 f'type pip install "milr[{EXTRA}]"'
             ) from error
+    check_proxies()
 
 
 @dataclass(frozen=True)
