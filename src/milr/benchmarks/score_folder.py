@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
@@ -135,6 +135,8 @@ class FolderJob:
             UsageError: A name that is not known, a reward that cannot score these prompts, a folder or a picture that
                 cannot be read, results of another scorer in ``out``, or a budget for several processes.
         """
+        if getattr(current_process(), "_inheriting", False):  # the top of a program without a guard, run again
+            raise SystemExit(1)  # silently: the process that began this one says what is wrong
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
         check_reward(self.reward)
@@ -308,7 +310,8 @@ class FolderJob:
         except BrokenProcessPool as error:
             raise MilrError(
                 "a scoring process died, most likely for want of memory; what was scored is kept: type the same "
-                "command again, with fewer --processes"
+                "command again, with fewer --processes (in a program of your own, call this below "
+                "`if __name__ == '__main__':`, since each process runs the program's top again)"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -302,6 +302,19 @@ def test_several_processes_give_the_same_files(folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_program_without_a_guard_is_told_so_once(folder: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\nfrom milr.benchmarks.score_folder import FolderJob\n"
+        f"list(FolderJob(Path({str(folder)!r}), 'geneval', reward='icons-soft', out=Path('out'), processes=2).run())\n"
+    )
+    done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "below `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+    assert "bootstrapping phase" not in done.stderr and "another program scores" not in done.stderr
+
+
+@pytest.mark.slow
 def test_an_error_of_a_process_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="fails its self-test"):
         finish(FolderJob(folder, "geneval", out=tmp_path / "out", processes=2))
