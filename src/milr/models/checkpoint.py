@@ -46,7 +46,7 @@ _LARGEST: Mapping[str, int] = {
     **dict.fromkeys(("intermediate_size", "num_embeddings", "num_image_tokens"), 2**18),
     "vocab_size": 2**21,
 }
-"""Dimension of a config -> the largest one that is believed: several times what any published model has."""
+"""Dimension of a config -> the largest one that is believed: at least ten times that of Janus-Pro-7B."""
 _NAMED = 8  # weights that an error names at most
 
 
