@@ -116,7 +116,9 @@ def test_an_answer_in_this_process_becomes_a_score(monkeypatch: pytest.MonkeyPat
     assert isinstance(score, Score) and score.value == 0.75
 
 
-def test_a_folders_model_is_where_the_run_is() -> None:
+def test_a_folders_model_is_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # "meta" stands for a device that is not here.
+    monkeypatch.setattr("milr.rewards.vlm.unified_reward.find_device", torch.device)
     reward = load_reward(f"unified-reward:{embedded_folder()}", placement=Placement("meta", "float16"))
     assert isinstance(reward, UnifiedReward)
     network = reward._reader._network  # type: ignore[union-attr] # pyright: ignore[reportPrivateUsage,reportAttributeAccessIssue]
