@@ -33,8 +33,7 @@ from milr.decode.sampling import open_stream
 from milr.files import write_text
 from milr.models.base import ImagePrompt, ImageRequest, TextRequest
 from milr.models.checkpoint import open_checkpoint
-from milr.models.janus import BegunImage, Janus
-from milr.models.leads import sample_leads
+from milr.models.janus import Janus
 from milr.settings import SamplingParams
 
 PROMPT = "a photo of a red apple left of a blue clock"
@@ -225,16 +224,11 @@ def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
     return parts
 
 
-@torch.inference_mode()
 def _draw(model: Janus, batch: Sequence[tuple[ImageRequest, ImagePrompt]], total: int | None = None) -> None:
     """Sample the image tokens of a batch, so many of each image or all."""
-    requests = [replace(request, until=total) for request, _ in batch]
-    streams = [request.stream.clone_state() for request in requests]
-    totals = [total or model.capabilities.image_tokens] * len(requests)
-    codes: int = model.network.config.vq_config.num_embeddings
-    leads = sample_leads(requests, totals, streams, SAMPLING, codes, model.device)
-    begun = zip(requests, leads, streams, [prompt for _, prompt in batch], strict=True)
-    model._draw([BegunImage(*one) for one in begun], SAMPLING)
+    for request, prompt in batch:
+        request.state.image_prompt = prompt  # so that no prompt is read
+    model.sample_tokens([replace(request, until=total) for request, _ in batch], SAMPLING)
 
 
 def _pretend(prompt: ImagePrompt, length: int) -> ImagePrompt:

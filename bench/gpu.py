@@ -37,8 +37,7 @@ from milr.files import write_text
 from milr.models import embedded_folder
 from milr.models.base import ImageRequest, TaskState, TextRequest
 from milr.models.checkpoint import open_checkpoint
-from milr.models.janus import BegunImage, Janus
-from milr.models.leads import sample_leads
+from milr.models.janus import Janus
 from milr.models.sizing import make_plan
 from milr.settings import SamplingParams
 from milr.testing import FakeReward
@@ -201,24 +200,9 @@ def draw_tokens(model: Janus, requests: Sequence[ImageRequest], batch: int) -> l
     return tokens
 
 
-@torch.inference_mode()
 def sample_tokens(model: Janus, requests: Sequence[ImageRequest]) -> list[list[int]]:
     """Sample the image tokens of one batch."""
-    begun = begin(model, requests)
-    return [tokens for tokens, _ in model.engine.in_batches(
-        begun, lambda part: model._draw(part, SAMPLING), rows=2, loops=True,
-        tokens=lambda one: len(one.prompt.ids) + model._total(one.request), shape=lambda one: (len(one.prompt.ids),),
-    )]  # fmt: skip
-
-
-def begin(model: Janus, requests: Sequence[ImageRequest]) -> list[BegunImage]:
-    """Read the prompts and the tokens that are known."""
-    streams = [request.stream.clone_state() for request in requests]
-    totals = [model._total(request) for request in requests]
-    codes: int = model.network.config.vq_config.num_embeddings
-    leads = sample_leads(requests, totals, streams, SAMPLING, codes, model.device)
-    prompts = model._read_image_prompts(requests)
-    return [BegunImage(*one) for one in zip(requests, leads, streams, prompts, strict=True)]
+    return [tokens for tokens, _ in model.sample_tokens(requests, SAMPLING)]
 
 
 def check_tokens(bench: Bench) -> dict[str, Any]:
@@ -254,9 +238,8 @@ def first_difference(one: Sequence[int], two: Sequence[int]) -> int | None:
 def measure_tie(model: Janus, request: ImageRequest, tokens: Sequence[int]) -> float:
     """Return how far the random number of the next token is from the nearest border between tokens, in probability."""
     asked = replace(request, tokens=tokens, until=len(tokens) + 1, keep_hidden=1)
-    (begun,) = begin(model, [asked])
-    number = float(SAMPLE[SAMPLING.sampler].numbers(begun.stream.clone_state(), 1, 1))
-    ((_, hidden),) = model._draw([begun], SAMPLING)
+    number = float(SAMPLE[SAMPLING.sampler].numbers(request.stream.clone_state(), len(tokens) + 1, 1)[-1])
+    ((_, hidden),) = model.sample_tokens([asked], SAMPLING)
     borders = (
         torch.softmax(model.image_logits(hidden, SAMPLING.guidance)[0] / SAMPLING.temperature, -1).double().cumsum(0)
     )

@@ -1,4 +1,4 @@
-"""What the commands that make runs share: the run's page, named and opened."""
+"""The page of a run, named and opened by the commands that make runs."""
 
 from __future__ import annotations
 

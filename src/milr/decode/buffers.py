@@ -1,4 +1,4 @@
-"""Where the tensors of a decoding loop come from, and how its steps run: eagerly, or replayed as CUDA graphs.
+"""Tensors of a decoding loop, and ways to run its steps: eagerly, or replayed as CUDA graphs.
 
 A CUDA graph is a recorded sequence of kernels. Replaying it costs one launch instead of several hundred, which is most
 of a decode step's time at small batches; but it reads and writes the addresses at which it was recorded. So with graphs
@@ -76,7 +76,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class GraphCounts:
-    """What recording has cost since the model was loaded."""
+    """The cost of recording since the model was loaded."""
 
     recorded: int = 0
     """Graphs recorded, evicted ones included."""

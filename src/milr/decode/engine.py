@@ -90,12 +90,12 @@ class Engine:
 
     @property
     def buffers(self) -> Buffers:
-        """Where the tensors of decoding loops come from."""
+        """The source of decoding loops' tensors."""
         return self._recorded or self._fresh
 
     @property
     def graph_counts(self) -> GraphCounts:
-        """What recording has cost; zeros if steps run eagerly."""
+        """The cost of recording; zeros if steps run eagerly."""
         return self._recorded.counts if self._recorded else GraphCounts()
 
     def open(self, prefixes: Sequence[CachedPrefix | None], new: int, steps: int = 0) -> DecodeBatch:

@@ -105,13 +105,13 @@ class DecodeLoop:
             for row, offset in enumerate(request.offsets):
                 if offset is not None:
                     self._offsets[row, : len(offset)] = offset
-        self._ended: torch.Tensor | None = None
+        self._ends = self._ended = None
         if request.ends:
             self._ends = take("ends", (len(request.ends),), torch.int64).copy_(torch.tensor(sorted(request.ends)))
             self._ended = take("ended", (many,), torch.bool).zero_()
             for row in [row for row, ended in enumerate(request.ended) if ended]:
                 self._ended[row] = True
-        optional = (self._numbers, self._hidden, self._given, self._offsets, self._ended)
+        optional = (self._numbers, self._hidden, self._given, self._offsets, self._ends)
         shapes = tuple(None if tensor is None else tuple(tensor.shape) for tensor in optional)
         self._key = (head.name, request.sampler, tuple(batch.cache.states.shape), places, shapes)
 

@@ -228,7 +228,24 @@ class Janus:
 
     @torch.inference_mode()
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
-        """Draw each requested image: sample image tokens under guidance, then decode them.
+        """Draw each requested image: sample image tokens under guidance, then decode them."""
+        sampled = self.sample_tokens(requests, sampling)
+        whole = self.capabilities.image_tokens
+        images = self._to_images(
+            [request.state for request in requests], [fill_rest(tokens, whole) for tokens, _ in sampled]
+        )
+        return [
+            ImageOutput(
+                ImageSample(tuple(tokens), image), None if request.prefix is not None or request.tokens else hidden
+            )
+            for request, (tokens, hidden), image in zip(requests, sampled, images, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def sample_tokens(
+        self, requests: Sequence[ImageRequest], sampling: SamplingParams
+    ) -> list[tuple[list[int], torch.Tensor]]:
+        """Sample each image's tokens; return them and the hidden states (n, 2, d) that produced the first ones sampled.
 
         Place i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or
         the request: equal logits and an equal stream give equal tokens. A prompt that its state holds already is not
@@ -256,18 +273,7 @@ class Janus:
         if known:
             ended = iter(to_integers(torch.cat([leads[place] for place in known])))
             found |= {place: (list(islice(ended, n)), nothing) for place, n in zip(known, lengths, strict=True)}
-        whole = self.capabilities.image_tokens
-        images = self._to_images(
-            [request.state for request in requests],
-            [fill_rest(found[place][0], whole) for place in range(len(requests))],
-        )
-        return [
-            ImageOutput(
-                ImageSample(tuple(found[place][0]), image),
-                None if request.prefix is not None or request.tokens else found[place][1],
-            )
-            for place, (request, image) in enumerate(zip(requests, images, strict=True))
-        ]
+        return [found[place] for place in range(len(requests))]
 
     def _read_image_prompts(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
         """Return each request's prompt with its cached prefixes; a prompt that its state does not hold is read now.

@@ -27,13 +27,15 @@ def summarise(section: Section) -> str:
     if len(ranked) < 2 or prompts[ranked[0].label] < BOLD_FROM:
         return ""
     first, second = ranked[:2]
-    behind = compare([first, second], first.label).differences[second.label][OVERALL][END]
-    if behind.high < 0 and behind.prompts >= BOLD_FROM:
-        gap = f"{write_number(-behind.value, 2, False)} {write_interval(-behind.high, -behind.low, 2, False)}"
+    difference = compare([first, second], first.label).differences[second.label][OVERALL][END]
+    if difference.high < 0 and difference.prompts >= BOLD_FROM:
+        gap = (
+            f"{write_number(-difference.value, 2, False)} {write_interval(-difference.high, -difference.low, 2, False)}"
+        )
         return (
             f"On {section.name}, {_tell(section, first)} is best; the next, {_tell(section, second)}, is {gap} below."
         )
-    gap = f"{write_number(-behind.value, 2, True)} {write_interval(-behind.high, -behind.low, 2, True)}"
+    gap = f"{write_number(-difference.value, 2, True)} {write_interval(-difference.high, -difference.low, 2, True)}"
     return (
         f"On {section.name}, no method is shown to be best: {_tell(section, first)} and {_tell(section, second)} "
         f"differ by {gap}."

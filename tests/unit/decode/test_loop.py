@@ -219,7 +219,7 @@ def test_steps_of_a_bucket_dispatch_the_same_operators() -> None:
     assert len(traces[0]) > 100 and traces[0] == traces[1]
 
 
-def open_loop(model: Janus) -> DecodeLoop:
+def open_loop(model: Janus, ends: frozenset[int] = frozenset({2})) -> DecodeLoop:
     """A loop over text of every kind of input, after its first token."""
     with torch.no_grad():
         (prefix,) = model.engine.prefill_all(model._embed_text([[1, 2, 3]]))
@@ -232,12 +232,18 @@ def open_loop(model: Janus) -> DecodeLoop:
             given=[(None, 5), ()],
             offsets=[torch.ones(2, model.capabilities.width).to(model.device), None],
             keep=3,
-            ends=frozenset({2}),
+            ends=ends,
         )
         loop = DecodeLoop(rows, model.text_head, request)
         loop._load_numbers(0)
         loop._sample()
     return loop
+
+
+def test_steps_with_other_numbers_of_ends_are_recorded_apart() -> None:
+    model = make_model(bucket=64)
+    keys = [open_loop(model, frozenset(ends))._key for ends in ([2], [3], [2, 3])]
+    assert keys[0] == keys[1] != keys[2], "the ends are copied to the same tensor, unless there are more of them"
 
 
 def test_a_step_can_be_traced_without_numbers() -> None:
