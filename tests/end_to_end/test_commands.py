@@ -17,6 +17,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from milr.cli.help import EXAMPLES
 from milr.cli.main import COMMANDS, _build_parser, main  # pyright: ignore[reportPrivateUsage]
 from milr.registry import Entry
 from milr.rewards import REWARDS, Reward
@@ -74,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("20261124-120000-icons-milr", "ablate-gradients-icons-hard/gradient-zero"):
             shutil.copytree("runs/B", f"runs/{name}")
         assert main(["pack", "runs/A", "--out", "."]) == 0
-        for name in ("picture.png", "a.png", "b.png"):
+        for name in ("picture.png", "best.png", "a.png", "b.png"):
             Image.new("RGB", (20, 20), "white").save(name)
         Path("prompts.txt").write_text("two dogs\na red apple\n")
         Path("tasks.jsonl").write_text('{"prompt": "two dogs"}\n' * 3)
@@ -118,6 +119,7 @@ SPANS = [
     for path in [*DOCUMENTS, *sorted((ROOT / "src" / "milr" / "assets").glob("*/README.md"))]
     for span in re.findall(r"`(milr [^`\n]+)`", path.read_text(encoding="utf-8"))
 ]
+SPANS += [(f"milr {name} --help", example) for name, example in EXAMPLES.items()]
 
 
 def write_out(command: str) -> list[str]:

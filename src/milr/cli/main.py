@@ -26,6 +26,7 @@ from milr.cli.evaluate import evaluate
 from milr.cli.export import export
 from milr.cli.fetch import fetch
 from milr.cli.generate import generate
+from milr.cli.help import arrange
 from milr.cli.info import info
 from milr.cli.options import INTERRUPTED
 from milr.cli.pack import pack
@@ -131,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 @cache
 def _build_parser() -> Any:  # click's Command, whose home moved between typer's versions
     """Build the parser once: a program that calls `main` repeatedly would build all commands each time."""
-    return typer.main.get_command(app)
+    parser = typer.main.get_command(app)
+    arrange(parser)
+    return parser
 
 
 @app.callback(invoke_without_command=True)

@@ -34,7 +34,12 @@ Reward = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str | None, typer.Option(help="Number type of the weights: float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Number type of the weights: float32, bfloat16 or float16; default: float32 on a CPU, bfloat16 elsewhere."
+    ),
+]
 FailUnder = Annotated[
     float | None,
     typer.Option(metavar="R", min=0, max=1, help="Exit code 1 where the mean score is below R, from 0 to 1."),
@@ -188,9 +193,17 @@ def _make_option(name: str, field: FieldInfo) -> Any:
     parts = [
         field.description or "",
         *(f"{choice}." for choice in choices),
+        _say_default(name, field),
         f"[{', '.join(readers)}]" if readers else "",
     ]
     flags = [f"--{name.replace('_', '-')}", *([_SHORT[name]] if name in _SHORT else [])]
-    option = typer.Option(*flags, help=escape(" ".join(part for part in parts if part)), rich_help_panel="Settings")
+    option = typer.Option(*flags, help=escape(" ".join(part for part in parts if part)))
     kind: Any = field.annotation
     return Annotated[kind | None, option]
+
+
+def _say_default(name: str, field: FieldInfo) -> str:
+    """Return what a setting is where nothing says otherwise, in words; empty where its description says it."""
+    if field.default is None:
+        return "Default: no limit." if name.startswith(("max_", "total_")) else ""
+    return f"Default: {field.default}."

@@ -21,12 +21,16 @@ from milr.types import Score, StepRecord, Unscored
 
 VlmUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server of VLM judges, with /v1; default: OpenAI.")]
 VlmModel = Annotated[str | None, typer.Option(help="The VLM on that server; default: the reward's own.")]
-VlmBudget = Annotated[str | None, typer.Option(help="The most that VLM judges may use: 500 (calls) or 2000000tokens.")]
+VlmBudget = Annotated[
+    str | None, typer.Option(help="The most that VLM judges may use: 500 (calls) or 2000000tokens; default: no limit.")
+]
 VlmPrice = Annotated[
     str | None,
     typer.Option(metavar="IN,OUT", help="US dollars per million tokens read and written; default: known prices."),
 ]
-Panel = Annotated[str | None, typer.Option(metavar="NAME,...", help="Rewards that are watched, never optimised.")]
+Panel = Annotated[
+    str | None, typer.Option(metavar="NAME,...", help="Rewards that are watched, never optimised; default: none.")
+]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from milr.cli.main import main
+from milr.cli.help import EXAMPLES, GROUPS, walk
+from milr.cli.main import _build_parser, main  # pyright: ignore[reportPrivateUsage]
 from milr.settings import METHOD_SETTINGS, OneOf, all_fields
 
 
@@ -92,3 +95,44 @@ def test_a_setting_that_nothing_reads_is_refused_at_once(
     assert main(argv.split()) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", f"error: {answer}\n")  # no line says that anything is being loaded
+
+
+def list_commands() -> list[tuple[str, Any]]:
+    parser = _build_parser()
+    context = parser.context_class(parser, **parser.context_settings)
+    return [(name, command) for name, command, _ in walk(parser, context, "") if not hasattr(command, "commands")]
+
+
+def test_every_command_shows_an_example_and_no_type_of_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [name for name, _ in list_commands()]
+    assert set(names) == set(EXAMPLES) and len(names) > 15
+    for name in names:
+        assert EXAMPLES[name].startswith(f"milr {name} ")
+        assert main([*name.split(), "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert f"Example: milr {name} " in shown and "bool" not in shown
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("command", ["generate", "benchmark", "evaluate"])
+def test_options_stand_in_groups_with_their_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    titles = [line.strip("╭─╮ ") for line in shown.splitlines() if line.startswith("╭")]
+    groups = [group for group in GROUPS if group in titles]
+    assert titles == ["Arguments", *groups] and {"Model", "Reward", "Output"} <= set(groups)
+    for line in shown.splitlines():
+        if (
+            line.startswith("│")
+            and any(f"--{name.replace('_', '-')} " in line for name in all_fields())
+            or "--dtype" in line
+        ):
+            assert "default" in line.lower(), line
+
+
+def test_settings_defaults_are_those_of_their_models() -> None:
+    fields = all_fields()
+    options = {one.name: one for one in dict(list_commands())["generate"].params}
+    said = {name: f"Default: {field.default}." for name, field in fields.items() if field.default is not None}
+    assert len(said) > 12
+    assert all(text in options[name].help for name, text in said.items())
