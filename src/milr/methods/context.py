@@ -84,6 +84,7 @@ class TaskContext(Generic[Own]):
             method: What solves the task.
         """
         self.task, self.index, self.key, self.state, self.model = task, index, key, state, model
+        self.method = method.name
         self.own: Own = settings.own  # pyright: ignore[reportAttributeAccessIssue]
         self.sampling, self.run = settings.sampling, settings.run
         self.reasoning: Reasoning | None = None

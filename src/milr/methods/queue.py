@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sized
+from dataclasses import dataclass
 from threading import Condition
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from milr.methods.context import Method
+from milr.settings import Settings
 from milr.types import Task
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A task with the method and the settings that solve it: in one queue, tasks may differ in these.
+
+    Its random streams depend on its content and its seed alone, not on what came before it.
+    """
+
+    task: Task
+    method: Method
+    settings: Settings
+    """Of that method; batch size and total limits are the runner's own."""
+
+
+Waiting: TypeAlias = "Task | Assignment"
 
 
 class TaskSource(Protocol):
@@ -16,8 +35,8 @@ class TaskSource(Protocol):
     size: int | None
     """How many there are, if that is known."""
 
-    def take(self, *, wait: bool) -> Task | None:
-        """Return the next task; None if there is none at the moment, which cannot be if it may wait.
+    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
+        """Return the next task and its index; None if there is none at the moment, which cannot be if it may wait.
 
         Raises:
             StopIteration: There will be no more.
@@ -30,14 +49,14 @@ class TaskQueue:
 
     def __init__(self) -> None:
         """Begin empty and open."""
-        self._tasks: deque[Task] = deque()
+        self._tasks: deque[tuple[int, Waiting]] = deque()
         self._changed = Condition()
         self._open = True
         self._put = 0
         self.size: int | None = None
 
-    def put(self, task: Task) -> int:
-        """Add a task; return its index, which its records carry.
+    def put(self, task: Waiting) -> int:
+        """Add a task; return its index, which its records carry. A plain task is solved by the runner's own method.
 
         Raises:
             ValueError: The queue is closed.
@@ -45,7 +64,7 @@ class TaskQueue:
         with self._changed:
             if not self._open:
                 raise ValueError("the queue is closed: make another one")
-            self._tasks.append(task)
+            self._tasks.append((self._put, task))
             self._put += 1
             self._changed.notify()
             return self._put - 1
@@ -56,7 +75,7 @@ class TaskQueue:
             self._open = False
             self._changed.notify_all()
 
-    def take(self, *, wait: bool) -> Task | None:
+    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
         """See `TaskSource`; waiting sleeps until a task is put in or the queue is closed."""
         with self._changed:
             if wait:
@@ -75,8 +94,8 @@ class Listed:
         """Iterate over the tasks as places get free."""
         self.size = len(tasks) if isinstance(tasks, Sized) else None
         """How many there are, if that is known."""
-        self._tasks = iter(tasks)
+        self._tasks = enumerate(tasks)
 
-    def take(self, *, wait: bool) -> Task | None:
+    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
         """See `TaskSource`; an iterator that blocks holds up the tasks in progress: a `TaskQueue` does not."""
         return next(self._tasks)

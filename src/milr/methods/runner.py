@@ -15,16 +15,19 @@ from typing import Any, Self
 from milr.errors import MilrError, UsageError
 from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, TaskContext
 from milr.methods.latents import Update, take_steps
-from milr.methods.queue import Listed, TaskQueue, TaskSource
-from milr.models.base import ImageRequest, Model, TextRequest
+from milr.methods.queue import Assignment, Listed, TaskQueue, TaskSource
+from milr.models.base import ImageOutput, ImageRequest, Model, TextRequest
 from milr.models.devices import own_numbers
 from milr.rewards import check_scorable, load_reward
 from milr.rewards.base import Reward, RewardFunction, WaitingReward, begin_scoring, make_reward
-from milr.settings import LIMITS, MilrSettings, RunSettings, Settings
+from milr.settings import LIMITS, MilrSettings, RunSettings, SamplingParams, Settings
 from milr.tasks import make_task
 from milr.types import Finished, StepRecord, Task, find_final, is_met
 
 Group = list[TaskContext[Any]]
+OnLost = Callable[[int, MilrError | None], None]
+"""Gets the index of a task that ended without a last record, and why: None if it was cancelled before it had an
+image."""
 
 
 class Runner(Iterator[StepRecord]):
@@ -45,6 +48,8 @@ class Runner(Iterator[StepRecord]):
         model: Model,
         reward: str | Reward | RewardFunction,
         settings: Settings,
+        *,
+        on_lost: OnLost | None = None,
     ) -> None:
         """Prepare; nothing is computed before the first record is asked for.
 
@@ -56,6 +61,8 @@ class Runner(Iterator[StepRecord]):
             reward: A name, or what scores images in [0, 1]: a `Reward`, or a function of images and tasks that returns
                 a number per image.
             settings: Of that method: `model.settings(method.name, ...)`.
+            on_lost: Called where a task ends without a last record. With it, a task whose method fails ends alone;
+                without it, the error ends the run.
 
         Raises:
             UsageError: A prompt that the model does not read, no reward of that name, or a reward that cannot score the
@@ -66,9 +73,9 @@ class Runner(Iterator[StepRecord]):
         check_scorable(self.reward, listed if isinstance(listed, list) else (), model.capabilities)
         self.method, self.model, self.settings = method, model, settings
         self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
+        self._on_lost = on_lost
         self._cancelled: set[int] = set()
         self._seen: Counter[str] = Counter()  # task keys
-        self._begun = 0
         self._ended = dict.fromkeys(LIMITS, 0.0)  # what finished tasks have spent
         self._records = self._run()
 
@@ -110,23 +117,31 @@ class Runner(Iterator[StepRecord]):
 
     def _admit(self, group: Group, places: int, *, wait: bool) -> None:
         """Fill free places with waiting tasks; with nothing in progress, wait for one."""
-        new: list[tuple[Task, int, str]] = []
+        new: list[tuple[int, str, Assignment]] = []
         while len(group) + len(new) < places and self.stopped is None:
             try:
-                task = self._source.take(wait=wait and not new)
+                taken = self._source.take(wait=wait and not new)
             except StopIteration:
                 break
-            if task is None:
+            if taken is None:
                 break
-            index, key = self._begun, task.key
-            self._begun += 1
-            repeat = self._seen[key]
-            self._seen[key] += 1  # the same task twice has random streams of its own the second time
-            if index not in self._cancelled:
-                new.append((task, index, f"{key}#{repeat}" if repeat else key))
-        states = self.model.start([task for task, _, _ in new])
-        for (task, index, key), state in zip(new, states, strict=True):
-            group.append(TaskContext(task, index, key, state, self.model, self.settings, self.method))
+            index, own = taken
+            if isinstance(own, Assignment):
+                key = own.task.key
+            else:
+                key, repeat = own.key, self._seen[own.key]
+                self._seen[key] += 1  # the same task twice has random streams of its own the second time
+                key, own = f"{key}#{repeat}" if repeat else key, Assignment(own, self.method, self.settings)
+            if index in self._cancelled:
+                self._lose(index)
+            else:
+                new.append((index, key, own))
+        states = self.model.start([own.task for _, _, own in new])
+        for (index, key, own), state in zip(new, states, strict=True):
+            try:
+                group.append(TaskContext(own.task, index, key, state, self.model, own.settings, own.method))
+            except MilrError as error:
+                self._fail(index, error)
 
     def _serve(self, group: Group) -> Callable[[], list[list[ScoredImage]]]:
         """Serve updates and texts until every task asks for images, draw these, and begin to score them.
@@ -136,15 +151,15 @@ class Runner(Iterator[StepRecord]):
         """
         while True:
             if updates := [ctx for ctx in group if isinstance(ctx.request, Update)]:
-                self._update(updates)
+                self._update(group, updates)
             elif texts := [(ctx, ctx.request) for ctx in group if isinstance(ctx.request, TextRequest)]:
                 outputs = self.model.reason([request for _, request in texts])
                 for (ctx, _), output in zip(texts, outputs, strict=True):
-                    ctx.answer(output)
+                    self._answer(group, ctx, output)
             else:
                 break
-        asked = [_cut(ctx, self.settings.run) for ctx in group]
-        outputs = self.model.draw([one for requests in asked for one in requests], self.settings.sampling)
+        asked = [_cut(ctx) for ctx in group]
+        outputs = self._draw([(one, ctx.sampling) for ctx, ones in zip(group, asked, strict=True) for one in ones])
         tasks = [ctx.task for ctx, requests in zip(group, asked, strict=True) for _ in requests]
         wait = begin_scoring(self.reward, [output.sample.image for output in outputs], tasks)
 
@@ -154,13 +169,48 @@ class Runner(Iterator[StepRecord]):
 
         return finish
 
-    def _update(self, group: Group) -> None:
-        own = self.settings.own
-        if not isinstance(own, MilrSettings):
-            raise MethodError(f"the method {self.method.name!r} asks for updates: its settings must be MilrSettings")
-        updates = [ctx.request for ctx in group if isinstance(ctx.request, Update)]
-        for ctx, log_p in zip(group, take_steps(self.model, updates, own, self.settings.sampling), strict=True):
-            ctx.answer(log_p)
+    def _draw(self, asked: Sequence[tuple[ImageRequest, SamplingParams]]) -> list[ImageOutput]:
+        """Draw images, those of the same sampling parameters together."""
+        found: dict[int, ImageOutput] = {}
+        for sampling in dict.fromkeys(own for _, own in asked):
+            places = [place for place, (_, own) in enumerate(asked) if own == sampling]
+            found |= zip(places, self.model.draw([asked[place][0] for place in places], sampling), strict=True)
+        return [found[place] for place in range(len(asked))]
+
+    def _update(self, group: Group, asking: Group) -> None:
+        """Take the steps that tasks ask for, those of the same settings together."""
+        for own, sampling in dict.fromkeys((ctx.own, ctx.sampling) for ctx in asking):
+            alike = [ctx for ctx in asking if (ctx.own, ctx.sampling) == (own, sampling)]
+            if not isinstance(own, MilrSettings):
+                raise MethodError(f"the method {alike[0].method!r} asks for updates: its settings must be MilrSettings")
+            updates = [ctx.request for ctx in alike if isinstance(ctx.request, Update)]
+            for ctx, log_p in zip(alike, take_steps(self.model, updates, own, sampling), strict=True):
+                self._answer(group, ctx, log_p)
+
+    def _answer(self, group: Group, ctx: TaskContext[Any], answer: object) -> None:
+        """Hand a method its answer; where it fails at it, its task ends."""
+        try:
+            ctx.answer(answer)
+        except MilrError as error:
+            self._fail(ctx.index, error)
+            self._end(group, ctx)
+
+    def _fail(self, index: int, error: MilrError) -> None:
+        """Let the task alone end by its error where somebody is told, else the run."""
+        if self._on_lost is None:
+            raise error
+        self._lose(index, error)
+
+    def _lose(self, index: int, error: MilrError | None = None) -> None:
+        self._cancelled.discard(index)
+        if self._on_lost is not None:
+            self._on_lost(index, error)
+
+    def _end(self, group: Group, ctx: TaskContext[Any]) -> None:
+        """Take a task out of its group."""
+        group.remove(ctx)
+        ctx.close()
+        self._ended = {kind: used + ctx.spent[kind] for kind, used in self._ended.items()}
 
     def _conclude(
         self, groups: Sequence[Group], group: Group, scored: Sequence[list[ScoredImage]]
@@ -172,29 +222,34 @@ class Runner(Iterator[StepRecord]):
             ctx.count(ctx.request, images)
         limit = self._total_limit(groups)
         self.stopped = self.stopped or lost or limit
-        fault: MilrError | None = None
+        faults: list[
+            tuple[TaskContext[Any], MilrError]
+        ] = []  # raised late: the records of what was drawn are still good
         for ctx, images in zip(list(group), scored, strict=True):
             batch = ctx.request
             assert isinstance(batch, ImageBatch)
             try:
                 ctx.answer(images)
-            except MilrError as error:  # of what comes next: the records of what was drawn are still good
-                fault = fault or error
+            except MilrError as error:
+                faults.append((ctx, error))
             finished, notes = self._find_end(ctx, lost, limit)
             if finished:
-                group.remove(ctx)
-                ctx.close()
-                self._ended = {kind: used + ctx.spent[kind] for kind, used in self._ended.items()}
+                self._end(group, ctx)
+                self._cancelled.discard(ctx.index)
             if ctx.best is not None and (batch.whole or finished):
                 yield ctx.record(batch, images if batch.whole else (), finished, notes)
-        if fault is not None:
-            raise fault
+            if finished and ctx.best is None:
+                self._lose(ctx.index)
+        for ctx, error in faults:
+            if ctx in group or self._on_lost is None:
+                self._fail(ctx.index, error)
+                self._end(group, ctx)
 
     def _find_end(
         self, ctx: TaskContext[Any], lost: str | None, limit: Finished | None
     ) -> tuple[Finished | None, list[str]]:
         """Return why a task is over, if it is, and notes on it."""
-        best, run = None if ctx.best is None else ctx.best[0].score, self.settings.run
+        best, run = None if ctx.best is None else ctx.best[0].score, ctx.run
         if best is not None and is_met(best, run.stop_at):
             return "met", []
         if lost is not None:
@@ -214,9 +269,9 @@ class Runner(Iterator[StepRecord]):
         return _reached(spent, self.settings.run.limits("total"))
 
 
-def _cut(ctx: TaskContext[Any], run: RunSettings) -> Sequence[ImageRequest]:
+def _cut(ctx: TaskContext[Any]) -> Sequence[ImageRequest]:
     """Return the images that a task asks for, as many as its limits leave room for, at least one."""
-    batch = ctx.request
+    batch, run = ctx.request, ctx.run
     if not isinstance(batch, ImageBatch):
         raise MethodError(f"a method must end after whole images: {ctx.task.prompt!r} ended after a text")
     room = [len(batch.images)]

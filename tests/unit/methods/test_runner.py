@@ -16,7 +16,7 @@ from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.context import Method, MethodError, Requests, TaskContext
 from milr.methods.latents import Latents, Update
-from milr.methods.queue import TaskQueue
+from milr.methods.queue import Assignment, TaskQueue
 from milr.methods.runner import Runner
 from milr.rewards.base import Scores
 from milr.settings import METHOD_SETTINGS, MethodSettings, RunSettings, SamplingParams, Settings, make_settings
@@ -239,6 +239,78 @@ def test_a_closed_queue_serves_what_it_has_and_takes_no_more() -> None:
     with pytest.raises(ValueError, match="the queue is closed"):
         queue.put(CAT)
     assert ends(start("best-of-n", queue, batch_size=2)) == dict.fromkeys(range(4), "out of steps")
+
+
+def assign(task: Task, name: str, **given: Any) -> Assignment:
+    return Assignment(task, load_method(name), FakeModel().settings(name, stop_at=NEVER, **given))
+
+
+def test_tasks_of_one_queue_may_have_methods_and_settings_of_their_own() -> None:
+    """Each gets what it would get alone, whatever stands beside or was served before it."""
+    given = [
+        assign(CAT, "milr", steps=3, seed=7),
+        assign(CAT, "milr", steps=2, seed=7, guidance=3.0, learning_rate=0.4),
+        assign(CAT, "best-of-n", steps=1, seed=7),
+        assign(DOGS, "milr", steps=3, seed=7, drawings_per_step=2),
+        assign(CAT, "best-of-n", steps=1, seed=7),
+    ]
+    queue = TaskQueue()
+    for one in given:
+        queue.put(one)
+    queue.close()
+    records = timeless(start("one-shot", queue, batch_size=3))
+    for index, one in enumerate(given):
+        alone = Runner(one.method, [one.task], FakeModel(), FakeReward(), one.settings)
+        assert [replace(r, index=0) for r in records if r.index == index] == timeless(alone)
+
+
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_method_that_fails_ends_alone_where_somebody_is_told(images: int) -> None:
+    def fails(ctx: TaskContext[Any]) -> Requests:
+        for _ in range(images):
+            yield from ctx.draw()
+        raise MilrError("it went wrong")
+
+    queue, lost = TaskQueue(), list[tuple[int, str]]()
+    queue.put(assign(CAT, "best-of-n", steps=3))
+    queue.put(replace(assign(DOGS, "one-shot"), method=Method("fails", fails, MethodSettings)))
+    queue.put(assign(TREE, "best-of-n", steps=1))
+    queue.close()
+    runner = Runner(
+        load_method("one-shot"),
+        queue,
+        FakeModel(),
+        FakeReward(),
+        FakeModel().settings("one-shot", batch_size=2),
+        on_lost=lambda index, error: lost.append((index, str(error))),
+    )
+    records = list(runner)
+    assert lost == [(1, "it went wrong")]
+    assert ends(records) == {0: "out of steps", 2: "out of steps"}
+    assert len(timeless(records, 1)) == images, "the records of what it drew before stay"
+
+
+def test_a_task_that_is_cancelled_without_a_record_is_told_of() -> None:
+    queue, lost = TaskQueue(), list[tuple[int, MilrError | None]]()
+    for task in (CAT, DOGS):
+        queue.put(assign(task, "parm", steps=1))
+    queue.close()
+
+    def value(image: Image.Image, task: Task) -> float:
+        runner.cancel(0)
+        return 0.0
+
+    runner = Runner(
+        load_method("one-shot"),
+        queue,
+        FakeModel(),
+        FakeReward(value),
+        FakeModel().settings("one-shot", batch_size=1),
+        on_lost=lambda index, error: lost.append((index, error)),
+    )
+    runner.cancel(1)
+    assert list(runner) == []
+    assert lost == [(0, None), (1, None)], "one before its first whole image, one before it began"
 
 
 # --- cancelling
