@@ -45,17 +45,25 @@ class TaskSource(Protocol):
 
 
 class TaskQueue:
-    """An open-ended source of tasks: other threads put tasks in, the runner takes them as places get free."""
+    """An open-ended source of tasks: other threads put tasks in, the runner takes them as places get free.
+
+    Clients take turns: whoever puts many tasks in does not hold up another's first.
+    """
 
     def __init__(self) -> None:
         """Begin empty and open."""
-        self._tasks: deque[tuple[int, Waiting]] = deque()
+        self._tasks: dict[str, deque[tuple[int, Waiting]]] = {}  # client -> its tasks; whose turn it is comes first
         self._changed = Condition()
         self._open = True
         self._put = 0
         self.size: int | None = None
 
-    def put(self, task: Waiting) -> int:
+    def __len__(self) -> int:
+        """Return how many tasks wait."""
+        with self._changed:
+            return sum(map(len, self._tasks.values()))
+
+    def put(self, task: Waiting, client: str = "") -> int:
         """Add a task; return its index, which its records carry. A plain task is solved by the runner's own method.
 
         Raises:
@@ -64,10 +72,22 @@ class TaskQueue:
         with self._changed:
             if not self._open:
                 raise ValueError("the queue is closed: make another one")
-            self._tasks.append((self._put, task))
+            self._tasks.setdefault(client, deque()).append((self._put, task))
             self._put += 1
             self._changed.notify()
             return self._put - 1
+
+    def drop(self, index: int) -> bool:
+        """Take out a task that waits; return False where it does not wait any more."""
+        with self._changed:
+            for client, waiting in self._tasks.items():
+                for one in waiting:
+                    if one[0] == index:
+                        waiting.remove(one)
+                        if not waiting:
+                            del self._tasks[client]
+                        return True
+            return False
 
     def close(self) -> None:
         """Take no more tasks; those that are in it are still served."""
@@ -81,7 +101,12 @@ class TaskQueue:
             if wait:
                 self._changed.wait_for(lambda: self._tasks or not self._open)
             if self._tasks:
-                return self._tasks.popleft()
+                client = next(iter(self._tasks))
+                waiting = self._tasks.pop(client)
+                taken = waiting.popleft()
+                if waiting:
+                    self._tasks[client] = waiting  # behind the others
+                return taken
             if self._open:
                 return None
             raise StopIteration

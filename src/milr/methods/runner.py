@@ -74,7 +74,7 @@ class Runner(Iterator[StepRecord]):
         self.method, self.model, self.settings = method, model, settings
         self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
         self._on_lost = on_lost
-        self._cancelled: set[int] = set()
+        self._cancelled: dict[int, Finished] = {}  # index -> what its last record will say
         self._seen: Counter[str] = Counter()  # task keys
         self._ended = dict.fromkeys(LIMITS, 0.0)  # what finished tasks have spent
         self._records = self._run()
@@ -88,12 +88,16 @@ class Runner(Iterator[StepRecord]):
         with own_numbers():
             return next(self._records)
 
-    def cancel(self, index: int) -> None:
+    def cancel(self, index: int, why: Finished = "cancelled") -> None:
         """End a task at its next record, with its best image so far; a task that has not begun is left out.
 
         May be called from another thread.
+
+        Args:
+            index: The task's.
+            why: What its last record says.
         """
-        self._cancelled.add(index)
+        self._cancelled[index] = why
 
     def close(self) -> None:
         """Give up what is in progress."""
@@ -202,7 +206,7 @@ class Runner(Iterator[StepRecord]):
         self._lose(index, error)
 
     def _lose(self, index: int, error: MilrError | None = None) -> None:
-        self._cancelled.discard(index)
+        self._cancelled.pop(index, None)
         if self._on_lost is not None:
             self._on_lost(index, error)
 
@@ -235,7 +239,7 @@ class Runner(Iterator[StepRecord]):
             finished, notes = self._find_end(ctx, lost, limit)
             if finished:
                 self._end(group, ctx)
-                self._cancelled.discard(ctx.index)
+                self._cancelled.pop(ctx.index, None)
             if ctx.best is not None and (batch.whole or finished):
                 yield ctx.record(batch, images if batch.whole else (), finished, notes)
             if finished and ctx.best is None:
@@ -255,7 +259,7 @@ class Runner(Iterator[StepRecord]):
         if lost is not None:
             return "unscored", [f"ended with the best so far: {lost}"]
         if ctx.index in self._cancelled:
-            return "cancelled", []
+            return self._cancelled[ctx.index], []
         if best is not None and (reached := limit or _task_limit(ctx, run)):
             return reached, []
         if ctx.request is None and best is None:

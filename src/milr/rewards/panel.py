@@ -52,32 +52,49 @@ class Gap:
         return f"{line} - ALARM: the gap grows while the reward rises" if self.alarm else line
 
 
-def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterator[StepRecord]:
-    """Yield the records with `panel_first` and `panel_best` filled in; a task's last one notes the alarms.
+class Watcher:
+    """A panel and what it has seen of the tasks in progress."""
 
-    Args:
-        records: Of any method.
-        panel: The watched rewards by name; without any, records pass as they are.
-    """
-    firsts: dict[int, tuple[Score | Unscored, Mapping[str, Score | Unscored]]] = {}
-    bests: dict[int, tuple[ImageSample, Mapping[str, Score | Unscored]]] = {}
-    for record in records:
+    def __init__(self, panel: Mapping[str, Reward]) -> None:
+        """Take the watched rewards, by name; without any, records pass as they are."""
+        self.panel = panel
+        self._firsts: dict[int, tuple[Score | Unscored, Mapping[str, Score | Unscored]]] = {}
+        self._bests: dict[int, tuple[ImageSample, Mapping[str, Score | Unscored]]] = {}
+
+    def look(self, record: StepRecord) -> StepRecord:
+        """Return the record with `panel_first` and `panel_best` filled in; a task's last one notes the alarms."""
+        panel, index = self.panel, record.index
         if not panel:
-            yield record
-            continue
-        if record.index not in firsts:
+            return record
+        if index not in self._firsts:
             first = record.images[0]
-            firsts[record.index] = record.scores[0], _look(first, record.task, panel)
-            bests[record.index] = first, firsts[record.index][1]
-        if bests[record.index][0] is not record.best:
-            bests[record.index] = record.best, _look(record.best, record.task, panel)
-        first_score, first_seen = firsts[record.index]
-        seen = bests[record.index][1]
+            self._firsts[index] = record.scores[0], _look(first, record.task, panel)
+            self._bests[index] = first, self._firsts[index][1]
+        if self._bests[index][0] is not record.best:
+            self._bests[index] = record.best, _look(record.best, record.task, panel)
+        first_score, first_seen = self._firsts[index]
+        seen = self._bests[index][1]
         notes = record.notes
         if record.finished is not None:
             gaps = [_gap(name, [(first_score, record.best_score, first_seen[name], seen[name])]) for name in panel]
             notes += tuple(f"panel {gap}" for gap in gaps if gap is not None and gap.alarm)
-        yield replace(record, panel_first=first_seen, panel_best=seen, notes=notes)
+            self.forget(index)
+        return replace(record, panel_first=first_seen, panel_best=seen, notes=notes)
+
+    def forget(self, index: int) -> None:
+        """Drop what is kept of a task of which no more records come."""
+        self._firsts.pop(index, None)
+        self._bests.pop(index, None)
+
+
+def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterator[StepRecord]:
+    """Yield the records as a `Watcher` of this panel returns them.
+
+    Args:
+        records: Of any method.
+        panel: The watched rewards by name.
+    """
+    return map(Watcher(panel).look, records)
 
 
 def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Gap]:

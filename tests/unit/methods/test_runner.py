@@ -313,6 +313,24 @@ def test_a_task_that_is_cancelled_without_a_record_is_told_of() -> None:
     assert lost == [(0, None), (1, None)], "one before its first whole image, one before it began"
 
 
+def test_clients_of_a_queue_take_turns_and_what_waits_can_be_dropped() -> None:
+    queue = TaskQueue()
+    for client, task in (("a", CAT), ("a", DOGS), ("a", TREE), ("b", ONE), ("a", CAT), ("b", TREE)):
+        queue.put(task, client)
+    assert queue.drop(2) and not queue.drop(2) and not queue.drop(99)
+    assert len(queue) == 5
+    taken = [queue.take(wait=False) for _ in range(5)]
+    assert [one[0] for one in taken if one] == [0, 3, 1, 5, 4]
+    assert queue.take(wait=False) is None and not queue.drop(0)
+
+
+def test_a_cancelled_task_says_why() -> None:
+    runner = start("best-of-n", [CAT, DOGS], steps=3)
+    next(runner)
+    runner.cancel(0, "out of time")
+    assert ends(runner) == {0: "out of time", 1: "out of steps"}
+
+
 # --- cancelling
 
 
