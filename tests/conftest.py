@@ -37,6 +37,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _hasty_disk() -> Iterator[None]:
+    """Let nobody wait for the disk, as finished tasks do: no test pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("milr.files.os.fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The benchmarks' data: `data` in $MILR_SHARED, or in ../shared as seen from the repository."""

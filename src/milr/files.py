@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from milr.errors import UsageError
 PART = ".part"
 LOCK = "lock"
 """The file by which one process holds a folder."""
+_CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def find_cache(variable: str) -> Path:
@@ -56,12 +58,53 @@ def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, pat
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, its line ends as they are."""
+    """Write UTF-8 text, its line ends as they are; as `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename."""
+    """Write under a temporary name, then rename; what is written is on the disk before it gets its name.
+
+    A link is followed. What is there and no regular file (a device, a pipe) is written to, for a file in its place
+    would take it from everybody.
+    """
+    if _is_device(path):
+        with path.open("wb") as file:
+            file.write(content)
+        return
+    path = path.resolve()
     fresh = path.with_name(f"{path.name}{PART}")
-    fresh.write_bytes(content)
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(fresh, path)
+    flush(path.parent)
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether a path is written to as it is; /dev/stdout may well lead to a regular file."""
+    return path.exists() and (not (path.is_file() or path.is_dir()) or path.absolute().is_relative_to("/dev"))
+
+
+def move(fresh: Path, path: Path) -> None:
+    """Give a file or folder another name, once it and all that is in it are on the disk."""
+    for one in (fresh, *(fresh.rglob("*") if fresh.is_dir() else ())):
+        flush(one)
+    os.replace(fresh, path)
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk; where a file system cannot tell, go on."""
+    try:
+        held = os.open(path, os.O_RDONLY)
+    except OSError:  # a folder, on Windows
+        return
+    try:
+        os.fsync(held)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH:
+            raise
+    finally:
+        os.close(held)

@@ -6,18 +6,21 @@ nor half a folder may lie there: the folder is built beside its place and rename
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milr.benchmarks import load_benchmark
+from milr.benchmarks import is_benchmark, load_benchmark
 from milr.benchmarks.base import Benchmark
 from milr.benchmarks.layouts import LAYOUTS, load_layout
+from milr.benchmarks.layouts.base import Layout
 from milr.errors import UsageError
-from milr.files import PART
+from milr.files import PART, move
 from milr.registry import find
 from milr.runs import Manifest, Run
+from milr.untrusted import UntrustedError, resolve_inside
 
 _SAME = ("benchmark", "method", "model", "reward", "settings", "images_per_prompt")
 
@@ -52,15 +55,27 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds files; nothing was overwritten: give --out a new or an empty folder")
     made = load_layout(layout)
-    building = out.with_name(out.name + PART)
-    if building.exists():
-        shutil.rmtree(building)
+    building = out.with_name(f"{out.name}.{os.getpid()}{PART}")  # nobody's but ours
+    building.mkdir(parents=True)
+    try:
+        pictures, prompts = _write(runs, made, building)
+        if out.exists():
+            out.rmdir()
+        move(building, out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Exported(out, pictures, prompts, benchmark.prompts, benchmark.title)
+
+
+def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]:
+    """Write all pictures into an empty folder; return how many they are, and of how many prompts."""
     places: set[int] = set()
     written: set[Path] = set()
     for run in runs:
         for task in run.tasks:
             place = _place(run.manifest, task.index)
-            picture = building / made.name_picture(task.task, place, task.image, run.manifest.images_per_prompt)
+            name = made.name_picture(task.task, place, task.image, run.manifest.images_per_prompt)
+            picture = _resolve(building, name, run)
             if picture in written:
                 raise UsageError(
                     f"{run.folder} has a picture of prompt {place}, which is there already: give shards once"
@@ -68,15 +83,21 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
             written.add(picture)
             places.add(place)
             picture.parent.mkdir(parents=True, exist_ok=True)
+            task.load_image(task.answer.image)  # an image, and not whatever else a received run may hold
             shutil.copyfile(task.find_file(task.answer.image), picture)
             for path, text in made.describe(task.task, place).items():
-                (building / path).write_text(text, encoding="utf-8")
+                _resolve(building, path, run).write_text(text, encoding="utf-8")
     if not written:
         raise UsageError("no task has finished: there is nothing to export")
-    if out.exists():
-        out.rmdir()
-    building.rename(out)
-    return Exported(out, len(written), len(places), benchmark.prompts, benchmark.title)
+    return len(written), len(places)
+
+
+def _resolve(building: Path, name: str, run: Run) -> Path:
+    """Return where a file goes; its name may be made of a received run's prompts and tags."""
+    try:
+        return resolve_inside(building, name)
+    except UntrustedError as error:
+        raise UsageError(f"{run.folder} cannot be exported ({error}): nothing was written") from None
 
 
 def _check(runs: Sequence[Run], layout: str, partial: bool) -> Benchmark:
@@ -92,11 +113,14 @@ def _check(runs: Sequence[Run], layout: str, partial: bool) -> Benchmark:
                 raise UsageError(f"{run.folder} and {first.folder} differ in their {name}: export each by itself")
         left = len(manifest.tasks) * manifest.images_per_prompt - len(run.tasks)
         if left and not partial:
+            damaged = f"; {len(run.damaged)} of them are damaged, the first is {run.damaged[0]}" if run.damaged else ""
             raise UsageError(
                 f"{run.folder} has {left} tasks that have not finished, and official scorers do not notice: type "
-                f"milr benchmark --resume {run.folder} first, or give --partial"
+                f"milr benchmark --resume {run.folder} first, or give --partial{damaged}"
             )
-    benchmark = load_benchmark(first.manifest.benchmark or "")
+    if not is_benchmark(first.manifest.benchmark):
+        raise UsageError(f"{first.manifest.benchmark} is no benchmark of this milr, so it has no official layout")
+    benchmark = load_benchmark(first.manifest.benchmark)
     if benchmark.layout != layout:
         own = f"--layout {benchmark.layout}" if benchmark.layout else "no official layout: its table is all there is"
         raise UsageError(f"{layout} is not the layout of {benchmark.name}, which has {own}")

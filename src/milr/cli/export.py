@@ -25,8 +25,11 @@ def export(
 
     first = runs[0].resolve()
     folder = out or first.with_name(f"{first.name}-{layout}")
+    found = [read_run(run) for run in runs]
+    for note in (note for run in found for note in run.notes):
+        typer.echo(f"milr: {note}", err=True)
     try:
-        made = export_runs([read_run(run) for run in runs], layout, folder, partial=partial)
+        made = export_runs(found, layout, folder, partial=partial)
     except OSError as error:
         raise UsageError(f"cannot write {folder} ({error.strerror}): give an --out that you may write to") from error
     typer.echo(f"{made.pictures} pictures of {made.prompts} prompts: {made.folder}")

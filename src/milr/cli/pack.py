@@ -35,6 +35,8 @@ def pack(
     _refuse_one_name(runs, files)
     for path, file in zip(runs, files, strict=True):
         run = open_run(path, data) if compact else read_run(path)
+        for note in run.notes:
+            typer.echo(f"milr: {note}", err=True)
         content = compact_run(run) if compact else pack_run(run)
         try:
             if file.exists() and file.read_bytes() != content:

@@ -165,7 +165,7 @@ class BenchmarkProgress:
         manifest = job.writer.manifest
         self._total = len(manifest.tasks) * manifest.images_per_prompt
         begun, left = (job.folder / MANIFEST).is_file(), set(job.writer.remaining())
-        run = read_run(job.folder, whole_only=True) if begun else None
+        run = read_run(job.folder) if begun else None
         kept = [] if run is None else [task for task in run.tasks if (task.index, task.image) not in left]
         self._answers = [] if run is None else answers_of(replace(run, tasks=tuple(kept)))
         self._before = len(self._answers)

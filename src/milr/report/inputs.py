@@ -47,6 +47,7 @@ def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
     for path in _expand(paths, strange):
         try:
             runs.append(open_run(path, data, notes))
+            notes += runs[-1].notes
         except MilrError as error:
             errors.append(error)
             notes.append(f"left out: {error}")

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import from_json
 
 from milr.errors import UsageError
-from milr.runs.layout import name_image, name_task
-from milr.runs.reader import Run, TaskRun
-from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, dump
+from milr.runs.layout import name_image, name_task, say_fault
+from milr.runs.reader import Run, TaskRun, make_task_run
+from milr.runs.schema import Amount, Count, EvaluatedImage, Manifest, StoredImage, StoredStep, dump
 from milr.types import Finished, LatentTrace, Reasoning, Score, Task, Unscored
+from milr.untrusted import read_packed_lines
 
 COMPACT_SUFFIX = ".results.xz"
 """The end of the file name of compact results."""
@@ -50,13 +50,13 @@ class Scores(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: tuple[int, ...]
+    kind: tuple[Count, ...]
     """Places in `CompactRun.kinds`."""
     value: tuple[float | None, ...]
     """None for what could not be scored."""
     parts: tuple[tuple[float, ...], ...]
     """Rounded to hundredths."""
-    said: tuple[int, ...]
+    said: tuple[Count, ...]
     """Explanation, or why there is no score: places in `CompactTask.words`."""
     cost: tuple[float, ...] = ()
     """US dollars; empty if all are free."""
@@ -79,24 +79,24 @@ class CompactTask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    index: int
+    index: Count
     """The task's place in the manifest."""
-    image: int
+    image: Count
     finished: Finished | None
-    step: tuple[int, ...]
-    images: tuple[int, ...]
+    step: tuple[Count, ...]
+    images: tuple[Count, ...]
     """How many the step drew."""
     text: tuple[str | None, ...]
     """The reasoning; None: as the step before."""
-    best: tuple[int, ...]
+    best: tuple[Count, ...]
     """The best image's place among all images so far."""
-    best_step: tuple[int, ...]
-    drawings: tuple[float, ...]
-    tokens: tuple[int, ...]
-    calls: tuple[int, ...]
-    seconds: tuple[float, ...]
+    best_step: tuple[Count, ...]
+    drawings: tuple[Amount, ...]
+    tokens: tuple[Count, ...]
+    calls: tuple[Count, ...]
+    seconds: tuple[Amount, ...]
     """Rounded to tenths."""
-    cost: tuple[float, ...] = ()
+    cost: tuple[Amount, ...] = ()
     """Empty if all is free."""
     notes: dict[int, tuple[str, ...]] = {}
     """By the step's place in the columns."""
@@ -213,22 +213,27 @@ def read_compact(file: Path, tasks: Tasks) -> Run:
         UsageError: It holds no compact results, or of a version that this milr cannot read.
     """
     try:
-        first, *rest = map(from_json, lzma.decompress(file.read_bytes()).splitlines())
-        head = CompactRun.model_validate(first)
+        lines = read_packed_lines(file)
+        head = CompactRun.model_validate_json(next(lines, b""))
         manifest = head.manifest
         if not manifest.tasks:
-            manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest, head.tags))})
-        found = [_read_task(file, manifest, head.kinds, CompactTask.model_validate(line)) for line in rest]
-    except (lzma.LZMAError, ValueError, LookupError, TypeError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+            manifest = Manifest.model_validate({**dict(manifest), "tasks": tuple(tasks(manifest, head.tags))})
+        found = [_read_task(file, manifest, head.kinds, CompactTask.model_validate_json(line)) for line in lines]
+        if len({(task.index, task.image) for task in found}) != len(found):
+            raise ValueError("a task is there twice")
+    except (ValueError, LookupError, TypeError, OSError) as error:
         raise UsageError(
-            f"{file} holds no compact results ({reason}): give a file that milr pack --compact made"
+            f"{file} holds no compact results ({say_fault(error)}): give a file that milr pack --compact made"
         ) from None
     return Run(file, manifest, tuple(found))
 
 
 def _read_task(file: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: CompactTask) -> TaskRun:
+    if one.index >= len(manifest.tasks):
+        raise ValueError(f"it has no task {one.index}")
     task = manifest.tasks[one.index]
+    if sum(one.images) != len(one.reward.value):
+        raise ValueError(f"task {one.index} has {sum(one.images)} images and {len(one.reward.value)} scores")
     scores = _read_scores(one.reward, kinds, one.words)
     images: list[StoredImage] = []
     steps: list[StoredStep] = []
@@ -263,8 +268,8 @@ def _read_task(file: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: 
                 panel_best=one.panel_best if last else {},
             )
         )
-    if not steps or len(scores) != len(images):
-        raise ValueError(f"task {one.index} has {len(steps)} steps, {len(images)} images and {len(scores)} scores")
+    if not steps:
+        raise ValueError(f"task {one.index} has no steps")
     evaluated: tuple[EvaluatedImage, ...] = ()
     if one.evaluator is not None:
         order = [(step.step, number) for step in steps for number in range(len(step.images))]
@@ -274,7 +279,7 @@ def _read_task(file: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: 
             for (step, number), score in zip(order, found, strict=True)
         )
     folder = file / "tasks" / name_task(one.index, task, one.image)
-    return TaskRun(folder, task, one.index, tuple(steps), one.image, evaluated, has_images=False)
+    return make_task_run(folder, manifest, steps, evaluated, has_images=False)
 
 
 def _read_trace(trace: Trace, place: int) -> LatentTrace:

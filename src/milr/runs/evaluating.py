@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milr.errors import UsageError
-from milr.files import PART, write_bytes
+from milr.files import PART, move, write_bytes
 from milr.rewards.base import Reward, begin_scoring
 from milr.runs.layout import EVALUATED, MANIFEST, RunError, read_manifest
 from milr.runs.lock import check_unheld, hold_run
@@ -44,7 +43,8 @@ def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> li
     if lost is not None:
         raise RunError(f"the evaluator {evaluator.name} scores nothing any more: {lost}; the finished tasks are kept")
     return [
-        EvaluatedImage(step=one.step, number=one.number, score=score) for one, score in zip(shown, scores, strict=True)
+        EvaluatedImage(step=one.step, number=one.number, score=replace(score, reward=evaluator.name))
+        for one, score in zip(shown, scores, strict=True)
     ]
 
 
@@ -136,7 +136,8 @@ def evaluate_run(
         spent, started, evaluated, cost = spend_from_now(vlm_usage), time.monotonic(), 0, 0.0
         for done, task in enumerate(run.tasks, start=1):
             fresh = task.folder / _FRESH
-            known = next((one for one in (read_evaluated(fresh), task.evaluated) if _is_by(one, evaluator)), ())
+            stored = (_read_stored(fresh), _read_stored(task.folder / EVALUATED))
+            known = next((one for one in stored if _is_by(one, evaluator)), ())
             whole, found = evaluate_missing(evaluator, task, known)
             if found:
                 write_bytes(fresh, dump_lines(whole))
@@ -144,7 +145,7 @@ def evaluate_run(
                 cost += sum(one.score.cost for one in found)
             yield done, len(run.tasks)
         for fresh in [task.folder / _FRESH for task in run.tasks if (task.folder / _FRESH).exists()]:
-            os.replace(fresh, fresh.with_name(EVALUATED))
+            move(fresh, fresh.with_name(EVALUATED))
         seconds = round(time.monotonic() - started, 3)
         manifest = update_session(
             open_session(run.manifest, machine or {}),
@@ -158,6 +159,14 @@ def evaluate_run(
         manifest = manifest.model_copy(update={"evaluator": evaluator.name, "evaluator_asked": asked})
         write_bytes(folder / MANIFEST, dump(manifest, indent=2) + b"\n")
         write_page(folder)
+
+
+def _read_stored(file: Path) -> tuple[EvaluatedImage, ...]:
+    """Return the verdicts in a file, whoever gave them; none where it cannot be read, for then they are asked anew."""
+    try:
+        return read_evaluated(file)
+    except (OSError, ValueError):
+        return ()
 
 
 def _is_by(evaluated: Sequence[EvaluatedImage], evaluator: Reward) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -13,6 +14,7 @@ from milr.errors import MilrError, UsageError
 from milr.runs.schema import Manifest
 from milr.runs.upgrade import upgrade_manifest
 from milr.types import Task
+from milr.untrusted import UntrustedError, first_fault, one_line, read_file, resolve_inside
 
 MANIFEST, RECORDS, EVALUATED = "run.json", "records.jsonl", "evaluated.jsonl"
 STRIP = "strip.png"
@@ -48,10 +50,11 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UsageError: The folder holds no run, or one that this version cannot read.
     """
+    content = _read(folder)
     try:
-        found = _read(folder)
-        return Manifest.model_validate(upgrade_manifest(found) if _is_old(found) else found)
-    except (ValidationError, ValueError, LookupError, TypeError) as error:
+        old = _find_old(content)
+        return Manifest.model_validate_json(content) if old is None else Manifest.model_validate(upgrade_manifest(old))
+    except (ValidationError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise unreadable(folder, error) from None
 
 
@@ -62,7 +65,7 @@ def check_resumable(folder: Path) -> None:
         UsageError: As `read_manifest`, or the run is of format 1.
     """
     read_manifest(folder)
-    if _is_old(_read(folder)):
+    if _find_old(_read(folder)) is not None:
         raise UsageError(
             f"{folder} was made by milr 0.1 and cannot be resumed: read and report it, and begin a new run"
         )
@@ -77,26 +80,57 @@ def damaged(task: Path, file: str, reason: str) -> UsageError:
     )
 
 
+def find_inside(task: Path, file: str) -> Path:
+    """Return where a file of a task's folder is, with links followed.
+
+    Raises:
+        UsageError: A link leads out of the run: what is there is not the run's to show or to copy.
+    """
+    run = task.parents[1]
+    try:
+        return resolve_inside(run, task.relative_to(run) / file)
+    except UntrustedError:
+        raise damaged(task, file, "is a link that leads out of the run") from None
+
+
 def unreadable(folder: Path, error: Exception) -> UsageError:
     """Return the error for a run whose files are not as this version or milr 0.1 wrote them."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     return UsageError(
-        f"{folder} holds a run that this milr cannot read ({reason}): read it with the version that its run.json names"
+        f"{folder} holds a run that this milr cannot read ({say_fault(error)}): read it with the version that its "
+        f"{MANIFEST} names"
     )
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def say_fault(error: Exception) -> str:
+    """Return why foreign data was refused, in a few words that can be printed."""
+    if isinstance(error, ValidationError):
+        return first_fault(error)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, KeyError):
+        return one_line(f"{error} is missing", 200)
+    return one_line(str(error) or type(error).__name__, 200)
+
+
+def _read(folder: Path) -> bytes:
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(
             f"{folder} holds no run ({MANIFEST} is missing): give the folder that `milr generate` or `milr benchmark` "
             "named"
         )
-    return from_json(path.read_bytes())
+    try:
+        return read_file(path)
+    except (OSError, ValueError) as error:
+        raise unreadable(folder, error) from None
 
 
-def _is_old(manifest: dict[str, Any]) -> bool:
-    return manifest.get("format") == 1
+def _find_old(content: bytes) -> Mapping[str, Any] | None:
+    """Return a manifest of format 1, else None."""
+    if b'"format":1' not in content.replace(b" ", b""):
+        return None
+    found: object = from_json(content)
+    if not isinstance(found, dict):
+        return None
+    manifest = cast("dict[str, Any]", found)
+    return manifest if manifest.get("format") == 1 else None

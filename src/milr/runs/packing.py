@@ -7,24 +7,24 @@ Format: lines of JSON under LZMA. The first is a `PackedRun`, each further one a
 from __future__ import annotations
 
 import lzma
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from milr.errors import UsageError
-from milr.files import PART, write_bytes
-from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, name_task
-from milr.runs.reader import Run, TaskRun
-from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, dump, dump_lines
+from milr.files import PART, move, write_bytes
+from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, name_task, say_fault
+from milr.runs.reader import Run, TaskRun, make_task_run
+from milr.runs.schema import Count, EvaluatedImage, Manifest, Name, StoredImage, StoredStep, dump, dump_lines
 from milr.runs.upgrade import upgrade_packed_run, upgrade_packed_task
 from milr.types import Score, Task, Unscored
+from milr.untrusted import read_packed_lines
 
 SUFFIX = ".run.xz"
 """The end of a packed run's file name."""
@@ -65,10 +65,10 @@ class PackedTask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    index: int
+    index: Count
     """The task's place in the manifest."""
-    image: int
-    best: str
+    image: Count
+    best: Name
     """`digest` of the answer's image."""
     steps: tuple[dict[str, Any], ...]
     """Each a `StoredStep` without task, index and image; of the best image only the file's name."""
@@ -130,22 +130,44 @@ def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tupl
         UsageError: It is no packed run, or of a version that this milr cannot read.
     """
     try:
-        first, *rest = map(from_json, lzma.decompress(file.read_bytes()).splitlines())
-        if first["packed"] == 1:
-            method = first["manifest"].get("method", "milr")
-            first, rest = upgrade_packed_run(first), [upgrade_packed_task(line, method) for line in rest]
-        manifest = PackedRun.model_validate(first).manifest
-        packed = [PackedTask.model_validate(line) for line in rest]
+        lines = read_packed_lines(file)
+        manifest, method = _read_first(next(lines, b""))
         if not manifest.tasks:
-            manifest = manifest.model_copy(update={"tasks": tuple(tasks(manifest))})
-        run = Run(file, manifest, tuple(_unpack_task(file, manifest, one) for one in packed))
-    except (lzma.LZMAError, ValueError, LookupError, TypeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{file} is no packed run ({reason}): give a file that milr pack made") from None
-    return run, {(one.index, one.image): one.best for one in packed}
+            manifest = Manifest.model_validate({**dict(manifest), "tasks": tuple(tasks(manifest))})
+        found: dict[tuple[int, int], TaskRun] = {}
+        digests: dict[tuple[int, int], str] = {}
+        for line in lines:
+            packed = _read_packed_task(line, method)
+            key = packed.index, packed.image
+            if key in found:
+                raise ValueError(f"task {packed.index} is there twice")
+            found[key], digests[key] = _unpack_task(file, manifest, packed), packed.best
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise UsageError(f"{file} is no packed run ({say_fault(error)}): give a file that milr pack made") from None
+    return Run(file, manifest, tuple(found.values())), digests
+
+
+def _read_first(line: bytes) -> tuple[Manifest, str | None]:
+    """Return the manifest; and the method of a run of format 1, else None."""
+    try:
+        return PackedRun.model_validate_json(line).manifest, None
+    except ValidationError:
+        first = from_json(line)
+        if not isinstance(first, dict) or cast("dict[str, Any]", first).get("packed") != 1:
+            raise
+        old = cast("dict[str, Any]", first)
+        return PackedRun.model_validate(upgrade_packed_run(old)).manifest, str(old["manifest"].get("method", "milr"))
+
+
+def _read_packed_task(line: bytes, method: str | None) -> PackedTask:
+    if method is None:
+        return PackedTask.model_validate_json(line)
+    return PackedTask.model_validate(upgrade_packed_task(from_json(line), method))
 
 
 def _unpack_task(file: Path, manifest: Manifest, packed: PackedTask) -> TaskRun:
+    if packed.index >= len(manifest.tasks):
+        raise ValueError(f"it has no task {packed.index}")
     task = manifest.tasks[packed.index]
     steps: list[StoredStep] = []
     drawn: dict[str, dict[str, Any]] = {}
@@ -154,7 +176,7 @@ def _unpack_task(file: Path, manifest: Manifest, packed: PackedTask) -> TaskRun:
         whole = {**step, "task": task, "index": packed.index, "image": packed.image, "best": drawn[step["best"]]}
         steps.append(StoredStep.model_validate(whole))
     folder = file / "tasks" / name_task(packed.index, task, packed.image)
-    return TaskRun(folder, task, packed.index, tuple(steps), packed.image, packed.evaluated, has_images=False)
+    return make_task_run(folder, manifest, steps, packed.evaluated, has_images=False)
 
 
 def unpack_run(
@@ -195,7 +217,7 @@ def unpack_run(
             best = images[task.answer.image.file]
             best.save(fresh / "best.png")
             same = digest(best) == digests[task.index, task.image]
-        os.replace(fresh, place)
+        move(fresh, place)
         yield done, len(run.tasks), same
     write_bytes(folder / MANIFEST, dump(run.manifest, indent=2) + b"\n")
 

@@ -17,7 +17,7 @@ from PIL import Image
 from milr.errors import UsageError
 from milr.files import PART, write_text
 from milr.runs.layout import RECORDS
-from milr.runs.reader import RunImage, TaskRun, load_image, read_run, read_task
+from milr.runs.reader import RunImage, TaskRun, read_run, read_task
 from milr.runs.schema import Manifest
 from milr.runs.strip import Outcome, find_outcome
 from milr.types import Score, Unscored, rank
@@ -37,7 +37,7 @@ def write_page(folder: Path) -> Path:
         UsageError: The folder holds no run that can be read.
         OSError: It cannot be written.
     """
-    run = read_run(folder, whole_only=True)
+    run = read_run(folder)
     tasks = sorted(run.tasks, key=lambda task: -_merit(task.answer))
     begun = list(_read_begun(folder))
     shown = max(2, _IMAGES // max(1, len(tasks) + len(begun)))
@@ -46,7 +46,7 @@ def write_page(folder: Path) -> Path:
     before, between, after = _PAGE.split("{{}}")
     title = _title(run.manifest)
     path = folder / INDEX
-    write_text(path, "".join([before, title, between, _head(run.manifest, title), *parts, after]))
+    write_text(path, "".join([before, title, between, _head(run.manifest, title, run.notes), *parts, after]))
     return path
 
 
@@ -70,7 +70,7 @@ def _title(manifest: Manifest) -> str:
     return escape(manifest.benchmark or f"{first}{more}")
 
 
-def _head(manifest: Manifest, title: str) -> str:
+def _head(manifest: Manifest, title: str, notes: Sequence[str]) -> str:
     wanted = len(manifest.tasks) * manifest.images_per_prompt
     facts = [
         f"{manifest.status}: {manifest.tasks_finished} of {wanted} searches",
@@ -81,7 +81,8 @@ def _head(manifest: Manifest, title: str) -> str:
         f"{manifest.drawings:,.10g} images",
         f"{manifest.seconds:,.0f} s",
     ]
-    error = f'<p class="bad">{escape(manifest.error)}</p>' if manifest.error else ""
+    said = [*([manifest.error] if manifest.error else []), *notes]
+    error = "".join(f'<p class="bad">{escape(one)}</p>' for one in said)
     return f"<h1>{title}</h1><p class=facts>{escape(' · '.join(facts))}</p>{error}"
 
 
@@ -141,10 +142,9 @@ def _draw_score(name: str, score: Score | Unscored | None) -> str:
 
 
 def _draw_image(task: TaskRun, one: RunImage, side: int, alt: str) -> str:
-    file = task.folder / one.image.file
     try:
-        image = load_image(file)
-    except (OSError, ValueError, SyntaxError):
+        image = task.load_image(one.image)
+    except UsageError:
         return '<p class="bad">the image is gone</p>'
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()

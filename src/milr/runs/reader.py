@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,27 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from milr.errors import UsageError
-from milr.runs.layout import EVALUATED, OLD_EVALUATED, RECORDS, STRIP, damaged, list_tasks, read_manifest
-from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep
+from milr.files import PART
+from milr.rewards.images.files import UnreadableImage, decode_image
+from milr.runs.layout import (
+    EVALUATED,
+    OLD_EVALUATED,
+    RECORDS,
+    STRIP,
+    damaged,
+    find_inside,
+    list_tasks,
+    name_task,
+    read_manifest,
+    say_fault,
+)
+from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, split_lines
 from milr.runs.upgrade import is_old_step, upgrade_step
 from milr.types import Score, Task, Unscored
+from milr.untrusted import read_file
+
+MISSING = "no verdict of the run's evaluator is stored: type milr evaluate, or resume the run, to ask for it"
+"""Why an image of a run with an evaluator is unscored where its verdict is gone."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +93,19 @@ class TaskRun:
         """Return the file of a stored image.
 
         Raises:
-            UsageError: It is gone, or the run never had it.
+            UsageError: It is gone, it is a link out of the run, or the run never had it.
         """
         if not self.has_images:
             raise UsageError(f"{self.folder.parents[1]} has no images: give the run folder that it was packed from")
-        file = self.folder / image.file
-        if not file.is_file():
-            raise damaged(self.folder, image.file, "is gone")
-        return file
+        file = find_inside(self.folder, image.file)
+        if file.is_file():
+            return file
+        if not (self.folder / STRIP).exists():  # as unpacking leaves it
+            raise UsageError(
+                f"{self.folder / image.file} was not drawn again when the run was unpacked: unpack it once more, with "
+                "--pictures all"
+            )
+        raise damaged(self.folder, image.file, "is gone")
 
     def load_image(self, image: StoredImage) -> Image.Image:
         """Load a stored image, RGB.
@@ -93,8 +115,8 @@ class TaskRun:
         """
         try:
             return load_image(self.find_file(image))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise damaged(self.folder, image.file, "cannot be read") from error
+        except (OSError, ValueError, UnreadableImage) as error:
+            raise damaged(self.folder, image.file, f"cannot be read ({say_fault(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -105,34 +127,42 @@ class Run:
     manifest: Manifest
     tasks: tuple[TaskRun, ...]
     """The finished tasks, in the order of the prompts and, for each, of its images."""
+    damaged: tuple[str, ...] = ()
+    """Finished tasks that cannot be read and are set aside: each one's file, what is wrong, and what mends it."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the run's numbers must know: tasks that are set aside, verdicts that are missing."""
+        lost = sum(one.score == _missing(self.manifest) for task in self.tasks for one in task.evaluated)
+        missing = [f"{self.folder}: {lost} verdicts of {self.manifest.evaluator} are missing"] if lost else []
+        return [*(f"set aside: {one}" for one in self.damaged), *missing]
 
 
-def read_run(folder: Path | str, *, whole_only: bool = False) -> Run:
-    """Read a run; tasks that had not finished when it ended are left out.
-
-    Args:
-        folder: The run's.
-        whole_only: Leave damaged tasks out too, as resuming does, which makes them anew.
+def read_run(folder: Path | str) -> Run:
+    """Read a run; tasks that had not finished when it ended are left out, damaged ones are set aside and named.
 
     Raises:
-        UsageError: The folder holds no run, or one that this version cannot read; or a task is damaged, which names it.
+        UsageError: The folder holds no run, or one that this version cannot read.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    if whole_only:
-        tasks = [task for path in list_tasks(folder) if (task := read_whole(path)) is not None]
-    else:
-        tasks = [_read_task(path, lambda: manifest.method) for path in list_tasks(folder)]
-    return Run(folder, manifest, tuple(sorted(tasks, key=lambda task: (task.index, task.image))))
+    tasks: list[TaskRun] = []
+    faults: list[str] = []
+    for path in list_tasks(folder):
+        try:
+            tasks.append(_read_task(path, lambda: manifest))
+        except UsageError as error:
+            faults.append(str(error))
+    return Run(folder, manifest, tuple(sorted(tasks, key=lambda task: (task.index, task.image))), tuple(faults))
 
 
 def read_task(folder: Path) -> TaskRun:
-    """Read one finished task of a run; `read_run` reads all.
+    """Read one task of a run, a finished one or one in progress; `read_run` reads all that have finished.
 
     Raises:
         UsageError: A file of it is gone or cannot be read.
     """
-    return _read_task(folder, lambda: read_manifest(folder.parents[1]).method)
+    return _read_task(folder, lambda: read_manifest(folder.parents[1]))
 
 
 def read_whole(folder: Path) -> TaskRun | None:
@@ -142,45 +172,113 @@ def read_whole(folder: Path) -> TaskRun | None:
     """
     try:
         task = read_task(folder)
+        images = [find_inside(folder, image.file) for step in task.steps for image in step.images]
     except UsageError:
         return None
-    images = [folder / image.file for step in task.steps for image in step.images]
     return task if all(map(Path.is_file, images)) or not (folder / STRIP).exists() else None
 
 
-def _read_task(folder: Path, method: Callable[[], str]) -> TaskRun:
-    """Read a task; the run's method is asked for only if its lines are of format 1."""
-    file = folder / RECORDS
+def _read_task(folder: Path, find_manifest: Callable[[], Manifest]) -> TaskRun:
+    file = RECORDS
     try:
-        lines = file.read_bytes().splitlines()
+        lines = split_lines(read_file(find_inside(folder, file)))
         if not lines:
             raise damaged(folder, RECORDS, "is empty")
-        steps = tuple(_read_step(line, method) for line in lines)
-        file = folder / EVALUATED if (folder / EVALUATED).is_file() else folder / OLD_EVALUATED
-        evaluated = read_evaluated(file)
+        manifest = find_manifest()
+        steps = tuple(_read_step(line, manifest.method) for line in lines)
+        file = EVALUATED if (folder / EVALUATED).is_file() else OLD_EVALUATED
+        evaluated = read_evaluated(find_inside(folder, file))
+        return make_task_run(folder, manifest, steps, evaluated, begun=folder.name.endswith(PART))
     except FileNotFoundError:
-        raise damaged(folder, file.name, "is gone") from None
-    except (OSError, ValidationError, ValueError, LookupError, TypeError) as error:
-        reason = f"cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})"
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        raise damaged(folder, file.name, reason) from None
-    return TaskRun(folder, steps[0].task, steps[0].index, steps, steps[0].image, evaluated)
+        raise damaged(folder, file, "is gone") from None
+    except (OSError, ValidationError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged(folder, file, f"cannot be read ({say_fault(error)})") from None
 
 
-def _read_step(line: bytes, method: Callable[[], str]) -> StoredStep:
-    step = from_json(line)
-    return StoredStep.model_validate(upgrade_step(step, method()) if is_old_step(step) else step)
+def make_task_run(
+    folder: Path,
+    manifest: Manifest,
+    steps: Sequence[StoredStep],
+    evaluated: Sequence[EvaluatedImage],
+    *,
+    has_images: bool = True,
+    begun: bool = False,
+) -> TaskRun:
+    """Return a task of a run, once its parts are found to belong together, with a verdict for each image.
+
+    Args:
+        folder: The task's.
+        manifest: The run's.
+        steps: All of them.
+        evaluated: Verdicts that are stored; those of another evaluator than the run's count as missing.
+        has_images: As in `TaskRun`.
+        begun: It may be a task in progress.
+
+    Raises:
+        ValueError: Steps are missing, or of another task; or scores, images and verdicts do not belong together.
+    """
+    first, last = steps[0], steps[-1]
+    if first.index >= len(manifest.tasks) or manifest.tasks[first.index] != first.task:
+        raise ValueError(f"its task is not task {first.index} of the run")
+    if first.image >= manifest.images_per_prompt or folder.name.removesuffix(PART) != name_task(
+        first.index, first.task, first.image
+    ):
+        raise ValueError("it is of another task's folder")
+    for place, step in enumerate(steps):
+        if (step.task, step.index, step.image) != (first.task, first.index, first.image):
+            raise ValueError(f"step {step.step} is another task's")
+        if step.step != place:
+            raise ValueError(f"step {place} is missing")
+        if len(step.scores) != len(step.images):
+            raise ValueError(f"step {step.step} has {len(step.images)} images and {len(step.scores)} scores")
+    if last.finished is None and not begun:
+        raise ValueError("its last step is missing")
+    files = [image.file for step in steps for image in step.images]
+    if len(set(files)) != len(files) or last.best.file not in files:
+        raise ValueError("its best image is none of its images" if len(set(files)) == len(files) else "a file is twice")
+    task = TaskRun(folder, first.task, first.index, tuple(steps), first.image, has_images=has_images)
+    if manifest.evaluator is None:
+        return task
+    known = {(one.step, one.number): one for one in evaluated}
+    if len(known) != len(evaluated) or not known.keys() <= {(one.step, one.number) for one in task.images}:
+        raise ValueError("a verdict is there twice, or of no image")
+    if begun:
+        return task
+    whole = tuple(
+        one
+        if (one := known.get((image.step, image.number))) is not None and one.score.reward == manifest.evaluator
+        else EvaluatedImage(step=image.step, number=image.number, score=_missing(manifest))
+        for image in task.images
+    )
+    return TaskRun(folder, first.task, first.index, tuple(steps), first.image, whole, has_images)
+
+
+def _missing(manifest: Manifest) -> Unscored:
+    return Unscored(MISSING, manifest.evaluator or "")
+
+
+def _read_step(line: bytes, method: str) -> StoredStep:
+    if b'"drawings":' in line:  # of format 1, or a text that says so
+        step = from_json(line)
+        if is_old_step(step):
+            return StoredStep.model_validate(upgrade_step(step, method))
+    return StoredStep.model_validate_json(line)
 
 
 def read_evaluated(file: Path) -> tuple[EvaluatedImage, ...]:
-    """Read an evaluator's scores of a task's images; nothing if there is no such file."""
-    lines = file.read_bytes().splitlines() if file.is_file() else []
+    """Read an evaluator's scores of a task's images; nothing if there is no such file.
+
+    Raises:
+        OSError, ValueError: It cannot be read, or is not what its end mark says.
+    """
+    lines = split_lines(read_file(file)) if file.is_file() else []
     return tuple(EvaluatedImage.model_validate_json(line) for line in lines)
 
 
 def load_image(file: Path) -> Image.Image:
-    """Load an image of a run, RGB."""
-    with Image.open(file) as image:
-        return image.convert("RGB")
+    """Load an image of a run, RGB.
+
+    Raises:
+        OSError, ValueError, UnreadableImage: It is gone, no PNG, broken, or far too large.
+    """
+    return decode_image(read_file(file), ("PNG",)).convert("RGB")

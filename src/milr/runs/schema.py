@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, Literal
+from hashlib import blake2b
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from milr.settings import Settings
@@ -19,6 +20,14 @@ FORMAT = 2
 Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 """A killed run stays "running". "stopped": a limit of the whole run was reached before all tasks had finished."""
 
+Words = Annotated[str, Field(max_length=2**16)]
+Name = Annotated[str, Field(max_length=4096)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Tokens = tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
+MOST_TASKS = 10**6
+"""Of a run, times images per prompt."""
+
 Usage = dict[str, str | int | float]
 """What VLM judges cost: url, calls, cached, tokens_in, tokens_out and, where a price is known, cost."""
 
@@ -28,7 +37,7 @@ class Session(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    host: str
+    host: Name
     process: int
     """The process id on that host."""
     started: datetime
@@ -37,18 +46,18 @@ class Session(BaseModel):
     versions: dict[str, str]
     """Of milr, python, torch, transformers."""
     status: Status = "running"
-    error: str | None = None
-    seconds: float = 0.0
+    error: Words | None = None
+    seconds: Amount = 0.0
     """Wall time; of a killed session, until its last task that finished."""
-    drawings: float = 0
+    drawings: Amount = 0
     """All that were made, those of tasks that did not finish too."""
-    tokens: int = 0
-    reward_calls: int = 0
-    evaluated: int = 0
+    tokens: Count = 0
+    reward_calls: Count = 0
+    evaluated: Count = 0
     """Images that the evaluator was shown."""
-    evaluator_seconds: float = 0.0
+    evaluator_seconds: Amount = 0.0
     """The evaluator's share of the wall time."""
-    cost: float = 0.0
+    cost: Amount = 0.0
     """US dollars that reward and evaluator cost at paid VLM judges."""
     vlm_usage: Usage | None = None
     """None if no VLM judge was asked."""
@@ -61,34 +70,34 @@ class Manifest(BaseModel):
 
     format: Literal[2] = FORMAT
     status: Status = "running"
-    error: str | None = None
+    error: Words | None = None
     """Why the run failed."""
-    benchmark: str | None = None
+    benchmark: Name | None = None
     """A name of `milr.benchmarks.BENCHMARKS`; None if the prompts were the user's own."""
-    data: str | None = None
+    data: Name | None = None
     """The folder that the benchmark's prompts were read from; None if they come with the package."""
-    places: tuple[int, ...] | None = None
+    places: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = None
     """Each task's place, from 0, in the benchmark's whole list; official layouts number images by it."""
-    shard: str | None = None
+    shard: Name | None = None
     """"2/3": the second of three runs that share the tasks between them."""
-    images_per_prompt: int = Field(default=1, ge=1)
+    images_per_prompt: int = Field(default=1, ge=1, le=MOST_TASKS)
     """Image n of a prompt is drawn with the seed of the settings + n."""
-    model: str
-    model_asked: str | None = None
+    model: Name
+    model_asked: Name | None = None
     """The name or folder that was asked for: what resuming loads again. The same of reward and evaluator."""
-    model_folder: str | None = None
-    device: str
-    dtype: str | None = None
+    model_folder: Name | None = None
+    device: Name
+    dtype: Name | None = None
     """None: the model's own."""
-    profile: str | None = None
+    profile: Name | None = None
     """The prompt profile; None: the checkpoint's own."""
-    reward: str
+    reward: Name
     """Name with version."""
-    reward_asked: str | None = None
-    evaluator: str | None = None
+    reward_asked: Name | None = None
+    evaluator: Name | None = None
     """The reward that gives the headline numbers, name with version; None if there is none."""
-    evaluator_asked: str | None = None
-    panel: tuple[str, ...] = ()
+    evaluator_asked: Name | None = None
+    panel: tuple[Name, ...] = ()
     """The rewards that were only watched."""
     vlm_usage: Usage | None = None
     """None if no VLM judge was asked."""
@@ -99,24 +108,36 @@ class Manifest(BaseModel):
     tasks: tuple[Task, ...]
     versions: dict[str, str]
     """Of milr, python, torch, transformers, when the run began."""
-    platform: str
+    platform: Name
     started: datetime
     finished: datetime | None = None
     sessions: tuple[Session, ...] = ()
     """Oldest first; the fields below are their sums."""
-    seconds: float = 0.0
+    seconds: Amount = 0.0
     """Wall time of all sessions."""
-    tasks_finished: int = 0
+    tasks_finished: Count = 0
     """Of `tasks` times `images_per_prompt`."""
-    drawings: float = 0
+    drawings: Amount = 0
     """Of all tasks, unfinished ones and those that a kill lost too."""
-    tokens: int = 0
+    tokens: Count = 0
     """Sampled, text and image, of all tasks."""
-    reward_calls: int = 0
-    evaluated: int = 0
-    evaluator_seconds: float = 0.0
-    cost: float = 0.0
+    reward_calls: Count = 0
+    evaluated: Count = 0
+    evaluator_seconds: Amount = 0.0
+    cost: Amount = 0.0
     """US dollars that reward and evaluator cost at paid VLM judges."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse places that are not one a task, and more tasks than any run has."""
+        if self.tasks and self.places is not None:
+            if len(self.places) != len(self.tasks):
+                raise ValueError(f"it has {len(self.tasks)} tasks and {len(self.places)} places")
+            if len(set(self.places)) != len(self.places):
+                raise ValueError("a place is there twice")
+        if len(self.tasks) * self.images_per_prompt > MOST_TASKS:
+            raise ValueError(f"it has more than {MOST_TASKS:,} tasks, times images per prompt")
+        return self
 
     @property
     def method(self) -> str:
@@ -129,8 +150,8 @@ class StoredImage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    tokens: tuple[int, ...]
-    file: str = Field(pattern=r"^steps/[0-9]+-[0-9]+\.png$")
+    tokens: Tokens
+    file: str = Field(pattern=r"^steps/[0-9]{2,9}-[0-9]{1,9}\.png$")
     """Path from the task's folder; never one that leads out of it."""
 
 
@@ -139,8 +160,8 @@ class EvaluatedImage(BaseModel):
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
-    step: int
-    number: int
+    step: Count
+    number: Count
     """Of the step's images, from 0."""
     score: Score | Unscored
 
@@ -151,24 +172,24 @@ class StoredStep(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     task: Task
-    index: int
-    image: int = 0
+    index: Count
+    image: Count = 0
     """Which of the prompt's images this is part of, from 0; the one field that a record does not have."""
-    step: int
+    step: Count
     reasoning: Reasoning
-    images: tuple[StoredImage, ...]
+    images: tuple[StoredImage, ...] = Field(max_length=MOST_TASKS)
     scores: tuple[Score | Unscored, ...]
     best: StoredImage
     best_score: Score | Unscored
-    best_step: int
-    drawings_spent: float
-    tokens_spent: int
-    reward_calls: int
-    seconds: float
-    cost: float
+    best_step: Count
+    drawings_spent: Amount
+    tokens_spent: Count
+    reward_calls: Count
+    seconds: Amount
+    cost: Amount
     finished: Finished | None
     trace: LatentTrace | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Words, ...] = ()
     panel_first: dict[str, Score | Unscored] = {}
     panel_best: dict[str, Score | Unscored] = {}
 
@@ -189,9 +210,49 @@ def dump(model: BaseModel, indent: int | None = None) -> bytes:
     return to_json(model, indent=indent, by_alias=True, fallback=_plain)
 
 
+class EndMark(BaseModel):
+    """The last line of a file of lines that is whole: a lost line or a changed digit before it is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    end: Count
+    """How many lines are before it."""
+    hash: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Of the bytes before it: blake2b of eight bytes."""
+
+    @classmethod
+    def of(cls, content: bytes) -> EndMark:
+        """Return the mark of that content."""
+        return cls(end=content.count(b"\n"), hash=blake2b(content, digest_size=8).hexdigest())
+
+
 def dump_lines(models: Iterable[BaseModel]) -> bytes:
-    """Return one JSON object per line."""
-    return b"".join(dump(model) + b"\n" for model in models)
+    """Return one JSON object per line, then their end mark."""
+    return end_lines(b"".join(dump(model) + b"\n" for model in models))
+
+
+def end_lines(content: bytes) -> bytes:
+    """Return lines with their end mark."""
+    return content + dump(EndMark.of(content)) + b"\n"
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """Return the lines of a file, without its end mark; older runs have none.
+
+    Raises:
+        ValueError: It is not what its end mark says.
+    """
+    lines = content.splitlines()
+    if not lines or not lines[-1].startswith(b'{"end"'):
+        return lines
+    before = content[: content.rstrip(b"\n").rfind(b"\n") + 1]
+    try:
+        mark = EndMark.model_validate_json(lines[-1])
+    except ValidationError:
+        raise ValueError("its end mark cannot be read") from None
+    if mark != EndMark.of(before):
+        raise ValueError(f"it is not what its end mark says, {mark.end} lines")
+    return lines[:-1]
 
 
 def _plain(value: Any) -> object:

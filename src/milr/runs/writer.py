@@ -17,27 +17,24 @@ from typing import Self, TypedDict, Unpack
 from milr.errors import UsageError
 from milr.files import LOCK, PART, write_bytes
 from milr.rewards.base import Reward
-from milr.runs.evaluating import Shown, evaluate_images, evaluate_missing
+from milr.runs.evaluating import evaluate_missing
 from milr.runs.layout import (
     EVALUATED,
     MANIFEST,
-    RECORDS,
-    STRIP,
     RunError,
     check_resumable,
     list_tasks,
-    name_image,
     name_task,
     read_manifest,
 )
 from milr.runs.lock import hold_run
 from milr.runs.page import write_page
-from milr.runs.reader import load_image, read_task, read_whole
-from milr.runs.schema import EvaluatedImage, Manifest, Status, StoredStep, dump, dump_lines
+from milr.runs.reader import read_task, read_whole
+from milr.runs.schema import Manifest, Status, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
-from milr.runs.strip import Frame, draw_strip, find_outcome
+from milr.runs.task_folder import TaskFolder
 from milr.settings import Settings
-from milr.types import Score, StepRecord, Task, Unscored
+from milr.types import Score, StepRecord, Task
 
 
 class RunFacts(TypedDict, total=False):
@@ -171,7 +168,7 @@ class RunWriter:
         self._evaluator, self._vlm_usage = evaluator, vlm_usage
         self._machine = machine or {}
         self._held = ExitStack()
-        self._open: dict[tuple[int, int], _TaskFolder] = {}  # (task, image)
+        self._open: dict[tuple[int, int], TaskFolder] = {}  # (task, image)
         self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
         self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
@@ -262,7 +259,7 @@ class RunWriter:
         with self._refusing_full_disks():
             if key not in self._open:
                 name = name_task(record.index, record.task, image)
-                self._open[key] = _TaskFolder(self.folder / "tasks" / name, image)
+                self._open[key] = TaskFolder(self.folder / "tasks" / name, image)
             task = self._open[key]
             task.add(record)
             self._spent[key] = _Spent(record.drawings_spent, record.tokens_spent, record.reward_calls, record.cost)
@@ -360,89 +357,7 @@ class _Spent:
     cost: float
 
 
-class _TaskFolder:
-    """The folder of a task in progress. Images are not held: strip and evaluator read them back."""
-
-    def __init__(self, folder: Path, image: int) -> None:
-        self._final, self._image = folder, image
-        self._folder = folder.with_name(folder.name + PART)
-        (self._folder / "steps").mkdir(parents=True)
-        self.last: StepRecord | None = None
-        """What was written last."""
-        self._best = ""
-        self._first: Score | Unscored = Unscored("no image yet", "")
-        self._cells: list[_Cell] = []
-
-    def add(self, record: StepRecord) -> None:
-        """Write the step's images and its line."""
-        self._first = self._first if self._cells else record.scores[0]
-        names = [name_image(record.step, number) for number in range(len(record.images))]
-        for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
-            sample.image.save(self._folder / name)
-            label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")
-            self._cells.append(_Cell(record.step, number, name, label, _reward_text(score)))
-        if record.best_step == record.step:
-            self._best = names[_best_number(record)]
-        with (self._folder / RECORDS).open("ab") as file:
-            file.write(dump(StoredStep.of(record, names, self._best, self._image)) + b"\n")
-        self.last = record
-
-    def conclude(self, record: StepRecord) -> None:
-        """Write the best image and the strip."""
-        record.best.image.save(self._folder / "best.png")
-        outcome = find_outcome(self._first, record)
-        frames = [
-            Frame(
-                load_image(self._folder / cell.file),
-                cell.label,
-                cell.reward,
-                outcome if cell.file == self._best else None,
-            )
-            for cell in self._cells
-        ]
-        draw_strip(record.task.shown, frames).save(self._folder / STRIP)
-
-    def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
-        """Show the evaluator all images; write and return its scores.
-
-        Raises:
-            RunError: It scores nothing any more.
-        """
-        shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
-        evaluated = evaluate_images(evaluator, task, shown)
-        (self._folder / EVALUATED).write_bytes(dump_lines(evaluated))
-        return evaluated
-
-    def rename(self) -> Path:
-        """Give the folder its name: from now on the task is finished."""
-        self._folder.rename(self._final)
-        return self._final
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One image of a task."""
-
-    step: int
-    number: int
-    file: str
-    label: str
-    reward: str
-
-
 def _is_done(folder: Path) -> bool:
     """Return whether a finished task is whole and the reward has scored any image of it."""
     task = read_whole(folder)
     return task is not None and isinstance(task.last.best_score, Score)
-
-
-def _best_number(record: StepRecord) -> int:
-    """Return which of the step's images is the best: the object itself, or the first with its tokens."""
-    for number, sample in enumerate(record.images):
-        if sample is record.best:
-            return number
-    return next(number for number, sample in enumerate(record.images) if sample.tokens == record.best.tokens)
-
-
-def _reward_text(score: Score | Unscored) -> str:
-    return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import json
 import math
 import re
@@ -18,11 +17,12 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from milr.errors import UsageError
 from milr.rewards.base import Reward
 from milr.rewards.images.convert import image_hash
+from milr.rewards.images.files import UnreadableImage, decode_image
 from milr.rewards.vlm.gpt4o import BINARY, P_YES
 from milr.rewards.vlm.reward import VlmProtocol
 from milr.rewards.vlm.unified_reward import POINTWISE
@@ -171,12 +171,11 @@ def _read_request(body: Mapping[str, Any]) -> tuple[str, Image.Image]:
         content = body["messages"][-1]["content"]
         words = "".join(part["text"] for part in content if part["type"] == "text")
         data = next(part["image_url"]["url"] for part in content if part["type"] == "image_url")
-        image = Image.open(io.BytesIO(base64.b64decode(data.partition(";base64,")[2], validate=True)))
-        image.load()
+        image = decode_image(base64.b64decode(data.partition(";base64,")[2], validate=True))
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
         raise BadRequest("give one user message with a text and an image as a data URL") from error
-    except (OSError, binascii.Error, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise BadRequest("the image cannot be read") from error
+    except (binascii.Error, UnreadableImage) as error:
+        raise BadRequest(str(error) if isinstance(error, UnreadableImage) else "the image is no base64") from error
     return words, image
 
 

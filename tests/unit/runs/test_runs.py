@@ -192,7 +192,7 @@ def test_an_evaluator_scores_every_image_in_the_order_of_drawing(tmp_path: Path)
         assert one.evaluator == evaluator([first.load_image(one.image)], [first.task])[0]
     assert (first.answer.step, first.answer.number) == (1, 0)
     assert first.answer.reward == first.last.best_score
-    assert (first.folder / "evaluated.jsonl").read_text().count("\n") == 6
+    assert (first.folder / "evaluated.jsonl").read_text().count("\n") == 6 + 1  # and the end mark
 
 
 def test_an_evaluator_whose_budget_is_spent_ends_the_run_and_keeps_no_task_in_part(tmp_path: Path) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from milr.errors import MilrError, UsageError
+from milr.untrusted import one_line, read_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""The formats that are decoded, as Pillow names them. Others start programs (EPS) or have readers that few test."""
+MOST_PIXELS = 2**26
+"""Of an image that is decoded: 8192 x 8192."""
+MOST_BYTES = 2**28
+"""Of an image's file: such an image, not compressed."""
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -64,13 +74,36 @@ def read_image(path: Path) -> Image.Image:
     """Return the image in a file, with all its pixels read.
 
     Raises:
-        UnreadableImage: The file is gone, no image, cut off, or far too large.
+        UnreadableImage: The file is gone, of none of `FORMATS`, cut off, or far too large.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        content = read_file(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise UnreadableImage(f"the image cannot be read: {path.name}: {said}") from error
+    return decode_image(content)
+
+
+def decode_image(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """Return the image that a file's bytes are, with all its pixels read.
+
+    Args:
+        content: From anywhere: no reader but those of `formats` sees them, and no pixel is decoded of an image of more
+            than `MOST_PIXELS`.
+        formats: Those that are taken.
+
+    Raises:
+        UnreadableImage: It is none of these formats, cut off, or far too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            with Image.open(io.BytesIO(content), formats=list(formats)) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+                image.load()
+                return image
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"the image cannot be read: it is no {', '.join(formats)}") from error
     except Exception as error:  # Pillow's readers raise errors of many kinds on broken files
-        # The path would make the same folder's results differ from place to place.
-        said = " ".join((str(error) or type(error).__name__).replace(str(path), path.name).split())
-        raise UnreadableImage(f"the image cannot be read: {said}") from error
+        raise UnreadableImage(f"the image cannot be read: {one_line(str(error) or type(error).__name__)}") from error

@@ -1,0 +1,99 @@
+"""The folder of a task while it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from milr.files import PART, move
+from milr.rewards.base import Reward
+from milr.runs.evaluating import Shown, evaluate_images
+from milr.runs.layout import EVALUATED, RECORDS, STRIP, name_image
+from milr.runs.reader import load_image
+from milr.runs.schema import EvaluatedImage, StoredStep, dump, dump_lines, end_lines
+from milr.runs.strip import Frame, draw_strip, find_outcome
+from milr.types import Score, StepRecord, Task, Unscored
+
+
+class TaskFolder:
+    """The folder of a task in progress. Images are not held: strip and evaluator read them back."""
+
+    def __init__(self, folder: Path, image: int) -> None:
+        self._final, self._image = folder, image
+        self._folder = folder.with_name(folder.name + PART)
+        (self._folder / "steps").mkdir(parents=True)
+        self.last: StepRecord | None = None
+        """What was written last."""
+        self._best = ""
+        self._first: Score | Unscored = Unscored("no image yet", "")
+        self._cells: list[_Cell] = []
+
+    def add(self, record: StepRecord) -> None:
+        """Write the step's images and its line."""
+        self._first = self._first if self._cells else record.scores[0]
+        names = [name_image(record.step, number) for number in range(len(record.images))]
+        for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
+            sample.image.save(self._folder / name)
+            label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")
+            self._cells.append(_Cell(record.step, number, name, label, _reward_text(score)))
+        if record.best_step == record.step:
+            self._best = names[_best_number(record)]
+        with (self._folder / RECORDS).open("ab") as file:
+            file.write(dump(StoredStep.of(record, names, self._best, self._image)) + b"\n")
+        self.last = record
+
+    def conclude(self, record: StepRecord) -> None:
+        """Write the best image, the strip, and the records' end mark."""
+        records = self._folder / RECORDS
+        records.write_bytes(end_lines(records.read_bytes()))
+        record.best.image.save(self._folder / "best.png")
+        outcome = find_outcome(self._first, record)
+        frames = [
+            Frame(
+                load_image(self._folder / cell.file),
+                cell.label,
+                cell.reward,
+                outcome if cell.file == self._best else None,
+            )
+            for cell in self._cells
+        ]
+        draw_strip(record.task.shown, frames).save(self._folder / STRIP)
+
+    def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
+        """Show the evaluator all images; write and return its scores.
+
+        Raises:
+            RunError: It scores nothing any more.
+        """
+        shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
+        evaluated = evaluate_images(evaluator, task, shown)
+        (self._folder / EVALUATED).write_bytes(dump_lines(evaluated))
+        return evaluated
+
+    def rename(self) -> Path:
+        """Give the folder its name, once all of it is on the disk: from now on the task is finished."""
+        move(self._folder, self._final)
+        return self._final
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One image of a task."""
+
+    step: int
+    number: int
+    file: str
+    label: str
+    reward: str
+
+
+def _best_number(record: StepRecord) -> int:
+    """Return which of the step's images is the best: the object itself, or the first with its tokens."""
+    for number, sample in enumerate(record.images):
+        if sample is record.best:
+            return number
+    return next(number for number, sample in enumerate(record.images) if sample.tokens == record.best.tokens)
+
+
+def _reward_text(score: Score | Unscored) -> str:
+    return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"

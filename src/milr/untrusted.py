@@ -1,0 +1,153 @@
+"""Doors for what comes from outside: files that others wrote, replies of servers, words of either.
+
+A reader of such things goes through one of these functions: they read a bounded number of bytes before anything is
+made of them, keep paths below their root, and make words fit to be printed.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+MOST_BYTES = 64 * 2**20
+"""Of one file that is read whole, and of one line of a packed file: a hundred times what a run of milr has."""
+MOST_UNPACKED = 2**30
+"""Bytes of a packed file, once unpacked."""
+MOST_PACKED = 256 * 2**20
+"""Bytes of a packed file, as it lies on the disk."""
+MOST_WORDS = 2000
+"""Characters of foreign words that are printed or kept."""
+_PIECE = 2**18
+_UNSEEN = frozenset("\u061c\u200e\u200f\u2028\u2029\ufeff\ufff9\ufffa\ufffb") | {
+    chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xE0000, 0xE0080))
+}
+"""Characters that change how the words around them are shown."""
+
+
+class UntrustedError(ValueError):
+    """A file or reply that is refused; the message says why, in one line."""
+
+
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: A device or a pipe, which may never end, is refused.
+        most: Bytes that it may have.
+
+    Raises:
+        UntrustedError: It is longer, or no regular file.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UntrustedError("it is no regular file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UntrustedError(f"it has more than {most:,} bytes")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would wait for one
+
+
+def read_packed_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of text under LZMA, unpacked piece by piece: a small file may unpack to terabytes.
+
+    Args:
+        path: In xz's format.
+
+    Raises:
+        UntrustedError: It is no such file, it was cut off, or a line or the whole is far longer than any run.
+        OSError: It cannot be read.
+    """
+    whole = 0
+    begun: list[bytes] = []
+    length = 0
+    for piece in _unpack(read_file(path, MOST_PACKED)):
+        whole += len(piece)
+        if whole > MOST_UNPACKED:
+            raise UntrustedError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
+        first, *rest = piece.split(b"\n")
+        for line in rest:
+            yield b"".join((*begun, first))
+            begun, length, first = [], 0, line
+        begun.append(first)
+        length += len(first)
+        if length > MOST_BYTES:
+            raise UntrustedError(f"it has a line of more than {MOST_BYTES:,} bytes")
+    if any(begun):
+        yield b"".join(begun)
+
+
+def _unpack(content: bytes) -> Iterator[bytes]:
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_PACKED)
+    try:
+        yield decoder.decompress(content, _PIECE)
+        while not decoder.eof:
+            piece = decoder.decompress(b"", _PIECE)
+            if not piece and decoder.needs_input:
+                raise UntrustedError("it was cut off")
+            yield piece
+    except lzma.LZMAError as error:
+        raise UntrustedError(str(error)) from error
+
+
+def resolve_inside(root: Path, path: Path | str) -> Path:
+    """Return where a path below a root leads, with every link followed.
+
+    Args:
+        root: A folder; it may be a link itself.
+        path: From the root. It need not exist.
+
+    Raises:
+        UntrustedError: It leads out of the root: by `..`, as an absolute path, or by a link.
+    """
+    base = root.resolve()
+    try:
+        found = (base / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL
+        raise UntrustedError(f"{printable(str(path), 80)!r} leads nowhere") from error
+    if found == base or not found.is_relative_to(base):
+        raise UntrustedError(f"{printable(str(path), 80)!r} leads out of {root}")
+    return found
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """Return foreign words as they may be printed: whatever steers a terminal or hides words is written as its code.
+
+    Args:
+        text: Any; line ends and tabs stay.
+        longest: Characters that are kept, the rest becomes "..."; None keeps all.
+    """
+    if longest is not None and len(text) > longest:
+        text = f"{text[: max(0, longest - 3)]}..."
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_show, text))
+
+
+def _show(sign: str) -> str:
+    if sign in "\n\t" or (sign.isprintable() and sign not in _UNSEEN):
+        return sign
+    if sign in _UNSEEN or ord(sign) < 0x20 or 0x7F <= ord(sign) < 0xA0 or 0xD800 <= ord(sign) < 0xE000:
+        return f"\\x{ord(sign):02x}" if ord(sign) < 0x100 else f"\\u{ord(sign):04x}"
+    return sign  # blanks of other widths, and what a newer Unicode has
+
+
+def one_line(text: str, longest: int = MOST_WORDS) -> str:
+    """Return foreign words on one line, as `printable` shows them, cut where they are long."""
+    return printable(" ".join(text[: 4 * longest].split()), longest)
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return where a model refuses its data, and why, in one line; the data itself is left out."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"][:6]))
+    return one_line(f"{where}: {first['msg']}" if where else first["msg"], 200)
