@@ -1,13 +1,40 @@
-"""Lazy tables of names: a model or a reward is one file and one line, imported only when asked for."""
+"""Names of models, rewards, methods and benchmarks: milr's own, those of installed packages, and code that is typed.
+
+A name is looked up in milr's table, then among the entry points of installed packages (the groups in `GROUPS`), and is
+imported only when it is asked for. In the place of a name stands ``package.module:attribute`` or
+``./file.py:attribute``. Such code is loaded only when somebody types it: a name that was read from a run, a recipe or
+a request goes through `check_stored` first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
-from milr.errors import unknown_name
+from milr.errors import UsageError, unknown_name
+
+GROUPS: Mapping[str, str] = {
+    "model": "milr.models",
+    "reward": "milr.rewards",
+    "method": "milr.methods",
+    "benchmark": "milr.benchmarks",
+}
+"""Kind of a name -> the group of entry points in which packages offer more of it."""
+_FILE = re.compile(r"(?P<module>.+\.py)(:(?P<attribute>.*))?", re.DOTALL)
+_MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*(\.[^\W\d]\w*)*)")
+_LISTED = 12  # names that an error lists at most
 
 
 @dataclass(frozen=True)
@@ -15,23 +42,211 @@ class Entry:
     """One line of a table."""
 
     target: str
-    """The object's place: "package.module:Name"."""
+    """The object's place: "package.module:Name" or "./file.py:Name"."""
     summary: str
     """What it is, in one line, for `milr info`."""
+    package: str | None = None
+    """Name and version of the installed package that offers it; None for milr's own and for code that is typed."""
 
 
 def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """Return the entry of that name; imports nothing.
+    """Return the entry of that name; imports nothing, and runs no file.
+
+    Args:
+        kind: What it is a name of, for the error; those of `GROUPS` are open from outside.
+        name: Of the table or of an installed package, or code: ``package.module:attribute``, ``./file.py:attribute``.
+        table: milr's own names.
 
     Raises:
-        UsageError: No entry has it; names the nearest.
+        UsageError: Nothing has that name, or several packages have; there is no such file. Names the nearest.
     """
-    if name not in table:
-        raise unknown_name(kind, name, table)
-    return table[name]
+    if name in table:
+        return table[name]
+    offered = list_plugins(kind)
+    if name in offered:
+        entries = offered[name]
+        if len(entries) > 1:
+            packages = " and ".join(str(entry.package) for entry in entries)
+            targets = " or ".join(entry.target for entry in entries)
+            raise UsageError(f"{packages} both have a {kind} {name!r}: type {targets}")
+        return entries[0]
+    if kind in GROUPS and is_code(name):
+        if file := _FILE.fullmatch(name):
+            _check_file(file["module"], file["attribute"] or "")
+        return Entry(name, "code that was typed")
+    error = unknown_name(kind, name, [*table, *offered])
+    raise UsageError(f"{error}, and package.module:attribute or ./file.py:attribute") if kind in GROUPS else error
+
+
+def is_named(kind: str, name: str, table: Mapping[str, Entry]) -> bool:
+    """Return whether milr or an installed package has that name."""
+    return name in table or name in list_plugins(kind)
+
+
+def is_code(name: str) -> bool:
+    """Return whether a name has the form ``package.module:attribute`` or ``file.py:attribute``."""
+    return bool(_FILE.fullmatch(name) or _MODULE.fullmatch(name))
+
+
+def check_stored(kind: str, name: str, table: Mapping[str, Entry], where: object, typed: Collection[str] = ()) -> None:
+    """Refuse code whose name nobody typed: a run, a recipe or a request from elsewhere must not choose what runs here.
+
+    Args:
+        kind: What it is a name of.
+        name: As it was stored.
+        table: milr's own names.
+        where: What the name was read from, for the error.
+        typed: Code that the user typed again.
+
+    Raises:
+        UsageError: Says how to type it.
+    """
+    if not is_named(kind, name, table) and is_code(name) and name not in typed:
+        raise UsageError(
+            f"{where} names the {kind} {name!r}, and code is loaded only when you type it: if you trust it, add "
+            f"--{kind} {name}"
+        )
+
+
+def list_plugins(kind: str) -> Mapping[str, list[Entry]]:
+    """Return what installed packages offer of a kind: name -> entries, one unless packages disagree."""
+    return _read_plugins(GROUPS[kind], tuple(sys.path)) if kind in GROUPS else {}
 
 
 def load(entry: Entry) -> Any:
-    """Import the entry's module and return the object that it names."""
-    module, _, attribute = entry.target.partition(":")
-    return getattr(import_module(module), attribute)
+    """Import the entry's module and return the object that it names.
+
+    Raises:
+        UsageError: There is no such module, file or attribute, or it cannot be imported; says what is there.
+    """
+    match = _FILE.fullmatch(entry.target) or _MODULE.fullmatch(entry.target)
+    whose = f"{entry.target}, of the package {entry.package}," if entry.package else entry.target
+    if match is None:
+        raise UsageError(f"{whose} is no package.module:attribute: see its entry point")
+    where, attribute = str(match["module"]), str(match["attribute"] or "")
+    if where.endswith(".py"):
+        _check_file(where, attribute)
+        module = _import(whose, lambda: _load_file(Path(where).expanduser().resolve()))
+    else:
+        module = _import(whose, lambda: import_module(where))
+    found: Any = module
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise UsageError(f"{where} has no {name!r}: {_propose(name, _public(found))}")
+        found = getattr(found, name)
+    return found
+
+
+def construct(made: Callable[..., Any], offered: Mapping[str, object]) -> Any:
+    """Call a class or a factory with what its parameters name of what is offered.
+
+    Raises:
+        UsageError: It asks for something that is not offered; says what is.
+    """
+    parameters = inspect.signature(made).parameters
+    for name, parameter in parameters.items():
+        asked = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if asked and name not in offered and parameter.default is parameter.empty:
+            raise UsageError(
+                f"{getattr(made, '__name__', made)} asks for {name!r} when it is made, and is offered "
+                f"{', '.join(offered)}: give {name} a default value"
+            )
+    return made(**{name: value for name, value in offered.items() if name in parameters})
+
+
+@cache
+def _read_plugins(group: str, path: tuple[str, ...]) -> dict[str, list[Entry]]:
+    """Read a group's entry points, for one state of the search path."""
+    found: dict[str, list[Entry]] = {}
+    for point in entry_points(group=group):
+        entry = Entry(point.value, *_describe(point))
+        if entry not in found.setdefault(point.name, []):
+            found[point.name].append(entry)
+    return found
+
+
+def _describe(point: EntryPoint) -> tuple[str, str]:
+    """Return what the entry point's package says of itself, and its name and version."""
+    package = point.dist
+    if package is None:
+        return "", "an unnamed package"
+    summary: str | None = package.metadata["Summary"]
+    return summary or "", f"{package.name} {package.version}"
+
+
+def _check_file(path: str, attribute: str) -> None:
+    """Refuse a file that is not there, and one of whose objects none is named; nothing is run for that."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        there = sorted(path.name for path in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, there, n=1)
+        raise UsageError(f"no file {path}: {_propose(file.name, there) if near else 'give the path of a Python file'}")
+    if not attribute:
+        try:
+            body = ast.parse(file.read_bytes()).body
+        except (SyntaxError, ValueError) as error:
+            raise _unimportable(path, error) from error
+        names = [one.name for one in body if isinstance(one, ast.ClassDef | ast.FunctionDef)]
+        first = names[0] if names else "NAME"
+        raise UsageError(f"{path} names no attribute: type {path}:{first}; {_propose('', names)}")
+
+
+@cache
+def _load_file(file: Path) -> ModuleType:
+    """Run a file once a process, under a name of its own."""
+    name = f"milr_typed_{file.stem}_{abs(hash(file)):x}"
+    spec = spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, "the name ends in .py"
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import(target: str, read: Callable[[], ModuleType]) -> ModuleType:
+    try:
+        return read()
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"cannot load {target}: no module {error.name!r} is installed here; check the spelling, install its "
+            "package, or type ./file.py:attribute"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise _unimportable(target, error) from error
+
+
+def _unimportable(target: str, error: BaseException) -> UsageError:
+    """Return the error for code that fails while it is imported, with the last line of its own that was run."""
+    trace, line = error.__traceback__, 0
+    file = _FILE.fullmatch(target)
+    while trace is not None:
+        if file and Path(trace.tb_frame.f_code.co_filename).name == Path(file["module"]).name:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    said = " ".join(str(error).split()) or "no message"
+    return UsageError(f"cannot load {target}: {type(error).__name__}: {said}{f' (line {line})' if line else ''}")
+
+
+def _public(found: object) -> list[str]:
+    """Return the names that somebody could have meant: what a module defines itself, or an object's own."""
+    members = {name: getattr(found, name) for name in dir(found) if not name.startswith("_")}
+    if not isinstance(found, ModuleType):
+        return list(members)
+    return [
+        name
+        for name, one in members.items()
+        if not isinstance(one, ModuleType)
+        and (not isinstance(one, type | FunctionType) or one.__module__ == found.__name__)
+    ]
+
+
+def _propose(given: str, names: Iterable[str]) -> str:
+    listed = list(names)
+    near = difflib.get_close_matches(given, listed, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    more = ", ..." if len(listed) > _LISTED else ""
+    return f"{hint}there is {', '.join(listed[:_LISTED]) + more if listed else 'nothing in it'}"

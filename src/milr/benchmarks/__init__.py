@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
-from milr.registry import Entry, find, load
+from milr.errors import UsageError
+from milr.registry import Entry, find, is_named, load
 
 if TYPE_CHECKING:
     from milr.benchmarks.base import Benchmark
 
-__all__ = ["BENCHMARKS", "load_benchmark"]
+__all__ = ["BENCHMARKS", "is_benchmark", "load_benchmark"]
 
 BENCHMARKS: Mapping[str, Entry] = {
     "geneval": Entry("milr.benchmarks.geneval:GENEVAL", "GenEval's 553 prompts, six tags"),
@@ -32,10 +33,23 @@ BENCHMARKS: Mapping[str, Entry] = {
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """Return the benchmark of that name.
+
+    Args:
+        name: One of `BENCHMARKS`, of an installed package, or ``package.module:attribute``, ``./file.py:attribute``: a
+            `milr.benchmarks.base.Benchmark`.
 
     Raises:
-        UsageError: No benchmark has that name.
+        UsageError: No benchmark has that name, or it is none.
     """
-    made: Benchmark = load(find("benchmark", name, BENCHMARKS))
+    from milr.benchmarks.base import Benchmark
+
+    made = load(find("benchmark", name, BENCHMARKS))
+    if not isinstance(made, Benchmark):
+        raise UsageError(f"the benchmark {name!r} is a {type(made).__name__}: name a milr.benchmarks.base.Benchmark")
     return made
+
+
+def is_benchmark(name: str | None) -> TypeGuard[str]:
+    """Return whether milr or an installed package has a benchmark of that name: a run may name any other."""
+    return name is not None and is_named("benchmark", name, BENCHMARKS)

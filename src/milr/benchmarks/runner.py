@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from milr.benchmarks import load_benchmark
+from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.benchmarks.base import Benchmark, Table
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise_runs
 from milr.errors import UsageError
 from milr.methods import METHODS, POOLED, choose_method, load_method
 from milr.methods.runner import Runner
-from milr.models import find_model, load_model, read_capabilities, reads_free_prompts
+from milr.models import MODELS, find_source, load_model, read_capabilities, reads_free_prompts
 from milr.models.base import Capabilities, Model
 from milr.models.devices import Placement, machine_facts
 from milr.models.hub import HubAccess
-from milr.registry import find
-from milr.rewards import check_reward, check_scorable, load_reward, locate_reward, needs_model
+from milr.registry import check_stored, find
+from milr.rewards import REWARDS, check_reward, check_scorable, load_reward, locate_reward, needs_model
 from milr.rewards.base import Reward
 from milr.rewards.icons.golden import check_scorer
+from milr.rewards.spec import check_stored_name
 from milr.runs import Manifest, RunError, RunWriter, check_folder, check_resumable, read_manifest, read_run
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
@@ -43,16 +44,16 @@ class BenchmarkSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmark: str
-    """A name of `milr.benchmarks.BENCHMARKS`."""
+    """As `milr.benchmarks.load_benchmark` takes it."""
     model: str = "embedded"
-    """A name or a folder."""
+    """As `milr.load_model` takes it."""
     reward: str | None = None
     """What the method sees; None takes the benchmark's own scorer."""
     evaluator: str | None = None
     """The reward that gives the headline numbers; the method never sees it. None leaves that to `reward`, which
     flatters."""
     method: str | None = None
-    """A name of `milr.methods.METHODS`; None is "milr", and "best-of-n" for a pool."""
+    """As `milr.load_method` takes it; None is "milr", and "best-of-n" for a pool."""
     tags: tuple[str, ...] = ()
     limit: int | None = None
     shard: str | None = None
@@ -128,7 +129,7 @@ class BenchmarkJob:
             evaluator=parts.evaluator,
             vlm_usage=vlm.usage if vlm else lambda: None,
             machine=_machine(names, placement),
-            benchmark=benchmark.name,
+            benchmark=settings.benchmark,
             data=None if settings.data is None else str(settings.data),
             places=tuple(place for place, _ in chosen),
             shard=settings.shard,
@@ -145,8 +146,16 @@ class BenchmarkJob:
         return cls(benchmark, parts, writer)
 
     @classmethod
-    def resume(cls, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None) -> BenchmarkJob:
+    def resume(
+        cls, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None, typed: Collection[str] = ()
+    ) -> BenchmarkJob:
         """Go on with the run in that folder: all settings are in its manifest.
+
+        Args:
+            folder: The run's.
+            vlm: How VLM judges are asked.
+            hub: Whether the model may be fetched; None fetches nothing.
+            typed: Code (``./file.py:attribute``) that may be loaded if the run names it; a run alone loads none.
 
         Raises:
             UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or what it was made
@@ -157,6 +166,14 @@ class BenchmarkJob:
             raise UsageError(f"{folder} holds no benchmark's run: give a folder that milr benchmark named")
         check_resumable(folder)
         check_unheld(folder, MANIFEST)
+        for kind, name, table in (
+            ("benchmark", manifest.benchmark, BENCHMARKS),
+            ("model", manifest.model_asked, MODELS),
+            ("method", manifest.method, METHODS),
+        ):
+            check_stored(kind, name, table, folder, typed)
+        for name in filter(None, (manifest.reward_asked, manifest.evaluator_asked)):
+            check_stored_name(name, REWARDS, folder, typed)
         benchmark = load_benchmark(manifest.benchmark)
         names = _Names(
             manifest.model_asked, manifest.profile, manifest.reward_asked, manifest.evaluator_asked, manifest.method
@@ -298,13 +315,13 @@ def check_settings(
         UsageError: As `check_names`; there is no such model, or it and the prompts or a reward do not go together.
     """
     benchmark, chosen, method = check_names(settings)
-    folder = find_model(settings.model, weights=False, offline=offline)
-    if not benchmark.in_icon_world and not reads_free_prompts(folder):
+    source = find_source(settings.model, weights=False, offline=offline)
+    if not benchmark.in_icon_world and not reads_free_prompts(source):
         raise UsageError(
             f"{settings.model} reads prompts of the icon world only, not those of {benchmark.name}: type milr "
             "benchmark icons, or give --model the folder of a model that reads any text"
         )
-    capabilities = read_capabilities(folder, settings.profile)
+    capabilities = read_capabilities(source, settings.profile)
     reward, tasks = settings.reward or _own_reward(benchmark, capabilities), [task for _, task in chosen]
     check_scorable(reward, tasks, capabilities)
     if settings.evaluator is not None:

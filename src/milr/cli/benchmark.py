@@ -34,8 +34,9 @@ from milr.cli.progress import BenchmarkProgress
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
-from milr.models import find_model
+from milr.models import find_source
 from milr.models.hub import HubAccess
+from milr.registry import is_code
 from milr.runs import default_folder
 from milr.settings import make_settings
 
@@ -54,6 +55,7 @@ _WITH_RESUME = (
     "vlm_budget",
     "vlm_price",
 )
+_MAY_BE_CODE = ("name", "model", "reward", "evaluator", "method")
 
 
 @with_settings()
@@ -105,19 +107,19 @@ def benchmark(
     screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     hub = HubAccess(offline, ask(screen, yes))
     if resume is not None:
-        _refuse_more_with_resume(context)
+        typed = _read_with_resume(context)
         # Torch comes with the runner, after the first line is on the screen.
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
 
-        job = BenchmarkJob.resume(resume, vlm.client, hub)
+        job = BenchmarkJob.resume(resume, vlm.client, hub, typed)
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
         make_settings(choose_method(method, pool), given)
         check_names(model, reward, dtype)
         if pool is None:
-            method, given = choose_search(method, given, find_model(model, weights=False, offline=offline))
+            method, given = choose_search(method, given, find_source(model, weights=False, offline=offline))
         screen.print(f"milr: loading what {name} needs ...")
         from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 
@@ -181,10 +183,17 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool, f
     end_by_scores(progress.scores(), fail_under)
 
 
-def _refuse_more_with_resume(context: typer.Context) -> None:
-    """Refuse other options with --resume: the manifest has all settings, so they would be ignored silently."""
-    for name in context.params:
+def _read_with_resume(context: typer.Context) -> list[str]:
+    """Return the code that was typed with --resume, which loads what the run names only if that is typed again.
+
+    Other options are refused: the manifest has all settings, so they would be ignored silently.
+    """
+    typed: list[str] = []
+    for name, value in context.params.items():
         source = context.get_parameter_source(name)
-        if name not in _WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+        if name in _MAY_BE_CODE and isinstance(value, str) and is_code(value):
+            typed.append(value)
+        elif name not in _WITH_RESUME and source is not None and source.name == "COMMANDLINE":
             flag = "the benchmark's name" if name == "name" else flag_of(name)
             raise UsageError(f"--resume takes all settings from the run: leave {flag} out")
+    return typed

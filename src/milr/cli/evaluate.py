@@ -11,7 +11,9 @@ from rich.console import Console
 from milr.cli.options import Device, Dtype, FailUnder, end_by_scores, load_asked
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
+from milr.models import MODELS
 from milr.models.devices import Placement, check_dtype, machine_facts
+from milr.registry import check_stored
 from milr.rewards import check_reward, check_scorable, load_reward, locate_reward, needs_model
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ def evaluate(
     evaluator: Annotated[
         str, typer.Option(help="The reward that gives the headline numbers from now on; milr info lists names.")
     ],
+    model: Annotated[
+        str | None, typer.Option(help="The model that drew them, where the runs name code: nothing else loads it.")
+    ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
     vlm_url: VlmUrl = None,
@@ -50,10 +55,13 @@ def evaluate(
             f"{evaluator} asks the model that drew, and {' and '.join(models)} drew these runs: "
             "give one model's runs at a time"
         )
-    model = load_asked(evaluator, manifests[0].model_asked or manifests[0].model, placement)
-    scorer = load_reward(evaluator, model=model, vlm=vlm.client, placement=placement)
+    drew = manifests[0].model_asked or manifests[0].model
+    if needs_model(evaluator):
+        check_stored("model", drew, MODELS, runs[0], () if model is None else (model,))
+    asked = load_asked(evaluator, drew, placement)
+    scorer = load_reward(evaluator, model=asked, vlm=vlm.client, placement=placement)
     machine = machine_facts(placement, {"evaluator_device": locate_reward(evaluator, placement)})
-    for line in vlm.costs(scorer, {}, model, round(sum(manifest.drawings for manifest in manifests))):
+    for line in vlm.costs(scorer, {}, asked, round(sum(manifest.drawings for manifest in manifests))):
         screen.print(f"milr: {line}")
     try:
         for run, manifest in zip(runs, manifests, strict=True):

@@ -33,7 +33,7 @@ from milr.cli.options import (
 from milr.cli.progress import SearchProgress
 from milr.cli.vlm import Panel, VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl, most_images
 from milr.errors import MilrError, UsageError
-from milr.models import find_model, reads_free_prompts
+from milr.models import ModelSource, find_source, reads_free_prompts
 from milr.runs import RunWriter, check_folder, default_folder
 from milr.settings import make_settings
 from milr.tasks import PromptFile, explain, read_prompt_file, tasks_from_prompts
@@ -93,9 +93,9 @@ def generate(
         check_folder(out)
 
     screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
-    folder = find_model(model, weights=False, offline=offline)
-    read = _read_prompts(prompts, prompts_file, folder)
-    method, given = choose_search(method, given, folder)
+    source = find_source(model, weights=False, offline=offline)
+    read = _read_prompts(prompts, prompts_file, source)
+    method, given = choose_search(method, given, source)
     make_settings(method, given)
     tasks = read.tasks
     for line in (*read.notes, *filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
@@ -109,7 +109,7 @@ def generate(
     from milr.rewards import check_scorable, default_reward, locate_reward, needs_model
     from milr.rewards.panel import watch
 
-    capabilities, placement = read_capabilities(folder, profile), Placement(device, dtype)
+    capabilities, placement = read_capabilities(source, profile), Placement(device, dtype)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, tasks, capabilities)
     for name in vlm.panel:
@@ -184,9 +184,9 @@ def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
         raise UsageError(f"no prompt given: type {example}, or --prompts FILE")
 
 
-def _read_prompts(prompts: Sequence[str], file: Path | None, folder: Path) -> PromptFile:
-    """Return the tasks of prompts and file, in the form that the model in that folder reads; it need not be loaded."""
-    free = reads_free_prompts(folder)
+def _read_prompts(prompts: Sequence[str], file: Path | None, source: ModelSource) -> PromptFile:
+    """Return the tasks of prompts and file, in the form that the model reads; it need not be loaded."""
+    free = reads_free_prompts(source)
     try:
         tasks = tasks_from_prompts(prompts, free=free) if prompts else []
     except UsageError as error:
@@ -210,4 +210,4 @@ def _say_cut(progress: SearchProgress) -> str:
 def _the_model(model: str) -> str:
     from milr.models import MODELS
 
-    return f"the {model} model" if model in MODELS else f"the model in {model}"
+    return f"the {model} model" if model in MODELS else f"the model {model}"

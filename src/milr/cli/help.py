@@ -11,7 +11,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Method: values of a recipe, model or strategy go before these defaults": (
         *("method", "pool", "images_per_prompt", "steps", "strategy", "text_ratio", "image_ratio", "learning_rate"),
         *("l2", "gradient", "noise", "drawings_per_step", "guidance", "temperature", "sampler", "seed", "batch_size"),
-        *("seeds", "controls"),
+        *("others", "seeds", "controls"),
     ),
     "Reward": ("reward", "evaluator", "panel", "vlm_url", "vlm_model", "vlm_budget", "vlm_price"),
     "Limits": (

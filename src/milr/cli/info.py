@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from milr._version import __version__
+from milr.registry import list_plugins
 from milr.settings import GRADIENTS, METHOD_SETTINGS, NOISES, SAMPLERS, STRATEGIES, json_schema
 from milr.tasks import list_words
 
@@ -47,18 +48,42 @@ def info(
         "benchmarks": BENCHMARKS,
     }
     lists = {kind: {name: entry.summary for name, entry in table.items()} for kind, table in tables.items()}
+    offered = {kind: _list_offered(kind) for kind in tables}
+    for kind, others in offered.items():
+        lists[kind] |= {one["name"]: one["summary"] for one in others if one["name"] not in tables[kind]}
     if as_json:
         schemas = {method: json_schema(method) for method in METHOD_SETTINGS}
         embedded = str(embedded_folder())
-        print(json.dumps({"version": __version__, **lists, "settings": schemas, "embedded_model": embedded}, indent=2))
+        found = {**lists, "settings": schemas, "embedded_model": embedded, "from_packages": offered}
+        print(json.dumps({"version": __version__, **found}, indent=2))
         return
     for method, own in METHOD_SETTINGS.items():
         if own.model_fields:
             lists["methods"][method] += f" [{', '.join(own.model_fields)}]"
+    for kind, others in offered.items():
+        for one in others:
+            if one["name"] in tables[kind]:
+                lists[kind][one["target"]] = f"{one['name']!r} of {one['package']}; the name is milr's own"
+            else:
+                lists[kind][one["name"]] = f"{one['summary']} (from {one['package']})".strip()
     width = max(len(name) for summaries in lists.values() for name in summaries)
     for kind, summaries in lists.items():
         for name, summary in summaries.items():
             print(f"{kind:<12}{name:<{width}}  {summary}")
+
+
+def _list_offered(kind: str) -> list[dict[str, str]]:
+    """Return what installed packages offer of a kind, "models" for instance."""
+    return [
+        {
+            "name": name,
+            "summary": entry.summary,
+            "package": str(entry.package),
+            "target": entry.target,
+        }
+        for name, entries in sorted(list_plugins(kind.removesuffix("s")).items())
+        for entry in entries
+    ]
 
 
 def _say_words(vocabulary: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from milr.errors import UsageError
 from milr.models.devices import Placement
+from milr.models import ModelSource
 from milr.models.hub import Confirm, Download
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
 
@@ -82,7 +83,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
             typed = {name: values.pop(name) for name in fields}
             given = {name: value for name, value in typed.items() if value is not None}
             try:
-                command(given=given, **values)
+                command(given={**given, **_read_others(values.pop("others", None) or ())}, **values)
             except UsageError as error:
                 raise UsageError(name_flags(str(error))) from error
 
@@ -94,7 +95,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         parameters: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(command).parameters.items():
             if name == "given":
-                parameters += options
+                parameters += options if names else [*options, _OTHERS]
             else:
                 kind = inspect.Parameter.KEYWORD_ONLY
                 parameters.append(parameter.replace(kind=kind, annotation=hints[name]))
@@ -103,6 +104,31 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return extend
+
+
+_OTHERS = inspect.Parameter(
+    "others",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of a method that does not come with milr."),
+    ],
+)
+
+
+def _read_others(typed: Sequence[str]) -> dict[str, object]:
+    """Return the settings of --set: those of methods from outside have no options of their own."""
+    given: dict[str, object] = {}
+    for one in typed:
+        name, equals, value = one.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise UsageError(f"--set {one}: write --set NAME=VALUE")
+        if name in all_fields():
+            raise UsageError(f"--set {one}: type {flag_of(name)} {value}")
+        given[name] = value
+    return given
 
 
 def check_names(model: str, reward: str | None, dtype: str | None) -> None:
@@ -125,17 +151,19 @@ _OWN_CHOICES = ("strategy", "text_ratio", "image_ratio", "learning_rate")
 """Settings that say which search is meant: whoever gives one gets the paper's with it."""
 
 
-def choose_search(method: str | None, given: Mapping[str, object], folder: Path) -> tuple[str, dict[str, object]]:
+def choose_search(
+    method: str | None, given: Mapping[str, object], source: ModelSource
+) -> tuple[str, dict[str, object]]:
     """Return the method and what is given, once a model's best measured method has taken the place of what is open.
 
     Args:
         method: As typed; "milr" is the paper as published, None the model's best where it has evidence for one.
         given: Settings as typed.
-        folder: The model's.
+        source: Where the model comes from.
     """
     from milr.models import read_best_method
 
-    best = read_best_method(folder)
+    best = read_best_method(source)
     if method is not None or not best or any(name in given for name in _OWN_CHOICES):
         return method or "milr", dict(given)
     return best.get("method", "milr"), {**{k: v for k, v in best.items() if k != "method"}, **given}

@@ -119,9 +119,9 @@ def _choose(reward: str | None, model: str | None, wanted: Sequence[Task]) -> st
     """Return the reward: the one asked for, or the default of the model that drew the images."""
     capabilities = None
     if model is not None:
-        from milr.models import find_model, read_capabilities
+        from milr.models import find_source, read_capabilities
 
-        capabilities = read_capabilities(find_model(model, weights=False))
+        capabilities = read_capabilities(find_source(model, weights=False))
         reward = reward or default_reward(capabilities)
     if reward is None:
         raise UsageError(

@@ -20,11 +20,11 @@ def serve_judge(
 ) -> None:
     """Serve a local reward as an OpenAI-compatible VLM judge, for --vlm-url on this machine."""
     check_names(model, reward, dtype)
-    from milr.models import find_model, read_capabilities
+    from milr.models import find_source, read_capabilities
     from milr.models.devices import Placement
     from milr.serve.judge import JudgeServer
 
-    capabilities, placement = read_capabilities(find_model(model, weights=False)), Placement(device, dtype)
+    capabilities, placement = read_capabilities(find_source(model, weights=False)), Placement(device, dtype)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, (), capabilities)
     scorer = load_reward(reward, model=load_asked(reward, model, placement), placement=placement)

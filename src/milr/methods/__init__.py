@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from milr.errors import UsageError
 from milr.registry import Entry, find, load
-from milr.settings import METHOD_SETTINGS
+from milr.settings import METHOD_SETTINGS, read_declared
 
 if TYPE_CHECKING:
     from milr.methods.context import Method
@@ -41,9 +43,20 @@ def choose_method(name: str | None, pool: int | None) -> str:
 def load_method(name: str = "milr") -> Method:
     """Return the method of that name, with the settings that it reads.
 
+    Args:
+        name: One of `METHODS`, of an installed package, or ``package.module:attribute``, ``./file.py:attribute``: a
+            generator function of a ``TaskContext[ItsSettings]``, or a `milr.methods.context.Method`.
+
     Raises:
-        UsageError: No method has that name.
+        UsageError: No method has that name, or it is none.
     """
     from milr.methods.context import Method
 
-    return Method(name, load(find("method", name, METHODS)), METHOD_SETTINGS[name])
+    found = load(find("method", name, METHODS))
+    if name in METHOD_SETTINGS:
+        return Method(name, found, METHOD_SETTINGS[name])
+    solve = found.solve if isinstance(found, Method) else found
+    if not inspect.isgeneratorfunction(solve):
+        said = f"{type(solve).__name__}, not a generator function"
+        raise UsageError(f"the method {name!r} is a {said}: write def method(ctx): ... yield from ctx.draw()")
+    return Method(name, solve, read_declared(name, found))

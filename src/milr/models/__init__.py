@@ -4,31 +4,85 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from milr.errors import UsageError
 from milr.models.hub import WEIGHTS, Confirm, find_at_hub, parse_hub_name, refuse
-from milr.registry import Entry, find, load
+from milr.registry import Entry, construct, find, is_code, is_named, load
 
 if TYPE_CHECKING:
     from milr.models.base import Capabilities, Model
 
 __all__ = [
     "MODELS",
+    "ModelClass",
+    "ModelEntry",
+    "ModelSource",
     "check_model",
     "embedded_folder",
     "find_model",
+    "find_source",
     "load_model",
     "read_best_method",
     "read_capabilities",
     "reads_free_prompts",
 ]
 
-MODELS: Mapping[str, Entry] = {
-    "embedded": Entry("milr.models.janus:Janus", "a Janus checkpoint in miniature that comes with milr: draws icons"),
-    "embedded-small": Entry("milr.models.janus:Janus", "its sibling of a quarter of the size, made by the same recipe"),
+JANUS = "milr.models.janus:Janus"
+
+
+@dataclass(frozen=True)
+class ModelEntry(Entry):
+    """One line of the table of models."""
+
+    is_checkpoint: bool = False
+    """Whether a folder of that name in the package's assets is what is loaded."""
+
+
+MODELS: Mapping[str, ModelEntry] = {
+    "embedded": ModelEntry(
+        JANUS, "a Janus checkpoint in miniature that comes with milr: draws icons", is_checkpoint=True
+    ),
+    "embedded-small": ModelEntry(
+        JANUS, "its sibling of a quarter of the size, made by the same recipe", is_checkpoint=True
+    ),
 }
 """Name -> entry. A model is one file and one line here; a folder and a hub's name are loaded as Janus."""
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A model that no checkpoint's folder says: a class or a function that makes one, see `milr.models.base.Model`."""
+
+    name: str
+    """As it was asked for, its argument left out."""
+    make: Any
+    """Makes the model, of what its parameters name."""
+    argument: str | None = None
+    """What follows the name's colon."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the class declares, before it makes a model.
+
+        Raises:
+            UsageError: It declares nothing.
+        """
+        from milr.models.base import Capabilities
+
+        declared: object = getattr(self.make, "capabilities", None)
+        if not isinstance(declared, Capabilities):
+            raise UsageError(
+                f"the model {self.name!r} declares no capabilities: give its class the attribute capabilities = "
+                "milr.models.base.Capabilities(...)"
+            )
+        return declared
+
+
+ModelSource: TypeAlias = Path | ModelClass
+"""Where a model comes from: a checkpoint's folder, or a class."""
 
 
 def embedded_folder(name: str = "embedded") -> Path:
@@ -36,8 +90,32 @@ def embedded_folder(name: str = "embedded") -> Path:
     return Path(__file__).parent.parent / "assets" / name
 
 
+def find_source(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> ModelSource:
+    """Return where a model comes from; its weights are not read.
+
+    Args:
+        name: As `find_model` takes it; or a name of an installed package, with its argument after a colon, or
+            ``package.module:attribute``, ``./file.py:attribute``.
+        weights: As in `find_model`.
+        offline: As in `find_model`.
+        confirm: As in `find_model`.
+
+    Raises:
+        UsageError: As `find_model`; or what is named cannot be imported.
+    """
+    is_there = Path(name).exists() and not name.endswith(".py")
+    if is_there or (name in MODELS and MODELS[name].is_checkpoint):
+        return find_model(name, weights=weights, offline=offline, confirm=confirm)
+    base, colon, argument = name.partition(":")
+    if is_named("model", base, MODELS):
+        return ModelClass(base, load(find("model", base, MODELS)), argument if colon else None)
+    if is_code(name):
+        return ModelClass(name, load(find("model", name, MODELS)))
+    return find_model(name, weights=weights, offline=offline, confirm=confirm)
+
+
 def find_model(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> Path:
-    """Return the folder of a model.
+    """Return the folder of a model that is a checkpoint; `find_source` finds the others too.
 
     Args:
         name: One of `MODELS`, a folder, or a hub's name: ``organisation/name`` or ``organisation/name@revision``.
@@ -48,7 +126,7 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
     Raises:
         UsageError: No such model, folder or hub name, or nobody agreed to fetch it.
     """
-    if name in MODELS:
+    if name in MODELS and MODELS[name].is_checkpoint:
         return embedded_folder(name)
     if Path(name).exists():
         return Path(name)
@@ -56,45 +134,54 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
     if at_hub is not None:
         return find_at_hub(at_hub, weights=(WEIGHTS,) if weights else (), offline=offline, confirm=confirm)
     check_model(name)
+    if is_named("model", name.partition(":")[0], MODELS) or is_code(name):
+        raise UsageError(f"the model {name!r} is no checkpoint: give a folder, a name at the hub, or embedded")
     return Path(name)
 
 
 def check_model(name: str) -> None:
     """Refuse what cannot be a model's name, folder or hub name; the hub is not asked."""
-    if not (Path(name).exists() or "/" in name or "\\" in name):
+    if not (Path(name).exists() or "/" in name or "\\" in name or is_named("model", name.partition(":")[0], MODELS)):
         find("model", name, MODELS)
 
 
-def read_capabilities(folder: Path, profile: str | None = None) -> Capabilities:
-    """Read what a model is and can do from its config alone.
+def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabilities:
+    """Read what a model is and can do from its config, or its class, alone.
 
     Raises:
-        UsageError: The folder holds no model that milr knows.
+        UsageError: The folder holds no model that milr knows, or the class declares nothing.
     """
+    if isinstance(source, ModelClass):
+        return source.capabilities
     from milr.models.checkpoint import open_checkpoint
 
-    return open_checkpoint(folder, profile=profile, weights=False).capabilities
+    return open_checkpoint(source, profile=profile, weights=False).capabilities
 
 
-def reads_free_prompts(folder: Path) -> bool:
-    """Return whether the model in a folder reads any text, and not the grammar of `milr.tasks` alone.
+def reads_free_prompts(source: ModelSource) -> bool:
+    """Return whether a model reads any text, and not the grammar of `milr.tasks` alone.
 
     In milliseconds, from milr's own settings beside the checkpoint; whatever else is wrong is found when it is loaded.
+    A class says it by its attribute of that name, and does if it has none.
     """
+    if isinstance(source, ModelClass):
+        return bool(getattr(source.make, "reads_free_prompts", True))
     try:
-        settings: object = json.loads((folder / "milr.json").read_text(encoding="utf-8"))
+        settings: object = json.loads((source / "milr.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True
     return not (isinstance(settings, dict) and cast("dict[str, object]", settings).get("grammar") == "icons")
 
 
-def read_best_method(folder: Path) -> dict[str, str]:
-    """Return the best measured method of the model in a folder, and its strategy where it has one; {} is the paper's.
+def read_best_method(source: ModelSource) -> dict[str, str]:
+    """Return the best measured method of a model, and its strategy where it has one; {} is the paper's.
 
-    In milliseconds, from milr's own settings beside the checkpoint.
+    In milliseconds, from milr's own settings beside the checkpoint; a class has none.
     """
+    if isinstance(source, ModelClass):
+        return {}
     try:
-        settings: object = json.loads((folder / "milr.json").read_text(encoding="utf-8"))
+        settings: object = json.loads((source / "milr.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     best = cast("dict[str, object]", settings).get("best") if isinstance(settings, dict) else None
@@ -116,7 +203,9 @@ def load_model(
     """Load a frozen model.
 
     Args:
-        name: One of `MODELS`, the path of a folder with a Janus checkpoint, or its name at the Hugging Face hub.
+        name: One of `MODELS`, the path of a folder with a Janus checkpoint, or its name at the Hugging Face hub; a name
+            of an installed package; or ``package.module:attribute``, ``./file.py:attribute``: a class, or a function
+            that makes a model.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
         profile: The form of its prompts, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
@@ -132,15 +221,31 @@ def load_model(
         UsageError: No such model or folder, no safetensors in it, an unknown device, dtype or profile, nobody agreed to
             fetch it, or it lacks the latents that `settings` ask for.
     """
-    folder = find_model(name, offline=offline, confirm=confirm)
-    if settings:
+    if not isinstance(cast("object", name), str):
+        raise UsageError(f"{name!r} ({type(name).__name__}) is no model's name: give one in words, or a folder's path")
+    source = find_source(name, offline=offline, confirm=confirm)
+    capabilities = read_capabilities(source, profile) if settings or isinstance(source, ModelClass) else None
+    if settings and capabilities is not None:
         from milr.models.absent import check_latents
 
-        check_latents(settings, read_capabilities(folder, profile))
+        check_latents(settings, capabilities)
     from milr.models.devices import own_numbers
 
+    how = {"device": device, "dtype": dtype, "profile": profile, "deterministic": deterministic, "graphs": graphs}
     with own_numbers():
-        made: Model = load(MODELS.get(name, MODELS["embedded"]))(
-            folder, device=device, dtype=dtype, profile=profile, deterministic=deterministic, graphs=graphs
-        )
+        if isinstance(source, ModelClass):
+            made: Model = construct(source.make, {"argument": source.argument, **how})
+            _check_members(name, made)
+        else:
+            made = load(MODELS["embedded"])(source, **how)
     return made
+
+
+def _check_members(name: str, made: object) -> None:
+    """Refuse an object that lacks something of what every model has."""
+    from milr.models.base import Model
+
+    members = [*Model.__annotations__, *(member for member in vars(Model) if not member.startswith("_"))]
+    lacking = [member for member in members if not hasattr(made, member)]
+    if lacking:
+        raise UsageError(f"the model {name!r} lacks {', '.join(lacking)}: milr.models.base.Model says what a model has")

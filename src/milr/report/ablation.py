@@ -15,22 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from milr.benchmarks import BENCHMARKS
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_names, check_settings
 from milr.errors import UsageError, unknown_name
 from milr.files import LOCK, hold, write_text
 from milr.methods import METHODS, POOLED
 from milr.methods.latents import count_latents
 from milr.models import MODELS, find_model
+from milr.registry import check_stored, is_named
 from milr.report.comparison import without_gradient
+from milr.rewards import REWARDS
+from milr.rewards.spec import check_stored_name
 from milr.runs import read_manifest
 from milr.runs.layout import MANIFEST
 from milr.settings import (
-    METHOD_SETTINGS,
     STRATEGIES,
     RunSettings,
     SamplingParams,
     StepSettings,
     all_fields,
+    find_settings,
     make_settings,
 )
 
@@ -127,6 +131,7 @@ def plan_runs(
         UsageError: An unknown setting, or one that a run changes and its method does not read.
     """
     given = given or {}
+    typed = {value for value in given.values() if isinstance(value, str)}
     own = {"benchmark": recipe.benchmark, **recipe.settings, **given}
     parts: list[tuple[Recipe, Values, Values, int]] = [(recipe, own, {}, seeds or recipe.seeds)]
     for one in map(read_recipe, recipe.then):
@@ -140,6 +145,15 @@ def plan_runs(
             for change, is_control in _changes(part, common, part.controls if controls is None else controls):
                 name = _name({**_read_by(told, common, change), **change, **later})
                 run = PlannedRun(name, _settings({**_read_by(common, common, change), **change, **later}))
+                for kind, told_name, table in (
+                    ("benchmark", run.settings.benchmark, BENCHMARKS),
+                    ("model", run.settings.model, MODELS),
+                    ("method", run.settings.method, METHODS),
+                ):
+                    if told_name is not None:
+                        check_stored(kind, told_name, table, recipe.title, typed)
+                for reward in filter(None, (run.settings.reward, run.settings.evaluator)):
+                    check_stored_name(reward, REWARDS, recipe.title, typed)
                 is_here = run.settings.model in MODELS or Path(run.settings.model).exists()
                 (check_settings if is_here else check_names)(run.settings)
                 if any(_same(run.settings, other.settings, as_controls=is_control) for other in planned.values()):
@@ -164,9 +178,9 @@ def _read_by(values: Values, common: Values, change: Values) -> Values:
     run = {**common, **change}
     method, strategy = str(run.get("method") or "milr"), STRATEGIES.get(str(run.get("strategy", "joint")))
     known = all_fields()
-    if method not in METHOD_SETTINGS or strategy is None:
+    if not is_named("method", method, METHODS) or strategy is None:
         return values  # an unknown name is refused with its nearest match where the settings are checked
-    kinds = (METHOD_SETTINGS[method], SamplingParams, RunSettings)
+    kinds = (find_settings(method), SamplingParams, RunSettings)
     read = {name for kind in kinds for name in kind.model_fields}
     read -= {f"{modality}_ratio" for modality in {"text", "image"}.difference(strategy.latents)}
     read |= {"image_latents"} if "image_ratio" in read else set()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.benchmarks import is_benchmark, load_benchmark
 from milr.benchmarks.intervals import Estimate
 from milr.errors import UsageError, unknown_name
 from milr.report.entries import Entry, name_prompts, settings_of
@@ -105,7 +105,7 @@ def tag_weights(benchmark: str | None, tags: Sequence[str]) -> Mapping[str, floa
     """How a benchmark pools its tags (`Benchmark.weights`); None, the plain mean, for prompts of somebody's own."""
     if benchmark is None:
         return None
-    if benchmark in BENCHMARKS:
+    if is_benchmark(benchmark):
         return load_benchmark(benchmark).weights
     return dict.fromkeys(tags, 1.0)
 

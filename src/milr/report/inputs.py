@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.benchmarks import is_benchmark, load_benchmark
 from milr.errors import MilrError, UsageError
 from milr.report.entries import settings_of
 from milr.runs import COMPACT_SUFFIX, SUFFIX, Manifest, Run, read_compact, read_packed, read_run
@@ -115,7 +115,7 @@ def read_tasks(manifest: Manifest, data: Path | None = None) -> Sequence[Task]:
     Raises:
         UsageError: The files are not there, or the manifest names no benchmark.
     """
-    if manifest.benchmark is None or manifest.places is None:
+    if not is_benchmark(manifest.benchmark) or manifest.places is None:
         raise UsageError("the packed run has neither prompts nor a benchmark to read them from: pack it again")
     listed = load_benchmark(manifest.benchmark).read(data or Path(manifest.data or ""))
     return [listed[place] for place in manifest.places]
@@ -145,7 +145,7 @@ def _read_somewhere(manifest: Manifest, data: Path | None) -> Sequence[Task]:
     """Read the tasks from that folder, from the run's own one, or from the one that `milr data get` fills."""
     if data is not None or (manifest.data and Path(manifest.data).is_dir()):
         return read_tasks(manifest, data)
-    if manifest.benchmark is None or manifest.benchmark not in BENCHMARKS or manifest.places is None:
+    if not is_benchmark(manifest.benchmark) or manifest.places is None:
         raise UsageError(f"{manifest.benchmark} is no benchmark of this milr")
     listed = load_benchmark(manifest.benchmark).read(None)
     return [listed[place] for place in manifest.places]

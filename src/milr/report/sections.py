@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from milr.benchmarks import BENCHMARKS, load_benchmark
+from milr.benchmarks import is_benchmark, load_benchmark
 from milr.benchmarks.intervals import Estimate
 from milr.report.comparison import END, Comparison, compare, mark
 from milr.report.entries import Entry, make_entries, name_prompts, settings_of
@@ -70,7 +70,7 @@ class Section:
     @property
     def notes(self) -> tuple[str, ...]:
         """What must be said beside the benchmark's numbers."""
-        return load_benchmark(self.benchmark).notes if self.benchmark in BENCHMARKS else ()
+        return load_benchmark(self.benchmark).notes if is_benchmark(self.benchmark) else ()
 
     def like(self, columns: Columns) -> bool:
         """Whether its tags stand in those columns."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from milr.errors import UsageError
 from milr.models.devices import Placement, own_numbers
-from milr.registry import find, load
-from milr.rewards.base import Reward
+from milr.registry import construct, find, load
+from milr.rewards.base import Reward, make_reward
 from milr.rewards.needs import RewardEntry, find_fault, find_place, name_object, split_parts
 from milr.rewards.spec import check_name, split_name
 from milr.types import Task
@@ -137,13 +137,18 @@ def load_reward(
     """Return the reward of that name.
 
     Args:
-        name: One of `REWARDS`, with its argument after a colon where it takes one (`milr.rewards.spec`). None takes the
-            model's default reward, and without a model `icons`, the default model's.
+        name: One of `REWARDS`, or of an installed package, with its argument after a colon where it takes one
+            (`milr.rewards.spec`); or ``package.module:attribute``, ``./file.py:attribute``: a class, or any callable
+            of images and tasks. None takes the model's default reward, and without a model `icons`, the default
+            model's.
         model: The model that draws, for rewards that ask it; the others do without.
         vlm: How VLM judges are asked, shared by all rewards that are given it: one budget, one cache. None asks
             them with the default settings.
         placement: Where the run computes, for rewards with networks of their own; None is the CPU.
         options: Settings of that reward; a device given here goes before `placement`.
+
+    A reward's class is called with what its parameters name of these: argument, model, vlm, device, dtype, load (loads
+    another reward by name), and the options.
 
     Raises:
         UsageError: No reward has that name, its argument cannot be read, it has no such option, or what it needs is
@@ -152,9 +157,12 @@ def load_reward(
     if name is None:
         capabilities: Capabilities | None = getattr(model, "capabilities", None)
         name = "icons" if capabilities is None else default_reward(capabilities)
-    base, argument = split_name(name)
+    if not isinstance(cast("object", name), str):
+        raise UsageError(f"{name!r} ({type(name).__name__}) is no reward's name: milr.search takes rewards as they are")
+    base, argument = split_name(name, REWARDS)
     made = load(find("reward", base, REWARDS))
-    wanted = inspect.signature(made).parameters
+    # A class makes a reward; anything else is one.
+    wanted: Collection[str] = inspect.signature(made).parameters if isinstance(made, type) else ()
     if argument is not None and "argument" not in wanted:
         raise UsageError(f"the reward {base!r} takes no argument, and {name!r} gives it {argument!r}: type {base}")
     for option in options:
@@ -173,9 +181,10 @@ def load_reward(
         "dtype": placement.dtype,
         "load": partial(load_reward, model=model, vlm=vlm, placement=placement),
     }
+    if not isinstance(made, type):
+        return make_reward(made)
     with own_numbers():
-        reward: Reward = made(**{**{key: value for key, value in offered.items() if key in wanted}, **options})
-    return reward
+        return make_reward(construct(made, {**offered, **options}))
 
 
 def check_reward(name: str) -> None:
@@ -193,7 +202,7 @@ def check_scorable(
     """Refuse a reward that could not score what is to be drawn.
 
     Args:
-        reward: A name, or a reward that is loaded; one that is not of `REWARDS` passes.
+        reward: A name, or a reward that is loaded; one from outside says by its attributes what it needs.
         tasks: All that must be scored.
         capabilities: Of the model that draws; None where nobody knows which model drew.
         flag: The option that names another reward, for the error.
@@ -201,16 +210,13 @@ def check_scorable(
     Raises:
         UsageError: Says why, and names the rewards that can.
     """
-    for name in [reward] if isinstance(reward, str) else name_object(reward, REWARDS):
-        for part, entry in split_parts(name, REWARDS):
-            fault = find_fault(entry, tasks, capabilities)
-            if fault is not None:
-                able = [
-                    other
-                    for other, its in REWARDS.items()
-                    if its.advised and find_fault(its, tasks, capabilities) is None
-                ]
-                raise UsageError(f"the reward {part!r} {fault}; give {flag} one of these: {', '.join(able)}")
+    for part, entry in split_parts(reward, REWARDS) if isinstance(reward, str) else name_object(reward, REWARDS):
+        fault = find_fault(entry, tasks, capabilities)
+        if fault is not None:
+            able = [
+                other for other, its in REWARDS.items() if its.advised and find_fault(its, tasks, capabilities) is None
+            ]
+            raise UsageError(f"the reward {part!r} {fault}; give {flag} one of these: {', '.join(able)}")
 
 
 def needs_model(name: str) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError
 from milr.models.devices import Placement
-from milr.registry import Entry
-from milr.rewards.spec import parse_mix, split_name
+from milr.registry import Entry, find, load
+from milr.rewards.spec import list_parts, split_name
 from milr.tasks import check_task
 from milr.types import Task
 
@@ -38,21 +39,51 @@ class RewardEntry(Entry):
 
 
 def split_parts(name: str, table: Mapping[str, RewardEntry]) -> list[tuple[str, RewardEntry]]:
-    """Return a reward's names with their entries: the parts of a mix, else its own."""
-    base, argument = split_name(name)
-    if base == "mix":
-        return [part for one in parse_mix(argument) for part in split_parts(one.name, table)]
-    if base not in table:
-        raise unknown_name("reward", base, table)
-    return [(name, table[base])]
+    """Return a reward's names with their entries: the parts of a mix, else its own. One from outside is imported."""
+    return [(part, _find_entry(split_name(part, table)[0], table)) for part in list_parts(name, table)]
 
 
-def name_object(reward: object, table: Mapping[str, RewardEntry]) -> list[str]:
-    """Return the names of a loaded reward: of a mix, those of its parts; none for rewards that the table lacks."""
+def name_object(reward: object, table: Mapping[str, RewardEntry]) -> list[tuple[str, RewardEntry]]:
+    """Return the names of a loaded reward with their entries: of a mix, those of its parts."""
     target = f"{type(reward).__module__}:{type(reward).__qualname__}"
     if target == table["mix"].target:
-        return [*getattr(reward, "parts")]  # noqa: B009 - the class is not imported for a look
-    return [name for name, entry in table.items() if entry.target == target]
+        parts = [*getattr(reward, "parts")]  # noqa: B009 - the class is not imported for a look
+        return [part for name in parts for part in split_parts(name, table)]
+    named = [(name, entry) for name, entry in table.items() if entry.target == target]
+    said: object = getattr(reward, "function", reward)  # a plain function declares what it needs itself
+    return named or [(str(getattr(reward, "name", target)), read_needs(Entry(target, ""), said))]
+
+
+def read_needs(entry: Entry, made: Any) -> RewardEntry:
+    """Return what a reward from outside declares that it needs, by its attributes `images`, `needs` and `runs`.
+
+    Args:
+        entry: Its name's.
+        made: Its class, its object, or a plain function.
+
+    Raises:
+        UsageError: It declares something that is not allowed.
+    """
+    asked = inspect.signature(made).parameters if isinstance(made, type) else ()
+    runs = "model" if "model" in asked else "server" if "vlm" in asked else "device" if "device" in asked else "cpu"
+    declared: dict[str, Any] = {
+        "images": getattr(made, "images", "any"),
+        "needs": tuple(getattr(made, "needs", ())),
+        "runs": getattr(made, "runs", runs),
+    }
+    for field, allowed in (("images", ("icons", "any")), ("needs", get_args(Need)), ("runs", get_args(Runs))):
+        values = declared[field] if field == "needs" else (declared[field],)
+        wrong = [value for value in values if value not in allowed]
+        if wrong:
+            raise UsageError(
+                f"the reward {entry.target} declares {field} {wrong[0]!r}: allowed are {', '.join(allowed)}"
+            )
+    return RewardEntry(entry.target, entry.summary, entry.package, **declared)
+
+
+def _find_entry(name: str, table: Mapping[str, RewardEntry]) -> RewardEntry:
+    entry = find("reward", name, table)
+    return entry if isinstance(entry, RewardEntry) else read_needs(entry, load(entry))
 
 
 def find_fault(entry: RewardEntry, tasks: Sequence[Task], capabilities: Capabilities | None) -> str | None:
@@ -79,7 +110,7 @@ def find_place(name: str, entry: RewardEntry, placement: Placement) -> str:
     """Return where a reward computes: a device, or "server"."""
     if entry.runs == "server":
         # A VLM judge in a folder is run by this process.
-        return placement.device if split_name(name)[0] == "unified-reward" and ":" in name else "server"
+        return placement.device if name.startswith("unified-reward:") else "server"
     return "cpu" if entry.runs == "cpu" else placement.device
 
 

@@ -1,14 +1,17 @@
-"""Reward names with arguments: ``icons``, ``gpt-4o:p-yes``, ``mix:icons-soft*0.7+self*0.3``, ``http://host/path``."""
+"""Reward names with arguments: ``icons``, ``gpt-4o:p-yes``, ``mix:icons-soft*0.7+self*0.3``, ``http://host/path``.
+
+Code, ``package.module:attribute`` or ``./file.py:attribute``, takes no argument: its colon is part of the name.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from milr.errors import UsageError
-from milr.registry import Entry, find
+from milr.registry import Entry, check_stored, find, is_code, is_named
 
 MIX_FORM = "write mix:NAME*WEIGHT+NAME*WEIGHT, for instance mix:icons-soft*0.7+self*0.3"
 _SCHEMES = ("http", "https")
@@ -24,14 +27,21 @@ class MixPart:
     """Above 0, as given."""
 
 
-def split_name(text: str) -> tuple[str, str | None]:
-    """A name's entry in the table and its argument: what follows the first colon, or None.
+def split_name(text: str, table: Mapping[str, Entry]) -> tuple[str, str | None]:
+    """Return a name without its argument, and the argument: what follows the first colon, or None.
 
-    A URL is the argument of ``http``, whole.
+    A URL is the argument of ``http``, whole. Code is a name as it is, unless milr or an installed package has the name
+    before its colon.
+
+    Args:
+        text: As a user writes it.
+        table: milr's own names.
     """
     base, colon, argument = text.partition(":")
     if base.lower() in _SCHEMES:
         return "http", text
+    if is_code(text) and not is_named("reward", base, table):
+        return text, None
     return base, argument if colon else None
 
 
@@ -57,7 +67,7 @@ def parse_mix(argument: str | None) -> tuple[MixPart, ...]:
             raise UsageError(f"{where} names no reward: {MIX_FORM}")
         if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", weight.strip()) or not 0 < float(weight) < math.inf:
             raise UsageError(f"{where} has the weight {weight!r}: give a number above 0; {MIX_FORM}")
-        if split_name(name.strip())[0] == "mix":
+        if name.strip().partition(":")[0] == "mix":
             raise UsageError(f"{where} is a mix itself: write its parts out; {MIX_FORM}")
         parts.append(MixPart(name.strip(), float(weight)))
     names = [part.name for part in parts]
@@ -73,10 +83,26 @@ def check_name(text: str, table: Mapping[str, Entry]) -> None:
     Raises:
         UsageError: Names the part.
     """
-    base, argument = split_name(text)
+    base, argument = split_name(text, table)
     find("reward", base, table)
     for part in parse_mix(argument) if base == "mix" else ():
         try:
             check_name(part.name, table)
         except UsageError as error:
             raise UsageError(f"in {text!r}: {error}") from None
+
+
+def list_parts(text: str, table: Mapping[str, Entry]) -> list[str]:
+    """Return the names of a mix's parts with their arguments, of any other reward its own.
+
+    Raises:
+        UsageError: A mix that cannot be read.
+    """
+    base, argument = split_name(text, table)
+    return [part.name for part in parse_mix(argument)] if base == "mix" else [text]
+
+
+def check_stored_name(text: str, table: Mapping[str, Entry], where: object, typed: Collection[str] = ()) -> None:
+    """Refuse code in a reward's name that nobody typed, parts of a mix among them: see `milr.registry.check_stored`."""
+    for part in [] if text in typed else list_parts(text, table):
+        check_stored("reward", split_name(part, table)[0], table, where, typed)

@@ -13,7 +13,7 @@ from milr.settings.models import (
     SamplingParams,
     StepSettings,
 )
-from milr.settings.resolve import Settings, all_fields, json_schema, make_settings
+from milr.settings.resolve import Settings, all_fields, find_settings, json_schema, make_settings, read_declared
 from milr.settings.strategies import GRADIENTS, NOISES, STRATEGIES, Strategy
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
     "StepSettings",
     "Strategy",
     "all_fields",
+    "find_settings",
     "json_schema",
     "make_settings",
+    "read_declared",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
 
 from milr.errors import UsageError, unknown_name
+from milr.registry import Entry, find, load
 from milr.settings.models import METHOD_SETTINGS, MethodSettings, MilrSettings, RunSettings, SamplingParams
 from milr.settings.strategies import STRATEGIES
 
@@ -43,6 +45,7 @@ class Settings(BaseModel):
         given = cast("dict[str, Any]", values)
         if isinstance(given.get("own"), MethodSettings):
             return given
+        # What is read may come from elsewhere, so that no method is imported for it.
         declared = METHOD_SETTINGS.get(given.get("method", "milr"), OtherSettings)
         return {**given, "own": declared.model_validate(given.get("own", {}))}
 
@@ -76,19 +79,16 @@ def make_settings(
     """Check and merge: built-in defaults, then `defaults`, then the strategy's recommendations, then `given`.
 
     Args:
-        method: Name of the method.
+        method: Name of the method, as `milr.load_method` takes it.
         given: What a user asks for, by name. A name that the method does not read is an error.
         defaults: A model's defaults, by name. Names that the method does not read are left out.
-        declared: The settings model of the method; None takes the built-in method's.
+        declared: The settings model of the method; None asks the method of that name.
 
     Raises:
         UsageError: No such method or setting, a setting that the method does not read, or a value that is not allowed.
     """
     given, defaults = given or {}, defaults or {}
-    if declared is None:
-        if method not in METHOD_SETTINGS:
-            raise unknown_name("method", method, METHOD_SETTINGS)
-        declared = METHOD_SETTINGS[method]
+    declared = declared or find_settings(method)
     kinds: tuple[type[BaseModel], ...] = (declared, SamplingParams, RunSettings)
     for name in given:
         if not any(name in kind.model_fields for kind in kinds):
@@ -99,6 +99,44 @@ def make_settings(
     assert isinstance(sampling, SamplingParams)
     assert isinstance(run, RunSettings)
     return Settings(method=method, own=own, sampling=sampling, run=run)
+
+
+def find_settings(method: str) -> type[MethodSettings]:
+    """Return the settings model of a method; one from outside is imported for it.
+
+    Raises:
+        UsageError: No method has that name, or it declares no settings.
+    """
+    if method in METHOD_SETTINGS:
+        return METHOD_SETTINGS[method]
+    return read_declared(method, load(find("method", method, _NAMES)))
+
+
+def read_declared(name: str, method: object) -> type[MethodSettings]:
+    """Return the settings model that a method declares.
+
+    Args:
+        name: The method's, for the error.
+        method: An object with the attribute `settings`, or a generator function whose parameter is annotated as
+            ``TaskContext[ItsSettings]``.
+
+    Raises:
+        UsageError: It does neither.
+    """
+    declared: object = getattr(method, "settings", None)
+    if declared is None and inspect.isfunction(method):
+        try:
+            hints = get_type_hints(method)
+        except (NameError, TypeError):  # names that are imported for a type checker only
+            hints = dict[str, Any]()
+        first = next(iter(inspect.signature(method).parameters), "")
+        declared = next(iter(get_args(hints.get(first))), None)
+    if isinstance(declared, type) and issubclass(declared, MethodSettings):
+        return declared
+    raise UsageError(
+        f"the method {name!r} declares no settings: annotate its parameter as ctx: TaskContext[StepSettings], or name "
+        "a milr.methods.context.Method"
+    )
 
 
 def _recommended(given: Mapping[str, object], defaults: Mapping[str, object]) -> Mapping[str, float]:
@@ -132,6 +170,9 @@ def all_fields() -> dict[str, Any]:
     """Every setting of every built-in method, then sampling parameters, then run settings: name -> pydantic field."""
     kinds = (*dict.fromkeys(METHOD_SETTINGS.values()), SamplingParams, RunSettings)
     return {name: field for kind in kinds for name, field in kind.model_fields.items()}
+
+
+_NAMES = {name: Entry("", "") for name in METHOD_SETTINGS}
 
 
 def json_schema(method: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_info_lists_everything_a_line_each(capsys: pytest.CaptureFixture[str]) -
     assert "[" not in one_shot
     assert main(["info", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
-    kinds = set(known) - {"version", "settings", "embedded_model"}
+    kinds = set(known) - {"version", "settings", "embedded_model", "from_packages"}
     assert len(lines) == len(listed) == sum(len(known[kind]) for kind in kinds)
     assert Path(known["embedded_model"]).is_absolute()
 

@@ -12,10 +12,10 @@ from milr.rewards.spec import MixPart, parse_mix, split_name
 
 
 def test_names_are_split_at_the_first_colon() -> None:
-    assert split_name("icons") == ("icons", None)
-    assert split_name("gpt-4o:p-yes") == ("gpt-4o", "p-yes")
-    assert split_name("unified-reward:/models/a:b") == ("unified-reward", "/models/a:b")
-    assert split_name("https://host:8/a") == ("http", "https://host:8/a")
+    assert split_name("icons", REWARDS) == ("icons", None)
+    assert split_name("gpt-4o:p-yes", REWARDS) == ("gpt-4o", "p-yes")
+    assert split_name("unified-reward:/models/a:b", REWARDS) == ("unified-reward", "/models/a:b")
+    assert split_name("https://host:8/a", REWARDS) == ("http", "https://host:8/a")
 
 
 def test_a_mix_has_parts_and_weights() -> None:
