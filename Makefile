@@ -17,12 +17,13 @@ BIN := .venv/bin
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 READY := .venv/.milr-ready
 TRAINING_READY := .venv/.milr-training-ready
+DOCS_READY := .venv/.milr-docs-ready
 ICONS := build/training/node_modules/.package-lock.json
 ICON_PACKAGES := noto@1.2.9 material-symbols@1.2.98 mdi@1.2.3 fluent-emoji-flat@1.2.6 tabler@1.2.41 \
 	game-icons@1.2.4 twemoji@1.2.5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fast test train wheel clean _ruff _imports _pyright _fast-tests _tests
+.PHONY: help setup demo check fast test docs train wheel clean _ruff _imports _pyright _fast-tests _tests
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,14 @@ _fast-tests:
 
 _tests:
 	$(PYTEST)
+
+docs: $(DOCS_READY)  ## Build the documentation site into build/docs; warnings are errors
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -b html docs build/docs
+	@echo "build/docs/index.html"
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev,docs]"
+	@touch $@
 
 train: $(TRAINING_READY) $(ICONS)  ## Go on training from the shipped weights; INTO=FOLDER: all anew, from nothing
 	$(BIN)/python -m training all $(if $(INTO),--into $(INTO))

@@ -27,7 +27,7 @@ from tests.support.commands import PROMPTS, WRONG_USES
 from tests.support.paths import ROOT
 
 Out = pytest.CaptureFixture[str]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def load_fake_model(entry: Entry) -> Callable[..., FakeModel]:
@@ -69,16 +69,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(where)
         patch.setattr("milr.models.load", load_fake_model)
         patch.setattr("milr.rewards.load", load_fake_reward)
-        for seed, name in enumerate("AB"):
-            command = ["benchmark", "icons", "--limit", "2", "--steps", "1", "--seed", str(seed)]
+        made = {"A": [], "B": ["--seed", "1"], "zero": ["--gradient", "zero"], "best-of-n": ["--method", "best-of-n"]}
+        for name, options in made.items():
+            command = ["benchmark", "icons", "--limit", "2", "--steps", "1", *options]
             assert main([*command, "--evaluator", "icons-judge", "--out", f"runs/{name}"]) == 0
+        shutil.copytree("runs/A", "runs/milr")
         for name in ("20261124-120000-icons-milr", "ablate-gradients-icons-hard/gradient-zero"):
             shutil.copytree("runs/B", f"runs/{name}")
         assert main(["pack", "runs/A", "--out", "."]) == 0
         for name in ("picture.png", "best.png", "a.png", "b.png"):
             Image.new("RGB", (20, 20), "white").save(name)
         Path("prompts.txt").write_text("two dogs\na red apple\n")
-        Path("tasks.jsonl").write_text('{"prompt": "two dogs"}\n' * 3)
+        Path("tasks.jsonl").write_text('{"prompt": "two dogs"}\n' * 4)
         said = {"class": "dog", "count": 2}
         line = {
             "tag": "counting",
@@ -207,6 +209,8 @@ def test_every_documented_command_does_what_it_is_for(
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # some change a run
     monkeypatch.chdir(tmp_path)
     words = [path for word in shorten(write_out(command)) for path in sorted(map(str, Path().glob(word))) or [word]]
+    if words[0] == "benchmark" and "--out" in words:
+        shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
     code = main(words)
     said = capsys.readouterr()
     absent = [

@@ -22,7 +22,7 @@ from tests.support.vlm_servers import JudgeServer, say
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 BLOCKS = {
     f"{path.relative_to(ROOT)}#{place}": text
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     for place, text in enumerate(BLOCK.findall(path.read_text(encoding="utf-8")))
 }
 SOURCE = "docs/method.md#0"

@@ -1,0 +1,99 @@
+"""Every command of README.md, in order, in one folder: what a new user types after installing.
+
+The hub's Janus-Pro is a folder of small random weights here, CUDA is the CPU, and the VLM server is a local one.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from milr.cli.main import main
+from milr.report.comparison import END, compare
+from milr.report.entries import make_entries
+from milr.report.inputs import find_runs
+from milr.report.statistics import OVERALL
+from tests.support.janus_folders import tiny_sizes, write_deepseek
+from tests.support.paths import ROOT
+from tests.support.vlm_servers import JudgeServer, say
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [line for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S) for line in block.splitlines()]
+INSTALL = ["python3 -m venv .venv", "source .venv/bin/activate", "pip install ."]
+RUNS = {
+    "One image": "method-text-reasoning",
+    "MILR as in the paper": "",
+    "The same search with a zero gradient": "credit-zero",
+    "Best of N sampled texts": "method-best-of-n-sampled",
+    "MILR with `--strategy steer` (ours)": "strategy-steer_text_ratio-1.0_learning_rate-0.015",
+}
+"""Row of the table -> its compact results in experiments/runs/icons-hard, which are those of three seeds."""
+SHORTER = {"generate": ["--steps", "1"], "benchmark": ["--steps", "1", "--limit", "2"]}
+
+
+def test_readme_is_short_and_every_line_is_known() -> None:
+    assert len(README.splitlines()) < 120
+    assert LINES[:3] == INSTALL
+    assert not [line for line in LINES if line not in INSTALL and not re.match(r"(make|milr) ", line)]
+    assert sum(line.startswith("milr ") for line in LINES) >= 6
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+def test_make_knows_the_targets(line: str) -> None:
+    done = subprocess.run([*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_of_all_documents_lead_somewhere() -> None:
+    found = {
+        (path, link.partition("#")[0])
+        for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md")]
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+        if "://" not in link and not link.startswith("#")
+    }
+    assert len(found) > 40
+    assert not [(str(path), link) for path, link in found if not (path.parent / link).exists()]
+
+
+@pytest.mark.slow
+def test_every_command_works_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    Image.new("RGB", (144, 144), "white").save("best.png")  # the Python example's; test_documents.py runs it
+    with tiny_sizes(), JudgeServer(say("0")) as server:
+        write_deepseek(Path("Janus-Pro-1B"))
+        for line in LINES:
+            if not line.startswith("milr "):
+                continue
+            here = line.replace("deepseek-community/Janus-Pro-1B", "./Janus-Pro-1B")
+            here = here.replace("--device cuda", "--device cpu").replace("http://localhost:8000/v1", server.url)
+            words = shlex.split(here)[1:]
+            code = main([*words, *SHORTER.get(words[0], [])])
+            printed = capsys.readouterr()
+            # Random weights answer nothing that `self` can read: then all is drawn and nothing scored.
+            unread = "Janus" in line and "--vlm-url" not in line and "no one Score in the answer" in printed.out
+            assert code == (3 if unread else 0), f"{line}\n{printed.out}{printed.err}"
+            assert printed.out
+        assert server.asked
+
+
+@pytest.mark.parametrize("row", RUNS)
+def test_the_table_comes_from_the_compact_results(row: str) -> None:
+    name, folder = RUNS[row], ROOT / "experiments" / "runs" / "icons-hard"
+    names = [name or "default", *("_".join(filter(None, (name, f"seed-{seed}"))) for seed in (1, 2))]
+    (entry,) = make_entries(find_runs([folder / f"{one}.results.xz" for one in names]).runs)
+    end = compare([entry]).scores[entry.label][OVERALL][END]
+    correct, interval, drawn = (
+        f"{100 * end.value:.0f} %",
+        f"{100 * end.low:.0f} to {100 * end.high:.0f} %",
+        f"{entry.drawings:.1f}".removesuffix(".0"),
+    )
+    assert f"| {row} | {correct} | {interval} | {drawn} |" in README
