@@ -86,7 +86,7 @@ def __getattr__(name: str) -> object:
         from milr.field_docs import document_fields
 
         document_fields(value)
-    globals()[name] = value  # the next look-up finds it without coming here
+    globals()[name] = value  # later look-ups find it in the module itself
     return value
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks by name: tasks in, table out. One is imported only when it is asked for."""
+"""Benchmarks by name: tasks in, table out. A benchmark is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_benchmark(name: str) -> Benchmark:
             `milr.benchmarks.base.Benchmark`.
 
     Raises:
-        UsageError: No benchmark has that name, or it is none.
+        UsageError: There is no such benchmark, or the object is not a benchmark.
     """
     from milr.benchmarks.base import Benchmark
 
@@ -51,5 +51,5 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def is_benchmark(name: str | None) -> TypeGuard[str]:
-    """Return whether milr or an installed package has a benchmark of that name: a run may name any other."""
+    """Return true if milr or an installed package has a benchmark of that name; a run may name any other."""
     return name is not None and is_named("benchmark", name, BENCHMARKS)

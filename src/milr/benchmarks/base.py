@@ -1,4 +1,4 @@
-"""What a benchmark is, and what its table is made of."""
+"""A benchmark's data type, and the parts of its table."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ from milr.types import Task
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Tasks, and the table that its paper prints of them."""
+    """A benchmark: tasks, and the table that its paper prints of them."""
 
     name: str
     title: str
-    """For people."""
+    """Title for readers."""
     columns: Mapping[str, int]
-    """Tag -> how many prompts of the whole benchmark bear it, in the order of the paper's columns."""
+    """Tag -> number of prompts with it in the whole benchmark, in the order of the paper's columns."""
     weights: Mapping[str, float]
-    """Tag -> its weight in the overall score; they add up to 1."""
+    """Tag -> weight in the overall score; the weights add up to 1."""
     read: Callable[[Path | None], list[Task]]
-    """The whole list in its official order, from the folder of the benchmark's files; every task has its tag.
+    """Read the whole list in its official order from the benchmark's folder; every task has its tag.
 
-    None takes the folder that `milr data get` fills, or the list that comes with the package.
+    None takes the folder that `milr data get` fills, or the list in the package.
     """
     reward: str
-    """What scores it unless another reward is asked for: its own scorer."""
+    """The benchmark's own scorer, used unless another reward is asked for."""
     layout: str | None = None
-    """Which of `milr.benchmarks.layouts` its official scorer reads; None where there is none."""
+    """The layout in `milr.benchmarks.layouts` that its official scorer reads; None if there is none."""
     whole_only: bool = False
-    """The official scorer gives an overall score of the whole benchmark only."""
+    """True if the official scorer gives an overall score for the whole benchmark only."""
     in_icon_world: bool = False
-    """The prompts are of the icon world: the embedded model can draw them and the reward `icons` can judge them."""
+    """True if the prompts are of the icon world: the embedded model can draw them and the reward `icons` can score
+    them."""
     notes: tuple[str, ...] = ()
-    """What must be said beside its numbers."""
+    """Note to print beside its numbers."""
 
     @property
     def prompts(self) -> int:
-        """How many the whole benchmark has."""
+        """Return the number of prompts of the whole benchmark."""
         return sum(self.columns.values())
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one picture of a task is worth."""
+    """The score of one image of a task."""
 
     task: Task
     place: int
-    """The task's place in the whole list, from 0."""
+    """The task's index in the whole list, from 0."""
     image: int
-    """Which of the prompt's images it is, from 0."""
+    """Number of the image among the prompt's images, from 0."""
     value: float | None
-    """In [0, 1]; None where it could not be scored."""
+    """Score in [0, 1]; None if the image could not be scored."""
 
 
 @dataclass(frozen=True)
@@ -62,42 +63,42 @@ class Column:
 
     name: str
     mean: float
-    """Over pictures."""
+    """Mean over images."""
     low: float
     high: float
-    """About 95 % of a benchmark's repetitions with other prompts of the kind would lie between these."""
+    """Upper end of the 95 % interval."""
     prompts: int
-    """That were scored."""
+    """Number of scored prompts."""
     of: int
-    """That the whole benchmark has."""
+    """Number of prompts in the whole benchmark."""
 
     @classmethod
     def of_estimate(cls, name: str, estimate: Estimate, of: int) -> Column:
-        """Name an estimate."""
+        """Make a column from an estimate."""
         return cls(name, estimate.value, estimate.low, estimate.high, estimate.prompts, of)
 
     def write(self, digits: int) -> str:
-        """Return the number as people read it: "0.73 [0.61, 0.84], n = 60"."""
+        """Return the number as printed: "0.73 [0.61, 0.84], n = 60"."""
         return f"{write_number(self.mean, digits)} {write_interval(self.low, self.high, digits)}, n = {self.prompts}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A benchmark's table, one row of it."""
+    """One row of a benchmark's table."""
 
     benchmark: str
     columns: tuple[Column, ...]
-    """Those with at least one scored picture, in the paper's order."""
+    """Columns with at least one scored image, in the paper's order."""
     overall: Column | None
-    """None where the official scorer would give none."""
+    """Overall score; None if the official scorer would give none."""
     running: Column | None
-    """The same of the columns that are there, their weights scaled to add up to 1: for who watches a run."""
+    """The overall score of the columns so far, with their weights scaled to add up to 1, for progress lines."""
     unscored: int = 0
-    """Pictures left out, since nobody could score them."""
+    """Number of images that could not be scored and are left out."""
     notes: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
-        """Lines for people."""
+        """Return the table as lines of text."""
         rows = [*self.columns, *([self.overall] if self.overall else [])]
         width = max([len(row.name) for row in rows] + [7])
         lines = [

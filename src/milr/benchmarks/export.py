@@ -1,7 +1,7 @@
-"""A benchmark's runs as the folder that its official scorer reads: each task's answer, and nothing else.
+"""Export of a benchmark's runs as the folder that its official scorer reads: each task's answer, and nothing else.
 
-Official scorers count every picture that they find and never notice one that is missing, so neither a step's picture
-nor half a folder may lie there: the folder is built beside its place and renamed when it is whole.
+Official scorers count every image that they find and never notice a missing one. So the folder is built under another
+name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SAME = ("benchmark", "method", "model", "reward", "settings", "images_per_promp
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The result of an export."""
 
     folder: Path
     pictures: int
     prompts: int
     whole: int
-    """How many prompts the whole benchmark has: fewer than these are a score of something else."""
+    """Number of prompts of the whole benchmark; a score of fewer is a score of something else."""
     benchmark: str
 
 
@@ -41,21 +41,21 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
     """Write the answers of a run, or of all shards of one, in an official layout.
 
     Args:
-        runs: Of one benchmark, made with the same settings.
+        runs: Runs of one benchmark with the same settings.
         layout: A name of `milr.benchmarks.layouts.LAYOUTS`.
         out: New or empty.
-        partial: Take runs that have not finished.
+        partial: Accept unfinished runs.
 
     Raises:
-        UsageError: The runs do not belong together or have not finished, the layout is another benchmark's, or there
-            are files in `out`.
+        UsageError: The runs do not belong together or have not finished, the layout is another benchmark's, or `out` is
+            not empty.
     """
     find("layout", layout, LAYOUTS)
     benchmark = _check(runs, layout, partial)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds files; nothing was overwritten: give --out a new or an empty folder")
     made = load_layout(layout)
-    building = out.with_name(f"{out.name}.{os.getpid()}{PART}")  # nobody's but ours
+    building = out.with_name(f"{out.name}.{os.getpid()}{PART}")  # a folder that only this export writes to
     building.mkdir(parents=True)
     try:
         pictures, prompts = _write(runs, made, building)
@@ -68,7 +68,7 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
 
 
 def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]:
-    """Write all pictures into an empty folder; return how many they are, and of how many prompts."""
+    """Write all images into an empty folder; return the number of images and of prompts."""
     places: set[int] = set()
     written: set[Path] = set()
     for run in runs:
@@ -83,7 +83,7 @@ def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]
             written.add(picture)
             places.add(place)
             picture.parent.mkdir(parents=True, exist_ok=True)
-            task.load_image(task.answer.image)  # an image, and not whatever else a received run may hold
+            task.load_image(task.answer.image)  # a real image, not any other file of a received run
             shutil.copyfile(task.find_file(task.answer.image), picture)
             for path, text in made.describe(task.task, place).items():
                 _resolve(building, path, run).write_text(text, encoding="utf-8")
@@ -93,7 +93,7 @@ def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]
 
 
 def _resolve(building: Path, name: str, run: Run) -> Path:
-    """Return where a file goes; its name may be made of a received run's prompts and tags."""
+    """Return the path of a file; its name may contain a received run's prompts and tags."""
     try:
         return resolve_inside(building, name)
     except UntrustedError as error:

@@ -1,4 +1,4 @@
-"""Fetches a benchmark's prompt files from where its authors publish them. Only the known files are kept."""
+"""Download of a benchmark's prompt files from the authors' servers. Only files with the known hash are kept."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from milr.sources import DataFile, Source
 from milr.weights import hash_file
 
 MOST_BYTES = 20_000_000
-"""Far more than any of the files has."""
+"""Most bytes of a file: far more than any of the files has."""
 SECONDS = 60.0
-"""Without a byte from the server."""
+"""Longest time in seconds without a byte from the server."""
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 class FetchError(MilrError):
-    """A file that could not be had; nothing of it is kept, and files fetched before stay."""
+    """The error for a file that could not be fetched; nothing of it is kept, and earlier files stay."""
 
 
 def fetch(source: Source, folder: Path, address: str | None = None) -> Iterator[tuple[DataFile, bool]]:
-    """Fetch what is not there yet, file by file.
+    """Fetch the missing files one by one.
 
     Args:
-        source: Of the benchmark.
-        folder: Where the files go; made where it is missing.
-        address: Another server with the same files: a mirror.
+        source: Source of the benchmark.
+        folder: Folder for the files; made if it is missing.
+        address: Another server with the same files, a mirror.
 
     Yields:
-        Each file, and whether it was fetched; False where the right one lay there already.
+        Each file, and whether it was fetched; False if the correct file was there already.
 
     Raises:
         UsageError: The address is neither https nor on this machine, or the folder cannot be written.
-        FetchError: The server does not give the file, or gives another one.
+        FetchError: The server does not give the file, or gives a different one.
     """
     base = _check_address(address or source.address)
     try:

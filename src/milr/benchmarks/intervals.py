@@ -1,13 +1,13 @@
-"""The one way in which milr writes an interval beside a number: 95 %, the prompt is the unit, never of width zero.
+"""Confidence intervals: 95 %, with the prompt as the unit, and never of width zero.
 
-* A mean of values in [0, 1]: Wilson's interval. For values that are not all 0 or 1 it is wider than need be.
+* A mean of values in [0, 1]: Wilson's interval. For values that are not all 0 or 1 it is wider than necessary.
 * A mean of paired differences in [-1, 1]: Bonett and Price's adjusted Wald interval ("Adjusted Wald confidence interval
   for a difference of binomial proportions based on paired data", Journal of Educational and Behavioral Statistics 37,
-  2012, 479-488), which adds two prompts that nobody saw, one all won and one all lost. Written with sums and sums of
-  squares it takes differences between -1 and 1 too. Ours has Student's t in place of the normal distribution, since
-  theirs covers too seldom below 20 prompts where few pairs are equal; a test tries its coverage from 3 prompts on.
-* A weighted mean over tags: the tags' distances added up in squares (Zou and Donner, "Construction of confidence limits
-  about effect measures", Statistics in Medicine 27, 2008, 1693-1702: MOVER).
+  2012, 479-488), which adds two imaginary prompts, one won and one lost. Written with sums and sums of squares it also
+  takes differences between -1 and 1. Ours uses Student's t instead of the normal distribution, because theirs covers
+  too seldom below 20 prompts if few pairs are equal; a test checks its coverage from 3 prompts on.
+* A weighted mean over tags: the squared distances of the tags are added (Zou and Donner, "Construction of confidence
+  limits about effect measures", Statistics in Medicine 27, 2008, 1693-1702: MOVER).
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_Z = 1.959964  # of the normal distribution: 95 % lie within
+_Z = 1.959964  # of the normal distribution: 95 % are within
 _UNSEEN = 2  # prompts that a paired difference adds
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; all NaN where nothing could be scored, ends NaN where others published none."""
+    """A mean with its interval. All are NaN if nothing could be scored; the ends are NaN if none were published."""
 
     value: float
     low: float
     high: float
     prompts: int
-    """The prompts that have a value."""
+    """Number of prompts that have a value."""
 
 
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 def wilson(mean: float, prompts: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share.
+    """Return Wilson's 95 % interval of a proportion.
 
     Args:
-        mean: The share, in [0, 1].
-        prompts: Of how many; at least 1.
+        mean: The proportion, in [0, 1].
+        prompts: Number of prompts, at least 1.
     """
     spread = _Z**2 / prompts
     middle = (mean + spread / 2) / (1 + spread)
@@ -51,8 +51,8 @@ def estimate_mean(values: Sequence[float], prompts: int | None = None) -> Estima
     """Return the mean of scores with Wilson's interval.
 
     Args:
-        values: In [0, 1].
-        prompts: How many prompts they are of, where some have several values; None for one value a prompt.
+        values: Scores in [0, 1].
+        prompts: Number of prompts, if some have several values; None for one value per prompt.
     """
     prompts = len(values) if prompts is None else prompts
     if not prompts:
@@ -65,7 +65,7 @@ def estimate_difference(values: Sequence[float]) -> Estimate:
     """Return the mean of paired differences with Bonett and Price's interval, widened by Student's t.
 
     Args:
-        values: One a prompt, in [-1, 1].
+        values: One per prompt, in [-1, 1].
     """
     if not values:
         return NOTHING
@@ -95,8 +95,8 @@ def pool(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
     """Return the weighted mean of estimates of different prompts, with MOVER's interval.
 
     Args:
-        estimates: Those without a value are left out.
-        weights: Of each, 0 or more; those of the estimates that have a value are scaled to add up to 1.
+        estimates: Estimates; those without a value are left out.
+        weights: One weight per estimate, 0 or more; they are scaled to add up to 1 over the estimates with a value.
     """
     kept = [(one, weight) for one, weight in zip(estimates, weights, strict=True) if one.prompts and weight > 0]
     if not kept:
@@ -111,14 +111,15 @@ def pool(estimates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
 
 
 def write_number(number: float, digits: int, signed: bool = False) -> str:
-    """Return the number as tables print it, so that equal numbers print alike.
+    """Round a number for a table, so that equal numbers print alike.
 
-    A mean that two orders of adding up leave a little above and below 0.875 would be rounded to two different numbers.
+    A mean that two orders of addition leave slightly above and below 0.875 would otherwise print as two different
+    numbers.
     """
-    rounded = round(round(number, 9), digits) + 0.0  # no minus before a zero
+    rounded = round(round(number, 9), digits) + 0.0  # no minus sign before a zero
     return f"{rounded:{'+' if signed else ''}.{digits}f}"
 
 
 def write_interval(low: float, high: float, digits: int, signed: bool = False) -> str:
-    """Return the interval as tables print it: "[0.61, 0.84]"."""
+    """Return the interval as printed: "[0.61, 0.84]"."""
     return f"[{write_number(low, digits, signed)}, {write_number(high, digits, signed)}]"

@@ -1,4 +1,4 @@
-"""A benchmark's run: chosen tasks, a method, a reward, an evaluator, into a run folder that can be resumed."""
+"""A benchmark's run: selected tasks, a method, a reward and an evaluator fill a run folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ if TYPE_CHECKING:
 
 
 class BenchmarkSettings(BaseModel):
-    """What a benchmark's run is asked to be."""
+    """The settings of a benchmark's run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmark: str
-    """As `milr.benchmarks.load_benchmark` takes it."""
+    """Name, as `milr.benchmarks.load_benchmark` takes it."""
     model: str = "embedded"
-    """As `milr.load_model` takes it."""
+    """Name, as `milr.load_model` takes it."""
     reward: str | None = None
-    """What the method sees; None takes the benchmark's own scorer."""
+    """The reward that the method sees; None takes the benchmark's own scorer."""
     evaluator: str | None = None
-    """The reward that gives the headline numbers; the method never sees it. None leaves that to `reward`, which
-    flatters."""
+    """The reward that gives the headline numbers; the method never sees it. None takes the scores of `reward`, which
+    are biased upwards."""
     method: str | None = None
-    """As `milr.load_method` takes it; None is "milr", and "best-of-n" for a pool."""
+    """Name, as `milr.load_method` takes it; None is "milr", or "best-of-n" for a pool."""
     tags: tuple[str, ...] = ()
     limit: int | None = None
     shard: str | None = None
     images_per_prompt: int = Field(default=1, ge=1)
     pool: int | None = Field(default=None, ge=1)
-    """Draw that many images per prompt and never stop: every best-of-n curve can be cut from such a run."""
+    """Draw this many images per prompt and never stop: every best-of-n curve can be computed from such a run."""
     data: Path | None = None
     device: str = "cpu"
     dtype: str | None = None
     profile: str | None = None
     """The prompt profile; None takes the checkpoint's own."""
     settings: Mapping[str, Any] = Field(default_factory=dict[str, Any])
-    """Settings of the method, by name; what is not given is the model's own."""
+    """Settings of the method, by name; the model's defaults apply to the others."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a run needs loaded."""
+    """The loaded objects of a run."""
 
     model: Model
     reward: Reward
@@ -80,25 +80,25 @@ class Parts:
 
     @property
     def scorer(self) -> Reward:
-        """What gives the headline numbers."""
+        """Return the reward that gives the headline numbers."""
         return self.evaluator or self.reward
 
 
 class BenchmarkJob:
-    """One benchmark's run; iterate over `run`, then ask for its `table`."""
+    """One benchmark's run: iterate over `run`, then ask for its `table`."""
 
     def __init__(self, benchmark: Benchmark, parts: Parts, writer: RunWriter) -> None:
-        """Take what `begin` or `resume` have made.
+        """Take the results of `begin` or `resume`.
 
         Raises:
-            SelfTestFailed: Reward or evaluator fail on images whose verdict is known: nothing is drawn for them.
+            SelfTestFailed: Reward or evaluator fail on images with a known score; nothing is drawn.
         """
         for scorer in (parts.reward, parts.evaluator):
             if scorer is not None:
                 check_scorer(scorer)
         self.benchmark, self.parts, self.writer = benchmark, parts, writer
         self.stopped: str | None = None
-        """Why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
+        """Reason why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
 
     @classmethod
     def begin(
@@ -107,13 +107,13 @@ class BenchmarkJob:
         """Begin a new run in that folder.
 
         Args:
-            settings: Whatever can be refused is refused before anything slow is loaded.
+            settings: Settings; errors are found before anything slow is loaded.
             folder: New or empty.
-            vlm: How VLM judges are asked.
-            hub: Whether the model may be fetched; None fetches nothing.
+            vlm: Settings of VLM judges.
+            hub: Consent to downloads from the hub; None fetches nothing.
 
         Raises:
-            UsageError: A name, a setting or the data cannot be taken.
+            UsageError: A name, a setting or the data cannot be used.
         """
         hub = hub or HubAccess()
         benchmark, chosen, names = check_settings(settings, offline=hub.offline)
@@ -149,17 +149,17 @@ class BenchmarkJob:
     def resume(
         cls, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None, typed: Collection[str] = ()
     ) -> BenchmarkJob:
-        """Go on with the run in that folder: all settings are in its manifest.
+        """Continue the run in that folder; all settings are in its manifest.
 
         Args:
-            folder: The run's.
-            vlm: How VLM judges are asked.
-            hub: Whether the model may be fetched; None fetches nothing.
+            folder: The run's folder.
+            vlm: Settings of VLM judges.
+            hub: Consent to downloads from the hub; None fetches nothing.
             typed: Code (``./file.py:attribute``) that may be loaded if the run names it; a run alone loads none.
 
         Raises:
-            UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or what it was made
-                with is not here.
+            UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or a part of it is
+                missing.
         """
         manifest = read_manifest(folder)
         if manifest.benchmark is None or manifest.reward_asked is None or manifest.model_asked is None:
@@ -191,14 +191,14 @@ class BenchmarkJob:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """Return the run's folder."""
         return self.writer.folder
 
     def run(self) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        """Do what is left to do, image by image; what reward or evaluator could not score is asked again.
+        """Draw and score the remaining images; images that could not be scored are tried again.
 
         A total limit of the settings ends the run cleanly, and `stopped` says so. It holds for this call: tasks that it
-        cut short, or that never began, are left to resuming, which begins them anew.
+        cut short, or that never began, are left for `resume`, which begins them again.
 
         Yields:
             A record, which of the prompt's images it belongs to, and the task's folder with the task's last record. The
@@ -234,7 +234,7 @@ class BenchmarkJob:
         with closing(Runner(parts.method, tasks, parts.model, parts.reward, settings)) as runner:
             for seen in runner:
                 if seen.finished == "unscored":
-                    # Stored, it would stand there as finished for ever; left out, resuming draws it again.
+                    # stored, it would count as finished for ever; left out, resuming draws it again
                     raise RunError(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
                 record = replace(seen, index=indices[seen.index])
                 totals.count(record, image)
@@ -247,7 +247,7 @@ class BenchmarkJob:
 
 
 class _Totals:
-    """The rest of a run's total limits, over the runners of its images."""
+    """The remaining total limits of a run, shared by the runners of its images."""
 
     def __init__(self, settings: Settings) -> None:
         self._limits = settings.run.limits("total")
@@ -258,7 +258,7 @@ class _Totals:
         self._spent[record.index, image] = record.drawings_spent, record.reward_calls, record.cost
 
     def left(self) -> dict[str, float]:
-        """Return the limits less what has been spent, by the names of `LIMITS`."""
+        """Return the limits minus the amounts spent, by the names of `LIMITS`."""
         drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
         seconds = time.monotonic() - self._started
         spent = {"drawings": drawings, "seconds": seconds, "reward_calls": calls, "cost": cost}
@@ -275,7 +275,7 @@ class _Names:
 
 
 def check_names(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[int, Task]], str]:
-    """Check what can be checked without asking for a model: a plan for a model at the hub needs no network.
+    """Check everything that does not need the model, so that a plan for a model at the hub needs no network.
 
     Returns:
         The benchmark, the chosen tasks with their places, and the method's name.
@@ -306,7 +306,7 @@ def check_names(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[int,
 def check_settings(
     settings: BenchmarkSettings, *, offline: bool = False
 ) -> tuple[Benchmark, list[tuple[int, Task]], _Names]:
-    """Check what can be checked without loading a model's weights, its config among it.
+    """Check everything that does not need the model's weights, including its config.
 
     Returns:
         The benchmark, the chosen tasks with their places, and all names.
@@ -330,27 +330,27 @@ def check_settings(
 
 
 def _make_settings(settings: BenchmarkSettings, method: str, model: Model) -> Settings:
-    """Return the method's settings: the model's own, then those given, then what a pool asks for."""
+    """Return the method's settings: the model's defaults, then those given, then those of a pool."""
     given = dict(settings.settings)
     if settings.pool is not None:
-        given |= {"steps": settings.pool - 1, "stop_at": 1.0}  # the stop is strict: no reward is above 1
+        given |= {"steps": settings.pool - 1, "stop_at": 1.0}  # the stop value is strict: no reward is above 1
     return model.settings(method, **given)
 
 
 def _own_reward(benchmark: Benchmark, capabilities: Capabilities) -> str:
-    """Return the benchmark's own scorer: the icon world's for a model that draws icons."""
+    """Return the benchmark's own scorer, or the icon world's for a model that draws icons."""
     in_icons = benchmark.in_icon_world and capabilities.image_language == "icons"
     return "icons" if in_icons else benchmark.reward
 
 
 def _load(names: _Names, placement: Placement, vlm: VlmClient | None, hub: HubAccess) -> Parts:
-    # A missing key, server or scorer is found before the model is loaded, where the scorer can do without it.
+    # a missing key, server or scorer is found before the model is loaded, if the scorer does not need it
     early = {
         name: load_reward(name, vlm=vlm, placement=placement)
         for name in (names.reward, names.evaluator)
         if name and not needs_model(name)
     }
-    # Batches of fixed shape: what a kill left over gives the same images as if it had not been left over.
+    # batches of fixed shape: a resumed run gives the same images as an uninterrupted one
     model = load_model(
         names.model,
         device=placement.device,

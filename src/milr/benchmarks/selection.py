@@ -1,4 +1,4 @@
-"""Which of a benchmark's tasks a run takes: by tag, by number, by shard."""
+"""Selection of a benchmark's tasks for a run: by tag, by number, by shard."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def select(
     limit: int | None = None,
     shard: str | None = None,
 ) -> list[tuple[int, Task]]:
-    """The places (from 0) and tasks that are left, in the benchmark's order.
+    """Return the selected tasks with their indices (from 0), in the benchmark's order.
 
     Args:
-        benchmark: Whose tags are known.
-        tasks: Its whole list.
-        tags: Only these; none takes all.
-        limit: As many tasks, spread evenly over the tags: the first of each, the next of each, and so on.
-        shard: "2/3" takes every third of what is left, from the second on: all three together take each once.
+        benchmark: Knows the tags.
+        tasks: The benchmark's whole list.
+        tags: Tags to keep; none keeps all.
+        limit: Number of tasks, spread evenly over the tags: the first of each, the next of each, and so on.
+        shard: "2/3" takes every third of the remaining tasks, from the second on: all three together take each once.
 
     Raises:
-        UsageError: A tag that the benchmark does not have, a limit below 1, a shard that is none, or nothing left.
+        UsageError: A tag that the benchmark does not have, a limit below 1, a malformed shard, or no task left.
     """
     for tag in tags:
         if tag not in benchmark.columns:
@@ -40,7 +40,7 @@ def select(
         if limit < 1:
             raise UsageError(f"--limit {limit}: give 1 or more, or leave it out")
         seen: dict[str | None, int] = {}
-        turns: list[tuple[int, int]] = []  # which of its tag it is, place in `left`
+        turns: list[tuple[int, int]] = []  # index within its tag, index in `left`
         for at, (_, task) in enumerate(left):
             turns.append((seen.setdefault(task.tag, 0), at))
             seen[task.tag] += 1
@@ -54,10 +54,10 @@ def select(
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """``2/3`` as (2, 3).
+    """Return ``2/3`` as (2, 3).
 
     Raises:
-        UsageError: It is none.
+        UsageError: The text is not a shard.
     """
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):

@@ -1,4 +1,4 @@
-"""T2I-CompBench: six lists of 300 prompts, a prompt a line. Source: Karine-Huang/T2I-CompBench, commit 1b70949."""
+"""T2I-CompBench: six lists of 300 prompts, one prompt per line. Source: Karine-Huang/T2I-CompBench, commit 1b70949."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""From answers to a benchmark's table: its own aggregation, with intervals beside every number.
+"""Aggregation of answers to a benchmark's table, with an interval for every number.
 
 Official aggregation (benchmarks' sources, read at the commits that `milr.sources` names):
 
-* GenEval: a tag's score is the mean over its pictures, the overall score the plain mean over the tags that are there.
-* T2I-CompBench: a category's score is the mean over its pictures; the paper's overall is the plain mean of the six.
-* WISE: a group's score is the mean over its pictures; the overall score weighs them by 0.4, 0.167, 0.133, 0.1, 0.1 and
+* GenEval: a tag's score is the mean over its images, the overall score the plain mean over the tags present.
+* T2I-CompBench: a category's score is the mean over its images; the paper's overall is the plain mean of the six.
+* WISE: a group's score is the mean over its images; the overall score weights them by 0.4, 0.167, 0.133, 0.1, 0.1 and
   0.1 (verified: 0.4 and five times 0.12), and is given for the whole benchmark only.
 
 Intervals are those of `milr.benchmarks.intervals`, with the prompt as the unit: several images of a prompt are one
@@ -25,10 +25,10 @@ OVERALL = "Overall"
 
 
 def summarise(benchmark: Benchmark, answers: Sequence[Answer]) -> Table:
-    """The table of those answers, without the pictures that could not be scored.
+    """Return the table of those answers, without the images that could not be scored.
 
     Raises:
-        UsageError: A task's tag is none of the benchmark's, or two answers are of the same picture.
+        UsageError: A task's tag is not one of the benchmark's, or two answers are of the same image.
     """
     _check(benchmark, answers)
     found: dict[str, Estimate] = {}
@@ -50,12 +50,12 @@ def summarise(benchmark: Benchmark, answers: Sequence[Answer]) -> Table:
 
 
 def summarise_runs(benchmark: Benchmark, runs: Sequence[Run]) -> Table:
-    """The table of a benchmark's run, or of the runs that share its tasks between them."""
+    """Return the table of a benchmark's run, or of the runs that share its tasks between them."""
     return summarise(benchmark, [answer for run in runs for answer in answers_of(run)])
 
 
 def answers_of(run: Run) -> list[Answer]:
-    """Return what each finished task of a benchmark's run is worth: the evaluator's score of the reward's best image.
+    """Return one answer per finished task: the evaluator's score of the image that the reward chose.
 
     Without an evaluator it is the reward's own score, which the method has optimised.
     """
@@ -64,7 +64,7 @@ def answers_of(run: Run) -> list[Answer]:
 
 
 def answer_of(task: TaskRun, place: int) -> Answer:
-    """The same of one finished task."""
+    """Return the answer of one finished task."""
     chosen = task.answer
     score = chosen.reward if chosen.evaluator is None else chosen.evaluator
     return Answer(task.task, place, task.image, score.value if isinstance(score, Score) else None)

@@ -1,7 +1,7 @@
-"""WISE: 1,000 prompts that ask for knowledge. Source: PKU-YuanGroup/WISE, commit eb51174.
+"""WISE: 1,000 prompts that need knowledge. Source: PKU-YuanGroup/WISE, commit eb51174.
 
-Two benchmarks that compare with nothing of each other: the protocol of 2025 (`WISE_legacy`, which MILR's paper used)
-and that of 2026 (`data_verified`: other prompts, another judge, right or wrong). A prompt's group goes by its id.
+Two benchmarks that cannot be compared with each other: the protocol of 2025 (`WISE_legacy`, which MILR's paper used)
+and that of 2026 (`data_verified`: other prompts, another judge, right or wrong). A prompt's group is decided by its id.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _read(name: str, columns: Mapping[str, int], folder: Path | None) -> list[Ta
             listed[int(prompt["prompt_id"])] = prompt
     if sorted(listed) != list(range(1, sum(columns.values()) + 1)):
         raise UsageError(f"{where} does not hold the prompts 1 to {sum(columns.values())}: type milr data get {name}")
-    groups = [group for group, many in columns.items() for _ in range(many)]  # by id, from 1
+    groups = [group for group, many in columns.items() for _ in range(many)]  # ids from 1
     return [
         Task(prompt=listed[place + 1]["Prompt"], tag=group, explanation=listed[place + 1]["Explanation"])
         for place, group in enumerate(groups)

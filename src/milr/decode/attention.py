@@ -1,8 +1,9 @@
 """Attention of new tokens over a cache.
 
-torch's CPU kernels are made for many queries: with one query they take most of an image's time, because half-precision
-keys are widened one number at a time (measured in docs/performance.md). Here a piece of the KV cache that fits into the
-processor's cache is widened at once and multiplied as float32. torch handles many queries, and other devices.
+torch's CPU kernels are made for many queries. With one query they take most of an image's time, because half-precision
+keys are converted one number at a time (measured in docs/performance.md). Here a piece of the KV cache that fits into
+the processor's cache is converted at once and multiplied as float32. torch's kernels serve many queries and other
+devices.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _PIECE = 512 * 1024
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Scaled dot-product attention.
+    """Compute scaled dot-product attention.
 
     B rows, H query heads, G key heads (H a multiple of G), Q queries, T keys, w a head's width.
 
@@ -23,8 +24,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
         query: (B, H, Q, w).
         key: (B, G, T, w).
         value: (B, G, T, w).
-        mask: (B, 1, Q, T), added to the scores: 0 where a query sees a key, -inf elsewhere. None if each query sees
-            all.
+        mask: (B, 1, Q, T), added to the scores: 0 where a query sees a key, -inf elsewhere. None if each query sees all
+            keys.
 
     Returns:
         (B, H, Q, w) in the query's dtype.

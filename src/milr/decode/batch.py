@@ -1,7 +1,7 @@
 """A batch of rows decoded together through one causal decoder.
 
-Rows of unequal length are padded on the left; masks hide the padding and positions count a row's own tokens, so a row's
-numbers do not depend on its neighbours.
+Rows of unequal length are padded on the left. Masks hide the padding, and positions count a row's own tokens, so a
+row's numbers do not depend on its neighbours.
 
 Legend of shapes: B rows, T tokens, d width, L layers, G key heads, w a head's width.
 """
@@ -18,9 +18,9 @@ from milr.decode.llama import Decoder
 
 
 class DecodeBatch:
-    """A batch of rows with their KV cache: it takes embeddings and returns last hidden states.
+    """A batch of rows with their KV cache: it reads embeddings and returns last hidden states.
 
-    A prefill is planned by the host. A decode step is not: it reads where it stands from tensors on the device.
+    The host plans a prefill. A decode step needs no host: it reads its position from tensors on the device.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class DecodeBatch:
         Args:
             decoder: Runs the forward passes.
             prefixes: One per row.
-            room: How many tokens more than the longest prefix the cache holds.
-            buffers: Where the tensors come from.
-            bucket: A decode step attends to a number of places that is a multiple of it; masks hide those that are not
-                filled yet. Within a bucket all steps have the same shapes.
-            check_every: Steps between two looks at whether all sequences have ended; each look waits for the device.
+            room: Tokens beyond the longest prefix that the cache holds.
+            buffers: The source of the tensors.
+            bucket: A decode step attends to a multiple of this many positions; masks hide those not filled yet. Within
+                a bucket all steps have the same shapes.
+            check_every: Steps between two checks whether all sequences have ended; each check waits for the device.
             round_up: Length -> padded length of a prefill.
             count: Adds to the engine's counts.
         """
@@ -61,20 +61,20 @@ class DecodeBatch:
         self.room = longest + room
         self.padded = min(lengths) < longest
         self.real = buffers.take("real", (rows, end), torch.bool).fill_(True)
-        """(B, end): false where a row has padding."""
+        """(B, end): false at a row's padding."""
         for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
-            # Masked values are multiplied by zero: they must be numbers.
+            # masked values are multiplied by zero, so they must be finite
             self.cache.clear(row, longest - length)
             self.cache.put(row, prefix.parts if prefix else (), longest)
             self.real[row, : longest - length] = False
         self.lengths = buffers.take("lengths", (rows, 1), torch.int64)
-        """(B, 1): each row's own tokens, and so the position of its next one."""
+        """(B, 1): each row's number of tokens, which is the position of its next one."""
         if len(set(lengths)) == 1:
             self.lengths.fill_(lengths[0])  # nothing is copied to the device
         else:
             self.lengths.copy_(torch.tensor(lengths)[:, None])
         self.at = buffers.take("at", (1,), torch.int64).fill_(longest)
-        """(1,): the place in the cache of the next token."""
+        """(1,): position of the next token in the cache."""
         self.places = torch.arange(end, out=buffers.take("places", (end,), torch.int64))
         self.newest = buffers.take("newest", (rows, decoder.size), torch.float32)
         """(B, d): the hidden state of each row's last token."""
@@ -104,7 +104,7 @@ class DecodeBatch:
         return states
 
     def reserve(self) -> int:
-        """Count one token more per row; return how many places the step attends to. The host's part of a step."""
+        """Count one token more per row; return how many positions the step attends to. The host's part of a step."""
         self._reserve(1)
         rows = len(self.prefixes)
         self.count(forwarded=rows, cache_read=self.cache.bytes_filled)
@@ -128,7 +128,7 @@ class DecodeBatch:
         self.at.add_(1)
 
     def extend_prefix(self, row: int, count: int) -> CachedPrefix:
-        """Return the row's cached prefix, extended by the last ``count`` tokens that it read."""
+        """Return the row's cached prefix extended by its last ``count`` tokens."""
         prefix = self.prefixes[row]
         read = self.cache.copy(row, self.cache.filled - count)
         return CachedPrefix((*(prefix.parts if prefix else ()), read), self.newest[row].clone())
@@ -139,9 +139,9 @@ class DecodeBatch:
         self.cache.grow(count)
 
     def _mask(self, asking: torch.Tensor, seen: int) -> torch.Tensor:
-        """Return what to add to the scores of new tokens (T) over the first places: (B, 1, T, seen), 0 or -inf."""
+        """Return the mask for the scores of new tokens (T) over the first positions: (B, 1, T, seen), 0 or -inf."""
         places, asking = self.places[:seen], asking[:, None]  # (seen,), (T, 1)
-        # Padding sees itself: attention over nothing has no result.
+        # padding attends to itself: attention over nothing is undefined
         sees = (self.real[:, None, :seen] & (places <= asking)) | (places == asking)
         nothing = torch.zeros(sees.shape, dtype=self.decoder.like.dtype, device=sees.device)
         return nothing.masked_fill_(~sees, float("-inf"))[:, None]

@@ -1,4 +1,4 @@
-"""Free memory, and work in batches that fit into it."""
+"""Free memory, and work split into batches that fit into it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch
 from milr.errors import MilrError
 
 USABLE = 0.8
-"""Share of the free memory; the rest is for activations and for other programs."""
+"""Share of the free memory to use; the rest is for activations and other programs."""
 _MESSAGES = ("can't allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
-"""Messages of torch's CPU allocator, CUDA and oneDNN when memory ran out, where no class of error says so."""
+"""Messages of torch's CPU allocator, CUDA and oneDNN when memory ran out, if no error class says so."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class OutOfMemory(MilrError):
-    """A failure to fit even one row into memory."""
+    """The error if not even one row fits into memory."""
 
 
 def free_bytes(device: torch.device) -> int | None:
     """Return a device's free memory within the limits of this process and its container; None if unknown."""
     if device.type == "cuda":
-        # What torch's allocator holds and no tensor uses is free too.
+        # memory that torch's allocator holds without using it is free too
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     return min(_host_limits(), default=None)
@@ -72,7 +72,7 @@ def work_in_batches(
     *,
     free_memory: Callable[[], None] | None = None,
 ) -> tuple[list[Result], int]:
-    """Work through all items, at most so many at a time; if memory runs out, repeat with half as many.
+    """Work through all items in batches of at most ``most``; if memory runs out, halve the batch and repeat.
 
     Args:
         items: Any number.
@@ -81,7 +81,7 @@ def work_in_batches(
         free_memory: Called when memory ran out, before the work is repeated.
 
     Returns:
-        The results, in order, and how many items at a time turned out to fit.
+        The results, in order, and the batch size that fitted.
 
     Raises:
         OutOfMemory: One item alone does not fit.
@@ -100,7 +100,7 @@ def work_in_batches(
                 raise OutOfMemory(
                     f"memory ran out with one row at a time ({reason}): close other programs, or give the process more"
                 ) from error
-        # Outside the handler: the error's traceback would hold on to the tensors of the failed attempt.
+        # outside the handler: the error's traceback would keep the tensors of the failed attempt
         if free_memory:
             free_memory()
         most = -(-len(part) // 2)
@@ -112,8 +112,8 @@ def fitting(each: int, device: torch.device, held: int = 0) -> int | None:
 
     Args:
         each: Bytes of a row.
-        device: Where they go.
-        held: Bytes of rows that are held already, for the next batch to use again.
+        device: The device.
+        held: Bytes of rows that are allocated already and will be reused by the next batch.
     """
     free = free_bytes(device)
     return None if free is None else max(1, int(free * USABLE + held) // max(1, each))

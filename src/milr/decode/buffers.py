@@ -1,8 +1,8 @@
 """Tensors of a decoding loop, and ways to run its steps: eagerly, or replayed as CUDA graphs.
 
 A CUDA graph is a recorded sequence of kernels. Replaying it costs one launch instead of several hundred, which is most
-of a decode step's time at small batches; but it reads and writes the addresses at which it was recorded. So with graphs
-every tensor of a loop has a name and keeps its address as long as its shape is the same.
+of a decode step's time at small batches. A replay reads and writes the addresses that were recorded, so with graphs
+every tensor of a loop has a name and keeps its address while its shape is the same.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ import torch
 
 
 class Buffers(Protocol):
-    """Gives a loop its tensors and runs its steps."""
+    """The protocol of a loop's tensors and of running its steps."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the cache that the next loop takes over."""
+        """Return the bytes of the cache that the next loop will reuse."""
         ...
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor for this purpose; it holds some numbers, never NaN."""
+        """Return a tensor for this purpose; its numbers are arbitrary but never NaN."""
         ...
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:
-        """Run a step; steps of equal keys are the same operators on the same tensors."""
+        """Run a step; steps with equal keys run the same operators on the same tensors."""
         ...
 
     def drop(self) -> None:
-        """Give back whatever memory can be given back."""
+        """Release all memory that can be released."""
         ...
 
 
 class Fresh:
-    """New tensors for every loop, and every step run eagerly."""
+    """New tensors for every loop; every step runs eagerly."""
 
     def __init__(self, device: torch.device, *, zero: bool) -> None:
-        """Take the device; `zero` clears new tensors, for attention that reads places before they are written."""
+        """Take the device; `zero` clears new tensors, for attention that reads positions before they are written."""
         self._device, self._new = device, torch.zeros if zero else torch.empty
         self.held_bytes = 0
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`."""
+        """Return a tensor (see `Buffers`)."""
         return self._new(shape, dtype=dtype, device=self._device)
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:
-        """See `Buffers`."""
+        """Run a step (see `Buffers`)."""
         step()
 
     def drop(self) -> None:
-        """See `Buffers`."""
+        """Release memory (see `Buffers`)."""
 
 
 class Recorder(Protocol):
-    """Records steps: `CudaRecorder`, and a pretended one in tests."""
+    """The protocol of recording steps: `CudaRecorder`, and a fake in tests."""
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """Return a call that repeats the step; the step itself is not run now."""
         ...
 
     def drop(self) -> None:
-        """Give back the memory of what was recorded; it is never repeated again."""
+        """Release the memory of the recordings, which are never replayed again."""
         ...
 
     def used_bytes(self) -> int:
@@ -89,17 +89,17 @@ class GraphCounts:
 
 
 class Recorded:
-    """Tensors that keep their addresses, and steps that are recorded the second time and replayed from then on.
+    """Tensors that keep their addresses, and steps that are recorded at their second run and replayed from then on.
 
-    The first step of a key runs eagerly: libraries allocate their workspaces then, which must not be recorded. All
-    caches share one storage, as large as the largest, because no two loops run at a time.
+    The first run of a key is eager, because libraries then allocate workspaces, which must not be recorded. All caches
+    share one storage, as large as the largest, because no two loops run at the same time.
     """
 
     MOST = 96
-    """Graphs kept; of more, the one that was replayed longest ago is dropped."""
+    """Most graphs kept; the least recently replayed one is dropped first."""
 
     def __init__(self, device: torch.device, recorder: Recorder) -> None:
-        """Take the device and what records on it."""
+        """Take the device and its recorder."""
         self._device, self._recorder = device, recorder
         self._tensors: dict[tuple[str, tuple[int, ...], torch.dtype], torch.Tensor] = {}
         self._storage: torch.Tensor | None = None
@@ -108,11 +108,11 @@ class Recorded:
 
     @property
     def held_bytes(self) -> int:
-        """See `Buffers`."""
+        """Return the bytes of the shared cache (see `Buffers`)."""
         return 0 if self._storage is None else self._storage.nbytes
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`."""
+        """Return a tensor (see `Buffers`)."""
         key = (name, shape, dtype)
         if key not in self._tensors:
             self._tensors[key] = (
@@ -123,12 +123,12 @@ class Recorded:
     def _share(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         size = prod(shape)
         if self._storage is None or self._storage.numel() < size:
-            self.drop()  # before the larger one is allocated: both might not fit
+            self.drop()  # released before the larger one is allocated: both might not fit
             self._storage = torch.zeros(size, dtype=dtype, device=self._device)
         return self._storage[:size].view(shape)
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:
-        """See `Buffers`."""
+        """Run a step (see `Buffers`)."""
         if key not in self._replays:
             step()
             self._replays[key] = None
@@ -149,7 +149,7 @@ class Recorded:
         return replay
 
     def drop(self) -> None:
-        """Drop all graphs and all tensors; loops that hold some of them must not go on."""
+        """Drop all graphs and all tensors; loops that hold some of them must not continue."""
         counts = self.counts
         if self._replays:
             self.counts = GraphCounts(counts.recorded, counts.dropped + 1, counts.seconds, counts.bytes)
@@ -168,17 +168,17 @@ class CudaRecorder:
         self._pool: Any = torch.cuda.graph_pool_handle()
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """See `Recorder`."""
+        """Record a CUDA graph (see `Recorder`)."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
             step()
         return graph.replay
 
     def drop(self) -> None:
-        """See `Recorder`."""
+        """Release the graphs' memory (see `Recorder`)."""
         self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.empty_cache()
 
     def used_bytes(self) -> int:
-        """See `Recorder`."""
+        """Return the memory that the device's allocator holds."""
         return torch.cuda.memory_reserved(self._device)

@@ -1,7 +1,7 @@
 """The decoding engine: batches that fit into memory or have fixed shapes, prefix caching, counts.
 
-A prompt is read once and cached (`CachedPrefix`). A batch begins after its rows' cached prefixes and prefills new
-tokens (`milr.decode.batch`); a loop then decodes one token per row and step (`milr.decode.loop`).
+A prompt is prefilled once and cached (`CachedPrefix`). A batch continues from its rows' cached prefixes and prefills
+new tokens (`milr.decode.batch`); a loop then decodes one token per row and step (`milr.decode.loop`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from milr.decode.packed_linear import pack
 from milr.errors import MilrError
 
 FIXED_ROWS, FIXED_SMALL_ROWS = 8, 16
-"""Items of every batch of fixed shape; the second number is for a decoder whose tokens are small."""
+"""Items of every batch of fixed shape; the second number is for a decoder with a small KV cache per token."""
 SMALL_TOKEN = 16 * 1024
-"""Bytes of a token's keys and values up to which a decoder is small: more rows then cost little more time."""
+"""Bytes of a token's keys and values up to which a decoder counts as small: more rows then cost little more time."""
 FIXED_GRAIN = 32
 """Lengths are padded to a multiple of this if shapes are fixed."""
 BUCKET = 64
-"""Steps attend to a multiple of so many places, except on a CPU, where nothing is gained by equal shapes."""
+"""Steps attend to a multiple of this many positions, except on a CPU, which gains nothing from equal shapes."""
 CHECK_EVERY = 16
-"""Steps between two looks at whether all texts have ended, except on a CPU, where a look costs nothing."""
+"""Steps between two checks whether all texts have ended, except on a CPU, where a check costs nothing."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,14 +38,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Counts:
-    """The work that an engine has done since it was made. Padding is not counted."""
+    """The work of an engine since it was made. Padding is not counted."""
 
     forwarded: int = 0
-    """Tokens that went through the decoder."""
+    """Tokens that the decoder has processed."""
     prefilled: int = 0
-    """Of these, the tokens of prompts and prefixes, read many at once."""
+    """The part of these that was prefilled: tokens of prompts and prefixes."""
     cache_bytes: int = 0
-    """Bytes of the largest cache that a batch had."""
+    """Bytes of the largest cache of a batch."""
     cache_read: int = 0
     """Bytes of keys and values that attention read, over all steps."""
 
@@ -66,10 +66,10 @@ class Engine:
 
         Args:
             network: A frozen `LlamaModel`.
-            deterministic: Batches of a fixed number of rows and lengths of a fixed grain, so that in every dtype a
-                row's numbers are the same whatever its neighbours are. Small batches cost as much as full ones.
-            recorder: Records decode steps, to replay them; batches then have 1, 2, 4, 8, ... items, so that records
-                stay few. None runs every step eagerly.
+            deterministic: Use batches of a fixed number of rows and lengths rounded up to a fixed grain, so that in
+                every dtype a row's numbers do not depend on its neighbours. Small batches cost as much as full ones.
+            recorder: Records decode steps and replays them; batches then have 1, 2, 4, 8, ... items, to keep recordings
+                few. None runs every step eagerly.
             bucket: See `DecodeBatch`; None takes `BUCKET`, and 1 on a CPU.
             check_every: See `DecodeBatch`; None takes `CHECK_EVERY`, and 1 on a CPU.
         """
@@ -84,27 +84,27 @@ class Engine:
         self.grain = FIXED_GRAIN if deterministic else 1
         self.deterministic = deterministic
         self.fixed_rows = FIXED_SMALL_ROWS if self.decoder.token_bytes <= SMALL_TOKEN else FIXED_ROWS
-        """Items of every batch of fixed shape; depends on the decoder alone, never on the machine."""
+        """Items of every batch of fixed shape; they depend on the decoder alone, never on the machine."""
         self.counts = Counts()
-        self._most: int | None = None  # items per batch, once memory has run out
+        self._most: int | None = None  # items per batch, after memory has run out
 
     @property
     def buffers(self) -> Buffers:
-        """The source of decoding loops' tensors."""
+        """Return the source of the decoding loops' tensors."""
         return self._recorded or self._fresh
 
     @property
     def graph_counts(self) -> GraphCounts:
-        """The cost of recording; zeros if steps run eagerly."""
+        """Return the cost of recording; zeros if steps run eagerly."""
         return self._recorded.counts if self._recorded else GraphCounts()
 
     def open(self, prefixes: Sequence[CachedPrefix | None], new: int, steps: int = 0) -> DecodeBatch:
-        """Return a batch that goes on after these prefixes: up to ``new`` tokens prefilled at once, then steps.
+        """Open a batch after these prefixes: one prefill of up to ``new`` tokens, then one token per step.
 
-        The tensors of a batch with steps may be those of the batch before it, which must not be used any more.
+        The batch may reuse the tensors of the batch before it, which must not be used any more.
 
         Raises:
-            MilrError: The rows would get longer than the checkpoint's positions can be told apart.
+            MilrError: The rows would exceed the checkpoint's number of positions.
         """
         longest = max(len(prefix) if prefix else 0 for prefix in prefixes) + new + steps
         if self.decoder.longest is not None and longest > self.decoder.longest:
@@ -155,12 +155,12 @@ class Engine:
 
         Args:
             items: Any number.
-            work: Returns one result per item and changes nothing else: it is called again when memory ran out, and
-                may get an item twice, to fill up a batch.
-            tokens: How many tokens a row of the item may reach.
+            work: Returns one result per item and changes nothing else. It is called again when memory runs out, and may
+                get an item twice, to fill up a batch.
+            tokens: Most tokens of a row of the item.
             rows: Rows per item.
             loops: True if the work runs a decoding loop: its batches are padded if steps are recorded.
-            shape: Lengths that must be equal, up to the grain, in a batch of fixed shape.
+            shape: Lengths that must be equal, rounded up to the grain, in a batch of fixed shape.
         """
         if not items:
             return []
@@ -200,7 +200,7 @@ class Engine:
         return -(-length // self.grain) * self.grain
 
     def count(self, *, cache_bytes: int = 0, **more: int) -> None:
-        """Add to the counts; of the cache's bytes, keep the largest."""
+        """Add to the counts; for the cache's bytes, keep the largest."""
         old = self.counts
         sums = {name: getattr(old, name) + number for name, number in more.items()}
         self.counts = replace(old, cache_bytes=max(old.cache_bytes, cache_bytes), **sums)

@@ -1,6 +1,6 @@
-"""KV cache: keys and values of a batch, allocated once and written in place, and prefixes cached between batches.
+"""KV cache: keys and values of a batch, allocated once and written in place; and prefixes cached between batches.
 
-Growing a cache by concatenation copies it at every token; here attention gets a view of the filled part.
+Growing a cache by concatenation copies it at every token. Here attention gets a view of the filled part.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """The keys and values of one row's first tokens, so that the decoder does not read them again."""
+    """The cached keys and values of one row's first tokens."""
 
     parts: tuple[torch.Tensor, ...]
     """(2, layers, G, T, w) each, keys and values of consecutive tokens. Rows may share parts."""
@@ -33,12 +33,12 @@ class CachedPrefix:
 
 
 class KVCache:
-    """Room for B rows of a known number of tokens."""
+    """The keys and values of B rows, with room for a known number of tokens."""
 
     def __init__(self, states: torch.Tensor) -> None:
-        """Take the storage, (2, layers, B, G, room, w), keys and values; the rest is empty.
+        """Take the storage, (2, layers, B, G, room, w), keys and values; it counts as empty.
 
-        Whatever it holds must be numbers: masked values are multiplied by zero.
+        Its numbers must be finite, because masked values are multiplied by zero.
         """
         self.states = states
         self.filled = 0
@@ -47,26 +47,26 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the whole cache."""
+        """Return the bytes of the whole cache."""
         return self.states.nbytes
 
     @property
     def bytes_filled(self) -> int:
-        """Bytes that attention reads for one more token."""
+        """Return the bytes that attention reads for one more token."""
         return self.bytes // self.states.shape[-2] * self.filled
 
     def grow(self, count: int) -> None:
-        """Count the places of the next tokens as filled; each layer then writes its own keys and values there."""
+        """Count the positions of the next tokens as filled; each layer then writes its own keys and values there."""
         if self.filled + count > self.states.shape[-2]:
             raise IndexError(f"the cache has room for {self.states.shape[-2]} tokens, not {self.filled + count}")
         self.filled += count
 
     def clear(self, row: int, end: int) -> None:
-        """Write zeros before place ``end``."""
+        """Write zeros before position ``end``."""
         self.states[:, :, row, :, :end] = 0
 
     def put(self, row: int, parts: tuple[torch.Tensor, ...], end: int) -> None:
-        """Write a row's cached parts so that they end before place ``end``."""
+        """Write a row's cached parts so that they end before position ``end``."""
         for part in reversed(parts):
             start = end - part.shape[-2]
             self.states[:, :, row, :, start:end] = part
@@ -75,14 +75,14 @@ class KVCache:
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, seen: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values; return views of the first places.
+        """Write new keys and values; return views of the first positions.
 
         Args:
             layer: Index.
             keys: (B, G, T, w).
             values: (B, G, T, w).
-            places: (T,) int64, on the cache's device: where they go, which the host need not know.
-            seen: How many places attention gets.
+            places: (T,) int64 positions on the cache's device, which the host need not know.
+            seen: Number of positions that attention gets.
         """
         all_keys, all_values = self._layers[layer]  # (B, G, room, w)
         all_keys.index_copy_(2, places, keys)
@@ -90,5 +90,5 @@ class KVCache:
         return all_keys[:, :, :seen], all_values[:, :, :seen]
 
     def copy(self, row: int, start: int) -> torch.Tensor:
-        """Return a copy of a row's tokens from place ``start`` on, (2, layers, G, T, w)."""
+        """Return a copy of a row's tokens from position ``start`` on, (2, layers, G, T, w)."""
         return self.states[:, :, row, :, start : self.filled].clone()

@@ -1,7 +1,7 @@
-"""The forward pass of a Llama decoder, written out: the weights are transformers', the cache is ours.
+"""The forward pass of a Llama decoder: transformers' weights, our cache.
 
-transformers' own forward pass computes the same with more calls, and calls are most of a small model's time.
-Source of the architecture: `transformers.models.llama.modeling_llama`.
+transformers' own forward pass computes the same with more calls, and calls take most of a small model's time. Source of
+the architecture: `transformers.models.llama.modeling_llama`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Decoder:
         self.size: int = config.hidden_size
         self.epsilon: float = config.rms_norm_eps
         self.longest = _longest(config)
-        """Tokens up to which the rotary embedding has the frequencies of any shorter text; None: any number."""
+        """Longest text for which the rotary embedding uses one set of frequencies; None if there is no limit."""
 
     @property
     def like(self) -> torch.Tensor:
-        """An empty tensor with the dtype and device of the hidden states."""
+        """Return an empty tensor with the dtype and device of the hidden states."""
         return self.network.norm.weight[:0]
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token's keys and values."""
+        """Return the bytes of one token's keys and values."""
         return 2 * self.layers * self.heads * self.width * self.like.element_size()
 
     def __call__(
@@ -50,14 +50,14 @@ class Decoder:
         seen: int,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Read new tokens after those in the cache.
+        """Run the decoder on new tokens that follow those in the cache.
 
         Args:
             embeddings: (B, T, d).
-            positions: (B, T) int64, each token's place in its own row.
+            positions: (B, T) int64, each token's position in its own row.
             cache: Every layer writes its keys and values to it.
-            places: (T,) int64, where in the cache they go.
-            seen: How many of the cache's places attention reads.
+            places: (T,) int64, positions in the cache.
+            seen: How many of the cache's positions attention reads.
             mask: (B, 1, T, seen), added to the scores: 0 where a token sees a key, -inf elsewhere. None if each token
                 sees all.
 
@@ -88,7 +88,7 @@ class Decoder:
     def _angles(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine and signed sine of the rotary embedding, (B, 1, T, w) each.
 
-        transformers' own function looks at the positions to choose frequencies, which makes a device wait.
+        transformers' own function reads the positions on the host to choose frequencies, which makes a device wait.
         """
         rotary = self.network.rotary_emb
         angles = (positions[..., None].float() * rotary.inv_freq)[:, None]  # (B, 1, T, w / 2)

@@ -1,10 +1,11 @@
-"""The decoding loop: tokens sampled one after the other, on the device, without asking the host.
+"""The decoding loop: tokens are sampled one after the other on the device, without asking the host.
 
-One step reads the previous token of every sequence, decodes it, samples the next one and writes it into a buffer. What
-it needs to know (where it stands, the random numbers, the tokens that are given) is in tensors that keep their
-addresses, so that steps can be recorded once and replayed (`milr.decode.buffers`). The tokens are read at the end.
+One step reads the previous token of every sequence, decodes it, samples the next one and writes it into a buffer. Its
+inputs (position, random numbers, given tokens) are in tensors that keep their addresses, so that steps can be recorded
+once and replayed (`milr.decode.buffers`). The tokens are read at the end.
 
-Legend of shapes: S sequences, P rows of a sequence (2 under guidance), N places for tokens, K steps, d width, V words.
+Legend of shapes: S sequences, P rows of a sequence (2 under guidance), N positions for tokens, K steps, d width, V
+words.
 """
 
 from __future__ import annotations
@@ -22,42 +23,43 @@ from milr.decode.tensors import to_rows
 
 
 class Head(Protocol):
-    """Turns hidden states into logits of tokens, and tokens into embeddings."""
+    """The protocol of a head: hidden states to logits of tokens, and tokens to embeddings."""
 
     name: str
-    """Steps of different heads are recorded apart."""
+    """Name of the head; steps of different heads are recorded separately."""
     rows: int
     """P: rows of the batch that one sequence takes."""
     vocabulary: int
     """V."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(S,) int64 -> (S P, d)."""
+        """Map (S,) int64 tokens to (S P, d) embeddings."""
         ...
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(S P, d) float32 -> (S, V) float32."""
+        """Map (S P, d) float32 hidden states to (S, V) float32 logits."""
         ...
 
 
 @dataclass(frozen=True)
 class LoopRequest:
-    """What a loop decodes, one entry per sequence."""
+    """A decoding loop's request, one entry per sequence."""
 
     steps: int
-    """K: tokens decoded per sequence, at most."""
+    """K: most tokens decoded per sequence."""
     leads: Sequence[torch.Tensor]
-    """(n,) int64 each: tokens that the batch has read already. The loop's first token follows them."""
+    """(n,) int64 each: tokens that are in the batch already. The loop's first token follows them."""
     streams: Sequence[torch.Generator] = ()
-    """Random streams, which the loop advances; none takes the likeliest token."""
+    """Random streams, which the loop advances; none means greedy."""
     temperature: float = 1.0
     sampler: str = "inverse"
     given: Sequence[Sequence[int | None]] = ()
-    """Tokens by place, leads counted; None, and all after the last, are sampled. Given ones take their numbers too."""
+    """Given tokens by position, leads included; None, and all after the last, are sampled. Given ones take random
+    numbers too."""
     offsets: Sequence[torch.Tensor | None] = ()
-    """(n, d) float32 each: added to the hidden states of the first n tokens, leads counted, before the head."""
+    """(n, d) float32 each: added to the hidden states of the first n tokens, leads included, before the head."""
     keep: int = 0
-    """How many of the loop's first tokens keep the hidden states that produced them."""
+    """Number of first tokens whose hidden states are kept."""
     ends: frozenset[int] = frozenset()
     """Tokens that end a sequence."""
     ended: Sequence[bool] = ()
@@ -65,21 +67,21 @@ class LoopRequest:
 
 
 class DecodeLoop:
-    """Decodes a request's tokens after what a batch has read."""
+    """A loop that decodes a request's tokens after the tokens of a batch."""
 
     def __init__(self, batch: DecodeBatch, head: Head, request: LoopRequest) -> None:
-        """Copy everything that the steps need to the device.
+        """Copy all inputs of the steps to the device.
 
         Args:
-            batch: Has read the prompts and the leads; each sequence takes `head.rows` of its rows.
-            head: Of text or image tokens.
-            request: What to decode.
+            batch: Has processed the prompts and the leads; each sequence takes `head.rows` of its rows.
+            head: Head of text or image tokens.
+            request: The request.
         """
         self._batch, self._head, self._request = batch, head, request
         take, many = batch.buffers.take, len(request.leads)
         places = batch.round_up_steps(max(map(len, request.leads)) + request.steps)
         self._tokens = take("tokens", (many, places), torch.int64)
-        """(S, N): leads, then what the loop has decoded."""
+        """(S, N): leads, then the decoded tokens."""
         self._place = take("place", (many, 1), torch.int64)
         for row, lead in enumerate(request.leads):
             self._tokens[row, : len(lead)] = lead
@@ -89,7 +91,7 @@ class DecodeLoop:
         self._numbers = self._take_numbers()
         self._hidden: torch.Tensor | None = None
         if request.keep:
-            # One slot more: what is not kept goes there.
+            # one slot more, for states that are not kept
             size = (many, batch.round_up_steps(request.keep) + 1, head.rows, batch.newest.shape[-1])
             self._hidden = take("hidden", size, torch.float32)
         self._given: torch.Tensor | None = None
@@ -130,10 +132,10 @@ class DecodeLoop:
             batch.buffers.run((*self._key, seen), partial(self.step, seen))
 
     def step(self, seen: int) -> None:
-        """Decode the previous tokens and sample the next ones; all of it on the device.
+        """Decode the previous tokens and sample the next ones, all on the device.
 
         Args:
-            seen: How many places of the cache attention reads.
+            seen: Number of positions of the cache that attention reads.
         """
         self._batch.step(self._head.embed(self._previous), seen)
         self._sample()
@@ -150,11 +152,11 @@ class DecodeLoop:
         return found
 
     def read_hidden(self) -> torch.Tensor | None:
-        """Return (S, n, P, d) float32: the states that produced the loop's first n tokens; None if none are kept."""
+        """Return (S, n, P, d) float32, the states that produced the loop's first n tokens; None if none are kept."""
         return None if self._hidden is None else self._hidden[:, : self._request.keep].clone()
 
     def _take_numbers(self) -> torch.Tensor | None:
-        """Take a buffer for the random numbers of all steps, or of one, (K or 1, S, numbers of a token)."""
+        """Allocate a buffer for the random numbers of all steps, or of one: (K or 1, S, numbers of a token)."""
         request = self._request
         if not request.streams:
             return None
@@ -166,7 +168,7 @@ class DecodeLoop:
         return take("numbers", (steps, len(request.streams), width), self._sampler.dtype)
 
     def _load_numbers(self, step: int) -> None:
-        """Copy the next steps' random numbers to the device, where they are not there yet."""
+        """Copy the next steps' random numbers to the device, if they are not there yet."""
         request = self._request
         if self._numbers is None or (self._sampler.few and step > 0):
             return
@@ -175,7 +177,7 @@ class DecodeLoop:
         self._numbers[:count].copy_(torch.stack(numbers, dim=1))
 
     def _sample(self) -> None:
-        """Sample the next tokens from the newest hidden states (S P, d) and write them down."""
+        """Sample the next tokens from the newest hidden states (S P, d) and store them."""
         states = self._batch.newest
         if self._hidden is not None:
             many, slots, *size = self._hidden.shape

@@ -1,7 +1,7 @@
 """Linear layers whose weights are stored in the layout of the CPU's kernels.
 
-oneDNN otherwise rearranges a weight matrix at every call, which costs as much as reading it: with a handful of rows a
-packed layer is up to three times faster in float32 and a quarter in bfloat16 (docs/performance.md). torch's own
+Otherwise oneDNN rearranges a weight matrix at every call, which costs as much as reading it. With a handful of rows a
+packed layer is up to three times faster in float32 and a quarter faster in bfloat16 (docs/performance.md). torch's own
 compiler packs with the same operators.
 """
 
@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_ROWS = 32  # the batch that the kernels' blocking is chosen for; others work
+_ROWS = 32  # the batch size that the kernels' blocking is chosen for; others work
 
 
 class PackedLinear(nn.Module):
     """A replacement of a frozen `nn.Linear`."""
 
     def __init__(self, dense: nn.Linear, *, differentiable: bool) -> None:
-        """Pack.
+        """Pack the weights.
 
         Args:
-            dense: On a CPU, float32 or bfloat16.
+            dense: A layer on a CPU, float32 or bfloat16.
             differentiable: Keep the plain weights too, for passes that carry a gradient.
         """
         super().__init__()
@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
 
 
 def pack(network: nn.Module, *, differentiable: bool = False) -> None:
-    """Pack every linear layer inside, in place, one after the other, if this machine's torch can."""
+    """Pack every linear layer inside, in place, one after the other, if this machine's torch supports it."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.Linear) and _can_pack(child.weight):
             setattr(network, name, PackedLinear(child, differentiable=differentiable))

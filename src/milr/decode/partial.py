@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 
 def fill_rest(tokens: Sequence[int], total: int) -> tuple[int, ...]:
-    """Return the tokens of a partial image, with the most common one (the first of equals) in all places after them.
+    """Complete the tokens of a partial image with its most common token (the first on a tie).
 
-    A flat rest shows no objects: what a reward finds, the sampled rows show. FR-TTS (arXiv 2512.00438) fills the rest
-    too, by a model's guess.
+    A flat rest shows no objects, so everything that a reward finds is in the sampled rows. FR-TTS (arXiv 2512.00438)
+    also completes partial images, by a model's guess.
 
     Args:
         tokens: The first image tokens in raster order, at least one.

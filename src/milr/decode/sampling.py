@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 
 _WHOLE = 2**48
-"""The integer that probability 1 becomes: a float32 probability times a power of 2 is exact."""
+"""The integer that represents probability 1: a float32 probability times a power of 2 is exact."""
 
 
 def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str = "image") -> torch.Generator:
-    """Return a generator keyed by content, so that neither batch, order nor device changes what is sampled.
+    """Return a generator keyed by content, so that samples do not depend on batch, order or device.
 
-    torch's CPU generator takes 32 bits of a seed: of 10,000 streams, two are equal with a chance of one in a hundred.
+    torch's CPU generator takes 32 bits of a seed: among 10,000 streams, two are equal with a probability of 1 %.
 
     Args:
         seed: The run's seed.
-        task_key: `Task.key`, with a suffix if a list holds the same task twice.
+        task_key: `Task.key`, with a suffix if a list contains the same task twice.
         drawing: Index among the step's images.
         step: Step of the task; 0 at every step if the noise is fixed.
         purpose: Separates the streams of a step: "image" and "text" tokens, "credit" for random directions.
@@ -30,16 +30,17 @@ def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to sample tokens: the random numbers that it takes, and what it makes of them."""
+    """A sampler: the random numbers that it takes, and the tokens that it chooses with them."""
 
     numbers: Callable[[torch.Generator, int, int], torch.Tensor]
-    """(stream, tokens n, vocabulary V) -> (n, numbers of one token), on the CPU. n at once are n one by one."""
+    """(stream, tokens n, vocabulary V) -> (n, numbers of one token), on the CPU. One call for n equals n calls for one.
+    """
     choose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """(probabilities (B, V) float32, numbers (B, numbers of one token)) -> tokens (B,) int64, on their device."""
+    """(probabilities (B, V) float32, numbers (B, numbers of one token)) -> tokens (B,) int64, on the same device."""
     dtype: torch.dtype
-    """Of the numbers."""
+    """Data type of the numbers."""
     few: bool
-    """True if a whole drawing's numbers are so few that they are made and copied to the device at once."""
+    """True if the numbers of a whole drawing are few enough to be made and copied to the device at once."""
 
 
 def sample(
@@ -49,7 +50,7 @@ def sample(
 
     Args:
         logits: (B, V) float32.
-        streams: B generators, each advanced by the numbers that the sampler takes.
+        streams: B generators, each advanced by one token's numbers.
         temperature: Above 0.
         sampler: One of `milr.settings.SAMPLERS`.
 
@@ -64,7 +65,7 @@ def sample(
 def sample_in_order(
     logits: torch.Tensor, stream: torch.Generator, temperature: float, sampler: str = "inverse"
 ) -> torch.Tensor:
-    """Sample one token per row, all from one stream: what `sample` gives for one row after the other.
+    """Sample one token per row, all from one stream, as `sample` does for one row after the other.
 
     Args:
         logits: (n, V) float32.
@@ -85,7 +86,7 @@ def _exponential(stream: torch.Generator, count: int, vocabulary: int) -> torch.
 
 
 def _race(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Run the exponential race: sample what `torch.multinomial` samples from the same stream."""
+    """Sample by the exponential race, as `torch.multinomial` does with the same stream."""
     return (probabilities / numbers).argmax(dim=-1)
 
 
@@ -94,10 +95,10 @@ def _uniform(stream: torch.Generator, count: int, vocabulary: int) -> torch.Tens
 
 
 def _invert(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """Invert the distribution function.
+    """Sample by inverting the distribution function.
 
     Sums of integers do not depend on the order of addition, so every device finds the same token for the same
-    probabilities. A token without probability is never sampled.
+    probabilities. A token of probability 0 is never sampled.
     """
     sums = (probabilities * _WHOLE).long().cumsum(dim=-1)  # (B, V)
     whole = sums[:, -1:]

@@ -1,4 +1,4 @@
-"""Tensors to plain numbers, with the types that torch's own stubs leave open."""
+"""Tensors to plain Python values, with the types that torch's own stubs leave open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to spend test-time compute on a task, by name; one is imported only when it is asked for."""
+"""Methods by name: ways to spend test-time compute on a task. A method is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ METHODS: Mapping[str, Entry] = {
 }
 """Name -> entry. A method is one file and one line here."""
 POOLED = ("best-of-n", "best-of-n-sampled")
-"""Methods whose drawings are independent of one another, and the same however many are made: a pool of N drawn by them
-holds every best of n below it."""
+"""Methods with independent drawings: every best of n can be computed from one pool of N of their drawings."""
 
 
 def choose_method(name: str | None, pool: int | None) -> str:
-    """Return the method's name: the one asked for, else that of a pool, else the paper's."""
+    """Return the method's name: the one asked for, else the one for a pool, else the paper's."""
     return name or (POOLED[0] if pool else "milr")
 
 
@@ -48,7 +47,7 @@ def load_method(name: str = "milr") -> Method:
             generator function of a ``TaskContext[ItsSettings]``, or a `milr.methods.context.Method`.
 
     Raises:
-        UsageError: No method has that name, or it is none.
+        UsageError: There is no such method, or the object is not a method.
     """
     from milr.methods.context import Method
 

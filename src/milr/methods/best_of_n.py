@@ -1,4 +1,4 @@
-"""Best of N: draw again and again, keep the best. N is K + 1, the drawings of a search of K steps."""
+"""Best of N: draw N = K + 1 images independently and keep the best one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from milr.settings import StepSettings
 
 
 def best_of_n(ctx: TaskContext[StepSettings]) -> Requests:
-    """Draw up to K + 1 images, all from one greedy text.
+    """Draw up to K + 1 images, all after one greedy text.
 
-    The first n images are the same whatever K is, and the same as those of a search without latents.
+    The first n images are the same for every K, and equal those of a search with a zero gradient.
     """
     yield from ctx.reason()
     for _ in range(ctx.own.steps + 1):
@@ -17,7 +17,7 @@ def best_of_n(ctx: TaskContext[StepSettings]) -> Requests:
 
 
 def best_of_n_sampled(ctx: TaskContext[StepSettings]) -> Requests:
-    """Draw up to K + 1 images, each from a text of its own, sampled at temperature 1."""
+    """Draw up to K + 1 images, each after its own text, sampled at temperature 1."""
     for _ in range(ctx.own.steps + 1):
         yield from ctx.reason(sampled=True)
         yield from ctx.draw()

@@ -1,14 +1,14 @@
-"""Ours: think several times before drawing, and draw what most thoughts agree on.
+"""Ours: write several texts before drawing, and draw from the text that agrees most with the others.
 
-A text costs a fraction of a picture, and a picture cannot be right where its text is wrong. So texts are written in
-pools: the first of the first pool is the greedy one, all others are sampled at temperature 1. Those of a pool are drawn
-from in the order of their agreement with the rest of it, each once, until a picture is right or the budget is spent.
-The agreement of two texts is the F1 of their words and pairs of words, as multisets: choosing the text that agrees most
-is minimum Bayes risk decoding (Kumar and Byrne, 2004; Eikema and Aziz, arXiv 2108.04718), and self-consistency (Wang et
-al., arXiv 2203.11171) for answers that are never quite the same. No reward is asked and nothing of the model's language
-is known.
+A text costs a fraction of an image, and an image cannot be correct if its text is wrong. So texts are written in pools.
+The first text of the first pool is greedy, all others are sampled at temperature 1. The texts of a pool are drawn in
+the order of their agreement with the rest of the pool, each once, until an image is correct or the budget is spent. The
+agreement of two texts is the F1 of their words and pairs of words, as multisets. Choosing the text that agrees most is
+minimum Bayes risk decoding (Kumar and Byrne, 2004; Eikema and Aziz, arXiv 2108.04718), and self-consistency (Wang et
+al., arXiv 2203.11171) for answers that are rarely identical. The choice needs neither the reward nor knowledge of the
+model's language.
 
-Drawings are spent as by its rivals; the texts, which are spent beside them, are in `tokens_spent`.
+Drawings are counted as for the other methods; the additional texts are counted in `tokens_spent`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from milr.settings import StepSettings
 from milr.types import Reasoning
 
 TEXTS = 8
-"""Of a pool."""
+"""Texts in a pool."""
 
 
 def consensus(ctx: TaskContext[StepSettings]) -> Requests:
-    """Draw up to K + 1 images, each from the text of a pool that agrees most with it and was not drawn from yet."""
+    """Draw up to K + 1 images, each from the unused text of the pool that agrees most with the pool."""
     drawn = 0
     while drawn <= ctx.own.steps:
         pool: list[Reasoning] = []
@@ -41,7 +41,7 @@ def consensus(ctx: TaskContext[StepSettings]) -> Requests:
 
 
 def rank_by_agreement(texts: Sequence[str]) -> list[int]:
-    """Places of texts, the one that agrees most with all others first; of equals the first."""
+    """Return the indices of the texts by decreasing agreement with all others; ties keep their order."""
     pieces = [_count_pieces(text) for text in texts]
     agreement = [
         sum(_overlap(own, other) for place, other in enumerate(pieces) if place != at) for at, own in enumerate(pieces)
@@ -50,12 +50,12 @@ def rank_by_agreement(texts: Sequence[str]) -> list[int]:
 
 
 def _count_pieces(text: str) -> Counter[tuple[str, ...]]:
-    """A text's words, and its pairs of neighbouring words."""
+    """Count a text's words and its pairs of neighbouring words."""
     words = re.findall(r"\w+", text.lower())
     return Counter([*((word,) for word in words), *pairwise(words)])
 
 
 def _overlap(one: Counter[tuple[str, ...]], other: Counter[tuple[str, ...]]) -> float:
-    """F1 of two multisets; two empty ones agree."""
+    """Return the F1 of two multisets; 1 if both are empty."""
     total = one.total() + other.total()
     return 2 * (one & other).total() / total if total else 1.0

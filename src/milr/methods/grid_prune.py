@@ -1,8 +1,8 @@
-"""Ours, after GridAR (CVPR 2026): drawings grow side by side, block of rows by block, and the bad ones are dropped.
+"""Ours, after GridAR (CVPR 2026): grow several drawings in parallel, block of rows by block, and drop the worse half.
 
-After each block the reward looks at the partial pictures (with a flat rest, `milr.decode.partial`). The better half
-goes on, each twice, with fresh random numbers: a population that is steered, where best of N only chooses at the end.
-GridAR also rewrites the layout into the prompt; here each round has a sampled text of its own instead.
+After each block the reward scores the partial images (completed by a flat rest, `milr.decode.partial`). The better half
+continues, each twice with fresh random numbers. GridAR also rewrites the layout into the prompt; here each round has
+its own sampled text instead.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from milr.settings import StepSettings
 from milr.types import rank
 
 POPULATION = 4
-"""Drawings that grow side by side: a round costs as many drawings, and gives as many whole pictures."""
+"""Drawings that grow in parallel. A round costs this many drawings and yields this many whole images."""
 SCHEDULE = (0.25, 0.5, 0.75)
 
 
 def grid_prune(ctx: TaskContext[StepSettings]) -> Requests:
-    """Draw once from the greedy text, then in rounds for as long as the budget of K + 1 drawings holds a whole one.
+    """Draw once from the greedy text, then in rounds while the budget of K + 1 drawings has room for one.
 
-    Each look at a partial picture counts as a call of the reward. A reward of 0 or 1 sees no difference between partial
-    pictures: with it this is best of N.
+    Each score of a partial image counts as a call of the reward. A reward of 0 or 1 sees no difference between partial
+    images; with it this method is best of N.
     """
     budget = ctx.own.steps + 1
     yield from ctx.reason()

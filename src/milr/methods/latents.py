@@ -1,4 +1,4 @@
-"""The latents of a task, log p of the tokens they rolled out, and one policy-gradient step of many tasks at once.
+"""The latents of a task, log p of the tokens they rolled out, and a policy-gradient step for a batch of tasks.
 
 z = (z_text, z_image): the decoder's last hidden states at the first text and image positions. Only the model's output
 heads read them, so no gradient flows through the decoder. Source: MILR, section "Method":
@@ -6,7 +6,7 @@ heads read them, so no gradient flows through the decoder. Source: MILR, section
     grad J = R grad_z log p(t, v | z)        REINFORCE; the reward enters as R - 1, in [-1, 0]
     loss   = - (R - 1) log p(t, v | z) + l2 ||z - z0||^2,   minimised by Adam
 
-Legend of shapes: B tasks, n latents of a modality, N of all tasks, d width, V tokens, M images per step,
+Legend of shapes: B tasks, n latents of a modality, N latents of all tasks, d width, V tokens, M images per step,
 2 = conditional and unconditional state.
 """
 
@@ -27,15 +27,15 @@ from milr.types import LatentTrace
 
 MODALITIES = ("text", "image")
 _ROWS_AT_ONCE = 2048
-"""Most rows that the heads read in one computation: with a vocabulary of 16,384, 128 MiB of float32 logits."""
+"""Most rows that the heads read at once: with a vocabulary of 16,384 this is 128 MiB of float32 logits."""
 
 
 class GradientError(MilrError):
-    """A gradient that is not finite."""
+    """The error for a gradient that is not finite."""
 
 
 def count_latents(ratio: float, length: int) -> tuple[int, str | None]:
-    """Return floor(ratio * length), but at least one if the ratio is above zero; with a note where that was needed."""
+    """Return floor(ratio * length), but at least one if the ratio is above zero, and a note if it was rounded up."""
     count = math.floor(ratio * length + 1e-9)  # 0.29 * 100 is 28.999... in floats
     if count or not ratio or not length:
         return count, None
@@ -44,7 +44,7 @@ def count_latents(ratio: float, length: int) -> tuple[int, str | None]:
 
 @dataclass
 class Moments:
-    """What Adam keeps of one modality's latents."""
+    """Adam's moments of one modality's latents."""
 
     mean: torch.Tensor
     square: torch.Tensor
@@ -52,7 +52,7 @@ class Moments:
 
 
 class Latents:
-    """z of one task, its start z0, and Adam's state of each modality: moving one never touches the other."""
+    """The latents z of one task, their start z0, and Adam's state of each modality, which are independent."""
 
     def __init__(self, text: torch.Tensor, image: torch.Tensor) -> None:
         """Copy text (n_t, d) and image (n_v, 2, d) to float32; either may be empty."""
@@ -66,13 +66,13 @@ class Latents:
         self.first_image: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        """Rows that the output heads read."""
+        """Return the number of rows that the output heads read."""
         return sum(len(value) for value in self.now.values())
 
     def anchor(self, hidden: torch.Tensor) -> None:
-        """Put the text latents at the decoder's newest states (T, d), moved by as much as they have been moved so far.
+        """Set the text latents to the decoder's newest states (T, d) plus their accumulated change.
 
-        Latents after the end of a shorter text stay where they are.
+        Latents beyond the end of a shorter text stay unchanged.
         """
         many = min(len(hidden), len(self.now["text"]))
         offsets = self.moved("text")[:many]
@@ -80,7 +80,7 @@ class Latents:
         self.now["text"][:many] = hidden[:many].float() + offsets
 
     def moved(self, name: str) -> torch.Tensor:
-        """Return z - z0 in the latents' shape."""
+        """Return z - z0 in the shape of the latents."""
         return self.now[name] - self.start[name]
 
     def shifts(self) -> tuple[float, float]:
@@ -93,13 +93,13 @@ class Latents:
         return text, image
 
     def prefix(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Return the tokens at the latents' positions: fewer if the tokens end before."""
+        """Return the tokens at the latents' positions; fewer if the text is shorter."""
         return tuple(tokens[: len(self.now[name])])
 
     def trace(
         self, text: Sequence[int], image: Sequence[int], moved: tuple[str, ...] = (), log_p: float | None = None
     ) -> LatentTrace:
-        """Return what a record says of a step, given the tokens of its text and of its first image."""
+        """Return the record of a step's changes, given the tokens of its text and of its first image."""
         text_shift, image_shift = self.shifts()
         return LatentTrace(
             moved=moved,
@@ -115,26 +115,26 @@ class Latents:
 
 @dataclass(frozen=True)
 class Update:
-    """One task's part of an update: its latents, the tokens they rolled out, what came of these, and which move."""
+    """One task's part of an update: latents, the tokens that they rolled out, rewards, and which latents move."""
 
     latents: Latents
     text: tuple[int, ...]
-    """Prefix tokens that were really used, at most n_t: fewer if the text ended inside its prefix."""
+    """Prefix tokens that were used, at most n_t; fewer if the text ended inside its prefix."""
     images: tuple[tuple[int, ...], ...]
     """(M, n_v)."""
     rewards: tuple[float, ...]
     """(M,) in [0, 1]."""
     moves: tuple[str, ...]
-    """Of "text", "image"."""
+    """The latents that move: "text", "image"."""
     stream: torch.Generator
-    """For the ablation that moves in a random direction."""
+    """Random stream for the ablation with a random direction."""
 
 
 def advantages(rewards: Sequence[float]) -> tuple[float, torch.Tensor]:
     """Return the advantage of the text and of each image, (M,).
 
-    The images of a step are compared with their mean; if all are equal, as with one image, the advantage is R - 1. They
-    share one text, whose advantage is the mean of R - 1: compared with their mean it would always be zero.
+    The images of a step are compared with their mean. If all rewards are equal, as with one image, the advantage is R -
+    1. The images share one text; its advantage is the mean of R - 1, because the mean of their own advantages is zero.
     """
     values = torch.tensor(rewards)
     equal = bool((values == values[0]).all())
@@ -153,7 +153,7 @@ def text_log_probability(model: Model, z: torch.Tensor, updates: Sequence[Update
 def image_log_probability(
     model: Model, z: torch.Tensor, updates: Sequence[Update], sampling: SamplingParams
 ) -> list[torch.Tensor]:
-    """Return log p(v | z_image) of each task's images, B of (M,), under the distribution that was sampled from."""
+    """Return log p(v | z_image) of each task's images, B of (M,), under the distribution of their sampling."""
     logits = model.image_logits(z, sampling.guidance)  # (N, V)
     log_p = (logits / sampling.temperature).log_softmax(-1)
     parts = split_rows(log_p, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
@@ -167,11 +167,11 @@ def image_log_probability(
 def take_step(
     model: Model, updates: Sequence[Update], settings: MilrSettings, sampling: SamplingParams
 ) -> list[float | GradientError]:
-    """Move the latents of many tasks by one Adam step each, in place: one computation for all, equal to one by one.
+    """Move the latents of a batch of tasks by one Adam step each, in place. The result equals one call per task.
 
     Returns:
-        For each task log p(t, v | z) before the step, averaged over its images; or the error, its latents untouched, if
-        its gradient is not finite.
+        For each task log p(t, v | z) before the step, averaged over its images; or the error, with its latents
+            unchanged, if its gradient is not finite.
     """
     rule = GRADIENTS[settings.gradient]
     z, z0 = _join(updates)  # {"text": (N, d), "image": (N, 2, d)}
@@ -199,8 +199,7 @@ def take_steps(
 ) -> list[float | GradientError]:
     """Call `take_step` on parts of any number of updates, so that the logits of a part fit into memory.
 
-    A model that promises that a task never depends on its neighbours gets them one by one: in half precision the rows
-    of a matrix product depend on how many there are.
+    A deterministic model gets one task per call: in half precision the rows of a matrix product depend on their number.
     """
     done: list[float | GradientError] = []
     while len(done) < len(updates):
@@ -216,7 +215,7 @@ def take_steps(
 
 
 def _join(updates: Sequence[Update]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return z and z0 of all tasks by modality; what some task moves carries a gradient."""
+    """Return z and z0 of all tasks by modality; latents that move in some task carry a gradient."""
     z = {name: torch.cat([update.latents.now[name] for update in updates]) for name in MODALITIES}
     z0 = {name: torch.cat([update.latents.start[name] for update in updates]) for name in MODALITIES}
     for name, value in z.items():
@@ -245,7 +244,7 @@ def _descend(
 
 
 def _are_finite(groups: Sequence[Sequence[torch.Tensor]]) -> list[bool]:
-    """Return for each group of tensors whether all its numbers are finite; the host waits for the device once."""
+    """Return for each group of tensors whether all its numbers are finite. The host waits for the device once."""
     faults = [sum((~one.isfinite()).sum() for one in group) for group in groups]
     known = [fault for fault in faults if isinstance(fault, torch.Tensor)]
     counted = iter(to_integers(torch.stack(known)) if known else [])
@@ -284,5 +283,5 @@ def _norm(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _differences(now: Sequence[int], first: Sequence[int]) -> int:
-    """Count places that differ; places that only one of them has count too."""
+    """Count positions that differ, including those that only one of the two has."""
     return sum(a != b for a, b in zip(now, first, strict=False)) + abs(len(now) - len(first))

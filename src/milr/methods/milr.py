@@ -20,11 +20,11 @@ Context: TypeAlias = TaskContext[MilrSettings]
 
 
 class SearchError(MilrError):
-    """A search that cannot go on; names task and step. Records yielded before stay valid."""
+    """The error of a search that cannot continue; it names task and step. Records yielded before stay valid."""
 
 
 def milr(ctx: Context) -> Requests:
-    """Search the latents of one task; the runner ends it when its reward is met or a limit is reached."""
+    """Search over the latents of one task. The runner ends it when its reward is met or a limit is reached."""
     steps, moves = ctx.own.steps, STRATEGIES[ctx.own.strategy].moves
     text = yield from reason(ctx)  # t ~ p(t | c)
     images = yield from draw(ctx, text)  # v ~ p(v | c, t), R(v)
@@ -38,9 +38,9 @@ def milr(ctx: Context) -> Requests:
 
 
 def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any, Any, TextOutput]:
-    """Write a text: from latents, after the words that the text head reads from them, or with their offsets.
+    """Write a text: greedily, after the prefix that the text head reads from the latents, or with the latents' offsets.
 
-    A strategy that does not reason has an empty text, which images do not follow.
+    A strategy without reasoning has an empty text, which images do not follow.
     """
     if not STRATEGIES[ctx.own.strategy].reasons:
         return TextOutput(Reasoning("", ()), (), torch.zeros(0, ctx.model.capabilities.width))
@@ -52,7 +52,7 @@ def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any,
         z.anchor(text.hidden)
         return text
     logits, temperature = ctx.model.text_logits(z.now["text"]), ctx.model.text_temperature
-    if temperature:  # position i uses the i-th numbers of the stream, wherever its logits come from
+    if temperature:  # position i uses the i-th numbers of the stream, for logits of any origin
         prefix = to_integers(sample_in_order(logits, stream, temperature))
     else:
         prefix = to_integers(logits.argmax(-1))
@@ -62,7 +62,7 @@ def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any,
 def draw(
     ctx: Context, text: TextOutput, z: Latents | None = None, k: int = 0, notes: Sequence[str] = ()
 ) -> Generator[Any, Any, list[ScoredImage]]:
-    """Draw M images after the text: from latents, after the tokens that are sampled from them."""
+    """Draw M images after the text; the first tokens are sampled from the latents."""
     many, step = ctx.own.drawings_per_step, _noise_step(ctx, k)
     streams = [ctx.open_stream(place, step) for place in range(many)]
     if z is None:
@@ -108,7 +108,7 @@ def update(
 
 
 def _count(ctx: Context, text: TextOutput) -> tuple[int, int, tuple[str, ...]]:
-    """Return how many text and image positions are latents, and what a user should know of it."""
+    """Return how many text and image positions are latents, and notes for the user."""
     there, exists = ctx.model.capabilities.latents, STRATEGIES[ctx.own.strategy].latents
     ratios = {"text": ctx.own.text_ratio, "image": ctx.own.image_ratio}
     absent = [name for name in exists if ratios[name] and there not in (name, "both")]

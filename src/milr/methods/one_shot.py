@@ -7,11 +7,11 @@ from milr.settings import OneShotSettings
 
 
 def one_shot(ctx: TaskContext[OneShotSettings]) -> Requests:
-    """Draw from the prompt alone: what the model does without test-time compute."""
+    """Draw from the prompt alone, without test-time compute."""
     yield from ctx.draw()
 
 
 def text_reasoning(ctx: TaskContext[OneShotSettings]) -> Requests:
-    """Draw after the model's greedy text: the paper's "Text Enhanced Reasoning", and where a search begins."""
+    """Draw after the model's greedy text: the paper's "Text Enhanced Reasoning", and step 0 of a search."""
     yield from ctx.reason()
     yield from ctx.draw()

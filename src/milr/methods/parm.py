@@ -32,7 +32,7 @@ def parm(ctx: TaskContext[StepSettings]) -> Requests:
     A reward of 0 or 1 finds nothing in a partial picture that is not right already: with it this is best of N.
     """
     budget = ctx.own.steps + 1
-    shown: dict[float, list[float]] = defaultdict(list)  # share drawn -> values of what was clear there first
+    shown: dict[float, list[float]] = defaultdict(list)  # share drawn -> values of drawings first clear there
     yield from ctx.reason()
     while budget - ctx.drawings_spent >= 1:
         tokens: tuple[int, ...] = ()
@@ -44,5 +44,5 @@ def parm(ctx: TaskContext[StepSettings]) -> Requests:
                 shown[share].append(value)
                 promising = value >= sum(shown[share]) / len(shown[share])
                 break
-        if promising or budget - ctx.drawings_spent < 1:  # if no other can be begun, leaving this one saves nothing
+        if promising or budget - ctx.drawings_spent < 1:  # no other can begin: leaving saves nothing
             yield from ctx.draw([tokens])

@@ -1,11 +1,11 @@
-"""Reflection: draw, criticise, rewrite the reasoning, redraw. The loop of Reflect-DiT and ReflectionFlow, untrained.
+"""Reflection: draw, criticise, rewrite the reasoning, draw again. As Reflect-DiT and ReflectionFlow, untrained.
 
-Those two train a model to turn a critique into a better picture. Here nothing is trained: the critique is what the
-reward says is wrong (its explanation; with the reward `self`, the model's own words on its picture), and the rewrite is
-a text sampled anew from where the old one first names what is criticised. What stands before that place is kept. A
-model that reads free text is told the critique when it rewrites; one whose prompts have a fixed form, as the embedded
-model's, just writes something else from that place on. A critique that names nothing of the text has it written anew
-from its first word.
+Those two train a model to turn a critique into a better image. Here nothing is trained. The critique is the reward's
+explanation of what is wrong (with the reward `self`, the model's own words about its image). The rewrite samples the
+text anew from the place where the old text first names something that is criticised, and keeps the text before that
+place. A model that reads free text also gets the critique in its prompt; the embedded model's prompts have a fixed
+form, so it only writes something else from that place on. If the critique names nothing in the text, the whole text is
+sampled anew.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SAYS_NOTHING = frozenset(
 
 
 def reflection(ctx: TaskContext[StepSettings]) -> Requests:
-    """Draw up to K + 1 images; each rewrite starts from the text of the best image so far, the newest of equals."""
+    """Draw up to K + 1 images; each rewrite starts from the text of the best image so far, the newest on a tie."""
     text = best_text = yield from ctx.reason()
     best: ScoredImage | None = None
     for number in range(ctx.own.steps + 1):
@@ -41,13 +41,13 @@ def reflection(ctx: TaskContext[StepSettings]) -> Requests:
 
 
 def find_criticised(pieces: Sequence[str], critique: str) -> int:
-    """How many tokens of a text stand before the clause that first names a word of the critique; 0 where none does.
+    """Return how many tokens of a text precede the clause that first names a word of the critique; 0 if none does.
 
-    A clause begins behind a comma, a semicolon, a full stop, a colon or a new line.
+    A clause begins after a comma, a semicolon, a full stop, a colon or a new line.
 
     Args:
-        pieces: What each token spells.
-        critique: What is wrong with a picture, in any words.
+        pieces: The characters of each token.
+        critique: The faults of an image, in any words.
     """
     text = "".join(pieces).lower()
     words = {word for word in re.findall(r"[a-z]{3,}", critique.lower())} - _SAYS_NOTHING

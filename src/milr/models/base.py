@@ -1,4 +1,4 @@
-"""The protocol of a model, and what passes between methods and models."""
+"""The protocol of a model, and the data that methods and models exchange."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from milr.types import ImageSample, Reasoning, Task
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model is and can do, known before its weights are loaded."""
+    """A model's properties and abilities, known before its weights are loaded."""
 
     image_size: int
     """Pixels per side."""
@@ -26,13 +26,13 @@ class Capabilities:
     width: int
     """d, the width of one latent."""
     latents: Literal["none", "text", "image", "both"]
-    """Which hidden states a method may move."""
+    """The hidden states that a method may move."""
     passes: Literal[1, 2] = 2
     """1 if the image follows the reasoning in one context, 2 if the image has a prompt of its own."""
     image_language: Literal["natural", "icons"] = "natural"
-    """What the model's images show: scenes of any kind, or icons on a ground, which the reward `icons` reads."""
+    """Content of the model's images: any scenes, or icons on a plain ground, which the reward `icons` reads."""
     reads_images: bool = True
-    """Whether it answers questions about images, which the reward `self` asks."""
+    """True if it answers questions about images, as the reward `self` needs."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TextOutput:
 
     reasoning: Reasoning
     tokens: tuple[int, ...]
-    """The reasoning's tokens, and the end-of-sequence token if the text ended by itself."""
+    """The reasoning's tokens; the last one is the end-of-sequence token if the model ended the text."""
     hidden: torch.Tensor
     """(T, d) float32: row i produced token i."""
 
@@ -75,26 +75,26 @@ class ImagePrompt:
 
 @dataclass
 class TaskState:
-    """What a model keeps of one task between calls, so that nothing is computed twice.
+    """The model's cached state of one task, so that nothing is computed twice.
 
-    `Model.start` makes one; the fields are the model's to fill.
+    `Model.start` makes it; only the model fills the fields.
     """
 
     task: Task
     text_prompt: TextPrompt | None = None
     """The last prompt for a reasoning text."""
     text: TextOutput | None = None
-    """The text that followed it, if it was written greedily."""
+    """The text after that prompt, if it was written greedily."""
     given: int = 0
-    """How many of that text's tokens were given, not written."""
+    """How many of that text's tokens were given, not decoded."""
     image_prompt: ImagePrompt | None = None
     """The last prompt for an image."""
     image: ImageSample | None = None
-    """The last image, with all its tokens: the same tokens decode to the same image."""
+    """The last image with all its tokens, to be reused if the tokens are unchanged."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of cached keys and values; parts that tasks share are counted in each."""
+        """Return the bytes of cached keys and values; parts that tasks share are counted in each task."""
         image = (self.image_prompt.conditional, self.image_prompt.unconditional) if self.image_prompt else ()
         cached = [one for one in (self.text_prompt.prefix if self.text_prompt else None, *image) if one]
         return sum(part.nbytes for one in cached for part in one.parts)
@@ -102,53 +102,53 @@ class TaskState:
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One reasoning text to write."""
+    """A request for one reasoning text."""
 
     state: TaskState
     prefix: Sequence[int] = ()
-    """Token ids that the text begins with."""
+    """Token ids at the beginning of the text."""
     offsets: torch.Tensor | None = None
     """(n, d) float32, added to the hidden states of the first n tokens before the text head reads them. The hidden
     states of the answer are the decoder's own. n may be 0."""
     stream: torch.Generator | None = None
     """Sample from a copy of this random stream, at the model's text temperature or 1; None writes greedily."""
     critique: str = ""
-    """What was wrong with an earlier image of the task. A model whose prompts have a fixed form ignores it."""
+    """Faults of an earlier image of the task. A model whose prompts have a fixed form ignores it."""
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image to draw."""
+    """A request for one image."""
 
     state: TaskState
     reasoning: Reasoning | None
-    """None draws from the prompt alone."""
+    """The text that the image follows; None draws from the prompt alone."""
     stream: torch.Generator
-    """Where its random numbers begin; it is read from a copy."""
+    """Random stream of its tokens; a copy is advanced."""
     prefix: torch.Tensor | None = None
-    """(n, V) float32 logits of the first n tokens, read from latents; None lets the model begin."""
+    """(n, V) float32 logits of the first n tokens, computed from latents; None computes all logits in the decoder."""
     tokens: Sequence[int | None] = ()
-    """Tokens that are given, in raster order; None, and what follows the last, is sampled. They go before `prefix`."""
+    """Given tokens, in raster order; None, and all tokens after the last, are sampled. They override `prefix`."""
     until: int | None = None
-    """How many tokens to sample, given ones counted; the image shows them above a flat rest. None samples all."""
+    """Number of tokens to sample, given ones included; the image shows a flat rest after them. None samples all."""
     keep_hidden: int = 0
-    """How many hidden states of the first tokens to return, if neither prefix nor tokens are given."""
+    """Number of first tokens whose hidden states are returned, if neither prefix nor tokens are given."""
 
 
 class Model(Protocol):
-    """A frozen unified model: it reasons in text and draws images. Batch in, batch out."""
+    """The protocol of a frozen unified model: it writes reasoning texts and draws images. Batch in, batch out."""
 
     name: str
     folder: Path
     capabilities: Capabilities
     defaults: Mapping[str, object]
-    """Settings, by name, whose best values depend on the model."""
+    """Settings whose best values depend on the model, by name."""
     text_temperature: float
-    """Temperature at which it was trained to write its reasoning; 0 takes the likeliest token."""
+    """Temperature at which the model was trained to write its reasoning; 0 means greedy."""
     reads_free_prompts: bool
     """False if prompts must follow the grammar of `milr.tasks`."""
     deterministic: bool
-    """If true, what a task gets never depends on its neighbours in a batch, in half precision too."""
+    """If true, a task's results never depend on its neighbours in a batch, in half precision too."""
 
     def settings(self, method: str = "milr", **changes: object) -> Settings:
         """Return a method's settings: the model's defaults with these changes.
@@ -159,7 +159,7 @@ class Model(Protocol):
         ...
 
     def start(self, tasks: Sequence[Task]) -> list[TaskState]:
-        """Return one state per task; prompts are read when they are first needed."""
+        """Return one state per task; prompts are prefilled when they are first needed."""
         ...
 
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
@@ -167,7 +167,7 @@ class Model(Protocol):
         ...
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
-        """Return what each token of a reasoning spells; joined, they are its text, except for spaces at its ends."""
+        """Return the characters of each token of a reasoning; joined, they are its text but for outer spaces."""
         ...
 
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
@@ -175,17 +175,17 @@ class Model(Protocol):
         ...
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
-        """(n, d) float32 -> (n, V) float32, differentiable."""
+        """Map (n, d) float32 to (n, V) float32 logits; differentiable."""
         ...
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
-        """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
+        """Map (n, 2, d) float32 to (n, V) float32 guided logits u + w (c - u); differentiable."""
         ...
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Return p(yes) of a yes/no question about each image; NaN where the model would say neither yes nor no."""
+        """Return p(yes) of a yes/no question about each image; NaN if the model would answer neither yes nor no."""
         ...
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """Return a free answer about each image, written greedily, of at most that many tokens."""
+        """Return a free answer about each image, decoded greedily, of at most that many tokens."""
         ...

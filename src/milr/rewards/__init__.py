@@ -1,4 +1,4 @@
-"""Rewards by name. One is imported, and its weights are read, only when it is asked for."""
+"""Rewards by name. A reward is imported, and its weights are read, when it is first used."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ REWARDS: Mapping[str, RewardEntry] = {
 
 
 def default_reward(capabilities: Capabilities) -> str:
-    """Return the reward that needs no key and no further weights and reads what a model draws: `icons` or `self`."""
+    """Return the reward that reads the model's images and needs no key and no more weights: `icons` or `self`."""
     return "icons" if capabilities.image_language == "icons" else "self"
 
 
@@ -138,21 +138,19 @@ def load_reward(
 
     Args:
         name: One of `REWARDS`, or of an installed package, with its argument after a colon where it takes one
-            (`milr.rewards.spec`); or ``package.module:attribute``, ``./file.py:attribute``: a class, or any callable
-            of images and tasks. None takes the model's default reward, and without a model `icons`, the default
-            model's.
-        model: The model that draws, for rewards that ask it; the others do without.
-        vlm: How VLM judges are asked, shared by all rewards that are given it: one budget, one cache. None asks
-            them with the default settings.
-        placement: Where the run computes, for rewards with networks of their own; None is the CPU.
-        options: Settings of that reward; a device given here goes before `placement`.
+            (`milr.rewards.spec`); or ``package.module:attribute``, ``./file.py:attribute``: a class, or any callable of
+            images and tasks. None takes the model's default reward, and without a model `icons`, the default model's.
+        model: The model that draws, for rewards that ask it.
+        vlm: Client of VLM judges; all rewards that share it share one budget and one cache. None makes a default one.
+        placement: Device and dtype of the run, for rewards with their own networks; None is the CPU.
+        options: Settings of that reward; a device given here overrides `placement`.
 
     A reward's class is called with what its parameters name of these: argument, model, vlm, device, dtype, load (loads
     another reward by name), and the options.
 
     Raises:
-        UsageError: No reward has that name, its argument cannot be read, it has no such option, or what it needs is
-            missing.
+        UsageError: There is no such reward, its argument cannot be read, it has no such option, or files that it needs
+            are missing.
     """
     if name is None:
         capabilities: Capabilities | None = getattr(model, "capabilities", None)
@@ -161,7 +159,7 @@ def load_reward(
         raise UsageError(f"{name!r} ({type(name).__name__}) is no reward's name: milr.search takes rewards as they are")
     base, argument = split_name(name, REWARDS)
     made = load(find("reward", base, REWARDS))
-    # A class makes a reward; anything else is one.
+    # a class is called to make a reward; any other object is one
     wanted: Collection[str] = inspect.signature(made).parameters if isinstance(made, type) else ()
     if argument is not None and "argument" not in wanted:
         raise UsageError(f"the reward {base!r} takes no argument, and {name!r} gives it {argument!r}: type {base}")
@@ -188,7 +186,7 @@ def load_reward(
 
 
 def check_reward(name: str) -> None:
-    """Refuse a name that no reward has, parts of a mix among them; imports none.
+    """Refuse a name that no reward has, also in the parts of a mix; import nothing.
 
     Raises:
         UsageError: Names the part.
@@ -199,16 +197,16 @@ def check_reward(name: str) -> None:
 def check_scorable(
     reward: str | Reward, tasks: Sequence[Task], capabilities: Capabilities | None = None, flag: str = "--reward"
 ) -> None:
-    """Refuse a reward that could not score what is to be drawn.
+    """Refuse a reward that cannot score the planned images.
 
     Args:
-        reward: A name, or a reward that is loaded; one from outside says by its attributes what it needs.
-        tasks: All that must be scored.
-        capabilities: Of the model that draws; None where nobody knows which model drew.
+        reward: A name, or a loaded reward; one from outside declares its needs by attributes.
+        tasks: All tasks that must be scored.
+        capabilities: Capabilities of the model that draws; None if the model is unknown.
         flag: The option that names another reward, for the error.
 
     Raises:
-        UsageError: Says why, and names the rewards that can.
+        UsageError: Gives the reason and names the rewards that can.
     """
     for part, entry in split_parts(reward, REWARDS) if isinstance(reward, str) else name_object(reward, REWARDS):
         fault = find_fault(entry, tasks, capabilities)
@@ -220,12 +218,12 @@ def check_scorable(
 
 
 def needs_model(name: str) -> bool:
-    """Return whether a reward, or a part of it, asks the model that draws; imports nothing."""
+    """Return true if a reward, or a part of it, asks the model that draws; import nothing."""
     return any(entry.runs == "model" for _, entry in split_parts(name, REWARDS))
 
 
 def locate_reward(name: str, placement: Placement) -> str:
-    """Return where a reward computes: a device or "server"; of a mix, each part's."""
+    """Return the place where a reward computes: a device or "server"; for a mix, each part's."""
     places = {part: find_place(part, entry, placement) for part, entry in split_parts(name, REWARDS)}
     if len(set(places.values())) == 1:
         return next(iter(places.values()))

@@ -1,4 +1,4 @@
-"""Settings whose value is a name from a table: the names and their help are written once, in the table."""
+"""Settings whose value is a name from a table. The table holds each name once, with its help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Described(Protocol):
 
     @property
     def summary(self) -> str:
-        """What it is, in one line."""
+        """Return one line of help."""
         ...
 
 
@@ -30,7 +30,7 @@ class OneOf:
     """
 
     kind: str
-    """What the names are, for the error."""
+    """Noun for the names in error messages."""
     table: Mapping[str, Described]
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -1,4 +1,4 @@
-"""The three settings models: what a method reads, sampling parameters, run settings. Frozen, unknown keys refused."""
+"""The settings models: method settings, sampling parameters, run settings. They are frozen and refuse unknown keys."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ LIMITS: Mapping[str, Finished] = {
     "reward_calls": "out of reward calls",
     "cost": "out of money",
 }
-"""What a limit counts -> why tasks end when it is reached. `RunSettings` has `max_` and `total_` of each."""
+"""Unit of a limit -> reason why tasks end when the limit is reached. `RunSettings` has `max_` and `total_` of each."""
 OLD_NAMES: Mapping[str, str] = {"credit": "gradient", "max_rows": "batch_size"}
-"""Settings' names in files of milr 0.1 -> their names now."""
+"""Names of settings in files of milr 0.1 -> their names now."""
 
 
 class _Frozen(BaseModel):
@@ -42,18 +42,18 @@ class _Frozen(BaseModel):
 
 
 class SamplingParams(_Frozen):
-    """How image tokens are sampled. Every method reads these."""
+    """Sampling parameters of the image tokens. Every method reads these."""
 
     guidance: float = Field(default=5.0, ge=0)
     """Weight w of classifier-free guidance: logits = u + w (c - u)."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the image tokens."""
     sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "inverse"
-    """How an image token is sampled."""
+    """Method of sampling an image token."""
 
 
 class RunSettings(_Frozen):
-    """What the runner reads, whatever the method. A limit of None is no limit.
+    """Settings of the runner, the same for every method. A limit of None is no limit.
 
     `max_*` holds for each task: a task ends, with its best image so far, before a batch that would exceed its drawings
     or reward calls, and after the batch in which its seconds or its cost were reached. `total_*` holds for all tasks
@@ -85,17 +85,17 @@ class RunSettings(_Frozen):
     """Most US dollars of the whole run at paid VLM judges."""
 
     def limits(self, scope: Literal["max", "total"]) -> dict[str, float]:
-        """Return the limits that are set, of each task or of the whole run, by what they count, in `LIMITS`' order."""
+        """Return the limits that are set, by unit, in the order of `LIMITS`."""
         named = {kind: getattr(self, f"{scope}_{kind}") for kind in LIMITS}
         return {kind: limit for kind, limit in named.items() if limit is not None}
 
 
 class MethodSettings(_Frozen):
-    """Base of the settings that a method declares: subclass it, one field per setting."""
+    """Base class of a method's settings: subclass it, one field per setting."""
 
     @property
     def most_drawings(self) -> int:
-        """Most drawings that the method makes for a task, for cost estimates."""
+        """Return the most drawings that the method makes for a task, for cost estimates."""
         return 1
 
 
@@ -111,7 +111,7 @@ class StepSettings(MethodSettings):
 
     @property
     def most_drawings(self) -> int:
-        """K + 1."""
+        """Return K + 1."""
         return self.steps + 1
 
 
@@ -122,7 +122,7 @@ class MilrSettings(StepSettings):
     """
 
     strategy: Annotated[str, OneOf("strategy", STRATEGIES)] = "joint"
-    """Which latents move at which step."""
+    """Schedule that says which latents move at which step."""
     text_ratio: float = Field(default=0.2, ge=0, le=1)
     """Lambda_t: the share of text positions that are latents; 0 moves no text."""
     image_ratio: float = Field(default=0.02, ge=0, le=1)
@@ -140,7 +140,7 @@ class MilrSettings(StepSettings):
 
     @property
     def most_drawings(self) -> int:
-        """(K + 1) M."""
+        """Return (K + 1) M."""
         return (self.steps + 1) * self.drawings_per_step
 
 

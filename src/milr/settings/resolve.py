@@ -1,4 +1,4 @@
-"""From flat names and values to checked settings: defaults, a model's defaults, a strategy's, what a user gives."""
+"""Flat names and values to checked settings: built-in defaults, the model's, the strategy's, the user's."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ _BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal",
 
 
 class OtherSettings(MethodSettings):
-    """Settings of a method that this process does not know: kept as they were stored."""
+    """Settings of a method that this process does not know, as they were stored."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class Settings(BaseModel):
-    """Everything that a run depends on besides tasks, model and reward."""
+    """All settings of a run: everything that it depends on besides tasks, model and reward."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = "milr"
     """The method's name."""
     own: SerializeAsAny[MethodSettings] = MilrSettings()
-    """What the method reads."""
+    """The method's own settings."""
     sampling: SamplingParams = SamplingParams()
-    """How image tokens are sampled."""
+    """Sampling parameters of the image tokens."""
     run: RunSettings = RunSettings()
     """Seed, batch and limits."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_own(cls, values: Any) -> Any:
-        """Read the method's settings by the model that the method declares."""
+        """Read the method's settings with the settings model that the method declares."""
         if not isinstance(values, dict):
             return values
         given = cast("dict[str, Any]", values)
         if isinstance(given.get("own"), MethodSettings):
             return given
-        # What is read may come from elsewhere, so that no method is imported for it.
+        # settings may be read from files, so no method is imported for them
         declared = METHOD_SETTINGS.get(given.get("method", "milr"), OtherSettings)
         return {**given, "own": declared.model_validate(given.get("own", {}))}
 
     @property
     def flat(self) -> dict[str, Any]:
-        """All settings by name, those of the method first."""
+        """Return all settings by name, the method's first."""
         return {**self.own.model_dump(), **self.sampling.model_dump(), **self.run.model_dump()}
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -59,7 +59,7 @@ class Settings(BaseModel):
         return self.flat.get(name, default)
 
     def change(self, **changes: object) -> Self:
-        """Return the settings with these values, checked.
+        """Return a checked copy with these values changed.
 
         Raises:
             UsageError: The method does not read a name, or a value is not allowed.
@@ -80,7 +80,7 @@ def make_settings(
 
     Args:
         method: Name of the method, as `milr.load_method` takes it.
-        given: What a user asks for, by name. A name that the method does not read is an error.
+        given: The user's settings, by name. A name that the method does not read is an error.
         defaults: A model's defaults, by name. Names that the method does not read are left out.
         declared: The settings model of the method; None asks the method of that name.
 
@@ -102,7 +102,7 @@ def make_settings(
 
 
 def find_settings(method: str) -> type[MethodSettings]:
-    """Return the settings model of a method; one from outside is imported for it.
+    """Return the settings model of a method; a method from outside the package is imported.
 
     Raises:
         UsageError: No method has that name, or it declares no settings.
@@ -121,13 +121,13 @@ def read_declared(name: str, method: object) -> type[MethodSettings]:
             ``TaskContext[ItsSettings]``.
 
     Raises:
-        UsageError: It does neither.
+        UsageError: The method is neither of the two.
     """
     declared: object = getattr(method, "settings", None)
     if declared is None and inspect.isfunction(method):
         try:
             hints = get_type_hints(method)
-        except (NameError, TypeError):  # names that are imported for a type checker only
+        except (NameError, TypeError):  # names imported for type checkers only
             hints = dict[str, Any]()
         first = next(iter(inspect.signature(method).parameters), "")
         declared = next(iter(get_args(hints.get(first))), None)
@@ -140,7 +140,7 @@ def read_declared(name: str, method: object) -> type[MethodSettings]:
 
 
 def _recommended(given: Mapping[str, object], defaults: Mapping[str, object]) -> Mapping[str, float]:
-    """Return what the given strategy recommends; refuse a given ratio of latents that the strategy does not have."""
+    """Return the strategy's recommended settings; refuse a ratio of latents that the strategy does not have."""
     name = given.get("strategy", defaults.get("strategy"))
     if not isinstance(name, str) or name not in STRATEGIES:
         return {}
@@ -155,7 +155,7 @@ def _recommended(given: Mapping[str, object], defaults: Mapping[str, object]) ->
 
 
 def unread(method: str, name: str, kinds: Iterable[type[BaseModel]]) -> UsageError:
-    """Return the error for a setting that a method does not read: names the methods that do, or the nearest name."""
+    """Return the error for a setting that a method does not read; it names the methods that do, or the nearest name."""
     readers = [other for other, kind in METHOD_SETTINGS.items() if name in kind.model_fields]
     if readers:
         return UsageError(
@@ -167,7 +167,7 @@ def unread(method: str, name: str, kinds: Iterable[type[BaseModel]]) -> UsageErr
 
 
 def all_fields() -> dict[str, Any]:
-    """Every setting of every built-in method, then sampling parameters, then run settings: name -> pydantic field."""
+    """Return all settings of built-in methods, then sampling parameters, then run settings: name -> pydantic field."""
     kinds = (*dict.fromkeys(METHOD_SETTINGS.values()), SamplingParams, RunSettings)
     return {name: field for kind in kinds for name, field in kind.model_fields.items()}
 

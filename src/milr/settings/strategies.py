@@ -1,4 +1,4 @@
-"""Strategies, gradient ablations and noise modes as data: what the modes of the method `milr` do.
+"""Strategies, gradient ablations and noise modes of the method `milr`, as data.
 
 Source: MILR, Algorithm 2 and Table 3, and the authors' code for `no-text`; `steer` is ours.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which latents exist, which move at step k of K, and the settings that suit it."""
+    """A strategy: the latents that exist, the latents that move at step k of K, and recommended settings."""
 
     summary: str
     moves: Callable[[int, int], tuple[str, ...]]
@@ -21,9 +21,9 @@ class Strategy:
     offsets: bool = False
     """If true, add z - z0 to the decoder's current hidden states; if false, replace them by z, as in the paper."""
     reasons: bool = True
-    """If false, no text is written: images follow the prompt alone."""
+    """If false, no text is written, and images follow the prompt alone."""
     defaults: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Recommended settings. They go before a model's defaults and after what a user gives."""
+    """Recommended settings. They override a model's defaults; the user's settings override them."""
 
 
 STRATEGIES: Mapping[str, Strategy] = {
@@ -53,13 +53,13 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 @dataclass(frozen=True)
 class GradientRule:
-    """What an update does with the policy gradient."""
+    """A rule for the policy gradient in an update."""
 
     summary: str
     weight: float
     """Factor of the gradient."""
     random_direction: bool = False
-    """Keep the length of the real step, not its direction."""
+    """If true, keep the length of the real step, but take a random direction."""
 
 
 GRADIENTS: Mapping[str, GradientRule] = {
@@ -72,11 +72,11 @@ GRADIENTS: Mapping[str, GradientRule] = {
 
 @dataclass(frozen=True)
 class NoiseMode:
-    """Which random streams the images of a step use."""
+    """A rule for the random streams of a step's images."""
 
     summary: str
     fresh: bool
-    """If true, each step has streams of its own; if false, each step repeats those of step 0."""
+    """If true, each step has its own streams; if false, each step repeats those of step 0."""
 
 
 NOISES: Mapping[str, NoiseMode] = {
