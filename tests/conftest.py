@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import settings
 
 from milr.models import embedded_folder, load_model
+from tests.support.forks import ForkServer
 
 if TYPE_CHECKING:
     from milr.models.janus import Janus  # brings transformers, which most tests do without
@@ -61,6 +64,17 @@ def embedded() -> Janus:
     if not embedded_folder().is_dir():
         pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
     return cast("Janus", load_model())
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Programs that run in forks of one process: `forks.caller("milr", "milr")` is milr without seconds of imports."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux: elsewhere, libraries that are imported need not survive a fork")
+    with TemporaryDirectory(prefix="milr-") as folder:
+        server = ForkServer(Path(folder))
+        yield server
+        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,203 @@
+"""Commands that run in forks of one process.
+
+A process that starts `milr` spends seconds on importing torch and transformers. The server here has imported them, and
+runs each command in a fork of itself, with the caller's arguments, folder, environment and open files. The caller is
+a small program that passes signals on and ends as its command ends: where it is killed, its command is killed too.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+IMPORTS = (
+    *("milr.cli.main", "milr.models.janus", "milr.models.absent", "milr.models.deepseek_layout", "milr.methods.milr"),
+    *("milr.methods.runner", "milr.benchmarks.runner", "milr.rewards.icons.reward", "milr.rewards.vlm.client"),
+    *("milr.rewards.geneval.rules", "milr.runs.packing", "milr.report.page", "scipy.stats", "httpx2", "jinja2"),
+    *("transformers.models.janus.modeling_janus", "transformers.models.llama.modeling_llama", "PIL.PngImagePlugin"),
+    *("filelock", "openai", "stamina"),
+)
+"""What most commands import late."""
+
+MANY = 256
+"""More than the numbers of the files that the server or a caller has open."""
+
+CALLER = """#!{python}
+import json, os, signal, socket, sys
+
+if os.getuid() != {uid}:  # another user's process is no fork of the server's
+    os.execv(sys.executable, [sys.executable, "-m", "{module}", *sys.argv[1:]])
+files = []
+for name in os.listdir("/proc/self/fd"):  # a shell's <(...) is one too
+    if os.path.exists("/proc/self/fd/" + name):
+        files.append(int(name))
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect("{address}")
+    request = {{"module": "{module}", "words": sys.argv[1:], "folder": os.getcwd(), "files": files}}
+    request["surroundings"] = dict(os.environ)
+    body = json.dumps(request).encode()
+    socket.send_fds(server, [len(body).to_bytes(8, "big")], files)
+    server.sendall(body)
+    answers = server.makefile()
+    command = int(answers.readline())
+
+    def pass_on(number, frame):
+        try:
+            os.kill(command, number)
+        except ProcessLookupError:  # its answer is on the way
+            pass
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    code = int(answers.readline())
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
+class ForkServer:
+    """The server's process; callers of modules, as programs, are made in a folder with a short path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = folder / "server"
+        surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", __name__, str(self.address)]
+        self._process = subprocess.Popen(
+            command, env=surroundings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def caller(self, name: str, module: str) -> Path:
+        """Return a program of that name that runs the module as ``python -m`` does."""
+        program = self.folder / name
+        if not program.exists():
+            text = CALLER.format(python=sys.executable, uid=os.getuid(), module=module, address=self.address)
+            program.write_text(text)
+            program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+        return program
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.communicate()
+
+
+def serve(address: str) -> None:
+    """Run a command for each caller, until standard input ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background would ignore it
+    for name in IMPORTS:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as door, selectors.DefaultSelector() as selector:
+        door.bind(address)
+        door.listen(64)
+        selector.register(door, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        print("ready", flush=True)
+        while True:
+            (key, _), *_ = selector.select()  # one event at a time: each may end what others are about
+            if key.fileobj is sys.stdin:
+                return
+            if key.fileobj is door:
+                _begin(door, selector)
+            else:
+                _end(key, selector)
+
+
+def _begin(door: socket.socket, selector: selectors.BaseSelector) -> None:
+    """Start the command that a caller asks for; wait for the end of either."""
+    caller, _ = door.accept()
+    head, files, _, _ = socket.recv_fds(caller, 8, 64)
+    body = caller.makefile("rb").read(int.from_bytes(head, "big"))
+    process = os.fork()
+    if not process:
+        selector.close()
+        for one in (door, caller):
+            one.close()
+        _run(json.loads(body), files)
+    for file in files:
+        os.close(file)
+    with suppress(BrokenPipeError):
+        caller.sendall(f"{process}\n".encode())
+    ended = os.pidfd_open(process)
+    selector.register(caller, selectors.EVENT_READ, (process, caller, ended))
+    selector.register(ended, selectors.EVENT_READ, (process, caller, ended))
+
+
+def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
+    """Tell a caller how its command ended, or kill the command of a caller that is gone."""
+    process, caller, ended = key.data
+    if key.fileobj is caller:
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    with suppress(BrokenPipeError):
+        caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    selector.unregister(caller)
+    selector.unregister(ended)
+    caller.close()
+    os.close(ended)
+
+
+def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
+    """Run a module as the caller's own process would, and end."""
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["surroundings"])
+    apart = [fcntl.fcntl(file, fcntl.F_DUPFD, MANY) for file in files]
+    os.closerange(3, MANY)
+    for file, number in zip(apart, request["files"], strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
+    sys.stdout = _open_stream(1)
+    sys.stderr = _open_stream(2)
+    sys.argv = ["", *request["words"]]
+    code = 1
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # pyright: ignore  # as the interpreter does: it waits for the threads
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code & 0xFF)
+
+
+def _open_stream(number: int) -> io.TextIOWrapper:
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED")) or number == 2
+    stream = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+    errors = "backslashreplace" if number == 2 else "strict"
+    return io.TextIOWrapper(stream, "utf-8", errors, line_buffering=unbuffered or os.isatty(number))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
