@@ -14,7 +14,8 @@ import pytest
 
 from milr import search
 from milr.rewards import load_reward
-from milr.rewards.vlm.client import VlmClient, VlmSettings
+from milr.rewards.vlm.client import VlmClient
+from milr.rewards.vlm.settings import VlmSettings
 from milr.testing import FakeModel
 from milr.types import Score, StepRecord, Task
 from tests.support.vlm_servers import JudgeServer, completion, send

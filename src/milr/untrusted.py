@@ -9,8 +9,9 @@ from __future__ import annotations
 import lzma
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
 
@@ -144,6 +145,39 @@ def _show(sign: str) -> str:
 def one_line(text: str, longest: int = MOST_WORDS) -> str:
     """Return foreign words on one line, as `printable` shows them, cut where they are long."""
     return printable(" ".join(text[: 4 * longest].split()), longest)
+
+
+def keep_plain(value: object, clean: Callable[[str], str], *, most: int = 1000, depth: int = 8) -> object:
+    """Return foreign JSON with clean words in it.
+
+    Args:
+        value: What a JSON reader gave.
+        clean: Makes a string fit to be kept.
+        most: Values that it may hold, all levels together.
+        depth: Levels that it may have.
+
+    Raises:
+        UntrustedError: It has more of either, or is no JSON.
+    """
+    left = most
+
+    def keep(one: object, depth: int) -> object:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth < 0:
+            raise UntrustedError(f"it holds more than {most:,} values" if left < 0 else "it is too deep")
+        if isinstance(one, str):
+            return clean(one)
+        if one is None or isinstance(one, bool | int | float):
+            return one
+        if isinstance(one, list):
+            return [keep(each, depth - 1) for each in cast("list[object]", one)]
+        if isinstance(one, dict):
+            entries = cast("dict[object, object]", one)
+            return {clean(str(name)): keep(each, depth - 1) for name, each in entries.items()}
+        raise UntrustedError(f"it holds a {type(one).__name__}")
+
+    return keep(value, depth)
 
 
 def first_fault(error: ValidationError) -> str:

@@ -21,7 +21,8 @@ from tests.support.paths import DATA, ROOT
 
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
-from milr.rewards.vlm.client import VlmClient, VlmSettings  # noqa: E402
+from milr.rewards.vlm.client import VlmClient  # noqa: E402
+from milr.rewards.vlm.settings import VlmSettings  # noqa: E402
 from milr.serve.judge import JudgeServer  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 

@@ -38,7 +38,7 @@ from milr.types import Score, Task, Unscored
 from milr.weights import hash_file
 
 if TYPE_CHECKING:
-    from milr.rewards.vlm.client import VlmSettings
+    from milr.rewards.vlm.settings import VlmSettings
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
 _BEGUN = (LOCK, f"{JOURNAL}{PART}")

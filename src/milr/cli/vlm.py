@@ -15,7 +15,8 @@ from milr.rewards import Reward, check_reward, load_reward
 from milr.rewards.mix import costs_of
 from milr.rewards.panel import measure_gaps
 from milr.rewards.vlm.budget import estimate
-from milr.rewards.vlm.client import VlmClient, VlmSettings
+from milr.rewards.vlm.client import VlmClient
+from milr.rewards.vlm.settings import VlmSettings
 from milr.settings import Settings
 from milr.types import Score, StepRecord, Unscored
 

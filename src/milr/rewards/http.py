@@ -8,18 +8,24 @@ from concurrent.futures import Future
 from typing import Annotated, Any, Literal, cast
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from milr.errors import UsageError
 from milr.rewards.base import Scores
 from milr.rewards.images.convert import to_png
-from milr.rewards.vlm.client import Failure, VlmClient, check_url, require_extra
-from milr.rewards.vlm.messages import lenient
+from milr.rewards.vlm.client import Failure, VlmClient
+from milr.rewards.vlm.messages import keep_words, lenient, redact
 from milr.rewards.vlm.parsers import quote
+from milr.rewards.vlm.settings import check_url, require_extra
 from milr.types import Score, Task, Unscored
+from milr.untrusted import first_fault, keep_plain, one_line
 
 PROTOCOL = "milr-reward/1"
 _AT_ONCE = 8  # images a request: one fault costs no more than these
+
+
+def _keep_evidence(found: dict[str, Any]) -> dict[str, Any]:
+    return cast("dict[str, Any]", keep_plain(found, keep_words))
 
 
 class Description(BaseModel):
@@ -28,21 +34,28 @@ class Description(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     protocol: Literal["milr-reward/1"]
-    reward: str = Field(min_length=1, max_length=200)
+    reward: Annotated[str, AfterValidator(lambda name: one_line(redact(name), 200))] = Field(min_length=1)
     """Name and version."""
-    stop_at: float = Field(default=0.9, ge=0, le=1)
+    stop_at: float = Field(default=0.9, ge=0, le=1, strict=True)
+
+
+Text = Annotated[str, AfterValidator(keep_words)]
 
 
 class RemoteScore(BaseModel):
-    """One of the scores that POST answers: a value, or the reason why there is none."""
+    """One of the scores that POST answers: a value, or the reason why there is none.
+
+    A value is a number: neither `true` nor "1" is one. Of the other fields, what is too long, too deep or of another
+    type is left out: no verdict needs them.
+    """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    value: float | None = Field(default=None, ge=0, le=1)
-    parts: Annotated[dict[str, float], lenient({})] = {}
-    explanation: Annotated[str, lenient("")] = ""
-    evidence: Annotated[dict[str, Any], lenient({})] = {}
-    unscored: str | None = None
+    value: float | None = Field(default=None, ge=0, le=1, strict=True)
+    parts: Annotated[dict[Text, Annotated[float, Field(strict=True)]], Field(max_length=100), lenient({})] = {}
+    explanation: Annotated[Text, lenient("")] = ""
+    evidence: Annotated[dict[str, Any], AfterValidator(_keep_evidence), lenient({})] = {}
+    unscored: Text | None = None
 
 
 class Remote:
@@ -64,10 +77,8 @@ class Remote:
         try:
             described = Description.model_validate(found)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
             raise UsageError(
-                f"the reward {argument} does not describe itself in the protocol {PROTOCOL} ({where}: {first['msg']}): "
+                f"the reward {argument} does not describe itself in the protocol {PROTOCOL} ({first_fault(error)}): "
                 f"see docs/rewards.md and examples/reward_server.py"
             ) from error
         self.name = f"{described.reward} at {argument}"
@@ -110,7 +121,7 @@ class Remote:
             return [Unscored(found.reason, self.name, final=found.final)] * count
         scores = _as_list(found.get("scores"))
         if len(scores) != count:
-            reason = f"the server gave {len(scores)} scores for {count} images: {quote(str(found)[:400])}"
+            reason = f"the server gave {len(scores)} scores for {count} images: {quote(redact(str(found)[:400]))}"
             return [Unscored(reason, self.name)] * count
         return [self._read_one(score) for score in scores]
 
@@ -118,9 +129,7 @@ class Remote:
         try:
             one = RemoteScore.model_validate(found)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            return Unscored(f"the server gave no score ({where}: {first['msg']})", self.name)
+            return Unscored(f"the server gave no score ({first_fault(error)})", self.name)
         if one.value is None or one.unscored is not None:
             return Unscored(one.unscored or "the server gave no value and no reason", self.name)
         return Score(one.value, self.name, self.stop_at, one.parts, one.explanation, one.evidence)

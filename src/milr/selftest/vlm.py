@@ -9,7 +9,7 @@ from pathlib import Path
 
 from milr.errors import UsageError
 from milr.rewards.vlm.cache import default_cache
-from milr.rewards.vlm.client import EXTRA
+from milr.rewards.vlm.settings import EXTRA
 from milr.rewards.vlm.gpt4o import BINARY
 from milr.rewards.vlm.messages import OPENAI_KEY, OWN_KEY
 from milr.rewards.vlm.parsers import Answer, Unreadable

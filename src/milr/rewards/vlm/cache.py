@@ -8,10 +8,26 @@ import os
 import tempfile
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from milr.files import find_cache
 from milr.rewards.images.convert import image_hash
-from milr.rewards.vlm.messages import Question
+from milr.rewards.vlm.messages import MOST_BYTES, Question
 from milr.rewards.vlm.parsers import Answer
+from milr.untrusted import read_file
+
+
+class _Kept(BaseModel):
+    """An `Answer` in its file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    text: str
+    model: str
+    cut: bool
+    first_tokens: tuple[tuple[str, float], ...]
+    tokens_in: int
+    tokens_out: int
 
 
 class AnswerCache:
@@ -23,10 +39,8 @@ class AnswerCache:
     def get(self, key: str) -> Answer | None:
         """Return the answer, or None if there is none or its file cannot be read."""
         try:
-            kept = json.loads(self._file(key).read_bytes())
-            kept["first_tokens"] = tuple((str(token), float(value)) for token, value in kept["first_tokens"])
-            return Answer(**kept)
-        except (OSError, ValueError, TypeError, KeyError):
+            return Answer(**dict(_Kept.model_validate_json(read_file(self._file(key), MOST_BYTES))))
+        except (OSError, ValueError):
             return None
 
     def put(self, key: str, answer: Answer) -> None:

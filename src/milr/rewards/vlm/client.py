@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from milr.errors import UsageError
-from milr.proxies import check_proxies
 from milr.rewards.vlm.budget import PRICES, BudgetSpent, Price, count_image_tokens, count_text_tokens, parse_budget
 from milr.rewards.vlm.cache import AnswerCache, cache_key, default_cache
+from milr.rewards.vlm.faults import await_reply
+from milr.rewards.vlm.habits import Habits
 from milr.rewards.vlm.messages import (
     OPENAI_KEY,
     OPENAI_URL,
-    OWN_KEY,
     REASONING_ROOM,
     LastingFault,
     PassingFault,
@@ -39,40 +35,10 @@ from milr.rewards.vlm.messages import (
     write_body,
 )
 from milr.rewards.vlm.parsers import Answer, Unreadable, Verdict
+from milr.rewards.vlm.settings import VlmSettings, check_url, find_key, require_extra
 from milr.rewards.vlm.transport import Wire
 
-EXTRA = "vlm"
-_MOST_REFUSED = 3
-"""Questions that a server may refuse to take before it has ever answered one; then it is left."""
-
 T = TypeVar("T")
-
-
-class VlmSettings(BaseModel):
-    """How VLM judges are asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: str | None = None
-    """URL of an OpenAI-compatible server, up to and with /v1; None is OpenAI's."""
-    model: str | None = None
-    """The VLM judge's name on the server; None is each protocol's own."""
-    budget: str | None = None
-    """The cap, as `parse_budget` reads it."""
-    price: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
-    """US dollars per million tokens, in and out; None takes `PRICES` for OpenAI's models, and 0 for all others."""
-    concurrency: int = Field(default=8, ge=1)
-    """Questions under way at once."""
-    timeout: float = Field(default=120.0, gt=0)
-    """Seconds for one answer, from the first byte sent to the last one read."""
-    attempts: int = Field(default=4, ge=1)
-    """Requests a question, the first one among them."""
-    first_wait: float = Field(default=0.5, ge=0)
-    """Seconds before the second attempt; doubles from there, up to 20."""
-    patience: float = Field(default=120.0, ge=0)
-    """The longest Retry-After that is waited for, in seconds; a longer one is a failure."""
-    cache: Path | None = None
-    """Where answers are kept; None is `default_cache()`."""
 
 
 @dataclass(frozen=True)
@@ -112,32 +78,6 @@ class _Usage:
         return (self.tokens_in * price[0] + self.tokens_out * price[1]) / 1e6
 
 
-@dataclass
-class _Habits:
-    """What a client has learned of a model on its server, or of a reward at a URL."""
-
-    without: frozenset[str] = frozenset()
-    """Fields of a request that it refuses."""
-    answered: bool = False
-    """It has answered a question, readably or not."""
-    refused: int = 0
-    """Questions that it did not take."""
-    given_up: str | None = None
-    """Why it is asked nothing any more."""
-
-    def meet(self, fault: LastingFault) -> str:
-        """Remember a fault; return its reason."""
-        reason = str(fault)
-        self.refused += fault.refuses
-        if self.given_up is not None:
-            return self.given_up
-        if fault.final:
-            self.given_up = reason
-        elif not self.answered and self.refused >= _MOST_REFUSED:
-            self.given_up = reason = f"the first {self.refused} questions were all refused: {reason}"
-        return reason
-
-
 class VlmClient:
     """Asks questions and settles them. Cheap to make; the first question opens it."""
 
@@ -154,7 +94,7 @@ class VlmClient:
         self._wire: Wire | None = None
         self._limit = asyncio.Semaphore(self.settings.concurrency)
         self._under_way: dict[str, asyncio.Task[Settled]] = {}
-        self._habits: dict[str, _Habits] = {}  # by model, or by method and URL
+        self._habits: dict[str, Habits] = {}  # by model, or by method and URL
 
     @cached_property
     def cache(self) -> AnswerCache:
@@ -263,23 +203,25 @@ class VlmClient:
 
     async def _try(self, question: Question, read: Read, key: str, used: _Usage) -> Settled:
         failure = Failure("")
-        habits = self._habits.setdefault(question.model, _Habits())
+        habits = self._habits.setdefault(question.model, Habits())
         async with self._limit:
             for _ in range(question.tries):
                 if habits.given_up is not None:
                     return Failure(habits.given_up, final=True)
                 try:
                     answer = await self._retry(lambda: self._complete(question, used, habits))
-                    habits.answered = True
+                    habits.answer()
                     verdict = read(answer)
                 except Unreadable as error:
-                    habits.answered = True
+                    habits.answer()
                     failure = Failure(str(error))
                     continue
                 except LastingFault as error:
                     return Failure(habits.meet(error), final=habits.given_up is not None)
-                except (PassingFault, BudgetSpent) as error:
-                    return Failure(str(error), final=isinstance(error, BudgetSpent))
+                except PassingFault as error:
+                    return Failure(habits.miss(error, self.settings.most_faults), final=habits.given_up is not None)
+                except BudgetSpent as error:
+                    return Failure(str(error), final=True)
                 except Exception as error:  # whatever the libraries underneath raise is no verdict
                     return Failure(f"asking {self.host} failed: {type(error).__name__}")
                 self.cache.put(key, answer)
@@ -287,31 +229,35 @@ class VlmClient:
         return failure
 
     async def _exchange(self, url: str, body: Mapping[str, object] | None) -> dict[str, Any] | Failure:
+        host = urlsplit(url).netloc
+
         async def send() -> dict[str, Any]:
             self.budget.reserve(0)
             try:
-                sent = await self._timed(self._wire_http().request("GET" if body is None else "POST", url, json=body))
+                asked = self._wire_http().request("GET" if body is None else "POST", url, json=body)
+                sent = await await_reply(asked, host, self.settings)
             finally:
                 self.budget.settle(0, 0, 0)
-            host = urlsplit(url).netloc
             if sent.status_code >= 300:
                 raise find_fault(sent.status_code, sent.headers, sent.content, host, None, self.settings.patience)
             return read_object(sent.content, host)
 
-        habits = self._habits.setdefault(f"{'GET' if body is None else 'POST'} {url}", _Habits())
+        habits = self._habits.setdefault(f"{'GET' if body is None else 'POST'} {url}", Habits())
         async with self._limit:
             if habits.given_up is not None:
                 return Failure(habits.given_up, final=True)
             try:
                 found = await self._retry(send)
-                habits.answered = True
+                habits.answer()
                 return found
             except LastingFault as error:
                 return Failure(habits.meet(error), final=habits.given_up is not None)
-            except (PassingFault, BudgetSpent) as error:
-                return Failure(str(error), final=isinstance(error, BudgetSpent))
+            except PassingFault as error:
+                return Failure(habits.miss(error, self.settings.most_faults), final=habits.given_up is not None)
+            except BudgetSpent as error:
+                return Failure(str(error), final=True)
             except Exception as error:
-                return Failure(f"asking {urlsplit(url).netloc} failed: {type(error).__name__}")
+                return Failure(f"asking {host} failed: {type(error).__name__}")
 
     async def _retry(self, send: Callable[[], Coroutine[Any, Any, T]]) -> T:
         stamina = import_module("stamina")
@@ -330,7 +276,7 @@ class VlmClient:
                 return await send()
         raise AssertionError("stamina ends with a result or an exception")
 
-    async def _complete(self, question: Question, used: _Usage, habits: _Habits) -> Answer:
+    async def _complete(self, question: Question, used: _Usage, habits: Habits) -> Answer:
         """Ask until the server takes the request: each time without the fields that it has just refused."""
         without = habits.without
         while True:
@@ -352,7 +298,9 @@ class VlmClient:
         tokens_in = tokens_out = 0
         try:
             chat = self._wire_openai(self.url).chat.completions.with_raw_response
-            sent = await self._timed(chat.create(**write_body(question, without)), question.model)
+            sent = await await_reply(
+                chat.create(**write_body(question, without)), self.host, self.settings, question.model
+            )
             body: bytes = sent.http_response.content
             tokens_in, tokens_out = read_usage(body)
             return read_completion(body, self.host, question.probabilities)
@@ -361,83 +309,10 @@ class VlmClient:
             used.tokens_out += tokens_out
             self.budget.settle(most, tokens_in, tokens_out)
 
-    async def _timed(self, sending: Coroutine[Any, Any, T], model: str | None = None) -> T:
-        """Await one request; turn its faults into passing or lasting ones, without the key."""
-        httpx, openai = import_module("httpx2"), _openai_if_used()
-        try:
-            async with asyncio.timeout(self.settings.timeout):
-                return await sending
-        except (TimeoutError, *openai.timeouts, httpx.TimeoutException) as error:
-            raise PassingFault(f"{self.host} gave no answer within {self.settings.timeout:g} s") from error
-        except openai.refusals as error:
-            sent: Any = cast("Any", error).response
-            raise find_fault(
-                sent.status_code, sent.headers, sent.content, self.host, model, self.settings.patience
-            ) from error
-        except (*openai.breaks, httpx.HTTPError) as error:
-            cause = error.__cause__ or error
-            raise PassingFault(f"no connection to {self.host}, or it was cut ({type(cause).__name__})") from error
-
     def _wire_openai(self, url: str) -> Any:
         assert self._wire is not None
-        return self._wire.openai(url, _key(self.hosted), self.settings.timeout)
+        return self._wire.openai(url, find_key(self.hosted), self.settings.timeout, hosted=self.hosted)
 
     def _wire_http(self) -> Any:
         assert self._wire is not None
         return self._wire.http(self.settings.timeout)
-
-
-def check_url(url: str, what: str) -> None:
-    """Refuse what is no http(s) URL, and URLs that hold a name or password, which would end up in run folders."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        secret = bool(parts.username or parts.password)
-    except ValueError:
-        valid, secret = False, False
-    if secret:
-        raise UsageError(f"{what} holds a name or password: leave it out and set {OWN_KEY} in the environment")
-    if not valid:
-        raise UsageError(f"{what} {url!r} is no URL: give for instance http://localhost:8000/v1")
-
-
-def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "httpx2")) -> None:
-    """Refuse a reward whose packages, or those of the proxy in the environment, are not installed.
-
-    Args:
-        reward: Its name, for the error.
-        packages: Those that it imports; a reward at a URL needs no `openai`.
-
-    Raises:
-        UsageError: With the command that installs them.
-    """
-    for package in packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise UsageError(
-                f"the reward {reward!r} needs the package {package!r}, which is not installed: "
-                f'type pip install "milr[{EXTRA}]"'
-            ) from error
-    check_proxies()
-
-
-@dataclass(frozen=True)
-class _OpenAIErrors:
-    """What the package `openai` raises; nothing where nobody has imported it, for then nothing can raise it."""
-
-    timeouts: tuple[type[Exception], ...] = ()
-    refusals: tuple[type[Exception], ...] = ()
-    breaks: tuple[type[Exception], ...] = ()
-
-
-def _openai_if_used() -> _OpenAIErrors:
-    openai: Any = sys.modules.get("openai")
-    if openai is None:
-        return _OpenAIErrors()
-    return _OpenAIErrors((openai.APITimeoutError,), (openai.APIStatusError,), (openai.APIConnectionError,))
-
-
-def _key(hosted: bool) -> str:
-    """OpenAI's key goes to OpenAI alone; other servers get the user's key for them, or a placeholder."""
-    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY, "").strip() or "none"  # files of keys end in a line end

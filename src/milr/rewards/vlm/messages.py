@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import math
 import os
 import re
+from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, cast
+from urllib.parse import quote as quote_url
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -18,9 +20,15 @@ from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHan
 
 from milr.rewards.images.convert import to_png
 from milr.rewards.vlm.parsers import LONGEST, Answer, Unreadable, likeliest, plain_token, quote
+from milr.untrusted import MOST_WORDS, one_line, printable
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_VLM_KEY"
+SECRETS = (OPENAI_KEY, OWN_KEY, "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "HF_TOKEN")
+"""Variables of the environment whose values no server's words may bring into a run, the cache or the console."""
+_LEAST_KEY = 6
+"""Characters: a shorter value would be cut out of words that say something else."""
+_MOST_TOKENS = 50
 MOST_BYTES = 8 * 2**20
 """Of one response's body."""
 MOST_TOLD = 2000
@@ -128,7 +136,7 @@ def write_body(question: Question, without: Collection[str] = ()) -> dict[str, A
         without: The fields of `DISPENSABLE` that the server refuses. `max_completion_tokens` takes the place of
             `max_tokens`, with `REASONING_ROOM`.
     """
-    data = base64.b64encode(to_png(question.image)).decode()
+    data = b64encode(to_png(question.image)).decode()
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     text = {"type": "text", "text": question.user}
     content = [image, text] if question.image_first else [text, image]
@@ -176,7 +184,7 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
     usage = completion.usage or _Usage()
     return Answer(
         text=redact(text),
-        model=completion.model[:200],
+        model=keep_words(completion.model, 200),
         cut=choice.finish_reason == "length",
         first_tokens=_first_tokens(choice.logprobs) if probabilities else (),
         tokens_in=usage.prompt_tokens,
@@ -208,8 +216,9 @@ def _first_tokens(logprobs: dict[str, Any] | None) -> tuple[tuple[str, float], .
     try:
         places: Sequence[Any] = (logprobs or {})["content"]
         place = next(place for place in places if plain_token(str(place["token"])))
-        return likeliest([(str(entry["token"]), float(entry["logprob"])) for entry in place["top_logprobs"]])
-    except (KeyError, TypeError, ValueError, StopIteration, AttributeError):
+        top: Sequence[Any] = place["top_logprobs"][:_MOST_TOKENS]
+        return likeliest([(redact(str(entry["token"])[:200]), float(entry["logprob"])) for entry in top])
+    except (KeyError, TypeError, ValueError, OverflowError, StopIteration, AttributeError):
         return ()
 
 
@@ -236,6 +245,12 @@ def find_fault(
 ) -> PassingFault | LastingFault:
     """Return the fault that an HTTP status means; a Retry-After of more than `patience` seconds is not waited for."""
     said = f"HTTP {status} from {host}: {_excerpt(body)}"
+    if 300 <= status < 400:
+        where = one_line(redact(headers.get("location", "")), 200)
+        return LastingFault(
+            f"{host} sends on to {where!r}, which is not followed: it would get the key; give that URL if you trust it",
+            final=True,
+        )
     if status in (401, 403):
         name = OPENAI_KEY if host == urlsplit(OPENAI_URL).netloc else OWN_KEY
         return LastingFault(f"{said}; check the key in {name}", final=True)
@@ -263,24 +278,34 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds that a server asks to wait: Retry-After in seconds or as a date, or OpenAI's retry-after-ms."""
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+            return _check_wait(float(headers["retry-after-ms"]) / 1000)
         given = headers["retry-after"].strip()
     except (KeyError, ValueError):
         return None
-    if re.fullmatch(r"\d+(\.\d+)?", given):
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", given):
         return float(given)
     try:
-        when = parsedate_to_datetime(given)
-    except (ValueError, TypeError):
+        when = parsedate_to_datetime(given[:100])
+        return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds())
+
+
+def _check_wait(seconds: float) -> float | None:
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def redact(text: str) -> str:
-    """A server's words without keys and without images, on one line."""
-    for name in (OPENAI_KEY, OWN_KEY):
-        key = os.environ.get(name)
-        if key:
-            text = text.replace(key, "[key]")
-    text = re.sub(r"(?i)\bsk-[\w*-]{6,}|\bbearer\s+\S+", "[key]", text)
+    """Return foreign words without keys and without images: the user's own by their values, others by their form."""
+    for name in SECRETS:
+        key = os.environ.get(name, "").strip()
+        if len(key) >= _LEAST_KEY:
+            for written in {key, quote_url(key, safe=""), json.dumps(key)[1:-1], b64encode(key.encode()).decode()}:
+                text = text.replace(written, "[key]")
+    text = re.sub(r"(?i)\bsk-[\w*-]{6,}|\bbearer\s{1,9}\S+", "[key]", text)
     return re.sub(r"[A-Za-z0-9+/=_-]{80,}", "[data]", text)
+
+
+def keep_words(text: str, longest: int = MOST_WORDS) -> str:
+    """Return foreign words as a run keeps them: no keys, nothing that steers a terminal, cut where they are long."""
+    return printable(redact(text[: 4 * longest]), longest)

@@ -12,11 +12,14 @@ from milr.rewards.base import Scores
 from milr.rewards.images.convert import check_size
 from milr.rewards.vlm.budget import CallCost, count_image_tokens, count_text_tokens
 from milr.rewards.vlm.client import Failure, Settled, VlmClient
-from milr.rewards.vlm.messages import Question
+from milr.rewards.vlm.messages import Question, keep_words
 from milr.rewards.vlm.official_words import read_words
 from milr.rewards.vlm.parsers import Answer, Verdict
 from milr.sources import SOURCES
 from milr.types import Score, Task, Unscored
+
+_MOST_KEPT = 8192
+"""Characters of a raw answer that a run keeps."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class VlmReward:
             stop_at=self.stop_at,
             parts=verdict.parts,
             explanation=verdict.explanation,
-            evidence={"answer": answer.text, "answered_by": answer.model},
+            evidence={"answer": keep_words(answer.text, _MOST_KEPT), "answered_by": answer.model},
             cost=settled.cost,
         )
 

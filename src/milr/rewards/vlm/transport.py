@@ -1,5 +1,7 @@
 """An event loop that waits for VLM judges, in a thread of its own, and the HTTP clients that live in it.
 
+A reply is read up to `MOST_BYTES`, unpacked ones too, and no redirect is followed: it would take the key elsewhere.
+
 No key, header or image is logged: the loggers of the libraries underneath, which would write whole requests at level
 DEBUG, are held to warnings.
 """
@@ -10,10 +12,14 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Coroutine
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from concurrent.futures import Future
 from importlib import import_module
 from typing import Any, TypeVar
+
+from milr.rewards.vlm.messages import MOST_BYTES
+from milr.untrusted import UntrustedError, one_line
 
 # A filter holds for its own logger, not for those below it.
 _LOUD = (
@@ -39,18 +45,83 @@ class Wire:
         """Run it in the loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def openai(self, url: str, key: str, timeout: float) -> Any:
-        """The client of that server; made once."""
+    def openai(self, url: str, key: str, timeout: float, *, hosted: bool) -> Any:
+        """Return the client of that server; made once.
+
+        Args:
+            url: The server's.
+            key: Sent with every request.
+            timeout: Seconds.
+            hosted: It is OpenAI's: what the environment says of the user's organisation is sent to no other.
+        """
         if url not in self._clients:
-            made = import_module("openai").AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=timeout)
+            kind = import_module("openai").AsyncOpenAI
+            made = kind(api_key=key, base_url=url, max_retries=0, timeout=timeout, http_client=_make_client(timeout))
+            if not hosted:
+                made.organization = made.project = None
             self._clients[url] = made
         return self._clients[url]
 
     def http(self, timeout: float) -> Any:
-        """The plain client; made once."""
+        """Return the plain client; made once."""
         if "http" not in self._clients:
-            self._clients["http"] = import_module("httpx2").AsyncClient(timeout=timeout)
+            self._clients["http"] = _make_client(timeout)
         return self._clients["http"]
+
+
+def _make_client(timeout: float) -> Any:
+    return import_module("httpx2").AsyncClient(
+        timeout=timeout,
+        follow_redirects=False,
+        headers={"Accept-Encoding": "identity"},
+        event_hooks={"response": [_bound]},
+    )
+
+
+async def _bound(response: Any) -> None:
+    """Put a limit on a response whose head has come."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower() or "identity"
+    stream_kind: Any = import_module("httpx2").AsyncByteStream
+
+    class Bounded(stream_kind):
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return read_bounded(self._stream, encoding)
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    if "content-encoding" in response.headers:
+        del response.headers["content-encoding"]  # what is read is unpacked already
+    response.stream = Bounded(response.stream)
+
+
+async def read_bounded(pieces: AsyncIterable[bytes], encoding: str, most: int = MOST_BYTES) -> AsyncIterator[bytes]:
+    """Yield a reply's bytes, unpacked piece by piece.
+
+    Args:
+        pieces: As they come.
+        encoding: identity, gzip or deflate.
+        most: Bytes that the reply may have, unpacked.
+
+    Raises:
+        UntrustedError: It has more, or another encoding, or it is not packed as it says.
+    """
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise UntrustedError(f"its encoding is {one_line(encoding, 40)!r}, which was not asked for")
+    unpack = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    left = most
+    async for piece in pieces:
+        try:
+            found = piece if unpack is None else unpack.decompress(piece, left + 1)
+        except zlib.error as error:
+            raise UntrustedError(f"it is no {encoding}") from error
+        left -= len(found)
+        if left < 0:
+            raise UntrustedError(f"it has more than {most:,} bytes, more than any verdict has")
+        yield found
 
 
 def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: dict[str, Any]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import logging
 import math
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +25,10 @@ from milr.rewards.base import Reward
 from milr.rewards.images.convert import image_hash
 from milr.rewards.vlm.budget import Budget, BudgetSpent, count_image_tokens, estimate, parse_budget
 from milr.rewards.vlm.cache import AnswerCache
-from milr.rewards.vlm.client import VlmClient, VlmSettings
+from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.messages import LastingFault, PassingFault, read_completion, redact, retry_after
 from milr.rewards.vlm.official_words import read_words
+from milr.rewards.vlm.settings import VlmSettings
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
 from milr.types import Score, Task, Unscored
 
@@ -306,13 +309,14 @@ def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         load_reward("unified-reward:/nowhere")
     for url, said in (
         ("ftp://x", "is no URL"),
-        ("http://me:pw@host/v1", "holds a name or password"),
+        ("http://me:pw@host/v1", "holds a name, a password or a key"),
+        ("http://host/v1?api_key=abc", "holds a name, a password or a key"),
         ("x", "is no URL"),
     ):
         with pytest.raises(UsageError, match=said) as error:
             VlmClient(VlmSettings(url=url))
         assert "pw" not in str(error.value).replace("password", "")
-    import milr.rewards.vlm.client as module
+    import milr.rewards.vlm.settings as module
 
     def missing(name: str) -> object:
         raise ImportError(name)
@@ -618,6 +622,88 @@ def test_answers_come_back_in_order(clients: list[VlmClient]) -> None:
     with JudgeServer(by_colour) as server:
         reward = load(server, clients)
         assert [shown(score) for score in reward(images, [CAT] * 12)] == [float(i % 2) for i in range(12)]
+
+
+# --- outages, redirects, bombs
+
+
+def test_a_server_that_is_down_is_left_after_eight_questions_in_a_row(clients: list[VlmClient]) -> None:
+    """An answer between them begins the count anew: a server that is slow at times is not down."""
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(24)]
+    with JudgeServer(*[fail(500)] * 7, OK, fail(500)) as server:
+        scores = load(server, clients, concurrency=1, attempts=1)(images, [CAT] * 24)
+        assert len(server.asked) == 7 + 1 + 8
+    assert [getattr(score, "final", None) for score in scores] == [*[False] * 7, None, *[False] * 7, *[True] * 9]
+    assert "8 questions in a row had no answer, the last one: HTTP 500" in str(shown(scores[-1]))
+
+
+def test_a_redirect_is_not_followed_and_takes_no_key_along(clients: list[VlmClient]) -> None:
+    with JudgeServer(OK) as other:
+        for name in ("gpt-4o", "http"):
+            sends_on: Reply = lambda handler, _: send(handler, b"", 307, {"Location": f"{other.url}/{KEY}"})  # noqa: E731
+            with JudgeServer(*([DESCRIBED] if name == "http" else []), sends_on) as server:
+                reward = load_remote(server, clients) if name == "http" else load(server, clients)
+                (score,) = reward([RED], [CAT])
+            assert isinstance(score, Unscored) and score.final and KEY not in score.reason
+            assert "which is not followed" in score.reason
+        assert not other.asked
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("bomb", [True, False])
+def test_a_packed_reply_is_unpacked_as_far_as_a_verdict_goes(
+    encoding: str, bomb: bool, clients: list[VlmClient]
+) -> None:
+    body = completion("0") + b" " * (40 * 2**20 if bomb else 0)
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    assert len(packed) < 100_000
+    packs: Reply = lambda handler, _: send(handler, packed, 200, {"Content-Encoding": encoding})  # noqa: E731
+    with JudgeServer(packs) as server:
+        (score,) = load(server, clients)([RED], [CAT])
+        assert server.headers[0]["accept-encoding"] == "identity" and len(server.asked) == 1
+    assert "more than 8,388,608 bytes" in str(shown(score)) if bomb else shown(score) == 1.0
+
+
+def test_what_the_environment_says_of_an_organisation_goes_to_openai_alone(
+    clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-123456")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-123456")
+    with JudgeServer(OK) as server:
+        load(server, clients)([RED], [CAT])
+        assert not [name for name in server.headers[0] if name.startswith("openai-")]
+    from milr.rewards.vlm.transport import Wire
+
+    wire = Wire()
+    made = wire.openai("https://api.openai.com/v1", "k", 1.0, hosted=True)
+    assert (made.organization, made.project) == ("org-123456", "proj-123456")
+    wire.finalize()
+
+
+HOSTILE: dict[str, object] = {
+    "a lone surrogate": {"value": 0.5, "explanation": "\ud800", "evidence": {"\udfff": "\ud800"}},
+    "deep evidence": {"value": 0.5, "evidence": {"a": json.loads("[" * 90 + "]" * 90)}},
+    "much evidence": {"value": 0.5, "evidence": {"a": list(range(100_000))}},
+    "a long explanation": {"value": 0.5, "explanation": "x " * 3_500_000},
+    "terminal escapes": {"value": 0.5, "explanation": "\x1b[2J\x07", "parts": {"\x1b]0;t\x07": 1.0}},
+    "the key": {"value": 0.5, "explanation": f"you sent {KEY}", "evidence": {KEY: [KEY]}},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_remote_rewards_words_are_kept_clean_and_short(name: str, clients: list[VlmClient], tmp_path: Path) -> None:
+    with JudgeServer(DESCRIBED, write(json.dumps({"scores": [HOSTILE[name]]}).encode())) as server:
+        (score,) = load_remote(server, clients)([RED], [CAT])
+    assert isinstance(score, Score) and score.value == 0.5
+    kept = json.dumps([score.explanation, dict(score.evidence), dict(score.parts)], ensure_ascii=False)
+    assert len(kept.encode()) < 20_000 and KEY not in kept and "\x1b" not in kept
+
+
+@pytest.mark.parametrize("value", ["true", '"1"', '" 1 "', "1e400", "-0.1", "[1]", "NaN"])
+def test_only_a_number_from_0_to_1_is_a_remote_rewards_score(value: str, clients: list[VlmClient]) -> None:
+    with JudgeServer(DESCRIBED, write(f'{{"scores": [{{"value": {value}}}]}}'.encode())) as server:
+        (score,) = load_remote(server, clients)([RED], [CAT])
+    assert isinstance(score, Unscored) and "no score (value" in score.reason
 
 
 # --- silence

@@ -74,7 +74,8 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int =
 def test_vlm_judges_talk_to_transformers_serve(
     name: str, served: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from milr.rewards.vlm.client import VlmClient, VlmSettings
+    from milr.rewards.vlm.client import VlmClient
+    from milr.rewards.vlm.settings import VlmSettings
 
     monkeypatch.setenv("MILR_CACHE", str(tmp_path))
     vlm = VlmClient(VlmSettings(url=served, model=str(embedded_folder()), timeout=300, attempts=1, concurrency=1))

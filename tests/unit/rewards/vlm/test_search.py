@@ -299,7 +299,8 @@ def test_no_panel_passes_records_on() -> None:
 @pytest.fixture
 def by_vlm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
-    from milr.rewards.vlm.client import VlmClient, VlmSettings
+    from milr.rewards.vlm.client import VlmClient
+    from milr.rewards.vlm.settings import VlmSettings
 
     monkeypatch.setenv("MILR_CACHE", str(tmp_path))
     made: list[VlmClient] = []

@@ -1,0 +1,133 @@
+"""Measures how long replies of servers keep their parsers busy: every parser, every repeated sign, twice as long each.
+
+Run: python -m bench.reply_times. It prints the slowest parser and the worst growth from 32 to 64 KB; a parser that is
+linear in the reply's length has a growth of about 2, a quadratic one of 4. Exit code 1 above 3, or above half a second.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from milr.rewards.vlm import messages, parsers
+from milr.rewards.vlm.parsers import Answer
+from milr.serve.judge import recognise
+from milr.untrusted import one_line, printable
+
+BEGINNINGS = (
+    *("", "Score", "Score:", "Final Score", "Final Score: 3 (", "Consistency: 1", "Realism", "the answer is", "yes"),
+    *(
+        "{",
+        '{"score": 0, "reason": "',
+        "{'score'",
+        "```json",
+        "<think>",
+        "a (b",
+        "HTTP",
+        "sk-",
+        "bearer",
+        "1",
+        "- ",
+        "x",
+    ),
+)
+UNITS = (
+    *(" ", "\n", "\t", "\u3000", "*", "-", ":", "(", ")", "{", "}", "[", "]", '"', "'", "\\", "`", "/", "=", "."),
+    *(",", "<", ">", "#", "|", "$", "_", "%", "0", "1", "a", "K", "\u0120", "\ufb03", "\u2212", "the ", "- ", "1) "),
+    *("score ", "Score: 1 ", "score:", '{"score": ', '{"a":', "a(", "a (b): ", "<a", "</a>", "<think>", "</think>"),
+    *("<think", "1. ", "of ", "/ ", "is ", "my the ", "sk-", "sk-*", "Bearer ", "bearer\n", "a1", "é", "猫", "\r\n"),
+)
+ENDS = ("", "x", " 1", "}")
+SIZES = (2**15, 2**16)
+MOST_SECONDS, MOST_GROWTH = 0.5, 3.0
+_TOO_FAST = 0.02
+"""Seconds below which growth is noise."""
+
+
+def _read(parser: Callable[[Answer], object]) -> Callable[[str], object]:
+    return lambda text: parser(Answer(text, cut=len(text) % 2 == 0, first_tokens=((text, -0.1),)))
+
+
+PARSERS: Mapping[str, Callable[[str], object]] = {
+    **{
+        parser.__name__: _read(parser)
+        for parser in (
+            parsers.read_binary,
+            parsers.read_yes,
+            parsers.read_wise,
+            parsers.read_wise_verified,
+            parsers.read_unified,
+            parsers.read_self_verdict,
+        )
+    },
+    "find_object": parsers.find_object,
+    "quote": parsers.quote,
+    "refuses": parsers.refuses,
+    "redact": messages.redact,
+    "find_fault": lambda text: messages.find_fault(400, {}, text.encode(), "host", "m", 1.0),
+    "read_completion": lambda text: messages.read_completion(text.encode(), "host", True),
+    "read_object": lambda text: messages.read_object(text.encode(), "host"),
+    "retry_after": lambda text: messages.retry_after({"retry-after": text}, datetime.now(UTC)),
+    "recognise": recognise,
+    "printable": printable,
+    "one_line": one_line,
+}
+"""What reads foreign text; its errors are answers."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The time that one text of two lengths takes one parser."""
+
+    parser: str
+    text: str
+    """Its beginning, repeated unit and end."""
+    seconds: float
+    """Of the longer one."""
+    growth: float
+    """From the shorter to the longer; 1 if both are too fast to tell."""
+
+
+def measure(beginnings: tuple[str, ...] = BEGINNINGS, sizes: tuple[int, int] = SIZES) -> Iterator[Measured]:
+    """Measure every parser with every text."""
+    for name, parser in PARSERS.items():
+        for beginning in beginnings:
+            for unit in UNITS:
+                for end in ENDS:
+                    short, long = (_time(parser, _make(beginning, unit, end, size)) for size in sizes)
+                    if long > 2 * _TOO_FAST and long > MOST_GROWTH * short:  # once more: a busy machine is no defect
+                        short = max(short, _time(parser, _make(beginning, unit, end, sizes[0])))
+                        long = min(long, _time(parser, _make(beginning, unit, end, sizes[1])))
+                    growth = long / max(short, _TOO_FAST / 2) if long > _TOO_FAST else 1.0
+                    yield Measured(name, f"{beginning!r} + {unit!r} * n + {end!r}", long, growth)
+
+
+def _make(beginning: str, unit: str, end: str, size: int) -> str:
+    return (beginning + unit * (size // len(unit)))[: size - len(end)] + end
+
+
+def _time(parser: Callable[[str], object], text: str) -> float:
+    started = time.process_time()
+    with suppress(Exception):
+        parser(text)
+    return time.process_time() - started
+
+
+def main() -> int:
+    """Print the slowest and the fastest growing; return 1 if one is out of bounds."""
+    measured = list(measure())
+    slowest, steepest = max(measured, key=lambda one: one.seconds), max(measured, key=lambda one: one.growth)
+    print(f"{len(measured):,} measurements: {len(PARSERS)} parsers, {SIZES[1]:,} characters")
+    print(f"slowest: {slowest.seconds:.3f} s, {slowest.parser} of {slowest.text}")
+    print(f"steepest: {steepest.growth:.1f} times for twice the length, {steepest.parser} of {steepest.text}")
+    for one in sorted(measured, key=lambda one: -one.seconds)[:10]:
+        print(f"  {one.seconds:.3f} s, {one.growth:.1f} times: {one.parser} of {one.text}")
+    return int(slowest.seconds > MOST_SECONDS or steepest.growth > MOST_GROWTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""How VLM judges are asked, and what is checked before the first question."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from milr.errors import UsageError
+from milr.proxies import check_proxies
+from milr.rewards.vlm.messages import OPENAI_KEY, OWN_KEY
+
+EXTRA = "vlm"
+_SECRET = re.compile(r"key|token|secret|passw|auth|sign|sig$|credential", re.IGNORECASE)
+"""What the name of a URL's parameter says where its value is a secret."""
+
+
+class VlmSettings(BaseModel):
+    """How VLM judges are asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = None
+    """URL of an OpenAI-compatible server, up to and with /v1; None is OpenAI's."""
+    model: str | None = None
+    """The VLM judge's name on the server; None is each protocol's own."""
+    budget: str | None = None
+    """The cap, as `parse_budget` reads it."""
+    price: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
+    """US dollars per million tokens, in and out; None takes `PRICES` for OpenAI's models, and 0 for all others."""
+    concurrency: int = Field(default=8, ge=1)
+    """Questions under way at once."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds for one answer, from the first byte sent to the last one read."""
+    attempts: int = Field(default=4, ge=1)
+    """Requests a question, the first one among them."""
+    first_wait: float = Field(default=0.5, ge=0)
+    """Seconds before the second attempt; doubles from there, up to 20."""
+    most_faults: int = Field(default=8, ge=1)
+    """Questions in a row that get no answer, whatever was tried; then the server is asked nothing any more."""
+    patience: float = Field(default=120.0, ge=0)
+    """The longest Retry-After that is waited for, in seconds; a longer one is a failure."""
+    cache: Path | None = None
+    """Where answers are kept; None is `default_cache()`."""
+
+
+def check_url(url: str, what: str) -> None:
+    """Refuse what is no http(s) URL, and URLs that hold a password or a key, which would end up in run folders."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        queried = {name for name, value in parse_qsl(parts.query) if value and _SECRET.search(name)}
+        secret = bool(parts.username or parts.password or queried)
+    except ValueError:
+        valid, secret = False, False
+    if secret:
+        raise UsageError(f"{what} holds a name, a password or a key: leave it out and set {OWN_KEY} in the environment")
+    if not valid:
+        raise UsageError(f"{what} {url!r} is no URL: give for instance http://localhost:8000/v1")
+
+
+def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "httpx2")) -> None:
+    """Refuse a reward whose packages, or those of the proxy in the environment, are not installed.
+
+    Args:
+        reward: Its name, for the error.
+        packages: Those that it imports; a reward at a URL needs no `openai`.
+
+    Raises:
+        UsageError: With the command that installs them.
+    """
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise UsageError(
+                f"the reward {reward!r} needs the package {package!r}, which is not installed: "
+                f'type pip install "milr[{EXTRA}]"'
+            ) from error
+    check_proxies()
+
+
+def find_key(hosted: bool) -> str:
+    """Return the key for a server: OpenAI's goes to OpenAI alone, others get the user's own or a placeholder."""
+    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY, "").strip() or "none"  # files of keys end in a line end
