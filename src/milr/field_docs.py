@@ -1,4 +1,4 @@
-"""Fields in the text that `help` shows of a class: Python keeps no docstrings of fields, only their source does."""
+"""Documentation of fields in a class's `help`: Python itself keeps no docstrings of fields, only the source does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def document_fields(kind: type) -> None:
-    """Add what the source says of a class's fields, and of those that it inherits in this package, to its docstring.
+    """Add the documentation of a class's fields, inherited ones in this package included, to its docstring.
 
-    A class without annotated fields, or whose source is not there, is left as it is; a second call changes nothing.
+    A class without annotated fields or without source is left unchanged; a second call changes nothing.
     """
     fields: dict[str, str] = {}
     for base in reversed(kind.__mro__):
@@ -28,7 +28,7 @@ def document_fields(kind: type) -> None:
 
 @cache
 def _read_module(module: ModuleType) -> dict[str, dict[str, str]]:
-    """Return class -> field -> its line, of all classes at the top of a module."""
+    """Return class -> field -> its line, for all classes at the top level of a module."""
     try:
         tree = ast.parse(inspect.getsource(module))
     except OSError:
@@ -49,13 +49,13 @@ def _read_class(node: ast.ClassDef) -> dict[str, str]:
 
 
 def _write_type(field: ast.AnnAssign) -> str:
-    """Return a field's type, and its default where it is a plain value."""
+    """Return a field's type, and its default if it is a plain value."""
     kind = field.annotation
     if isinstance(kind, ast.Subscript) and isinstance(kind.value, ast.Name) and kind.value.id == "Annotated":
         assert isinstance(kind.slice, ast.Tuple)
         kind = kind.slice.elts[0]
     value = field.value
-    if isinstance(value, ast.Call):  # a Field(default=...) of pydantic's or of dataclasses'
+    if isinstance(value, ast.Call):  # a Field(default=...) of pydantic or of dataclasses
         value = next((word.value for word in value.keywords if word.arg == "default"), None)
     default = "" if value is None else f", default {ast.unparse(value)}"
     return f"{ast.unparse(kind)}{default}"

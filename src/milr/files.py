@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one."""
+"""Atomic writing of files: an interruption leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from milr.errors import UsageError
 
 PART = ".part"
 LOCK = "lock"
-"""The file by which one process holds a folder."""
+"""Name of the lock file of a folder."""
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def find_cache(variable: str) -> Path:
-    """Return the folder for what milr keeps for its user between runs: `~/.cache`, or what XDG_CACHE_HOME says.
+    """Return the folder for files that milr keeps between runs: `~/.cache`, or XDG_CACHE_HOME.
 
     Args:
-        variable: The environment's variable that names a folder in its place, for the error.
+        variable: The environment variable that overrides the folder, for the error.
 
     Raises:
         UsageError: There is no home folder: no HOME, and no entry for this user among the machine's accounts.
@@ -38,12 +38,12 @@ def find_cache(variable: str) -> Path:
 
 @contextmanager
 def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, patience: float = 0.0) -> Generator[None]:
-    """Keep other processes out of a folder. The operating system lets go of it when this process ends, however that is.
+    """Lock a folder against other processes. The operating system releases the lock when this process ends.
 
     Args:
-        folder: It exists.
-        refuse: What is raised where another process holds it.
-        name: Of the lock's file: what is held is the folder, or what in it goes by that name.
+        folder: An existing folder.
+        refuse: Error to raise if another process holds the lock.
+        name: Name of the lock file.
         patience: Seconds to wait for a process that holds it.
     """
     lock = FileLock(folder / name, thread_local=False)
@@ -58,15 +58,15 @@ def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, pat
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, its line ends as they are; as `write_bytes`."""
+    """Write UTF-8 text with its own line ends; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename; what is written is on the disk before it gets its name.
+    """Write under a temporary name, flush to the disk, then rename.
 
-    A link is followed. What is there and no regular file (a device, a pipe) is written to, for a file in its place
-    would take it from everybody.
+    A link is followed. A device or a pipe is written to directly, because a file in its place would break other
+    programs.
     """
     if _is_device(path):
         with path.open("wb") as file:
@@ -83,12 +83,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _is_device(path: Path) -> bool:
-    """Return whether a path is written to as it is; /dev/stdout may well lead to a regular file."""
+    """Return true if a path is written to directly; /dev/stdout may lead to a regular file."""
     return path.exists() and (not (path.is_file() or path.is_dir()) or path.absolute().is_relative_to("/dev"))
 
 
 def move(fresh: Path, path: Path) -> None:
-    """Give a file or folder another name, once it and all that is in it are on the disk."""
+    """Rename a file or folder after flushing it, and everything in it, to the disk."""
     for one in (fresh, *(fresh.rglob("*") if fresh.is_dir() else ())):
         flush(one)
     os.replace(fresh, path)
@@ -96,7 +96,7 @@ def move(fresh: Path, path: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk; where a file system cannot tell, go on."""
+    """Wait until a file, or a folder's list of names, is on the disk, if the file system supports it."""
     try:
         held = os.open(path, os.O_RDONLY)
     except OSError:  # a folder, on Windows

@@ -1,4 +1,4 @@
-"""Proxies that the environment names, checked before an HTTP client ends in a traceback over one."""
+"""Proxies named by the environment, checked before an HTTP client fails on one with a traceback."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SOCKS = ("socks5", "socks5h")
 
 
 def check_proxies() -> None:
-    """Refuse a SOCKS proxy that cannot be used; HTTP clients look at all of them, whichever host they ask.
+    """Refuse a SOCKS proxy that cannot be used. HTTP clients read all proxies, whatever host they ask.
 
     Raises:
-        UsageError: One of a form that no client knows, or the package for SOCKS is not installed.
+        UsageError: A proxy has an unknown form, or the package for SOCKS is not installed.
     """
     for kind, address in getproxies().items():
         scheme = address.partition("://")[0].lower()

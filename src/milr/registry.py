@@ -31,10 +31,10 @@ GROUPS: Mapping[str, str] = {
     "method": "milr.methods",
     "benchmark": "milr.benchmarks",
 }
-"""Kind of a name -> the group of entry points in which packages offer more of it."""
+"""Kind of a name -> the group of entry points in which packages offer more names."""
 _FILE = re.compile(r"(?P<module>.+\.py)(:(?P<attribute>.*))?", re.DOTALL)
 _MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*(\.[^\W\d]\w*)*)")
-_LISTED = 12  # names that an error lists at most
+_LISTED = 12  # most names in an error
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,24 @@ class Entry:
     """One line of a table."""
 
     target: str
-    """The object's place: "package.module:Name" or "./file.py:Name"."""
+    """Place of the object: "package.module:Name" or "./file.py:Name"."""
     summary: str
-    """What it is, in one line, for `milr info`."""
+    """One line of help for `milr info`."""
     package: str | None = None
-    """Name and version of the installed package that offers it; None for milr's own and for code that is typed."""
+    """Name and version of the installed package that offers it; None for milr's own entries and for code."""
 
 
 def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """Return the entry of that name; imports nothing, and runs no file.
+    """Return the entry of that name; import nothing, run no file.
 
     Args:
-        kind: What it is a name of, for the error; those of `GROUPS` are open from outside.
-        name: Of the table or of an installed package, or code: ``package.module:attribute``, ``./file.py:attribute``.
+        kind: Kind of the name, for the error; packages can add to the kinds of `GROUPS`.
+        name: A name of the table or of an installed package, or code: ``package.module:attribute``,
+            ``./file.py:attribute``.
         table: milr's own names.
 
     Raises:
-        UsageError: Nothing has that name, or several packages have; there is no such file. Names the nearest.
+        UsageError: There is no such name or file, or several packages offer it. Names the nearest one.
     """
     if name in table:
         return table[name]
@@ -79,23 +80,23 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
 
 
 def is_named(kind: str, name: str, table: Mapping[str, Entry]) -> bool:
-    """Return whether milr or an installed package has that name."""
+    """Return true if milr or an installed package has that name."""
     return name in table or name in list_plugins(kind)
 
 
 def is_code(name: str) -> bool:
-    """Return whether a name has the form ``package.module:attribute`` or ``file.py:attribute``."""
+    """Return true if a name has the form ``package.module:attribute`` or ``file.py:attribute``."""
     return bool(_FILE.fullmatch(name) or _MODULE.fullmatch(name))
 
 
 def check_stored(kind: str, name: str, table: Mapping[str, Entry], where: object, typed: Collection[str] = ()) -> None:
-    """Refuse code whose name nobody typed: a run, a recipe or a request from elsewhere must not choose what runs here.
+    """Refuse code that the user did not type: a run, a recipe or a request must not choose what code runs here.
 
     Args:
-        kind: What it is a name of.
-        name: As it was stored.
+        kind: Kind of the name.
+        name: The stored name.
         table: milr's own names.
-        where: What the name was read from, for the error.
+        where: Source of the name, for the error.
         typed: Code that the user typed again.
 
     Raises:
@@ -109,15 +110,16 @@ def check_stored(kind: str, name: str, table: Mapping[str, Entry], where: object
 
 
 def list_plugins(kind: str) -> Mapping[str, list[Entry]]:
-    """Return what installed packages offer of a kind: name -> entries, one unless packages disagree."""
+    """Return the names of a kind that installed packages offer: name -> entries, more than one if packages conflict."""
     return _read_plugins(GROUPS[kind], tuple(sys.path)) if kind in GROUPS else {}
 
 
 def load(entry: Entry) -> Any:
-    """Import the entry's module and return the object that it names.
+    """Import the entry's module and return the object.
 
     Raises:
-        UsageError: There is no such module, file or attribute, or it cannot be imported; says what is there.
+        UsageError: There is no such module, file or attribute, or it cannot be imported; the message lists the names
+            that exist.
     """
     match = _FILE.fullmatch(entry.target) or _MODULE.fullmatch(entry.target)
     whose = f"{entry.target}, of the package {entry.package}," if entry.package else entry.target
@@ -138,10 +140,10 @@ def load(entry: Entry) -> Any:
 
 
 def construct(made: Callable[..., Any], offered: Mapping[str, object]) -> Any:
-    """Call a class or a factory with what its parameters name of what is offered.
+    """Call a class or a factory with those of the offered arguments that its parameters name.
 
     Raises:
-        UsageError: It asks for something that is not offered; says what is.
+        UsageError: It needs an argument that is not offered; says which are.
     """
     parameters = inspect.signature(made).parameters
     for name, parameter in parameters.items():
@@ -156,7 +158,7 @@ def construct(made: Callable[..., Any], offered: Mapping[str, object]) -> Any:
 
 @cache
 def _read_plugins(group: str, path: tuple[str, ...]) -> dict[str, list[Entry]]:
-    """Read a group's entry points, for one state of the search path."""
+    """Read a group's entry points for one state of the search path."""
     found: dict[str, list[Entry]] = {}
     for point in entry_points(group=group):
         entry = Entry(point.value, *_describe(point))
@@ -166,7 +168,7 @@ def _read_plugins(group: str, path: tuple[str, ...]) -> dict[str, list[Entry]]:
 
 
 def _describe(point: EntryPoint) -> tuple[str, str]:
-    """Return what the entry point's package says of itself, and its name and version."""
+    """Return the summary of the entry point's package, and its name and version."""
     package = point.dist
     if package is None:
         return "", "an unnamed package"
@@ -175,7 +177,7 @@ def _describe(point: EntryPoint) -> tuple[str, str]:
 
 
 def _check_file(path: str, attribute: str) -> None:
-    """Refuse a file that is not there, and one of whose objects none is named; nothing is run for that."""
+    """Refuse a missing file, and a file without an attribute; the file is not run."""
     file = Path(path).expanduser()
     if not file.is_file():
         there = sorted(path.name for path in file.parent.glob("*.py")) if file.parent.is_dir() else []
@@ -193,12 +195,12 @@ def _check_file(path: str, attribute: str) -> None:
 
 @cache
 def _load_file(file: Path) -> ModuleType:
-    """Run a file once a process, under a name of its own."""
+    """Run a file, once per process, under its own module name."""
     name = f"milr_typed_{file.stem}_{abs(hash(file)):x}"
     spec = spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None, "the name ends in .py"
     module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look their module up
+    sys.modules[name] = module  # dataclasses and pydantic look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -220,7 +222,7 @@ def _import(target: str, read: Callable[[], ModuleType]) -> ModuleType:
 
 
 def _unimportable(target: str, error: BaseException) -> UsageError:
-    """Return the error for code that fails while it is imported, with the last line of its own that was run."""
+    """Return the error for code that fails while it is imported, with the last line of its own that ran."""
     trace, line = error.__traceback__, 0
     file = _FILE.fullmatch(target)
     while trace is not None:
@@ -232,7 +234,7 @@ def _unimportable(target: str, error: BaseException) -> UsageError:
 
 
 def _public(found: object) -> list[str]:
-    """Return the names that somebody could have meant: what a module defines itself, or an object's own."""
+    """Return the names that a user may have meant: those that a module defines itself, or an object's own."""
     members = {name: getattr(found, name) for name in dir(found) if not name.startswith("_")}
     if not isinstance(found, ModuleType):
         return list(members)

@@ -1,7 +1,7 @@
-"""Where the benchmarks' prompt files come from: address, hash and licence of each. None of them is ours to ship.
+"""Sources of the benchmarks' prompt files: address, hash and licence. milr ships none of them.
 
-`milr data get` puts them into `$MILR_DATA` or `~/.cache/milr/data`, each benchmark into a folder of its own. Where a
-benchmark's judge is asked in words that are not ours to ship either, the official program that holds them comes along.
+`milr data get` puts them into `$MILR_DATA` or `~/.cache/milr/data`, each benchmark into its own folder. If a
+benchmark's questions to a judge may not be shipped either, the official program that contains them is fetched too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class DataFile:
     """One file of a benchmark."""
 
     name: str
-    """In the folder."""
+    """Name in the folder."""
     path: str
-    """In the repository."""
+    """Path in the repository."""
     sha256: str
 
 
@@ -38,34 +38,34 @@ class Source:
     commit: str
     licence: str
     files: tuple[DataFile, ...]
-    """The prompts."""
+    """The prompt files."""
     judge: DataFile | None = None
-    """The official evaluator, for the words in which it asks a VLM judge."""
+    """The official evaluator, for its questions to a VLM judge."""
 
     @property
     def all_files(self) -> tuple[DataFile, ...]:
-        """All that `milr data get` fetches."""
+        """Return all files that `milr data get` fetches."""
         return self.files if self.judge is None else (*self.files, self.judge)
 
     @property
     def address(self) -> str:
-        """Return the address of the repository's files, without a slash at its end."""
+        """Return the address of the repository's files, without a final slash."""
         return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}"
 
     @property
     def folder(self) -> Path:
-        """Return where `milr data get` puts the files."""
+        """Return the folder that `milr data get` fills."""
         root = os.environ.get(ROOT_VARIABLE)
         return (Path(root) if root else find_cache(ROOT_VARIABLE) / "milr" / "data") / self.name
 
     def find(self, folder: Path | None) -> Path:
-        """Return the folder with all prompts in it, each file the official one.
+        """Return the folder with all prompt files, each of them the official one.
 
         Args:
-            folder: Where somebody says that they are; None for where `milr data get` puts them.
+            folder: A folder given by the user; None takes the folder that `milr data get` fills.
 
         Raises:
-            UsageError: One is missing, or is another file of that name.
+            UsageError: A file is missing, or differs from the official one.
         """
         where = self.folder if folder is None else folder
         for file in self.files:
@@ -81,7 +81,7 @@ class Source:
         """Return the official evaluator that `milr data get` has fetched.
 
         Raises:
-            UsageError: It has not been fetched, or is another file of that name.
+            UsageError: It has not been fetched, or differs from the official one.
         """
         assert self.judge is not None, f"{self.name} has no evaluator of its own"
         path = self.folder / self.judge.name
@@ -219,4 +219,4 @@ SOURCES: Mapping[str, Source] = {
         ),
     )
 }
-"""Benchmark -> where its files come from."""
+"""Benchmark -> source of its files."""

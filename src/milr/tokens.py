@@ -1,4 +1,4 @@
-"""Words as text: what a user or a model wrote never becomes a control token, whatever it spells."""
+"""Text tokenisation: what a user or a model wrote never becomes a control token."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 _MARK = re.compile(r"<\S[^<>]*>")
-"""How the models' own marks look; some files do not call theirs special."""
+"""Pattern of the models' control tokens; some files do not mark theirs as special."""
 
 
 def find_control_tokens(tokenizer: Any) -> dict[str, int]:
-    """Return a tokenizer's control tokens and their ids: the special ones, and added ones in angle brackets.
+    """Return a tokenizer's control tokens and their ids: the special tokens, and added tokens in angle brackets.
 
     Added tokens that are plain words or letters are text.
 
@@ -27,10 +27,10 @@ def find_control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 class TextTokenizer:
-    """Reads texts as a tokenizer does, its control tokens as the characters that spell them."""
+    """A tokenizer that reads control tokens in a text as plain characters."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Copy the tokenizer, one of transformers' with a backend of tokenizers; later changes to it are not seen."""
+        """Copy the tokenizer, one of transformers' with a backend of tokenizers; later changes to it have no effect."""
         from tokenizers import AddedToken, Tokenizer
 
         self._backend: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -41,5 +41,5 @@ class TextTokenizer:
         self._backend.no_truncation()
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, none of them a control token; nothing is put before or after them."""
+        """Return the token ids of a text, none of them a control token; nothing is added at either end."""
         return list(self._backend.encode(text, add_special_tokens=False).ids) if text else []

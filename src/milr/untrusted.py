@@ -1,7 +1,6 @@
-"""Doors for what comes from outside: files that others wrote, replies of servers, words of either.
+"""Safe readers of untrusted input: files that others wrote, replies of servers, text of either.
 
-A reader of such things goes through one of these functions: they read a bounded number of bytes before anything is
-made of them, keep paths below their root, and make words fit to be printed.
+The functions read a bounded number of bytes, keep paths below their root, and make text safe to print.
 """
 
 from __future__ import annotations
@@ -16,22 +15,23 @@ from typing import cast
 from pydantic import ValidationError
 
 MOST_BYTES = 64 * 2**20
-"""Of one file that is read whole, and of one line of a packed file: a hundred times what a run of milr has."""
+"""Most bytes of one file that is read whole, and of one line of a packed file: a hundred times those of a run of milr.
+"""
 MOST_UNPACKED = 2**30
-"""Bytes of a packed file, once unpacked."""
+"""Most bytes of a packed file after unpacking."""
 MOST_PACKED = 256 * 2**20
-"""Bytes of a packed file, as it lies on the disk."""
+"""Most bytes of a packed file on the disk."""
 MOST_WORDS = 2000
-"""Characters of foreign words that are printed or kept."""
+"""Most characters of foreign text that are printed or kept."""
 _PIECE = 2**18
 _UNSEEN = frozenset("\u061c\u200e\u200f\u2028\u2029\ufeff\ufff9\ufffa\ufffb") | {
     chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xE0000, 0xE0080))
 }
-"""Characters that change how the words around them are shown."""
+"""Characters that change how the text around them is shown."""
 
 
 class UntrustedError(ValueError):
-    """A file or reply that is refused; the message says why, in one line."""
+    """The error for a file or reply that is refused; the message gives the reason in one line."""
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:

@@ -1,7 +1,7 @@
-"""Which weights a folder holds; where those that do not come with the package lie and how to get them.
+"""Weights: which ones a folder holds; where those outside the package are stored and how to get them.
 
-The latter lie in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, each model in a folder of its own under it.
-Nothing is ever downloaded here: who lacks a file is told what to type.
+They are in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, with a folder per model. Nothing is downloaded here:
+if a file is missing, the error says what to type.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from milr.files import find_cache
 
 ROOT_VARIABLE = "MILR_WEIGHTS"
 CONVERSION = "conversion.json"
-"""What `milr convert` writes beside weights: where they came from and the hashes of what it made."""
-_SAMPLED = 2**20  # bytes of each file of weights that tell which weights they are
+"""The file that `milr convert` writes beside weights: their origin and the hashes of its output."""
+_SAMPLED = 2**20  # bytes of each weights file that identify the weights
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class Finding:
 
     subject: str
     fine: bool | None
-    """None where it cannot be told, which is no fault."""
+    """None if it cannot be determined, which is not a fault."""
     said: str
     mend: tuple[str, ...] = ()
-    """Commands that mend it."""
+    """Commands that fix it."""
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file and, where they are known, its size and hash."""
+    """A file with its size and hash, if they are known."""
 
     name: str
     sha256: str | None = None
-    """Hexadecimal, whole."""
+    """SHA-256, hexadecimal, whole."""
     size: int | None = None
-    """Bytes."""
+    """Size in bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +51,31 @@ class Weights:
     """One model's folder under the root."""
 
     name: str
-    """Of the folder."""
+    """Name of the folder."""
     title: str
-    """What it is, for people."""
+    """Title for readers."""
     files: tuple[WeightFile, ...]
     commands: tuple[str, ...]
-    """What to type to get it; {folder} stands for the folder."""
+    """Commands to get it; {folder} stands for the folder."""
     sources: Mapping[str, str] | None = None
-    """How the hashes of the checkpoints begin from which `milr convert` makes it -> what each is; None where nothing is
+    """First digits of the hashes of the checkpoints that `milr convert` makes it from -> name; None if nothing is
     converted."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Return the folder."""
         return weights_root() / self.name
 
     @property
     def mend(self) -> tuple[str, ...]:
-        """The commands, ready to be typed."""
+        """Return the commands, ready to be typed."""
         return tuple(command.format(folder=self.folder) for command in self.commands)
 
     def find(self) -> Path:
-        """The folder, with all its files in it.
+        """Return the folder with all its files.
 
         Raises:
-            UsageError: One is missing; the message has the commands.
+            UsageError: A file is missing; the message has the commands.
         """
         for file in self.files:
             if not (self.folder / file.name).is_file():
@@ -86,7 +86,7 @@ class Weights:
         return self.folder
 
     def examine(self) -> Iterator[Finding]:
-        """One finding a file: there, of the right size and hash; then where the weights came from."""
+        """Yield one finding per file (present, size, hash), then one about the origin of the weights."""
         for file in self.files:
             yield self._examine(file)
         if self.sources is not None and (self.folder / CONVERSION).is_file():
@@ -129,7 +129,7 @@ class Weights:
 
 
 def weights_root() -> Path:
-    """The folder of all weights that do not come with the package."""
+    """Return the folder of all weights that do not come with the package."""
     root = os.environ.get(ROOT_VARIABLE)
     if not root:
         return find_cache(ROOT_VARIABLE) / "milr" / "weights"
@@ -140,10 +140,10 @@ def weights_root() -> Path:
 
 
 def identify_weights(folder: Path) -> str:
-    """Eight hexadecimal digits that tell the weights in a folder from others.
+    """Return eight hexadecimal digits that identify the weights in a folder.
 
-    Of the config and of each safetensors file's size and first megabyte: training changes every weight, and whole files
-    are too long to read at every start.
+    They hash the config and each safetensors file's size and first megabyte: training changes every weight, and whole
+    files take too long to read at every start.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
@@ -153,6 +153,6 @@ def identify_weights(folder: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """The file's sha256 in hexadecimal."""
+    """Return the file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Models by name. A model is imported, and its weights are read, when it is first needed."""
+"""Models by name. A model is imported, and its weights are read, when it is first used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelEntry(Entry):
     """One line of the table of models."""
 
     is_checkpoint: bool = False
-    """Whether a folder of that name in the package's assets is what is loaded."""
+    """True if the name is that of a folder in the package's assets, which is loaded."""
 
 
 MODELS: Mapping[str, ModelEntry] = {
@@ -49,26 +49,26 @@ MODELS: Mapping[str, ModelEntry] = {
         JANUS, "its sibling of a quarter of the size, made by the same recipe", is_checkpoint=True
     ),
 }
-"""Name -> entry. A model is one file and one line here; a folder and a hub's name are loaded as Janus."""
+"""Name -> entry. A model is one file and one line here; folders and hub names are loaded as Janus."""
 
 
 @dataclass(frozen=True)
 class ModelClass:
-    """A model that no checkpoint's folder says: a class or a function that makes one, see `milr.models.base.Model`."""
+    """A model without a checkpoint folder: a class or a function that makes one, see `milr.models.base.Model`."""
 
     name: str
-    """As it was asked for, its argument left out."""
+    """The name that was asked for, without its argument."""
     make: Any
-    """Makes the model, of what its parameters name."""
+    """Makes the model; its parameters name what it needs."""
     argument: str | None = None
-    """What follows the name's colon."""
+    """The text after the name's colon."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the class declares, before it makes a model.
+        """Return the capabilities that the class declares before it makes a model.
 
         Raises:
-            UsageError: It declares nothing.
+            UsageError: It declares none.
         """
         from milr.models.base import Capabilities
 
@@ -82,16 +82,16 @@ class ModelClass:
 
 
 ModelSource: TypeAlias = Path | ModelClass
-"""Where a model comes from: a checkpoint's folder, or a class."""
+"""Source of a model: a checkpoint's folder, or a class."""
 
 
 def embedded_folder(name: str = "embedded") -> Path:
-    """Return the folder of one of `MODELS`: a checkpoint that plain transformers loads as well."""
+    """Return the folder of one of `MODELS`, a checkpoint that plain transformers can load too."""
     return Path(__file__).parent.parent / "assets" / name
 
 
 def find_source(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> ModelSource:
-    """Return where a model comes from; its weights are not read.
+    """Return the source of a model; its weights are not read.
 
     Args:
         name: As `find_model` takes it; or a name of an installed package, with its argument after a colon, or
@@ -101,7 +101,7 @@ def find_source(name: str, *, weights: bool = True, offline: bool = False, confi
         confirm: As in `find_model`.
 
     Raises:
-        UsageError: As `find_model`; or what is named cannot be imported.
+        UsageError: As `find_model`; or the named code cannot be imported.
     """
     is_there = Path(name).exists() and not name.endswith(".py")
     if is_there or (name in MODELS and MODELS[name].is_checkpoint):
@@ -115,16 +115,16 @@ def find_source(name: str, *, weights: bool = True, offline: bool = False, confi
 
 
 def find_model(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> Path:
-    """Return the folder of a model that is a checkpoint; `find_source` finds the others too.
+    """Return the folder of a model that is a checkpoint; `find_source` also finds other models.
 
     Args:
         name: One of `MODELS`, a folder, or a hub's name: ``organisation/name`` or ``organisation/name@revision``.
-        weights: If true, its weights are needed; without them, no download needs agreement.
+        weights: If true, its weights are needed. Files without weights are fetched without asking.
         offline: Fetch nothing from the hub.
-        confirm: Agrees to a download or not, see `milr.models.hub`.
+        confirm: Decides on a download, see `milr.models.hub`.
 
     Raises:
-        UsageError: No such model, folder or hub name, or nobody agreed to fetch it.
+        UsageError: There is no such model, folder or hub name, or the download was not confirmed.
     """
     if name in MODELS and MODELS[name].is_checkpoint:
         return embedded_folder(name)
@@ -140,13 +140,13 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
 
 
 def check_model(name: str) -> None:
-    """Refuse what cannot be a model's name, folder or hub name; the hub is not asked."""
+    """Refuse text that cannot be a model's name, folder or hub name; the hub is not asked."""
     if not (Path(name).exists() or "/" in name or "\\" in name or is_named("model", name.partition(":")[0], MODELS)):
         find("model", name, MODELS)
 
 
 def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabilities:
-    """Read what a model is and can do from its config, or its class, alone.
+    """Read a model's capabilities from its config, or its class, alone.
 
     Raises:
         UsageError: The folder holds no model that milr knows, or the class declares nothing.
@@ -159,10 +159,10 @@ def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabi
 
 
 def reads_free_prompts(source: ModelSource) -> bool:
-    """Return whether a model reads any text, and not the grammar of `milr.tasks` alone.
+    """Return true if a model reads any text, false if it reads only the grammar of `milr.tasks`.
 
-    In milliseconds, from milr's own settings beside the checkpoint; whatever else is wrong is found when it is loaded.
-    A class says it by its attribute of that name, and does if it has none.
+    This takes milliseconds: it reads milr's own settings beside the checkpoint; other faults are found when it is
+    loaded. A class declares it by the attribute of that name; the default is true.
     """
     if isinstance(source, ModelClass):
         return bool(getattr(source.make, "reads_free_prompts", True))
@@ -174,9 +174,9 @@ def reads_free_prompts(source: ModelSource) -> bool:
 
 
 def read_best_method(source: ModelSource) -> dict[str, str]:
-    """Return the best measured method of a model, and its strategy where it has one; {} is the paper's.
+    """Return the best measured method of a model, and its strategy if it has one; {} means the paper's.
 
-    In milliseconds, from milr's own settings beside the checkpoint; a class has none.
+    This takes milliseconds: it reads milr's own settings beside the checkpoint. A class has none.
     """
     if isinstance(source, ModelClass):
         return {}
@@ -207,19 +207,19 @@ def load_model(
             of an installed package; or ``package.module:attribute``, ``./file.py:attribute``: a class, or a function
             that makes a model.
         device: As torch names it: "cpu", "cuda", "cuda:1".
-        dtype: Of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
-        profile: The form of its prompts, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
-        deterministic: Decode in batches of fixed shape, so that in bfloat16 too an image does not depend on the rest
-            of its batch. A small batch then takes as long as a full one.
+        dtype: Dtype of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
+        profile: Its prompt profile, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
+        deterministic: Decode in batches of fixed shape, so that in bfloat16 too an image does not depend on the rest of
+            its batch. A small batch then takes as long as a full one.
         graphs: On a CUDA device, record decode steps as CUDA graphs and replay them.
         offline: Fetch nothing from the hub.
-        confirm: Gets a download and agrees to it or not; the default refuses all.
-        settings: Settings that a user gives, by name: latents that the model does not have are refused before its
-            weights are read.
+        confirm: Called with a download, to allow or refuse it; the default refuses all.
+        settings: The user's settings, by name: latents that the model does not have are refused before its weights are
+            read.
 
     Raises:
-        UsageError: No such model or folder, no safetensors in it, an unknown device, dtype or profile, nobody agreed to
-            fetch it, or it lacks the latents that `settings` ask for.
+        UsageError: No such model or folder, no safetensors in it, an unknown device, dtype or profile, a download that
+            was not confirmed, or latents in `settings` that it does not have.
     """
     if not isinstance(cast("object", name), str):
         raise UsageError(f"{name!r} ({type(name).__name__}) is no model's name: give one in words, or a folder's path")
@@ -242,7 +242,7 @@ def load_model(
 
 
 def _check_members(name: str, made: object) -> None:
-    """Refuse an object that lacks something of what every model has."""
+    """Refuse an object that lacks a member that every model has."""
     from milr.models.base import Model
 
     members = [*Model.__annotations__, *(member for member in vars(Model) if not member.startswith("_"))]

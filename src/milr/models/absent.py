@@ -1,4 +1,4 @@
-"""Latents that a user asks for and a model does not have."""
+"""Check for latents that a user asks for and a model does not have."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from milr.models.base import Capabilities
 
 
 def check_latents(given: Mapping[str, object], capabilities: Capabilities) -> None:
-    """Refuse ratios that a user gives for latents that the model does not have.
+    """Refuse the user's ratios for latents that the model does not have.
 
     Args:
-        given: Settings that a user gives, by name; defaults are not refused.
-        capabilities: The model's, known before its weights are loaded.
+        given: The user's settings, by name; defaults are not refused.
+        capabilities: The model's capabilities.
 
     Raises:
         UsageError: A given ratio is above zero, and the model has no such latents.

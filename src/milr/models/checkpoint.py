@@ -46,8 +46,8 @@ _LARGEST: Mapping[str, int] = {
     **dict.fromkeys(("intermediate_size", "num_embeddings", "num_image_tokens"), 2**18),
     "vocab_size": 2**21,
 }
-"""Dimension of a config -> the largest one that is believed: at least ten times that of Janus-Pro-7B."""
-_NAMED = 8  # weights that an error names at most
+"""Dimension of a config -> largest accepted value: at least ten times that of Janus-Pro-7B."""
+_NAMED = 8  # most weights in an error
 
 
 class CheckpointSettings(BaseModel):
@@ -56,18 +56,18 @@ class CheckpointSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: str | None = None
-    """One of `PROFILES`; None recognises it."""
+    """One of `PROFILES`; None selects it by the checkpoint's name and tokens."""
     grammar: Literal["free", "icons"] = "free"
     """"icons" if the model only reads prompts of `milr.tasks`, and draws icons."""
     best: dict[str, str] = {}
-    """The best measured method, and its strategy, which commands take where none is asked for; {} is the paper's."""
+    """The best measured method and its strategy, which commands take by default; {} means the paper's."""
     search: dict[str, float | int | str] = {}
-    """Settings of methods, by name, whose best values depend on the model."""
+    """Settings of methods whose best values depend on the model, by name."""
 
     @field_validator("search")
     @classmethod
     def _know_names(cls, search: dict[str, float | int | str]) -> dict[str, float | int | str]:
-        """Refuse names that are no settings; give old names their new ones."""
+        """Refuse unknown names of settings; give old names their new ones."""
         named = {OLD_NAMES.get(name, name): value for name, value in search.items()}
         for name in named:
             if name not in (known := all_fields()):
@@ -84,12 +84,12 @@ class Checkpoint:
     profile: PromptProfile
     profile_name: str
     config: Any
-    """A `JanusConfig`, whatever layout the folder has."""
+    """A `JanusConfig`, for either layout."""
     layout: Literal["transformers", "deepseek"]
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the model is and can do."""
+        """Return the model's capabilities."""
         vision, text = self.config.vision_config, self.config.text_config
         return Capabilities(
             image_size=vision.image_size,
@@ -102,11 +102,11 @@ class Checkpoint:
 
     @property
     def version(self) -> str:
-        """Eight hexadecimal digits that tell these weights from others in a folder of the same name."""
+        """Return eight hexadecimal digits that distinguish these weights from others in a folder of the same name."""
         return identify_weights(self.folder)
 
     def load_tokenizer(self) -> Any:
-        """Load the tokenizer that `tokenizer.json` states, with the profile's added tokens and named special tokens.
+        """Load the tokenizer of `tokenizer.json`, with the profile's added tokens and named special tokens.
 
         Raises:
             UsageError: There is none, or it lacks one of `SPECIAL_TOKENS`.
@@ -122,13 +122,13 @@ class Checkpoint:
         missing = [token for token in SPECIAL_TOKENS.values() if backend.token_to_id(token) is None]
         if missing:
             raise UsageError(f"{str(path)!r} lacks {', '.join(missing)}: it is no tokenizer of a Janus checkpoint")
-        # Some files of this family add the first token to what they read, some leave it to their class.
+        # some tokenizer files of this family add the first token, others leave it to their class
         first = SPECIAL_TOKENS["bos_token"]
         backend.post_processor = TemplateProcessing(
             single=f"{first} $A", pair=f"{first} $A $B", special_tokens=[(first, backend.token_to_id(first))]
         )
-        # The class that such a folder's config names (LlamaTokenizer) would split words in another way than the file
-        # says: this one takes the file as it is.
+        # the class that such a folder's config names (LlamaTokenizer) would split words differently from the file,
+        # so this class takes the file unchanged
         tokenizer: Any = PreTrainedTokenizerFast(
             tokenizer_object=backend,
             **{name: token for name, token in SPECIAL_TOKENS.items() if name in _STANDARD_TOKENS},
@@ -147,7 +147,7 @@ class Checkpoint:
         return tokenizer
 
     def load_image_processor(self) -> Any:
-        """Load what makes pixel values of images: resized to fit, padded to a square, normalised.
+        """Load the image processor: it resizes to fit, pads to a square and normalises.
 
         Raises:
             UsageError: The folder does not describe it.
@@ -170,11 +170,12 @@ class Checkpoint:
     ) -> Any:
         """Load the weights into transformers' `JanusForConditionalGeneration`.
 
-        Each weight goes to the device by itself, in its final dtype: the host needs memory for one at a time.
+        Each weight is moved to the device by itself, in its final dtype, so the host needs memory for one weight at a
+        time.
 
         Args:
             dtype: The dtype of the weights.
-            device: Where they go; None is the CPU.
+            device: The device; None is the CPU.
             tensors: The weights under the names of the folder's layout; None reads its safetensors.
 
         Raises:
@@ -201,7 +202,7 @@ class Checkpoint:
 
         Args:
             dtype: The dtype of the weights.
-            device: Where the weights are made, so that the host needs no memory for them; None is the CPU.
+            device: The device on which the weights are made; None is the CPU.
         """
         import torch
 
@@ -214,7 +215,7 @@ class Checkpoint:
         return network.to(place)
 
     def _make_empty(self) -> Any:
-        """Return the network with weights that were never written: the system gives them no memory yet."""
+        """Return the network with unwritten weights, for which the system allocates no memory yet."""
         from transformers.initialization import no_init_weights
         from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
 
@@ -249,11 +250,11 @@ def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool =
 
     Args:
         folder: Holds config.json, tokenizer files, preprocessor_config.json and *.safetensors.
-        profile: One of `PROFILES`; None takes what `milr.json` says, and where that says nothing, recognises it.
-        weights: Whether there must be safetensors.
+        profile: One of `PROFILES`; None takes the one of `milr.json`, or selects it by name and tokens.
+        weights: If true, there must be safetensors.
 
     Raises:
-        UsageError: The folder is no Janus checkpoint in safetensors, or no profile has that name.
+        UsageError: The folder is not a Janus checkpoint in safetensors, or there is no such profile.
     """
     if not folder.is_dir():
         raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
@@ -284,7 +285,7 @@ def find_shards(folder: Path) -> list[Path]:
     """Return a folder's safetensors: those that its index names, or all.
 
     Raises:
-        UsageError: One that the index names is missing.
+        UsageError: A file that the index names is missing.
     """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
@@ -299,11 +300,11 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
-    """Name the first weights of each fault; do nothing if there is none.
+    """Raise an error that names the first weights of each fault; do nothing if there is none.
 
     Args:
-        origin: What an error calls the checkpoint.
-        faults: What is wrong -> the weights' names.
+        origin: Name of the checkpoint in the error.
+        faults: Description of a fault -> names of weights.
 
     Raises:
         UsageError: There is a fault.
@@ -333,7 +334,7 @@ def _make_config(
 
 
 def _check_dimensions(folder: Path, config: Any) -> None:
-    """Refuse a config whose network no memory would hold, before any of it is made."""
+    """Refuse a config whose network fits into no memory, before any of it is allocated."""
     for part in ("text_config", "vision_config", "vq_config"):
         for name, largest in _LARGEST.items():
             found: Any = getattr(getattr(config, part), name, None)

@@ -49,7 +49,7 @@ _VQ = r"gen_vision_model\.(encoder|decoder)\."
 _VQ_TO = r"model.vqmodel.\1."
 
 KEYS: tuple[tuple[str, str, Change], ...] = (
-    (r"language_model\.model\..*rotary_emb\.inv_freq", "", "drop"),  # made anew; only old files have it
+    (r"language_model\.model\..*rotary_emb\.inv_freq", "", "drop"),  # recomputed; only old files have it
     (r"language_model\.model\.(.+)", r"model.language_model.\1", "none"),
     (r"language_model\.lm_head\.weight", "lm_head.weight", "none"),
     (r"gen_embed\.weight", "model.generation_embeddings.weight", "none"),
@@ -67,7 +67,7 @@ KEYS: tuple[tuple[str, str, Change], ...] = (
     (_BLOCK + r"attn\.qkv\.(.+)", _LAYER + r"self_attn.{part}_proj.\2", "split"),
     (_BLOCK + r"attn\.proj\.(.+)", _LAYER + r"self_attn.projection_layer.\2", "none"),
     (_BLOCK + r"mlp\.(fc[12])\.(.+)", _LAYER + r"mlp.\2.\3", "none"),
-    (r"gen_vision_model\.quantize\.codebook_used", "", "drop"),  # a count kept while training
+    (r"gen_vision_model\.quantize\.codebook_used", "", "drop"),  # a counter of training
     (r"gen_vision_model\.((?:quantize\.embedding|quant_conv|post_quant_conv)\..+)", r"model.vqmodel.\1", "none"),
     (_VQ + r"((?:conv_in|conv_out|norm_out)\..+)", _VQ_TO + r"\2", "none"),
     (_VQ + r"mid\.0\.(.+)", _VQ_TO + r"mid.block_1.\2", "none"),

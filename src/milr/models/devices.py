@@ -1,4 +1,4 @@
-"""Where a model runs and in which numbers: one policy for every device."""
+"""Devices and dtypes: one policy for the model and its rewards."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""Types that weights and the key-value cache may have. Latents, guidance and softmax are float32 whatever it is."""
+"""Dtypes of weights and the KV cache. Latents, guidance and softmax are float32 in any case."""
 _SHORT_DTYPES = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
-"""What people type for them; refused with the name."""
+"""Common short forms, which are refused with the full name."""
 _BFLOAT16_SINCE = 8
-"""CUDA's compute capability from which bfloat16 is done in hardware (Ampere)."""
+"""CUDA compute capability from which bfloat16 is supported in hardware (Ampere)."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a run computes and in which numbers: the policy for its model and for all its rewards."""
+    """The device and the dtype of a run's model and rewards."""
 
     device: str = "cpu"
-    """As torch names it."""
+    """Device, in torch's notation."""
     dtype: str | None = None
     """One of `DTYPES`; None leaves the choice to `choose_dtype`. Scorers of benchmarks stay float32."""
 
 
 @contextmanager
 def own_numbers() -> Generator[None]:
-    """Compute as milr does, whatever the program around has set in torch; it finds its settings as they were."""
-    if "torch" not in sys.modules:  # nobody has set anything
+    """Compute with milr's torch settings, whatever the calling program has set; restore its settings afterwards."""
+    if "torch" not in sys.modules:  # not set by anybody
         yield
         return
     import torch
@@ -57,10 +57,10 @@ def find_device(name: str) -> torch.device:
     """Return the device of that name.
 
     Args:
-        name: As torch names it: "cpu", "cuda", "cuda:1", "mps".
+        name: In torch's notation: "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
-        UsageError: There is no such name, or no such device here.
+        UsageError: There is no such name, or this machine has no such device.
     """
     import torch
 
@@ -82,11 +82,11 @@ def find_device(name: str) -> torch.device:
 
 
 def machine_facts(placement: Placement, places: Mapping[str, str]) -> dict[str, str | int]:
-    """Return what a run notes of the machine and what only torch knows.
+    """Return the facts about the machine that a run stores and only torch knows.
 
     Args:
-        placement: Of the run.
-        places: Where its rewards compute, by the name of the fact: "reward_device", "evaluator_device".
+        placement: The run's placement.
+        places: Devices of its rewards, by the name of the fact: "reward_device", "evaluator_device".
     """
     import torch
 
@@ -97,7 +97,7 @@ def machine_facts(placement: Placement, places: Mapping[str, str]) -> dict[str, 
 
 
 def check_dtype(name: str | None) -> None:
-    """Refuse an unknown name of a type of numbers; None is allowed. Torch is not imported."""
+    """Refuse an unknown name of a dtype; None is allowed. Torch is not imported."""
     if name in _SHORT_DTYPES:
         raise UsageError(f"unknown dtype {name!r}: did you mean {_SHORT_DTYPES[name]!r}? known: {', '.join(DTYPES)}")
     if name is not None and name not in DTYPES:
@@ -105,15 +105,15 @@ def check_dtype(name: str | None) -> None:
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The type of the weights and of the key-value cache.
+    """Return the dtype of the weights and of the KV cache.
 
     Args:
         name: One of `DTYPES`. None takes float32 on a CPU; elsewhere bfloat16, but float16 on CUDA devices that are
             older than bfloat16 (compute capability below 8).
-        device: Where the model is to run.
+        device: The model's device.
 
     Raises:
-        UsageError: No type has that name.
+        UsageError: There is no such dtype.
     """
     import torch
 

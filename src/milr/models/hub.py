@@ -1,4 +1,4 @@
-"""Checkpoints by their names at the Hugging Face hub: found in its cache, or fetched when that is agreed to."""
+"""Checkpoints at the Hugging Face hub: found in its cache, or fetched after consent."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from milr.proxies import check_proxies
 
 _NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SETTINGS = (".json", ".jinja")
-"""Endings of the small files of a checkpoint; code is never fetched."""
+"""File name endings of the small files of a checkpoint; code is never fetched."""
 WEIGHTS = ".safetensors"
 PICKLES = ".bin"
 
 
 @dataclass(frozen=True)
 class HubName:
-    """``organisation/name``, with ``@revision`` after it or not."""
+    """A hub name: ``organisation/name``, optionally followed by ``@revision``."""
 
     repository: str
     revision: str | None
@@ -34,41 +34,41 @@ class HubName:
 
 @dataclass(frozen=True)
 class Download:
-    """What is about to be fetched."""
+    """A download that needs consent."""
 
     name: HubName
     files: tuple[str, ...]
     size: int
-    """Bytes, of what the cache does not hold yet."""
+    """Bytes that the cache does not have yet."""
 
     @property
     def said(self) -> str:
-        """The size in words."""
+        """Return the size in words."""
         return f"{self.name}: {len(self.files)} files, {self.size / 1e9:.2f} GB"
 
 
 class NotConfirmed(UsageError):
-    """A download that nobody agreed to."""
+    """The error of a download without consent."""
 
 
 Confirm = Callable[[Download], bool]
 
 
 def refuse(download: Download) -> bool:
-    """Agree to nothing: for programs, where nobody can be asked."""
+    """Refuse every download: the default for programs that cannot ask a user."""
     return False
 
 
 @dataclass(frozen=True)
 class HubAccess:
-    """Whether models may be fetched from the hub, and who is asked; by default nothing is fetched."""
+    """Access to the hub: whether models may be fetched, and who is asked. By default nothing is fetched."""
 
     offline: bool = False
     confirm: Confirm = refuse
 
 
 def parse_hub_name(name: str) -> HubName | None:
-    """A hub's name in parts; None where it cannot be one."""
+    """Return the parts of a hub name; None if the text is none."""
     found = _NAME.fullmatch(name)
     return HubName(found["repository"], found["revision"]) if found else None
 
@@ -80,23 +80,23 @@ def find_at_hub(
     offline: bool = False,
     confirm: Confirm = refuse,
 ) -> Path:
-    """The folder of a checkpoint, from the hub's cache where it is whole there.
+    """Return the folder of a checkpoint, from the hub's cache if it is complete there.
 
-    What the cache holds is taken as it is, without asking the hub for news of it.
+    A cached checkpoint is used without asking the hub for updates.
 
     Args:
-        name: Which one.
-        weights: Endings of the weights' files, the first that there is; none takes the small files alone, which needs
-            no agreement.
-        offline: Ask nobody; as with HF_HUB_OFFLINE=1.
-        confirm: Is shown the download and agrees to it or not.
+        name: Name of the checkpoint.
+        weights: File name endings of the weights; the first one that exists is taken. None at all takes the small files
+            alone, which need no consent.
+        offline: Do not use the network, as with HF_HUB_OFFLINE=1.
+        confirm: Called with the download, to allow or refuse it.
 
     Raises:
-        NotConfirmed: Nobody agreed.
+        NotConfirmed: The download was refused.
         UsageError: There is no such checkpoint or revision, it has no such weights, or the hub cannot be reached.
     """
     if not os.environ.get("HF_HOME"):
-        find_cache("HF_HOME")  # the hub's library is not importable without a folder for its cache
+        find_cache("HF_HOME")  # the hub's library cannot be imported without a folder for its cache
     from huggingface_hub import is_offline_mode
 
     for ending in weights or (None,):
@@ -139,7 +139,7 @@ def _find_in_cache(name: HubName, weights: str | None) -> Path | None:
 
 
 def _ask_hub(name: HubName, weights: Sequence[str]) -> Download:
-    """What would have to be fetched."""
+    """Return the download that would be needed."""
     from huggingface_hub import HfApi
 
     info: Any = _call(name, HfApi().model_info, name.repository, revision=name.revision)
@@ -169,11 +169,11 @@ def _download(name: HubName, files: Sequence[str], **options: Any) -> Any:
 
 
 def _call(name: HubName, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call the hub; what can go wrong there becomes one line."""
+    """Call the hub; turn its errors into one line."""
     check_proxies()
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    # What the hub's own HTTP library raises where nobody answers, whichever library this version stands on.
+    # errors of the hub's own HTTP library, whichever one this version uses
     unanswered = cast("type[Exception]", cast("Any", HfHubHTTPError).__bases__[0])
     try:
         return function(*arguments, **options)

@@ -1,4 +1,4 @@
-"""The first tokens of an image, as far as no decoder is needed for them: given ones, and those read from latents."""
+"""The first tokens of an image that need no decoder: given ones, and those sampled from latents."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def sample_leads(
     vocabulary: int,
     device: torch.device,
 ) -> list[torch.Tensor]:
-    """Return each image's first tokens (n,) int64 on the device, of all images together; the host waits for none.
+    """Return each image's first tokens, (n,) int64 on the device, without waiting for the device.
 
     Args:
-        requests: What each image begins with.
-        totals: Tokens of each image.
-        streams: One per image, advanced by the numbers of these places, given ones included.
-        sampling: How tokens are sampled from the logits of latents.
+        requests: One per image.
+        totals: Number of tokens of each image.
+        streams: One per image, advanced by the numbers of these positions, given ones included.
+        sampling: Sampling parameters for the logits of latents.
         vocabulary: V, number of different image tokens.
-        device: Where the tokens go.
+        device: Device of the result.
     """
     lengths = [_count_leading(request, total) for request, total in zip(requests, totals, strict=True)]
     sampler = SAMPLE[sampling.sampler]
@@ -45,7 +45,7 @@ def sample_leads(
     prefixes = [nothing if request.prefix is None else request.prefix for request in requests]
     read = [min(len(prefix), length) for prefix, length in zip(prefixes, lengths, strict=True)]
     if any(read):
-        logits = torch.cat([prefix[:count] for prefix, count in zip(prefixes, read, strict=True)])  # (all places, V)
+        logits = torch.cat([prefix[:count] for prefix, count in zip(prefixes, read, strict=True)])  # (all positions, V)
         own = torch.cat([row[:count] for row, count in zip(numbers, read, strict=True)]).to(device)
         sampled = split_rows(sampler.choose(torch.softmax(logits / sampling.temperature, dim=-1), own), read)
         padded = [
@@ -56,7 +56,7 @@ def sample_leads(
 
 
 def _given(request: ImageRequest, place: int) -> int | None:
-    """Return the token that a request gives for a place."""
+    """Return the token that a request gives for a position."""
     return request.tokens[place] if place < len(request.tokens) else None
 
 

@@ -1,4 +1,4 @@
-"""Prompt profiles: the prompts that a checkpoint was trained on, as data, and their token ids."""
+"""Prompt templates, one profile per checkpoint family, and their tokenisation."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ class Part(NamedTuple):
 
     text: str
     template: bool
-    """If true, control tokens in it are meant; else they are words that somebody wrote."""
+    """If true, control tokens in the text are read as such; if false, the text is somebody's words."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A user's message and the roles around it. Source of the form: Janus's conversation template "deepseek"."""
+    """A user's message and the roles around it. Source: Janus's conversation template "deepseek"."""
 
     content: str
-    """``{prompt}``, ``{reasoning}``, ``{question}`` and ``{image}`` are filled in; spaces at the ends are cut off."""
+    """Template with ``{prompt}``, ``{reasoning}``, ``{question}`` and ``{image}``; outer spaces are stripped."""
     user: str = "<|User|>"
     assistant: str = "<|Assistant|>"
     system: str = ""
-    """Stands first if it is not empty."""
+    """System prompt at the beginning; may be empty."""
 
     def write(self, **words: str | Part) -> list[Part]:
-        """Return the parts of the whole text, up to where the assistant begins.
+        """Return the parts of the whole text, up to the assistant's turn.
 
         Args:
-            words: What is filled in: somebody's words, or a part of the template.
+            words: Texts to fill in: somebody's words, or a part of the template.
         """
         before = f"{self.system}\n\n" if self.system else ""
         filled: list[Part] = []
@@ -52,7 +52,7 @@ def join_parts(parts: Iterable[Part]) -> str:
 
 
 def _strip(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts without the blanks at both ends of their whole."""
+    """Strip blanks at both ends of the joined parts."""
     whole = join_parts(parts)
     left = len(whole) - len(whole.lstrip())
     right = left + len(whole.strip())
@@ -68,48 +68,47 @@ ANSWERING = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
-"""Janus's own system prompt: it stands before every question about an image, and before no prompt for one.
+"""Janus's own system prompt: used before every question about an image, and before no prompt for an image.
 
-Word for word, as the checkpoints were trained on it. Source: deepseek-ai/Janus, VLChatProcessor; the same in
+It is verbatim, because the checkpoints were trained on it. Source: deepseek-ai/Janus, VLChatProcessor; the same in
 `transformers.models.janus.processing_janus`.
 """
 
 
 @dataclass(frozen=True)
 class PromptProfile:
-    """The prompts and limits with which a checkpoint reasons, draws and answers."""
+    """The prompts and limits of a checkpoint for reasoning, drawing and answering."""
 
     summary: str
     passes: Literal[1, 2]
-    """2: the reasoning's words are put into a new prompt for the image. 1: the image follows the reasoning's own
-    tokens in the same context."""
+    """2: the reasoning is inserted into a new prompt for the image. 1: the image follows the reasoning's own tokens in
+    the same context."""
     reasoning: Turn
-    """Asks for the reasoning."""
+    """Prompt for the reasoning."""
     image: Turn | None
-    """Asks for the image after a reasoning; None if the image follows in the same context."""
+    """Prompt for the image after a reasoning; None if the image follows in the same context."""
     plain: Turn
-    """Asks for the image from the prompt alone."""
+    """Prompt for the image without a reasoning."""
     question: Turn
-    """Asks a yes/no question about an image, which stands where ``{image}`` is."""
+    """Prompt for a yes/no question about an image at ``{image}``."""
     max_reasoning_tokens: int
     open_question: Turn = Turn("{image}\n{question}", system=ANSWERING)
-    """Asks any other question about an image."""
+    """Prompt for any other question about an image."""
     text_temperature: float = 0.0
-    """Temperature of the reasoning's tokens; 0 takes the likeliest."""
+    """Temperature of the reasoning's tokens; 0 means greedy."""
     ends: frozenset[Literal["end of sequence", "image start"]] = frozenset({"end of sequence"})
     """Tokens that end a reasoning."""
     keeps_spaces: bool = True
-    """If true, the reasoning goes into the image's prompt with the spaces around it as they were written."""
+    """If true, the reasoning is inserted into the image's prompt with its outer spaces."""
     added_tokens: tuple[str, ...] = ()
-    """Added to the tokenizer, in this order, if it does not know them."""
+    """Tokens to add to the tokenizer, in this order, if it does not have them."""
     cut: tuple[str, ...] = ()
-    """Words that are cut out of a prompt, at any place."""
+    """Phrases that are deleted from a prompt, at any position."""
     names: tuple[str, ...] = field(default=())
-    """A checkpoint whose name has one of these in it, or whose tokenizer has all of `added_tokens`, takes this
-    profile."""
+    """A checkpoint with one of these in its name, or whose tokenizer has all of `added_tokens`, takes this profile."""
     criticised: str = "{prompt}"
-    """Replaces the prompt when a reasoning is requested again, after a wrong image; ``{critique}`` says what was wrong.
-    The default fits a model that never learned to read a critique."""
+    """Prompt for a new reasoning after a wrong image; ``{critique}`` is the critique. The default is for a model that
+    never learned to read one."""
 
 
 _VISUALIZATION = (
@@ -123,7 +122,7 @@ _VISUALIZATION = (
     "6. Do not elaborate beyond the attributes or relationships specified in the prompt\n"
     "Do not miss objects. Output your visualization directly without explanation:"
 )
-# Word for word: a checkpoint answers the prompt that it was trained on. Source: CaraJ7/T2I-R1 (Apache-2.0),
+# Verbatim: a checkpoint answers the prompt that it was trained on. Source: CaraJ7/T2I-R1 (Apache-2.0),
 # data/prompt/reasoning_prompt.txt; MILR's public code sends the same to the base model.
 _VISUALIZATION_TURN = Turn(
     _VISUALIZATION,
@@ -139,7 +138,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         passes=2,
         reasoning=_VISUALIZATION_TURN,
         image=Turn("{prompt}. {reasoning}", user="User", assistant="Assistant"),
-        plain=Turn("{prompt}"),  # Janus-Pro's own roles: what its published scores were drawn with
+        plain=Turn("{prompt}"),  # Janus-Pro's own roles, with which its published scores were produced
         question=_QUESTION,
         max_reasoning_tokens=512,
         criticised="{prompt}. An image that was drawn from an earlier answer is wrong: {critique}",
@@ -202,18 +201,18 @@ PROFILES: Mapping[str, PromptProfile] = {
 }
 """Name -> profile."""
 DEFAULT_PROFILE = "janus-pro"
-"""The profile of a checkpoint that shows no other."""
+"""The profile of a checkpoint that matches no other."""
 
 
 def recognise_profile(names: Iterable[str], tokens: Collection[str]) -> str:
-    """Return the profile that a checkpoint's names or tokens match: `PromptProfile.names` and `added_tokens`.
+    """Return the profile that matches a checkpoint's names or tokens: `PromptProfile.names` and `added_tokens`.
 
     Args:
         names: Its name at the hub, the last parts of its folder, the name in its config.
         tokens: Added tokens of its tokenizer.
 
     Returns:
-        A name of `PROFILES`; tokens go before names.
+        A name of `PROFILES`; tokens take precedence over names.
     """
     for name, profile in PROFILES.items():
         if profile.added_tokens and all(token in tokens for token in profile.added_tokens):
@@ -228,32 +227,32 @@ def recognise_profile(names: Iterable[str], tokens: Collection[str]) -> str:
 class Prompts:
     """Token ids of all prompts. Every prompt begins with the beginning-of-sequence token, once.
 
-    Control tokens come from the profile alone: those that a prompt, a reasoning, a critique or a question spells are
-    read as text.
+    Only the profile's own text contains control tokens: in a prompt, a reasoning, a critique or a question they are
+    read as plain text.
     """
 
     def __init__(self, profile: PromptProfile, tokenizer: Any) -> None:
-        """Take the profile, and a tokenizer that knows its added tokens and the three image tokens."""
+        """Take the profile, and a tokenizer that has its added tokens and the three image tokens."""
         self.profile = profile
         self._tokenizer = tokenizer
         self.image_start: int = tokenizer.boi_token_id
         self.padding: int = tokenizer.pad_token_id
-        """Stands for every token but the first and the last of an unconditional prompt."""
+        """Replaces every token between the first and the last one of an unconditional prompt."""
         marks = {"end of sequence": tokenizer.eos_token_id, "image start": tokenizer.boi_token_id}
         self.ends: frozenset[int] = frozenset(marks[end] for end in profile.ends)
-        """Tokens that end a reasoning; they do not belong to it."""
+        """Tokens that end a reasoning, not counted as part of it."""
         self._controls = find_control_tokens(tokenizer)
         self._text = TextTokenizer(tokenizer)
 
     def reasoning(self, prompt: str, critique: str = "") -> list[int]:
-        """Return the prompt for a reasoning text, with what was wrong with an earlier image, if anything."""
+        """Return the prompt for a reasoning text, with a critique of an earlier image if there is one."""
         words = self._cut(prompt)
         if critique:
             words = self.profile.criticised.format(prompt=words, critique=critique)
         return self._encode(self.profile.reasoning.write(prompt=words))
 
     def image(self, prompt: str, reasoning: Reasoning | None) -> list[int]:
-        """Return the prompt for an image, after its reasoning if there is one; it ends with the image start."""
+        """Return the prompt for an image, after its reasoning if there is one; it ends with the image start token."""
         if reasoning is None:
             return [*self._encode(self.profile.plain.write(prompt=self._cut(prompt))), self.image_start]
         if self.profile.image is None:
@@ -266,7 +265,7 @@ class Prompts:
         return [*self._encode(turn), self.image_start]
 
     def question(self, question: str, places: int) -> list[int]:
-        """Return a yes/no question about an image that takes that many places, each a placeholder token."""
+        """Return a yes/no question about an image that takes this many positions, each a placeholder token."""
         return self._encode(self.profile.question.write(image=self._image(places), question=question))
 
     def open_question(self, question: str, places: int) -> list[int]:
@@ -274,11 +273,11 @@ class Prompts:
         return self._encode(self.profile.open_question.write(image=self._image(places), question=question))
 
     def without_end(self, tokens: list[int]) -> list[int]:
-        """Return a reasoning's tokens without the one that ended it."""
+        """Return a reasoning's tokens without the end token."""
         return tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
 
     def up_to_end(self, tokens: list[int]) -> list[int]:
-        """Return the tokens up to and including the first that ends a reasoning."""
+        """Return the tokens up to and including the first end token."""
         end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
         return tokens[: end + 1]
 
@@ -292,15 +291,15 @@ class Prompts:
         return prompt.strip()
 
     def _encode(self, parts: Sequence[Part]) -> list[int]:
-        # Some tokenizers of this family add the first token themselves, some do not: here it is always there, once.
+        # some tokenizers of this family add the first token themselves, others do not: here it is always there, once
         return [self._tokenizer.bos_token_id, *self._read(parts, self._controls)]
 
     def _encode_chain(self, text: str) -> list[int]:
-        """Return the tokens of a reasoning of which only the words are known: the profile's own marks belong to it."""
+        """Tokenise a reasoning of which only the text is known; it may contain the profile's own control tokens."""
         return self._read([Part(text, True)], self.profile.added_tokens)
 
     def _read(self, parts: Sequence[Part], marks: Collection[str]) -> list[int]:
-        """Return token ids: these marks in template parts as control tokens, all else as text, undivided."""
+        """Tokenise parts: these control tokens in template parts as such, all else as plain text in one piece."""
         pattern = re.compile(f"({'|'.join(map(re.escape, sorted(marks, key=len, reverse=True))) or '(?!)'})")
         ids: list[int] = []
         text = ""

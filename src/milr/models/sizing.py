@@ -1,4 +1,4 @@
-"""The memory that a model needs, from its config alone, and its speed, from a probe of a few seconds."""
+"""Memory that a model needs, from its config alone, and its speed, from a probe of a few seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from milr.models.janus import Janus
 
 PROMPT_TOKENS = 256
-"""Tokens counted for a prompt and the words around it."""
+"""Tokens assumed for a prompt and its template."""
 _COPIES = 5
 """Copies of each latent: current, initial, gradient, and Adam's two moments."""
 _FLOAT32_BYTES = 4
@@ -28,28 +28,28 @@ class Plan:
 
     dtype: str
     parameters: dict[str, int]
-    """Number of parameters in each part."""
+    """Parameters of each part."""
     weights: int
     tokens: int
-    """The longest context: prompt, reasoning and image in one."""
+    """Longest context: prompt, reasoning and image in one."""
     cache_per_token: int
-    """Keys and values of all layers."""
+    """Bytes of keys and values of all layers."""
     row: int
-    """One drawing in progress: two rows of keys and values for guidance, and its latents."""
+    """Bytes of one drawing in progress: two rows of keys and values for guidance, and its latents."""
     latents: int
-    """Latents of one task, as if all text and all image positions moved."""
+    """Bytes of one task's latents, if all text and image positions were latents."""
     free: int | None
     """Free memory of the device now; None if unknown."""
     rows: int | None
-    """How many drawings at a time fit beside the weights and the reward; 0 if not even the weights fit."""
+    """Drawings at a time that fit beside the weights and the reward; 0 if not even the weights fit."""
 
 
 def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None = None, reward: int = 0) -> Plan:
-    """Add up what a search needs; no weight is read.
+    """Add up the memory of a search; no weight is read.
 
     Args:
         checkpoint: See `milr.models.checkpoint.open_checkpoint`.
-        device: As torch names it.
+        device: In torch's notation.
         dtype: The dtype of the weights and the cache; None takes the device's.
         reward: Bytes that the reward takes on the same device.
 
@@ -75,13 +75,13 @@ def make_plan(checkpoint: Checkpoint, *, device: str = "cpu", dtype: str | None 
 
 @dataclass(frozen=True)
 class Card:
-    """A graphics card that stands for all of its memory's size."""
+    """A graphics card, as an example of its memory size."""
 
     name: str
     memory: int
     """Bytes."""
     bandwidth: float
-    """Bytes read a second, by its maker's data sheet."""
+    """Bytes read per second, by its maker's data sheet."""
 
 
 CARDS = (
@@ -95,21 +95,21 @@ CARDS = (
 
 @dataclass(frozen=True)
 class CardPlan:
-    """What a card holds of a model in half precision."""
+    """Drawings of a model in half precision that fit on a card, and their least time."""
 
     card: str
     gigabytes: int
     rows: int
-    """How many drawings at a time fit beside the weights and the reward; 0 if not even the weights fit."""
+    """Drawings at a time that fit beside the weights and the reward; 0 if not even the weights fit."""
     seconds_alone: float | None
-    """At least, of one drawing by itself: the time in which the decoder's weights and the cache are read once a token.
-    Computed, not measured. None if it does not fit."""
+    """Lower bound for one drawing alone: the time to read the decoder's weights and the cache once per token. Computed,
+    not measured. None if it does not fit."""
     seconds_together: float | None
-    """The same of a drawing among as many as fit."""
+    """The same bound per drawing, with as many as fit."""
 
 
 def plan_cards(checkpoint: Checkpoint, *, reward: int = 0) -> list[CardPlan]:
-    """Return what cards of 8 to 80 GB hold; no weight is read.
+    """Return the plans for cards of 8 to 80 GB; no weight is read.
 
     Args:
         checkpoint: See `milr.models.checkpoint.open_checkpoint`.
@@ -118,7 +118,7 @@ def plan_cards(checkpoint: Checkpoint, *, reward: int = 0) -> list[CardPlan]:
     plan = make_plan(checkpoint, dtype="bfloat16")
     size, tokens = 2, checkpoint.capabilities.image_tokens
     text = checkpoint.config.text_config
-    table = text.vocab_size * text.hidden_size  # of the words' embeddings, of which a step reads none
+    table = text.vocab_size * text.hidden_size  # of the word embeddings, which a step does not read
     read = size * (plan.parameters["decoder"] - table + plan.parameters["image head"])
     cache = 2 * (plan.tokens - tokens // 2) * plan.cache_per_token  # in the middle of an image
     found: list[CardPlan] = []
@@ -132,12 +132,12 @@ def plan_cards(checkpoint: Checkpoint, *, reward: int = 0) -> list[CardPlan]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the size of all safetensors in a folder and below it: about the memory that a reward's networks need."""
+    """Return the size of all safetensors in a folder and below it: about the memory of a reward's networks."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def probe(model: Janus, *, rows: int, seconds: float = 10.0) -> float:
-    """Return the drawings per hour with so many at a time, from the time of single image tokens.
+    """Estimate the drawings per hour from the time of single image tokens.
 
     All but the last tokens of each drawing are given. The time of each further sampled token, beyond one, is the time
     of a decode step at a full context: a little more than the mean of a whole drawing.
@@ -145,9 +145,9 @@ def probe(model: Janus, *, rows: int, seconds: float = 10.0) -> float:
     Args:
         model: A loaded model.
         rows: Drawings at a time.
-        seconds: About how long the probe may take; one measurement is always made.
+        seconds: Approximate time of the probe; one measurement is always made.
     """
-    _time_ending(model, rows, 1)  # work that is done once is not counted
+    _time_ending(model, rows, 1)  # one-time work is not counted
     began = time.perf_counter()
     base = _time_ending(model, rows, 1)
     total, own, step = model.capabilities.image_tokens, 4, 0.0

@@ -26,23 +26,24 @@ class VisualQA:
     """The parts of a loaded checkpoint that answer questions about images; it holds no weights of its own."""
 
     network: Any
-    """transformers' JanusForConditionalGeneration."""
+    """transformers' `JanusForConditionalGeneration`."""
     engine: Engine
-    """The engine of its language model."""
+    """Engine of its language model."""
     prompts: Prompts
     tokenizer: Any
     image_processor: Any
     text_head: TextHead
     embed: Callable[[Sequence[Sequence[int]]], list[torch.Tensor]]
-    """Rows of token ids -> (T_i, d) each."""
+    """Maps rows of token ids to (T_i, d) each."""
     images_at_once: int
-    """Images that go through the vision tower together."""
+    """Images per batch of the vision tower."""
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
         """Return p(yes) / (p(yes) + p(no)) of a yes/no question about each image, over the spellings of both.
 
-        It is NaN where yes and no together have less than half of the probability: the model would say something else.
+        It is NaN if yes and no together have less than half of the probability, because the model would give another
+        answer.
         """
         if not images:
             return []
@@ -54,7 +55,7 @@ class VisualQA:
 
     @torch.inference_mode()
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """Return a free answer about each image, written greedily, of at most that many tokens."""
+        """Return a free answer about each image, decoded greedily, of at most that many tokens."""
         if not images:
             return []
         return self.engine.in_batches(
@@ -66,7 +67,7 @@ class VisualQA:
         )
 
     def _spellings(self, word: str) -> list[int]:
-        """Return the tokens that are a spelling of a word; the first one of the usual spelling if none is."""
+        """Return the tokens that spell a word; the first token of the usual spelling if there is none."""
         ways = [self.tokenizer(one, add_special_tokens=False)["input_ids"] for one in _spell(word)]
         return sorted({ids[0] for ids in ways if len(ids) == 1}) or ways[0][:1]
 
@@ -83,7 +84,7 @@ class VisualQA:
     def _embed(
         self, images: Sequence[Image.Image], questions: Sequence[str], write: Callable[[str, int], list[int]]
     ) -> list[torch.Tensor]:
-        """Return the questions as rows of embeddings (T, d), each image's features in its places.
+        """Return the questions as rows of embeddings (T, d), with each image's features at its positions.
 
         An image that is given for several questions, as the same object, goes through the vision tower once.
         """
@@ -113,16 +114,16 @@ def _spell(word: str) -> tuple[str, ...]:
 
 
 def to_square(image: Image.Image, side: int, ground: tuple[int, int, int], least: int = 14) -> Image.Image:
-    """Scale an image so that its longer edge is `side` pixels, and center it on a square ground.
+    """Scale an image so that its longer edge is `side` pixels, and centre it on a square background.
 
-    The shorter edge is cut off to whole pixels, where transformers' processor rounds it: one row of pixels more or less
-    changes answers. Source: deepseek-ai/Janus, VLMImageProcessor.
+    The shorter edge is truncated to whole pixels; transformers' processor rounds it, and one row of pixels changes
+    answers. Source: deepseek-ai/Janus, VLMImageProcessor.
 
     Args:
         image: RGB, of any size.
         side: Pixels.
-        ground: RGB, 0 to 255.
-        least: The fewest pixels of the shorter edge.
+        ground: Background colour, RGB, 0 to 255.
+        least: Least number of pixels of the shorter edge.
     """
     longer = max(image.size)
     width, height = (max(int(edge / longer * side), least) for edge in image.size)

@@ -1,4 +1,4 @@
-"""An LRU cache of what a reward found before: a search often shows one image again and again."""
+"""LRU cache of a reward's results: a search often shows the same image again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Found = TypeVar("Found")
 
 
 class LruCache(Generic[Key, Found]):
-    """A bounded cache; the entry that was used longest ago is dropped first."""
+    """A bounded cache; the least recently used entry is dropped first."""
 
     def __init__(self, capacity: int) -> None:
-        """Keep at most so many entries from one call to the next."""
+        """Keep at most this many entries from one call to the next."""
         self._capacity = capacity
         self._known: OrderedDict[Key, Found] = OrderedDict()  # the oldest first
 
@@ -22,9 +22,9 @@ class LruCache(Generic[Key, Found]):
         """Return one value per key, in order.
 
         Args:
-            keys: The same key twice is found once.
-            find: Given the places in ``keys`` of those that are not known, all at once, finds one for each. What it
-                raises is passed on, and nothing is remembered.
+            keys: A repeated key is computed once.
+            find: Called once with the indices in ``keys`` of the unknown keys; returns one value for each. If it
+                raises, nothing is stored.
         """
         places: dict[Key, int] = {}
         for place, key in enumerate(keys):

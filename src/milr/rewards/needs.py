@@ -1,4 +1,4 @@
-"""What a reward needs, as data: of the task, of the images, and of the machine. Known before anything is imported."""
+"""Needs of a reward as data: task, images and machine. They are known before anything is imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Need = Literal["include list", "rules", "explanation", "category"]
 Runs = Literal["device", "cpu", "model", "server", "parts"]
-_LONGEST = 60  # characters of a prompt that an error quotes
+_LONGEST = 60  # characters of a prompt in an error
 
 
 @dataclass(frozen=True)
@@ -27,42 +27,42 @@ class RewardEntry(Entry):
     """One line of the table of rewards."""
 
     images: Literal["icons", "any"] = "any"
-    """Which images it reads: those of models that draw icons, or any."""
+    """Images that it reads: those of models that draw icons, or any."""
     needs: tuple[Need, ...] = ()
-    """What each task must have besides its prompt: "rules" are all that GenEval's rules ask of it, "category" one of
+    """Fields that each task must have besides its prompt: "rules" are those of GenEval's rules, "category" is one of
     T2I-CompBench's."""
     runs: Runs = "device"
-    """Where it computes: on the run's device, on the CPU whatever the run's device is, in the model that draws, on a
-    server, or where its parts do."""
+    """Place where it computes: the run's device, the CPU in any case, the model that draws, a server, or where its
+    parts do."""
     advised: bool = True
-    """Whether errors name it as one that can be optimised instead of another."""
+    """True if errors recommend it instead of another reward."""
 
 
 def split_parts(name: str, table: Mapping[str, RewardEntry]) -> list[tuple[str, RewardEntry]]:
-    """Return a reward's names with their entries: the parts of a mix, else its own. One from outside is imported."""
+    """Return a reward's names with their entries: the parts of a mix, else its own. Code is imported."""
     return [(part, _find_entry(split_name(part, table)[0], table)) for part in list_parts(name, table)]
 
 
 def name_object(reward: object, table: Mapping[str, RewardEntry]) -> list[tuple[str, RewardEntry]]:
-    """Return the names of a loaded reward with their entries: of a mix, those of its parts."""
+    """Return the names of a loaded reward with their entries; for a mix, those of its parts."""
     target = f"{type(reward).__module__}:{type(reward).__qualname__}"
     if target == table["mix"].target:
         parts = [*getattr(reward, "parts")]  # noqa: B009 - the class is not imported for a look
         return [part for name in parts for part in split_parts(name, table)]
     named = [(name, entry) for name, entry in table.items() if entry.target == target]
-    said: object = getattr(reward, "function", reward)  # a plain function declares what it needs itself
+    said: object = getattr(reward, "function", reward)  # a plain function declares its needs itself
     return named or [(str(getattr(reward, "name", target)), read_needs(Entry(target, ""), said))]
 
 
 def read_needs(entry: Entry, made: Any) -> RewardEntry:
-    """Return what a reward from outside declares that it needs, by its attributes `images`, `needs` and `runs`.
+    """Return the needs that a reward from outside declares by its attributes `images`, `needs` and `runs`.
 
     Args:
-        entry: Its name's.
+        entry: Entry of its name.
         made: Its class, its object, or a plain function.
 
     Raises:
-        UsageError: It declares something that is not allowed.
+        UsageError: It declares a value that is not allowed.
     """
     asked = inspect.signature(made).parameters if isinstance(made, type) else ()
     runs = "model" if "model" in asked else "server" if "vlm" in asked else "device" if "device" in asked else "cpu"
@@ -90,9 +90,9 @@ def find_fault(entry: RewardEntry, tasks: Sequence[Task], capabilities: Capabili
     """Return why a reward cannot score images of these tasks; None if it can.
 
     Args:
-        entry: The reward's.
-        tasks: All that must be scored.
-        capabilities: Of the model that draws; None if nobody knows which model drew.
+        entry: Entry of the reward.
+        tasks: All tasks that must be scored.
+        capabilities: Capabilities of the model that draws; None if the model is unknown.
     """
     needs = entry.needs
     if capabilities is not None:
@@ -101,21 +101,21 @@ def find_fault(entry: RewardEntry, tasks: Sequence[Task], capabilities: Capabili
         if entry.runs == "model":
             if not capabilities.reads_images:
                 return "asks the model about its images, and this model cannot read images"
-            # Such a model has learned questions about single conditions only.
+            # such a model has learned questions about single conditions only
             needs = ("include list",) if capabilities.image_language == "icons" else needs
     return next((fault for task in tasks for need in needs if (fault := _find_lack(task, need))), None)
 
 
 def find_place(name: str, entry: RewardEntry, placement: Placement) -> str:
-    """Return where a reward computes: a device, or "server"."""
+    """Return the place where a reward computes: a device, or "server"."""
     if entry.runs == "server":
-        # A VLM judge in a folder is run by this process.
+        # a VLM judge in a folder runs in this process
         return placement.device if name.startswith("unified-reward:") else "server"
     return "cpu" if entry.runs == "cpu" else placement.device
 
 
 def _find_lack(task: Task, need: Need) -> str | None:
-    """Return what a task lacks of what a reward needs; None if it has it."""
+    """Return the field that a task lacks for a reward; None if it has all."""
     shown = task.shown if len(task.shown) <= _LONGEST else f"{task.shown[: _LONGEST - 3]}..."
     if need == "include list" and not task.include:
         return f"needs an include list, which the task {shown!r} lacks"

@@ -1,7 +1,7 @@
-"""A panel: rewards that are only watched, so that a search that fools its own reward is seen.
+"""A panel: rewards that are watched but not optimised, to notice a search that exploits its own reward.
 
-`watch` consumes a search's records and gives them on with what the panel says of the first and of the best image. The
-panel is asked only when one of them is new, never about every image.
+`watch` passes a search's records on, with the panel's scores of the first and of the best image. The panel is asked
+only when one of them is new.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from milr.rewards.base import Reward, begin_scoring
 from milr.types import ImageSample, Score, StepRecord, Task, Unscored
 
 ALARM_ABOVE = 0.1
-"""How much the gap may grow before it is called an alarm, on the [0, 1] scale."""
+"""Growth of the gap that raises an alarm, on the [0, 1] scale."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The distance of a reward above one panel reward, at the first and at the best image; means if there are many."""
+    """The difference between a reward and one panel reward, at the first and at the best image; means over tasks."""
 
     watched: str
     first_reward: float
@@ -26,25 +26,25 @@ class Gap:
     first_watched: float
     best_watched: float
     images: int
-    """Tasks of which all four are known."""
+    """Number of tasks for which all four scores are known."""
 
     @property
     def first(self) -> float:
-        """The gap at the first image."""
+        """Return the gap at the first image."""
         return self.first_reward - self.first_watched
 
     @property
     def best(self) -> float:
-        """The gap at the best image."""
+        """Return the gap at the best image."""
         return self.best_reward - self.best_watched
 
     @property
     def alarm(self) -> bool:
-        """The gap grows while the reward rises: the search may be fooling its reward."""
+        """Return true if the gap grows while the reward rises: the search may be exploiting its reward."""
         return self.best_reward > self.first_reward and self.best - self.first > ALARM_ABOVE
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line of text."""
         line = (
             f"{self.watched}: {self.first_watched:.2f} at the first image, {self.best_watched:.2f} at the best; "
             f"the reward {self.first_reward:.2f} and {self.best_reward:.2f}; gap {self.first:+.2f} and {self.best:+.2f}"
@@ -53,16 +53,16 @@ class Gap:
 
 
 class Watcher:
-    """A panel and what it has seen of the tasks in progress."""
+    """A panel and its scores of the tasks in progress."""
 
     def __init__(self, panel: Mapping[str, Reward]) -> None:
-        """Take the watched rewards, by name; without any, records pass as they are."""
+        """Take the watched rewards, by name; without any, records pass unchanged."""
         self.panel = panel
         self._firsts: dict[int, tuple[Score | Unscored, Mapping[str, Score | Unscored]]] = {}
         self._bests: dict[int, tuple[ImageSample, Mapping[str, Score | Unscored]]] = {}
 
     def look(self, record: StepRecord) -> StepRecord:
-        """Return the record with `panel_first` and `panel_best` filled in; a task's last one notes the alarms."""
+        """Return the record with `panel_first` and `panel_best` filled in; a task's last record notes the alarms."""
         panel, index = self.panel, record.index
         if not panel:
             return record
@@ -82,7 +82,7 @@ class Watcher:
         return replace(record, panel_first=first_seen, panel_best=seen, notes=notes)
 
     def forget(self, index: int) -> None:
-        """Drop what is kept of a task of which no more records come."""
+        """Drop the scores of a task that will have no more records."""
         self._firsts.pop(index, None)
         self._bests.pop(index, None)
 
@@ -91,14 +91,14 @@ def watch(records: Iterable[StepRecord], panel: Mapping[str, Reward]) -> Iterato
     """Yield the records as a `Watcher` of this panel returns them.
 
     Args:
-        records: Of any method.
+        records: Records of any method.
         panel: The watched rewards by name.
     """
     return map(Watcher(panel).look, records)
 
 
 def measure_gaps(ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[Gap]:
-    """The mean gaps of a run, one a panel reward, over the tasks where all is known.
+    """Return the mean gaps of a run, one per panel reward, over the tasks with all scores.
 
     Args:
         ends: For each finished task the score of its first image and its last record.

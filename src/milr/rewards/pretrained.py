@@ -1,4 +1,4 @@
-"""Networks and tokenizers from transformers folders: safetensors, float32, no network, no remote code, no bars."""
+"""Networks and tokenizers from transformers folders: safetensors, float32, no remote code, no downloads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from milr.models.devices import find_device
 def load_network(
     kind: Any, folder: Path, way_out: str, device: str = "cpu", unused: Collection[str] | None = None
 ) -> Any:
-    """A network in evaluation mode.
+    """Load a network in evaluation mode.
 
     Args:
-        kind: Its class.
+        kind: Class of the network.
         folder: As `save_pretrained` writes it.
-        way_out: What to do where it cannot be read, for the error.
-        device: As torch names it.
-        unused: The only weights that the folder may lack; None does not look.
+        way_out: Advice for the error if it cannot be read.
+        device: In torch's notation.
+        unused: The only weights that the folder may lack; None skips the check.
 
     Raises:
         UsageError: It cannot be read, lacks weights, or there is no such device.
@@ -45,7 +45,7 @@ def load_network(
 
 
 def load_clip(folder: Path, way_out: str, device: str = "cpu") -> Any:
-    """A CLIP with OpenAI's activation, in evaluation mode.
+    """Load a CLIP with OpenAI's activation, in evaluation mode.
 
     Raises:
         UsageError: As `load_network`, or it has another activation.
@@ -61,7 +61,7 @@ def load_clip(folder: Path, way_out: str, device: str = "cpu") -> Any:
 
 
 def load_tokenizer(kind: Any, folder: Path, way_out: str) -> Any:
-    """Return a tokenizer that reads words as text: a mark that a prompt spells, such as [SEP], is its characters.
+    """Load a tokenizer that reads control tokens in a prompt, such as [SEP], as plain text.
 
     Raises:
         UsageError: It cannot be read.

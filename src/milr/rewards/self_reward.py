@@ -31,9 +31,9 @@ CHECK = (
     'Or: {{"Thought": "Three dogs, and the caption asks for one.", "Score": -1, "Reason": "three dogs instead of one"}}'
 )
 MOST_TOKENS = 512
-"""Limit of the JSON answer. The authors stop at 128, which cuts many answers before their Score."""
+"""Token limit of the JSON answer. The authors use 128, which cuts off many answers before their score."""
 _CACHED = 8192
-"""Answers; a benchmark has about a thousand images under way at once."""
+"""Most answers in the cache; a benchmark has about a thousand images in progress."""
 
 Found = TypeVar("Found")
 
@@ -45,11 +45,11 @@ class VqaModel(Protocol):
     reads_free_prompts: bool
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Return p(yes) of a yes/no question about each image; NaN where neither yes nor no is likely."""
+        """Return p(yes) of a yes/no question about each image; NaN if neither yes nor no is likely."""
         ...
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """Return a free answer about each image, written greedily, of at most that many tokens."""
+        """Return a free answer about each image, decoded greedily, of at most that many tokens."""
         ...
 
 
@@ -66,7 +66,7 @@ class _Item:
 
 
 class SelfReward:
-    """The verdict of the model that drew. Implements `milr.rewards.base.Reward`.
+    """The score of an image by the model that drew it. Implements `milr.rewards.base.Reward`.
 
     A score's parts are p(yes) of each condition or, for a model that reads free prompts, of the whole prompt, and its
     verdict; the evidence is {"questions": [...]} or {"answer": the raw text}.
@@ -78,11 +78,11 @@ class SelfReward:
         """Take the model that draws.
 
         Args:
-            argument: None, or "p-yes".
+            argument: None or "p-yes".
             model: The model of the search.
 
         Raises:
-            UsageError: No model is given, or the argument is another.
+            UsageError: No model is given, or the argument is unknown.
         """
         if argument not in (None, "p-yes"):
             raise unknown_name("variant of 'self'", str(argument), ["p-yes"])
@@ -95,12 +95,12 @@ class SelfReward:
         self._answers: LruCache[tuple[str, str], float] = LruCache(_CACHED)  # by image and question
         self._replies: LruCache[tuple[str, str], str] = LruCache(_CACHED)
         self.unreadable = 0
-        """Verdicts that could not be read."""
+        """Number of answers that could not be read."""
         self.read = 0
-        """Verdicts that could."""
+        """Number of answers that could be read."""
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """Return one score per image, in order; a question about the same pixels is asked once."""
+        """Return one score per image, in order; a question about equal pixels is asked once."""
         items = [self._prepare(image, task) for image, task in zip(images, tasks, strict=True)]
         shown = [item for item in items if isinstance(item, _Item)]
         asked = [(item, question) for item in shown for question in item.questions]
@@ -142,7 +142,7 @@ class SelfReward:
         )
 
     def _rate(self, item: _Item, answers: Sequence[float]) -> Score | Unscored:
-        """The product of all answers."""
+        """Score a task by the product of all answers."""
         evidence: dict[str, object] = {"questions": item.questions}
         if self._model.reads_free_prompts:
             (sure,) = answers
@@ -152,7 +152,7 @@ class SelfReward:
         return self._make(math.prod(answers), parts, f"least sure: {doubtful} {parts[doubtful]:.2f}", evidence)
 
     def _read(self, text: str, sure: float) -> Score | Unscored:
-        """The verdict in a reply."""
+        """Score a task by the verdict in an answer."""
         try:
             verdict = read_self_verdict(Answer(text))
         except Unreadable as error:
@@ -172,9 +172,9 @@ class SelfReward:
 
 
 def condition_questions(task: Task) -> list[str]:
-    """A task's conditions as yes/no questions, each to be answered yes, in the words of `training/scenes.py`.
+    """Return a task's conditions as yes/no questions, each to be answered yes, in the words of `training/scenes.py`.
 
-    A count above one asks for the number; a colour asks for one object of that colour; a relation for both names.
+    A count above one asks for the number; a colour asks for one object of that colour; a relation asks for both names.
     """
     questions: list[str] = []
     for item in task.include:

@@ -28,13 +28,13 @@ class MixPart:
 
 
 def split_name(text: str, table: Mapping[str, Entry]) -> tuple[str, str | None]:
-    """Return a name without its argument, and the argument: what follows the first colon, or None.
+    """Split a name into the name and its argument, the text after the first colon, or None.
 
-    A URL is the argument of ``http``, whole. Code is a name as it is, unless milr or an installed package has the name
-    before its colon.
+    A URL as a whole is the argument of ``http``. Code is a name without an argument, unless milr or an installed
+    package has the name before its colon.
 
     Args:
-        text: As a user writes it.
+        text: The text as a user writes it.
         table: milr's own names.
     """
     base, colon, argument = text.partition(":")
@@ -46,11 +46,11 @@ def split_name(text: str, table: Mapping[str, Entry]) -> tuple[str, str | None]:
 
 
 def parse_mix(argument: str | None) -> tuple[MixPart, ...]:
-    """The parts of a mix.
+    """Return the parts of a mix.
 
     Args:
-        argument: What follows ``mix:``; a weight that is not written is 1. A plus sign inside a URL is written
-            %2B, since a bare one ends the part.
+        argument: The text after ``mix:``. A missing weight is 1. A plus sign inside a URL is written %2B, because a
+            bare one ends the part.
 
     Raises:
         UsageError: Names the part that cannot be read.
@@ -93,16 +93,16 @@ def check_name(text: str, table: Mapping[str, Entry]) -> None:
 
 
 def list_parts(text: str, table: Mapping[str, Entry]) -> list[str]:
-    """Return the names of a mix's parts with their arguments, of any other reward its own.
+    """Return the names of a mix's parts with their arguments; for any other reward its own name.
 
     Raises:
-        UsageError: A mix that cannot be read.
+        UsageError: The mix cannot be read.
     """
     base, argument = split_name(text, table)
     return [part.name for part in parse_mix(argument)] if base == "mix" else [text]
 
 
 def check_stored_name(text: str, table: Mapping[str, Entry], where: object, typed: Collection[str] = ()) -> None:
-    """Refuse code in a reward's name that nobody typed, parts of a mix among them: see `milr.registry.check_stored`."""
+    """Refuse code in a reward's name, or in parts of a mix, that nobody typed: see `milr.registry.check_stored`."""
     for part in [] if text in typed else list_parts(text, table):
         check_stored("reward", split_name(part, table)[0], table, where, typed)

@@ -1,4 +1,4 @@
-"""The words of a prompt, and the place up to which they are read."""
+"""The words of a prompt, and a reading position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Entry = TypeVar("_Entry")
 
 
 def split_words(prompt: str) -> list[str]:
-    """Return the words and commas of a prompt, whatever its letters, blanks, quotes and stops look like."""
+    """Return the words and commas of a prompt, regardless of capitals, blanks, quotes and full stops."""
     text = unicodedata.normalize("NFKC", prompt).casefold()
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
     text = re.sub(r"[\u2018\u2019\u02bc]", "'", text)
@@ -25,7 +25,7 @@ def split_words(prompt: str) -> list[str]:
 
 
 class Cursor:
-    """Moves over a prompt's words, from left to right."""
+    """A reading position that moves over a prompt's words from left to right."""
 
     def __init__(self, prompt: str) -> None:
         """Begin before the first word."""
@@ -34,7 +34,7 @@ class Cursor:
         self.at = 0
 
     def take(self, table: Mapping[Words, _Entry]) -> _Entry | None:
-        """Read the longest entry of the table that comes next; None where none does."""
+        """Read the longest entry of the table that comes next; return None if there is none."""
         length = self.count(table)
         if not length:
             return None
@@ -50,5 +50,5 @@ class Cursor:
         return 0
 
     def comes(self, table: Mapping[Words, object], at: int) -> bool:
-        """Return whether an entry of the table stands at a place."""
+        """Return true if an entry of the table is at a position."""
         return any(tuple(self.words[at : at + len(entry)]) == entry for entry in table)

@@ -7,9 +7,10 @@
     joiner   = "and" | "," | relation
     relation = "left of" | "right of" | "above" | "below"
 
-More is read than is written: capitals, digits, English plurals, other words for the same thing ("sofa", "under",
-"an image of"), and, with a note, words that no rule can ask for ("big", "next to"). A task's prompt is always the form
-that the grammar writes, the only one that models of the icon world were taught; what was typed stays beside it.
+The parser accepts more than the grammar writes: capitals, digits, English plurals, other words for the same thing
+("sofa", "under", "an image of"), and, with a note, words that no rule can ask for ("big", "next to"). A task's prompt
+always has the form that the grammar writes, the only one that models of the icon world were trained on; the text as
+typed is kept beside it.
 """
 
 from __future__ import annotations
@@ -29,40 +30,40 @@ def parse_prompt(text: str) -> Task:
     """Return a prompt as a task in GenEval's metadata form.
 
     * "A left of B" places A by B; the reference B comes first in the include list. A relation binds its two neighbours
-      only: "A left of B above C" places A by B and B by C, "A left of B and C" asks nothing of C but to be there.
+      only: "A left of B above C" places A by B and B by C, "A left of B and C" asks only that C is there.
     * A count above one also excludes one more, so that it is exact. "A dog" asks for at least one dog.
-    * The tag is set where the prompt asks for what one of GenEval's six tags asks for, else None.
+    * The tag is set if the prompt asks for what one of GenEval's six tags asks for, else None.
     * The count word decides, not the noun's form: "two dog" is two and "a dogs" is one. Plurals are read as GenEval
       writes them ("knifes") and as English does ("knives"). "Dogs" without a count is refused.
     * "Orange" is a colour where an object follows, else the fruit.
 
     Args:
-        text: The prompt. The task's `prompt` is what `write_prompt` makes of it; where that differs, `typed` is the
-            text as given, stripped.
+        text: The prompt. The task's `prompt` is the form of `write_prompt`; if that differs, `typed` is the given text,
+            stripped.
 
     Raises:
-        PromptError: The grammar cannot read it; one line that names the word and says what can be read.
+        PromptError: The grammar cannot read it; one line names the word and says what can be read.
     """
     return read_prompt(text).task
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt as it was understood."""
+    """The meaning of a prompt."""
 
     task: Task
     notes: tuple[str, ...] = ()
-    """What was left out, or read as something near: each in words. Empty if the task asks for all that was said."""
+    """Words that were left out or read as something similar. Empty if the task asks for all that was said."""
 
 
 def read_prompt(text: str) -> Reading:
-    """Return a prompt as a task, and what of it was left out; the rest as `parse_prompt`."""
+    """Return a prompt as a task, with notes on words that were left out; otherwise as `parse_prompt`."""
     typed = text.strip()
     parser = PromptParser(typed)
     if not parser.words:
         raise PromptError("the prompt is empty: write what to draw, for instance 'a photo of a red apple'")
     phrases, joiners = parser.read()
-    # As training wrote lists: "a, b and c".
+    # as in training: "a, b and c"
     between = [
         joiner if joiner != "and" else (" and " if place == len(joiners) - 1 else ", ")
         for place, joiner in enumerate(joiners)
@@ -81,7 +82,7 @@ def read_prompt(text: str) -> Reading:
 
 
 def explain(task: Task) -> str | None:
-    """Return what was left out of a user's words, in one line; None where the prompt says all of them."""
+    """Return a line on the user's words that were left out; None if there are none."""
     if task.typed is None:
         return None
     try:
@@ -92,7 +93,7 @@ def explain(task: Task) -> str | None:
 
 
 def _include(phrases: Sequence[Phrase], joiners: Sequence[Joiner]) -> tuple[Requirement, ...]:
-    """Return the include list: phrases in order, chains of relations from their end, so that references come first."""
+    """Return the include list: phrases in order, chains of relations reversed, so that references come first."""
     include: list[Requirement] = []
     first = 0
     for last in range(len(phrases)):
@@ -107,7 +108,7 @@ def _include(phrases: Sequence[Phrase], joiners: Sequence[Joiner]) -> tuple[Requ
 
 
 def _tag(phrases: Sequence[Phrase], joiners: Sequence[Joiner]) -> str | None:
-    """Return the one of GenEval's six tags whose prompts ask for the same; None where none does."""
+    """Return the one of GenEval's six tags whose prompts ask for the same; None if there is none."""
     colored = [phrase.color is not None for phrase in phrases]
     if len(phrases) == 1:
         if phrases[0].count > 1:

@@ -1,4 +1,4 @@
-"""The parser of the icon world's grammar: a prompt's words as phrases and what stands between them."""
+"""The parser of the icon world's grammar: a prompt's words to phrases and the words between them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from milr.tasks.vocabulary import IGNORED_WORDS, OBJECT_NAMES, plural, quote
 
 
 class PromptParser(Cursor):
-    """Reads one prompt from left to right."""
+    """A parser that reads one prompt from left to right."""
 
     def __init__(self, prompt: str) -> None:
         """Begin before the first word."""
         super().__init__(prompt)
         self.photo = False
-        """The prompt begins with "a photo of", or what is read as that."""
+        """True if the prompt begins with "a photo of", or similar words."""
         self.notes: list[str] = []
-        """Notes on words that were left out, or read as something near."""
+        """Notes on words that were left out, or read as something similar."""
         self._nouns: list[str] = []
 
     def read(self) -> tuple[list[Phrase], list[Joiner]]:
-        """Return the phrases and what stands between them."""
+        """Read the phrases and the words between them."""
         self._leave_out_the_end()
         self._begin()
         phrases = [self._phrase()]
@@ -55,7 +55,7 @@ class PromptParser(Cursor):
         return phrases, joiners
 
     def _leave_out_the_end(self) -> None:
-        """Drop what may follow the objects: thanks, a background, words of style after a comma."""
+        """Skip words that may follow the objects: thanks, a background, words of style after a comma."""
         before: list[str] = []
         while before != self.words:
             before = list(self.words)
@@ -77,7 +77,7 @@ class PromptParser(Cursor):
                     del self.words[last:]
 
     def _begin(self) -> None:
-        """Read what may come before the objects: a request, "a photo of"."""
+        """Read words that may come before the objects: a request, "a photo of"."""
         asked = False
         while length := self.count(REQUESTS) or int(asked and self.words[self.at : self.at + 1] == [","]):
             self.at += length
@@ -142,7 +142,7 @@ class PromptParser(Cursor):
         return Phrase(noun.name, count or 1, color)
 
     def _joiner(self) -> Joiner | None:
-        """Read what stands between two phrases; None where the prompt ends after a word that is left out."""
+        """Read the words between two phrases; return None if the prompt ends after a word that is left out."""
         here = self.at
         passed = self._pass_links()
         table_at = self.at
@@ -161,7 +161,7 @@ class PromptParser(Cursor):
         return joiner
 
     def _pass_links(self) -> list[str]:
-        """Pass "is", "that is" and words of looks after an object; return the latter."""
+        """Skip "is", "that is" and words of looks after an object; return the latter."""
         passed: list[str] = []
         while self.at < len(self.words):
             if length := self.count(LINKS):
@@ -181,7 +181,7 @@ class PromptParser(Cursor):
         self.notes += [f"{word!r} is ignored" for word in words]
 
     def _refuse_twice(self, names: Sequence[str]) -> None:
-        """Refuse a last object that an earlier phrase names too."""
+        """Refuse a last object that an earlier phrase also names."""
         name = names[-1]
         if name not in names[:-1]:
             return

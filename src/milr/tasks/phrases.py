@@ -1,4 +1,4 @@
-"""Phrases, the parts of a prompt, and the form in which they are written."""
+"""Phrases, the parts of a prompt, and their written form."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _TEXT_JOINERS = (" and ", ", ", ", and ")
 
 @dataclass(frozen=True)
 class Phrase:
-    """One object of a prompt: what, how many, of which colour."""
+    """One object of a prompt: name, count and colour."""
 
     name: str
     """One of `OBJECT_NAMES`."""
     count: int = 1
     """1 to 4."""
     color: str | None = None
-    """One of `COLORS`; None where the prompt does not say."""
+    """One of `COLORS`; None if the prompt does not say."""
 
     def __post_init__(self) -> None:
-        """Refuse what the grammar has no word for."""
+        """Refuse values that the grammar has no word for."""
         if self.name not in OBJECT_NAMES:
             raise unknown_name("object", self.name, OBJECT_NAMES)
         if self.count not in COUNT_WORDS.values():
@@ -41,8 +41,8 @@ def write_prompt(
 
     Args:
         phrases: One to three.
-        joiners: What stands between them, one fewer than phrases: " and ", ", ", ", and " or one of `RELATIONS`.
-            None joins all by " and ".
+        joiners: Words between them, one fewer than phrases: " and ", ", ", ", and " or one of `RELATIONS`. None joins
+            all by " and ".
         photo: Begin with "a photo of".
         article: Write "a" or "an" before a single object.
     """

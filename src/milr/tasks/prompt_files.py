@@ -1,4 +1,4 @@
-"""Files of prompts as rows, whatever their form (text, JSON array, JSON lines, table), from a disk or a pipe."""
+"""Files of prompts as rows, in any form (text, JSON array, JSON lines, table), from a disk or a pipe."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from milr.tasks.vocabulary import quote
 
 STANDARD_INPUT = "-"
 PROMPT_KEYS = ("prompt", "prompts", "caption", "text")
-"""Names of the column, or of the key, that holds the prompt, in any case; the first of them that is there."""
+"""Names of the column or key of the prompt, in any case; the first one that exists is taken."""
 FORMS = "a prompt a line, a JSON array, JSON lines as in GenEval's evaluation_metadata.jsonl, or a table (.csv, .tsv)"
 
 _MOST_BYTES = 64 * 2**20
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, which it begins with
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16's, which is a prefix of it
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
@@ -37,27 +37,27 @@ class Row:
     """One entry of a file."""
 
     place: str
-    """Its place: "line 3", "item 2"."""
+    """Position in the file: "line 3", "item 2"."""
     content: str | Mapping[str, object]
-    """A prompt, or what the entry says by key."""
+    """A prompt, or the entry's values by key."""
 
 
 def name_file(path: str | Path) -> str:
-    """Return how errors name a file of prompts."""
+    """Return the name of a file of prompts for errors."""
     return "standard input" if str(path) == STANDARD_INPUT else repr(str(path))
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Return the entries of a file of prompts, in order; blank lines are no entries.
+    """Return the entries of a file of prompts, in order, without blank lines.
 
-    The ending says what a file is where it is one of JSON's or of a table's; else its first line does. A table's first
-    line is its heading; a table of one column may do without.
+    The file name's ending decides the form if it is one of JSON's or of a table's; else the first line does. A table's
+    first line is its heading; a table of one column may do without.
 
     Args:
-        path: A file or a pipe of at most 64 MiB; "-" is standard input. UTF-8, or what its byte order mark says.
+        path: A file or a pipe of at most 64 MiB; "-" is standard input. UTF-8, or the encoding of its byte order mark.
 
     Raises:
-        UsageError: It cannot be read, holds nothing, or is broken JSON or a table without a column of prompts.
+        UsageError: It cannot be read, is empty, is broken JSON, or is a table without a column of prompts.
     """
     name, text = name_file(path), _read_text(path)
     ending = Path(path).suffix.lower()
@@ -70,7 +70,7 @@ def read_rows(path: str | Path) -> list[Row]:
         rows = _read_table(name, text, _DELIMITERS[ending])
     elif ending in _JSON or first[0] in "[{":
         rows = _read_json(name, text, lines, sure=ending in _JSON)
-    elif _fold(first) in PROMPT_KEYS[:2]:  # a heading over lines
+    elif _fold(first) in PROMPT_KEYS[:2]:  # a heading above lines of text
         del lines[0]
     elif _begins_table(first):
         rows = _read_table(name, text, "\t" if "\t" in first else ",")
@@ -84,7 +84,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def find_key(keys: Iterable[str], wanted: Sequence[str]) -> str | None:
-    """Return the key that goes by one of the names, in any case; the first name that is there, spelt exactly first."""
+    """Return the key that matches one of the names, in any case; earlier names and exact spellings take precedence."""
     keys = list(keys)
     for name in wanted:
         found = [key for key in keys if _fold(key) == name]
@@ -94,7 +94,7 @@ def find_key(keys: Iterable[str], wanted: Sequence[str]) -> str | None:
 
 
 def _begins_table(line: str) -> bool:
-    """Return whether a line of text is rather a table's heading: tabs and a known name, or "prompt" among commas."""
+    """Return true if a line of text looks like a table's heading: tabs and a known name, or "prompt" among commas."""
     if "\t" in line:
         return find_key(line.split("\t"), PROMPT_KEYS) is not None
     return find_key(line.split(","), PROMPT_KEYS[:2]) is not None
@@ -105,7 +105,7 @@ def _fold(key: str) -> str:
 
 
 def _read_text(path: str | Path) -> str:
-    """Return a file's text, with the line ends of Unix."""
+    """Return a file's text with Unix line ends."""
     name = name_file(path)
     try:
         if str(path) == STANDARD_INPUT:
@@ -134,7 +134,7 @@ def _read_text(path: str | Path) -> str:
 
 
 def _read_json(name: str, text: str, lines: Sequence[tuple[int, str]], *, sure: bool) -> list[Row] | None:
-    """Return the items of a JSON array, or the lines of JSON lines; None where the text is neither."""
+    """Return the items of a JSON array, or the lines of JSON lines; None if the text is neither."""
     try:
         whole = _parse_json(text)
     except ValueError as error:
@@ -175,7 +175,7 @@ def _make_row(name: str, place: str, item: object) -> Row:
 
 
 def _refuse_json(name: str, number: int, line: str) -> None:
-    """Refuse a line that is JSON among lines of text: somebody gave a file that was not read as what it is."""
+    """Refuse a line of JSON among lines of text: the file was probably meant to be read as JSON."""
     piece = line in _PIECES_OF_JSON
     if not piece and line[0] in "[{":
         try:
@@ -187,7 +187,7 @@ def _refuse_json(name: str, number: int, line: str) -> None:
 
 
 def _read_table(name: str, text: str, delimiters: str) -> list[Row]:
-    """Return a table's rows by its heading, without which a table of one column may do."""
+    """Return a table's rows by its heading; a table of one column needs none."""
     first = text.lstrip().partition("\n")[0]
     headings = {delimiter: [cell.strip(' "') for cell in first.split(delimiter)] for delimiter in delimiters}
     known = [delimiter for delimiter, cells in headings.items() if len(cells) > 1 and find_key(cells, PROMPT_KEYS)]

@@ -1,4 +1,4 @@
-"""Tasks of prompts, of whatever says one: text, JSON objects, files."""
+"""Tasks from prompts: text, JSON objects, files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from milr.tasks.refusals import PromptError
 from milr.tasks.vocabulary import COLORS, OBJECT_NAMES, quote
 from milr.types import Task
 
-_NAMED = 8  # keys that a note names at most
+_NAMED = 8  # most keys in a note
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,20 @@ class PromptFile:
 
     tasks: tuple[Task, ...]
     notes: tuple[str, ...] = ()
-    """The keys that were passed over, in words."""
+    """A note on the keys that were skipped."""
 
 
 def tasks_from_prompts(prompts: str | Iterable[str | Task], *, free: bool = False) -> list[Task]:
     """Return one task per prompt, in order.
 
     Args:
-        prompts: At least one; a single string is one prompt. Tasks pass as they are.
-        free: For models that read any text: every prompt stays as it was typed. One that the grammar reads to the last
-            word says what is correct; any other becomes a task with nothing to judge by.
+        prompts: At least one; a single string is one prompt. Tasks are returned unchanged.
+        free: For models that read any text: every prompt stays as typed. A prompt that the grammar reads completely
+            also gets an include list; any other has none.
 
     Raises:
-        UsageError: There is none, one is neither text nor a task, or the grammar cannot read it and `free` is False.
+        UsageError: There are no prompts, one is neither text nor a task, or the grammar cannot read one and `free` is
+            False.
     """
     tasks = [make_task(prompt, free=free) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     if not tasks:
@@ -47,7 +48,7 @@ def tasks_from_prompts(prompts: str | Iterable[str | Task], *, free: bool = Fals
 
 
 def make_task(prompt: object, *, free: bool = False) -> Task:
-    """Return a prompt as a task, and a task as it is; the rest as `tasks_from_prompts`."""
+    """Return a prompt as a task; return a task unchanged. Otherwise as `tasks_from_prompts`."""
     if isinstance(prompt, Task):
         return prompt
     if isinstance(prompt, str):
@@ -57,7 +58,7 @@ def make_task(prompt: object, *, free: bool = False) -> Task:
 
 
 def read_tasks(path: str | Path, *, free: bool = False) -> list[Task]:
-    """Return the tasks of a file of prompts, in order; `read_prompt_file` says what was passed over too."""
+    """Return the tasks of a file of prompts, in order; `read_prompt_file` also returns notes on what was skipped."""
     return list(read_prompt_file(path, free=free).tasks)
 
 
@@ -65,15 +66,15 @@ def read_prompt_file(path: str | Path, *, free: bool = False) -> PromptFile:
     """Read a file of prompts of any form that `milr.tasks.prompt_files.read_rows` reads.
 
     An object, or a table's row, has the prompt under "prompt" ("caption", "text"; in any case), and may have GenEval's
-    keys and an explanation; other keys are passed over. An include or exclude list is kept; an object that has neither
-    is read by its prompt.
+    keys and an explanation; other keys are skipped. An include or exclude list is kept; an object that has neither is
+    read by its prompt.
 
     Args:
         path: A file or a pipe; "-" is standard input.
         free: As in `tasks_from_prompts`.
 
     Raises:
-        UsageError: The file cannot be read, or an entry is no task; names file and place.
+        UsageError: The file cannot be read, or an entry is not a task; names file and position.
     """
     tasks: list[Task] = []
     passed_over: Counter[str] = Counter()
@@ -91,7 +92,7 @@ def read_prompt_file(path: str | Path, *, free: bool = False) -> PromptFile:
 
 
 def check_task(task: Task) -> None:
-    """Refuse a task that GenEval's rules cannot judge; all that `parse_prompt` returns pass.
+    """Refuse a task that GenEval's rules cannot score; every result of `parse_prompt` passes.
 
     Raises:
         UsageError: No include and no exclude list, an object or colour that GenEval does not know, an object placed by
@@ -144,7 +145,7 @@ class _Values:
 
 
 def _pick(row: Mapping[str, object]) -> _Values:
-    """Return a task's fields of a row, whatever the case of its keys; what is null, or an empty cell, is not said."""
+    """Return a task's fields from a row, with keys in any case; null and empty cells count as absent."""
     keys = {field: find_key(row, PROMPT_KEYS if field == "prompt" else (field,)) for field in Task.model_fields}
     found = {field: key for field, key in keys.items() if key is not None}
     if "prompt" not in found:

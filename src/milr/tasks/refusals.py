@@ -1,4 +1,4 @@
-"""Errors about prompts: the word that cannot be read, what it may have meant, and what can be written."""
+"""Errors about prompts: the word that cannot be read, what it may mean, and what can be written instead."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FORM = "write in English [a, or one to four] [colour] object, as in 'a photo of
 _WORDS = "type milr info --words for all words that are read"
 _COUNT_FORM = f"the counts are {', '.join(map(repr, COUNT_WORDS))}"
 _JOINER_FORM = f"join objects by 'and', commas, {', '.join(map(repr, RELATIONS))}; {_WORDS}"
-# Words that ask for a count which the grammar does not have.
+# words that ask for a count which the grammar does not have
 _OTHER_COUNTS = re.compile(
     r"[-+]?\d+|no|zero|five|six|seven|eight|nine|ten|eleven|twelve|dozen|some|several|many|few|both|all|lots"
 )
 
 
 class PromptError(UsageError):
-    """A prompt that the grammar cannot read; the message names the word."""
+    """The error for a prompt that the grammar cannot read; the message names the word."""
 
 
 def refuse_word(cursor: Cursor, way_out: str) -> PromptError:
@@ -33,12 +33,12 @@ def refuse_word(cursor: Cursor, way_out: str) -> PromptError:
 
 
 def refuse_object(cursor: Cursor, may_count: bool, color: str | None) -> PromptError:
-    """Return the error where an object should come next, and does not.
+    """Return the error for a missing object.
 
     Args:
-        cursor: Stands where the object should be.
-        may_count: A count could stand there too.
-        color: What was read before it.
+        cursor: Its position is that of the missing object.
+        may_count: True if a count would be possible there too.
+        color: The colour before it, if any.
     """
     words, at = cursor.words, cursor.at
     if at == len(words):
@@ -68,11 +68,11 @@ def refuse_object(cursor: Cursor, may_count: bool, color: str | None) -> PromptE
 
 
 def refuse_joiner(cursor: Cursor, start: int) -> PromptError:
-    """Return the error where something should join two objects, and does not.
+    """Return the error for a missing joiner between two objects.
 
     Args:
-        cursor: Stands after the words that say nothing, at the prompt's end too.
-        start: The place before these words.
+        cursor: Its position is after words without meaning, possibly the prompt's end.
+        start: The position before these words.
     """
     if cursor.at == len(cursor.words):
         cursor.at = start
@@ -86,23 +86,23 @@ def refuse_joiner(cursor: Cursor, start: int) -> PromptError:
 
 
 def _find_nearest(word: str, names: Iterable[str]) -> list[str]:
-    """Return the name that the word is a slip of the pen for; empty where it may well be another word."""
+    """Return the name that the word is probably a misspelling of; empty if it may be another word."""
     if word in NOT_TYPOS or word.removesuffix("s") in NOT_TYPOS:
         return []
-    # A slip changes at most two of the letters that a word has: most names need no closer look.
+    # a misspelling changes at most two letters, so most names need no closer comparison
     letters = _letter_bits(word)
     close = (name for name in names if (letters ^ _letter_bits(name)).bit_count() <= 4)
     found = min(((_slips(word, name), name) for name in close), default=(3, ""), key=lambda pair: pair[0])
     slips, name = found
     fine = slips == 1 or (slips == 2 and len(word) > 5 and word[0] == name[0])
-    # In words of three letters one other letter makes another word: "cap", "hat".
+    # in words of three letters one other letter makes another word: "cap", "hat"
     other_word = len(word) == len(name) <= 3 and sorted(word) != sorted(name)
     return [name] if fine and not other_word and len(word) > 2 else []
 
 
 @lru_cache(maxsize=4096)
 def _letter_bits(word: str) -> int:
-    """Return which letters a word has, a bit each; rare ones share bits."""
+    """Return the set of a word's letters as bits; rare letters share bits."""
     bits = 0
     for letter in word:
         bits |= 1 << ord(letter) % 61
@@ -110,7 +110,7 @@ def _letter_bits(word: str) -> int:
 
 
 def _slips(word: str, name: str) -> int:
-    """Return how many letters were left out, added, changed or swapped with the next one."""
+    """Return the number of letters left out, added, changed or swapped with the next one."""
     if abs(len(word) - len(name)) > 2:
         return 3
     before: list[int] = []

@@ -32,11 +32,11 @@ class Noun:
     name: str
     is_plural: bool
     exact: bool
-    """False where the object is only near to what the word says."""
+    """False if the word only means something similar to the object."""
 
 
 def _spellings() -> dict[Words, Noun]:
-    """Return the words of every object, single and plural, with what they mean."""
+    """Return the words of every object, singular and plural, with their meaning."""
     singles = {name: Noun(name, False, True) for name in OBJECT_NAMES}
     singles |= {word: Noun(name, False, True) for word, name in SAME_OBJECTS.items()}
     singles |= {word: Noun(name, False, False) for word, name in NEAR_OBJECTS.items()}
@@ -56,7 +56,7 @@ OBJECT_WORDS = _spellings()
 COLOR_WORDS: dict[Words, str] = {(color,): color for color in COLORS} | {(word,): c for word, c in NEAR_COLORS.items()}
 """Every spelling of a colour -> the colour."""
 UNSAID = 0
-"""The count of a phrase that names none."""
+"""Count of a phrase that names none."""
 COUNTED_WORDS: dict[Words, int] = {
     **{(word,): 1 for word in ("a", "an")},
     **{(word,): UNSAID for word in ("the", "my", "your", "our", "this", "that")},
@@ -70,7 +70,7 @@ LINKS: dict[Words, None] = dict.fromkeys(
 
 
 def _joining_words() -> dict[Words, tuple[Joiner, bool]]:
-    """Return all words between objects: what they mean, and whether exactly that."""
+    """Return all words between objects: their meaning, and whether it is exact."""
     table: dict[str, tuple[Joiner, bool]] = {relation: (relation, True) for relation in RELATIONS}
     table["and"] = ("and", True)
     table |= {words: (joiner, True) for words, joiner in SAME_RELATIONS.items()}
@@ -80,7 +80,7 @@ def _joining_words() -> dict[Words, tuple[Joiner, bool]]:
 
 
 JOINING_WORDS = _joining_words()
-"""Words between objects -> what they mean, and whether exactly that."""
+"""Words between objects -> their meaning, and whether it is exact."""
 REQUESTS: dict[Words, None] = {
     tuple(words.split()): None
     for words in (

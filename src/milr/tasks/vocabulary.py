@@ -18,12 +18,12 @@ OBJECT_NAMES: tuple[str, ...] = (
     *("computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock"),
     *("vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
 )
-"""GenEval's 80 names in its order, which is COCO's; the place of a name is the class of GenEval's detector."""
+"""GenEval's 80 names in its order, which is COCO's; the index of a name is the class of GenEval's detector."""
 COLORS: tuple[str, ...] = (
     *("red", "orange", "yellow", "green", "blue"),
     *("purple", "pink", "brown", "black", "white"),
 )
-"""GenEval's ten, in its order."""
+"""GenEval's ten colours, in its order."""
 COUNT_WORDS: Mapping[str, int] = {"one": 1, "two": 2, "three": 3, "four": 4}
 RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
 
@@ -118,7 +118,7 @@ NEAR_OBJECTS: Mapping[str, str] = {
     **dict.fromkeys(("watch", "alarm clock", "wall clock", "wristwatch"), "clock"),
     **dict.fromkeys(("teddy toy", "stuffed bear"), "teddy bear"),
 }
-"""Kinds and neighbours of an object -> the name that is drawn for them, with a note."""
+"""Similar objects -> the name that is drawn instead, with a note."""
 ENGLISH_PLURALS: Mapping[str, str] = {
     **{"people": "person", "benches": "bench", "knives": "knife", "sandwiches": "sandwich", "couches": "couch"},
     **{"computer mice": "computer mouse", "toothbrushes": "toothbrush", "pc mice": "computer mouse"},
@@ -135,7 +135,7 @@ NEAR_COLORS: Mapping[str, str] = {
     **dict.fromkeys(("scarlet", "crimson"), "red"),
     **dict.fromkeys(("navy", "azure"), "blue"),
 }
-"""Shades -> the colour that is drawn for them, with a note."""
+"""Shades -> the colour that is drawn instead, with a note."""
 OTHER_COLORS = _split(
     "gray grey silver gold golden beige turquoise cyan teal magenta maroon indigo ivory cream tan olive lime bronze "
     "copper khaki peach coral"
@@ -150,7 +150,7 @@ SAME_RELATIONS: Mapping[str, Relation | Literal["and"]] = {
     **dict.fromkeys(("over", "on top of", "atop", "on the top of"), "above"),
     **dict.fromkeys(("under", "underneath", "beneath"), "below"),
 }
-"""Other words between objects for the same -> the grammar's."""
+"""Other words for a relation or "and" -> the grammar's."""
 NEAR_RELATIONS: Mapping[str, Relation | Literal["and"]] = {
     **dict.fromkeys(("next to", "beside", "near", "near to", "close to", "by", "alongside", "adjacent to"), "and"),
     **dict.fromkeys(("behind", "in front of", "in", "inside", "inside of", "around", "against", "at", "facing"), "and"),
@@ -158,7 +158,7 @@ NEAR_RELATIONS: Mapping[str, Relation | Literal["and"]] = {
     **dict.fromkeys(("chasing", "playing with", "looking at", "leaning on", "has", "have", "having"), "and"),
     **dict.fromkeys(("on", "upon", "onto"), "above"),
 }
-"""Words between objects for which there is no rule -> what they are read as, with a note."""
+"""Words between objects without a rule -> the words they are read as, with a note."""
 IGNORED_WORDS = _split(
     "big small large little tiny huge giant tall short long wide thin thick fat slim mini enormous massive "
     "old new young ancient modern antique vintage fresh ripe beautiful nice cute pretty lovely adorable ugly shiny "
@@ -179,13 +179,13 @@ NOT_TYPOS = _split(
     "tomato onion pepper hat cap shirt shoe dress skirt ring crown sword gun bomb flag map key coin candle balloon "
     "guitar piano drum violin trumpet camera radio computer printer rocket helicopter tank tractor wagon sled"
 )
-"""Frequent English words that mean themselves: no error takes one for a slip of the pen."""
+"""Frequent English words that are never taken for misspellings."""
 
 _ALREADY_PLURAL = frozenset({"skis", "scissors"})
 
 
 def plural(name: str) -> str:
-    """An object name as GenEval's prompts write more than one of it.
+    """Return the plural of an object name, as GenEval's prompts write it.
 
     GenEval adds "s", or "es" after an "s" ("buses"), and knows no exceptions ("benchs", "knifes", "sheeps"). Skis and
     scissors, which it never counts, stay as they are.
@@ -201,7 +201,7 @@ def with_article(words: str) -> str:
 
 
 def list_words() -> dict[str, dict[str, list[str]]]:
-    """Return all that a prompt may say: kind -> word -> what else is read as that word."""
+    """Return all words of prompts: kind -> word -> other words that are read as it."""
 
     def others(word: str, *tables: Mapping[str, str]) -> list[str]:
         return [other for table in tables for other, meant in table.items() if meant == word]
@@ -225,5 +225,5 @@ def list_words() -> dict[str, dict[str, list[str]]]:
 
 
 def quote(text: str, longest: int = 120) -> str:
-    """The text in quotes, on one line, cut where it is long."""
+    """Return the text in quotes, on one line, shortened if it is long."""
     return repr(text if len(text) <= longest else text[: longest - 3] + "...")

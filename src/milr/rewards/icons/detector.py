@@ -1,9 +1,9 @@
-"""Icon detectors: small convnets that say which of the 80 objects an image shows, where and in what colour.
+"""Icon detectors: small convolutional networks that find the 80 objects in an image, with boxes and colours.
 
-They know icons on plain grounds, 144 x 144 pixels, and nothing else of the world. Each cell of the 18 x 18 map says
-whether an object's centre lies in it, which of the 80 names it has, its box and its colour. `training/detector.py`
-makes the weights; the shipped ones lie in `milr/assets/icons-detector` and `milr/assets/icons-judge`, two
-architectures, so that what fools one need not fool the other.
+They are trained on icons on plain grounds, 144 x 144 pixels, and on nothing else. Each cell of the 18 x 18 map predicts
+whether an object's centre is in it, its class, its box and its colour. `training/detector.py` makes the weights. The
+shipped ones are in `milr/assets/icons-detector` and `milr/assets/icons-judge`: two architectures, so that an image that
+fools one does not necessarily fool the other.
 """
 
 from __future__ import annotations
@@ -31,37 +31,38 @@ from milr.tasks import COLORS, OBJECT_NAMES
 from milr.weights import identify_weights
 
 CELL = 8
-"""Pixels a side of one cell of the map."""
+"""Pixels per side of a cell of the map."""
 BOX_UNIT = 48.0
-"""Sizes are predicted as the logarithm of pixels over this."""
+"""Sizes are predicted as the logarithm of pixels divided by this."""
 _HEADS = (1, len(OBJECT_NAMES), 4, len(COLORS) + 1)
-_FAINT = -6.0  # logits of centres below it are not looked at
+_FAINT = -6.0  # centres with lower logits are skipped
 _NAMES_A_PLACE = 3
-_CACHED = 1024  # images; more than a benchmark has under way at once
+_CACHED = 1024  # images in the cache; more than a benchmark has in progress
 _ASSETS = Path(__file__).parents[2] / "assets"
 SHIPPED = ("icons-detector", "icons-judge")
 """Detectors that come with the package."""
 
 
 class DetectorConfig(BaseModel):
-    """What `config.json` holds: the network's shape and how raw scores become scores."""
+    """The contents of `config.json`: the network's shape and the calibration of its scores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: int = 144
     architecture: Literal["pyramid", "patches"] = "pyramid"
-    """How pixels become the map: by strided convolutions, or by patches that are then mixed."""
+    """Trunk of the network: strided convolutions, or patches that are then mixed."""
     widths: tuple[int, ...] = (24, 64, 128)
     """Channels: of a pyramid at strides 2, 4 and 8; of patches one width."""
     blocks: int = 5
-    """At stride 8: residual convolutions of a pyramid, mixing blocks of patches."""
+    """Blocks at stride 8: residual convolutions of a pyramid, mixing blocks of patches."""
     score_slope: float = 1.0
     score_offset: float = 0.0
-    """score = sigmoid(slope * logit(objectness * class probability) + offset); at 0.3 right and wrong are even."""
+    """score = sigmoid(slope * logit(objectness * class probability) + offset); at 0.3 correct and wrong are equally
+    likely."""
     least_score: float = 0.05
-    """What scores less is not returned."""
+    """Least score of a returned detection."""
     most_overlap: float = 0.4
-    """Of two boxes with a larger IoU the weaker goes, whatever their classes: icons do not overlap."""
+    """Largest IoU of two detections; above it the weaker one is dropped, in any class, because icons do not overlap."""
 
 
 class _Conv(nn.Module):
@@ -74,7 +75,7 @@ class _Conv(nn.Module):
         self.residual = residual
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         y = self.norm(self.conv(x))
         return F.relu(x + y if self.residual else y)
 
@@ -89,7 +90,7 @@ class _Mix(nn.Module):
         self.norms = nn.ModuleList([nn.BatchNorm2d(width), nn.BatchNorm2d(width)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, width, h, w) -> the same shape."""
+        """Map (B, width, h, w) to the same shape."""
         x = x + self.norms[0](F.relu(self.places(x)))
         return x + self.norms[1](F.relu(self.channels(x)))
 
@@ -108,27 +109,27 @@ def _make_pyramid(config: DetectorConfig) -> tuple[list[nn.Module], int]:
 
 def _make_patches(config: DetectorConfig) -> tuple[list[nn.Module], int]:
     (width,) = config.widths
-    # Patches overlap by half, since icons may be shifted against the cells.
+    # patches overlap by half, because icons may be shifted against the cells
     stem = [nn.Conv2d(3, width, 2 * CELL, CELL, CELL // 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     return [*stem, *(_Mix(width) for _ in range(config.blocks))], width
 
 
 _ARCHITECTURES = {"pyramid": _make_pyramid, "patches": _make_patches}
-"""Architecture -> its trunk's modules and the channels that they end with."""
+"""Architecture -> the modules of its trunk and its number of output channels."""
 
 
 class DetectorNetwork(nn.Module):
-    """Pixels -> the raw map of the four heads."""
+    """The network: pixels to the raw map of the four heads."""
 
     def __init__(self, config: DetectorConfig) -> None:
-        """Random weights of the config's shape."""
+        """Initialise random weights of the config's shape."""
         super().__init__()
         modules, width = _ARCHITECTURES[config.architecture](config)
         self.trunk = nn.Sequential(*modules)
         self.heads = nn.Conv2d(width, sum(_HEADS), 1)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One raw map a head.
+        """Return one raw map per head.
 
         Args:
             pixels: (B, 3, H, W) in [-1, 1].
@@ -144,10 +145,10 @@ class DetectorNetwork(nn.Module):
 
 
 class IconDetector:
-    """A detector of icons in images. It sees each image alone, so no result depends on another image."""
+    """A detector of icons in images. It processes each image alone, so no result depends on another image."""
 
     def __init__(self, network: DetectorNetwork, config: DetectorConfig, version: str = "unsaved") -> None:
-        """Take a trained network, for use only; ``version`` tells its weights from others' in a reward's name."""
+        """Take a trained network; ``version`` identifies its weights in a reward's name."""
         self.network = network.eval().requires_grad_(False)
         self.config = config
         self.version = version
@@ -158,10 +159,10 @@ class IconDetector:
         """Read `config.json` and `model.safetensors`.
 
         Args:
-            folder: Where they lie; "icons-detector" and "icons-judge" are shipped with the package.
+            folder: The folder; "icons-detector" and "icons-judge" are shipped with the package.
 
         Raises:
-            UsageError: Nothing there, or not this detector's files.
+            UsageError: There is nothing, or not a detector of this kind.
         """
         folder = _ASSETS / folder if folder in SHIPPED else Path(folder)
         weights, settings = folder / "model.safetensors", folder / "config.json"
@@ -178,7 +179,7 @@ class IconDetector:
         return cls(network, config, identify_weights(folder))
 
     def save(self, folder: Path) -> None:
-        """Write both files: convolutions in bf16, the rest in float32."""
+        """Save both files: convolutions in bf16, the rest in float32."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v for k, v in self.network.state_dict().items() if not k.endswith("num_batches_tracked")}
         kept = {k: (v.bfloat16() if v.ndim > 1 else v.float()).contiguous() for k, v in state.items()}
@@ -188,10 +189,10 @@ class IconDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image]) -> list[dict[str, list[Detection]]]:
-        """What each image shows, every class that was seen with its detections, the most confident first.
+        """Detect the objects of each image: every class with its detections, the most confident first.
 
         Args:
-            images: Of any mode and size; resized to 144 x 144, whatever their shape.
+            images: Of any mode and size; resized to 144 x 144 without keeping their shape.
 
         Returns:
             Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given image's pixels.
@@ -221,7 +222,7 @@ class IconDetector:
     def _peaks(
         self, centre: torch.Tensor, names: torch.Tensor, boxes: torch.Tensor, colors: torch.Tensor
     ) -> list[tuple[tuple[float, float, float, float], list[tuple[str, float]], str | None]]:
-        """Box, the three likeliest names with the logit of objectness times probability, and colour of each peak."""
+        """Return each peak's box, colour, and three likeliest names with the logit of objectness times probability."""
         highest = F.max_pool2d(centre[None, None], 3, 1, 1)[0, 0]
         cells = [(int(r), int(c)) for r, c in torch.nonzero((centre == highest) & (centre > _FAINT))]
         cells.sort(key=lambda cell: (-float(centre[cell]), cell))
@@ -245,7 +246,7 @@ class IconDetector:
 
 
 def _to_box(row: int, column: int, raw: Sequence[float], side: int) -> tuple[float, float, float, float]:
-    """A cell's raw box -> (x0, y0, x1, y1) in pixels of the small image, cut at its edges."""
+    """Convert a cell's raw box to (x0, y0, x1, y1) in pixels of the small image, cropped at its edges."""
     x, y = (column + 0.5 + raw[0]) * CELL, (row + 0.5 + raw[1]) * CELL
     width, height = (BOX_UNIT * math.exp(max(-4.0, min(2.0, value))) for value in raw[2:])
     corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
@@ -261,6 +262,6 @@ def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, flo
 
 
 def _logit_of_log(log_probability: float) -> float:
-    """log(p / (1 - p)) from log p, exact for p near 1."""
+    """Compute log(p / (1 - p)) from log p, exact for p near 1."""
     log_probability = min(log_probability, -1e-9)
     return log_probability - math.log(-math.expm1(log_probability))

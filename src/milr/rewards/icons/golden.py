@@ -1,6 +1,6 @@
-"""Golden images of the icon world: a scorer that is wrong on one of them scores nothing.
+"""Golden images of the icon world: a scorer that is wrong on one of them is not used.
 
-`training/scenes.py` drew them, each with a prompt that it fulfils and one that it does not.
+`training/scenes.py` drew them, each with a prompt that it meets and one that it does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GOLDEN = Path(__file__).parents[2] / "assets" / "golden"
 
 
 def golden_set() -> list[tuple[str, Image.Image, Task, bool]]:
-    """Return file, image, task and verdict of each golden answer."""
+    """Return file, image, task and known score of each golden answer."""
     golden: list[tuple[str, Image.Image, Task, bool]] = []
     answers: dict[str, dict[str, str]] = json.loads((_GOLDEN / "answers.json").read_text())
     for name, prompts in answers.items():
@@ -32,14 +32,14 @@ def golden_set() -> list[tuple[str, Image.Image, Task, bool]]:
 
 
 def score_golden(reward: Reward) -> list[tuple[str, Task, bool, Score | Unscored]]:
-    """Return file, task, verdict and the reward's score of each golden answer."""
+    """Return file, task, known score and the reward's score of each golden answer."""
     golden = golden_set()
     scores = reward([image for _, image, _, _ in golden], [task for _, _, task, _ in golden])
     return [(name, task, right, score) for (name, _, task, right), score in zip(golden, scores, strict=True)]
 
 
 def check_golden(reward: Reward) -> Iterator[Finding]:
-    """Yield one finding per golden answer: is the value on the right side of the reward's stop value?"""
+    """Yield one finding per golden answer: is the value on the correct side of the reward's stop value?"""
     for name, task, right, score in score_golden(reward):
         said = score.reason if isinstance(score, Unscored) else f"{score.value:.2f} ({score.explanation})"
         fine = isinstance(score, Score) and (score.value > score.stop_at) == right
@@ -47,15 +47,15 @@ def check_golden(reward: Reward) -> Iterator[Finding]:
 
 
 class SelfTestFailed(MilrError):
-    """A scorer is wrong on a golden image; the message names it."""
+    """The error of a scorer that is wrong on a golden image; the message names it."""
 
 
 def check_scorer(scorer: Reward) -> None:
     """Refuse a scorer of the icon world that is wrong on a golden image.
 
     The scorers of GenEval and T2I-CompBench test themselves when they are loaded, before they score anything. VLM
-    judges would cost money, and the model that drew may rate its own images badly without a fault: `milr doctor`
-    examines those.
+    judges would cost money, and the model that drew may score its own images badly without being broken: `milr doctor`
+    checks those.
 
     Raises:
         SelfTestFailed: Names the first image.
