@@ -1,4 +1,4 @@
-"""Janus-Pro, and every checkpoint in its format: the embedded model is one.
+"""Janus-Pro, and every checkpoint in its format; the embedded model is one.
 
 transformers' modules hold the weights; `milr.decode` runs their forward passes. Source of the architecture and the
 format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcessor).
@@ -27,6 +27,7 @@ from milr.models.base import ImageOutput, ImagePrompt, ImageRequest, TaskState, 
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.heads import ImageHead, TextHead
+from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.leads import sample_leads
 from milr.models.prompts import Prompts
 from milr.models.vqa import VisualQA
@@ -45,7 +46,7 @@ class BegunImage:
     lead: torch.Tensor
     """(n,) int64."""
     stream: torch.Generator
-    """After the lead's numbers."""
+    """Random stream, advanced past the lead."""
     prompt: ImagePrompt
 
 
@@ -67,7 +68,7 @@ class Janus:
 
         Args:
             folder: Holds config.json, tokenizer.json, preprocessor_config.json and *.safetensors.
-            device: As torch names it.
+            device: In torch's notation.
             dtype: "float32", "bfloat16" or "float16" for the weights; None lets `milr.models.devices` choose. Latents,
                 guidance and softmax are always float32.
             profile: One of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
@@ -76,7 +77,7 @@ class Janus:
             graphs: On a CUDA device, record decode steps as CUDA graphs and replay them.
 
         Raises:
-            UsageError: The folder is no Janus checkpoint in safetensors, or device, dtype or profile is unknown.
+            UsageError: The folder is not a Janus checkpoint in safetensors, or device, dtype or profile is unknown.
         """
         checkpoint = open_checkpoint(folder, profile=profile, weights=not random)
         self.device = find_device(device)
@@ -93,12 +94,13 @@ class Janus:
         make = checkpoint.make_network if random else checkpoint.load_network
         self.network: Any = make(numbers, self.device)
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
+        leave_out_idle_blocks(self.network.model.vqmodel.decoder)
         recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
         self.engine = Engine(self.network.model.language_model, deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
         self.text_head = TextHead(self.network)
         self.prompts = Prompts(self.profile, self.tokenizer)
-        # If shapes are fixed, each image goes alone through the VQ decoder and the vision tower.
+        # with fixed shapes, each image goes through the VQ decoder and the vision tower alone
         many = max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
         self._images_at_once = 1 if deterministic else many
         self.vqa = VisualQA(
@@ -115,7 +117,7 @@ class Janus:
 
     @property
     def counts(self) -> Counts:
-        """What has been decoded since the model was loaded."""
+        """Return the counts of decoding since the model was loaded."""
         return self.engine.counts
 
     def settings(self, method: str = "milr", **changes: object) -> Settings:
@@ -123,15 +125,15 @@ class Janus:
         return make_settings(method, changes, self.defaults)
 
     def start(self, tasks: Sequence[Task]) -> list[TaskState]:
-        """Return one state per task; prompts are read when they are first needed."""
+        """Return one state per task; prompts are prefilled when they are first needed."""
         return [TaskState(task) for task in tasks]
 
     @torch.inference_mode()
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
         """Write each requested reasoning text after its prefix: the greedy ones together, then the sampled ones.
 
-        A prompt that its state holds already is not read again. Greedy text is deterministic, so a prefix with which
-        the state's last text began yields that text again, and nothing is decoded.
+        A cached prompt is not prefilled again. Greedy text is deterministic, so if the state's last text begins with
+        the prefix, it is returned without decoding.
         """
         found: dict[int, TextOutput] = {}
         for sampled in (False, True):
@@ -140,7 +142,7 @@ class Janus:
         return [found[place] for place in range(len(requests))]
 
     def _reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
-        """Do the same for requests that are all greedy or all sampled."""
+        """Serve requests that are all greedy or all sampled."""
         prompts = [tuple(self.prompts.reasoning(one.state.task.prompt, one.critique)) for one in requests]
         requests = [
             replace(
@@ -169,7 +171,7 @@ class Janus:
         return [text for text in found if text]
 
     def _read_text_prompts(self, states: Sequence[TaskState], prompts: Sequence[tuple[int, ...]]) -> list[CachedPrefix]:
-        """Return each prompt's cached prefix; a prompt that its state does not hold is read now."""
+        """Return each prompt's cached prefix; prefill prompts that are not cached."""
         known = {state.text_prompt.ids: state.text_prompt for state in states if state.text_prompt}
         new = list(dict.fromkeys(ids for ids in prompts if ids not in known))
         prefixes = self.engine.prefill_all(self._embed_text(new))
@@ -223,7 +225,9 @@ class Janus:
         ]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
-        """Return what each token of a reasoning spells; a character of several tokens is a replacement mark in each."""
+        """Return the characters of each token of a reasoning; a character of several tokens is a replacement mark in
+        each.
+        """
         return [self.tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
 
     @torch.inference_mode()
@@ -245,11 +249,10 @@ class Janus:
     def sample_tokens(
         self, requests: Sequence[ImageRequest], sampling: SamplingParams
     ) -> list[tuple[list[int], torch.Tensor]]:
-        """Sample each image's tokens; return them and the hidden states (n, 2, d) that produced the first ones sampled.
+        """Sample each image's tokens; return them and the hidden states (n, 2, d) that produced the first sampled ones.
 
-        Place i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or
-        the request: equal logits and an equal stream give equal tokens. A prompt that its state holds already is not
-        read again.
+        Position i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or
+        the request: equal logits and an equal stream give equal tokens. A cached prompt is not prefilled again.
         """
         streams = [request.stream.clone_state() for request in requests]
         totals = [self._total(request) for request in requests]
@@ -276,10 +279,10 @@ class Janus:
         return [found[place] for place in range(len(requests))]
 
     def _read_image_prompts(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
-        """Return each request's prompt with its cached prefixes; a prompt that its state does not hold is read now.
+        """Return each request's prompt with its cached prefixes; prefill prompts that are not cached.
 
         The unconditional prompt has the first and the last token of the prompt and padding between them. Its beginning
-        is the same for all prompts, so it is read once, as far as the longest prompt needs it.
+        is the same for all prompts, so it is prefilled once, up to the length of the longest prompt.
         """
         prompts = [tuple(self.prompts.image(one.state.task.prompt, one.reasoning)) for one in requests]
         known = {one.state.image_prompt.ids: one.state.image_prompt for one in requests if one.state.image_prompt}
@@ -296,7 +299,9 @@ class Janus:
         return [known[ids] for ids in prompts]
 
     def _read_padding(self, first: int, length: int) -> CachedPrefix:
-        """Return at least so many tokens of the unconditional prompt: ``first``, then padding, grown in equal steps."""
+        """Prefill at least this many tokens of the unconditional prompt: ``first``, then padding, in steps of a fixed
+        size.
+        """
         prefix = self._unconditional.get(first)
         while prefix is None or len(prefix) < length:
             ids = [self.prompts.padding] * _UNCONDITIONAL_STEP
@@ -310,7 +315,7 @@ class Janus:
         totals = [self._total(one.request) for one in batch]
         leads = [one.lead for one in batch]
         keep = max(one.request.keep_hidden for one in batch)
-        # Each image's conditional row, then its unconditional one, which guidance 1 does not need.
+        # each image's conditional row, then its unconditional one, which guidance 1 does not need
         paired = 1 if sampling.guidance == 1 and not keep else 2
         prefixes = [prefix for one in batch for prefix in (one.prompt.conditional, one.prompt.unconditional)[:paired]]
         steps = max(total - len(lead) for total, lead in zip(totals, leads, strict=True))
@@ -347,11 +352,11 @@ class Janus:
         return request.until or self.capabilities.image_tokens
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
-        """(n, d) float32 -> (n, V) float32, differentiable."""
+        """Map (n, d) float32 to (n, V) float32 logits; differentiable."""
         return self.text_head.logits(latents)
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
-        """(n, 2, d) float32 -> (n, V) float32, guided; differentiable."""
+        """Map (n, 2, d) float32 to (n, V) float32 guided logits; differentiable."""
         return ImageHead(self.network, guidance).logits(latents.flatten(0, 1))
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
@@ -359,22 +364,22 @@ class Janus:
         return self.vqa.answer(images, questions)
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """Return a free answer about each image, written greedily, of at most that many tokens."""
+        """Return a free answer about each image, decoded greedily, of at most that many tokens."""
         return self.vqa.reply(images, questions, limit)
 
     def _to_device(self, ids: Sequence[int]) -> torch.Tensor:
-        """Token ids -> (T,) int64 on the model's device."""
+        """Copy token ids to the model's device: (T,) int64."""
         return torch.tensor(ids, dtype=torch.long).to(self.device)
 
     def _embed_text(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """Rows of token ids -> (T_i, d) each; they are copied to the device together."""
+        """Embed rows of token ids, (T_i, d) each; one copy to the device for all rows."""
         if not rows:
             return []
         ids = self._to_device([token for row in rows for token in row])
         return split_rows(self.text_head.embed(ids), [len(row) for row in rows])
 
     def _to_images(self, states: Sequence[TaskState], samples: Sequence[tuple[int, ...]]) -> list[Image.Image]:
-        """Return the images of whole token sequences; one that its state holds already is not decoded again."""
+        """Decode image tokens to images; reuse the row's last image if the tokens are unchanged."""
         known = {state.image.tokens: state.image.image for state in states if state.image}
         new = list(dict.fromkeys(tokens for tokens in samples if tokens not in known))
         images, _ = work_in_batches(new, self._decode_images, self._images_at_once)
@@ -385,7 +390,7 @@ class Janus:
 
     def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
         pixels = self.network.decode_image_tokens(torch.tensor(samples).to(self.device))  # (B, H, W, 3) in [-1, 1]
-        # Cut off to whole levels, as DeepSeek's own code does (deepseek-ai/Janus, generation_inference.py).
+        # truncated to integers, as DeepSeek's own code does (deepseek-ai/Janus, generation_inference.py)
         levels = ((pixels.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
         return [Image.fromarray(image) for image in levels]
 
@@ -394,7 +399,7 @@ class Janus:
 
 
 def _are_moved(requests: Sequence[TextRequest]) -> list[bool]:
-    """Return for each request whether it has offsets that are not all zero; one read for all of them."""
+    """Return for each request whether it has offsets that are not all zero, with one read for all."""
     places = [place for place, request in enumerate(requests) if request.offsets is not None]
     sizes = [offsets.abs().sum() for request in requests if (offsets := request.offsets) is not None]
     moved = {place for place, size in zip(places, to_numbers(torch.stack(sizes)), strict=True) if size} if sizes else ()
@@ -402,7 +407,7 @@ def _are_moved(requests: Sequence[TextRequest]) -> list[bool]:
 
 
 def _find_text(request: TextRequest, prompt: tuple[int, ...]) -> TextOutput | None:
-    """Return the state's last text if greedy writing after this prompt and prefix would give it again."""
+    """Return the state's last text if greedy decoding after this prompt and prefix would repeat it."""
     state, prefix = request.state, request.prefix
     if request.stream is not None or request.offsets is not None or state.text is None:
         return None

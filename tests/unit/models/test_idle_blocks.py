@@ -1,0 +1,50 @@
+"""Blocks that add nothing are left out, and the pixels stay the same to the last bit."""
+
+import torch
+from torch import nn
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from milr.models.idle_blocks import leave_out_idle_blocks
+
+
+def _decoder() -> nn.Module:
+    torch.manual_seed(0)
+    config = JanusVQVAEConfig(
+        embed_dim=8,
+        num_embeddings=16,
+        latent_channels=32,
+        base_channels=32,
+        channel_multiplier=[1, 2],
+        num_res_blocks=1,
+        projection_dim=8,
+        image_token_embed_dim=8,
+        num_hidden_layers=1,
+    )
+    return JanusVQVAE(config).eval().decoder
+
+
+def test_blocks_that_add_nothing_are_left_out_and_pixels_stay() -> None:
+    decoder = _decoder()
+    chosen = [decoder.up[1].block[1], decoder.mid.block_1]
+    for block in chosen:
+        nn.init.zeros_(block.conv2.weight)
+        nn.init.zeros_(block.conv2.bias)
+    nn.init.zeros_(decoder.up[0].attn[0].proj_out.weight)
+    nn.init.zeros_(decoder.up[0].attn[0].proj_out.bias)
+    latents = torch.randn(2, 32, 5, 5)
+    with torch.inference_mode():
+        before = decoder(latents)
+        assert leave_out_idle_blocks(decoder) == 3
+        assert torch.equal(decoder(latents), before)
+    assert isinstance(decoder.up[1].block[1], nn.Identity)
+
+
+def test_blocks_that_change_anything_stay() -> None:
+    decoder = _decoder()
+    nn.init.zeros_(decoder.up[1].block[1].conv2.weight)
+    nn.init.ones_(decoder.up[1].block[1].conv2.bias)
+    shortcut = decoder.up[1].block[0]  # it changes the number of channels
+    nn.init.zeros_(shortcut.conv2.weight)
+    nn.init.zeros_(shortcut.conv2.bias)
+    assert leave_out_idle_blocks(decoder) == 0
