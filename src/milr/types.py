@@ -1,4 +1,4 @@
-"""The nouns: task, reasoning, image sample, score, step record. All frozen; all but the image plain data."""
+"""Data types: task, reasoning, image sample, score, step record. All are frozen; all but the image are plain data."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Requirement(BaseModel):
     name: str = Field(alias="class")
     """One of GenEval's 80 object names."""
     count: int = Field(default=1, ge=1)
-    """How many at least; in an exclude list, how many are too many."""
+    """Least number of objects; in an exclude list, the number from which there are too many."""
     color: str | None = None
     """One of GenEval's ten colours; None asks for none."""
     position: tuple[Relation, int] | None = None
-    """Where this object lies, seen from the object at that index of the include list."""
+    """Relation of this object to the object at that index of the include list."""
 
 
 class Task(BaseModel):
@@ -37,28 +37,28 @@ class Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str = Field(min_length=1)
-    """The words that the model is given."""
+    """The prompt as the model reads it."""
     tag: str | None = None
-    """The benchmark's group that the task counts for."""
+    """The benchmark's category."""
     include: tuple[Requirement, ...] = ()
-    """What a correct image shows, as in GenEval's metadata; empty where nobody says."""
+    """Objects that a correct image shows, as in GenEval's metadata; empty if unknown."""
     exclude: tuple[Requirement, ...] = ()
-    """What a correct image does not show."""
+    """Objects that a correct image does not show."""
     explanation: str | None = None
-    """What the prompt means, for benchmarks that state it (WISE)."""
+    """Meaning of the prompt, for benchmarks that state it (WISE)."""
     typed: str | None = None
-    """What the user typed, where a model that reads a grammar is given `prompt` in its place; None where both agree."""
+    """The prompt as the user typed it, if the model reads a rewritten one; None if both are equal."""
 
     @property
     def shown(self) -> str:
-        """The prompt in the user's own words."""
+        """Return the prompt in the user's own words."""
         return self.typed or self.prompt
 
     @property
     def key(self) -> str:
-        """Sixteen hex digits of the task's content: what keys its random streams and names its folder.
+        """Return sixteen hex digits of a hash of the task's content, which key its random streams and name its folder.
 
-        Two spellings of one prompt have one key.
+        Two spellings of one prompt have the same key.
         """
         return hashlib.sha256(self.model_dump_json(by_alias=True, exclude={"typed"}).encode()).hexdigest()[:16]
 
@@ -68,9 +68,9 @@ class Reasoning:
     """The text that a model wrote before drawing."""
 
     text: str
-    """In words."""
+    """The text, decoded."""
     tokens: tuple[int, ...]
-    """Token ids, end-of-sequence left out."""
+    """Token ids without the end-of-sequence token."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,21 @@ class ImageSample:
     tokens: tuple[int, ...]
     """Image token ids in raster order, rows from the top."""
     image: Image.Image
-    """RGB."""
+    """The image, RGB."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One object that a reward found in an image."""
+
+    name: str
+    """Class of the object; for a task of icons one of GenEval's 80 object names."""
+    box: tuple[float, float, float, float]
+    """(x0, y0, x1, y1) in the image's pixels, x to the right, y down."""
+    confidence: float
+    """Confidence in [0, 1]."""
+    color: str | None = None
+    """One of GenEval's ten colours; None if it was not determined."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +108,18 @@ class Score:
     stop_at: float
     """The paper's stop value for this reward and task: a search stops when value > stop_at."""
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Condition -> how far it is met, in [0, 1]; among equal values the better parts win."""
+    """Condition -> degree to which it is met, in [0, 1]. Between equal values the higher mean of the parts decides."""
     explanation: str = ""
-    """Why, in words: methods that rewrite a text read it."""
+    """Reason for the value, in words. Methods that rewrite a text read it."""
     evidence: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What the verdict was made of, as plain data: detections, answers."""
+    """Plain data behind the value: answers, categories. No method reads it."""
     cost: float = 0.0
-    """US dollars that this score cost at paid VLM judges."""
+    """US dollars paid to VLM judges for this score."""
+    regions: tuple[Region, ...] = ()
+    """The objects that the reward found, for methods that use boxes (`keep-right`); () if it detects none."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside [0, 1], NaN among them."""
+        """Refuse values outside [0, 1] and NaN."""
         if not 0.0 <= self.value <= 1.0:
             raise ValueError(f"a score lies in [0, 1], but {self.reward} gave {self.value}; return Unscored instead")
 
@@ -113,41 +129,42 @@ class Unscored:
     """An image that could not be scored, and why. Never 0, never "correct"."""
 
     reason: str
-    """In words, one line."""
+    """The reason, one line."""
     reward: str
     """The reward's name with its version."""
     final: bool = False
-    """Nothing will be scored any more: a judge's budget is spent, its key is refused. The search ends with its best."""
+    """True if nothing can be scored any more, because a budget is spent or a key is refused. The search ends with its
+    best image."""
     cost: float = 0.0
-    """US dollars that the attempts cost at paid VLM judges."""
+    """US dollars paid to VLM judges for the attempts."""
 
 
 def rank(score: Score | Unscored) -> float:
-    """Return what images are ranked by: the score's value; what could not be scored comes after every score."""
+    """Return the value that images are ranked by: the score's value, or -1 if the image could not be scored."""
     return score.value if isinstance(score, Score) else -1.0
 
 
 def order(score: Score | Unscored) -> tuple[float, float]:
-    """Return what decides which of two images is better: the value, then the mean of the parts.
+    """Return the key that decides between two images: the value, then the mean of the parts.
 
-    A reward of 0 or 1 says nothing on which of two wrong images is nearer; its parts, the conditions that are met, do.
+    With a reward of 0 or 1, two wrong images have the same value; the parts show which one is closer.
     """
     parts = list(score.parts.values()) if isinstance(score, Score) else []
     return rank(score), sum(parts) / len(parts) if parts else 0.0
 
 
 def is_met(score: Score | Unscored, stop_at: float | None) -> bool:
-    """Return whether a search may stop with this score.
+    """Return true if a search may stop with this score.
 
     Args:
-        score: Of the best image.
-        stop_at: A value above it, strictly, is enough; None takes the score's own, its paper's.
+        score: The best image's score.
+        stop_at: A value above it, strictly, is enough; None takes the score's own stop value.
     """
     return isinstance(score, Score) and score.value > (score.stop_at if stop_at is None else stop_at)
 
 
 def find_final(scores: Iterable[Score | Unscored]) -> str | None:
-    """Return why nothing will be scored any more, where a score says so."""
+    """Return the reason why nothing can be scored any more, if a score gives one."""
     return next((score.reason for score in scores if isinstance(score, Unscored) and score.final), None)
 
 
@@ -156,7 +173,7 @@ class LatentTrace:
     """The changes that a step made to the latents, for methods that have latents."""
 
     moved: tuple[str, ...]
-    """The latents that this step updated: of "text", "image"."""
+    """The latents that this step updated: "text", "image"."""
     text_latents: int
     """Number of text positions that are latents."""
     image_latents: int
@@ -183,8 +200,8 @@ Finished = Literal[
     "cancelled",
     "unscored",
 ]
-"""Why a task ended. "met": its reward is above the stop value; "out of steps": its method has nothing more to try;
-"unscored": the reward scores nothing any more."""
+"""Reason why a task ended. "met": its reward is above the stop value. "out of steps": its method has nothing more to
+try. "unscored": the reward cannot score any more."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +209,11 @@ class StepRecord:
     """The record of one step of a method for one task. Step 0 is the first image, before any update."""
 
     task: Task
-    """What is drawn."""
+    """The task."""
     index: int
     """The task's place among the tasks given to the runner."""
     step: int
-    """From 0."""
+    """Number of the step, from 0."""
     reasoning: Reasoning
     """The text that the step's images follow; empty if they follow the prompt alone."""
     images: tuple[ImageSample, ...]
@@ -204,28 +221,28 @@ class StepRecord:
     scores: tuple[Score | Unscored, ...]
     """One per image."""
     best: ImageSample
-    """The best image seen so far by `order`: equal rewards are decided by their parts; then the first of equals."""
+    """The best image so far by `order`: value first, then parts, then the earlier one."""
     best_score: Score | Unscored
     """Its score."""
     best_step: int
     """The step that drew it."""
     drawings_spent: float
-    """Drawings of this task so far; a partial one counts as its share of the image tokens."""
+    """Drawings of this task so far; a partial image counts as its share of the image tokens."""
     tokens_spent: int
     """Tokens sampled for this task so far, text and image."""
     reward_calls: int
-    """Images of this task scored so far, partial ones too; a second try of an unscored one is free."""
+    """Images of this task scored so far, partial ones included; a second try after a failure is not counted."""
     seconds: float
     """Seconds since the task's first batch began."""
     cost: float
-    """US dollars that scoring this task has cost so far at paid VLM judges."""
+    """US dollars paid so far to VLM judges for this task."""
     finished: Finished | None
-    """Why this is the task's last record; None if the task goes on."""
+    """Reason why this is the task's last record; None if the task continues."""
     trace: LatentTrace | None = None
-    """What happened to the latents; None for methods without latents."""
+    """Changes of the latents; None for methods without latents."""
     notes: tuple[str, ...] = ()
-    """What a user should know: a ratio that rounded to zero, an update that was skipped."""
+    """Notes for the user: a ratio that rounded to zero, an update that was skipped."""
     panel_first: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
-    """What the watched rewards say of the task's first image, by name; empty without a panel."""
+    """Scores of the task's first image by the panel's rewards, by name; empty without a panel."""
     panel_best: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
-    """The same of `best`."""
+    """The same for `best`."""

@@ -1,8 +1,7 @@
-"""Scores the pictures of a folder that any system made, over several processes, so that a kill loses nothing.
+"""Scores the images of a folder over several processes, so that an interruption loses nothing.
 
-Every score is a line of a journal before anybody sees it. What is scored already, and has not changed since, is not
-scored again; the official files are written from the journal in the layout's order, so they are the same however
-often the work was cut off.
+Every score is first written to a journal. An image that is scored and unchanged is not scored again. The official files
+are written from the journal in the layout's order, so they do not depend on interruptions.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from milr.models.devices import Placement
 from milr.rewards import Reward, check_reward, check_scorable, load_reward, needs_model
 from milr.rewards.base import start_scoring
 from milr.rewards.images.files import UnreadableImage, read_image
-from milr.types import Score, Task, Unscored
+from milr.types import Region, Score, Task, Unscored
 from milr.weights import hash_file
 
 if TYPE_CHECKING:
@@ -42,13 +41,13 @@ if TYPE_CHECKING:
 
 JOURNAL, UNSCORED, SUMMARY = "journal.jsonl", "unscored.jsonl", "summary.txt"
 _BEGUN = (LOCK, f"{JOURNAL}{PART}")
-"""Files that a kill may leave before there is a journal."""
+"""Files that may be left by an interruption before there is a journal."""
 _NAMED = 5
-"""Unscored pictures that the summary names at most; the file has them all."""
+"""Most unscored images that the summary names; the file has them all."""
 
 
 class _Header(BaseModel):
-    """The journal's first line: what all others were made with."""
+    """The journal's first line: the settings of all other lines."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +58,7 @@ class _Header(BaseModel):
 
 
 class _Line(BaseModel):
-    """A picture's line of the journal."""
+    """One image's line of the journal."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,8 +70,9 @@ class _Line(BaseModel):
     stop_at: float = 0.0
     parts: dict[str, float] = {}
     explanation: str = ""
-    """Why it is unscored, where it has no value."""
+    """Reason why the image has no value."""
     evidence: dict[str, Any] = {}
+    regions: tuple[Region, ...] = ()
 
     @classmethod
     def of(cls, picture: FoundPicture, sha256: str, score: Score | Unscored) -> _Line:
@@ -87,6 +87,7 @@ class _Line(BaseModel):
                 "parts": dict(score.parts),
                 "explanation": score.explanation,
                 "evidence": dict(score.evidence),
+                "regions": score.regions,
             }
         )
 
@@ -94,14 +95,15 @@ class _Line(BaseModel):
     def score(self) -> Score | Unscored:
         if self.value is None:
             return Unscored(reason=self.explanation, reward=self.reward)
-        return Score(self.value, self.reward, self.stop_at, self.parts, self.explanation, self.evidence)
+        known = self.parts, self.explanation, self.evidence
+        return Score(self.value, self.reward, self.stop_at, *known, regions=self.regions)
 
 
 class FolderJob:
     """The scoring of one folder.
 
-    Make it, which finds the pictures and refuses what cannot be; iterate over `run`, which scores what is left; then
-    `conclude`, which writes the official files.
+    The constructor finds the images and refuses wrong input; `run` scores the remaining images; `conclude` writes the
+    official files.
     """
 
     def __init__(
@@ -117,26 +119,26 @@ class FolderJob:
         placement: Placement | None = None,
         vlm: VlmSettings | None = None,
     ) -> None:
-        """Find the pictures and read what was scored before.
+        """Find the images and read earlier scores.
 
         Args:
             folder: In the benchmark's official layout.
             benchmark: One of `milr.benchmarks.layouts.LAYOUTS`.
-            reward: One of `milr.rewards.REWARDS`; None for the benchmark's own.
-            out: For the results; None for one beside ``folder``.
-            prompts: The benchmark's prompt file, where the layout wants one.
-            processes: How many pictures are scored at once. Each process holds the reward's weights, and they share
-                the threads that torch would use.
-            options: Of the reward.
-            placement: Where the reward computes; None is the CPU.
-            vlm: How VLM judges are asked; each process has a client of its own. None for the defaults.
+            reward: One of `milr.rewards.REWARDS`; None takes the benchmark's own.
+            out: Folder for the results; None takes one next to ``folder``.
+            prompts: The benchmark's prompt file, if the layout needs one.
+            processes: Images scored at the same time. Each process holds the reward's weights, and they share the
+                threads that torch would use.
+            options: Settings of the reward.
+            placement: Device and dtype of the reward; None is the CPU.
+            vlm: Settings of VLM judges; each process has its own client. None takes the defaults.
 
         Raises:
-            UsageError: A name that is not known, a reward that cannot score these prompts, a folder or a picture that
-                cannot be read, results of another scorer in ``out``, or a budget for several processes.
+            UsageError: An unknown name, a reward that cannot score these prompts, a folder or an image that cannot be
+                read, results of another scorer in ``out``, or a budget with several processes.
         """
-        if getattr(current_process(), "_inheriting", False):  # the top of a program without a guard, run again
-            raise SystemExit(1)  # silently: the process that began this one says what is wrong
+        if getattr(current_process(), "_inheriting", False):  # the top level of a program without a guard, run again
+            raise SystemExit(1)  # silently: the parent process reports the error
         self.layout = load_layout(benchmark)
         self.reward = reward or self.layout.reward
         check_reward(self.reward)
@@ -150,7 +152,7 @@ class FolderJob:
         if processes > 1 and vlm is not None and vlm.budget is not None:
             raise UsageError(f"a VLM budget is counted in one process, not in {processes}: give --processes 1")
         self.folder = folder
-        # A reward's argument may hold what no file name may: "mix:icons*0.5+http://...".
+        # a reward's argument may contain characters that no file name may: "mix:icons*0.5+http://..."
         named = re.sub(r"[^\w.+-]+", "-", self.reward)
         self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
         self.pictures = self.layout.find(folder, prompts)
@@ -168,20 +170,20 @@ class FolderJob:
 
     @property
     def done(self) -> int:
-        """Pictures that need no more scoring."""
+        """Return the number of images that need no more scoring."""
         return len(self.pictures) - len(self._left)
 
     @property
     def unscored(self) -> int:
-        """Pictures that were tried and have no score."""
+        """Return the number of images that were tried and have no score."""
         return sum(line.value is None for line in self._lines.values())
 
     def run(self) -> Iterator[Scored]:
-        """Score what is left, each picture kept before it is given; in no fixed order.
+        """Score the remaining images, in no fixed order; each score is stored before it is yielded.
 
         Raises:
-            MilrError: The reward cannot be loaded, fails its self-test, a process died, or another program scores into
-                the same folder.
+            MilrError: The reward cannot be loaded or fails its self-test, a process died, or another program scores
+                into the same folder.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         digests = {picture.key: digest for picture, digest in self._left}
@@ -195,7 +197,7 @@ class FolderJob:
         self._left = []
 
     def conclude(self) -> str:
-        """Write the official result files, the list of unscored pictures and the summary; return the summary."""
+        """Write the official result files, the list of unscored images and the summary; return the summary."""
         scored = [(picture, self._lines[picture.key].score) for picture in self.pictures]
         names = sorted({score.reward for _, score in scored})
         if len(names) > 1:
@@ -223,7 +225,7 @@ class FolderJob:
         return lines
 
     def _intervals(self, scored: Sequence[Scored]) -> str:
-        """Return what no official summary says: intervals, as in milr's own tables, and of how many prompts."""
+        """Return lines that no official summary has: intervals as in milr's own tables, and the number of prompts."""
         groups: dict[str, list[tuple[str, float]]] = {}
         for picture, score in scored:
             if isinstance(score, Score):
@@ -251,7 +253,7 @@ class FolderJob:
         return "\n" + "\n".join(lines) + "\n"
 
     def _stale(self, picture: FoundPicture) -> str | None:
-        """Return the picture's hash where it must be scored (again); None where its line still holds."""
+        """Return the image's hash if it must be scored (again); None if its line is still valid."""
         try:
             digest = hash_file(self.folder / picture.key)
         except OSError as error:
@@ -263,7 +265,7 @@ class FolderJob:
         return None if holds else digest
 
     def _read(self) -> Iterator[_Line]:
-        """Yield the journal's lines; what a kill cut off is passed over."""
+        """Yield the journal's lines; skip a line that an interruption cut off."""
         path = self.out / JOURNAL
         if not path.is_file():
             if self.out.exists() and (
@@ -284,7 +286,7 @@ class FolderJob:
             raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin anew") from error
 
     def _open_journal(self) -> BinaryIO:
-        """Begin the journal anew, with the header and the lines that still hold, without what a kill cut off."""
+        """Rewrite the journal with the header and the valid lines, without lines that were cut off."""
         left = {picture.key for picture, _ in self._left}
         kept = [self._lines[picture.key] for picture in self.pictures if picture.key not in left]
         write_text(self.out / JOURNAL, "".join(f"{line.model_dump_json()}\n" for line in (self._header, *kept)))
@@ -318,7 +320,7 @@ class FolderJob:
 
 
 def _hold(out: Path) -> AbstractContextManager[None]:
-    """Keep a second program out of the results."""
+    """Lock the results against a second program."""
     return hold(
         out, lambda: UsageError(f"another program scores into {out}: wait until it ends, or give another --out")
     )
@@ -326,7 +328,7 @@ def _hold(out: Path) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a process needs to make its reward."""
+    """The data that a process needs to make its reward."""
 
     reward: str
     options: tuple[tuple[str, Any], ...]
@@ -336,7 +338,7 @@ class _Setup:
 
 
 class _Worker:
-    """A reward and what stands around one picture."""
+    """A worker process: a reward and its clients."""
 
     def __init__(self, setup: _Setup) -> None:
         if setup.processes > 1:
@@ -351,7 +353,7 @@ class _Worker:
         self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, placement=setup.placement, **dict(setup.options))
 
     def score(self, path: Path, task: Task) -> Score | Unscored:
-        """Return the picture's score; a file that is no image is unscored."""
+        """Return the image's score; a file that is not an image is unscored."""
         try:
             image = read_image(path)
         except UnreadableImage as error:
@@ -360,7 +362,7 @@ class _Worker:
         return score
 
     def close(self) -> None:
-        """Hang up on the judges."""
+        """Close the connections to VLM judges."""
         if self._vlm is not None:
             self._vlm.close()
 
@@ -375,7 +377,7 @@ def _score_in_pool(setup: _Setup, path: Path, task: Task) -> Score | Unscored:
 
 
 def _follow_parent() -> None:
-    """Ctrl-C is the parent's to answer; the picture in hand is finished. Where the parent is killed, this ends too."""
+    """Ignore Ctrl-C, which the parent handles: the current image is finished. If the parent is killed, end too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None, "a process of a pool has a parent"
@@ -383,6 +385,6 @@ def _follow_parent() -> None:
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A pool's process would wait for its next picture for ever, with all its weights."""
+    """End this process with its parent: otherwise it would wait for its next image for ever, with all its weights."""
     parent.join()
     os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -157,5 +158,6 @@ def _plain(found: Score | Unscored) -> dict[str, object]:
         "parts": dict(found.parts),
         "explanation": found.explanation,
         "evidence": dict(found.evidence),
+        "regions": [asdict(region) for region in found.regions],
         **cost,
     }

@@ -1,7 +1,7 @@
-"""What a method sees of one task: it yields requests for texts, images and updates, and receives the answers.
+"""The context of a method: one task, as the method sees it. The method yields requests and receives answers.
 
-A method is a generator function of a `TaskContext`; it reads as the method's idea for one task. The runner serves the
-requests of all tasks in batches, so every method is batched, stopped, counted and recorded alike.
+A method is a generator function of a `TaskContext`, written for one task. The runner serves the requests of all tasks
+in batches, so batching, stopping, counting and recording are the same for every method.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from milr.decode.sampling import open_stream
 from milr.errors import MilrError
 from milr.methods.latents import Update
 from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
+from milr.rewards.base import Reward, is_better
 from milr.settings import MethodSettings, Settings
-from milr.types import Finished, ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored, order
+from milr.types import Finished, ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
 Own = TypeVar("Own", bound=MethodSettings)
 
@@ -36,26 +37,26 @@ class ScoredImage:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The images that a method asks for at once; whole ones make a step, and a record."""
+    """The images that a method requests at once. Whole images make a step, with a record."""
 
     images: tuple[ImageRequest, ...]
     notes: tuple[str, ...] = ()
-    """What the step's record should say to a user."""
+    """Notes for the user in the step's record."""
 
     @property
     def whole(self) -> bool:
-        """False if the images stay partial."""
+        """False if the images are partial."""
         return all(one.until is None for one in self.images)
 
 
 Request: TypeAlias = TextRequest | ImageBatch | Update
 Requests: TypeAlias = Generator[Request, Any, None]
-"""What a method is, once it is called: it ends after a batch of whole images."""
+"""A running method: a generator that ends after a batch of whole images."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to spend test-time compute: a generator function and the settings that it reads."""
+    """A method: a generator function and the settings model that it reads."""
 
     name: str
     solve: Callable[[TaskContext[Any]], Requests]
@@ -63,7 +64,7 @@ class Method:
 
 
 class MethodError(MilrError):
-    """A method that breaks its contract."""
+    """An error of a method that breaks its contract."""
 
 
 class TaskContext(Generic[Own]):
@@ -78,43 +79,43 @@ class TaskContext(Generic[Own]):
             task: What to draw.
             index: The task's place among the tasks given to the runner.
             key: Key of its random streams.
-            state: What the model keeps of the task.
-            model: Reasons and draws.
-            settings: Of the run; `settings.own` is of the class that the method declares.
-            method: What solves the task.
+            state: The model's cached state of the task.
+            model: The model.
+            settings: Settings of the run; `settings.own` has the class that the method declares.
+            method: The method.
         """
         self.task, self.index, self.key, self.state, self.model = task, index, key, state, model
         self.method = method.name
         self.own: Own = settings.own  # pyright: ignore[reportAttributeAccessIssue]
         self.sampling, self.run = settings.sampling, settings.run
         self.reasoning: Reasoning | None = None
-        """The newest text, which images follow; None draws from the prompt alone."""
+        """The newest text, which the next images follow; None draws from the prompt alone."""
         self.trace: LatentTrace | None = None
-        """What the newest images' record says of the latents."""
+        """Changes of the latents, for the record of the newest images."""
         self.best: tuple[ScoredImage, int] | None = None
-        """The best whole image by `milr.types.order`, the first of equals, and its step."""
+        """The best whole image by `milr.rewards.base.is_better`, the first of equals, and its step."""
         self.step = self.tokens_spent = self.reward_calls = 0
         self.cost = 0.0
         self.started = time.monotonic()
         self._total = model.capabilities.image_tokens
-        self._texts = self._images = self._decoded = 0  # texts sampled, images asked for, image tokens decoded
+        self._texts = self._images = self._decoded = 0  # texts sampled, images requested, image tokens decoded
         self._requests = method.solve(self)
         self.request: Request | None = None
         self.answer(None)
 
     @property
     def drawings_spent(self) -> float:
-        """Image tokens decoded, over those of a whole image: a partial image counts as its share."""
+        """Return the drawings so far: image tokens decoded, divided by the tokens of a whole image."""
         return self._decoded / self._total
 
     @property
     def seconds(self) -> float:
-        """Seconds since the task began."""
+        """Return the seconds since the task began."""
         return time.monotonic() - self.started
 
     @property
     def spent(self) -> dict[str, float]:
-        """What the task has spent so far, by the names of `milr.settings.LIMITS`."""
+        """Return what the task has spent so far, by the names of `milr.settings.LIMITS`."""
         return {
             "drawings": self.drawings_spent,
             "seconds": self.seconds,
@@ -134,9 +135,9 @@ class TaskContext(Generic[Own]):
         """Write a new text, which the following images follow.
 
         Args:
-            prefix: Token ids that it begins with.
+            prefix: Token ids at its beginning.
             sampled: Sample it; else it is greedy, unless the model was trained to sample its texts.
-            critique: What was wrong with an earlier image.
+            critique: Faults of an earlier image.
             offsets: As in `TextRequest`.
             stream: Random stream of a sampled text; None takes the task's next one.
         """
@@ -160,8 +161,8 @@ class TaskContext(Generic[Own]):
         """Draw images after the newest text and score them. The answer is shorter if a limit leaves less room.
 
         Args:
-            given: For each image its given tokens, in raster order; None, and what follows the last, is sampled.
-            until: At so many tokens the images stay partial; no record is made of them.
+            given: For each image its given tokens, in raster order; None, and all tokens after the last, are sampled.
+            until: Number of tokens after which the images stay partial; partial images have no record.
             streams: One per image; None takes the task's next ones, so that image n has the numbers of step n of a
                 search, and methods that draw alike draw the same images.
             prefix: As in `ImageRequest`, for all images.
@@ -177,7 +178,7 @@ class TaskContext(Generic[Own]):
         return images
 
     def tokens_in(self, share: float) -> int:
-        """Return the image tokens in that share of the raster's rows: at least one row, and never all."""
+        """Return the number of image tokens in that share of the raster's rows: at least one row, never all."""
         side = math.isqrt(self._total)
         return side * min(max(round(share * side), 1), side - 1)
 
@@ -186,7 +187,7 @@ class TaskContext(Generic[Own]):
         return open_stream(self.run.seed, self.key, drawing, step, purpose)
 
     def answer(self, answer: object) -> None:
-        """Hand the method its answer; `request` is then its next request, None at its end."""
+        """Send the method its answer; `request` is then its next request, or None at its end."""
         try:
             self.request = self._requests.send(answer)
         except StopIteration:
@@ -196,18 +197,27 @@ class TaskContext(Generic[Own]):
         """End the method."""
         self._requests.close()
 
-    def count(self, batch: ImageBatch, images: Sequence[ScoredImage]) -> None:
-        """Count new images and keep the best whole one: given tokens are not sampled, leading ones not decoded."""
+    def count(self, batch: ImageBatch, images: Sequence[ScoredImage], reward: Reward) -> None:
+        """Count new images and keep the best whole one: given tokens are not sampled, leading ones not decoded.
+
+        Args:
+            batch: What was asked for.
+            images: What was drawn.
+            reward: What scored them; it may decide between equals.
+        """
         for request, image in zip(batch.images, images, strict=False):  # a limit may have cut the batch short
             self._decoded += self._count_decoded(request)
             self.tokens_spent += len(image.sample.tokens) - sum(token is not None for token in request.tokens)
             self.cost += image.score.cost
-            if batch.whole and (self.best is None or order(image.score) > order(self.best[0].score)):
+            if batch.whole and (self.best is None or self._is_better(reward, image, self.best[0])):
                 self.best = (image, self.step)
         self.reward_calls += len(images)
 
+    def _is_better(self, reward: Reward, new: ScoredImage, best: ScoredImage) -> bool:
+        return is_better(reward, self.task, (new.sample.image, new.score), (best.sample.image, best.score))
+
     def room(self, drawings: float) -> int:
-        """Return how many of the next images fit into so many drawings; before a text or an update, of whole ones."""
+        """Return how many of the next images fit into this many drawings."""
         asked = self.request.images if isinstance(self.request, ImageBatch) else ()
         tokens = max((self._count_decoded(one) for one in asked), default=self._total)
         return int((drawings * self._total - self._decoded + 1e-6) / max(tokens, 1))
@@ -215,7 +225,7 @@ class TaskContext(Generic[Own]):
     def record(
         self, batch: ImageBatch, images: Sequence[ScoredImage], finished: Finished | None, notes: Sequence[str] = ()
     ) -> StepRecord:
-        """Return the record of a step, and begin the next; without images it only says why the task ended."""
+        """Return the record of a step and begin the next step; a record without images only says why the task ended."""
         assert self.best is not None, "a record follows a whole image"
         best, best_step = self.best
         self.step += 1

@@ -6,27 +6,26 @@ draws all others around them, after the same text. A drawing that is no better e
 own, sampled, and keeps nothing. k objects that succeed independently with chance p take about 1 / p^k whole drawings,
 but few times 1 / p of these.
 
-The reward has to say where things are: GenEval's do (`icons`, `icons-soft`, `geneval`, `geneval-hf`: the evidence
-"detections"). With a reward that does not, nothing is kept and this is best of N over sampled texts.
+The reward has to say where things are, by the regions of its scores: `icons`, `icons-soft`, `geneval`, `geneval-hf`,
+`grounding-dino` and mixes of them do. With a reward that does not, nothing is kept and this is best of N over sampled
+texts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 from milr.methods.context import Requests, ScoredImage, TaskContext
 from milr.models.base import Capabilities
-from milr.rewards.geneval.rules import right_objects
+from milr.rewards.geneval.rules import right_objects, to_detections
 from milr.settings import StepSettings
 from milr.types import Score, Task, rank
 
 
 def keep_right(ctx: TaskContext[StepSettings]) -> Requests:
-    """Draw up to K + 1 images, the first from the greedy text; each keeps what is right in the best one of its text.
+    """Draw up to K + 1 images, the first from the greedy text; each keeps the correct parts of its text's best image.
 
-    A drawing counts as whole but for the given tokens at its beginning, which are read, not decoded.
+    A drawing counts as whole except for the given tokens at its beginning, which are prefilled, not decoded.
     """
     best: ScoredImage | None = None
     given: list[int | None] = []
@@ -43,18 +42,16 @@ def keep_right(ctx: TaskContext[StepSettings]) -> Requests:
 
 
 def find_right_tokens(image: ScoredImage, task: Task, capabilities: Capabilities) -> list[int | None]:
-    """Return an image's tokens under its right objects, None elsewhere; empty where the reward calls nothing right.
+    """Return an image's tokens under its correct objects, None elsewhere; an empty list if no object is correct.
 
-    A cell is kept where most of its width and of its height lies in an object's box.
+    A cell is kept if most of its width and of its height is inside an object's box.
     """
-    if not isinstance(image.score, Score) or "detections" not in image.score.evidence:
+    if not isinstance(image.score, Score):
         return []
-    seen = cast("Mapping[str, Sequence[Sequence[Any]]]", image.score.evidence["detections"])
-    detections = {name: [tuple(one) for one in found] for name, found in seen.items()}
     side = math.isqrt(capabilities.image_tokens)
     cell = capabilities.image_size / side
     kept: list[int | None] = [None] * capabilities.image_tokens
-    for x0, y0, x1, y1, *_ in right_objects(cast("Any", detections), task):
+    for x0, y0, x1, y1, *_ in right_objects(to_detections(image.score.regions), task):
         for line in range(max(round(y0 / cell), 0), min(round(y1 / cell), side)):
             for column in range(max(round(x0 / cell), 0), min(round(x1 / cell), side)):
                 kept[line * side + column] = image.sample.tokens[line * side + column]

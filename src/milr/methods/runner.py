@@ -1,6 +1,6 @@
-"""One runner for every method: it serves the requests of many tasks in batches.
+"""The runner of all methods: it serves the requests of many tasks in batches.
 
-It admits tasks, refills places, stops, counts, and yields one record per step; while a reward waits on a network, the
+It admits tasks, refills places, stops, counts, and yields one record per step. While a reward waits on a network, the
 other half of the tasks is decoded.
 """
 
@@ -26,20 +26,20 @@ from milr.types import Finished, StepRecord, Task, find_final, is_met
 
 Group = list[TaskContext[Any]]
 OnLost = Callable[[int, MilrError | None], None]
-"""Gets the index of a task that ended without a last record, and why: None if it was cancelled before it had an
-image."""
+"""A callback for a task that ended without a last record. It gets the task's index and the error, or None if the task
+was cancelled before it had an image."""
 
 
 class Runner(Iterator[StepRecord]):
-    """Leads tasks through a method until each is met, has spent a limit, or its method ends; iterate over its records.
+    """An iterator over the records of tasks, which it runs through a method until each is met, out of budget or done.
 
-    Records of all tasks come interleaved, those of a task in order; the last one of a task says why it finished. Once
-    the reward scores nothing any more, or a total limit is reached, tasks in progress end with their best image so far
-    and no other begins.
+    Records of different tasks are interleaved; those of one task are in order, and its last one says why it ended. If
+    the reward cannot score any more, or a total limit is reached, tasks in progress end with their best image so far,
+    and no other task begins.
     """
 
     stopped: str | None = None
-    """Why the whole run was stopped before all tasks were finished; None if it was not."""
+    """Reason why the whole run stopped before all tasks were finished; None if it did not."""
 
     def __init__(
         self,
@@ -51,18 +51,16 @@ class Runner(Iterator[StepRecord]):
         *,
         on_lost: OnLost | None = None,
     ) -> None:
-        """Prepare; nothing is computed before the first record is asked for.
+        """Prepare. Nothing is computed before the first record is requested.
 
         Args:
             method: From `milr.load_method`.
-            tasks: Tasks, or prompts in words: one, any iterable, or a `TaskQueue`, which may have nothing at the
-                moment.
-            model: Reasons and draws.
-            reward: A name, or what scores images in [0, 1]: a `Reward`, or a function of images and tasks that returns
-                a number per image.
-            settings: Of that method: `model.settings(method.name, ...)`.
-            on_lost: Called where a task ends without a last record. With it, a task whose method fails ends alone;
-                without it, the error ends the run.
+            tasks: Tasks or prompts: one, any iterable, or a `TaskQueue`, which may be empty at the moment.
+            model: The model.
+            reward: A name, a `Reward`, or a function of images and tasks that returns a number in [0, 1] per image.
+            settings: Settings of that method: `model.settings(method.name, ...)`.
+            on_lost: Called when a task ends without a last record. With it, an error of a task's method ends that task
+                alone; without it, the error ends the run.
 
         Raises:
             UsageError: A prompt that the model does not read, no reward of that name, or a reward that cannot score the
@@ -74,9 +72,9 @@ class Runner(Iterator[StepRecord]):
         self.method, self.model, self.settings = method, model, settings
         self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
         self._on_lost = on_lost
-        self._cancelled: dict[int, Finished] = {}  # index -> what its last record will say
+        self._cancelled: dict[int, Finished] = {}  # index -> reason for its last record
         self._seen: Counter[str] = Counter()  # task keys
-        self._ended = dict.fromkeys(LIMITS, 0.0)  # what finished tasks have spent
+        self._ended = dict.fromkeys(LIMITS, 0.0)  # spent by finished tasks
         self._records = self._run()
 
     def __iter__(self) -> Self:
@@ -89,18 +87,18 @@ class Runner(Iterator[StepRecord]):
             return next(self._records)
 
     def cancel(self, index: int, why: Finished = "cancelled") -> None:
-        """End a task at its next record, with its best image so far; a task that has not begun is left out.
+        """End a task at its next record, with its best image so far; skip a task that has not begun.
 
-        May be called from another thread.
+        It may be called from another thread.
 
         Args:
-            index: The task's.
-            why: What its last record says.
+            index: The task's index.
+            why: The reason for its last record.
         """
         self._cancelled[index] = why
 
     def close(self) -> None:
-        """Give up what is in progress."""
+        """Abandon the tasks in progress."""
         self._records.close()
 
     def _run(self) -> Generator[StepRecord]:
@@ -120,7 +118,7 @@ class Runner(Iterator[StepRecord]):
             scoring[place] = self._serve(group) if group else None
 
     def _admit(self, group: Group, places: int, *, wait: bool) -> None:
-        """Fill free places with waiting tasks; with nothing in progress, wait for one."""
+        """Fill free places with waiting tasks; if nothing is in progress, wait for one."""
         new: list[tuple[int, str, Assignment]] = []
         while len(group) + len(new) < places and self.stopped is None:
             try:
@@ -134,7 +132,7 @@ class Runner(Iterator[StepRecord]):
                 key = own.task.key
             else:
                 key, repeat = own.key, self._seen[own.key]
-                self._seen[key] += 1  # the same task twice has random streams of its own the second time
+                self._seen[key] += 1  # a repeated task has its own random streams
                 key, own = f"{key}#{repeat}" if repeat else key, Assignment(own, self.method, self.settings)
             if index in self._cancelled:
                 self._lose(index)
@@ -148,7 +146,7 @@ class Runner(Iterator[StepRecord]):
                 self._fail(index, error)
 
     def _serve(self, group: Group) -> Callable[[], list[list[ScoredImage]]]:
-        """Serve updates and texts until every task asks for images, draw these, and begin to score them.
+        """Serve updates and texts until every task requests images, draw these, and begin to score them.
 
         Returns:
             A call that waits for the scores and returns each task's images.
@@ -174,7 +172,7 @@ class Runner(Iterator[StepRecord]):
         return finish
 
     def _draw(self, asked: Sequence[tuple[ImageRequest, SamplingParams]]) -> list[ImageOutput]:
-        """Draw images, those of the same sampling parameters together."""
+        """Draw images; images with the same sampling parameters share a batch."""
         found: dict[int, ImageOutput] = {}
         for sampling in dict.fromkeys(own for _, own in asked):
             places = [place for place, (_, own) in enumerate(asked) if own == sampling]
@@ -182,7 +180,7 @@ class Runner(Iterator[StepRecord]):
         return [found[place] for place in range(len(asked))]
 
     def _update(self, group: Group, asking: Group) -> None:
-        """Take the steps that tasks ask for, those of the same settings together."""
+        """Take the optimisation steps that tasks request; tasks with the same settings share a batch."""
         for own, sampling in dict.fromkeys((ctx.own, ctx.sampling) for ctx in asking):
             alike = [ctx for ctx in asking if (ctx.own, ctx.sampling) == (own, sampling)]
             if not isinstance(own, MilrSettings):
@@ -192,7 +190,7 @@ class Runner(Iterator[StepRecord]):
                 self._answer(group, ctx, log_p)
 
     def _answer(self, group: Group, ctx: TaskContext[Any], answer: object) -> None:
-        """Hand a method its answer; where it fails at it, its task ends."""
+        """Send a method its answer; if the method fails, end its task."""
         try:
             ctx.answer(answer)
         except MilrError as error:
@@ -200,7 +198,7 @@ class Runner(Iterator[StepRecord]):
             self._end(group, ctx)
 
     def _fail(self, index: int, error: MilrError) -> None:
-        """Let the task alone end by its error where somebody is told, else the run."""
+        """End the task alone by its error if a callback is told, else end the run."""
         if self._on_lost is None:
             raise error
         self._lose(index, error)
@@ -211,7 +209,7 @@ class Runner(Iterator[StepRecord]):
             self._on_lost(index, error)
 
     def _end(self, group: Group, ctx: TaskContext[Any]) -> None:
-        """Take a task out of its group."""
+        """Remove a task from its group."""
         group.remove(ctx)
         ctx.close()
         self._ended = {kind: used + ctx.spent[kind] for kind, used in self._ended.items()}
@@ -219,16 +217,16 @@ class Runner(Iterator[StepRecord]):
     def _conclude(
         self, groups: Sequence[Group], group: Group, scored: Sequence[list[ScoredImage]]
     ) -> Iterator[StepRecord]:
-        """Count what a group has drawn, let its methods go on, yield records, and drop the tasks that are over."""
+        """Count a group's drawings, resume its methods, yield records, and remove finished tasks."""
         lost = find_final(image.score for images in scored for image in images)
         for ctx, images in zip(group, scored, strict=True):
             assert isinstance(ctx.request, ImageBatch)
-            ctx.count(ctx.request, images)
+            ctx.count(ctx.request, images, self.reward)
         limit = self._total_limit(groups)
         self.stopped = self.stopped or lost or limit
         faults: list[
             tuple[TaskContext[Any], MilrError]
-        ] = []  # raised late: the records of what was drawn are still good
+        ] = []  # raised late, so that finished drawings still yield their records
         for ctx, images in zip(list(group), scored, strict=True):
             batch = ctx.request
             assert isinstance(batch, ImageBatch)
@@ -252,7 +250,7 @@ class Runner(Iterator[StepRecord]):
     def _find_end(
         self, ctx: TaskContext[Any], lost: str | None, limit: Finished | None
     ) -> tuple[Finished | None, list[str]]:
-        """Return why a task is over, if it is, and notes on it."""
+        """Return the reason why a task is over, if it is, and notes about it."""
         best, run = None if ctx.best is None else ctx.best[0].score, ctx.run
         if best is not None and is_met(best, run.stop_at):
             return "met", []
@@ -269,12 +267,12 @@ class Runner(Iterator[StepRecord]):
     def _total_limit(self, groups: Sequence[Group]) -> Finished | None:
         each = [self._ended, *(ctx.spent for group in groups for ctx in group)]
         spent = {kind: sum(one[kind] for one in each) for kind in LIMITS}
-        spent["seconds"] = time.monotonic() - self._started  # tasks run side by side: theirs do not add up
+        spent["seconds"] = time.monotonic() - self._started  # tasks run in parallel, so their seconds do not add up
         return _reached(spent, self.settings.run.limits("total"))
 
 
 def _cut(ctx: TaskContext[Any]) -> Sequence[ImageRequest]:
-    """Return the images that a task asks for, as many as its limits leave room for, at least one."""
+    """Return the images that a task requests, as many as its limits allow, at least one."""
     batch, run = ctx.request, ctx.run
     if not isinstance(batch, ImageBatch):
         raise MethodError(f"a method must end after whole images: {ctx.task.prompt!r} ended after a text")
@@ -297,7 +295,7 @@ def _reached(spent: Mapping[str, float], limits: Mapping[str, float]) -> Finishe
 
 
 def _read_tasks(tasks: str | Task | Iterable[str | Task], *, free: bool) -> Iterable[Task]:
-    """Return tasks of whatever says them: as a list where their number is known, else as they come."""
+    """Return tasks from tasks or prompts: as a list if their number is known, else as an iterator."""
     if isinstance(tasks, str | Task):
         return [make_task(tasks, free=free)]
     _check_iterable(tasks)
@@ -320,23 +318,23 @@ def search(
     method: str | None = None,
     **changes: object,
 ) -> Runner:
-    """Search the latents of each task; iterate over the records.
+    """Search over the latents of each task; return an iterator over the records.
 
     ``search(tasks, model, reward)`` needs no settings; ``search(tasks, model, reward, strategy="steer", steps=10)``.
 
     Args:
-        tasks: Tasks, or prompts in words: one, or any number from any iterable.
-        model: Frozen; it reasons and draws.
-        reward: A name that `milr info` lists, or what scores images in [0, 1]: a `Reward`, or a function of images and
-            tasks that returns a number per image.
-        settings: Of any method; None takes the model's defaults for `method`.
+        tasks: Tasks or prompts: one, or any iterable.
+        model: A frozen model from `load_model`.
+        reward: A name that `milr info` lists, a `Reward`, or a function of images and tasks that returns a number in
+            [0, 1] per image.
+        settings: Settings of any method; None takes the model's defaults for `method`.
         method: A name that `milr info` lists; None is the paper's, `milr`, or that of `settings`.
-        changes: Settings by name, instead of `settings` or on top of it.
+        changes: Settings by name, added to `settings` or to the defaults.
 
     Raises:
         UsageError: A setting is unknown, not read by the method, or not allowed; a prompt that the model does not read;
-            or a reward that is none, or cannot score the tasks or the model's images.
-        RewardError: Raised by the records: the reward does not return one score in [0, 1] per image.
+            or an unknown reward, or one that cannot score the tasks or the model's images.
+        RewardError: Raised while iterating: the reward does not return one score in [0, 1] per image.
     """
     from milr.methods import load_method
 

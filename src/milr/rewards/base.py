@@ -1,58 +1,85 @@
-"""The protocol of a reward, how images are given to one, and what it may return."""
+"""The protocol of a reward, the call that scores images, and the values that a reward may return."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 from PIL import Image
 
 from milr.errors import MilrError, UsageError
-from milr.types import Score, Task, Unscored
+from milr.types import Score, Task, Unscored, order
 
 STOP_AT = 0.9
-"""The stop value of a reward that names none."""
+"""Stop value of a reward that declares none."""
 
+Scored: TypeAlias = "tuple[Image.Image, Score | Unscored]"
+"""An image and its score."""
 Scores = Callable[[], list[Score | Unscored]]
-"""Wait for the scores that were begun: one per image, in order."""
+"""A call that waits for the scores that were begun: one per image, in order."""
 
 
 class Reward(Protocol):
-    """A function from images and tasks to scores, batch in, batch out."""
+    """The protocol of a reward: images and tasks to scores, batch in, batch out."""
 
     name: str
     """Name and versions, as in every score: "icons@1/c745efbc" has those of its rules and of its weights."""
     stop_at: float
-    """The paper's stop value on the [0, 1] scale. A search goes by that of each score, which may differ by task."""
+    """The paper's stop value on the [0, 1] scale. A search uses the stop value of each score, which may differ by task.
+    """
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """Return one score per image, in order. What cannot be scored is `Unscored`, never an exception or a zero."""
+        """Return one score per image, in order; `Unscored` if it cannot be scored, never an exception or a zero."""
         ...
 
 
 RewardFunction: TypeAlias = Callable[[Sequence[Image.Image], Sequence[Task]], Iterable[Score | Unscored | float]]
-"""A function that `make_reward` makes a reward of: numbers in [0, 1] are scores."""
+"""A function that `make_reward` turns into a reward; numbers in [0, 1] are scores."""
 
 
 @runtime_checkable
 class WaitingReward(Protocol):
-    """A reward that mostly waits for others, so that drawing can go on meanwhile."""
+    """A reward that mostly waits for a server, so that drawing can continue meanwhile."""
 
     def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Start scoring; the call that is returned waits for the end."""
+        """Start scoring; return a call that waits for the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scored image, as `ComparingReward.compare` gets it."""
+
+    image: Image.Image
+    """The image, RGB."""
+    task: Task
+    score: Score
+
+
+@runtime_checkable
+class ComparingReward(Protocol):
+    """A reward that can compare two images whose scores are equal."""
+
+    def compare(self, a: Candidate, b: Candidate) -> float:
+        """Return a number above 0 if a is better, below 0 if b is better, 0 if neither is.
+
+        It is called only for two images of one task with equal values and equal means of parts (`milr.types.order`):
+        the better one becomes the task's best image. Otherwise the earlier image stays the best.
+        """
         ...
 
 
 class RewardError(MilrError):
-    """A reward that breaks its contract; the message says what it returned."""
+    """The error of a reward that breaks its contract; the message says what it returned."""
 
 
 class FunctionReward:
-    """A reward of a plain function. Implements `Reward`."""
+    """A reward made of a plain function. Implements `Reward`."""
 
     def __init__(self, function: RewardFunction) -> None:
-        """Take name and stop value of the function where it has them."""
+        """Take name and stop value from the function if it has them."""
         self.function = function
         self.name = str(getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__))
         self.stop_at = float(getattr(function, "stop_at", STOP_AT))
@@ -63,10 +90,10 @@ class FunctionReward:
 
 
 def make_reward(reward: Reward | RewardFunction) -> Reward:
-    """Return a reward as it is, and a plain function as a reward.
+    """Return a reward unchanged, or a reward made of a plain function.
 
     Args:
-        reward: A function is named by its `__name__`, and stops a search above 0.9 (`STOP_AT`), unless it has the
+        reward: A function is named by its `__name__` and stops a search above 0.9 (`STOP_AT`), unless it has the
             attributes `name` and `stop_at`.
 
     Raises:
@@ -85,19 +112,19 @@ def make_reward(reward: Reward | RewardFunction) -> Reward:
 
 
 def check_scores(reward: Reward, found: object, images: int) -> list[Score | Unscored]:
-    """Return what a reward returned as scores: numbers become scores with its name and stop value.
+    """Return a reward's answer as scores: a number becomes a score with the reward's name and stop value.
 
     Args:
-        reward: Whose answer it is.
+        reward: The reward.
         found: An iterable of `Score`, `Unscored` or numbers in [0, 1], of any library.
-        images: Of how many images.
+        images: Number of images.
 
     Raises:
-        RewardError: It is something else, of another length, or a number is NaN or outside [0, 1].
+        RewardError: The answer is something else or has another length, or a number is NaN or outside [0, 1].
     """
     try:
         each = None if isinstance(found, str | Mapping) else [*cast("Iterable[object]", found)]
-    except TypeError:  # one number, None, a tensor without dimensions
+    except TypeError:  # a number, None, or a tensor without dimensions
         each = None
     if each is None:
         said = _describe(cast("object", found))
@@ -112,10 +139,10 @@ def check_scores(reward: Reward, found: object, images: int) -> list[Score | Uns
 
 
 def start_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-    """Start scoring if the reward waits for others, else score now.
+    """Start scoring if the reward waits for a server, else score now.
 
     Raises:
-        RewardError: It does not return one score per image; of a reward that waits, the call that is returned does.
+        RewardError: It does not return one score per image; a waiting reward raises it when its call is awaited.
     """
     if isinstance(reward, WaitingReward):
         wait = reward.begin(images, tasks)
@@ -125,7 +152,7 @@ def start_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence
 
 
 def begin_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-    """Start scoring; what could not be scored is tried once more, unless its reason is final. Both tries cost.
+    """Start scoring; try unscored images once more, unless their reason is final. Both tries cost.
 
     Raises:
         RewardError: As `start_scoring`.
@@ -144,12 +171,32 @@ def begin_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence
     return finish
 
 
+def is_better(reward: Reward, task: Task, new: Scored, best: Scored) -> bool:
+    """Return true if an image is better than the best one of its task so far; a reward may decide a tie.
+
+    Raises:
+        RewardError: The reward's `compare` does not return a number.
+    """
+    (image, score), (best_image, best_score) = new, best
+    if order(score) != order(best_score):
+        return order(score) > order(best_score)
+    if not isinstance(reward, ComparingReward) or isinstance(score, Unscored) or isinstance(best_score, Unscored):
+        return False
+    said = cast("object", reward.compare(Candidate(image, task, score), Candidate(best_image, task, best_score)))
+    if not isinstance(said, int | float) or math.isnan(said):
+        raise RewardError(
+            f"compare of the reward {reward.name!r} returned {_describe(said)}: return a number, above 0 where the "
+            "first image is better"
+        )
+    return said > 0
+
+
 def _make_score(reward: Reward, found: object) -> Score | Unscored:
     if isinstance(found, Score | Unscored):
         return found
     try:
         value = float(found)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError, RuntimeError):  # torch's, of a tensor with several elements
+    except (TypeError, ValueError, RuntimeError):  # torch raises it for a tensor with several elements
         value = None
     if value is None or isinstance(found, str | bytes):
         raise RewardError(
@@ -165,7 +212,7 @@ def _make_score(reward: Reward, found: object) -> Score | Unscored:
 
 
 def _describe(value: object) -> str:
-    """Return a value and its type in a few words on one line."""
+    """Describe a value and its type in a few words on one line."""
     text = " ".join(repr(value).split())
     shown = text if len(text) <= 40 else f"{text[:37]}..."
     return shown if value is None else f"{shown} ({type(value).__name__})"

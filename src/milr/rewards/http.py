@@ -1,4 +1,4 @@
-"""`http://...`: a reward in another process, with packages of its own. docs/rewards.md states the protocol."""
+"""`http://...`: a reward in another process, with its own packages. docs/rewards.md states the protocol."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from milr.rewards.vlm.client import Failure, VlmClient
 from milr.rewards.vlm.messages import keep_words, lenient, redact
 from milr.rewards.vlm.parsers import quote
 from milr.rewards.vlm.settings import check_url, require_extra
-from milr.types import Score, Task, Unscored
+from milr.types import Region, Score, Task, Unscored
 from milr.untrusted import first_fault, keep_plain, one_line
 
 PROTOCOL = "milr-reward/1"
-_AT_ONCE = 8  # images a request: one fault costs no more than these
+_AT_ONCE = 8  # images per request: one fault costs no more than these
 
 
 def _keep_evidence(found: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _keep_evidence(found: dict[str, Any]) -> dict[str, Any]:
 
 
 class Description(BaseModel):
-    """What GET answers."""
+    """The reply to GET."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,10 +43,10 @@ Text = Annotated[str, AfterValidator(keep_words)]
 
 
 class RemoteScore(BaseModel):
-    """One of the scores that POST answers: a value, or the reason why there is none.
+    """One of the scores in the reply to POST: a value, or the reason why there is none.
 
-    A value is a number: neither `true` nor "1" is one. Of the other fields, what is too long, too deep or of another
-    type is left out: no verdict needs them.
+    A value is a number: neither `true` nor "1" is one. Other fields that are too long, too deep or of another type are
+    dropped, because no score needs them.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -56,16 +56,17 @@ class RemoteScore(BaseModel):
     explanation: Annotated[Text, lenient("")] = ""
     evidence: Annotated[dict[str, Any], AfterValidator(_keep_evidence), lenient({})] = {}
     unscored: Text | None = None
+    regions: Annotated[tuple[Region, ...], Field(max_length=1000), lenient(())] = ()
 
 
 class Remote:
-    """Scores images by asking a URL. Implements `milr.rewards.base.Reward`."""
+    """A reward that asks a URL. Implements `milr.rewards.base.Reward`."""
 
     def __init__(self, argument: str, vlm: VlmClient) -> None:
-        """Ask the URL who it is.
+        """Ask the URL for its description.
 
         Raises:
-            UsageError: It is no URL, nobody answers, or what answers is no such reward.
+            UsageError: It is not a URL, nobody answers, or the reply is not that of a reward.
         """
         check_url(argument, "the reward's URL")
         require_extra("http", ("stamina", "httpx2"))
@@ -89,7 +90,7 @@ class Remote:
         return self.begin(images, tasks)()
 
     def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Send the images; what is returned waits for the scores."""
+        """Send the images; return a call that waits for the scores."""
         if len(images) != len(tasks):
             raise ValueError(f"{len(images)} images and {len(tasks)} tasks: one task an image is needed")
         waits: list[Callable[[], list[Score | Unscored]]] = []
@@ -132,7 +133,7 @@ class Remote:
             return Unscored(f"the server gave no score ({first_fault(error)})", self.name)
         if one.value is None or one.unscored is not None:
             return Unscored(one.unscored or "the server gave no value and no reason", self.name)
-        return Score(one.value, self.name, self.stop_at, one.parts, one.explanation, one.evidence)
+        return Score(one.value, self.name, self.stop_at, one.parts, one.explanation, one.evidence, regions=one.regions)
 
 
 def _as_list(given: object) -> list[object]:

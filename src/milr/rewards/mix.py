@@ -1,4 +1,4 @@
-"""`mix:`: a weighted mean of rewards. MixedReward of the paper is one such line once its parts exist."""
+"""`mix:`: a weighted mean of rewards. The paper's MixedReward is one such mix."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from milr.types import Score, Task, Unscored
 
 
 class Mix:
-    """The mean of its parts' values by weight. Implements `milr.rewards.base.Reward`.
+    """The weighted mean of its parts' values. Implements `milr.rewards.base.Reward`.
 
-    Every part brings its own values to [0, 1] (`unified-reward` by (s - 1) / 4), so weights mean what they say. A
-    score's parts are the parts' values by name; its evidence holds each part's weight, reward, parts and evidence; its
-    cost is their sum. An
-    image that one part could not score is `Unscored`: half a mix is another metric.
+    Every part scales its own values to [0, 1] (`unified-reward` by (s - 1) / 4), so weights are comparable. A score's
+    parts are the parts' values by name; its evidence holds each part's weight, reward, parts and evidence; its cost is
+    their sum; its regions are those of its first part that has any. An image that one part could not score is
+    `Unscored`: half a mix is another metric.
     """
 
     stop_at = 0.8
@@ -45,7 +45,7 @@ class Mix:
         return self.begin(images, tasks)()
 
     def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Start what waits elsewhere first, then score the rest here."""
+        """Start the parts that wait for a server, then score the others here."""
         order = sorted(self.parts, key=lambda name: not isinstance(self.parts[name], WaitingReward))
         begun = {name: start_scoring(self.parts[name], images, tasks) for name in order}
 
@@ -56,7 +56,7 @@ class Mix:
         return finish
 
     def call_costs(self, image_size: int) -> list[CallCost]:
-        """Return the calls that scoring one image of that side takes, part by part."""
+        """Return the calls for scoring one image of that side, part by part."""
         return [cost for part in self.parts.values() for cost in costs_of(part, image_size)]
 
     def _mix(self, found: dict[str, Score | Unscored]) -> Score | Unscored:
@@ -86,10 +86,11 @@ class Mix:
                 for name, score in scores.items()
             },
             cost=cost,
+            regions=next((score.regions for score in scores.values() if score.regions), ()),
         )
 
 
 def costs_of(reward: object, image_size: int) -> list[CallCost]:
-    """Return the calls to VLM judges that scoring one image of that side takes; none for other rewards."""
+    """Return the calls to VLM judges for scoring one image of that side; none for other rewards."""
     costs = getattr(reward, "call_costs", None)
     return [] if costs is None else list(costs(image_size))

@@ -113,7 +113,7 @@ def _pack_step(step: StoredStep) -> dict[str, Any]:
 
 
 def _plain(score: Score | Unscored) -> Score | Unscored:
-    return replace(score, evidence={}) if isinstance(score, Score) else score
+    return replace(score, evidence={}, regions=()) if isinstance(score, Score) else score
 
 
 def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tuple[Run, dict[tuple[int, int], str]]:

@@ -25,7 +25,7 @@ from milr.rewards.geneval.rules import right_objects
 from milr.settings import METHOD_SETTINGS, RunSettings, SamplingParams
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
-from milr.types import ImageSample, Score, StepRecord, Task, Unscored, rank
+from milr.types import ImageSample, Region, Score, StepRecord, Task, Unscored, rank
 
 CAT, DOGS, TREE, ONE = (Task(prompt=p) for p in ("a red cat", "two dogs", "a big tree", "one"))
 TASKS = [CAT, DOGS, TREE, ONE]
@@ -359,7 +359,8 @@ ABLE = Capabilities(image_size=80, image_tokens=100, width=8, latents="both")
 
 
 def seen(value: float, **detections: list[list[object]]) -> ScoredImage:
-    score = Score(value, "fake@1", 0.9, evidence={"detections": detections})
+    found = [Region(name, (*one[:4],), one[4], one[5]) for name, listed in detections.items() for one in listed]
+    score = Score(value, "fake@1", 0.9, regions=tuple(found))
     return ScoredImage(ImageSample(tuple(range(100)), Image.new("RGB", (80, 80))), score)
 
 
@@ -385,7 +386,7 @@ def test_cells_under_right_objects_are_kept() -> None:
     assert kept[21] == 21 and len(kept) == 100
 
 
-def test_nothing_is_kept_of_an_image_without_evidence() -> None:
+def test_nothing_is_kept_of_an_image_without_regions() -> None:
     task = parse_prompt("a cat")
     blank = replace(seen(0.4), score=Score(0.4, "fake@1", 0.9))
     assert find_right_tokens(blank, task, ABLE) == find_right_tokens(seen(0.4), task, ABLE) == []
@@ -396,9 +397,9 @@ class Finder(FakeReward):
     """Finds a cat in the upper left 2 x 2 cells of every image; values as usual."""
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        found = {"detections": {"cat": [[0, 0, 8, 8, 0.9, "red"]]}}
+        found = (Region("cat", (0, 0, 8, 8), 0.9, "red"),)
         scores = super().__call__(images, tasks)
-        return [replace(score, evidence=found) if isinstance(score, Score) else score for score in scores]
+        return [replace(score, regions=found) if isinstance(score, Score) else score for score in scores]
 
 
 def test_what_is_right_stays_until_an_image_is_no_better() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from milr.errors import UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.runner import Runner, search
 from milr.models import load_model
-from milr.rewards.base import RewardError
+from milr.rewards.base import Candidate, RewardError
 from milr.rewards.self_reward import SelfReward
 from milr.testing import FakeModel, FakeReward, brightness
 from milr.types import Score, StepRecord, Task
@@ -52,7 +53,7 @@ def test_numbers_and_strings_give_the_records_of_scores_and_tasks(method: str) -
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("answer", [[], [7.5], [None], 0.5])
+@pytest.mark.parametrize("answer", [[], [7.5], [None], 0.5, ["good"], {"a": 1.0}])
 def test_a_reward_that_breaks_its_contract_is_one_line_in_every_method(method: str, answer: object) -> None:
     def broken(images: Sequence[Image.Image], tasks: Sequence[Task]) -> Any:
         return answer
@@ -141,3 +142,31 @@ def test_what_a_program_has_set_in_torch_changes_no_result(
         before = torch.get_default_dtype(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
         assert draw_dogs() == dogs
         assert (torch.get_default_dtype(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == before
+
+
+class Even(FakeReward):
+    """Calls every image 0.5, so that nothing but `compare` tells them apart."""
+
+    def __init__(self, said: Callable[[Candidate, Candidate], object]) -> None:
+        super().__init__(lambda image, task: 0.5)
+        self.compare = said
+
+
+def by_brightness(a: Candidate, b: Candidate) -> float:
+    return brightness(a.image) - brightness(b.image)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_reward_that_compares_decides_between_equals_in_every_method(method: str) -> None:
+    brightest = list(search("a red cat", FakeModel(), Even(by_brightness), **short(method)))
+    drawn = [(brightness(one.image), record.step) for record in brightest for one in record.images]
+    assert brightness(brightest[-1].best.image) == max(value for value, _ in drawn)
+    first = list(search("a red cat", FakeModel(), FakeReward(lambda image, task: 0.5), **short(method)))
+    assert first[-1].best_step == 0 and first[-1].best is first[0].images[0]
+    assert len(drawn) == 1 or len({value for value, _ in drawn}) > 1
+
+
+@pytest.mark.parametrize("said", [None, "a", math.nan, [1]])
+def test_a_comparison_that_is_no_number_is_refused(said: object) -> None:
+    with pytest.raises(RewardError, match="compare of the reward 'fake@1' returned .*: return a number, above 0 where"):
+        list(search("a red cat", FakeModel(), Even(lambda a, b: said), method="best-of-n", steps=2))

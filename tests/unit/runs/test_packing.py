@@ -57,7 +57,7 @@ def painter(run: Run) -> Redraw:
 
 def without_evidence(task: TaskRun) -> TaskRun:
     def plain(score: object) -> object:
-        return replace(score, evidence={}) if isinstance(score, Score) else score
+        return replace(score, evidence={}, regions=()) if isinstance(score, Score) else score
 
     steps = [
         step.model_copy(update={"scores": tuple(map(plain, step.scores)), "best_score": plain(step.best_score)})

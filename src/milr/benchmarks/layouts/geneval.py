@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from milr.benchmarks.layouts.base import FoundPicture, Scored
 from milr.errors import UsageError
 from milr.files import write_text
-from milr.rewards.geneval.rules import Detection, kept_objects
+from milr.rewards.geneval.rules import kept_objects, to_detections
 from milr.tasks import OBJECT_NAMES, check_task, read_tasks
 from milr.types import Score, Task
 
@@ -162,7 +162,7 @@ def _pictures(prompt_folder: Path) -> list[FoundPicture]:
 
 def _row(folder: Path, picture: FoundPicture, score: Score) -> dict[str, object]:
     correct = score.value == 1.0
-    kept = kept_objects(_detections(score), picture.task)
+    kept = kept_objects(to_detections(score.regions), picture.task)
     boxes = {name: [list(one[:5]) for one in kept[name]] for name in OBJECT_NAMES if name in kept}
     return {
         "filename": str(folder / picture.key),
@@ -174,8 +174,3 @@ def _row(folder: Path, picture: FoundPicture, score: Score) -> dict[str, object]
         "details": json.dumps(boxes),
     }
 
-
-def _detections(score: Score) -> dict[str, list[Detection]]:
-    """The detections in a score's evidence, as `icons` and `geneval` leave them; none for other rewards."""
-    seen: Any = score.evidence.get("detections", {})
-    return {name: [(*map(float, one[:5]), one[5]) for one in found] for name, found in seen.items()}  # pyright: ignore

@@ -11,7 +11,7 @@ from milr.models.devices import find_device
 from milr.rewards.geneval.colors import ColorClassifier
 from milr.rewards.geneval.detector import GenEvalDetector, Instance, decode
 from milr.rewards.geneval.known_answers import check_arithmetic, check_colors, check_detector
-from milr.rewards.geneval.rules import Detection, apply_rules, conditions_met, kept_objects
+from milr.rewards.geneval.rules import Detection, apply_rules, conditions_met, kept_objects, to_regions
 from milr.rewards.geneval.weights import CLIP, DETECTOR, HUB_DETECTOR
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
@@ -22,9 +22,8 @@ class GenEval:
     """GenEval's scorer: 1 where it calls the image correct, else 0.
 
     A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation is what
-    is wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}}: the objects above GenEval's
-    threshold, in the image's pixels, with a colour where GenEval asks for one. CLIP is loaded when the first colour
-    is asked for. Before anything is scored, what is loaded passes a self-test.
+    is wrong, its regions are the objects above GenEval's threshold, with a colour where GenEval asks for one. CLIP is
+    loaded when the first colour is asked for. Before anything is scored, what is loaded passes a self-test.
     """
 
     name = "geneval@1"
@@ -89,7 +88,7 @@ class GenEval:
             stop_at=self.stop_at,
             parts=conditions_met(detections, task),
             explanation=verdict.reason or "correct",
-            evidence={"detections": {name: [list(one) for one in found] for name, found in kept.items()}},
+            regions=to_regions(kept),
         )
 
     def _detect(self, image: Image.Image, task: Task) -> dict[str, list[Detection]]:

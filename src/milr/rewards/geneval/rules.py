@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from milr.tasks import RELATIONS, check_task
-from milr.types import Relation, Requirement, Task
+from milr.types import Region, Relation, Requirement, Task
 
 Detection: TypeAlias = tuple[float, float, float, float, float, str | None]
 """(x0, y0, x1, y1, score, colour); the colour is None where nobody classified it."""
@@ -29,6 +29,19 @@ POSITION_THRESHOLD = 0.1
 _COUNTING_TAGS = frozenset({"counting", "colored_counting"})
 _UNMET = 0.99
 """What a condition that is not met scores at most, however close."""
+
+
+def to_regions(detections: Detections) -> tuple[Region, ...]:
+    """Return detections as a score's regions, class by class."""
+    return tuple(Region(name, (*one[:4],), one[4], one[5]) for name, found in detections.items() for one in found)
+
+
+def to_detections(regions: Sequence[Region]) -> dict[str, list[Detection]]:
+    """Return a score's regions as the rules take them."""
+    found: dict[str, list[Detection]] = {}
+    for one in regions:
+        found.setdefault(one.name, []).append((*one.box, one.confidence, one.color))
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,29 +9,29 @@ from typing import ClassVar
 from PIL import Image
 
 from milr.errors import MilrError
-from milr.rewards.geneval.rules import apply_rules, conditions_met
+from milr.rewards.geneval.rules import apply_rules, conditions_met, to_regions
 from milr.rewards.icons.detector import IconDetector
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
 
 _NEARLY = 0.9
-"""What `icons-soft` gives at most to an image that is not correct."""
+"""Highest value of `icons-soft` for an image that is not correct."""
 
 
 class Icons:
-    """1 where GenEval's rules call the image correct, else 0.
+    """1 if GenEval's rules call the image correct, else 0.
 
-    A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation is what
-    is wrong, its evidence {"detections": {class: [[x0, y0, x1, y1, score, colour], ...]}} in the image's pixels.
+    A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation lists
+    the faults, and its regions are all detections.
     """
 
     metric: ClassVar[str] = "icons@1"
-    """Counts up with every change of the rules."""
+    """Version of the rules, increased with every change."""
     stop_at = 0.9
     shipped: ClassVar[str] = "icons-detector"
     """The detector that comes with the package."""
     golden_test: ClassVar[bool] = True
-    """Its verdicts on the golden images are known: a benchmark asks for them before anything else."""
+    """True if its scores on the golden images are known: a benchmark checks them before anything else."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Load the detector.
@@ -65,7 +65,7 @@ class Icons:
             stop_at=self.stop_at,
             parts=parts,
             explanation=verdict.reason or "correct",
-            evidence={"detections": {name: [list(one) for one in found] for name, found in detections.items()}},
+            regions=to_regions(detections),
         )
 
     def _value(self, correct: bool, parts: dict[str, float]) -> float:

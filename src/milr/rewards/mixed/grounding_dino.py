@@ -23,7 +23,7 @@ from milr.rewards.images.tensors import IMAGENET_DEVIATION, IMAGENET_MEAN, read_
 from milr.rewards.mixed.known_answers import refuse_blind
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.tasks import check_task
-from milr.types import Relation, Requirement, Score, Task, Unscored
+from milr.types import Region, Relation, Requirement, Score, Task, Unscored
 from milr.weights import WeightFile, Weights
 
 WEIGHTS = Weights(
@@ -131,8 +131,7 @@ def score_places(
 class GroundingDino:
     """Counts of a task's objects, or, where it places one by another, whether both are there and placed right.
 
-    A score's parts are the counts or the placement, its evidence {"detections": {class: [[x0, y0, x1, y1, score],
-    ...]}} in the image's pixels.
+    A score's parts are the counts or the placement, its regions are all that was found, without colours.
     """
 
     name = "grounding-dino@1"
@@ -185,7 +184,7 @@ class GroundingDino:
             stop_at=self.stop_at,
             parts=parts,
             explanation=", ".join(f"{name} {part:.2f}" for name, part in parts.items()),
-            evidence={"detections": {name: [[*box, score] for score, box in seen] for name, seen in found.items()}},
+            regions=tuple(Region(name, box, score) for name, seen in found.items() for score, box in seen),
         )
 
     @torch.inference_mode()

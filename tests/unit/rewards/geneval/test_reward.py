@@ -22,7 +22,7 @@ from milr.rewards.geneval.reward import GenEval, GenEvalHub
 from milr.rewards.geneval.weights import CLIP, DETECTOR
 from milr.selftest.doctor import DOCTORS, examine
 from milr.tasks import COLORS, parse_prompt
-from milr.types import Score, Task, Unscored
+from milr.types import Region, Score, Task, Unscored
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -218,9 +218,7 @@ def test_only_the_most_confident_object_is_asked_for_its_colour(reward: GenEval)
     found = score(reward, GREEN_DOG, ("dog", 0.5, LEFT), ("dog", 0.6, RIGHT), _0="green", _70="red")
     assert found.value == 0
     assert reward._colors.asked == [("dog", 70)]  # type: ignore[union-attr]
-    assert found.evidence["detections"] == {
-        "dog": [[70, 40, 90, 60, 0.6, "red"], [0, 40, 20, 60, 0.5, None]],
-    }
+    assert found.regions == (Region("dog", (70, 40, 90, 60), 0.6, "red"), Region("dog", (0, 40, 20, 60), 0.5, None))
 
 
 def test_no_colour_is_asked_for_where_objects_are_missing(reward: GenEval) -> None:
@@ -228,9 +226,9 @@ def test_no_colour_is_asked_for_where_objects_are_missing(reward: GenEval) -> No
     assert reward._colors.asked == []  # type: ignore[union-attr]
 
 
-def test_evidence_holds_what_counts_and_nothing_else(reward: GenEval) -> None:
+def test_regions_are_what_counts_and_nothing_else(reward: GenEval) -> None:
     found = score(reward, parse_prompt("a dog"), ("dog", 0.2, LEFT), ("cat", 0.9, RIGHT), ("cow", 0.1, TOP))
-    assert found.evidence["detections"] == {"cat": [[70, 40, 90, 60, 0.9, None]]}
+    assert found.regions == (Region("cat", (70, 40, 90, 60), 0.9, None),)
 
 
 def test_what_cannot_be_scored_is_unscored(reward: GenEval) -> None:
@@ -254,8 +252,8 @@ def test_photographs_in_the_real_classes(geneval_weights: Path) -> None:
     assert all(isinstance(one, Score) and one.value in (0, 1) for one in first)
     assert first == [*reward(images[:1], tasks[:1]), *reward(images[1:], tasks[1:])]
     # The most confident object was asked for its colour, by the CLIP in the folder.
-    best = first[0].evidence["detections"][seen[0]][0]  # type: ignore[union-attr, index]
-    assert best[5] in COLORS
+    best = next(region for region in first[0].regions if region.name == seen[0])  # type: ignore[union-attr]
+    assert best.color in COLORS
 
 
 def examine_names(reward, image: Image.Image) -> list[tuple[str, float]]:
