@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 from PIL import Image
@@ -26,6 +27,10 @@ _AT_ONCE = 8  # images per request: one fault costs no more than these
 
 def _keep_evidence(found: dict[str, Any]) -> dict[str, Any]:
     return cast("dict[str, Any]", keep_plain(found, keep_words))
+
+
+def _keep_regions(found: tuple[Region, ...]) -> tuple[Region, ...]:
+    return tuple(replace(one, name=keep_words(one.name), color=one.color and keep_words(one.color)) for one in found)
 
 
 class Description(BaseModel):
@@ -56,7 +61,7 @@ class RemoteScore(BaseModel):
     explanation: Annotated[Text, lenient("")] = ""
     evidence: Annotated[dict[str, Any], AfterValidator(_keep_evidence), lenient({})] = {}
     unscored: Text | None = None
-    regions: Annotated[tuple[Region, ...], Field(max_length=1000), lenient(())] = ()
+    regions: Annotated[tuple[Region, ...], Field(max_length=1000), AfterValidator(_keep_regions), lenient(())] = ()
 
 
 class Remote:

@@ -10,6 +10,7 @@ import logging
 import math
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -686,6 +687,12 @@ HOSTILE: dict[str, object] = {
     "much evidence": {"value": 0.5, "evidence": {"a": list(range(100_000))}},
     "a long explanation": {"value": 0.5, "explanation": "x " * 3_500_000},
     "terminal escapes": {"value": 0.5, "explanation": "\x1b[2J\x07", "parts": {"\x1b]0;t\x07": 1.0}},
+    "terminal escapes in a region": {
+        "value": 0.5,
+        "regions": [{"name": "\x1b[2J", "box": [0, 0, 1, 1], "confidence": 0.5, "color": KEY}],
+    },
+    "a box of three": {"value": 0.5, "regions": [{"name": "cat", "box": [0, 0, 1], "confidence": 0.5}]},
+    "a box that does not end": {"value": 0.5, "regions": [{"name": "cat", "box": [0, 0, 1, 1e999], "confidence": 0.5}]},
     "the key": {"value": 0.5, "explanation": f"you sent {KEY}", "evidence": {KEY: [KEY]}},
 }
 
@@ -695,7 +702,9 @@ def test_a_remote_rewards_words_are_kept_clean_and_short(name: str, clients: lis
     with JudgeServer(DESCRIBED, write(json.dumps({"scores": [HOSTILE[name]]}).encode())) as server:
         (score,) = load_remote(server, clients)([RED], [CAT])
     assert isinstance(score, Score) and score.value == 0.5
-    kept = json.dumps([score.explanation, dict(score.evidence), dict(score.parts)], ensure_ascii=False)
+    regions = [asdict(region) for region in score.regions]
+    kept = json.dumps([score.explanation, dict(score.evidence), dict(score.parts), regions], ensure_ascii=False)
+    assert "Infinity" not in kept and len(regions) == (name == "terminal escapes in a region")
     assert len(kept.encode()) < 20_000 and KEY not in kept and "\x1b" not in kept
 
 
