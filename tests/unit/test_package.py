@@ -29,11 +29,11 @@ def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
             lambda: milr.MilrSettings,
             [
                 "steps (int, default 20): K: a task",
-                "strategy (str, default 'joint'): Which latents move at which step.",
+                "strategy (str, default 'joint'): Schedule that says which latents",
             ],
         ),
         (lambda: milr.StepRecord, ["best_score (Score | Unscored): Its score.", "trace (LatentTrace | None, default"]),
-        (lambda: milr.Task, ["prompt (str): The words", "explanation (str | None, default None): What the prompt"]),
+        (lambda: milr.Task, ["prompt (str): The prompt", "explanation (str | None, default None): Meaning of the"]),
         (lambda: milr.Reward, ["name (str): Name and versions", "stop_at (float): The paper's stop value"]),
     ],
 )
