@@ -339,10 +339,11 @@ def _check_dimensions(folder: Path, config: Any) -> None:
         for name, largest in _LARGEST.items():
             found: Any = getattr(getattr(config, part), name, None)
             for value in cast("list[Any]", found) if isinstance(found, list) else [found]:
-                if isinstance(value, int) and not 1 <= value <= largest:
+                least = 0 if name == "num_res_blocks" else 1
+                if isinstance(value, int) and not least <= value <= largest:
                     raise UsageError(
                         f"{str(folder / 'config.json')!r} says {name} {value} (in transformers' {part}): milr loads "
-                        f"models with 1 to {largest}; fetch the checkpoint again"
+                        f"models with {least} to {largest}; fetch the checkpoint again"
                     )
 
 
