@@ -39,13 +39,14 @@ def load_fake_model(entry: Entry) -> Callable[..., FakeModel]:
     return make
 
 
-def load_fake_reward(entry: Entry) -> Callable[..., Reward]:
+def load_fake_reward(entry: Entry) -> type[Reward]:
     name = next(name for name, one in REWARDS.items() if one is entry)
 
-    def make(argument: str | None = None) -> Reward:
-        return FakeReward(name=f"{name}@1")
+    class Fake(FakeReward):
+        def __init__(self, argument: str | None = None) -> None:
+            super().__init__(name=f"{name}@1")
 
-    return make
+    return Fake
 
 
 @pytest.fixture
@@ -274,3 +275,31 @@ def test_where_nobody_can_be_asked_a_licence_needs_an_option(capsys: Out) -> Non
     assert main(["data", "get", "geneval"]) == 2
     printed = capsys.readouterr()
     assert "MIT" in printed.out and "type milr data get geneval --accept-licence" in printed.err
+
+
+def test_quiet_prints_the_result_alone_and_not_with_verbose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "two dogs", "--steps", "1", "--out", "a", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and [line.split(":")[0] for line in said.out.splitlines()] == [
+        "first image",
+        "best image",
+        "ended",
+        "all images",
+        "run",
+        "page",
+    ]
+    words = ["benchmark", "icons", "--limit", "2", "--steps", "1", "--out"]
+    assert main([*words, "b", "-q"]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == "" and main([*words, "c", "-v"]) == 0
+    verbose = capsys.readouterr()
+    assert quiet.out.replace("b", "c").splitlines()[:3] == verbose.out.replace("b", "c").splitlines()[:3]
+    assert verbose.err.count("  step 0  reward ") == 2
+    assert main(["ablate", "strategies", "--plan", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    for command in (["generate", "two dogs"], ["benchmark", "icons"], ["ablate", "strategies"]):
+        assert main([*command, "-q", "-v"]) == 2
+        assert "leave one of the two out" in capsys.readouterr().err

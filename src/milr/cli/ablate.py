@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from milr.cli.options import INTERRUPTED, Device, Dtype, with_settings
+from milr.cli.options import INTERRUPTED, Device, Dtype, Quiet, Verbose, make_screen, with_settings
 from milr.cli.progress import BenchmarkProgress
 from milr.cli.tables import Form, put
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
@@ -57,12 +56,14 @@ def ablate(
     vlm_budget: VlmBudget = None,
     vlm_price: VlmPrice = None,
     form: Form = "text",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Make a recipe's runs and compare them. Killed, the same command goes on; finished runs are not made again.
 
     Typed twice at the same time, each process makes other runs.
     """
-    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen, always = make_screen(quiet, verbose), make_screen(quiet=False)
     screen.print("milr: planning ...")
     from milr.report.ablation import plan_runs, read_recipe, recipe_names, run_plan, start_or_resume
     from milr.report.comparison import compare, comparison_tables
@@ -101,12 +102,12 @@ def ablate(
     def run(settings: BenchmarkSettings, where: Path) -> None:
         try:
             job = start_or_resume(settings, where, vlm=vlm.client)
-            with BenchmarkProgress(job, screen) as progress:
-                for record, _, task in job.run():
-                    progress.show(record, task)
+            with BenchmarkProgress(job, screen, verbose=verbose) as progress:
+                for record, image, task in job.run():
+                    progress.show(record, image, task)
         except MilrError as error:  # the other runs may well be made
             failed.append(where.name)
-            screen.print(f"error: {where.name}: {error}")
+            always.print(f"error: {where.name}: {error}")
             return
         made = job.writer.manifest
         spent = f"{made.drawings:,.10g} drawings, {made.seconds:,.0f} s"
@@ -119,18 +120,18 @@ def ablate(
             screen.print(f"{place} {one.name}{': finished already' if done else ''}")
             folders.append(where)
     except KeyboardInterrupt:
-        screen.print(f"milr: interrupted; type the same command to go on in {folder}")
+        always.print(f"milr: interrupted; type the same command to go on in {folder}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         vlm.client.close()
     again = f"type the same command to go on in {folder}"
     others = [one.name for one in planned if folder / one.name not in folders]
     if others:
-        screen.print(f"another process makes {', '.join(others)}: once it has, {again}")
+        always.print(f"another process makes {', '.join(others)}: once it has, {again}")
     begun = [where for where in folders if where.name not in failed or _has_answers(where)]
     if begun:
         put(comparison_tables(compare(read_entries(begun))), form, None)
-    screen.print(f"runs: {folder}; all tables and figures: milr report {folder}/*/ --out report.html")
+    always.print(f"runs: {folder}; all tables and figures: milr report {folder}/*/ --out report.html")
     if failed:
         raise MilrError(f"{len(failed)} of {len(planned)} runs failed ({', '.join(failed)}): {again}")
 

@@ -20,12 +20,15 @@ from milr.cli.options import (
     ModelName,
     Offline,
     Profile,
+    Quiet,
+    Verbose,
     Yes,
     ask,
     check_names,
     choose_search,
     end_by_scores,
     flag_of,
+    make_screen,
     name_flags,
     name_search,
     with_settings,
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 FORM = "milr benchmark icons --limit 12, or milr benchmark --resume FOLDER"
 _WITH_RESUME = (
     "resume",
+    "quiet",
+    "verbose",
     "open_page",
     "offline",
     "yes",
@@ -98,13 +103,15 @@ def benchmark(
     ] = None,
     open_page: Open = False,
     fail_under: FailUnder = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     resume: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Go on with that run; its run.json has all settings.")
     ] = None,
 ) -> None:
     """Run a benchmark's prompts through a method and print its table, with intervals."""
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
-    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen = make_screen(quiet, verbose)
     hub = HubAccess(offline, ask(screen, yes))
     if resume is not None:
         typed = _read_with_resume(context)
@@ -146,22 +153,28 @@ def benchmark(
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
         job = BenchmarkJob.begin(asked, folder, vlm.client, hub)
-    _run(job, screen, vlm, open_page, fail_under)
+    _run(job, BenchmarkProgress(job, screen, verbose=verbose), screen, vlm, open_page, fail_under)
 
 
-def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool, fail_under: float | None) -> None:
-    manifest, parts = job.writer.manifest, job.parts
-    progress = BenchmarkProgress(job, screen)
+def _run(
+    job: BenchmarkJob,
+    progress: BenchmarkProgress,
+    screen: Console,
+    vlm: VlmOptions,
+    open_page: bool,
+    fail_under: float | None,
+) -> None:
+    manifest, parts, always = job.writer.manifest, job.parts, make_screen(quiet=False)
     evaluator = {} if parts.evaluator is None else {parts.evaluator.name: parts.evaluator}
     for line in vlm.costs(parts.reward, evaluator, parts.model, progress.images()):
         screen.print(f"milr: {line}")
     try:
         with progress:
-            for record, _, folder in job.run():
-                progress.show(record, folder)
+            for record, image, folder in job.run():
+                progress.show(record, image, folder)
     except KeyboardInterrupt:
-        screen.print(f"milr: interrupted; to go on, type: milr benchmark --resume {job.folder}")
-        show_page(job.folder, screen.print, open_page)
+        always.print(f"milr: interrupted; to go on, type: milr benchmark --resume {job.folder}")
+        show_page(job.folder, always.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
         raise MilrError(f"{error}; to go on, type: milr benchmark --resume {job.folder}") from error
@@ -175,7 +188,7 @@ def _run(job: BenchmarkJob, screen: Console, vlm: VlmOptions, open_page: bool, f
     if progress.ends():
         screen.print(f"tasks ended: {progress.ends()}")
     if job.stopped is not None:
-        screen.print(f"milr: stopped, {name_flags(job.stopped)}; to go on, type: milr benchmark --resume {job.folder}")
+        always.print(f"milr: stopped, {name_flags(job.stopped)}; to go on, type: milr benchmark --resume {job.folder}")
     for line in vlm.conclusion([]):
         screen.print(line)
     typer.echo(f"run: {job.folder}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from milr.cli.look import Open, show_page
 from milr.cli.options import (
@@ -21,12 +20,15 @@ from milr.cli.options import (
     ModelName,
     Offline,
     Profile,
+    Quiet,
     Reward,
+    Verbose,
     Yes,
     ask,
     check_names,
     choose_search,
     end_by_scores,
+    make_screen,
     name_search,
     with_settings,
 )
@@ -81,9 +83,12 @@ def generate(
     open_page: Open = False,
     fail_under: FailUnder = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per task on standard output.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Draw images that show what the prompts say. Settings that are not given are the model's own."""
     # Whatever can be refused is refused before seconds are spent on loading a model.
+    screen, result = make_screen(quiet, verbose, stderr=as_json), make_screen(quiet=False, stderr=as_json)
     make_settings(method or "milr", given)
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
@@ -91,8 +96,6 @@ def generate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)
     if out is not None:
         check_folder(out)
-
-    screen = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     source = find_source(model, weights=False, offline=offline)
     read = _read_prompts(prompts, prompts_file, source)
     method, given = choose_search(method, given, source)
@@ -148,7 +151,7 @@ def generate(
         device=device,
         dtype=dtype,
     )
-    progress = SearchProgress(screen, tasks, settings.get("steps"))
+    progress = SearchProgress(screen, tasks, settings, verbose=verbose)
     try:
         with writer, progress, closing(Runner(load_method(method), tasks, loaded, scorer, settings)) as runner:
             try:
@@ -159,9 +162,9 @@ def generate(
                     progress.show(record, path)
                 raise
     except KeyboardInterrupt:
-        screen.print(f"milr: interrupted; {progress.kept()} in {writer.folder}{_say_cut(progress)}")
-        screen.print("milr: to draw anew, type the same command" + (" with another --out" if out else ""))
-        show_page(writer.folder, screen.print, open_page)
+        result.print(f"milr: interrupted; {progress.kept()} in {writer.folder}{_say_cut(progress)}")
+        result.print("milr: to draw anew, type the same command" + (" with another --out" if out else ""))
+        show_page(writer.folder, result.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
         raise MilrError(f"{error} ({progress.kept()} in {writer.folder})") from error
@@ -170,8 +173,8 @@ def generate(
             for outcome in progress.outcomes(writer.folder):
                 print(json.dumps(outcome, ensure_ascii=False))
         vlm.client.close()
-    progress.conclude(writer.folder, vlm.conclusion(progress.ends()))
-    show_page(writer.folder, screen.print, open_page)
+    progress.conclude(writer.folder, vlm.conclusion(progress.ends()), result)
+    show_page(writer.folder, result.print, open_page)
     bests = [last.best_score for _, last in progress.ends()]
     end_by_scores([best.value if isinstance(best, Score) else None for best in bests], fail_under)
 

@@ -7,7 +7,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -16,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from milr.errors import UsageError
-from milr.models.devices import Placement
 from milr.models import ModelSource
+from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
 
@@ -48,6 +47,10 @@ FailUnder = Annotated[
 Profile = Annotated[str | None, typer.Option(help="Prompt profile of the model; default: its checkpoint's own.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the hub; as with HF_HUB_OFFLINE=1.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree to downloads without being asked.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone: no progress, no notes.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print every step, with its reasons and texts; fold nothing.")
+]
 
 _SHORT = {"learning_rate": "--lr"}
 """Setting -> a second, shorter flag; errors name this one."""
@@ -173,6 +176,17 @@ def name_search(settings: Settings) -> str:
     """Return the method in words, with its strategy where it has one."""
     strategy = settings.get("strategy")
     return settings.method if strategy is None else f"{settings.method}, strategy {strategy}"
+
+
+def make_screen(quiet: bool, verbose: bool = False, *, stderr: bool = True) -> Console:
+    """Return where progress and notes go; a quiet screen prints nothing.
+
+    Raises:
+        UsageError: Both were asked for.
+    """
+    if quiet and verbose:
+        raise UsageError("--quiet prints no steps and --verbose prints all: leave one of the two out")
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 def end_by_scores(scores: Sequence[float | None], fail_under: float | None) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
+from milr.cli.time_left import TimeLeft
 from milr.cli.vlm import most_images
 from milr.runs.layout import MANIFEST
+from milr.settings import Settings
 from milr.types import Finished, Score, StepRecord, Task, Unscored
 
 if TYPE_CHECKING:
@@ -24,23 +24,33 @@ if TYPE_CHECKING:
 
 
 class SearchProgress:
-    """Prints a line per step, on a terminal with a status line below, and at the end what was reached."""
+    """Prints a line per step, on a terminal with a status line below, and at the end what was reached.
 
-    def __init__(self, screen: Console, tasks: Sequence[Task], steps: int | None) -> None:
+    Steps whose numbers are those of the step before are one line. A prompt is written whole, at the task's first and
+    last line; its number is on every line.
+    """
+
+    def __init__(self, screen: Console, tasks: Sequence[Task], settings: Settings, *, verbose: bool = False) -> None:
         """Take the tasks of the run.
 
         Args:
             screen: For the lines.
             tasks: All of them.
-            steps: K; None if the method does not read it.
+            settings: Of the run.
+            verbose: Print every step, with reasons and texts.
         """
-        self._screen = screen
-        self._tasks = tasks
+        self._screen, self._tasks, self._verbose = screen, tasks, verbose
+        steps = settings.get("steps")
         self._of = "" if steps is None else f"/{steps}"
         self._clock = time.monotonic()
+        self._left = TimeLeft(len(tasks), most_images(settings, 1), settings.run.batch_size)
         self._first: dict[int, Score | Unscored] = {}
         self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
+        self._numbers: dict[int, tuple[str, ...]] = {}  # what the line of a task's last step said
+        self._folded: dict[int, list[int]] = {}  # steps since, which said the same
+        self._texts: dict[int, str] = {}  # what a task's last step reasoned
         self._noted: set[str] = set()
+        self._told = False  # what "flipped" means
         self._status = screen.status("reasoning and drawing the first images") if screen.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -52,45 +62,73 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the status line."""
+        """Print what is folded; remove the status line."""
+        for index in list(self._folded):
+            self._unfold(index)
         if self._status:
             self._status.stop()
 
     def show(self, record: StepRecord, folder: Path | None) -> None:
         """Print the record's line; `folder` is the task's with the task's last record."""
         # A task that a limit or an interrupt ends may have a last record without images.
+        begins = record.index not in self._first
         self._first.setdefault(record.index, record.scores[0] if record.scores else record.best_score)
+        self._left.count(record, record.index)
         if folder is not None:
             self._last[record.index] = record, folder
         for note in record.notes:
             if note not in self._noted:
                 self._noted.add(note)
-                self._print(f"note: {note}")
-        self._print(self._line(record))
+                self._screen.print(f"note: {note}")
+        numbers = _say_numbers(record)
+        if not (self._verbose or begins or record.finished) and numbers == self._numbers[record.index]:
+            self._folded.setdefault(record.index, []).append(record.step)
+        else:
+            self._unfold(record.index)
+            self._numbers[record.index] = numbers
+            if record.trace and not self._told:
+                self._told = True
+                self._screen.print(
+                    "milr: flipped: tokens of the latents' prefix that differ from step 0's, and of how many"
+                )
+            self._screen.print(self._line(record, numbers, begins))
+            for line in self._reasons(record) if self._verbose else ():
+                self._screen.print(f"    {line}")
         if self._status:
             seconds = time.monotonic() - self._clock
-            self._status.update(f"{len(self._last)} of {len(self._tasks)} tasks finished, {seconds:.0f} s")
+            done = f"{len(self._last)} of {len(self._tasks)} tasks finished"
+            self._status.update(f"step {record.step}{self._of}, {done}, {seconds:.0f} s, {self._left.say()}")
 
-    def _print(self, line: str) -> None:
-        # A terminal's lines are cut to its width, so that steps stay under one another; files get them whole.
-        cut = self._screen.is_terminal
-        self._screen.print(Text(line), no_wrap=True, overflow="ellipsis" if cut else "ignore", soft_wrap=not cut)
+    def _unfold(self, index: int) -> None:
+        """Print in one line the steps in which nothing has changed."""
+        steps = self._folded.pop(index, [])
+        if steps:
+            which = f"step {steps[0]:>2}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+            self._screen.print(f"{self._place(index)}{which}: no change")
 
-    def _line(self, record: StepRecord) -> str:
-        many, trace = len(self._tasks) > 1, record.trace
+    def _place(self, index: int) -> str:
+        return f"{index + 1}/{len(self._tasks)}  " if len(self._tasks) > 1 else ""
+
+    def _line(self, record: StepRecord, numbers: Sequence[str], begins: bool) -> str:
+        many = len(self._tasks) > 1
         parts = [
-            f"{record.index + 1}/{len(self._tasks)}" if many else "",
             f"step {record.step:>2}{self._of}",
-            f"reward {' '.join(_value(score) for score in record.scores)}" if record.scores else "",
-            f"best {_value(record.best_score)} at {record.best_step:>2}",
+            *numbers[:2],
             f"{record.seconds:.1f} s",
             record.finished or "",
-            trace
-            and f"flipped: text {trace.flipped_text}/{trace.text_latents}, "
-            f"image {trace.flipped_image}/{trace.image_latents}",
-            record.task.shown if many else "",
+            *numbers[2:],
+            record.task.shown if many and (begins or record.finished) else "",
+            self._left.say() if record.finished and len(self._last) < len(self._tasks) else "",
         ]
-        return "  ".join(part for part in parts if part)
+        return self._place(record.index) + "  ".join(part for part in parts if part)
+
+    def _reasons(self, record: StepRecord) -> list[str]:
+        """Return why the images have their scores, and the text that they follow, where it is another one."""
+        lines = [_verdict(score) for score in record.scores]
+        if record.reasoning.text != self._texts.get(record.index, ""):
+            self._texts[record.index] = record.reasoning.text
+            lines.append(f"reasoning: {' '.join(record.reasoning.text.split())}")
+        return lines
 
     def kept(self) -> str:
         """Return how much of the run is finished, in words."""
@@ -133,35 +171,35 @@ class SearchProgress:
         """Return the first score and the last record of each finished task."""
         return [(self._first[index], self._last[index][0]) for index in sorted(self._last)]
 
-    def conclude(self, run: Path, more: Sequence[str]) -> None:
+    def conclude(self, run: Path, more: Sequence[str], result: Console) -> None:
         """Print the scores of the first and the best images, why tasks ended, `more`, and where everything is."""
         finished = [self._last[index] for index in sorted(self._last)]
         for last, _ in finished if len(finished) == 1 else ():
-            self._screen.print(f"first image: {_verdict(self._first[last.index])}")
-            self._screen.print(f"best image:  {_verdict(last.best_score)}, at step {last.best_step}")
+            result.print(f"first image: {_verdict(self._first[last.index])}")
+            result.print(f"best image:  {_verdict(last.best_score)}, at step {last.best_step}")
         if len(finished) > 1:
-            self._screen.print(f"first images: {_average(list(self._first.values()))}")
-            self._screen.print(f"best images:  {_average([last.best_score for last, _ in finished])}")
+            result.print(f"first images: {_average(list(self._first.values()))}")
+            result.print(f"best images:  {_average([last.best_score for last, _ in finished])}")
         if finished:
-            self._screen.print(f"ended:       {say_ends(last.finished for last, _ in finished)}")
+            result.print(f"ended:       {say_ends(last.finished for last, _ in finished)}")
         for _, folder in finished if len(finished) == 1 else ():
-            self._screen.print(f"all images:  {folder / 'strip.png'}")
+            result.print(f"all images:  {folder / 'strip.png'}")
         for line in more:
-            self._screen.print(line)
+            result.print(line)
         if len(finished) < len(self._tasks):
-            self._screen.print(f"not begun: {len(self._tasks) - len(finished)} of {len(self._tasks)} tasks")
-        self._screen.print(f"run: {run}")
+            result.print(f"not begun: {len(self._tasks) - len(finished)} of {len(self._tasks)} tasks")
+        result.print(f"run: {run}")
 
 
 class BenchmarkProgress:
     """Prints a line per finished task, on a terminal with a bar below."""
 
-    def __init__(self, job: BenchmarkJob, screen: Console) -> None:
+    def __init__(self, job: BenchmarkJob, screen: Console, *, verbose: bool = False) -> None:
         """Count the tasks that are finished already."""
         from milr.benchmarks.tables import answers_of
         from milr.runs import read_run
 
-        self._job, self._screen = job, screen
+        self._job, self._screen, self._verbose = job, screen, verbose
         manifest = job.writer.manifest
         self._total = len(manifest.tasks) * manifest.images_per_prompt
         begun, left = (job.folder / MANIFEST).is_file(), set(job.writer.remaining())
@@ -169,14 +207,15 @@ class BenchmarkProgress:
         kept = [] if run is None else [task for task in run.tasks if (task.index, task.image) not in left]
         self._answers = [] if run is None else answers_of(replace(run, tasks=tuple(kept)))
         self._before = len(self._answers)
+        each = most_images(manifest.settings, 1)
+        self._left = TimeLeft(self._total - self._before, each, manifest.settings.run.batch_size)
         self._ends: list[Finished | None] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, console=screen, disable=not screen.is_terminal)
         self._bar = self._progress.add_task(manifest.settings.method, total=self._total, completed=self._before)
 
     def __enter__(self) -> Self:
-        """Start the clock and the bar."""
-        self._clock = time.monotonic()
+        """Start the bar."""
         if self._before:
             self._screen.print(f"milr: {self._before} of {self._total} tasks are finished already")
         self._progress.start()
@@ -206,8 +245,12 @@ class BenchmarkProgress:
         """Return why this session's tasks ended, in words; empty if none did."""
         return say_ends(self._ends)
 
-    def show(self, record: StepRecord, folder: Path | None) -> None:
+    def show(self, record: StepRecord, image: int, folder: Path | None) -> None:
         """Print a finished task's line; `folder` is the task's with the task's last record."""
+        self._left.count(record, (record.index, image))
+        if self._verbose:
+            said = "  ".join(part for part in _say_numbers(record) if part)
+            self._progress.console.print(f"    {record.task.prompt}  step {record.step}  {said}")
         if folder is None:
             return
         from milr.benchmarks.tables import answer_of, summarise
@@ -219,26 +262,49 @@ class BenchmarkProgress:
         self._ends.append(record.finished)
         running = summarise(self._job.benchmark, self._answers).running
         score = "" if running is None else running.write(3)
-        done = len(self._answers) - self._before
-        left = (time.monotonic() - self._clock) / done * (self._total - len(self._answers))
         parts = (
             f"{len(self._answers)}/{self._total}",
             "unscored" if answer.value is None else f"{answer.value:.2f}",
             f"{record.finished} after {record.drawings_spent:.4g} drawings",
             f"so far {score}",
-            f"{timedelta(seconds=round(left))} left",
+            self._left.say(),
             record.task.prompt,
         )
         self._progress.update(self._bar, completed=len(self._answers))
         self._progress.console.print("  ".join(parts))
 
 
+_ENDS: Mapping[Finished, str] = {
+    "met": "the reward is above its stop value",
+    "out of steps": "the method has nothing more to try",
+    "out of drawings": "--max-drawings or --total-drawings is reached",
+    "out of time": "--max-seconds or --total-seconds is reached",
+    "out of reward calls": "--max-reward-calls or --total-reward-calls is reached",
+    "out of money": "--max-cost or --total-cost is reached",
+    "cancelled": "stopped early, with the best image so far",
+    "unscored": "the reward scores nothing any more",
+}
+"""Why a task ended -> what that means."""
+
+
 def say_ends(reasons: Iterable[Finished | None]) -> str:
-    """Return why tasks ended, most frequent first: "met" of one, "3 met, 1 out of time" of many."""
-    counts = Counter(reason for reason in reasons if reason is not None).most_common()
-    if sum(count for _, count in counts) == 1:
-        return str(counts[0][0])
-    return ", ".join(f"{count} {reason}" for reason, count in counts)
+    """Return why tasks ended and what that means, most frequent first: "3 met (...), 1 out of time (...)" of many."""
+    counts = Counter[Finished](reason for reason in reasons if reason is not None).most_common()
+    many = sum(count for _, count in counts) > 1
+    return ", ".join(f"{f'{count} ' if many else ''}{reason} ({_ENDS[reason]})" for reason, count in counts)
+
+
+def _say_numbers(record: StepRecord) -> tuple[str, ...]:
+    """Return what a step's line says of it: its reward, the best so far, the flipped tokens."""
+    trace = record.trace
+    flipped = trace and (
+        f"flipped: text {trace.flipped_text}/{trace.text_latents}, image {trace.flipped_image}/{trace.image_latents}"
+    )
+    return (
+        f"reward {' '.join(_value(score) for score in record.scores)}" if record.scores else "",
+        f"best {_value(record.best_score)} at {record.best_step:>2}",
+        flipped or "",
+    )
 
 
 def _value(score: Score | Unscored) -> str:

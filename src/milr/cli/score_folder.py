@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.score_folder import FolderJob
-from milr.cli.options import INTERRUPTED, NOT_ALL_SCORED, Device, Dtype
+from milr.cli.options import INTERRUPTED, NOT_ALL_SCORED, Device, Dtype, Quiet, make_screen
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
@@ -44,6 +43,7 @@ def score_folder(
     self_test: Annotated[
         bool, typer.Option("--self-test/--no-self-test", help="Refuse to score where the self-test fails.")
     ] = True,
+    quiet: Quiet = False,
 ) -> None:
     """Score a folder of pictures as the benchmark does; killed, it goes on where it was."""
     check_dtype(dtype)
@@ -60,11 +60,11 @@ def score_folder(
         placement=Placement(device, dtype),
         vlm=VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price).client.settings,
     )
-    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen, always = make_screen(quiet), make_screen(quiet=False)
     if job.done:
         screen.print(f"milr: {job.done} of {len(job.pictures)} pictures are scored already")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=screen)
+    progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=screen, disable=quiet)
     try:
         with progress:
             bar = progress.add_task("scoring", total=len(job.pictures), completed=job.done)
@@ -74,11 +74,11 @@ def score_folder(
                     progress.console.print(f"unscored: {picture.key}: {score.reason}")
         summary = job.conclude()
     except KeyboardInterrupt:
-        screen.print(f"milr: interrupted; what was scored is in {job.out}: type the same command to go on")
+        always.print(f"milr: interrupted; what was scored is in {job.out}: type the same command to go on")
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         raise UsageError(f"cannot write {job.out} ({error.strerror}): give an --out that you may write to") from error
     typer.echo(summary)
-    screen.print(f"results: {job.out}")
+    always.print(f"results: {job.out}")
     if job.unscored:
         raise typer.Exit(NOT_ALL_SCORED)

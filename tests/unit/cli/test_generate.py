@@ -127,7 +127,7 @@ def test_generate_says_what_it_does_and_where_the_run_is(stage: Stage, capsys: p
     ]
     assert lines[-6].startswith("first image: 0.25")
     assert lines[-5].startswith("best image:  0.75") and lines[-5].endswith("at step 2")
-    assert lines[-4] == "ended:       out of steps"
+    assert lines[-4] == "ended:       out of steps (the method has nothing more to try)"
     strip = Path(lines[-3].removeprefix("all images:  "))
     assert strip.name == "strip.png" and strip.is_file()
     assert lines[-2:] == ["run: run", "page: run/index.html"]
@@ -148,7 +148,7 @@ def test_json_is_one_object_a_task_on_standard_output(stage: Stage, capsys: pyte
     assert read_run(apple["run"]).manifest.tasks_finished == 2
     assert captured.err.startswith("milr: loading")
     assert "first images: 0.62 on average" in captured.err
-    assert "ended:       1 out of steps, 1 met" in captured.err
+    assert "ended:       1 out of steps (the method has nothing more to try), 1 met (the reward is" in captured.err
 
 
 def test_unscored_is_null_with_its_reason(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +249,7 @@ def test_a_limits_name_is_on_the_line_and_at_the_end(
     stage.change = lambda record: replace(record, finished=record.finished and reason)
     assert main(RUN) == 0
     out = capsys.readouterr().out
-    assert f"1.5 s  {reason}  flipped" in out and f"ended:       {reason}\n" in out
+    assert f"1.5 s  {reason}  flipped" in out and f"ended:       {reason} (--max-" in out
 
 
 def test_a_task_that_ends_without_new_images_keeps_its_best(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,7 +360,7 @@ def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.Captur
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_real_search_keeps_the_best_image_so_far(number: signal.Signals, tmp_path: Path) -> None:
-    words = [*RUN, "--reward", "icons-soft", "--stop-at", "1", "--steps", "1000", "--method", "milr"]
+    words = [*RUN, *["--reward", "icons-soft", "--stop-at", "1", "--steps", "1000", "--method", "milr", "--verbose"]]
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "milr", *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     ) as process:

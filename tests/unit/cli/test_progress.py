@@ -1,0 +1,127 @@
+"""Progress on the screen: what is folded, told once, left out or never cut; the time that is left."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from milr.cli.progress import SearchProgress
+from milr.cli.time_left import TimeLeft
+from milr.settings import make_settings
+from milr.tasks import tasks_from_prompts
+from milr.testing import fake_records
+from milr.types import Reasoning, StepRecord
+
+ALIKE = [f"{'a very long prompt that says the same ' * 3}and ends with {word}" for word in ("dogs", "cats")]
+
+
+def show(records: Sequence[StepRecord], *, width: int = 70, terminal: bool = False, verbose: bool = False) -> str:
+    """Return what a search of these records prints."""
+    out = io.StringIO()
+    screen = Console(
+        file=out, width=width, force_terminal=terminal, color_system=None, highlight=False, markup=False, soft_wrap=True
+    )
+    tasks = list({record.index: record.task for record in records}.values())
+    with SearchProgress(screen, tasks, make_settings("milr", {"steps": 400}), verbose=verbose) as progress:
+        for record in records:
+            progress.show(record, Path("task") if record.finished else None)
+    return out.getvalue()
+
+
+def search(values: Sequence[Sequence[float]], prompts: Sequence[str] = ALIKE) -> list[StepRecord]:
+    """Return the records of a search in which nothing but the reward may change."""
+    tasks = tasks_from_prompts(prompts[: len(values)], free=True)
+    return [
+        replace(record, trace=record.trace and replace(record.trace, flipped_text=0, flipped_image=0))
+        for record in fake_records(tasks, values)
+    ]
+
+
+def test_equal_steps_are_one_line() -> None:
+    lines = show(search([[0.0] * 400 + [0.5, 0.5, 0.5]])).splitlines()
+    assert [line.split("  reward")[0] for line in lines[1:]] == [
+        "step  0/400",
+        "steps 1 to 399: no change",
+        "step 400/400",
+        "step 401: no change",
+        "step 402/400",
+    ]
+
+
+def test_steps_of_each_task_are_folded_apart_and_an_interrupt_tells_them() -> None:
+    records = search([[0.0] * 9, [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])[:10]
+    lines = show(records).splitlines()[1:]
+    assert lines[-2:] == ["1/2  steps 1 to 4: no change", "2/2  steps 2 to 4: no change"]
+    assert [line.split("  reward")[0] for line in lines[:-2]] == [
+        "1/2  step  0/400",
+        "2/2  step  0/400",
+        "2/2  step  1/400",
+    ]
+
+
+def test_verbose_prints_every_step_with_reasons_and_new_texts() -> None:
+    records = [replace(one, reasoning=Reasoning(f"text {one.step // 2}", (1,))) for one in search([[0.0] * 4])]
+    said = show(records, verbose=True)
+    assert [f"step  {step}/400" in said for step in range(4)] == [True] * 4 and "no change" not in said
+    assert said.count("reasoning: text 0\n") == said.count("reasoning: text 1\n") == 1
+    assert said.count("    0.00") == 4
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_that_tells_prompts_apart_is_cut_on_a_narrow_terminal(terminal: bool) -> None:
+    said = show(search([[0.25, 1.0], [0.5, 1.0]]), width=70, terminal=terminal)
+    text = " ".join(said.split())
+    for prompt in ALIKE:
+        assert text.count(" ".join(prompt.split())) == 2  # with its first and its last line
+    assert "…" not in text and "..." not in text
+
+
+def test_flipped_is_told_once() -> None:
+    said = show(search([[0.25, 0.5, 0.75], [0.5, 1.0]]))
+    assert said.count("milr: flipped: tokens of the latents' prefix that differ from step 0's") == 1
+    assert show([replace(one, trace=None) for one in search([[0.25, 0.5]])]).count("flipped") == 0
+
+
+def take(left: TimeLeft, index: int, steps: Sequence[int], *, ends: bool, seconds: float = 2.0) -> None:
+    """Count the records of a task whose rounds take so many seconds each."""
+    tasks = tasks_from_prompts("a dog", free=True)
+    for record in fake_records(tasks, [[0.0] * (steps[-1] + 1)]):
+        if record.step in steps:
+            last = ends and record.step == steps[-1]
+            spent = replace(record, seconds=seconds * (record.step + 1), finished="met" if last else None)
+            left.count(spent, index)
+
+
+def test_time_left_expects_all_drawings_where_no_task_has_ended() -> None:
+    left = TimeLeft(tasks=1, drawings=21, places=16)
+    assert (left.seconds(), left.say()) == (None, "")
+    take(left, 0, [0], ends=False)
+    assert left.seconds() == pytest.approx(20 * 2.0)
+    take(left, 0, [1, 2], ends=False)
+    assert left.seconds() == pytest.approx(18 * 2.0)
+    assert left.say() == "about 0:00:36 left"
+
+
+def test_one_straggler_counts_whole_however_many_tasks_ended_at_once() -> None:
+    left = TimeLeft(tasks=16, drawings=21, places=16)
+    for index in range(15):
+        take(left, index, [0], ends=True)
+    take(left, 15, [0], ends=False)
+    # The share that is done says that 1/16 is left: a tenth of a second.
+    assert left.seconds() == pytest.approx(20 * 2.0)
+
+
+def test_tasks_that_have_not_begun_take_what_others_took() -> None:
+    left = TimeLeft(tasks=12, drawings=21, places=4)
+    for index in range(4):
+        take(left, index, [0], ends=True)
+    assert left.seconds() == pytest.approx(2 * 2.0)  # eight tasks of one round each, four at a time
+    take(left, 4, [0, 1], ends=True)
+    for index in (5, 6, 7):
+        take(left, index, [0], ends=True)
+    assert left.seconds() == pytest.approx(2.0 * (1 + 1 / 8), rel=1e-6)  # one of eight went on, for one round more
