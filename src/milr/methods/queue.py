@@ -1,4 +1,4 @@
-"""Where the runner takes tasks from: any iterable, or a queue that stays open (a server's)."""
+"""Sources of tasks for the runner: any iterable, or a queue that stays open (a server's)."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ from milr.types import Task
 
 @dataclass(frozen=True)
 class Assignment:
-    """A task with the method and the settings that solve it: in one queue, tasks may differ in these.
+    """A task with its method and settings. In one queue, tasks may differ in these.
 
-    Its random streams depend on its content and its seed alone, not on what came before it.
+    Its random streams depend on its content and its seed alone, not on earlier tasks.
     """
 
     task: Task
     method: Method
     settings: Settings
-    """Of that method; batch size and total limits are the runner's own."""
+    """Settings of that method; batch size and total limits are the runner's own."""
 
 
 Waiting: TypeAlias = "Task | Assignment"
 
 
 class TaskSource(Protocol):
-    """What the runner takes tasks from."""
+    """The protocol of a source of tasks."""
 
     size: int | None
-    """How many there are, if that is known."""
+    """Number of tasks, if it is known."""
 
     def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
-        """Return the next task and its index; None if there is none at the moment, which cannot be if it may wait.
+        """Return the next task and its index; None if there is none at the moment and it may not wait.
 
         Raises:
-            StopIteration: There will be no more.
+            StopIteration: There will be no more tasks.
         """
         ...
 
 
 class TaskQueue:
-    """An open-ended source of tasks: other threads put tasks in, the runner takes them as places get free.
+    """An open-ended source of tasks: other threads put tasks in, the runner takes them when places are free.
 
-    Clients take turns: whoever puts many tasks in does not hold up another's first.
+    Clients take turns: a client that puts many tasks in does not delay another client's first one.
     """
 
     def __init__(self) -> None:
         """Begin empty and open."""
-        self._tasks: dict[str, deque[tuple[int, Waiting]]] = {}  # client -> its tasks; whose turn it is comes first
+        self._tasks: dict[str, deque[tuple[int, Waiting]]] = {}  # client -> tasks; the next client comes first
         self._changed = Condition()
         self._open = True
         self._put = 0
         self.size: int | None = None
 
-    def __len__(self) -> int:
-        """Return how many tasks wait."""
+    def waiting(self) -> set[int]:
+        """Return the indices of the tasks that wait."""
         with self._changed:
-            return sum(map(len, self._tasks.values()))
+            return {index for waiting in self._tasks.values() for index, _ in waiting}
 
     def put(self, task: Waiting, client: str = "") -> int:
-        """Add a task; return its index, which its records carry. A plain task is solved by the runner's own method.
+        """Add a task and return its index, which its records carry. A plain task uses the runner's own method.
 
         Raises:
             ValueError: The queue is closed.
@@ -78,7 +78,7 @@ class TaskQueue:
             return self._put - 1
 
     def drop(self, index: int) -> bool:
-        """Take out a task that waits; return False where it does not wait any more."""
+        """Remove a waiting task; return False if it is no longer waiting."""
         with self._changed:
             for client, waiting in self._tasks.items():
                 for one in waiting:
@@ -90,13 +90,13 @@ class TaskQueue:
             return False
 
     def close(self) -> None:
-        """Take no more tasks; those that are in it are still served."""
+        """Accept no more tasks; waiting tasks are still served."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
 
     def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
-        """See `TaskSource`; waiting sleeps until a task is put in or the queue is closed."""
+        """Take the next task (see `TaskSource`). Waiting sleeps until a task is put in or the queue is closed."""
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._tasks or not self._open)
@@ -105,7 +105,7 @@ class TaskQueue:
                 waiting = self._tasks.pop(client)
                 taken = waiting.popleft()
                 if waiting:
-                    self._tasks[client] = waiting  # behind the others
+                    self._tasks[client] = waiting  # after the others
                 return taken
             if self._open:
                 return None
@@ -113,14 +113,14 @@ class TaskQueue:
 
 
 class Listed:
-    """Tasks of any iterable."""
+    """The tasks of any iterable."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        """Iterate over the tasks as places get free."""
+        """Read the iterable when places are free."""
         self.size = len(tasks) if isinstance(tasks, Sized) else None
-        """How many there are, if that is known."""
+        """Number of tasks, if it is known."""
         self._tasks = enumerate(tasks)
 
     def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
-        """See `TaskSource`; an iterator that blocks holds up the tasks in progress: a `TaskQueue` does not."""
+        """Take the next task. A blocking iterator delays the tasks in progress; a `TaskQueue` does not."""
         return next(self._tasks)
