@@ -1,4 +1,4 @@
-"""Errors that a user can mend: what was given, what is allowed, what to type next."""
+"""Errors that a user can fix: what was given, what is allowed, what to type next."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from collections.abc import Iterable
 
 
 class MilrError(Exception):
-    """The base of all errors that the command line shows as one line, exit code 2."""
+    """The base of all errors that the command line shows as one line."""
+
+    exit_code = 2
+    """Of a command that ends with it."""
+
+    def extend(self, more: str) -> MilrError:
+        """Return the error with more words after its own, and with its exit code."""
+        extended = MilrError(f"{self}{more}")
+        extended.exit_code = self.exit_code
+        return extended
 
 
 class UsageError(MilrError):
-    """Something given is not allowed; the message says what is."""
+    """The error for a value that is not allowed; the message says what is."""
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
-    """An error for a wrong name, with the nearest right one."""
+    """Return the error for an unknown name, with the nearest known one."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -27,15 +27,19 @@ from milr.rewards import REWARDS, check_reward, check_scorable, load_reward, loc
 from milr.rewards.base import Reward
 from milr.rewards.icons.golden import check_scorer
 from milr.rewards.spec import check_stored_name
-from milr.runs import Manifest, RunError, RunWriter, check_folder, check_resumable, read_manifest, read_run
+from milr.runs import Manifest, NotScored, RunWriter, check_folder, check_resumable, read_manifest, read_run
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
 from milr.settings import LIMITS, Settings, make_settings
-from milr.types import StepRecord, Task
+from milr.types import StepRecord, Task, Unscored
 
 if TYPE_CHECKING:
     from milr.methods.context import Method
     from milr.rewards.vlm.client import VlmClient
+
+
+MOST_UNSCORED = 8
+"""Tasks in a row of which the reward scores no image; then the run stops."""
 
 
 class BenchmarkSettings(BaseModel):
@@ -97,6 +101,7 @@ class BenchmarkJob:
             if scorer is not None:
                 check_scorer(scorer)
         self.benchmark, self.parts, self.writer = benchmark, parts, writer
+        self._unscored = 0  # tasks in a row
         self.stopped: str | None = None
         """Reason why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
 
@@ -205,7 +210,8 @@ class BenchmarkJob:
             record's index is the task's place in the manifest. A task that a total limit cut short has no folder.
 
         Raises:
-            RunError: Nothing can be written, scored or evaluated any more; the finished tasks are kept.
+            RunError: Nothing can be written any more; the finished tasks are kept.
+            NotScored: Nothing is scored or evaluated any more; the same.
         """
         with self.writer as writer:
             manifest = writer.manifest
@@ -235,7 +241,7 @@ class BenchmarkJob:
             for seen in runner:
                 if seen.finished == "unscored":
                     # stored, it would count as finished for ever; left out, resuming draws it again
-                    raise RunError(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
+                    raise NotScored(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
                 record = replace(seen, index=indices[seen.index])
                 totals.count(record, image)
                 if runner.stopped is not None and seen.finished in LIMITS.values():
@@ -243,7 +249,17 @@ class BenchmarkJob:
                     yield record, image, None
                 else:
                     yield record, image, self.writer.write(record, image)
+                    self._count_unscored(record)
             self.stopped = runner.stopped
+
+    def _count_unscored(self, record: StepRecord) -> None:
+        """Stop the run when the reward scored no image of several tasks in a row: it is down, whatever it says."""
+        if record.finished is None:
+            return
+        best = record.best_score
+        self._unscored = self._unscored + 1 if isinstance(best, Unscored) else 0
+        if isinstance(best, Unscored) and self._unscored >= MOST_UNSCORED:
+            raise NotScored(f"{self._unscored} tasks in a row could not be scored, the last one: {best.reason}")
 
 
 class _Totals:

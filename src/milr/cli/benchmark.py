@@ -177,7 +177,7 @@ def _run(
         show_page(job.folder, always.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
-        raise MilrError(f"{error}; to go on, type: milr benchmark --resume {job.folder}") from error
+        raise error.extend(f"; to go on, type: milr benchmark --resume {job.folder}") from error
     finally:
         vlm.client.close()
     scorer = manifest.evaluator or f"{manifest.reward}, the reward itself: it was optimised, so this flatters"

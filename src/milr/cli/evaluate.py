@@ -74,7 +74,7 @@ def evaluate(
             before = "again, where it had not scored" if again else f"instead of {manifest.evaluator or 'nothing'}"
             typer.echo(f"{run}: {done} tasks, evaluated by {scorer.name} {before}")
     except MilrError as error:
-        raise MilrError(f"{error}; the same command goes on") from error
+        raise error.extend("; the same command goes on") from error
     finally:
         vlm.client.close()
     for line in vlm.conclusion([]):

@@ -167,7 +167,7 @@ def generate(
         show_page(writer.folder, result.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
-        raise MilrError(f"{error} ({progress.kept()} in {writer.folder})") from error
+        raise error.extend(f" ({progress.kept()} in {writer.folder})") from error
     finally:
         if as_json:
             for outcome in progress.outcomes(writer.folder):

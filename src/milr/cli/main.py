@@ -37,6 +37,7 @@ from milr.cli.score_folder import score_folder
 from milr.cli.serve_judge import serve_judge
 from milr.cli.unpack import unpack
 from milr.errors import MilrError, UsageError
+from milr.untrusted import printable
 
 COMMANDS: Sequence[Callable[..., None]] = (
     generate,
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _interrupted_by_sigterm():
             status: object = _build_parser()(args=words, prog_name="milr", standalone_mode=False)
     except MilrError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:  # whoever read the output has gone
@@ -201,9 +202,9 @@ def _refuse_renamed(words: Sequence[str]) -> None:
             raise UsageError(f"{flag} is now {RENAMED[flag]}: type {RENAMED[flag]}{' ' * bool(value)}{value}")
 
 
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def _fail(message: str, exit_code: int = 2) -> int:
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Format 2. Folders of format 1 (milr 0.1) are read as if they were of format 2, s
 
 from milr.runs.compact import COMPACT_SUFFIX, compact_run, read_compact
 from milr.runs.evaluating import check_evaluable, evaluate_run, is_evaluated
-from milr.runs.layout import RunError, check_resumable, read_manifest
+from milr.runs.layout import NotScored, RunError, check_resumable, read_manifest
 from milr.runs.packing import SUFFIX, begin_anew, pack_run, read_packed, unpack_run
 from milr.runs.page import INDEX, write_page
 from milr.runs.reader import Run, RunImage, TaskRun, read_run, read_task
@@ -35,6 +35,7 @@ __all__ = [
     "EvaluatedImage",
     "Frame",
     "Manifest",
+    "NotScored",
     "Run",
     "RunError",
     "RunFacts",

@@ -10,7 +10,7 @@ from pathlib import Path
 from milr.errors import UsageError
 from milr.files import PART, move, write_bytes
 from milr.rewards.base import Reward, begin_scoring
-from milr.runs.layout import EVALUATED, MANIFEST, RunError, read_manifest
+from milr.runs.layout import EVALUATED, MANIFEST, NotScored, read_manifest
 from milr.runs.lock import check_unheld, hold_run
 from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, load_image, read_evaluated, read_run
@@ -36,12 +36,12 @@ def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> li
     """Return the evaluator's score of each image.
 
     Raises:
-        RunError: It scores nothing any more.
+        NotScored: It scores nothing any more.
     """
     scores = begin_scoring(evaluator, [load_image(one.file) for one in shown], [task] * len(shown))()
     lost = find_final(scores)
     if lost is not None:
-        raise RunError(f"the evaluator {evaluator.name} scores nothing any more: {lost}; the finished tasks are kept")
+        raise NotScored(f"the evaluator {evaluator.name} scores nothing any more: {lost}; the finished tasks are kept")
     return [
         EvaluatedImage(step=one.step, number=one.number, score=replace(score, reward=evaluator.name))
         for one, score in zip(shown, scores, strict=True)
@@ -62,7 +62,7 @@ def evaluate_missing(
         The evaluator's scores of all images in order, and those among them that it gave now.
 
     Raises:
-        RunError: It scores nothing any more.
+        NotScored: It scores nothing any more.
     """
     scored = {(one.step, one.number): one for one in known if isinstance(one.score, Score)}
     missing = [
@@ -128,7 +128,7 @@ def evaluate_run(
 
     Raises:
         UsageError: As `check_evaluable`.
-        RunError: The evaluator scores nothing any more; what it gave is kept.
+        NotScored: The evaluator scores nothing any more; what it gave is kept.
     """
     check_evaluable(folder)
     with hold_run(folder, MANIFEST):

@@ -29,6 +29,12 @@ class RunError(MilrError):
     """A run that cannot be written any further; its finished tasks stay."""
 
 
+class NotScored(RunError):
+    """A run that stops because nothing is scored any more; resuming it asks again."""
+
+    exit_code = 3
+
+
 def name_task(index: int, task: Task, image: int) -> str:
     """Return the name of a task's folder, under `tasks/`."""
     return f"{index:04d}-{task.key}" + (f"-{image}" if image else "")

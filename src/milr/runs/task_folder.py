@@ -63,7 +63,7 @@ class TaskFolder:
         """Show the evaluator all images; write and return its scores.
 
         Raises:
-            RunError: It scores nothing any more.
+            NotScored: It scores nothing any more.
         """
         shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
         evaluated = evaluate_images(evaluator, task, shown)

@@ -172,6 +172,7 @@ class RunWriter:
         self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
         self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
+        self._unscored: set[tuple[int, int]] = set()  # written, with no image that the reward could score
         self._begun = False
 
     @property
@@ -182,7 +183,7 @@ class RunWriter:
     def remaining(self) -> list[tuple[int, int]]:
         """Return the tasks that have not finished, as (index, image), image by image.
 
-        A resumed run begins those anew that are damaged, or of which the reward could not score any image.
+        A task of which the reward could not score any image has not: a resumed run begins it anew, like damaged ones.
         """
         manifest = self._manifest
         return [
@@ -190,6 +191,7 @@ class RunWriter:
             for image in range(manifest.images_per_prompt)
             for index, task in enumerate(manifest.tasks)
             if not (folder := self.folder / "tasks" / name_task(index, task, image)).is_dir()
+            or (index, image) in self._unscored
             or (self._resumed and not self._begun and not _is_done(folder))
         ]
 
@@ -273,7 +275,10 @@ class RunWriter:
                 self._evaluator_cost += sum(one.score.cost for one in evaluated)
                 self._evaluator_seconds += time.monotonic() - started
             del self._open[key]
-            self._finished += 1
+            if isinstance(record.best_score, Score):
+                self._finished += 1
+            else:
+                self._unscored.add(key)
             folder = task.rename()
             self._save("running")
             return folder

@@ -59,6 +59,7 @@ def content(folder: Path) -> dict[str, object]:
         name = path.relative_to(folder).as_posix()
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
+            assert rows.pop()["end"] == len(rows)
             kept[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
         elif path.is_file():
             kept[name] = path.read_bytes()

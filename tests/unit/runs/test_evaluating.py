@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from milr.benchmarks.tables import answers_of
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models import embedded_folder
@@ -221,13 +222,14 @@ class Down:
 
     stop_at = 0.9
 
-    def __init__(self, name: str, up: int = 0) -> None:
-        self.name, self.up, self.calls = name, up, 0
+    def __init__(self, name: str, up: int = 0, *, final: bool = False) -> None:
+        self.name, self.up, self.final, self.calls = name, up, final, 0
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         places = range(self.calls, self.calls + len(images))
         self.calls += len(images)
-        return [Score(0.5, self.name, 0.9) if n < self.up else Unscored("HTTP 500", self.name) for n in places]
+        lost = Unscored("HTTP 500", self.name, final=self.final)
+        return [Score(0.5, self.name, 0.9) if n < self.up else lost for n in places]
 
 
 def test_what_an_evaluator_could_not_score_is_asked_again_and_nothing_else(run: Path) -> None:
@@ -255,3 +257,30 @@ def test_resuming_asks_again_what_evaluator_or_reward_could_not_score(down: str,
     assert read_run(folder).tasks == before.tasks
     again = [[(one.reward, one.evaluator) for one in task.images] for task in before.tasks]
     assert again == [[(one.reward, one.evaluator) for one in task.images] for task in read_run(whole).tasks]
+
+
+@pytest.mark.parametrize(("down", "final"), [("icons", True), ("icons-soft", False)])
+def test_an_outage_stops_the_run_with_exit_code_3_and_the_same_command_goes_on(
+    down: str, final: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A task that was never scored is unfinished: eight of them in a row, or a reward that is left for good, end it."""
+    words = ["--limit", "11", "--steps", "1", "--stop-at", "1", "--reward", "icons-soft", "--evaluator", "icons"]
+    folder = tmp_path / "run"
+    with fakes({down: Down(f"{down}@1", up=6, final=final)}):
+        assert main(["benchmark", "icons", *words, "--batch-size", "1", "--out", str(folder)]) == 3
+    said = capsys.readouterr().err
+    manifest = read_run(folder).manifest
+    assert f"to go on, type: milr benchmark --resume {folder}" in said and "HTTP 500" in said
+    assert manifest.status == "failed" and manifest.tasks_finished == 3
+    with fakes():
+        assert main(["benchmark", "--resume", str(folder)]) == 0
+    assert None not in [answer.value for answer in answers_of(read_run(folder))]
+    assert read_run(folder).manifest.tasks_finished == 11
+
+
+def test_a_task_that_was_never_scored_leaves_the_run_unfinished(tmp_path: Path) -> None:
+    words = ["--limit", "3", "--steps", "1", "--stop-at", "1", "--reward", "icons-soft"]
+    with fakes({"icons-soft": Down("icons-soft@1", up=4)}):
+        assert main(["benchmark", "icons", *words, "--batch-size", "1", "--out", str(tmp_path / "run")]) == 3
+    manifest = read_run(tmp_path / "run").manifest
+    assert (manifest.status, manifest.tasks_finished) == ("stopped", 2)
