@@ -225,9 +225,7 @@ class Janus:
         ]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
-        """Return the characters of each token of a reasoning; a character of several tokens is a replacement mark in
-        each.
-        """
+        """Return the characters of each token; a character of several tokens is a replacement mark in each."""
         return [self.tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
 
     @torch.inference_mode()
@@ -299,9 +297,7 @@ class Janus:
         return [known[ids] for ids in prompts]
 
     def _read_padding(self, first: int, length: int) -> CachedPrefix:
-        """Prefill at least this many tokens of the unconditional prompt: ``first``, then padding, in steps of a fixed
-        size.
-        """
+        """Prefill at least this many tokens of the unconditional prompt: ``first``, then padding."""
         prefix = self._unconditional.get(first)
         while prefix is None or len(prefix) < length:
             ids = [self.prompts.padding] * _UNCONDITIONAL_STEP

@@ -1,1 +1,1 @@
-"""T2I-CompBench's rules and scorers, a module each; `milr.rewards.compbench.reward` puts them together by category."""
+"""T2I-CompBench's rules and scorers, one module each; `milr.rewards.compbench.reward` combines them by category."""

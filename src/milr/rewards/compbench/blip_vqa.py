@@ -26,7 +26,7 @@ from milr.rewards.pretrained import load_network, load_tokenizer
 MOST_PHRASES = 8
 DROPPED_PHRASES = ("top", "the side", "the left", "the right")
 YES, NO = 2748, 2053
-"""The words' places in BERT's uncased vocabulary."""
+"""Ids of the words in BERT's uncased vocabulary."""
 
 _SEPARATOR = 102
 _MOST_TOKENS = 35
@@ -35,35 +35,35 @@ _BATCH = 32
 
 
 def make_questions(analysis: Analysis) -> tuple[str, ...]:
-    """The questions about a prompt: each of its first eight noun phrases with a question mark, nothing else.
+    """Return the questions about a prompt: each of its first eight noun phrases with a question mark, nothing else.
 
-    Phrases that only say where ("the left") are dropped before they are counted.
+    Phrases that only give a place ("the left") are dropped before they are counted.
     """
     phrases = [phrase for phrase in analysis.phrases if phrase not in DROPPED_PHRASES]
     return tuple(f"{phrase}?" for phrase in phrases[:MOST_PHRASES])
 
 
 def clean_question(question: str) -> str:
-    """A question as BLIP's data set (`pre_question`) hands it to the tokenizer: commas stay."""
+    """Clean a question as BLIP's data set (`pre_question`) does before tokenisation: commas stay."""
     text = re.sub(r"[.!\"()*#:;~]", "", question.lower()).rstrip(" ")
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 
 def multiply(answers: Sequence[float]) -> float:
-    """An image's score: the product of its answers, to four decimals; a phrase that is not there counts 1."""
+    """Return an image's score: the product of its answers, to four decimals; a missing phrase counts 1."""
     return round(math.prod(answers), 4)
 
 
 class BlipVqa:
-    """Asks BLIP whether a noun phrase is in an image: p(yes) / (p(yes) + p(no)) at the first place of the answer."""
+    """BLIP's answer to whether a phrase is in an image: p(yes) / (p(yes) + p(no)) at the answer's first token."""
 
     def __init__(self, network: Any, tokenizer: Any, device: str = "cpu") -> None:
-        """Ask that network.
+        """Take the network.
 
         Args:
             network: A `BlipForQuestionAnswering` in evaluation mode.
-            tokenizer: BERT's uncased one; it need not know BLIP's two own tokens.
-            device: Where the network is.
+            tokenizer: BERT's uncased one; it need not have BLIP's two own tokens.
+            device: Device of the network.
         """
         self.network = network
         self.tokenizer = tokenizer
@@ -77,7 +77,7 @@ class BlipVqa:
         """Load a converted checkpoint, or a copy from the hub (an approximation: `weights.describe_blip`).
 
         Raises:
-            UsageError: What lies there is no such model, or its vocabulary is not BERT's.
+            UsageError: The folder holds no such model, or its vocabulary is not BERT's.
         """
         network = load_network(BlipForQuestionAnswering, folder, "type milr convert blip-vqa FILE", device)
         tokenizer = load_tokenizer(BertTokenizer, folder, "put the vocab.txt of bert-base-uncased there")
@@ -91,14 +91,14 @@ class BlipVqa:
 
     @torch.inference_mode()
     def answer(self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The answers to each image's questions, to four decimals.
+        """Return the answers to each image's questions, to four decimals.
 
-        Questions of one length go through the model together: transformers 5.23 does not mask the padding of a
-        question where the answer looks at it, so that questions of several lengths in one batch get other answers.
+        Questions of one length go through the model together: transformers 5.23 does not mask the padding of a question
+        in the answer's attention, so that questions of several lengths in one batch get other answers.
 
         Args:
             images: RGB, any size.
-            questions: Of each image, as `make_questions` writes them.
+            questions: Each image's questions, from `make_questions`.
         """
         answers = [[math.nan] * len(asked) for asked in questions]
         groups: dict[int, list[tuple[int, int, list[int]]]] = defaultdict(list)
@@ -120,19 +120,19 @@ class BlipVqa:
         return answers
 
     def _tokens(self, question: str) -> list[int]:
-        """BERT's ids with BLIP's [ENC] in front, cut to 35 with the last [SEP] kept; no padding."""
+        """Return BERT's ids after BLIP's [ENC], cut to 35 with the last [SEP] kept; no padding."""
         encoded = self.tokenizer(clean_question(question), truncation=True, max_length=_MOST_TOKENS)
         ids: list[int] = encoded["input_ids"]
         return [self._encode, *ids[1:]]
 
     def _look(self, image: Image.Image) -> torch.Tensor:
-        """RGB image -> image states (1, P, d)."""
+        """Encode an RGB image as image states (1, P, d)."""
         small = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
         pixels = to_tensor(small).to(self.device)  # (1, 3, side, side)
         return self.network.vision_model(pixel_values=pixels).last_hidden_state
 
     def _ask(self, seen: torch.Tensor, tokens: torch.Tensor) -> list[float]:
-        """Image states (B, P, d) and ids (B, T) of questions of one length -> p(yes) of yes and no."""
+        """Return p(yes) of yes and no from image states (B, P, d) and ids (B, T) of questions of one length."""
         ones = torch.ones(seen.shape[:2], dtype=torch.long, device=self.device)
         states = self.network.text_encoder(
             input_ids=tokens,

@@ -21,14 +21,14 @@ _WAY_OUT = "get openai/clip-vit-base-patch32"
 
 
 class TextTooLong(ValueError):
-    """A text that does not fit CLIP's 77 places; an error officially too."""
+    """The error for a text that does not fit CLIP's 77 positions; it is an error officially too."""
 
 
 class ClipScore:
     """The cosine of an image and a text."""
 
     def __init__(self, network: Any, tokenizer: Any, device: str = "cpu") -> None:
-        """Score with a `CLIPModel` in evaluation mode, and its tokenizer."""
+        """Take a `CLIPModel` in evaluation mode, and its tokenizer."""
         self.network = network
         self.tokenizer = tokenizer
         self.device = device
@@ -40,17 +40,17 @@ class ClipScore:
         """Load `openai/clip-vit-base-patch32`.
 
         Raises:
-            UsageError: What lies there is no CLIP, or one without OpenAI's quick GELU.
+            UsageError: The folder holds no CLIP, or one without OpenAI's quick GELU.
         """
         network = load_clip(folder, _WAY_OUT, device)
         return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), device)
 
     @torch.inference_mode()
     def compare(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-        """The cosine of each RGB image with its text, in [-1, 1].
+        """Return the cosine of each RGB image with its text, in [-1, 1].
 
         Raises:
-            TextTooLong: A text of more tokens than CLIP has places.
+            TextTooLong: A text has more tokens than CLIP has positions.
         """
         return [self._compare(image, text) for image, text in zip(images, texts, strict=True)]
 

@@ -1,7 +1,7 @@
 """OWLv2 over UniDet's class names: the default substitute for UniDet.
 
 It keeps the rule's exact label space, and with it the words that UniDet does not know. Its confidences are not
-UniDet's, and confidences are half of the spatial score: no number that comes of it compares with a published one.
+UniDet's, and confidences are half of the spatial score: its numbers cannot be compared with published ones.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from milr.rewards.images.tensors import to_tensor
 from milr.rewards.pretrained import load_network, load_tokenizer
 
 THRESHOLD = 0.1
-"""UniDet's effective one; a detection needs a score above it."""
+"""UniDet's effective threshold; a detection needs a score above it."""
 MOST_DETECTIONS = 300
-"""UniDet's."""
+"""UniDet's limit."""
 _WAY_OUT = "get google/owlv2-base-patch16-ensemble"
 _GREY = 128
 _QUERY = "a photo of a {name}"
@@ -31,9 +31,9 @@ _BATCH = 64
 
 
 class Owlv2Detector:
-    """Looks for every class name of a label space and gives the best box of each.
+    """A detector that looks for every class name of a label space and returns the best box of each.
 
-    The spatial rule only ever looks at the most confident detection of a name, so others are left out.
+    The spatial rule only uses the most confident detection of a name, so others are left out.
     """
 
     def __init__(self, network: Any, tokenizer: Any, labels: Sequence[str], device: str = "cpu") -> None:
@@ -42,8 +42,9 @@ class Owlv2Detector:
         Args:
             network: An `Owlv2ForObjectDetection` in evaluation mode.
             tokenizer: CLIP's.
-            labels: UniDet's names. Of a label that joins several by commas each is looked for; the best one counts.
-            device: Where the network is.
+            labels: UniDet's names. If a label joins several names by commas, each is looked for, and the best one
+                counts.
+            device: Device of the network.
         """
         self.network = network
         self.labels = tuple(labels)
@@ -58,16 +59,16 @@ class Owlv2Detector:
         """Load `google/owlv2-base-patch16-ensemble`.
 
         Raises:
-            UsageError: What lies there is no OWLv2.
+            UsageError: The folder holds no OWLv2.
         """
         network = load_network(Owlv2ForObjectDetection, folder, _WAY_OUT, device)
         return cls(network, load_tokenizer(CLIPTokenizer, folder, _WAY_OUT), labels, device)
 
     @torch.inference_mode()
     def detect(self, image: Image.Image) -> tuple[Seen, ...]:
-        """The best detection of each name above the threshold, most confident first, at most 300.
+        """Return the best detection of each name above the threshold, most confident first, at most 300.
 
-        Boxes are in the frame in which UniDet would see the image.
+        Boxes are in the frame that UniDet would use for the image.
         """
         features = self.network.image_embedder(pixel_values=self._pixels(image))[0]  # (1, h, w, d)
         flat = features.flatten(1, 2)  # (1, P, d)
@@ -85,7 +86,7 @@ class Owlv2Detector:
         return tuple(found.values())
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
-        """RGB image -> (1, 3, side, side): padded right and bottom to a square with grey, then resized."""
+        """Convert an RGB image to (1, 3, side, side): padded right and bottom to a square with grey, then resized."""
         longest = max(image.size)
         square = Image.new("RGB", (longest, longest), (_GREY,) * 3)
         square.paste(image, (0, 0))
@@ -93,7 +94,7 @@ class Owlv2Detector:
         return to_tensor(small).to(self.device)
 
     def _to_frame(self, box: Sequence[float], image: Image.Image) -> tuple[float, float, float, float]:
-        """A box relative to the padded square -> corners in UniDet's frame, cut to the image."""
+        """Convert a box relative to the padded square to corners in UniDet's frame, cropped to the image."""
         x, y, width, height = (value * max(image.size) for value in box)
         frame = official_frame(*image.size)
         scales = (frame[0] / image.width, frame[1] / image.height)
@@ -103,12 +104,12 @@ class Owlv2Detector:
 
     @torch.inference_mode()
     def _embed(self, names: Sequence[str], tokenizer: Any) -> torch.Tensor:
-        """Names -> (Q, d)."""
+        """Embed names as (Q, d)."""
         places: int = self.network.config.text_config.max_position_embeddings
         embedded: list[torch.Tensor] = []
         for start in range(0, len(names), _BATCH):
             texts = [_QUERY.format(name=name) for name in names[start : start + _BATCH]]
-            # OWLv2 was trained on texts padded to its full sixteen places.
+            # OWLv2 was trained on texts padded to its full sixteen tokens
             encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=places, return_tensors="pt")
             features = self.network.owlv2.get_text_features(
                 input_ids=encoded["input_ids"].to(self.device),

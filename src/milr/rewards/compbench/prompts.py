@@ -1,9 +1,9 @@
-"""What a tagger says of a prompt: its words with their parts of speech, and its noun phrases.
+"""A tagger's analysis of a prompt: its words with their parts of speech, and its noun phrases.
 
 T2I-CompBench takes its questions, objects and CLIP texts from spaCy 3.5.3 with en_core_web_sm 3.5.0, and other versions
-say other things of one prompt in ten. The 1,800 official prompts never change, so what a tagger said of them comes with
-the package as a table. The table holds no prompt: only a hash of each, and where in it words and phrases begin and end.
-It says itself which versions made it (`table_origin`).
+differ for one prompt in ten. The 1,800 official prompts never change, so the package contains their analysis as a
+table. The table holds no prompts, only a hash of each, and the positions of words and phrases in it. It names the
+versions that made it (`table_origin`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from milr.errors import MilrError
 Category = Literal["color", "shape", "texture", "spatial", "non_spatial", "complex"]
 CATEGORIES: tuple[Category, ...] = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 Kind = Literal["spatial", "action", "spatialaction"]
-"""What a complex prompt holds besides attributes: the official list that it stands in."""
+"""Kind of a complex prompt besides attributes: the official list that contains it."""
 
 NOUN, PROPER_NOUN, ADJECTIVE, OTHER = "N", "P", "A", "."
 _TAGS = {"NOUN": NOUN, "PROPN": PROPER_NOUN, "ADJ": ADJECTIVE}
@@ -32,7 +32,7 @@ INSTALL = 'pip install "milr[compbench]" && python -m spacy download en_core_web
 
 
 class NotAnalysed(MilrError):
-    """A prompt of which nobody can say the words' parts of speech or the noun phrases."""
+    """The error for a prompt whose parts of speech or noun phrases nothing can tell."""
 
 
 @dataclass(frozen=True)
@@ -40,51 +40,51 @@ class Word:
     """One token of a prompt."""
 
     start: int
-    """Of its first character."""
+    """Index of its first character."""
     end: int
-    """After its last character."""
+    """Index after its last character."""
     tag: str
-    """`NOUN`, `PROPER_NOUN`, `ADJECTIVE` or `OTHER`: the universal parts of speech that the benchmark's rules ask."""
+    """`NOUN`, `PROPER_NOUN`, `ADJECTIVE` or `OTHER`: the universal parts of speech that the benchmark's rules use."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A prompt with what a tagger said of it."""
+    """A prompt with its analysis by a tagger."""
 
     prompt: str
     words: tuple[Word, ...]
-    """All tokens in order; empty where only phrases are known (the splitter)."""
+    """All tokens in order; empty if only phrases are known (the splitter)."""
     phrases: tuple[str, ...]
-    """The noun phrases as they stand in the prompt, in order."""
+    """The noun phrases as written in the prompt, in order."""
     source: str
-    """Who said so, with versions."""
+    """Name of the tagger, with versions."""
 
     def text(self, first: int, last: int) -> str:
-        """The prompt from word `first` to before word `last`, as it is written; empty where there are no such words."""
+        """Return the prompt's text from word `first` to before word `last`; empty if there are no such words."""
         words = self.words[first:last]
         return self.prompt[words[0].start : words[-1].end] if words else ""
 
     def without_adjectives(self) -> str:
-        """All words but the adjectives, a space between each two: CLIPScore's text of a complex prompt."""
+        """Return all words but the adjectives, separated by spaces: CLIPScore's text of a complex prompt."""
         return " ".join(self.prompt[word.start : word.end] for word in self.words if word.tag != ADJECTIVE)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Where an official prompt stands."""
+    """Place of an official prompt in the benchmark's lists."""
 
     category: Category
     kind: Kind | None
-    """Of a complex prompt."""
+    """Kind of a complex prompt."""
 
 
 def key_of(prompt: str) -> str:
-    """What the table calls a prompt: sixteen hex digits of the SHA-256 of its UTF-8."""
+    """Return the table's key of a prompt: sixteen hex digits of the SHA-256 of its UTF-8."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def find_listing(prompt: str) -> Listing | None:
-    """Where an official prompt stands, with or without its final dot; None for any other prompt."""
+    """Return the place of an official prompt, with or without its final full stop; None for any other prompt."""
     row = _table().rows.get(key_of(prompt))
     if row is None:
         return None
@@ -93,17 +93,17 @@ def find_listing(prompt: str) -> Listing | None:
 
 
 def table_origin() -> Mapping[str, object]:
-    """What made the table: versions of spaCy and its pipeline, hashes of the pipeline and of the prompt files."""
+    """Return the table's origin: versions of spaCy and its pipeline, hashes of the pipeline and of the prompt files."""
     return _table().origin
 
 
 def analyse(prompt: str) -> Analysis:
-    """What is known of a prompt: the table's word, else an installed spaCy's, else that of a simple splitter.
+    """Analyse a prompt by the table, else by an installed spaCy, else by a simple splitter.
 
-    The splitter reads "a ... and a ..." only and knows no parts of speech. `Analysis.source` names who spoke.
+    The splitter only reads "a ... and a ..." and knows no parts of speech. `Analysis.source` names the tagger.
 
     Raises:
-        NotAnalysed: No one knows the prompt; the message says what to install.
+        NotAnalysed: Nothing can analyse the prompt; the message says what to install.
     """
     row = _table().rows.get(key_of(prompt))
     if row is not None:
@@ -145,7 +145,7 @@ def _from_row(prompt: str, row: list[Any]) -> Analysis:
 
 @cache
 def _load_spacy() -> Any:
-    """SpaCy's small English pipeline; None where spaCy or the pipeline is not installed."""
+    """Load spaCy's small English pipeline; return None if spaCy or the pipeline is not installed."""
     try:
         load: Any = import_module("spacy").load
         return load("en_core_web_sm")

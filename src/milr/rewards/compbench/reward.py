@@ -36,21 +36,21 @@ _SCORERS: Mapping[Category, tuple[Scorer, ...]] = {
     "non_spatial": ("clip",),
     "complex": scorers_of(None),
 }
-"""The scorers that a category may need; of a complex prompt, its list says which of them."""
+"""Scorers that a category may need; for a complex prompt, its list decides which."""
 
 
 @dataclass
 class _Job:
-    """An image on its way to its score."""
+    """An image in progress."""
 
     image: Image.Image
-    """RGB."""
+    """The image, RGB."""
     file: str
     prompt: str
     category: Category
     kind: Kind | None
     analysis: Analysis | None
-    """Not needed for CLIPScore of a non-spatial prompt."""
+    """Analysis of the prompt, which CLIPScore of a non-spatial prompt does not need."""
     values: dict[Scorer, float] = field(default_factory=dict[Scorer, float])
     parts: dict[str, float] = field(default_factory=dict[str, float])
     said: list[str] = field(default_factory=list[str])
@@ -62,24 +62,24 @@ class _Job:
 
 
 class T2ICompBench:
-    """T2I-CompBench's score by category: the task's tag, or else the official list that its prompt stands in.
+    """T2I-CompBench's score by category: the task's tag, or else the official list that contains its prompt.
 
     A score's parts are each question's answer, each object's confidence, the geometry, and each scorer's value; its
-    evidence says category, questions, who analysed the prompt, and every approximation. Its stop value is its
-    category's, and a search goes by that; the reward's own is that of the attributes.
+    evidence has the category, the questions, the tagger, and every approximation. Its stop value is its category's,
+    which a search uses; the reward's own is that of the attributes.
     """
 
     stop_at = 0.9
 
     def __init__(self, *, unidet: str | Path | None = None, device: str = "cpu", self_test: bool = True) -> None:
-        """Load nothing yet, but see that all weights are there.
+        """Check that all weights are there; they are loaded later.
 
         Args:
-            unidet: Results that UniDet gave elsewhere (`milr.rewards.compbench.sources.read_unidet`); None for OWLv2
-                in its place.
-            device: As torch names it.
-            self_test: Let each scorer pass its self-test when it is first needed. Without it scores mean nothing until
-                `milr doctor t2i-compbench` has passed.
+            unidet: Results of UniDet from elsewhere (`milr.rewards.compbench.sources.read_unidet`); None uses OWLv2
+                instead.
+            device: In torch's notation.
+            self_test: Let each scorer pass its self-test when it is first needed. If false, scores are not reliable
+                until `milr doctor t2i-compbench` has passed.
 
         Raises:
             UsageError: Weights are missing; the message has the commands that get them.
@@ -94,7 +94,7 @@ class T2ICompBench:
         self._spatial_note = f"{substitute.title} in UniDet's place" if substitute else ""
 
     def column_titles(self) -> dict[Category, str]:
-        """Each category's column title, which names what stands in for an official part."""
+        """Return each category's column title, which names substitutes for official parts."""
         titles: dict[Category, str] = {}
         for category in CATEGORIES:
             notes = self._notes(_SCORERS[category])
@@ -102,7 +102,7 @@ class T2ICompBench:
         return titles
 
     def _notes(self, scorers: Sequence[Scorer]) -> list[str]:
-        """What stands in for an official part of those scorers."""
+        """Return notes on substitutes for official parts of those scorers."""
         notes = {"blip-vqa": self._blip_note, "spatial": self._spatial_note}
         return [note for name in scorers if (note := notes.get(name, ""))]
 
@@ -117,7 +117,7 @@ class T2ICompBench:
         return [self._conclude(job) if isinstance(job, _Job) else job for job in jobs]
 
     def _test(self, needed: set[Scorer]) -> None:
-        """Refuse to score with a scorer that fails on images whose answers are known."""
+        """Refuse to score with a scorer that fails on images with known answers."""
         for name in sorted(needed & self._untested):
             for finding in check_scorer(name, self.scorers):
                 if finding.fine is False:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Scorers:
-    """BLIP, CLIP and a source of spatial scores, each loaded when it is first asked."""
+    """BLIP, CLIP and a source of spatial scores, each loaded at its first use."""
 
     def __init__(self, unidet: Path | None = None, device: str = "cpu") -> None:
-        """Look for the weights, and refuse to go on without them.
+        """Check that the weights are there.
 
         Args:
-            unidet: Results that UniDet gave elsewhere; None for OWLv2 in its place.
-            device: As torch names it.
+            unidet: Results of UniDet from elsewhere; None uses OWLv2 instead.
+            device: In torch's notation.
 
         Raises:
             UsageError: Weights are missing; the message has the commands that get them.
@@ -32,13 +32,13 @@ class Scorers:
         for part in (weights.BLIP, weights.CLIP, *(() if unidet else (weights.OWLV2, weights.LABELS))):
             part.find()
         self.blip_origin = weights.describe_blip(weights.BLIP.folder)
-        """What the weights of BLIP-VQA are."""
+        """Origin of the weights of BLIP-VQA."""
         self.substitute = None if unidet else weights.SUBSTITUTE
-        """What stands in UniDet's place; None for UniDet itself."""
+        """The substitute for UniDet; None for UniDet itself."""
 
     @cached_property
     def blip(self) -> BlipVqa:
-        """BLIP-VQA."""
+        """Return BLIP-VQA."""
         from milr.rewards.compbench.blip_vqa import BlipVqa
         from milr.rewards.compbench.weights import BLIP
 
@@ -46,7 +46,7 @@ class Scorers:
 
     @cached_property
     def clip(self) -> ClipScore:
-        """CLIPScore."""
+        """Return CLIPScore."""
         from milr.rewards.compbench.clip_score import ClipScore
         from milr.rewards.compbench.weights import CLIP
 
@@ -54,7 +54,7 @@ class Scorers:
 
     @cached_property
     def spatial(self) -> SpatialSource:
-        """UniDet's results, or OWLv2."""
+        """Return UniDet's results, or OWLv2."""
         from milr.rewards.compbench import sources, weights
         from milr.rewards.compbench.owlv2 import Owlv2Detector
         from milr.rewards.compbench.unidet import LABEL_FILE, read_labels

@@ -1,4 +1,4 @@
-"""Where the spatial scores come from: a detector that runs here, or results that UniDet gave elsewhere."""
+"""Sources of spatial scores: a detector that runs here, or UniDet's results from elsewhere."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from milr.rewards.compbench.unidet import read_answers, read_detections
 
 
 class NoResult(MilrError):
-    """An image of which the results say nothing."""
+    """The error for an image that the results do not contain."""
 
 
 class SpatialSource(Protocol):
-    """Gives the spatial score of an image."""
+    """The protocol of a source of spatial scores."""
 
     def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
         """Return the spatial score of one image.
 
         Args:
             image: RGB.
-            file: The name of the image's file; empty where it has none.
-            analysis: Of its prompt.
-            is_complex: Find the objects as in complex prompts.
+            file: Name of the image's file; empty if it has none.
+            analysis: Analysis of its prompt.
+            is_complex: If true, find the objects as in complex prompts.
 
         Raises:
-            MilrError: It cannot be told.
+            MilrError: There is no score.
         """
         ...
 
 
 class Detector(Protocol):
-    """Sees objects under UniDet's names."""
+    """The protocol of a detector with UniDet's names."""
 
     def detect(self, image: Image.Image) -> Sequence[Seen]:
-        """All it sees, boxes in UniDet's frame."""
+        """Detect all objects, with boxes in UniDet's frame."""
         ...
 
 
 class DetectorSource:
-    """The rule over a detector's findings."""
+    """The spatial rule on a detector's output."""
 
     def __init__(self, detector: Detector) -> None:
-        """Ask that detector."""
+        """Take the detector."""
         self.detector = detector
 
     def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
@@ -64,10 +64,10 @@ class DetectorSource:
 
 
 class UnidetDetections:
-    """The rule over what UniDet saw elsewhere."""
+    """The spatial rule on UniDet's detections from elsewhere."""
 
     def __init__(self, detections: Mapping[str, Sequence[Seen]]) -> None:
-        """Read them by image's file name."""
+        """Take the detections by name of the image file."""
         self.detections = detections
 
     def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
@@ -78,10 +78,10 @@ class UnidetDetections:
 
 
 class UnidetAnswers:
-    """The scores that the official script wrote; whether in simple or complex mode, it alone knows."""
+    """The scores that the official script wrote, in simple or complex mode, which the file does not tell."""
 
     def __init__(self, answers: Mapping[str, float]) -> None:
-        """Read them by image's file name."""
+        """Take the scores by name of the image file."""
         self.answers = answers
 
     def score(self, image: Image.Image, file: str, analysis: Analysis, *, is_complex: bool) -> SpatialVerdict:
@@ -92,7 +92,7 @@ class UnidetAnswers:
 
 
 def read_unidet(path: Path) -> SpatialSource:
-    """What UniDet gave elsewhere: a folder of the official script's result files, or a file of detections.
+    """Read UniDet's results: a folder of the official script's result files, or a file of detections.
 
     Raises:
         UsageError: There is neither.

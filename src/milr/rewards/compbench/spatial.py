@@ -1,7 +1,7 @@
-"""T2I-CompBench's spatial rule, from detections to a score, as pure functions.
+"""T2I-CompBench's spatial rule, detections to a score, as pure functions.
 
 Source: `UniDet_eval/2D_spatial_eval.py` of Karine-Huang/T2I-CompBench, commit 1b70949. Boxes are (x0, y0, x1, y1) in
-pixels of the frame that UniDet sees (`official_frame`), y down: the rule's 150 pixels are pixels of that frame.
+pixels of UniDet's frame (`official_frame`), y down: the rule's 150 pixels are pixels of that frame.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ Box: TypeAlias = tuple[float, float, float, float]
 BESIDE = ("next to", "on side of", "near")
 RIGHT, LEFT, BOTTOM, TOP = "on the right of", "on the left of", "on the bottom of", "on the top of"
 RELATIONS = ("on side of", "next to", "near", LEFT, RIGHT, BOTTOM, TOP, "on top of")
-"""In the order in which they are looked for; a prompt's relation is the first that it holds anywhere."""
+"""Relations in the order in which they are looked for; a prompt's relation is the first one that it contains anywhere.
+"""
 _PLACES = ("on top of", "on bottom of", "on the left", "on the right", "next to", "on side of", "near")
-"""Where a complex prompt's two objects are looked for: before and after one of these."""
+"""Place words: a complex prompt's two objects are looked for before and after one of these."""
 _PERSONS = ("girl", "boy", "man", "woman")
 _NEAR = 150.0
 _MOST_OVERLAP = 0.1
@@ -33,45 +34,45 @@ class Seen:
     """One detection."""
 
     name: str
-    """UniDet's label, whole: "table, desk" is one name."""
+    """UniDet's whole label: "table, desk" is one name."""
     score: float
-    """In [0, 1]."""
+    """Confidence in [0, 1]."""
     box: Box
-    """In the official frame's pixels."""
+    """Box in the official frame's pixels."""
 
 
 @dataclass(frozen=True)
 class SpatialVerdict:
-    """What the rule says of one image."""
+    """The rule's decision on one image."""
 
     value: float
-    """In [0, 1]; 0 or at least 0.5."""
+    """Score in [0, 1]; 0 or at least 0.5."""
     explanation: str
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def official_frame(width: int, height: int) -> tuple[int, int]:
-    """The width and height, in pixels, at which UniDet sees an image: shorter side 479, longer at most 480."""
+    """Return the width and height, in pixels, at which UniDet sees an image: shorter side 479, longer at most 480."""
     scale = min(_SHORT_SIDE / min(width, height), _LONG_SIDE / max(width, height))
     return int(width * scale + 0.5), int(height * scale + 0.5)
 
 
 def find_relation(prompt: str) -> str | None:
-    """The first of `RELATIONS` that the prompt holds, inside words too, as the official script looks; else None."""
+    """Return the first of `RELATIONS` in the prompt, inside words too, as the official script does; else None."""
     return next((relation for relation in RELATIONS if relation in prompt), None)
 
 
 def simple_objects(analysis: Analysis) -> tuple[str, str] | None:
-    """The two objects of a spatial prompt: its first and its last noun; None where it has none."""
+    """Return the two objects of a spatial prompt: its first and its last noun; None if it has none."""
     nouns = [analysis.text(i, i + 1) for i, word in enumerate(analysis.words) if word.tag == NOUN]
     return (_as_label(nouns[0]), _as_label(nouns[-1])) if nouns else None
 
 
 def complex_objects(analysis: Analysis) -> tuple[str, str] | None:
-    """The two objects of a complex prompt.
+    """Return the two objects of a complex prompt.
 
-    Before each place word the nearest noun or proper noun, after it the first noun, or else the first proper noun that
-    no other proper noun follows. None unless the whole prompt yields exactly two.
+    Take the nearest noun or proper noun before each place word, and after it the first noun, or else the first proper
+    noun that no other proper noun follows. None unless the whole prompt yields exactly two.
     """
     found: list[str] = []
     for i in range(len(analysis.words)):
@@ -93,7 +94,7 @@ def _after(analysis: Analysis, start: int) -> list[str]:
     for i in range(start, len(tags)):
         if tags[i] == NOUN:
             return [analysis.text(i, i + 1)]
-    # The very last word is never taken as a proper noun: the official script asks what follows it.
+    # the very last word is never taken as a proper noun: the official script looks at the word after it
     for i in range(start, len(tags) - 1):
         if tags[i] == PROPER_NOUN and tags[i + 1] != PROPER_NOUN:
             return [analysis.text(i, i + 1)]
@@ -105,7 +106,7 @@ def _as_label(word: str) -> str:
 
 
 def overlap(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes; 0 where both are empty."""
+    """Return the intersection over union of two boxes; 0 if both are empty."""
     width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
     height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
     shared = width * height
@@ -118,9 +119,9 @@ def _area(box: Box) -> float:
 
 
 def score_geometry(relation: str | None, first: Box, second: Box) -> float:
-    """How well two boxes are placed, in [0, 1]: the first object stands in the relation to the second.
+    """Score the placement of two boxes, in [0, 1]: the first object has the relation to the second.
 
-    "On top of" without "the" and no relation at all score 0, as they officially do.
+    "On top of" without "the" and no relation at all score 0, as officially.
     """
     x = (second[0] + second[2]) / 2 - (first[0] + first[2]) / 2
     y = (second[1] + second[3]) / 2 - (first[1] + first[3]) / 2
@@ -140,15 +141,15 @@ def score_geometry(relation: str | None, first: Box, second: Box) -> float:
 
 
 def score_spatial(relation: str | None, objects: tuple[str, str] | None, detections: Sequence[Seen]) -> SpatialVerdict:
-    """The score of one image.
+    """Return the score of one image.
 
-    A quarter of each object's confidence and half of the geometry; what comes to less than 0.5 is 0. An object is found
-    where its word equals a detected name exactly.
+    It is a quarter of each object's confidence plus half of the geometry; a sum below 0.5 becomes 0. An object is found
+    if its word equals a detected name exactly.
 
     Args:
         relation: As `find_relation` gives it.
         objects: As `simple_objects` or `complex_objects` give them; None scores 0.
-        detections: What the detector saw, in any order; of equals, the first counts.
+        detections: Detections in any order; the first one of a tie counts.
     """
     if objects is None:
         return SpatialVerdict(0.0, "the prompt yields no two objects")

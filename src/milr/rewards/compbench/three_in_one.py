@@ -1,7 +1,7 @@
 """T2I-CompBench's 3-in-1: the score of a complex prompt, from those of BLIP-VQA, UniDet and CLIPScore.
 
 Source: `3_in_1_eval/3_in_1.py` of Karine-Huang/T2I-CompBench, commit 1b70949. The official script aligns three lists by
-position and expects ten images a prompt; here each image is scored by its own prompt.
+position and expects ten images per prompt; here each image is scored by its own prompt.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SCORERS: Mapping[Kind, tuple[Scorer, ...]] = {
 
 
 def scorers_of(kind: Kind | None) -> tuple[Scorer, ...]:
-    """The scorers that a complex prompt needs; a prompt in no official list takes all three, as officially."""
+    """Return the scorers that a complex prompt needs; a prompt in no official list needs all three, as officially."""
     return _ALL if kind is None else SCORERS[kind]
 
 
 def combine(kind: Kind | None, values: Mapping[Scorer, float]) -> float:
-    """The score of a complex prompt: the mean of its scorers' values."""
+    """Return the score of a complex prompt: the mean of its scorers' values."""
     needed = scorers_of(kind)
     return sum(values[name] for name in needed) / len(needed)

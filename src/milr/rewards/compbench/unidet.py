@@ -1,6 +1,6 @@
-"""UniDet's label space, and results that UniDet gave elsewhere.
+"""UniDet's label space, and UniDet's results from elsewhere.
 
-UniDet itself cannot run on transformers. Whoever runs it brings its results: either each image's detections, or the
+UniDet itself cannot run on transformers. A user who runs it brings its results: either each image's detections, or the
 official script's own result files.
 """
 
@@ -37,18 +37,18 @@ _CORRECTIONS: Mapping[str, str] = {
     "construction--flat--crosswalk-plain": "crosswalk",
     "object--traffic-sign--back": "traffic sign back",
 }
-"""Classes that T2I-CompBench's list of labels calls otherwise than the rule would: key -> label."""
+"""Classes that T2I-CompBench's list of labels names differently from the rule: key -> label."""
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """UniDet's distinct class names, in the order in which they first come.
+    """Return UniDet's distinct class names, in the order of their first appearance.
 
-    Two forms are read: the label space's CSV, and a JSON list of names. The CSV has a class a row; T2I-CompBench calls
-    it by its name in OpenImages and, where that differs, the one in Objects365, lower-case, joined by ", "; else by its
-    name in COCO, else by the last part of the one in Mapillary; but for a dozen that it calls otherwise.
+    Two forms are read: the label space's CSV, and a JSON list of names. The CSV has one class per row. T2I-CompBench's
+    name is the one in OpenImages and, if it differs, the one in Objects365, lower-case, joined by ", "; else the one in
+    COCO; else the last part of the one in Mapillary; with a dozen exceptions.
 
     Raises:
-        UsageError: No such file, or nothing in it that could be names.
+        UsageError: There is no such file, or it contains no names.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -65,7 +65,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def split_label(label: str) -> tuple[str, ...]:
-    """The names that a label joins by commas: "table, desk" is a table and a desk."""
+    """Split a label into its names: "table, desk" is a table and a desk."""
     return tuple(name.strip() for name in label.split(",") if name.strip())
 
 
@@ -89,7 +89,7 @@ def _names_of_csv(text: str, path: Path) -> list[str]:
 
 
 def _name_of(row: Mapping[str, str | None]) -> str:
-    """What T2I-CompBench calls a class of the label space."""
+    """Return T2I-CompBench's name of a class of the label space."""
     key, *names = ((row[column] or "").strip() for column in _COLUMNS)
     if key in _CORRECTIONS:
         return _CORRECTIONS[key]
@@ -99,7 +99,7 @@ def _name_of(row: Mapping[str, str | None]) -> str:
 
 
 def read_detections(path: Path) -> dict[str, tuple[Seen, ...]]:
-    """What UniDet saw, by image's file name.
+    """Read UniDet's detections, by name of the image file.
 
     Args:
         path: JSON lines: {"image": file name, "detections": [[label, score, x0, y0, x1, y1], ...]}, boxes in pixels of
@@ -136,13 +136,13 @@ def _seen(entry: Sequence[Any]) -> Seen:
 
 
 def read_answers(folder: Path) -> dict[str, float]:
-    """The scores that the official spatial script wrote, by image's file name.
+    """Read the scores that the official spatial script wrote, by name of the image file.
 
     Args:
-        folder: Of `vqa_result.json` and `mapping.json`: OUT/labels/annotation_obj_detection_2d.
+        folder: Folder of `vqa_result.json` and `mapping.json`: OUT/labels/annotation_obj_detection_2d.
 
     Raises:
-        UsageError: A file is missing or does not hold what the script writes.
+        UsageError: A file is missing, or is not one that the script writes.
     """
     try:
         answers, mapping = (

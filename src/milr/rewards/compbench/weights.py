@@ -1,4 +1,4 @@
-"""The weights of T2I-CompBench's scorers: where they lie and how to get them."""
+"""Weights of T2I-CompBench's scorers: where they are stored and how to get them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from milr.rewards.compbench.unidet import FETCH_LABELS, LABEL_FILE
 from milr.weights import CONVERSION, WeightFile, Weights
 
 OFFICIAL_SIDE = 480
-"""Pixels at which BLIP-VQA looks officially."""
+"""Side in pixels of BLIP-VQA's official input."""
 
 _TOKENIZER = (WeightFile("vocab.json"), WeightFile("merges.txt"))
 _MODEL = (WeightFile("config.json"), WeightFile("model.safetensors"))
@@ -29,7 +29,7 @@ BLIP = Weights(
         "https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt",
     ),
 )
-"""The checkpoint's hash is published nowhere; the vocabulary is checked by the places of three words."""
+"""The checkpoint's hash is not published; the vocabulary is checked by the ids of three words."""
 CLIP = Weights(
     name="clip-vit-base-patch32",
     title="CLIP ViT-B/32",
@@ -53,28 +53,29 @@ ALL = (BLIP, CLIP, OWLV2, LABELS)
 
 @dataclass(frozen=True)
 class Origin:
-    """What a folder's weights are."""
+    """Origin of a folder's weights."""
 
     title: str
     is_official: bool
-    """The official weights at the official size, as far as the folder says: no hash to compare with is published."""
+    """True if the folder claims the official weights at the official size; there is no published hash to compare with.
+    """
 
 
 @dataclass(frozen=True)
 class Substitute:
-    """A detector in UniDet's place."""
+    """A substitute for UniDet."""
 
     name: str
-    """For the reward's name."""
+    """Name in the reward's name."""
     title: str
-    """For column titles."""
+    """Title in column titles."""
 
 
 SUBSTITUTE = Substitute("owlv2", "OWLv2")
 
 
 def describe_blip(folder: Path) -> Origin:
-    """What the BLIP in a folder is: official where `milr convert` made it and it looks at 480 pixels.
+    """Return the origin of the BLIP in a folder: official if `milr convert` made it and its input has 480 pixels.
 
     Raises:
         UsageError: The folder's files cannot be read.

@@ -1,8 +1,8 @@
-"""GenEval's colours: CLIP ViT-L/14 says which of ten colours an object has.
+"""GenEval's colours: CLIP ViT-L/14 chooses one of ten colours for an object.
 
 Source: `evaluation/evaluate_images.py` of djghosh13/geneval, commit af4902f; open_clip 2.20.0's evaluation transform;
-clip_benchmark 1.4.0's zero-shot classifier. Weights and arithmetic are float32 throughout, where the original runs
-under fp16 on a GPU: only near-ties can differ.
+clip_benchmark 1.4.0's zero-shot classifier. Weights and arithmetic are float32 throughout, while the original uses fp16
+on a GPU: only near-ties can differ.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from milr.rewards.pretrained import load_clip, load_tokenizer
 from milr.tasks import COLORS
 
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
-"""The three texts of a colour and an object."""
+"""Three texts per colour and object."""
 GREY = (153, 153, 153)
-"""What lies outside the object's mask: #999."""
+"""Grey outside the object's mask: #999."""
 
 
 def cut_out(image: Image.Image, mask: Mask, box: tuple[float, float, float, float]) -> Image.Image:
-    """The object on flat grey, cut to its box.
+    """Return the object on flat grey, cropped to its box.
 
     Args:
         image: RGB.
@@ -41,14 +41,14 @@ def cut_out(image: Image.Image, mask: Mask, box: tuple[float, float, float, floa
 
 
 def prepare(image: Image.Image, side: int) -> torch.Tensor:
-    """open_clip's evaluation transform: an elongated object loses its ends.
+    """Apply open_clip's evaluation transform; it cuts off the ends of an elongated object.
 
     The short side becomes ``side`` by PIL's bicubic, the long one is rounded down; the middle is cut out, half pixels
     to the even side; then CLIP's normalisation. transformers' processor rounds the cut otherwise.
 
     Args:
         image: RGB.
-        side: Of the network's input, 224.
+        side: Side of the network's input, 224.
 
     Returns:
         (3, side, side) float32.
@@ -62,7 +62,7 @@ def prepare(image: Image.Image, side: int) -> torch.Tensor:
 
 
 class ColorClassifier:
-    """Says the colour of detections."""
+    """A classifier of the colours of detections."""
 
     def __init__(self, network: Any, tokenizer: Any, device: str = "cpu") -> None:
         """Take a `CLIPModel` and its tokenizer, for use only."""
@@ -76,7 +76,7 @@ class ColorClassifier:
         """Read a transformers folder.
 
         Raises:
-            UsageError: It holds no CLIP that can be read, or one with another activation than OpenAI's.
+            UsageError: It has no readable CLIP, or one with another activation than OpenAI's.
         """
         way_out = "get openai/clip-vit-large-patch14 as it was published"
         network = load_clip(folder, way_out, device)
@@ -84,11 +84,11 @@ class ColorClassifier:
 
     @torch.inference_mode()
     def classify(self, image: Image.Image, objects: Sequence[Instance]) -> list[str]:
-        """The likeliest of GenEval's ten colours of each object, by its class name.
+        """Return the most probable of GenEval's ten colours for each object, by its class name.
 
         Args:
-            image: RGB; what the objects were found in.
-            objects: With boxes that hold at least a pixel.
+            image: The RGB image of the objects.
+            objects: Detections with boxes of at least one pixel.
         """
         side: int = self.network.config.vision_config.image_size
         colors: list[str] = []
@@ -100,7 +100,7 @@ class ColorClassifier:
         return colors
 
     def _names(self, name: str) -> torch.Tensor:
-        """(d, 10): each colour's direction, the normalised mean of its three normalised texts."""
+        """Return (d, 10): each colour's direction, the normalised mean of its three normalised texts."""
         if name not in self._directions:
             columns: list[torch.Tensor] = []
             for color in COLORS:

@@ -1,7 +1,8 @@
 """GenEval's detector as mmdet 2.x runs it, on transformers' Mask2Former.
 
-Preparing, the network, and reading its output are three steps that tests hold against the originals. Source: mmdet
-2.28.2 (`configs/mask2former`, `maskformer_fusion_head`), mmcv 1.7 (`imrescale`), OpenCV's bilinear resize.
+Preprocessing, the network, and the decoding of its output are three steps that tests compare with the originals.
+Source: mmdet 2.28.2 (`configs/mask2former`, `maskformer_fusion_head`), mmcv 1.7 (`imrescale`), OpenCV's bilinear
+resize.
 
 Shapes: h, w the image's pixels; H, W those of the network's input; Q queries; 80 classes and "no object".
 """
@@ -28,17 +29,17 @@ Pixels: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Mask: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 LONG_SIDE, SHORT_SIDE = 1333, 800
-"""The image is made as large as fits in them."""
+"""The image is resized to fit into these sides."""
 _STRIDE = 32
 _PADDING = 128
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
 _MOST = 100
-"""Pairs of query and class that are detections."""
+"""Most pairs of query and class that become detections."""
 LEAST_SCORE = 0.05
-"""What scores less is not returned: GenEval looks at nothing below 0.3."""
+"""Least score of a returned detection: GenEval uses nothing below 0.3."""
 _UNIT = 2048
-"""One, in the resize's fixed-point numbers."""
+"""The number one in the resize's fixed-point arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +47,29 @@ class Instance:
     """One detection."""
 
     name: str
-    """One of GenEval's 80."""
+    """One of GenEval's 80 names."""
     score: float
     """Class probability times mask score, in [0, 1]."""
     box: tuple[float, float, float, float]
-    """(x0, y0, x1, y1), whole numbers in the image's pixels, y down; x1 and y1 lie after the last pixel."""
+    """(x0, y0, x1, y1), whole numbers in the image's pixels, y down; x1 and y1 are one past the last pixel."""
     mask: Mask
     """(h, w), true on the object."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image as the network takes it."""
+    """An image in the form that the network takes."""
 
     pixels: torch.Tensor
     """(1, 3, H, W) float32, normalised; H and W are multiples of 32."""
     resized: tuple[int, int]
-    """(height, width) of the part that is image; the rest, right and below, is padding."""
+    """(height, width) of the image; the rest, right and below, is padding."""
     original: tuple[int, int]
     """(h, w)."""
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """RGB, turned as its EXIF says, transparency dropped: what OpenCV reads of the same file.
+    """Decode a file as OpenCV does: RGB, rotated by its EXIF orientation, transparency dropped.
 
     Raises:
         ValueError: It has no pixels.
@@ -77,7 +78,7 @@ def decode(image: Image.Image) -> Image.Image:
     check_size(image)
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):
-        # Sixteen bits of grey: their upper eight.
+        # sixteen bits of grey: keep the upper eight
         values = np.asarray(turned).astype(np.int64).clip(0, 65535) >> 8
         return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     return turned.convert("RGB")
@@ -86,7 +87,7 @@ def decode(image: Image.Image) -> Image.Image:
 def prepare(image: Image.Image) -> Prepared:
     """Resize to fit 1333 x 800, pad to multiples of 32 with grey 128, then normalise.
 
-    The padding comes before the normalising, so it is not zero in the network's eyes. There is no pixel mask.
+    Padding precedes normalisation, so the network's input is not zero there. There is no pixel mask.
 
     Args:
         image: RGB.
@@ -103,15 +104,15 @@ def prepare(image: Image.Image) -> Prepared:
 
 
 def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear as OpenCV's INTER_LINEAR does it on bytes: in fixed point, without antialiasing.
+    """Resize bytes as OpenCV's INTER_LINEAR does: bilinear, in fixed point, without antialiasing.
 
     Weights are multiples of 1/2048. Rows are summed first, four bits are dropped, then the columns' products lose
     sixteen, and the last two bits round.
 
     Args:
         pixels: (h, w, channels) bytes.
-        height: Of the result.
-        width: Of the result.
+        height: Height of the result.
+        width: Width of the result.
 
     Returns:
         (height, width, channels).
@@ -132,10 +133,10 @@ _Integers: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
 def _places(old: int, new: int, stop_at_edges: bool) -> tuple[_Integers, _Integers, tuple[_Integers, _Integers]]:
-    """For each new place the two old ones that it lies between, and their weights of 2048.
+    """Return for each new position the two old ones around it, and their weights, which add up to 2048.
 
-    OpenCV gives the whole weight to the edge where a column lies beyond it; for rows it repeats the edge and keeps
-    both weights, which rounds differently.
+    For a column beyond the edge OpenCV gives the whole weight to the edge; for a row it repeats the edge and keeps both
+    weights, which rounds differently.
     """
     exact = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
     first = np.floor(exact).astype(np.int32)
@@ -149,18 +150,18 @@ def _places(old: int, new: int, stop_at_edges: bool) -> tuple[_Integers, _Intege
 def read_output(
     class_logits: torch.Tensor, mask_logits: torch.Tensor, prepared: Prepared, least_score: float = LEAST_SCORE
 ) -> list[Instance]:
-    """The network's raw output as detections, the most probable class first.
+    """Decode the network's raw output to detections, the most probable class first.
 
-    The 100 most probable pairs of query and class are detections; a query may be several. The mask's logits are
-    brought to the input's size, cut to the image, and brought to its own size, bilinear both times. The mask is
-    where they are above 0, its score the mean of their sigmoids there, the box the mask's. No threshold, no overlap
-    removal.
+    The 100 most probable pairs of query and class are detections; a query may have several classes. The mask's logits
+    are resized to the input's size, cropped to the image, and resized to its own size, bilinear both times. The mask is
+    where they are above 0, its score is the mean of their sigmoids there, and the box is the mask's. There is no
+    threshold and no overlap removal.
 
     Args:
         class_logits: (Q, 81), "no object" last.
         mask_logits: (Q, H / 4, W / 4).
-        prepared: What went in.
-        least_score: Detections below it are left out, their masks never enlarged.
+        prepared: The network's input.
+        least_score: Detections below it are left out, and their masks are not resized.
     """
     names = len(OBJECT_NAMES)
     probabilities = class_logits.softmax(-1)[:, :names].flatten()  # (Q 80,)
@@ -182,7 +183,7 @@ def read_output(
 
 
 def _read_mask(logits: torch.Tensor, prepared: Prepared) -> tuple[Mask, float, tuple[float, float, float, float]]:
-    """(H / 4, W / 4) -> the mask at the image's size, its score, its box."""
+    """Return the mask at the image's size, its score and its box, from logits (H / 4, W / 4)."""
     height, width = prepared.resized
     large = F.interpolate(logits[None, None], prepared.pixels.shape[-2:], mode="bilinear", align_corners=False)
     logits = F.interpolate(large[..., :height, :width], prepared.original, mode="bilinear", align_corners=False)[0, 0]
@@ -196,7 +197,7 @@ def _read_mask(logits: torch.Tensor, prepared: Prepared) -> tuple[Mask, float, t
 
 
 class GenEvalDetector:
-    """Finds GenEval's 80 classes in images, one image at a time, in float32."""
+    """A detector of GenEval's 80 classes, one image at a time, in float32."""
 
     def __init__(self, network: Any, device: str = "cpu") -> None:
         """Take a `Mask2FormerForUniversalSegmentation`, for use only."""
@@ -208,29 +209,29 @@ class GenEvalDetector:
         """Read a transformers folder.
 
         Raises:
-            UsageError: It holds no Mask2Former of 80 classes, or not all of its weights.
+            UsageError: It has no Mask2Former of 80 classes, or not all of its weights.
         """
         return cls(load_network(folder), device)
 
     @torch.inference_mode()
     def detect(self, image: Image.Image, least_score: float = LEAST_SCORE) -> list[Instance]:
-        """What an RGB image shows, the most probable class first, in its own pixels."""
+        """Detect the objects of an RGB image, the most probable class first, in its own pixels."""
         prepared = prepare(image)
         class_logits, mask_logits = self.run(prepared.pixels)
         return read_output(class_logits, mask_logits, prepared, least_score)
 
     @torch.inference_mode()
     def run(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The network alone: (1, 3, H, W) -> class logits (Q, 81) and mask logits (Q, H / 4, W / 4)."""
+        """Run the network alone: (1, 3, H, W) -> class logits (Q, 81) and mask logits (Q, H / 4, W / 4)."""
         output = self.network(pixel_values=pixels.to(self.device))
         return output.class_queries_logits[0], output.masks_queries_logits[0]
 
 
 def load_network(folder: Path) -> Any:
-    """A transformers folder's Mask2Former.
+    """Load the Mask2Former of a transformers folder.
 
     Raises:
-        UsageError: It holds no Mask2Former of 80 classes, or not all of its weights.
+        UsageError: It has no Mask2Former of 80 classes, or not all of its weights.
     """
     need_scipy()
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
@@ -245,13 +246,13 @@ def load_network(folder: Path) -> Any:
 
 
 def need_scipy() -> None:
-    """Transformers' Mask2Former cannot be made without it."""
+    """Raise an error if scipy, which transformers' Mask2Former needs, is missing."""
     if find_spec("scipy") is None:
         raise UsageError('GenEval\'s detector needs scipy: type pip install "milr[geneval]"')
 
 
 def make_pattern(width: int, height: int) -> Image.Image:
-    """An image made by a formula: waves of several lengths in each channel, the same on every machine."""
+    """Make an image by a formula: waves of several lengths in each channel, the same on every machine."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     channels = [(x * (3 + k) + y * (7 - 2 * k) + (x * y) // (11 + k)) % 256 for k in range(3)]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))

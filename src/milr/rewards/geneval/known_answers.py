@@ -1,4 +1,4 @@
-"""What `geneval` must pass before it scores: its arithmetic on this machine, then its weights on known images."""
+"""Self-tests of `geneval` before it scores: its arithmetic on this machine, then its weights on known images."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _PHOTOGRAPHS = Path(__file__).parents[2] / "assets" / "geneval"
 _SHOWN = {"astronaut.jpg": "person", "cat.jpg": "cat"}
 _SURE = 0.5
 _TOLERANCE = 0.01
-# Of this package's own functions; tests/make_opencv_arrays.py and tests/test_geneval_convert.py hold those against
-# OpenCV and mmdet's network.
+# values of this package's own functions; tests/make_opencv_arrays.py and tests/test_geneval_convert.py compare them
+# with OpenCV and mmdet's network
 _RESIZED = "ee805fbe87f95dc1"
 _CLASS_LOGITS = (
     *(-0.5576, -0.3937, 1.4101, 1.9638, 0.3741, -1.6002, -1.3537, 0.8059),
@@ -48,7 +48,7 @@ _SWATCHES = {"red": (214, 28, 28), "green": (24, 150, 44), "blue": (28, 60, 210)
 
 
 def check_arithmetic(device: str) -> Iterator[Finding]:
-    """What needs no weights: the resize, a network made by a formula on this device, the reading of its output."""
+    """Check everything that needs no weights: the resize, a small network on this device, decoding its output."""
     digest = sha256(resize(np.asarray(make_pattern(61, 47)), 80, 104).tobytes()).hexdigest()[:16]
     yield _compare("resize", digest == _RESIZED, f"{digest}, {_RESIZED} expected")
     class_logits, mask_logits = run_formula(device)
@@ -63,14 +63,14 @@ def check_arithmetic(device: str) -> Iterator[Finding]:
 
 
 def read_photographs() -> Iterator[tuple[str, str, Image.Image]]:
-    """The photographs that come with the package: file, GenEval's name of what is on it, RGB image."""
+    """Yield the photographs in the package: file, GenEval's name of the object, RGB image."""
     for file, name in _SHOWN.items():
         with Image.open(_PHOTOGRAPHS / file) as photograph:
             yield file, name, photograph.convert("RGB")
 
 
 def check_detector(detector: GenEvalDetector) -> Iterator[Finding]:
-    """The weights: a photograph of a woman and one of a cat are seen as what they are."""
+    """Check the detector's weights: a photograph of a woman and one of a cat must be recognised."""
     for file, name, photograph in read_photographs():
         found = detector.detect(photograph)
         best = max(found, key=lambda seen: seen.score, default=None)
@@ -80,7 +80,7 @@ def check_detector(detector: GenEvalDetector) -> Iterator[Finding]:
 
 
 def check_colors(colors: ColorClassifier) -> Iterator[Finding]:
-    """The weights: plain squares have the colours that they have."""
+    """Check the colour classifier's weights: plain squares must get their colours."""
     mask = np.ones((64, 64), dtype=np.bool_)
     square = Instance("car", 1.0, (0.0, 0.0, 64.0, 64.0), mask)
     for color, rgb in _SWATCHES.items():
@@ -89,7 +89,7 @@ def check_colors(colors: ColorClassifier) -> Iterator[Finding]:
 
 
 def run_formula(device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class and mask logits of a tiny Mask2Former whose weights a formula makes, on an image that another makes."""
+    """Return class and mask logits of a tiny Mask2Former; its weights and its input come from formulas."""
     need_scipy()
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
@@ -102,7 +102,7 @@ def run_formula(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def tiny_config() -> Mask2FormerConfig:
-    """A Mask2Former of 139,359 weights with everything that the large one has."""
+    """Return the config of a Mask2Former of 139,359 weights with every part of the large one."""
     from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
     from transformers.models.swin.configuration_swin import SwinConfig
 
@@ -130,7 +130,7 @@ def tiny_config() -> Mask2FormerConfig:
 
 
 def _formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """A wave over a weight's places; its phase comes from the name. Gains of norms lie around 1."""
+    """Return a wave over a weight's positions, with a phase from its name. Gains of norms are around 1."""
     size = int(np.prod(shape))
     wave = np.sin(zlib.crc32(name.encode()) % 6283 / 1000 + 0.7310585 * np.arange(size))
     if len(shape) > 1:
@@ -141,13 +141,13 @@ def _formula(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _sample(logits: torch.Tensor) -> list[float]:
-    """Sixteen numbers, spread over a tensor."""
+    """Return sixteen numbers, spread over a tensor."""
     flat = logits.float().cpu().flatten()
     return [float(value) for value in flat[:: len(flat) // 16][:16]]
 
 
 def _read_squares() -> list[Instance]:
-    """Two masks made by hand in an image of 32 x 32 pixels, read: the left half, the lower right quarter."""
+    """Decode two hand-made masks in an image of 32 x 32 pixels: the left half, the lower right quarter."""
     mask_logits = torch.full((2, 200, 200), -8.0)
     mask_logits[0, :, :100] = 8.0
     mask_logits[1, 100:, 100:] = 8.0

@@ -19,26 +19,26 @@ from milr.weights import Finding, Weights
 
 
 class GenEval:
-    """GenEval's scorer: 1 where it calls the image correct, else 0.
+    """GenEval's scorer: 1 if it calls the image correct, else 0.
 
-    A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation is what
-    is wrong, its regions are the objects above GenEval's threshold, with a colour where GenEval asks for one. CLIP is
-    loaded when the first colour is asked for. Before anything is scored, what is loaded passes a self-test.
+    A score's parts are the task's conditions (see `milr.rewards.geneval.rules.conditions_met`), its explanation lists
+    the faults, and its regions are the objects above GenEval's threshold, with a colour if GenEval asks for one. CLIP
+    is loaded when the first colour is needed. Loaded weights pass a self-test before anything is scored.
     """
 
     name = "geneval@1"
     stop_at = 0.9
     doctor = "geneval"
-    """Its line of `milr doctor`."""
+    """Its line in `milr doctor`."""
     detector_weights = DETECTOR
 
     def __init__(self, *, device: str = "cpu", self_test: bool = True) -> None:
         """Load the detector.
 
         Args:
-            device: Of both networks, as torch names it.
-            self_test: Refuse to score where the self-test fails. Without it scores mean nothing until
-                `milr doctor geneval` has passed.
+            device: Device of both networks.
+            self_test: Refuse to score if the self-test fails. If false, scores are not reliable until `milr doctor
+                geneval` has passed.
 
         Raises:
             UsageError: Weights are missing; the message has the commands that get them.
@@ -57,11 +57,11 @@ class GenEval:
 
     @classmethod
     def weights(cls) -> tuple[Weights, ...]:
-        """Everything that it reads."""
+        """Return all weights that it reads."""
         return (cls.detector_weights, CLIP)
 
     def self_test(self) -> Iterator[Finding]:
-        """All checks, whatever was asked for at the start."""
+        """Yield the results of all checks, also if the self-test was off at the start."""
         yield from check_arithmetic(self._device)
         yield from check_detector(self.detector)
         yield from check_colors(self.load_colors())
@@ -92,7 +92,7 @@ class GenEval:
         )
 
     def _detect(self, image: Image.Image, task: Task) -> dict[str, list[Detection]]:
-        """Everything seen, with a colour for the objects that GenEval asks for one."""
+        """Return all detections, with a colour for the objects that GenEval asks for one."""
         detections: dict[str, list[Detection]] = {}
         instances: dict[tuple[str, Detection], Instance] = {}
         for seen in self.detector.detect(image):
@@ -111,7 +111,7 @@ class GenEval:
         return detections
 
     def load_colors(self) -> ColorClassifier:
-        """The colour classifier; its weights are read, and tested, when it is asked for first."""
+        """Return the colour classifier; its weights are read and tested at the first call."""
         if self._colors is None:
             colors = ColorClassifier.from_folder(self._clip_folder, self._device)
             if self._self_test:
@@ -129,9 +129,9 @@ class GenEval:
 
 
 class GenEvalHub(GenEval):
-    """The same code on a detector of the same shape from another training run: an approximation.
+    """The same code with a detector of the same shape from another training run: an approximation.
 
-    Its scores are not GenEval's, so the thresholds of 0.3 and 0.9 do not mean the same.
+    Its scores are not GenEval's, so the thresholds of 0.3 and 0.9 have another meaning.
     """
 
     name = "geneval-hf-approximation@1"

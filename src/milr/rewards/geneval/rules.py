@@ -1,7 +1,7 @@
-"""GenEval's rules: from what a detector saw to correct or not, as pure functions.
+"""GenEval's rules: detections to correct or incorrect, as pure functions.
 
-Source: `evaluation/evaluate_images.py` of djghosh13/geneval, commit af4902f. The colour of a detection is classified
-before; these functions only compare it. Boxes are (x0, y0, x1, y1) in pixels, y down.
+Source: `evaluation/evaluate_images.py` of djghosh13/geneval, commit af4902f. The colour of a detection was classified
+earlier; these functions only compare it. Boxes are (x0, y0, x1, y1) in pixels, y down.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from milr.tasks import RELATIONS, check_task
 from milr.types import Region, Relation, Requirement, Task
 
 Detection: TypeAlias = tuple[float, float, float, float, float, str | None]
-"""(x0, y0, x1, y1, score, colour); the colour is None where nobody classified it."""
+"""(x0, y0, x1, y1, score, colour); the colour is None if it was not classified."""
 Detections: TypeAlias = Mapping[str, Sequence[Detection]]
-"""Class name -> everything seen of it, before any threshold, in any order."""
+"""Class name -> all its detections, before any threshold, in any order."""
 
 THRESHOLD = 0.3
 COUNTING_THRESHOLD = 0.9
@@ -28,16 +28,16 @@ POSITION_THRESHOLD = 0.1
 
 _COUNTING_TAGS = frozenset({"counting", "colored_counting"})
 _UNMET = 0.99
-"""What a condition that is not met scores at most, however close."""
+"""Highest degree of a condition that is not met."""
 
 
 def to_regions(detections: Detections) -> tuple[Region, ...]:
-    """Return detections as a score's regions, class by class."""
+    """Convert detections to a score's regions, class by class."""
     return tuple(Region(name, (*one[:4],), one[4], one[5]) for name, found in detections.items() for one in found)
 
 
 def to_detections(regions: Sequence[Region]) -> dict[str, list[Detection]]:
-    """Return a score's regions as the rules take them."""
+    """Convert a score's regions to detections."""
     found: dict[str, list[Detection]] = {}
     for one in regions:
         found.setdefault(one.name, []).append((*one.box, one.confidence, one.color))
@@ -50,7 +50,7 @@ class Verdict:
 
     correct: bool
     reason: str
-    """Everything that is wrong, on one line; empty where the image is correct."""
+    """All faults, on one line; empty if the image is correct."""
 
 
 def apply_rules(
@@ -63,20 +63,22 @@ def apply_rules(
     max_overlap: float = MAX_OVERLAP,
     position_threshold: float = POSITION_THRESHOLD,
 ) -> Verdict:
-    """Decide whether one image is correct, from what was detected in it.
+    """Decide whether one image is correct, from its detections.
 
-    Detections of equal score are taken in the order of their boxes, so that a verdict never depends on the order given.
+    Detections of equal score are taken in the order of their boxes, so that the decision does not depend on the given
+    order.
 
     Args:
-        detections: What the detector saw.
-        task: Its include and exclude lists say what is correct.
+        detections: All detections of the image.
+        task: A task with include or exclude lists.
         threshold: Detections need a score above this.
         counting_threshold: The same for tasks that count: those tagged "counting" or, in `icons-hard`,
             "colored_counting", and untagged ones with an exclude list (GenEval's own tasks are all tagged, and only its
             counting ones exclude).
         max_objects: Detections kept of one class, the most confident ones.
-        max_overlap: A detection goes whose IoU with a more confident one of its class is this or more; 1 keeps all.
-        position_threshold: The share of both sizes by which an offset is shortened before it counts as one.
+        max_overlap: A detection is dropped if its IoU with a more confident one of its class is this or more; 1 keeps
+            all.
+        position_threshold: Share of both sizes that is subtracted from an offset before it is compared.
 
     Raises:
         UsageError: These rules cannot decide the task (`milr.tasks.check_task`).
@@ -116,8 +118,8 @@ def kept_objects(
 ) -> dict[str, list[Detection]]:
     """Return the detections that `apply_rules` counts as objects, by class, most confident first, none empty.
 
-    Takes what `apply_rules` takes. An item of the include list looks at the first ``count`` of its class only, so only
-    their colours have to be known.
+    The arguments are those of `apply_rules`. An item of the include list uses only the first ``count`` of its class, so
+    only their colours must be known.
     """
     limit = counting_threshold if _counts(task) else threshold
     kept = {name: _keep(seen, limit, max_objects, max_overlap) for name, seen in detections.items()}
@@ -134,15 +136,15 @@ def conditions_met(
     max_overlap: float = MAX_OVERLAP,
     position_threshold: float = POSITION_THRESHOLD,
 ) -> dict[str, float]:
-    """How nearly an image meets each condition of its task.
+    """Return the degree to which an image meets each condition of its task.
 
-    Takes what `apply_rules` takes; 1 is met, and all are 1 exactly where `apply_rules` says correct.
+    The arguments are those of `apply_rules`. 1 is met, and all are 1 exactly if `apply_rules` says correct.
 
     An item that asks for n objects has n places. The kept detections fill them with weight 1, then the best rejected
-    ones with weight score / threshold, below 1; what is missing weighs 0. Of the include list come
+    ones with weight score / threshold, below 1; missing ones weigh 0. Of the include list come
 
     * "dog: present" or "dog: at least 2": the mean weight of the places;
-    * "dog: red": the mean weight, where a place of another colour weighs 0;
+    * "dog: red": the mean weight, with 0 for a place of another colour;
     * "dog: left of cat": the mean over all pairs of both weights times 0 on the opposite side, 0.5 on neither, rising
       to 1 at the limit of `apply_rules`'s position rule;
 
@@ -178,20 +180,20 @@ def conditions_met(
         parts.append((f"{item.name}: fewer than {item.count}", share))
     conditions: dict[str, float] = {}
     for name, value in parts:
-        # A hand-made task may ask the same twice: the worse counts.
+        # a hand-made task may ask for the same thing twice: the lower degree counts
         conditions[name] = min(value, conditions.get(name, 1.0))
     return conditions
 
 
 def right_objects(detections: Detections, task: Task) -> list[Detection]:
-    """The objects that a correct image may keep: those that meet what their item of the include list asks.
+    """Return the objects that meet the conditions of their item of the include list.
 
-    That is the most confident ones of the item's class and colour, as many as it asks for; where the item is placed by
-    another one, only if they lie so from all the right objects of that one.
+    These are the most confident ones of the item's class and colour, as many as it asks for. If the item has a position
+    relative to another item, it must hold for all the correct objects of that item.
 
     Args:
-        detections: What `apply_rules` takes.
-        task: Its include list says what is right.
+        detections: As in `apply_rules`.
+        task: A task with an include list.
     """
     kept = kept_objects(detections, task)
     right: list[list[Detection]] = []
@@ -210,15 +212,15 @@ def _counts(task: Task) -> bool:
 
 
 def _by_confidence(seen: Sequence[Detection]) -> list[Detection]:
-    """Most confident first; equals by their boxes."""
+    """Sort by confidence, the most confident first; ties by their boxes."""
     return sorted(seen, key=lambda detection: (-detection[4], detection[:4], detection[5] or ""))
 
 
 def _keep(seen: Sequence[Detection], limit: float, max_objects: int, max_overlap: float) -> list[Detection]:
-    """The detections of one class that count as objects, most confident first."""
+    """Return the detections of one class that count as objects, most confident first."""
     confident = _by_confidence([detection for detection in seen if _is_above(detection[4], limit)])[:max_objects]
     if max_overlap >= 1:
-        # Identical boxes have an IoU of 1 and stay all the same.
+        # identical boxes have an IoU of 1 and are still kept
         return confident
     kept: list[Detection] = []
     for detection in confident:
@@ -228,7 +230,7 @@ def _keep(seen: Sequence[Detection], limit: float, max_objects: int, max_overlap
 
 
 def _is_above(score: float, limit: float) -> bool:
-    """Return whether a score passes a threshold, both in single precision as in GenEval's code.
+    """Return true if a score passes a threshold, both in single precision as in GenEval's code.
 
     A score that is the 32-bit number nearest to 0.3 is above 0.3 in double precision, and dropped there.
     """
@@ -237,7 +239,7 @@ def _is_above(score: float, limit: float) -> bool:
 
 
 def _iou(a: Detection, b: Detection) -> float:
-    """Intersection over union of two boxes that hold their last row and column of pixels."""
+    """Return the intersection over union of two boxes that include their last row and column of pixels."""
     shared = _area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
     union = _area(*a[:4]) + _area(*b[:4]) - shared
     return shared / union if union else 0.0
@@ -254,7 +256,7 @@ def _fault(
     task: Task,
     position_threshold: float,
 ) -> str | None:
-    """What is wrong with the objects of one item of the include list; None where nothing is."""
+    """Return the fault of the objects of one item of the include list; None if there is none."""
     if len(objects) < item.count:
         return f"expected {item.name}>={item.count}, found {len(objects)}"
     if item.color is not None:
@@ -277,16 +279,16 @@ def _fault(
 def _relations(
     objects: Sequence[Detection], reference: Sequence[Detection], position_threshold: float
 ) -> Iterator[list[Relation]]:
-    """The relations that hold, for every pair."""
+    """Return the relations that hold, for every pair."""
     for a in objects:
         for b in reference:
             yield [relation for relation in RELATIONS if _toward(a, b, relation, position_threshold) > 0.5]
 
 
 def _toward(a: Detection, b: Detection, relation: Relation, position_threshold: float) -> float:
-    """How far a lies from b in the direction of the relation, in [-1, 1]; the relation holds above 0.5.
+    """Return the offset of a from b in the direction of the relation, in [-1, 1]; the relation holds above 0.5.
 
-    The offset of the centres, shortened on each axis by a share of both sizes, over the length of the offset itself.
+    It is the offset of the centres, reduced on each axis by a share of both sizes, divided by the length of the offset.
     """
     x = (a[0] + a[2]) / 2 - (b[0] + b[2]) / 2
     y = (a[1] + a[3]) / 2 - (b[1] + b[3]) / 2
@@ -302,7 +304,7 @@ def _toward(a: Detection, b: Detection, relation: Relation, position_threshold: 
 
 
 def _nearness(toward: float) -> float:
-    """How nearly a relation holds: 0 on the opposite side, 0.5 on neither, 1 where it holds."""
+    """Return the degree to which a relation holds: 0 on the opposite side, 0.5 on neither, 1 if it holds."""
     if toward > 0.5:
         return 1.0
     return min(0.5 + (toward if toward > 0 else toward / 2), _UNMET)

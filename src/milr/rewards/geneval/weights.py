@@ -10,7 +10,7 @@ SOURCES: Mapping[str, str] = {
     "743b7d99": "OpenMMLab's file for mmdet 2.x, which GenEval was published with",
     "c9d0c4f2": "OpenMMLab's file for mmdet 3.x, which GenEval's script downloads since: the same run, keys renamed",
 }
-"""How a checkpoint's hash begins -> what it is. OpenMMLab names files by it:
+"""First digits of a checkpoint's hash -> name. OpenMMLab's file names contain them:
 mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth and
 mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth."""
 
@@ -19,7 +19,7 @@ UNUSED = (
     "model.pixel_level_module.encoder.swin.layernorm.bias",
     "criterion.empty_weight",
 )
-"""Names of the live network that no checkpoint need fill: norms that no backbone uses, and the loss's weights."""
+"""Weights of the network that a checkpoint may lack: norms that no backbone uses, and the loss's weights."""
 
 _CHECKPOINT = "mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco_20220504_001756-743b7d99.pth"
 _OPENMMLAB = "https://download.openmmlab.com/mmdetection/v2.0/mask2former/mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco"

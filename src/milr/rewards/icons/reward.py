@@ -37,7 +37,7 @@ class Icons:
         """Load the detector.
 
         Args:
-            folder: Of the detector's `model.safetensors` and `config.json`; None for the shipped one.
+            folder: Folder of the detector's `model.safetensors` and `config.json`; None takes the shipped one.
         """
         self.detector = IconDetector.from_folder(self.shipped if folder is None else folder)
         self.name = f"{self.metric}/{self.detector.version}"
@@ -73,10 +73,10 @@ class Icons:
 
 
 class IconsSoft(Icons):
-    """1 where `icons` says correct, else 0.9 times the mean of the conditions.
+    """1 if `icons` says correct, else 0.9 times the mean of the conditions.
 
-    Each condition is met to a share between 0 and 1, by its margin. Only a correct image lies above 0.9, so the
-    strict stop at 0.9 stops exactly where `icons` does.
+    Each condition is met to a degree between 0 and 1, by its margin. Only a correct image is above 0.9, so the strict
+    stop value 0.9 stops exactly when `icons` does.
     """
 
     metric = "icons-soft@1"
@@ -88,7 +88,8 @@ class IconsSoft(Icons):
 class IconsEvaluator(Icons):
     """`icons` by another detector: other architecture, seed, augmentation, and icons that the reward never saw.
 
-    Meant to be watched, never optimised: where `icons` says correct and this one does not, the reward may be hacked.
+    It is for evaluation, never for optimisation: an image that only `icons` calls correct may exploit the reward's
+    mistakes.
     """
 
     metric = "icons-judge@1"

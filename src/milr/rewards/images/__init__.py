@@ -1,1 +1,1 @@
-"""Images as rewards and vision-language models take them."""
+"""Images in the form that rewards and vision-language models take."""

@@ -1,4 +1,4 @@
-"""Images of any mode and size as rewards read them, and as VLM judges receive them."""
+"""Conversion of images of any mode and size for rewards and VLM judges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MOST_SIDE = 4096
-"""Pixels: a VLM judge is sent no longer side, so that no request is a hundred megabytes."""
+"""Longest side in pixels of an image for a VLM judge, so that no request has a hundred megabytes."""
 
 
 def check_size(image: Image.Image) -> None:
@@ -23,10 +23,10 @@ def check_size(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB, turned as its EXIF says; what is transparent is laid on white.
+    """Convert any mode to RGB, rotated by its EXIF orientation; transparency becomes white.
 
     Raises:
-        ValueError: An image that holds no pixel, or a mode that cannot be read.
+        ValueError: The image has no pixels, or a mode that cannot be read.
     """
     check_size(image)
     turned = ImageOps.exif_transpose(image)
@@ -41,7 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_png(image: Image.Image) -> bytes:
-    """The image as an RGB PNG, shrunk where a side is longer than `MOST_SIDE` pixels.
+    """Return the image as an RGB PNG, shrunk if a side is longer than `MOST_SIDE` pixels.
 
     Raises:
         ValueError: As `to_rgb`.
@@ -57,6 +57,6 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def image_hash(image: Image.Image) -> str:
-    """SHA-256 of size and RGB pixels: the same image has the same hash, whatever file it came from."""
+    """Return the SHA-256 of size and RGB pixels: equal images have equal hashes, whatever file they came from."""
     rgb = to_rgb(image)
     return hashlib.sha256(f"{rgb.width}x{rgb.height}|".encode() + rgb.tobytes()).hexdigest()

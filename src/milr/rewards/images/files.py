@@ -1,4 +1,4 @@
-"""Image files and folders of them, as people have them: hidden files, broken files, numbers with and without zeros."""
+"""Image files and folders of them: hidden files, broken files, numbers with and without zeros."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from milr.untrusted import one_line, read_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""The formats that are decoded, as Pillow names them. Others start programs (EPS) or have readers that few test."""
+"""Formats that are decoded, by Pillow's names. Others start programs (EPS) or have little-tested readers."""
 MOST_PIXELS = 2**26
-"""Of an image that is decoded: 8192 x 8192."""
+"""Most pixels of a decoded image: 8192 x 8192."""
 MOST_BYTES = 2**28
-"""Of an image's file: such an image, not compressed."""
+"""Most bytes of an image file: that of such an image, uncompressed."""
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 class UnreadableImage(MilrError):
-    """A file that is no image; the message says why, without the file's folder."""
+    """The error for a file that is not an image; the message gives the reason, without the file's folder."""
 
 
 def list_visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, in the order of its names, numbers by value; what file managers hide is left out.
+    """Return the files of a folder, sorted by name with numbers by value, without hidden files.
 
     Raises:
-        UsageError: It is no folder, or cannot be read.
+        UsageError: It is not a folder, or cannot be read.
     """
     try:
         found = [path for path in folder.iterdir() if not is_hidden(path)]
@@ -46,15 +46,15 @@ def _order(name: str) -> list[tuple[bool, int, str]]:
 
 
 def is_hidden(path: Path) -> bool:
-    """Return whether a file manager hides a file: a name with a leading dot, or a system's own file."""
+    """Return true if file managers hide a file: a leading dot, or a system's own file."""
     return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES
 
 
 def list_images(path: Path) -> list[Path]:
-    """Return the images that a path means: a file itself, the images of a folder by their endings (`SUFFIXES`).
+    """Return the images of a path: the file itself, or a folder's images by their endings (`SUFFIXES`).
 
     Raises:
-        UsageError: Nothing is there, or the folder holds no image.
+        UsageError: There is nothing, or no image in the folder.
     """
     try:
         there, is_folder = path.exists(), path.is_dir()
@@ -71,10 +71,10 @@ def list_images(path: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return the image in a file, with all its pixels read.
+    """Return the image in a file, with all its pixels decoded.
 
     Raises:
-        UnreadableImage: The file is gone, of none of `FORMATS`, cut off, or far too large.
+        UnreadableImage: The file is missing, in none of `FORMATS`, cut off, or far too large.
     """
     try:
         content = read_file(path, MOST_BYTES)
@@ -85,15 +85,15 @@ def read_image(path: Path) -> Image.Image:
 
 
 def decode_image(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """Return the image that a file's bytes are, with all its pixels read.
+    """Return the image in a file's bytes, with all its pixels decoded.
 
     Args:
-        content: From anywhere: no reader but those of `formats` sees them, and no pixel is decoded of an image of more
-            than `MOST_PIXELS`.
-        formats: Those that are taken.
+        content: Bytes from any source: only the readers of `formats` are used, and an image of more than `MOST_PIXELS`
+            is not decoded.
+        formats: Allowed formats.
 
     Raises:
-        UnreadableImage: It is none of these formats, cut off, or far too large.
+        UnreadableImage: It is in none of these formats, cut off, or far too large.
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The reward `git-vqa`: is each object of a task there, in its colour and number, as GIT answers?
+"""The reward `git-vqa`: GIT answers whether each object of a task is in the image, in its colour and number.
 
 A part of the authors' MixedReward. Source: `score_git.py` of miyapeng/MILR (aa3a6db), microsoft/git-large-vqav2.
 """
@@ -27,11 +27,11 @@ WEIGHTS = Weights(
     commands=("hf download microsoft/git-large-vqav2 --local-dir {folder}",),
 )
 YES, NO = 2748, 2053
-"""The words' places in BERT's uncased vocabulary."""
+"""Ids of the words in BERT's uncased vocabulary."""
 
 
 def write_question(item: Requirement) -> str:
-    """The question about an item of the include list, in the authors' words, plain "s" for more than one."""
+    """Write the question about an item of the include list in the authors' words; its plural is a plain "s"."""
     thing = f"{item.color} {item.name}" if item.color else item.name
     return f"Are there {item.count} {thing}s?" if item.count > 1 else f"Is this a {thing}?"
 
@@ -46,11 +46,11 @@ class GitVqa:
         """Load the model.
 
         Args:
-            device: As torch names it.
+            device: In torch's notation.
             self_test: Refuse weights that do not tell a cat from a pizza.
 
         Raises:
-            UsageError: The weights are missing, or are no GIT with BERT's vocabulary.
+            UsageError: The weights are missing, or are not a GIT with BERT's vocabulary.
             MilrError: The self-test failed.
         """
         folder = WEIGHTS.find()
@@ -97,5 +97,5 @@ class GitVqa:
         return yes / (yes + no)
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
-        """Image -> (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
+        """Convert an image to (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
         return prepare(read_rgb(image), self._side)[None].to(self.device)

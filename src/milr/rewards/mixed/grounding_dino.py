@@ -1,8 +1,8 @@
-"""The reward `grounding-dino`: the objects, counts and places of a task, as GroundingDINO sees them.
+"""The reward `grounding-dino`: objects, counts and positions of a task, detected by GroundingDINO.
 
 A part of the authors' MixedReward. Source: their `reward_gdino.py` after CaraJ7/T2I-R1 2d9d4d1; the span mean is that
-of GroundingDINO's own given-phrase mode. Two things are done right here that the authors' code gets wrong: boxes become
-corners before their overlap is measured, and pixels before places are compared.
+of GroundingDINO's own given-phrase mode. Two errors of the authors' code are corrected: boxes are converted to corners
+before their overlap is measured, and to pixels before positions are compared.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ WEIGHTS = Weights(
     commands=("hf download IDEA-Research/grounding-dino-tiny --local-dir {folder}",),
 )
 THRESHOLD = 0.3
-"""A box needs a span mean above this."""
+"""Least span mean of a box."""
 MOST_OVERLAP = 0.5
-"""Of two boxes of a class with a larger overlap only the surer one is counted."""
+"""Largest overlap of two boxes of a class; above it only the more confident one counts."""
 FOUND, PLACED = 0.2, 0.5
-"""What each of the two objects and their placement weigh; together 0.9, so that no placed pair scores 1."""
+"""Weights of each of the two objects and of their placement; together 0.9, so that no placed pair scores 1."""
 WRONG_COUNT = 0.2
-"""The share of its weight that a class gets which is seen, but not as often as asked."""
+"""Share of its weight that a class gets if it is detected in the wrong number."""
 SHORT_SIDE, LONG_SIDE = 800, 1333
 _GEOMETRY: Mapping[Relation, str] = {"left of": LEFT, "right of": RIGHT, "above": TOP, "below": BOTTOM}
 
 _STRIDES = (8, 16, 32, 64)
-"""Of the four maps whose places the model draws its boxes from."""
+"""Strides of the four feature maps from which the model takes its boxes."""
 
 Found = tuple[float, Box]
 """Span mean, corners in the image's pixels."""
 
 
 def write_caption(names: Sequence[str]) -> str:
-    """The text in which GroundingDINO looks for names: "dog . traffic light."."""
+    """Return the text in which GroundingDINO looks for names: "dog . traffic light."."""
     return " . ".join(names) + "."
 
 
 def find_words(names: Sequence[str]) -> list[tuple[tuple[int, int], ...]]:
-    """Where each name's first and last word stand in the caption: (first character, last character)."""
+    """Return the position of each name's words in the caption: (first character, last character)."""
     spans: list[tuple[tuple[int, int], ...]] = []
     start = 0
     for name in names:
@@ -67,13 +67,13 @@ def find_words(names: Sequence[str]) -> list[tuple[tuple[int, int], ...]]:
 
 
 def span_mean(chances: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Each query's score for each class: the mean chance over the tokens of its words.
+    """Return each query's score for each class: the mean probability over the tokens of its words.
 
-    Not the largest chance over the whole text, as transformers' post-processing has it.
+    transformers' post-processing takes the largest probability over the whole text instead.
 
     Args:
         chances: (Q, T), sigmoid of the logits.
-        tokens: Of each class, the places of its words' tokens.
+        tokens: For each class, the indices of its words' tokens.
 
     Returns:
         (C, Q).
@@ -85,7 +85,7 @@ def span_mean(chances: torch.Tensor, tokens: Sequence[Sequence[int]]) -> torch.T
 
 
 def to_corners(boxes: torch.Tensor, width: int, height: int) -> list[Box]:
-    """Boxes as the model gives them, (n, 4) of centre and size in [0, 1] -> corners in pixels."""
+    """Convert the model's boxes, (n, 4) of centre and size in [0, 1], to corners in pixels."""
     x, y, w, h = boxes.double().unbind(-1)
     corners = torch.stack([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], -1)
     rows = cast("list[list[float]]", corners.tolist())
@@ -93,7 +93,7 @@ def to_corners(boxes: torch.Tensor, width: int, height: int) -> list[Box]:
 
 
 def suppress(found: Sequence[Found]) -> list[Found]:
-    """The boxes of one class, the surest first, without those that overlap a surer one by more than half."""
+    """Return the boxes of one class, the most confident first; drop those that overlap a better one by over half."""
     kept: list[Found] = []
     for one in sorted(found, key=lambda one: -one[0]):
         if all(overlap(one[1], other[1]) <= MOST_OVERLAP for other in kept):
@@ -102,7 +102,7 @@ def suppress(found: Sequence[Found]) -> list[Found]:
 
 
 def score_counts(include: Sequence[Requirement], found: Mapping[str, Sequence[Found]]) -> dict[str, float]:
-    """How well each item is counted: 1 as often as asked, 0.2 another number, 0 none; "dog: 2 of 2" -> value."""
+    """Score the number of each item: 1 if as asked, 0.2 for another number, 0 for none; "dog: 2 of 2" -> value."""
     parts: dict[str, float] = {}
     for item in include:
         seen = len(suppress(found.get(item.name, ())))
@@ -113,7 +113,7 @@ def score_counts(include: Sequence[Requirement], found: Mapping[str, Sequence[Fo
 def score_places(
     include: Sequence[Requirement], found: Mapping[str, Sequence[Found]]
 ) -> tuple[float, dict[str, float]]:
-    """The value and the parts of a task that places one object by another: the first such pair counts."""
+    """Return value and parts of a task that places one object by another: the first such pair counts."""
     item = next(item for item in include if item.position is not None)
     relation, index = cast("tuple[Relation, int]", item.position)
     reference = include[index]
@@ -129,9 +129,9 @@ def score_places(
 
 
 class GroundingDino:
-    """Counts of a task's objects, or, where it places one by another, whether both are there and placed right.
+    """The counts of a task's objects, or, if it places one by another, the presence and the placement of both.
 
-    A score's parts are the counts or the placement, its regions are all that was found, without colours.
+    A score's parts are the counts or the placement, its regions are all detections, without colours.
     """
 
     name = "grounding-dino@1"
@@ -143,13 +143,13 @@ class GroundingDino:
         """Load the model.
 
         Args:
-            device: As torch names it.
-            short_side: Pixels to which the shorter side is brought.
-            long_side: Pixels that the longer side may then have.
+            device: In torch's notation.
+            short_side: Pixels of the shorter side after resizing.
+            long_side: Most pixels of the longer side after resizing.
             self_test: Refuse weights that do not tell a cat from a pizza.
 
         Raises:
-            UsageError: The weights are missing, or are no GroundingDINO.
+            UsageError: The weights are missing, or are not a GroundingDINO.
             MilrError: The self-test failed.
         """
         folder = WEIGHTS.find()
@@ -189,7 +189,7 @@ class GroundingDino:
 
     @torch.inference_mode()
     def detect(self, image: Image.Image, names: Sequence[str]) -> dict[str, list[Found]]:
-        """All boxes above the threshold, by name, the surest first. One box may stand under two names."""
+        """Return all boxes above the threshold, by name, the most confident first. One box may have two names."""
         encoded = self.tokenizer(write_caption(names), return_tensors="pt").to(self.device)
         pixels = self._pixels(image)
         seen = self.network(
@@ -217,7 +217,7 @@ class GroundingDino:
         return found
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
-        """Image -> (1, 3, H, W), shorter side 800 but longer at most 1333, ImageNet's colours."""
+        """Convert an image to (1, 3, H, W), shorter side 800 but longer at most 1333, ImageNet's colours."""
         rgb = read_rgb(image)
         size = fit(*rgb.size, *self._sides)
         places = sum(math.prod(math.ceil(side / stride) for side in size) for stride in _STRIDES)
@@ -231,7 +231,7 @@ class GroundingDino:
 
 
 def fit(width: int, height: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """The width and height to which an image is brought, as DETR's transforms have it."""
+    """Return the width and height to which an image is resized, as in DETR's transforms."""
     short, long = sorted((width, height))
     side = round(long_side * short / long) if long / short * short_side > long_side else short_side
     side = max(1, side)

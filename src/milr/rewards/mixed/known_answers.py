@@ -11,7 +11,7 @@ from milr.weights import Finding
 
 
 def check_cat(reward: Reward) -> Finding:
-    """Check that a photograph of a cat is a cat sooner than a pizza."""
+    """Check that a photograph of a cat is rather a cat than a pizza."""
     image = next(image for _, name, image in read_photographs() if name == "cat")
     tasks = [parse_prompt("a photo of a cat"), parse_prompt("a photo of a pizza")]
     cat, pizza = map(rank, reward([image] * 2, tasks))
@@ -20,7 +20,7 @@ def check_cat(reward: Reward) -> Finding:
 
 
 def refuse_blind(reward: Reward) -> None:
-    """Stop before anything is scored by a part that takes a cat for a pizza.
+    """Refuse a part that takes a cat for a pizza.
 
     Raises:
         MilrError: It does.

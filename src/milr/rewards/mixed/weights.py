@@ -1,4 +1,4 @@
-"""The paper's MixedReward as lines of `mix:`, one a tag of GenEval.
+"""The paper's MixedReward as lines of `mix:`, one per tag of GenEval.
 
 Source: the authors' code as read in miyapeng/MILR. Its published weights are data here; the parts are the rewards
 `grounding-dino`, `git-vqa` and `unified-reward`.
@@ -12,7 +12,7 @@ from typing import Literal
 from milr.errors import unknown_name
 
 Version = Literal["reward3", "reward4"]
-"""As the authors name them: `reward3` is what their main program takes, `reward4` does without UnifiedReward."""
+"""The authors' names: `reward3` is used by their main program, `reward4` has no UnifiedReward."""
 COLOR_TAGS = ("colors", "color_attr")
 
 WEIGHTS: Mapping[Version, Mapping[Literal["colors", "others"], Mapping[str, float]]] = {
@@ -29,10 +29,10 @@ WEIGHTS: Mapping[Version, Mapping[Literal["colors", "others"], Mapping[str, floa
 
 
 def weights_for(tag: str | None, version: str = "reward3") -> Mapping[str, float]:
-    """The weights for tasks of a tag; a task without a tag takes those of the tags that are not about colours.
+    """Return the weights for tasks of a tag; a task without a tag takes those of the tags that are not about colours.
 
     Raises:
-        UsageError: No such version.
+        UsageError: There is no such version.
     """
     if version not in WEIGHTS:
         raise unknown_name("version of the mixed reward", version, WEIGHTS)
@@ -41,5 +41,5 @@ def weights_for(tag: str | None, version: str = "reward3") -> Mapping[str, float
 
 
 def write_mix(tag: str | None, version: str = "reward3") -> str:
-    """The reward's name for tasks of a tag: "mix:grounding-dino*0.6+git-vqa*0.2+unified-reward*0.2"."""
+    """Return the reward's name for tasks of a tag: "mix:grounding-dino*0.6+git-vqa*0.2+unified-reward*0.2"."""
     return "mix:" + "+".join(f"{name}*{weight:g}" for name, weight in weights_for(tag, version).items())

@@ -1,1 +1,1 @@
-"""Rewards that ask a VLM judge: a vision-language model behind an OpenAI-compatible API."""
+"""Rewards that ask a VLM judge: a vision-language model at an OpenAI-compatible API."""

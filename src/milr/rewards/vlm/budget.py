@@ -1,4 +1,4 @@
-"""The cost of VLM judges: a hard cap on calls or tokens, a count of what was used, and an estimate before the start."""
+"""Cost of VLM judges: a hard cap on calls or tokens, a count of the use, and an estimate before the start."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ PRICES: Mapping[str, Price] = {
     "gpt-4o-2024-11-20": (2.5, 10.0),
     "gpt-4o-mini-2024-07-18": (0.15, 0.6),
 }
-"""OpenAI's models -> prices as listed in 2025. Prices change: an estimate, not a bill."""
+"""OpenAI's models -> prices as listed in 2025. Prices change: this is an estimate, not a bill."""
 
 
 class BudgetSpent(Exception):
-    """The next call would go over the cap."""
+    """The error of a call that would exceed the cap."""
 
 
 @dataclass
 class Budget:
-    """Counts calls and tokens, and refuses the call that would go over the cap. Used from one thread."""
+    """A counter of calls and tokens that refuses a call that would exceed the cap. It is used from one thread."""
 
     most: float = math.inf
     unit: Literal["calls", "tokens"] = "calls"
     calls: int = 0
-    """Requests that were sent, retries among them."""
+    """Requests sent, retries included."""
     cached: int = 0
-    """Answers that the cache gave, for nothing."""
+    """Answers from the cache, which cost nothing."""
     tokens_in: int = 0
     tokens_out: int = 0
     reserved: int = 0
-    """Tokens that calls under way may still use."""
+    """Tokens that calls in progress may still use."""
 
     def reserve(self, tokens: int) -> None:
-        """Take room for one call of at most about that many tokens.
+        """Reserve room for one call of at most about that many tokens.
 
         Raises:
             BudgetSpent: There is no room.
@@ -56,13 +56,13 @@ class Budget:
         self.reserved += tokens
 
     def settle(self, reserved: int, tokens_in: int, tokens_out: int) -> None:
-        """Give the reserved room back and count the tokens that the call really used."""
+        """Release the reserved room and count the tokens that the call really used."""
         self.reserved -= reserved
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
 
     def summary(self) -> str:
-        """Return what was used, in one line."""
+        """Return the use so far, in one line."""
         cached = f", {self.cached:,} answers from the cache" if self.cached else ""
         return f"{self.calls:,} calls, {self.tokens_in:,} tokens in, {self.tokens_out:,} out{cached}"
 
@@ -83,7 +83,7 @@ def parse_budget(text: str | None) -> Budget:
 
 
 def count_image_tokens(width: int, height: int) -> int:
-    """Return about how many tokens an image takes: OpenAI's rule for gpt-4o at high detail, 85 + 170 per tile of 512.
+    """Estimate the tokens of an image: OpenAI's rule for gpt-4o at high detail, 85 + 170 per tile of 512.
 
     Source: OpenAI's vision guide: fit into 2048 x 2048, then the shorter side to at most 768.
     """
@@ -94,13 +94,13 @@ def count_image_tokens(width: int, height: int) -> int:
 
 
 def count_text_tokens(text: str) -> int:
-    """Return about how many tokens a text has: one per four characters."""
+    """Estimate the tokens of a text: one per four characters."""
     return -(-len(text) // 4)
 
 
 @dataclass(frozen=True)
 class CallCost:
-    """What one question costs at most, about."""
+    """Estimate of the most that one question costs."""
 
     model: str
     """The VLM judge."""
@@ -109,11 +109,11 @@ class CallCost:
     tokens_in: int
     tokens_out: int
     price: Price = (0.0, 0.0)
-    """(0, 0) where tokens are free or their price is not known."""
+    """US dollars per million tokens; (0, 0) if tokens are free or their price is unknown."""
 
     @property
     def dollars(self) -> float:
-        """Price of one question."""
+        """Return the price of one question."""
         return (self.tokens_in * self.price[0] + self.tokens_out * self.price[1]) / 1e6
 
 
@@ -121,15 +121,15 @@ class Costly(Protocol):
     """A reward that asks VLM judges."""
 
     def call_costs(self, image_size: int) -> Sequence[CallCost]:
-        """Return the calls that scoring one image of that side takes."""
+        """Return the calls for scoring one image of that side."""
         ...
 
 
 def estimate(costs: Sequence[CallCost], images: int) -> list[str]:
-    """Return one line per VLM judge: what that many images cost at most, before retries.
+    """Return one line per VLM judge with the most that this many images cost, before retries.
 
     Args:
-        costs: Of one image.
+        costs: Costs of one image.
         images: Tasks times images per step times (steps + 1), if no search stops early.
     """
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""A cache of VLM judges' answers on disk, so that nothing is asked twice."""
+"""Cache of VLM judges' answers on disk, so that no question is asked twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Kept(BaseModel):
 
 
 class AnswerCache:
-    """Answers by what was asked: image, words, model, protocol. One file each, written whole or not at all."""
+    """Answers keyed by the question: image, words, model, protocol. Each is one file, written whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class AnswerCache:
             return None
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer; a folder that cannot be written to costs the cache, not the run."""
+        """Store an answer; a folder that cannot be written to disables the cache, but does not end the run."""
         file = self._file(key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def default_cache() -> Path:
 
 
 def cache_key(url: str, question: Question) -> str:
-    """Return the hash of all that an answer depends on. Its keys never change: answers in old caches stay valid.
+    """Return the hash of everything that an answer depends on. It never changes, so old caches stay valid.
 
     Raises:
         OSError, ValueError: The image cannot be read.

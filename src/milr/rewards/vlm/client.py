@@ -1,6 +1,6 @@
 """Client of VLM judges over HTTP: many questions at once, retries, a cache, a budget.
 
-One event loop in a thread of its own does the waiting, so the search goes on drawing meanwhile. Every outcome becomes a
+One event loop in its own thread does the waiting, so the search continues to draw meanwhile. Every outcome becomes a
 `Reply` or a `Failure`; nothing is raised, and no key, header or image is logged.
 """
 
@@ -43,21 +43,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reply:
-    """A VLM judge's answer that could be read."""
+    """A VLM judge's readable answer."""
 
     verdict: Verdict
     answer: Answer
     cost: float = 0.0
-    """US dollars that the question cost, unreadable answers before this one included; 0 from the cache."""
+    """US dollars that the question cost, including earlier unreadable answers; 0 from the cache."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no verdict."""
+    """The reason why there is no answer."""
 
     reason: str
     final: bool = False
-    """No further question will fare better: a wrong key, a spent budget."""
+    """True if no further question can succeed: a wrong key, a spent budget."""
     cost: float = 0.0
     """US dollars that the attempts cost."""
 
@@ -79,13 +79,13 @@ class _Usage:
 
 
 class VlmClient:
-    """Asks questions and settles them. Cheap to make; the first question opens it."""
+    """A client that asks questions and accounts for them. It is cheap to make; the first question opens it."""
 
     def __init__(self, settings: VlmSettings | None = None) -> None:
-        """Check what is given.
+        """Check the settings.
 
         Raises:
-            UsageError: A URL that is none or that holds a password, a budget that cannot be read.
+            UsageError: The URL is malformed or contains a password, or the budget cannot be read.
         """
         self.settings = settings or VlmSettings()
         if self.settings.url is not None:
@@ -98,17 +98,17 @@ class VlmClient:
 
     @cached_property
     def cache(self) -> AnswerCache:
-        """Where answers are kept; who asks no VLM judge needs no folder for it."""
+        """Return the cache's folder, which is looked up at the first question."""
         return AnswerCache(self.settings.cache or default_cache())
 
     @property
     def url(self) -> str:
-        """Where VLM judges are asked."""
+        """Return the URL of the server."""
         return (self.settings.url or OPENAI_URL).rstrip("/")
 
     @property
     def host(self) -> str:
-        """The server, as people are told."""
+        """Return the server's name for messages."""
         return urlsplit(self.url).netloc
 
     @property
@@ -133,13 +133,13 @@ class VlmClient:
         return {"url": self.url, **counts, **tokens, **left}
 
     def check(self, reward: str, *, needs_url: bool = False) -> None:
-        """Refuse at once what would fail at the first question.
+        """Refuse settings with which the first question would fail.
 
         Raises:
             UsageError: The extra is not installed, no server is named, or OpenAI's key is missing.
         """
         require_extra(reward)
-        _ = self.cache  # where no folder can be found for it, that is said before anything is drawn
+        _ = self.cache  # a missing folder for the cache is reported before anything is drawn
         if needs_url and self.settings.url is None:
             raise UsageError(
                 f"the reward {reward!r} needs a server: serve its model (vllm serve, transformers serve, or "
@@ -156,11 +156,11 @@ class VlmClient:
         return self._open().submit(self._settle(question, read))
 
     def post(self, url: str, body: Mapping[str, object] | None) -> Future[dict[str, Any] | Failure]:
-        """Send a JSON object, or GET where there is none, and read one; with the same care. Never raises."""
+        """Send a JSON object, or GET if there is none, and read one, with the same care. Never raises."""
         return self._open().submit(self._exchange(url, body))
 
     def close(self) -> None:
-        """End what is under way; the client may be used again."""
+        """End questions in progress; the client may be used again."""
         if self._wire is not None:
             self._wire.finalize()
             self._wire = None
@@ -169,7 +169,7 @@ class VlmClient:
             self._habits = {}
 
     def left_out(self) -> dict[str, tuple[str, ...]]:
-        """Return the fields of requests that a model refused, and that it is asked without; model -> fields."""
+        """Return the fields that a model refused and that requests leave out: model -> fields."""
         return {model: tuple(sorted(one.without)) for model, one in self._habits.items() if one.without}
 
     def _open(self) -> Wire:
@@ -189,8 +189,8 @@ class VlmClient:
                 self.budget.cached += 1
                 return Reply(verdict, kept)
             except Unreadable:
-                pass  # kept by a version that read more than this one: ask again
-        if key in self._under_way:  # the same question is being asked: whoever asked first pays
+                pass  # stored by a version that read more than this one: ask again
+        if key in self._under_way:  # the same question is in progress: its first asker pays
             return replace(await asyncio.shield(self._under_way[key]), cost=0.0)
         self._under_way[key] = asyncio.create_task(self._ask(question, read, key))
         self._under_way[key].add_done_callback(lambda _: self._under_way.pop(key, None))
@@ -222,7 +222,7 @@ class VlmClient:
                     return Failure(habits.miss(error, self.settings.most_faults), final=habits.given_up is not None)
                 except BudgetSpent as error:
                     return Failure(str(error), final=True)
-                except Exception as error:  # whatever the libraries underneath raise is no verdict
+                except Exception as error:  # any other error of the libraries underneath is not an answer
                     return Failure(f"asking {self.host} failed: {type(error).__name__}")
                 self.cache.put(key, answer)
                 return Reply(verdict, answer)
@@ -277,7 +277,7 @@ class VlmClient:
         raise AssertionError("stamina ends with a result or an exception")
 
     async def _complete(self, question: Question, used: _Usage, habits: Habits) -> Answer:
-        """Ask until the server takes the request: each time without the fields that it has just refused."""
+        """Ask until the server takes the request, each time without the fields that it has just refused."""
         without = habits.without
         while True:
             try:
@@ -291,7 +291,7 @@ class VlmClient:
                 return answer
 
     async def _send(self, question: Question, used: _Usage, without: frozenset[str]) -> Answer:
-        """Send one request and read one answer; count its tokens, whether or not it can be read."""
+        """Send one request and read one answer; count its tokens even if it cannot be read."""
         most = count_text_tokens((question.system or "") + question.user) + question.max_tokens
         most += count_image_tokens(*question.image.size) + ("max_tokens" in without) * REASONING_ROOM
         self.budget.reserve(most)

@@ -21,13 +21,13 @@ async def await_reply(sending: Coroutine[Any, Any, T], host: str, settings: VlmS
 
     Args:
         sending: The request.
-        host: The server, as people are told.
-        settings: How long is waited.
-        model: What is asked for there.
+        host: The server's name for messages.
+        settings: Time limits.
+        model: Name of the model on the server.
 
     Raises:
-        PassingFault: Another attempt may not meet the fault.
-        LastingFault: It would.
+        PassingFault: Another attempt may succeed.
+        LastingFault: Another attempt would fail too.
     """
     httpx, openai = import_module("httpx2"), _openai_if_used()
     try:
@@ -49,7 +49,7 @@ async def await_reply(sending: Coroutine[Any, Any, T], host: str, settings: VlmS
 
 @dataclass(frozen=True)
 class _OpenAIErrors:
-    """What the package `openai` raises; nothing where nobody has imported it, for then nothing can raise it."""
+    """Errors of the package `openai`; empty if it is not imported, because then it cannot raise any."""
 
     timeouts: tuple[type[Exception], ...] = ()
     refusals: tuple[type[Exception], ...] = ()

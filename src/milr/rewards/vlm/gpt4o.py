@@ -1,7 +1,7 @@
-"""`gpt-4o`: one verdict, 0 for right and -1 for wrong; `gpt-4o:p-yes`: the probability of a yes.
+"""`gpt-4o`: a verdict, 0 for correct and -1 for wrong; `gpt-4o:p-yes`: the probability of a yes.
 
 The binary rule is that of the authors' code (0 only where consistency, realism and aesthetics are beyond doubt;
-temperature 0, four tokens, gpt-4o-2024-11-20). The second asks what Image-Generation-CoT's reward models are asked
+temperature 0, four tokens, gpt-4o-2024-11-20). The second asks the question of Image-Generation-CoT's reward models
 (arXiv 2501.13926). The words of both are ours.
 """
 

@@ -1,4 +1,4 @@
-"""What a client learns of a server while it asks: fields that it refuses, and when to ask it nothing any more."""
+"""A client's knowledge of a server: fields that it refuses, and when to stop asking it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass
 from milr.rewards.vlm.messages import LastingFault, PassingFault
 
 _MOST_REFUSED = 3
-"""Questions that a server may refuse to take before it has ever answered one; then it is left."""
+"""Questions that a server may refuse before it has ever answered one; then it is not asked again."""
 
 
 @dataclass
 class Habits:
-    """What a client has learned of a model on its server, or of a reward at a URL."""
+    """A client's knowledge of a model on its server, or of a reward at a URL."""
 
     without: frozenset[str] = frozenset()
     """Fields of a request that it refuses."""
     answered: bool = False
-    """It has answered a question, readably or not."""
+    """True if it has answered a question, readably or not."""
     refused: int = 0
-    """Questions that it did not take."""
+    """Questions that it refused."""
     faults: int = 0
-    """Questions in a row that had no answer."""
+    """Consecutive questions without an answer."""
     given_up: str | None = None
-    """Why it is asked nothing any more."""
+    """Reason why it is not asked any more."""
 
     def answer(self) -> None:
         """Remember that the server answered."""
         self.answered, self.faults = True, 0
 
     def miss(self, fault: PassingFault, most: int) -> str:
-        """Remember a question that had no answer, whatever was tried; return the reason.
+        """Remember a question without an answer after all attempts; return the reason.
 
         Args:
-            fault: Of the last try.
-            most: So many in a row, and the server is left: it is down.
+            fault: Fault of the last attempt.
+            most: Consecutive questions after which the server counts as down.
         """
         self.faults += 1
         if self.given_up is None and self.faults >= most:

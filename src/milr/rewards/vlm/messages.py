@@ -25,26 +25,26 @@ from milr.untrusted import MOST_WORDS, one_line, printable
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY, OWN_KEY = "OPENAI_API_KEY", "MILR_VLM_KEY"
 SECRETS = (OPENAI_KEY, OWN_KEY, "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "HF_TOKEN")
-"""Variables of the environment whose values no server's words may bring into a run, the cache or the console."""
+"""Environment variables whose values no server's words may bring into a run, the cache or the console."""
 _LEAST_KEY = 6
-"""Characters: a shorter value would be cut out of words that say something else."""
+"""Least characters of a secret: a shorter value might be part of ordinary words."""
 _MOST_TOKENS = 50
 MOST_BYTES = 8 * 2**20
-"""Of one response's body."""
+"""Most bytes of a response's body."""
 MOST_TOLD = 2000
-"""Bytes of a server's complaint that are looked at."""
+"""Most bytes of a server's error message that are read."""
 DISPENSABLE = ("max_tokens", "temperature", "chat_template_kwargs")
-"""Fields of a request without which a verdict can be had: some models refuse them."""
+"""Optional fields of a request: some models refuse them."""
 REASONING_ROOM = 4096
-"""Tokens for thinking before the answer: models that take `max_completion_tokens` count them."""
+"""Tokens for thinking before the answer, which `max_completion_tokens` includes."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One image, and what is asked about it."""
+    """One image and a question about it."""
 
     protocol: str
-    """Name and version: part of the cache's key."""
+    """Name and version, part of the cache's key."""
     model: str
     """The VLM judge's name on its server."""
     system: str | None
@@ -54,7 +54,7 @@ class Question:
     image_first: bool = False
     """Put the image before the text."""
     probabilities: bool = False
-    """Ask for the likeliest first tokens."""
+    """Ask for the most probable first tokens."""
     tries: int = 1
     """Questions to ask until an answer can be read."""
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
@@ -71,9 +71,9 @@ class LastingFault(Exception):
 
         Args:
             reason: In one line.
-            final: No other question will fare better.
-            refuses: The server does not take the request, whatever it asks about.
-            fields: The dispensable fields that it names as the cause.
+            final: True if no other question can succeed.
+            refuses: True if the server refuses the request itself, not the question.
+            fields: The optional fields that it names as the cause.
         """
         super().__init__(reason)
         self.final, self.refuses, self.fields = final, refuses, fields
@@ -88,7 +88,7 @@ class PassingFault(Exception):
 
 
 def lenient(default: object) -> WrapValidator:
-    """Return what reads a field that no verdict needs: `default` if it is not of its type."""
+    """Return a reader of an optional field: `default` if the value is not of its type."""
 
     def read(value: object, rest: ValidatorFunctionWrapHandler) -> object:
         try:
@@ -122,7 +122,7 @@ class _Billed(BaseModel):
 
 
 class _Completion(_Billed):
-    """What is read of a chat completion: the first choice's text, and what else is there."""
+    """The parts of a chat completion that are read: the first choice's text and metadata."""
 
     model: Annotated[str, lenient("")] = ""
     choices: list[Any] = Field(min_length=1)
@@ -132,7 +132,7 @@ def write_body(question: Question, without: Collection[str] = ()) -> dict[str, A
     """Return the request: OpenAI's chat format, the image as a PNG data URL, temperature 0.
 
     Args:
-        question: What is asked.
+        question: The question.
         without: The fields of `DISPENSABLE` that the server refuses. `max_completion_tokens` takes the place of
             `max_tokens`, with `REASONING_ROOM`.
     """
@@ -159,12 +159,12 @@ def write_body(question: Question, without: Collection[str] = ()) -> dict[str, A
 
 
 def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
-    """A chat completion's body as an answer.
+    """Read a chat completion's body as an answer.
 
     Raises:
-        Unreadable: The VLM judge refuses, or says far too much.
-        PassingFault: It is no chat completion.
-        LastingFault: It is longer than any.
+        Unreadable: The VLM judge refuses, or its answer is far too long.
+        PassingFault: It is not a chat completion.
+        LastingFault: It is longer than any chat completion.
     """
     if len(body) > MOST_BYTES:
         raise LastingFault(f"{host} answered {len(body):,} bytes, more than any verdict has")
@@ -172,14 +172,14 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
         completion = _Completion.model_validate_json(body)
         choice = _Choice.model_validate(completion.choices[0])
     except ValidationError as error:
-        # A body that was cut off on its way is not JSON; another attempt may get it whole.
+        # a body that was cut off is not JSON; another attempt may get it whole
         raise PassingFault(f"{host} answered something that is no chat completion: {_excerpt(body)}") from error
     if choice.message.refusal:
         raise Unreadable(f"the VLM judge refuses: {quote(redact(choice.message.refusal))}")
     if choice.finish_reason == "content_filter":
         raise Unreadable("the server's content filter withheld the answer")
     text = _text_of(choice.message.content)
-    if len(text) > LONGEST:  # before data is taken out of it, which would make it short
+    if len(text) > LONGEST:  # before data is removed from it, which would make it short
         raise Unreadable(f"the answer has {len(text):,} characters, and a verdict is short")
     usage = completion.usage or _Usage()
     return Answer(
@@ -193,7 +193,7 @@ def read_completion(body: bytes, host: str, probabilities: bool) -> Answer:
 
 
 def read_usage(body: bytes) -> tuple[int, int]:
-    """Return the tokens, in and out, that a chat completion says it used; (0, 0) if it does not say."""
+    """Return the tokens, in and out, that a chat completion reports; (0, 0) if it reports none."""
     if len(body) > MOST_BYTES:
         return 0, 0
     try:
@@ -204,7 +204,7 @@ def read_usage(body: bytes) -> tuple[int, int]:
 
 
 def _text_of(content: str | list[Any] | None) -> str:
-    """The text of a message; some servers send it as a list of parts."""
+    """Return the text of a message; some servers send it as a list of parts."""
     if isinstance(content, list):
         parts = [cast("dict[str, object]", part).get("text") for part in content if isinstance(part, dict)]
         return "".join(part for part in parts if isinstance(part, str))
@@ -212,7 +212,7 @@ def _text_of(content: str | list[Any] | None) -> str:
 
 
 def _first_tokens(logprobs: dict[str, Any] | None) -> tuple[tuple[str, float], ...]:
-    """The likeliest tokens of the first place that is not mere space."""
+    """Return the most probable tokens of the first position that is not only space."""
     try:
         places: Sequence[Any] = (logprobs or {})["content"]
         place = next(place for place in places if plain_token(str(place["token"])))
@@ -223,11 +223,11 @@ def _first_tokens(logprobs: dict[str, Any] | None) -> tuple[tuple[str, float], .
 
 
 def read_object(body: bytes, host: str) -> dict[str, Any]:
-    """A body as a JSON object.
+    """Read a body as a JSON object.
 
     Raises:
-        PassingFault: It is no JSON.
-        LastingFault: It is another kind of value, or longer than any scores.
+        PassingFault: It is not JSON.
+        LastingFault: It is another kind of value, or too long.
     """
     if len(body) > MOST_BYTES:
         raise LastingFault(f"{host} answered {len(body):,} bytes, more than any scores have")
@@ -265,7 +265,7 @@ def find_fault(
         return PassingFault(said, wait)
     told = body[:MOST_TOLD].decode(errors="replace")
     if re.search(r"content.?(?:filter|policy|management)|ResponsibleAI", told, re.IGNORECASE):
-        return LastingFault(said)  # it is about this question
+        return LastingFault(said)  # the fault is about this question
     fields = frozenset(name for name in DISPENSABLE if re.search(rf"\b{name}\b", told))
     return LastingFault(said, refuses=True, fields=fields)
 
@@ -275,7 +275,7 @@ def _excerpt(body: bytes) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that a server asks to wait: Retry-After in seconds or as a date, or OpenAI's retry-after-ms."""
+    """Return the seconds to wait for a server: Retry-After in seconds or as a date, or OpenAI's retry-after-ms."""
     try:
         if "retry-after-ms" in headers:
             return _check_wait(float(headers["retry-after-ms"]) / 1000)
@@ -296,7 +296,7 @@ def _check_wait(seconds: float) -> float | None:
 
 
 def redact(text: str) -> str:
-    """Return foreign words without keys and without images: the user's own by their values, others by their form."""
+    """Remove keys and images from foreign text: the user's own keys by their values, others by their form."""
     for name in SECRETS:
         key = os.environ.get(name, "").strip()
         if len(key) >= _LEAST_KEY:
@@ -307,5 +307,5 @@ def redact(text: str) -> str:
 
 
 def keep_words(text: str, longest: int = MOST_WORDS) -> str:
-    """Return foreign words as a run keeps them: no keys, nothing that steers a terminal, cut where they are long."""
+    """Prepare foreign text for storage in a run: no keys, no control characters, shortened if it is long."""
     return printable(redact(text[: 4 * longest]), longest)

@@ -1,4 +1,4 @@
-"""The words in which an official evaluator asks its VLM judge, read from its program; nothing of it is run."""
+"""The words of an official evaluator's questions to its VLM judge, read from its program, which is not run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SLOTS = {"Prompt": "{prompt}", "Explanation": "{explanation}"}
 
 
 def read_words(program: Path) -> tuple[str, str]:
-    """Return what the messages of a WISE evaluator say.
+    """Return the text of the messages of a WISE evaluator.
 
     Args:
         program: Python source in which the messages are a list of dictionaries, each with a role and parts of content,
@@ -22,7 +22,7 @@ def read_words(program: Path) -> tuple[str, str]:
         The system's words, and the user's with ``{prompt}`` and ``{explanation}``.
 
     Raises:
-        UsageError: The file holds no such messages.
+        UsageError: The file has no such messages.
     """
     try:
         tree = ast.parse(program.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ def read_words(program: Path) -> tuple[str, str]:
 
 
 def _read(message: ast.Dict) -> list[tuple[str, str]]:
-    """Return the role and the words of a message; nothing if it is none."""
+    """Return the role and the text of a message; nothing if it is not one."""
     entries = _entries(message)
     role, content = entries.get("role"), entries.get("content")
     if not isinstance(role, ast.Constant) or not isinstance(content, ast.List):
@@ -52,7 +52,7 @@ def _entries(node: ast.Dict) -> dict[object, ast.expr]:
 
 
 def _write(text: ast.expr) -> str:
-    """Return a string's words, those of an f-string with slots for the fields of a row."""
+    """Return a string's text, that of an f-string with slots for the fields of a row."""
     if isinstance(text, ast.JoinedStr):
         return "".join(map(_write, text.values))
     if isinstance(text, ast.FormattedValue) and isinstance(text.value, ast.Subscript):

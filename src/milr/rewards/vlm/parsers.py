@@ -1,7 +1,7 @@
 """Parsers of VLM judges' answers: pure functions that return a verdict or raise `Unreadable`.
 
-The rule of all of them: what can be read in two ways is not read. A label that stands twice with different numbers, a
-number outside the protocol's range, a fraction of another range: each is `Unreadable`, never a guess, never a zero.
+The rule for all of them: an ambiguous answer is not read. A label with two different numbers, a number outside the
+protocol's range, a fraction of another range: each is `Unreadable`, never a guess, never a zero.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from functools import cache
 from typing import cast
 
 LONGEST = 65_536
-"""Characters: no protocol's answer comes near it."""
-_STARTS = 32  # places where a JSON object may begin that are looked at
-_SIGNS = str.maketrans(dict.fromkeys("*_`'\"{}#>|\\$", " "))  # what Markdown, JSON and TeX put around words
+"""Most characters of an answer, far more than any protocol's answer has."""
+_STARTS = 32  # positions at which a JSON object may begin that are tried
+_SIGNS = str.maketrans(dict.fromkeys("*_`'\"{}#>|\\$", " "))  # characters that Markdown, JSON and TeX put around words
 _RAW_BLANKS = str.maketrans("\u0120\u010a\u2581", "   ")
 _AROUND = "*_`'\"()[]{}.,:;! "
 _THINKING = re.compile(r"(?:<(/?)(?:think|thinking|thought|reasoning)>)", re.IGNORECASE)
@@ -28,14 +28,14 @@ _BINARY = re.compile(
 )
 _LEAD = "the|my|final|overall|answer|verdict|result"  # words before a label that change nothing
 _ENDS = re.compile(r" ?[.,;!)\]]* ?$| ?\(|[.,;]? (?:-|because|since|as)(?: (?!\d)|$)", re.IGNORECASE)
-"""What may follow a verdict in its sentence: nothing, or its reason."""
+"""Text that may follow a verdict in its sentence: nothing, or its reason."""
 _SCORE_KEY = re.compile(r"[\"']score[\"']\s*:\s*[\"']?(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 _MARK = re.compile(r"[\s*-]*([^:(]{1,80}?)\s*\(([^()]{1,40})\)\s*:\s*([01])\b(?![./\d])")
 _LONGEST_MARK = 200
 
 
 class Unreadable(ValueError):
-    """An answer that holds no verdict in its protocol's form; the message says what is wrong, in one line."""
+    """The error for an answer without a verdict in its protocol's form; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Answer:
 
     text: str
     model: str = ""
-    """As the server names itself: the snapshot that really answered."""
+    """The server's name of the model: the snapshot that really answered."""
     cut: bool = False
-    """The answer ended at the token limit."""
+    """True if the answer ended at the token limit."""
     first_tokens: tuple[tuple[str, float], ...] = ()
-    """The likeliest tokens of the first place with their log probabilities, where they were asked for."""
+    """The most probable tokens of the first position with their log probabilities, if they were requested."""
     tokens_in: int = 0
     tokens_out: int = 0
 
@@ -64,7 +64,7 @@ class Verdict:
 
 
 def clean(answer: Answer) -> str:
-    """Return what an answer says after its thinking, with full-width signs as ASCII, the typographic minus as a hyphen.
+    """Return an answer's text after its thinking, with full-width signs as ASCII, the typographic minus as a hyphen.
 
     Raises:
         Unreadable: Nothing was answered, the thinking does not end, or far more text than any protocol's answer.
@@ -85,7 +85,7 @@ def clean(answer: Answer) -> str:
 
 
 def refuses(text: str) -> bool:
-    """Return whether an answer is one of the usual refusals."""
+    """Return true if an answer is one of the usual refusals."""
     return bool(
         re.match(
             r"(i['\u2019]?m|i am|we['\u2019]?re) (really |very |so )?(sorry|unable|not able)"
@@ -114,7 +114,8 @@ def read_binary(answer: Answer) -> Verdict:
 def read_yes(answer: Answer) -> Verdict:
     """Read p(yes) / (p(yes) + p(no)) of the first token, whatever its case and the signs around it.
 
-    Where both together have less than half of the probability, the judge would have said something else.
+    If both together have less than half of the probability, there is none, because the judge would have given another
+    answer.
     """
     if not answer.first_tokens:
         raise Unreadable("the server gives no token probabilities; it must support logprobs, or ask without ':p-yes'")
@@ -132,7 +133,7 @@ def read_yes(answer: Answer) -> Verdict:
 
 
 def plain_token(token: str) -> str:
-    """Return a token as text: the marks that tokenizers write for a blank or a line's end become blanks."""
+    """Return a token as text: tokenizers' marks for blanks and line ends become blanks."""
     return token.translate(_RAW_BLANKS).strip()
 
 
@@ -187,7 +188,7 @@ def read_unified(answer: Answer) -> Verdict:
 def read_self_verdict(answer: Answer) -> Verdict:
     """Read the self-reward's JSON: Score 0 for right, -1 for wrong, with Thought and Reason; leniently.
 
-    Fences, talk around it, single quotes, trailing commas and a cut-off end are borne, as long as one Score is there.
+    Fences, text around it, single quotes, trailing commas and a cut-off end are accepted if there is one Score.
     """
     text = clean(answer)
     found = find_object(text) or {}
@@ -207,7 +208,7 @@ def read_self_verdict(answer: Answer) -> Verdict:
 
 
 def find_object(text: str) -> dict[str, object] | None:
-    """The first JSON object in a text that has any key, also written as Python does, or None."""
+    """Return the first JSON object in a text that has any key, also in Python's notation, or None."""
     decoder = json.JSONDecoder(strict=False)
     starts = [match.start() for match in re.finditer(r"\{", text)][:_STARTS]
     for start in starts:
@@ -223,7 +224,7 @@ def find_object(text: str) -> dict[str, object] | None:
 
 
 def quote(text: str, longest: int = 80) -> str:
-    """The text on one line, in quotes, without what cannot be printed, cut where it is long."""
+    """Return the text on one line, in quotes, without unprintable characters, shortened if it is long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * longest]).split())
     return repr(line if len(line) <= longest else line[: longest - 3] + "...")
 
@@ -232,7 +233,7 @@ def _labelled(text: str, names: Sequence[str], least: int, most: int, *, cut: bo
     """Return the number that each name is given as a verdict; names without one are left out.
 
     A verdict is a JSON entry, or a sentence that begins with "name: number", for several names in a row if need be, the
-    number alone or as a fraction of `most`. A number in the middle of a sentence is talk about verdicts.
+    number alone or as a fraction of `most`. A number in the middle of a sentence is not a verdict.
 
     Raises:
         Unreadable: Two numbers that differ, a number out of range, a fraction of something else, or a number that may
@@ -265,7 +266,7 @@ def _labelled(text: str, names: Sequence[str], least: int, most: int, *, cut: bo
 
 @cache
 def _item(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Return the pattern of one "name: number" in plain text, with what may stand before it."""
+    """Return the pattern of one "name: number" in plain text, with words that may come before it."""
     either = "|".join(map(re.escape, names))
     return re.compile(
         rf"(?: ?[,;] ?|[-\u2022] ?|\d\) ?| )?(?:(?:{_LEAD}):? )*({either}) ?(?:\([^()]{{0,20}}\))? ?"
@@ -284,7 +285,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines that say something, without tags and the signs of Markdown and JSON, blanks single."""
+    """Return the lines with content, without tags and the signs of Markdown and JSON, with single blanks."""
     plain = re.sub(r"</?[A-Za-z_]{1,20}>", " ", text).translate(_SIGNS)
     return [line for line in (" ".join(one.split()) for one in plain.splitlines()) if line]
 
@@ -305,7 +306,7 @@ def _cut(answer: Answer) -> str:
 
 
 def _as_python(text: str) -> object:
-    """A small object with single quotes or trailing commas."""
+    """Parse a small object with single quotes or trailing commas."""
     if len(text) > 4096:
         return None
     try:
@@ -319,5 +320,5 @@ def _as_python(text: str) -> object:
 
 
 def likeliest(entries: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
-    """Tokens with their log probabilities, the likeliest first."""
+    """Sort tokens with their log probabilities, the most probable first."""
     return tuple(sorted(entries, key=lambda entry: (-entry[1], entry[0])))

@@ -1,4 +1,4 @@
-"""A reward that asks a VLM judge: a protocol is data, everything else is shared."""
+"""A reward that asks a VLM judge: the protocol is data, everything else is shared."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from milr.sources import SOURCES
 from milr.types import Score, Task, Unscored
 
 _MOST_KEPT = 8192
-"""Characters of a raw answer that a run keeps."""
+"""Most characters of a raw answer that a run stores."""
 
 
 @dataclass(frozen=True)
 class VlmProtocol:
-    """A question to a VLM judge, and how its answer is read."""
+    """A question to a VLM judge, and the reader of its answer."""
 
     name: str
-    """The reward's."""
+    """Name of the reward."""
     version: int
-    """Counts up with every change of words or reading: scores of two versions are two metrics."""
+    """Version, increased with every change of words or reading: scores of two versions are not comparable."""
     model: str
-    """The model that the protocol's authors asked."""
+    """The model that the protocol's authors used."""
     system: str | None
     user: str
-    """``{prompt}`` and ``{explanation}`` are filled in; empty if the words are an official evaluator's."""
+    """Template with ``{prompt}`` and ``{explanation}``; empty if the words are an official evaluator's."""
     read: Callable[[Answer], Verdict]
     stop_at: float
     max_tokens: int
     needs_url: bool = False
-    """The model is not one of OpenAI's."""
+    """True if the model is not one of OpenAI's."""
     image_first: bool = False
     probabilities: bool = False
     tries: int = 1
     extra: Mapping[str, object] = field(default_factory=dict[str, object])
     asks_explanation: bool = False
-    """Tasks must say what their prompt means."""
+    """True if tasks need an explanation."""
     words_of: str | None = None
-    """The source (`milr.sources.SOURCES`) whose evaluator holds the words, which are not ours to ship."""
+    """Source (`milr.sources.SOURCES`) of the evaluator whose words are used, because they may not be shipped."""
 
     def with_words(self) -> VlmProtocol:
-        """Return the protocol with the words in which its judge is asked.
+        """Return the protocol with its judge's questions.
 
         Raises:
             UsageError: They have not been fetched.
@@ -62,7 +62,7 @@ class VlmProtocol:
 
     def fill(self, task: Task) -> str:
         """Return the user's words for a task."""
-        # One pass: a prompt that holds braces stays as it is.
+        # one pass: braces in a prompt stay unchanged
         before, _, rest = self.user.partition("{prompt}")
         middle, mark, end = rest.partition("{explanation}")
         return before + task.prompt + middle + ((task.explanation or "") if mark else "") + end
@@ -71,15 +71,15 @@ class VlmProtocol:
 class VlmReward:
     """A reward by a VLM judge's answers. Implements `milr.rewards.base.Reward`.
 
-    A score's evidence is {"answer": the raw text, "answered_by": the model as the server names itself}; its cost is
-    that of the tokens that its question used (`VlmClient.price_of`).
+    A score's evidence is {"answer": the raw text, "answered_by": the server's name of the model}; its cost is that of
+    the tokens that its question used (`VlmClient.price_of`).
     """
 
     def __init__(self, protocol: VlmProtocol, vlm: VlmClient) -> None:
         """Take a protocol and the client that asks.
 
         Raises:
-            UsageError: What the client's `check` refuses, or the protocol's words have not been fetched.
+            UsageError: The client's `check` fails, or the protocol's words have not been fetched.
         """
         vlm.check(protocol.name, needs_url=protocol.needs_url)
         self.protocol = protocol = protocol.with_words()
@@ -93,12 +93,12 @@ class VlmReward:
         return self.begin(images, tasks)()
 
     def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Ask about all images at once; what is returned waits for the answers."""
+        """Ask about all images at once; return a call that waits for the answers."""
         asked = [self._ask(image, task) for image, task in zip(images, tasks, strict=True)]
         return lambda: [wait() for wait in asked]
 
     def call_costs(self, image_size: int) -> list[CallCost]:
-        """Return the calls that scoring one image of that side takes."""
+        """Return the calls for scoring one image of that side."""
         words = count_text_tokens((self.protocol.system or "") + self.protocol.user) + 30
         tokens_in = words + count_image_tokens(image_size, image_size)
         price = self.vlm.price_of(self.model)
@@ -144,10 +144,10 @@ class VlmReward:
 
 
 def choose_variant(reward: str, argument: str | None, variants: Mapping[str | None, VlmProtocol]) -> VlmProtocol:
-    """Return the protocol that a name's argument asks for: ``gpt-4o:p-yes``.
+    """Return the protocol of a name's argument: ``gpt-4o:p-yes``.
 
     Raises:
-        UsageError: No variant has that name.
+        UsageError: There is no such variant.
     """
     if argument not in variants:
         raise unknown_name(f"variant of {reward!r}", str(argument), [name for name in variants if name])

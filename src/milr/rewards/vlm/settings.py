@@ -1,4 +1,4 @@
-"""How VLM judges are asked, and what is checked before the first question."""
+"""Settings of VLM judges, and the checks before the first question."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from milr.rewards.vlm.messages import OPENAI_KEY, OWN_KEY
 
 EXTRA = "vlm"
 _SECRET = re.compile(r"key|token|secret|passw|auth|sign|sig$|credential", re.IGNORECASE)
-"""What the name of a URL's parameter says where its value is a secret."""
+"""Words in a URL parameter's name that mark its value as a secret."""
 
 
 class VlmSettings(BaseModel):
-    """How VLM judges are asked."""
+    """Settings of VLM judges."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,15 +35,15 @@ class VlmSettings(BaseModel):
     price: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
     """US dollars per million tokens, in and out; None takes `PRICES` for OpenAI's models, and 0 for all others."""
     concurrency: int = Field(default=8, ge=1)
-    """Questions under way at once."""
+    """Questions in progress at the same time."""
     timeout: float = Field(default=120.0, gt=0)
     """Seconds for one answer, from the first byte sent to the last one read."""
     attempts: int = Field(default=4, ge=1)
-    """Requests a question, the first one among them."""
+    """Requests per question, including the first."""
     first_wait: float = Field(default=0.5, ge=0)
     """Seconds before the second attempt; doubles from there, up to 20."""
     most_faults: int = Field(default=8, ge=1)
-    """Questions in a row that get no answer, whatever was tried; then the server is asked nothing any more."""
+    """Consecutive questions without an answer after which the server is not asked any more."""
     patience: float = Field(default=120.0, ge=0)
     """The longest Retry-After that is waited for, in seconds; a longer one is a failure."""
     cache: Path | None = None
