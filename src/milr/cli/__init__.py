@@ -1,1 +1,1 @@
-"""Commands with a file of their own; `milr.cli.main` registers them, a line each."""
+"""Commands, one file each; `milr.cli.main` registers them, one line each."""

@@ -105,7 +105,7 @@ def ablate(
             with BenchmarkProgress(job, screen, verbose=verbose) as progress:
                 for record, image, task in job.run():
                     progress.show(record, image, task)
-        except MilrError as error:  # the other runs may well be made
+        except MilrError as error:  # the other runs may succeed
             failed.append(where.name)
             always.print(f"error: {where.name}: {error}")
             return
@@ -141,7 +141,7 @@ def _say(score: Column | None) -> str:
 
 
 def _has_answers(folder: Path) -> bool:
-    """Whether a run has a finished task."""
+    """Return true if a run has a finished task."""
     from milr.runs import read_run
 
     return (folder / MANIFEST).is_file() and bool(read_run(folder).tasks)

@@ -1,4 +1,4 @@
-"""`milr benchmark`: a benchmark's table from one command; killed, it goes on where it was."""
+"""`milr benchmark`: a benchmark's table from one command, which can be resumed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def benchmark(
     hub = HubAccess(offline, ask(screen, yes))
     if resume is not None:
         typed = _read_with_resume(context)
-        # Torch comes with the runner, after the first line is on the screen.
+        # torch comes with the runner, after the first line is on the screen
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
 
@@ -197,7 +197,7 @@ def _run(
 
 
 def _read_with_resume(context: typer.Context) -> list[str]:
-    """Return the code that was typed with --resume, which loads what the run names only if that is typed again.
+    """Return the code that was typed with --resume: a run's code is loaded only if it is typed again.
 
     Other options are refused: the manifest has all settings, so they would be ignored silently.
     """

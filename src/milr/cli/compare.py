@@ -1,4 +1,4 @@
-"""`milr compare`: runs beside a baseline, prompt by prompt."""
+"""`milr compare`: runs compared with a baseline, prompt by prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`milr convert`: an official checkpoint -> a folder that milr reads."""
+"""`milr convert`: official checkpoints to folders that milr reads."""
 
 from __future__ import annotations
 

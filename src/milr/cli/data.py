@@ -51,4 +51,4 @@ def _ask(name: str) -> bool:
 
 @app.callback()
 def start() -> None:
-    """Makes `get` a word of its own even while there is no other."""
+    """Make `get` a subcommand, even while it is the only one."""

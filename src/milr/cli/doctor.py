@@ -1,4 +1,4 @@
-"""`milr doctor`: what a scorer lacks here, and the commands that mend it."""
+"""`milr doctor`: missing files of a scorer, and the commands that fix them."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def evaluate(
 
 
 def _find_capabilities(manifest: Manifest) -> Capabilities | None:
-    """Return what the model of a run can do; None if the model is not here any more."""
+    """Return the capabilities of a run's model; None if the model is not here any more."""
     from milr.models import find_model, read_capabilities
 
     for name in (manifest.model_asked, manifest.model_folder):

@@ -22,6 +22,6 @@ def fetch(
 
     screen = Console(highlight=False, markup=False, soft_wrap=True)
     folder = find_model(name, confirm=ask(screen, yes))
-    if not (folder / "config.json").is_file():  # a path, or what cannot be a name at the hub
+    if not (folder / "config.json").is_file():  # a path, or text that cannot be a hub name
         raise UsageError(f"{name!r} is no checkpoint: give organisation/name, for instance {EXAMPLE}")
     screen.print(f"{name} is in {folder}")

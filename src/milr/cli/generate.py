@@ -1,4 +1,4 @@
-"""`milr generate`: prompts -> images, by any method."""
+"""`milr generate`: prompts to images, by any method."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def generate(
     verbose: Verbose = False,
 ) -> None:
     """Draw images that show what the prompts say. Settings that are not given are the model's own."""
-    # Whatever can be refused is refused before seconds are spent on loading a model.
+    # errors are found before seconds are spent on loading a model
     screen, result = make_screen(quiet, verbose, stderr=as_json), make_screen(quiet=False, stderr=as_json)
     make_settings(method or "milr", given)
     prompts = prompts or []
@@ -117,7 +117,7 @@ def generate(
     check_scorable(reward, tasks, capabilities)
     for name in vlm.panel:
         check_scorable(name, tasks, capabilities, "--panel")
-    # A missing key or server is found before the model is loaded, if the reward does not ask the model.
+    # a missing key or server is found before the model is loaded, if the reward does not ask the model
     scorer = None if needs_model(reward) else load_reward(reward, vlm=vlm.client, placement=placement)
     loaded = load_model(
         model,
@@ -188,7 +188,7 @@ def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
 
 
 def _read_prompts(prompts: Sequence[str], file: Path | None, source: ModelSource) -> PromptFile:
-    """Return the tasks of prompts and file, in the form that the model reads; it need not be loaded."""
+    """Return the tasks of prompts and file, in the form that the model reads, without loading it."""
     free = reads_free_prompts(source)
     try:
         tasks = tasks_from_prompts(prompts, free=free) if prompts else []
@@ -199,7 +199,7 @@ def _read_prompts(prompts: Sequence[str], file: Path | None, source: ModelSource
 
 
 def _ask_for_quotes(prompts: Sequence[str]) -> list[str]:
-    """Return a hint where several prompts of one word each may be one prompt that was typed without quotes."""
+    """Return a hint if several prompts of one word each may be one prompt without quotes."""
     if len(prompts) < 2 or any(len(prompt.split()) > 1 for prompt in prompts):
         return []
     return [f'{len(prompts)} prompts of one word each: did you mean milr generate "{" ".join(prompts)}"?']

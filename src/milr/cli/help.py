@@ -1,4 +1,4 @@
-"""How every command's help is laid out: options in groups, flags without a type, one example line."""
+"""Layout of every command's help: options in groups, flags without a type, one example line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         *("version", "layout", "compact", "pictures"),
     ),
 }
-"""Group -> the parameters in it, by their names in the commands' functions; others stay among "Options"."""
+"""Group -> its parameters, by their names in the commands' functions; others stay under "Options"."""
 EXAMPLES: Mapping[str, str] = {
     "generate": 'milr generate "two dogs" "a red apple left of a clock" --steps 10 --open',
     "info": "milr info --words",
@@ -44,11 +44,11 @@ EXAMPLES: Mapping[str, str] = {
     "serve-judge": "milr serve-judge --reward icons --port 8000",
     "unpack": "milr unpack A.run.xz --out runs",
 }
-"""Command -> one line that shows it."""
+"""Command -> one example line."""
 
 
 def arrange(parser: Any) -> None:  # click's Command, whose home moved between typer's versions
-    """Lay out the help of a parser with all its commands."""
+    """Arrange the help of a parser with all its commands."""
     for name, command, context in walk(parser, parser.context_class(parser, **parser.context_settings), ""):
         if name in EXAMPLES:
             command.epilog = f"Example: {EXAMPLES[name]}"
@@ -63,7 +63,7 @@ def arrange(parser: Any) -> None:  # click's Command, whose home moved between t
 
 
 def walk(parser: Any, context: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield a parser's commands and itself, each with its words and a context of its own."""
+    """Yield a parser and its commands, each with its words and its own context."""
     yield name, parser, context
     for word, command in getattr(parser, "commands", {}).items():
         child = command.context_class(command, info_name=word, parent=context, **command.context_settings)
@@ -71,11 +71,11 @@ def walk(parser: Any, context: Any, name: str) -> Iterator[tuple[str, Any, Any]]
 
 
 def find_group(name: str) -> str | None:
-    """Return the group of the parameter of that name; None if it is in none."""
+    """Return the group of a parameter; None if it is in none."""
     return next((group for group, names in GROUPS.items() if name in names), None)
 
 
 def _place(parameter: Any) -> int:
-    """Return where a parameter stands among the groups; arguments, whose order has a meaning, stay as they are."""
+    """Return the position of a parameter among the groups; arguments keep their order, because it has a meaning."""
     order = [name for names in GROUPS.values() for name in names]
     return order.index(parameter.name) if parameter.param_type_name == "option" and parameter.name in order else -1

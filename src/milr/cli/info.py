@@ -73,7 +73,7 @@ def info(
 
 
 def _list_offered(kind: str) -> list[dict[str, str]]:
-    """Return what installed packages offer of a kind, "models" for instance."""
+    """Return the names of a kind that installed packages offer, "models" for instance."""
     return [
         {
             "name": name,

@@ -1,4 +1,4 @@
-"""The page of a run, named and opened by the commands that make runs."""
+"""The page of a run: its path, printed and opened by the commands that make runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Open: TypeAlias = Annotated[bool, typer.Option("--open", help="Open the run's pa
 
 
 def show_page(run: Path, say: Callable[[str], object], open_it: bool) -> None:
-    """Say where the run's page is, as the last line; open it if that was asked for."""
+    """Print the path of the run's page as the last line; open it if requested."""
     page = run / INDEX
     if not page.is_file():
         return

@@ -70,7 +70,7 @@ RENAMED: Mapping[str, str] = {
     "--twins": "--controls",
     "--no-twins": "--no-controls",
 }
-"""Old command or flag -> its new name. The old ones are refused for one version, then this table goes."""
+"""Old command or flag -> new name. The old ones are refused for one version, then this table is removed."""
 
 app = typer.Typer(
     help="Search over the latents of a frozen unified model until the image shows what the prompt asked for.",
@@ -81,7 +81,7 @@ app = typer.Typer(
 
 
 def _say_interrupted(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command say that it was interrupted, where it says nothing itself: the parser ends it silently."""
+    """Print that a command was interrupted, if it does not do so itself: the parser ends it silently."""
 
     @wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
@@ -100,7 +100,7 @@ app.add_typer(data, name="data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; every error that a user can mend is one line, exit code 2."""
+    """Run the command line; every error that a user can fix is one line, exit code 2."""
     try:
         _prepare_streams()
         words = sys.argv[1:] if argv is None else argv
@@ -112,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     except OSError as error:  # a path that the system refuses, a full disk
         return _fail(f"{error.strerror or error}{f': {_shorten(str(error.filename))}' if error.filename else ''}")
     except Exception as error:
-        # The parser's own errors: their class moved between typer's versions, their method did not.
+        # the parser's own errors: their class moved between typer's versions, their method did not
         message = getattr(error, "format_message", None)
         if message is None:
             raise
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @cache
 def _build_parser() -> Any:  # click's Command, whose home moved between typer's versions
-    """Build the parser once: a program that calls `main` repeatedly would build all commands each time."""
+    """Build the parser once, because a program may call `main` repeatedly."""
     parser = typer.main.get_command(app)
     arrange(parser)
     return parser
@@ -143,7 +143,7 @@ def start(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
-    """Handle what stands before a command."""
+    """Handle options before a command."""
     if version:
         print(f"milr {__version__}")
     elif context.invoked_subcommand is None:
@@ -151,17 +151,17 @@ def start(
 
 
 def _prepare_streams() -> None:
-    """Let terminals and logs that lack a character show a substitute: a prompt in another script ends no run."""
+    """Let terminals and logs that lack a character show a substitute, so that no prompt ends a run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get("COLUMNS", "").strip("0") == "":
-        os.environ.pop("COLUMNS", None)  # some programs say 0 for a width that they do not know
+        os.environ.pop("COLUMNS", None)  # some programs set 0 for an unknown width
 
 
 @contextmanager
 def _interrupted_by_sigterm() -> Generator[None]:
-    """Take SIGTERM as Ctrl-C, so that a run keeps what it has; only the main thread may."""
+    """Treat SIGTERM like Ctrl-C, so that a run keeps its results; only the main thread may."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -177,7 +177,7 @@ def _interrupted_by_sigterm() -> Generator[None]:
 
 
 def _refuse_prompts(words: Sequence[str]) -> None:
-    """Refuse a prompt in the place of a command, and words that no file name can have."""
+    """Refuse a prompt instead of a command, and words that no file name can have."""
     if any("\0" in word for word in words):
         raise UsageError("an argument holds a NUL character, which no text or path may: leave it out")
     if words and " " in words[0].strip() and not words[0].startswith("-"):

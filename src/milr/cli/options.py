@@ -1,4 +1,4 @@
-"""Options that several commands share: the settings, derived from their models, the model and its device."""
+"""Options that several commands share: settings, derived from their models, the model and its device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from milr.models.hub import Confirm, Download
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
 
 CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 2 is wrong use
-INTERRUPTED = 130  # what a shell reports after Ctrl-C
+INTERRUPTED = 130  # exit code of shells after Ctrl-C
 DEFAULT_MODEL = "embedded"
 
 ModelName = Annotated[
@@ -57,26 +57,26 @@ _SHORT = {"learning_rate": "--lr"}
 _NAMES = "|".join(all_fields())
 _LONG_NAMES = "|".join(name for name in all_fields() if "_" in name)
 _NAMED = re.compile(rf"^({_NAMES})(?= )|the setting '({_NAMES})'|(?<![\w-])({_LONG_NAMES})\b")
-"""A setting's name in an error: at its start before a value, in quotes, or a name that is no English word."""
+"""A setting's name in an error: at its start before a value, in quotes, or a name that is not an English word."""
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a setting or of another option, as errors name it."""
+    """Return the flag of a setting or of another option for errors."""
     return _SHORT.get(name, f"--{name.replace('_', '-')}")
 
 
 def name_flags(message: str) -> str:
-    """Return a message with flags in the place of settings' names."""
+    """Replace the names of settings by flags in a message."""
     return _NAMED.sub(lambda match: flag_of(next(name for name in match.groups() if name)), message)
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each setting, in the place of its parameter `given`.
+    """Give a command an option for each setting, instead of its parameter `given`.
 
     The command receives the settings that were typed as one dict, by name. Its errors name flags, not settings.
 
     Args:
-        names: The settings; none given takes all there are.
+        names: The settings; none means all.
     """
     fields = {name: field for name, field in all_fields().items() if not names or name in names}
 
@@ -121,7 +121,7 @@ _OTHERS = inspect.Parameter(
 
 
 def _read_others(typed: Sequence[str]) -> dict[str, object]:
-    """Return the settings of --set: those of methods from outside have no options of their own."""
+    """Return the settings of --set: settings of methods from outside have no options."""
     given: dict[str, object] = {}
     for one in typed:
         name, equals, value = one.partition("=")
@@ -151,7 +151,7 @@ def check_names(model: str, reward: str | None, dtype: str | None) -> None:
 
 
 _OWN_CHOICES = ("strategy", "text_ratio", "image_ratio", "learning_rate")
-"""Settings that say which search is meant: whoever gives one gets the paper's with it."""
+"""Settings that choose a search: a user who gives one gets the paper's method with it."""
 
 
 def choose_search(
@@ -173,16 +173,16 @@ def choose_search(
 
 
 def name_search(settings: Settings) -> str:
-    """Return the method in words, with its strategy where it has one."""
+    """Return the method in words, with its strategy if it has one."""
     strategy = settings.get("strategy")
     return settings.method if strategy is None else f"{settings.method}, strategy {strategy}"
 
 
 def make_screen(quiet: bool, verbose: bool = False, *, stderr: bool = True) -> Console:
-    """Return where progress and notes go; a quiet screen prints nothing.
+    """Return the console for progress and notes; a quiet console prints nothing.
 
     Raises:
-        UsageError: Both were asked for.
+        UsageError: Both options were given.
     """
     if quiet and verbose:
         raise UsageError("--quiet prints no steps and --verbose prints all: leave one of the two out")
@@ -190,14 +190,14 @@ def make_screen(quiet: bool, verbose: bool = False, *, stderr: bool = True) -> C
 
 
 def end_by_scores(scores: Sequence[float | None], fail_under: float | None) -> None:
-    """End a command by what was scored; return where all is well.
+    """End a command with the exit code of its scores; return if all is well.
 
     Args:
-        scores: Of the answers; None of those that could not be scored.
-        fail_under: The least mean that passes; None asks for none.
+        scores: Scores of the answers; None for unscored ones.
+        fail_under: The least mean that passes; None sets no limit.
 
     Raises:
-        typer.Exit: 3 where an answer is unscored, else 1 where the mean is below `fail_under`.
+        typer.Exit: 3 if an answer is unscored, else 1 if the mean is below `fail_under`.
     """
     values = [score for score in scores if score is not None]
     if len(values) < len(scores):
@@ -219,7 +219,7 @@ def ask(screen: Console, yes: bool) -> Confirm:
 
 
 def load_asked(reward: str, model: str, placement: Placement) -> object:
-    """Return the model if the reward asks one, else None."""
+    """Return the model if the reward needs one, else None."""
     from milr.rewards import needs_model
 
     if not needs_model(reward):
@@ -245,7 +245,7 @@ def _make_option(name: str, field: FieldInfo) -> Any:
 
 
 def _say_default(name: str, field: FieldInfo) -> str:
-    """Return what a setting is where nothing says otherwise, in words; empty where its description says it."""
+    """Return a setting's default in words; empty if its description states it."""
     if field.default is None:
         return "Default: no limit." if name.startswith(("max_", "total_")) else ""
     return f"Default: {field.default}."

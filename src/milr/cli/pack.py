@@ -51,7 +51,7 @@ def pack(
 
 
 def _refuse_one_name(runs: list[Path], files: list[Path]) -> None:
-    """Refuse two runs that would be one file."""
+    """Refuse two runs that would become one file."""
     for file, times in Counter(files).items():
         if times > 1:
             both = " and ".join(str(run) for run, own in zip(runs, files, strict=True) if own == file)

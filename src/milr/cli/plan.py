@@ -1,4 +1,4 @@
-"""`milr plan`: what a model needs, before it is loaded."""
+"""`milr plan`: the memory and speed of a model, before it is loaded."""
 
 from __future__ import annotations
 
@@ -107,13 +107,13 @@ def plan(
 
 
 def _reward_bytes(name: str) -> int | None:
-    """Return what a reward's networks take, if that is known: 0 if they run elsewhere, or the size of their files."""
+    """Return the memory of a reward's networks, if known: 0 if they run elsewhere, or the size of their files."""
     from milr.models.sizing import folder_bytes
     from milr.weights import weights_root
 
     kind = name.partition(":")[0]
     if kind == "self":
-        return 0  # the model that draws answers too
+        return 0  # the model that draws also answers
     folders = {
         "icons": [Path(__file__).parents[1] / "assets" / "icons-detector"],
         "geneval": [weights_root() / "geneval-detector", weights_root() / "clip-vit-large-patch14"],

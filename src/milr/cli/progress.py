@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class SearchProgress:
-    """Prints a line per step, on a terminal with a status line below, and at the end what was reached.
+    """Progress of a search: a line per step, on a terminal with a status line below, and a summary at the end.
 
-    Steps whose numbers are those of the step before are one line. A prompt is written whole, at the task's first and
-    last line; its number is on every line.
+    Consecutive steps with the same numbers share a line. A task's first and last line have the whole prompt; every line
+    has its number.
     """
 
     def __init__(self, screen: Console, tasks: Sequence[Task], settings: Settings, *, verbose: bool = False) -> None:
         """Take the tasks of the run.
 
         Args:
-            screen: For the lines.
-            tasks: All of them.
-            settings: Of the run.
+            screen: Console for the lines.
+            tasks: All tasks.
+            settings: Settings of the run.
             verbose: Print every step, with reasons and texts.
         """
         self._screen, self._tasks, self._verbose = screen, tasks, verbose
@@ -46,11 +46,11 @@ class SearchProgress:
         self._left = TimeLeft(len(tasks), most_images(settings, 1), settings.run.batch_size)
         self._first: dict[int, Score | Unscored] = {}
         self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
-        self._numbers: dict[int, tuple[str, ...]] = {}  # what the line of a task's last step said
-        self._folded: dict[int, list[int]] = {}  # steps since, which said the same
-        self._texts: dict[int, str] = {}  # what a task's last step reasoned
+        self._numbers: dict[int, tuple[str, ...]] = {}  # the line of a task's last step
+        self._folded: dict[int, list[int]] = {}  # later steps with the same line
+        self._texts: dict[int, str] = {}  # the text of a task's last step
         self._noted: set[str] = set()
-        self._told = False  # what "flipped" means
+        self._told = False  # the meaning of "flipped"
         self._status = screen.status("reasoning and drawing the first images") if screen.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -62,15 +62,15 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Print what is folded; remove the status line."""
+        """Print the folded steps; remove the status line."""
         for index in list(self._folded):
             self._unfold(index)
         if self._status:
             self._status.stop()
 
     def show(self, record: StepRecord, folder: Path | None) -> None:
-        """Print the record's line; `folder` is the task's with the task's last record."""
-        # A task that a limit or an interrupt ends may have a last record without images.
+        """Print the record's line; `folder` is given with the task's last record."""
+        # a task that a limit or an interrupt ends may have a last record without images
         begins = record.index not in self._first
         self._first.setdefault(record.index, record.scores[0] if record.scores else record.best_score)
         self._left.count(record, record.index)
@@ -123,7 +123,7 @@ class SearchProgress:
         return self._place(record.index) + "  ".join(part for part in parts if part)
 
     def _reasons(self, record: StepRecord) -> list[str]:
-        """Return why the images have their scores, and the text that they follow, where it is another one."""
+        """Return the reasons of the images' scores, and their text if it has changed."""
         lines = [_verdict(score) for score in record.scores]
         if record.reasoning.text != self._texts.get(record.index, ""):
             self._texts[record.index] = record.reasoning.text
@@ -131,7 +131,7 @@ class SearchProgress:
         return lines
 
     def kept(self) -> str:
-        """Return how much of the run is finished, in words."""
+        """Return the finished part of the run, in words."""
         return f"{len(self._last)} of {len(self._tasks)} tasks finished and kept"
 
     def outcomes(self, run: Path) -> list[dict[str, object]]:
@@ -172,7 +172,7 @@ class SearchProgress:
         return [(self._first[index], self._last[index][0]) for index in sorted(self._last)]
 
     def conclude(self, run: Path, more: Sequence[str], result: Console) -> None:
-        """Print the scores of the first and the best images, why tasks ended, `more`, and where everything is."""
+        """Print the scores of the first and the best images, why tasks ended, `more`, and the paths of the results."""
         finished = [self._last[index] for index in sorted(self._last)]
         for last, _ in finished if len(finished) == 1 else ():
             result.print(f"first image: {_verdict(self._first[last.index])}")
@@ -192,10 +192,10 @@ class SearchProgress:
 
 
 class BenchmarkProgress:
-    """Prints a line per finished task, on a terminal with a bar below."""
+    """Progress of a benchmark: a line per finished task, on a terminal with a bar below."""
 
     def __init__(self, job: BenchmarkJob, screen: Console, *, verbose: bool = False) -> None:
-        """Count the tasks that are finished already."""
+        """Count the tasks that are already finished."""
         from milr.benchmarks.tables import answers_of
         from milr.runs import read_run
 
@@ -228,13 +228,13 @@ class BenchmarkProgress:
         self._progress.stop()
 
     def images(self) -> int:
-        """Return how many images may still be drawn, at most."""
+        """Return the most images that may still be drawn."""
         return most_images(self._job.writer.manifest.settings, self._total - len(self._answers))
 
     def scores(self) -> list[float | None]:
-        """Return the scores of all finished tasks in the run's folder; None of those that have none.
+        """Return the scores of all finished tasks in the run's folder; None for unscored ones.
 
-        Not of the answers that were shown: what was unscored in an earlier session may have been asked again.
+        They are read from the folder, because unscored images of an earlier session may have been scored again.
         """
         from milr.benchmarks.tables import answers_of
         from milr.runs import read_run
@@ -246,7 +246,7 @@ class BenchmarkProgress:
         return say_ends(self._ends)
 
     def show(self, record: StepRecord, image: int, folder: Path | None) -> None:
-        """Print a finished task's line; `folder` is the task's with the task's last record."""
+        """Print a finished task's line; `folder` is given with the task's last record."""
         self._left.count(record, (record.index, image))
         if self._verbose:
             said = "  ".join(part for part in _say_numbers(record) if part)
@@ -284,18 +284,18 @@ _ENDS: Mapping[Finished, str] = {
     "cancelled": "stopped early, with the best image so far",
     "unscored": "the reward scores nothing any more",
 }
-"""Why a task ended -> what that means."""
+"""Reason why a task ended -> its meaning."""
 
 
 def say_ends(reasons: Iterable[Finished | None]) -> str:
-    """Return why tasks ended and what that means, most frequent first: "3 met (...), 1 out of time (...)" of many."""
+    """Return why tasks ended, with meanings, most frequent first: "3 met (...), 1 out of time (...)"."""
     counts = Counter[Finished](reason for reason in reasons if reason is not None).most_common()
     many = sum(count for _, count in counts) > 1
     return ", ".join(f"{f'{count} ' if many else ''}{reason} ({_ENDS[reason]})" for reason, count in counts)
 
 
 def _say_numbers(record: StepRecord) -> tuple[str, ...]:
-    """Return what a step's line says of it: its reward, the best so far, the flipped tokens."""
+    """Return the numbers of a step's line: its reward, the best so far, the flipped tokens."""
     trace = record.trace
     flipped = trace and (
         f"flipped: text {trace.flipped_text}/{trace.text_latents}, image {trace.flipped_image}/{trace.image_latents}"

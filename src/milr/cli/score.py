@@ -23,7 +23,7 @@ from milr.tasks import PromptFile, read_prompt_file, tasks_from_prompts
 from milr.types import Score, Task, Unscored
 
 _AT_ONCE = 16
-"""Images that are open at a time."""
+"""Images that are open at the same time."""
 
 
 def score(

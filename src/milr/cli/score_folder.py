@@ -1,4 +1,4 @@
-"""`milr score-folder`: official scores of pictures that any system made."""
+"""`milr score-folder`: official scores of images from any system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`milr serve-judge`: a local reward behind the API of a VLM judge."""
+"""`milr serve-judge`: a local reward with the API of a VLM judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands that print tables share."""
+"""Functions shared by the commands that print tables."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Data: TypeAlias = Annotated[
 
 
 def say(note: str) -> None:
-    """Print a note where tables are not."""
+    """Print a note on standard error."""
     typer.echo(f"milr: {note}", err=True)
 
 
 def read_begun(paths: Sequence[Path], data: Path | None = None) -> list[Run]:
-    """Read every run under these paths; what is left out is said."""
+    """Read every run under these paths; print what is left out."""
     found = find_runs(paths, data)
     for note in found.notes:
         say(note)
@@ -48,7 +48,7 @@ def put(tables: Sequence[Table], form: str, out: Path | None) -> None:
 
 
 def save(out: Path, text: str) -> None:
-    """Write a file that was asked for.
+    """Write an output file.
 
     Raises:
         UsageError: It cannot be written.

@@ -1,4 +1,4 @@
-"""How long a run still takes, from the records that it has yielded: honest about tasks that do not end."""
+"""Estimate of a run's remaining time, from its records."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from milr.types import StepRecord
 
 @dataclass
 class _Progress:
-    """What is known of a task in progress."""
+    """Progress of a task."""
 
     rounds: int = 0
-    """Records so far."""
+    """Number of records so far."""
     drawings: float = 0.0
     seconds: float = 0.0
-    """At its last record."""
+    """Seconds at its last record."""
     last: float = 0.0
     """Seconds of its last round."""
 
 
 class TimeLeft:
-    """An estimate that expects of each task what this run's other tasks have done.
+    """An estimate that expects each task to behave as this run's other tasks did.
 
-    A task that goes on where no other task has ended is expected to spend all its drawings. Tasks share places, so the
+    A task that continues beyond the end of all others is expected to spend all its drawings. Tasks share places, so the
     longest task counts in the end, not the mean.
     """
 
     def __init__(self, tasks: int, drawings: float, places: int) -> None:
-        """Take what bounds the run.
+        """Take the bounds of the run.
 
         Args:
-            tasks: How many are still to be done.
-            drawings: Most of each task.
+            tasks: Tasks still to be done.
+            drawings: Most drawings of each task.
             places: Most tasks in progress at once.
         """
         self._waiting, self._drawings, self._places = tasks, drawings, max(1, places)
         self._open: dict[Hashable, _Progress] = {}
-        self._reached: Counter[int] = Counter()  # round, from 1 -> tasks that had so many
-        self._ended: Counter[int] = Counter()  # round, from 1 -> tasks of which it was the last
+        self._reached: Counter[int] = Counter()  # round, from 1 -> tasks that reached it
+        self._ended: Counter[int] = Counter()  # round, from 1 -> tasks that ended with it
         self._drawn = 0.0  # by tasks that have ended
-        self._round = 0.0  # seconds, before any task in progress says so
+        self._round = 0.0  # seconds, before a task in progress has its own
 
     def count(self, record: StepRecord, task: Hashable) -> None:
         """Count a record of a task."""
@@ -63,7 +63,7 @@ class TimeLeft:
             del self._open[task]
 
     def seconds(self) -> float | None:
-        """Return how many seconds are expected; None before the first record."""
+        """Return the expected seconds; None before the first record."""
         if not self._reached:
             return None
         most = self._most_rounds()
@@ -71,23 +71,23 @@ class TimeLeft:
         places = [0.0] * self._places
         for length in (*sorted(rounds, reverse=True), *[self._expected(0, most)] * max(0, self._waiting)):
             heapq.heapreplace(places, places[0] + length)
-        # While tasks in progress share batches, a round takes as long as the slowest one says.
+        # while tasks share batches, a round takes as long as the slowest one
         return max(places) * max((one.last for one in self._open.values()), default=self._round)
 
     def say(self) -> str:
-        """Return the same in words; empty before the first record."""
+        """Return the expected time in words; empty before the first record."""
         seconds = self.seconds()
         return "" if seconds is None else f"about {timedelta(seconds=round(seconds))} left"
 
     def _most_rounds(self) -> int:
         drawn = self._drawn + sum(one.drawings for one in self._open.values())
-        each = drawn / sum(self._reached.values())  # drawings a round
+        each = drawn / sum(self._reached.values())  # drawings per round
         return math.ceil(self._drawings / each - 1e-9) if each else 1
 
     def _expected(self, done: int, most: int) -> float:
-        """Return how many rounds a task still takes that has done so many: by the shares that went on, round by round.
+        """Return the expected rounds of a task after this many: by the shares of tasks that continued, round by round.
 
-        A task that has not begun takes its first for certain.
+        A task that has not begun takes its first round for certain.
         """
         expected, going_on = (1.0, 1.0) if done == 0 else (0.0, 1.0)
         for number in range(max(done, 1), most):

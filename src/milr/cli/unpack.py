@@ -1,4 +1,4 @@
-"""`milr unpack`: packed runs as run folders again."""
+"""`milr unpack`: packed runs to run folders."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def unpack(
 
 @contextmanager
 def _writing(folder: Path) -> Generator[None]:
-    """Say in one line that nothing can be written there."""
+    """Turn errors of writing into one line."""
     try:
         yield
     except OSError as error:
@@ -91,7 +91,7 @@ def _read(file: Path, data: Path | None) -> tuple[Run, dict[tuple[int, int], str
 
 
 class _Artist:
-    """Decodes image tokens by the models that sampled them, each image once."""
+    """A decoder of image tokens by the models that sampled them; each image is decoded once."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -102,7 +102,7 @@ class _Artist:
         """Return the function that decodes a run's tokens.
 
         Raises:
-            UsageError: The run's model is not the one that is here.
+            UsageError: The run's model differs from the one here.
         """
         manifest = run.manifest
         model = self._load(manifest)
@@ -136,7 +136,7 @@ class _Artist:
 
 
 def _show(model: Model, tasks: Sequence[Task], drawings: Sequence[Sequence[int]]) -> list[Image.Image]:
-    """Return the images of complete token lists."""
+    """Decode complete token lists to images."""
     from milr.decode.sampling import open_stream
     from milr.models.base import ImageRequest
     from milr.settings import SamplingParams

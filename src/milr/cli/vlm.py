@@ -1,4 +1,4 @@
-"""The options of commands whose rewards may ask VLM judges: server, model, budget, price and watched rewards."""
+"""Options of commands whose rewards may ask VLM judges: server, model, budget, price and panel."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class VlmOptions:
         """Check the options.
 
         Raises:
-            UsageError: One cannot be read, or a watched reward has no such name.
+            UsageError: An option cannot be read, or there is no such reward.
         """
         names = tuple(name.strip() for name in panel.split(",")) if panel is not None else ()
         for name in names:
@@ -63,13 +63,13 @@ class VlmOptions:
         return {name: load_reward(name, model=model, vlm=self.client, placement=placement) for name in self.panel}
 
     def costs(self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int) -> list[str]:
-        """Return what VLM judges may cost at most, one line per judge; empty if none is asked.
+        """Return the most that VLM judges may cost, one line per judge; empty if none is asked.
 
         Args:
             reward: Scores every image.
             panel: Scores the first image of each task and its new best ones.
             model: The model that draws; the cost depends on the size of its images.
-            images: How many may be drawn for all tasks.
+            images: Most images of all tasks.
         """
         size = getattr(getattr(model, "capabilities", None), "image_size", 512)
         lines = [f"VLM judge: {line}" for line in estimate(costs_of(reward, size), images)]
@@ -80,7 +80,7 @@ class VlmOptions:
         return lines
 
     def conclusion(self, ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[str]:
-        """Return the gaps between reward and panel, and what VLM judges cost, one per line."""
+        """Return the gaps between reward and panel, and the usage of VLM judges, one per line."""
         lines = [f"panel {gap}" for gap in measure_gaps(ends)]
         budget = self.client.budget
         for model, fields in self.client.left_out().items():
@@ -89,7 +89,7 @@ class VlmOptions:
 
 
 def most_images(settings: Settings, tasks: int) -> int:
-    """Return how many images a run of so many tasks draws at most."""
+    """Return the most images that a run of so many tasks draws."""
     limits = settings.run
     each = [settings.own.most_drawings, limits.max_drawings, limits.max_reward_calls]
     total = [tasks * min(most for most in each if most is not None), limits.total_drawings, limits.total_reward_calls]

@@ -1,4 +1,4 @@
-"""Converters: an official checkpoint -> a transformers folder with safetensors. The only place that opens a pickle."""
+"""Converters: official checkpoints to transformers folders with safetensors. Only this package opens a pickle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CONVERTERS", "Converter", "convert"]
 
 
 class Converter(Protocol):
-    """Reads a checkpoint and writes a model's folder."""
+    """The protocol of a converter."""
 
     def __call__(self, source: Path, target: Path, *, any_hash: bool = False) -> None:
         """Convert.
@@ -21,10 +21,10 @@ class Converter(Protocol):
         Args:
             source: The checkpoint.
             target: The folder to make; must not exist.
-            any_hash: Take a file whose hash is not the official one.
+            any_hash: Accept a file whose hash is not the official one.
 
         Raises:
-            UsageError: Another file's hash, or keys that the map does not know or lacks.
+            UsageError: Another hash, or keys that the map does not know or lacks.
         """
         ...
 
@@ -38,17 +38,17 @@ CONVERTERS: Mapping[str, Entry] = {
         "milr.convert.janus:convert", "Janus, pickled or in DeepSeek's layout, as transformers' safetensors"
     ),
 }
-"""Name -> entry. A converter is one file and one line here; its name is the folder's under the weights' root."""
+"""Name -> entry. A converter is one file and one line here; its name is that of the folder under the weights' root."""
 
 
 def convert(name: str, source: Path, target: Path | None = None, *, any_hash: bool = False) -> Path:
-    """Convert by the converter of that name.
+    """Convert with the converter of that name.
 
     Args:
         name: One of `CONVERTERS`.
         source: The checkpoint.
-        target: The folder to make; None for the place where the rewards look for it.
-        any_hash: Take a file whose hash is not the official one.
+        target: The folder to make; None takes the one where rewards look for it.
+        any_hash: Accept a file whose hash is not the official one.
 
     Returns:
         The folder.

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from transformers.models.blip.modeling_blip import BlipForQuestionAnswering
 
 SHA256_START = ""
-"""Nobody publishes the hash of `model_base_vqa_capfilt_large.pth`, so every file passes; the hash is recorded."""
+"""The hash of `model_base_vqa_capfilt_large.pth` is not published, so every file passes; its hash is recorded."""
 SIDE = 480
-"""Pixels of the official evaluation; the checkpoint's own size."""
+"""Image size of the official evaluation, in pixels; the checkpoint's own size."""
 
 _BLOCK = r"visual_encoder\.blocks\.(\d+)\."
 _LAYER = r"vision_model.encoder.layers.\1."
@@ -39,11 +39,11 @@ _MAP: tuple[tuple[str, str], ...] = (
 )
 """BLIP's name -> transformers' name; shapes agree."""
 _DROPPED = re.compile(r"text_(encoder|decoder)\.(bert\.)?embeddings\.position_ids")
-"""The numbers from 0 to 511, which the model makes anew."""
+"""The numbers from 0 to 511, which the model computes itself."""
 
 
 def make_config() -> BlipConfig:
-    """BLIP base for questions at 480 pixels.
+    """Return the config of BLIP base for questions at 480 pixels.
 
     Three of transformers' defaults are not BLIP's: twelve text heads, not eight (`med_config.json` of salesforce/BLIP);
     an epsilon of 1e-6 in the image's layer norms, not 1e-5; and 480 pixels, not 384. The decoder's output matrix is
@@ -64,7 +64,7 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
     Args:
         source: model_base_vqa_capfilt_large.pth from Salesforce.
         target: The folder to make; must not exist. It still needs the vocabulary of bert-base-uncased.
-        any_hash: Has no effect, since the official hash is not known.
+        any_hash: Without effect, because the official hash is unknown.
 
     Raises:
         UsageError: Keys that the map does not know or lacks.
@@ -74,11 +74,11 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
 
 
 def make_network(state: Mapping[str, Tensor], config: BlipConfig) -> BlipForQuestionAnswering:
-    """A transformers model with a BLIP checkpoint's weights.
+    """Return a transformers model with a BLIP checkpoint's weights.
 
     Args:
         state: BLIP's names and tensors.
-        config: Of the shape that they have.
+        config: A config of their shape.
 
     Raises:
         UsageError: Keys that the map does not know or lacks, or other shapes.
@@ -92,7 +92,7 @@ def make_network(state: Mapping[str, Tensor], config: BlipConfig) -> BlipForQues
 
 
 def carry(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """One of BLIP's keys and its tensor -> transformers' name; empty to drop it, None where it is not known."""
+    """Return transformers' name of one of BLIP's keys; empty to drop it, None if it is unknown."""
     if _DROPPED.fullmatch(key):
         return {}
     for pattern, target in _MAP:

@@ -1,4 +1,4 @@
-"""What all converters share: reading an official checkpoint, carrying its keys over, writing what came of it."""
+"""Parts that all converters share: reading an official checkpoint, renaming its keys, writing the result."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from milr.errors import UsageError
 from milr.weights import CONVERSION, hash_file
 
 _ENTRIES = ("state_dict", "model")
-"""Under which name checkpoints hold their tensors: mmdet's, then BLIP's."""
+"""Keys under which checkpoints store their tensors: mmdet's, then BLIP's."""
 _NAMED = 8
-"""Keys that an error names at most."""
+"""Most keys in an error."""
 
 
 def read_checkpoint(path: Path, sha256_start: str | tuple[str, ...], any_hash: bool) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name. Nothing but this function opens a pickle, and only for tensors.
+    """Return the tensors of a checkpoint by name. Only this function opens a pickle, and only for tensors.
 
     Args:
         path: A file that `torch.save` wrote.
-        sha256_start: How the official file's hash begins, hexadecimal; several where there are several such files.
-        any_hash: Take another file too.
+        sha256_start: First hexadecimal digits of the official file's hash; several if there are several files.
+        any_hash: Accept another file too.
 
     Raises:
-        UsageError: No such file, another hash, or a file that holds more than tensors and plain values.
+        UsageError: There is no such file, its hash differs, or it holds more than tensors and plain values.
     """
     if not path.is_file():
         raise UsageError(f"no file {str(path)!r}: give the official checkpoint")
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, sha256_start: str | tuple[str, ...], any_hash: b
         )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of what is no pickle, torch's reader raises whatever comes of it
+    except Exception as error:  # torch's reader raises arbitrary errors on files that are not pickles
         raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {_reason(error)}") from error
     for entry in _ENTRIES:
         if isinstance(loaded, dict) and isinstance(cast("dict[str, Any]", loaded).get(entry), dict):
@@ -68,18 +68,18 @@ def load_carried(
     *,
     unused: Iterable[str] = (),
 ) -> None:
-    """Put a checkpoint's tensors into a live network, which says what names and shapes there are.
+    """Load a checkpoint's tensors into a network, which defines names and shapes.
 
     Args:
         network: Takes them, in float32.
         source: The checkpoint.
-        carry: One key and its tensor -> what they are called there; empty where the key is dropped on purpose, None
-            where the key is not known.
-        unused: Names of the network that the checkpoint need not fill.
+        carry: Maps one key and its tensor to the network's names; empty if the key is dropped on purpose, None if it is
+            unknown.
+        unused: Weights of the network that the checkpoint may lack.
 
     Raises:
-        UsageError: Keys that `carry` does not know, names that stay empty or are filled twice, names or shapes that
-            the network lacks. The network is then as it was.
+        UsageError: Keys that `carry` does not know, weights that stay empty or are filled twice, names or shapes that
+            the network lacks. The network is then unchanged.
     """
     live = network.state_dict()
     carried: dict[str, Tensor] = {}
@@ -115,13 +115,13 @@ def load_carried(
 def save_converted(
     network: Any, source: Path | Sequence[Path], target: Path, also: Callable[[Path], None] | None = None
 ) -> None:
-    """Write a network by its `save_pretrained`, and `conversion.json` with the hashes, under a name of its own first.
+    """Write a network by its `save_pretrained`, and `conversion.json` with the hashes, then rename the folder.
 
     Args:
         network: A transformers model.
-        source: The checkpoint that it came from, or its files.
+        source: The original checkpoint, or its files.
         target: The folder to make.
-        also: Writes what else belongs into the folder.
+        also: Writes further files into the folder.
 
     Raises:
         UsageError: The folder exists already, or cannot be made.
@@ -154,7 +154,7 @@ def save_converted(
 
 
 def _reason(error: Exception) -> str:
-    """What torch says, without its advice to run whatever code the file holds."""
+    """Return torch's error message, without its advice to run arbitrary code in the file."""
     found = re.search(r"GLOBAL (\S+)", str(error))
     return f"it asks for {found[1]}, and nothing but tensors is read" if found else str(error).split("\n", 1)[0]
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
 Change: TypeAlias = Literal["none", "split", "unfold", "drop"]
-"""What happens to a tensor: nothing; three equal parts of its rows become q, k and v; the four neighbours of patch
-merging are put in the other order; the key is dropped."""
+"""Change of a tensor: none; three equal parts of its rows become q, k and v; the four neighbours of patch merging are
+reordered; the key is dropped."""
 
 _BACKBONE = "model.pixel_level_module.encoder."
 _PIXELS = "model.pixel_level_module.decoder."
@@ -109,7 +109,7 @@ _LEVEL_EMBED = ("panoptic_head.pixel_decoder.level_encoding.weight", _PIXELS + "
 
 
 def make_config() -> Mask2FormerConfig:
-    """GenEval's detector: Swin-S, 80 classes, 100 queries; all else is transformers' default."""
+    """Return the config of GenEval's detector: Swin-S, 80 classes, 100 queries; all else is transformers' default."""
     from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
     from transformers.models.swin.configuration_swin import SwinConfig
 
@@ -130,21 +130,21 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
     Args:
         source: One of `SOURCES`.
         target: The folder to make; must not exist.
-        any_hash: Take a file whose hash is not the official one.
+        any_hash: Accept a file whose hash is not the official one.
 
     Raises:
-        UsageError: Another file's hash, or keys that the map does not know or lacks.
+        UsageError: Another hash, or keys that the map does not know or lacks.
     """
     state = read_checkpoint(source, tuple(SOURCES), any_hash)
     save_converted(make_network(state, make_config()), source, target)
 
 
 def make_network(state: Mapping[str, Tensor], config: Mask2FormerConfig) -> Mask2FormerForUniversalSegmentation:
-    """A transformers model with an mmdet checkpoint's weights.
+    """Return a transformers model with an mmdet checkpoint's weights.
 
     Args:
         state: mmdet's names and tensors.
-        config: Of the shape that they have.
+        config: A config of their shape.
 
     Raises:
         UsageError: Keys that the map does not know or lacks, or other shapes.
@@ -157,7 +157,7 @@ def make_network(state: Mapping[str, Tensor], config: Mask2FormerConfig) -> Mask
 
 
 def carry(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
-    """One of mmdet's keys and its tensor -> transformers' names; empty to drop it, None where it is not known."""
+    """Return transformers' names of one of mmdet's keys; empty to drop it, None if it is unknown."""
     if key == _LEVEL_EMBED[0]:
         return {_LEVEL_EMBED[1]: tensor}
     # "_" where an attention's projections are fused: in_proj_weight.

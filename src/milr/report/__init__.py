@@ -1,1 +1,1 @@
-"""From run folders to numbers, tables, figures and one page: `milr compare`, `milr report` and `milr ablate`."""
+"""From run folders to numbers, tables, figures and a page: `milr compare`, `milr report` and `milr ablate`."""

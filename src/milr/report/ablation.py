@@ -1,7 +1,7 @@
-"""Sweeps: a recipe says which runs belong together; here they are planned, made and resumed.
+"""Sweeps: a recipe names runs that belong together; here they are planned, made and resumed.
 
 A recipe is a TOML file of at most fifteen lines in the folder `recipes` beside this module, or anywhere. It states
-hardware, duration and the score to expect; what nobody has measured says so.
+hardware, duration and the expected score; values that were not measured say so.
 """
 
 from __future__ import annotations
@@ -44,37 +44,38 @@ if TYPE_CHECKING:
 UNMEASURED = "not measured yet"
 PLAN = "plan.json"
 EVERY = "*"
-"""As a run's method: every method there is."""
+"""Name that stands for every method, as the method of a run."""
 _FOLDER = Path(__file__).parent / "recipes"
 
 Values = Mapping[str, Any]
 """Fields of `BenchmarkSettings` and settings of methods side by side, and `image_latents`: a number, or "all".
 
-A `pool` of 0 is none: then no pool that is given for all runs is either."""
+A `pool` of 0 means no pool, even if a pool is given for all runs.
+"""
 
 
 class Recipe(BaseModel):
-    """What a recipe's file holds."""
+    """The contents of a recipe file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     benchmark: str = "icons"
     hardware: str
-    """What it is meant for."""
+    """Hardware for which it is meant."""
     duration: str = UNMEASURED
     expected: str = UNMEASURED
-    """Score with interval, and the run that it comes from."""
+    """Score with interval, and the run that gave it."""
     settings: dict[str, Any] = {}
-    """Of all runs; a run whose method does not read one does without it."""
+    """Settings of all runs; a run whose method does not read one ignores it."""
     controls: bool = False
-    """Add to every search of latents its zero-gradient control, which a result needs, unless another run is it."""
+    """Add a zero-gradient control to every search over latents, unless another run of the sweep is one."""
     seeds: int = Field(default=1, ge=1)
-    """How many seeds, counted from the first."""
+    """Number of seeds, counted from the first."""
     then: tuple[str, ...] = ()
-    """Recipes whose runs follow, on this one's benchmark; their settings go before this one's."""
+    """Recipes whose runs follow, on this recipe's benchmark; their settings override this one's."""
     runs: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """What each run changes; the first is the baseline. A setting that the run's method does not read is an error."""
+    """Changes of each run; the first run is the baseline. A setting that the run's method does not read is an error."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class PlannedRun:
     """One run of a sweep."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     settings: BenchmarkSettings
 
 
 MakeRun = Callable[[BenchmarkSettings, Path], None]
-"""Makes a run in that folder, or goes on with the one that it holds."""
+"""A function that makes a run in that folder, or resumes the one in it."""
 
 
 def recipe_names() -> list[str]:
@@ -99,7 +100,7 @@ def read_recipe(name: str) -> Recipe:
     """Return a recipe by name, or from a file.
 
     Raises:
-        UsageError: No such recipe, or a file that is none.
+        UsageError: There is no such recipe, or the file is not one.
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     if not path.is_file():
@@ -117,15 +118,15 @@ def read_recipe(name: str) -> Recipe:
 def plan_runs(
     recipe: Recipe, given: Values | None = None, *, controls: bool | None = None, seeds: int | None = None
 ) -> list[PlannedRun]:
-    """Return the runs of a sweep, the baseline first; nothing is loaded but the model's config.
+    """Return the runs of a sweep, the baseline first; only the model's config is loaded.
 
     All runs come under the first seed before any comes under the next.
 
     Args:
-        recipe: What to sweep; the recipes that it names follow it, seed by seed.
-        given: What the user asks of all runs; goes before the recipe's own settings, not before what a run changes.
-        controls: Whether to add zero-gradient controls; None leaves it to the recipe.
-        seeds: How many, for the recipe's own runs; None leaves it to the recipe.
+        recipe: The recipe; the recipes that it names follow it, seed by seed.
+        given: The user's settings of all runs; they override the recipe's settings, but not the changes of a run.
+        controls: If true, add zero-gradient controls; None leaves it to the recipe.
+        seeds: Number of seeds of the recipe's own runs; None leaves it to the recipe.
 
     Raises:
         UsageError: An unknown setting, or one that a run changes and its method does not read.
@@ -165,7 +166,7 @@ def plan_runs(
 
 
 def _changes(recipe: Recipe, common: Values, controls: bool) -> Iterator[tuple[Values, bool]]:
-    """Yield what each run changes, and whether it is a control that was added."""
+    """Yield the changes of each run, and whether it is an added control."""
     for change in recipe.runs:
         for one in _every_method(change, common):
             yield one, False
@@ -174,12 +175,12 @@ def _changes(recipe: Recipe, common: Values, controls: bool) -> Iterator[tuple[V
 
 
 def _read_by(values: Values, common: Values, change: Values) -> Values:
-    """Return those of the values that the method of a run reads, and all that are no settings of methods."""
+    """Return the values that the method of a run reads, and all values that are not settings of methods."""
     run = {**common, **change}
     method, strategy = str(run.get("method") or "milr"), STRATEGIES.get(str(run.get("strategy", "joint")))
     known = all_fields()
     if not is_named("method", method, METHODS) or strategy is None:
-        return values  # an unknown name is refused with its nearest match where the settings are checked
+        return values  # an unknown name is refused with its nearest match when the settings are checked
     kinds = (find_settings(method), SamplingParams, RunSettings)
     read = {name for kind in kinds for name in kind.model_fields}
     read -= {f"{modality}_ratio" for modality in {"text", "image"}.difference(strategy.latents)}
@@ -188,7 +189,7 @@ def _read_by(values: Values, common: Values, change: Values) -> Values:
 
 
 def _same(one: BenchmarkSettings, other: BenchmarkSettings, *, as_controls: bool) -> bool:
-    """Return whether two runs are the same; as controls also if they draw the same with a zero gradient."""
+    """Return true if two runs are the same; for controls also if they draw the same with a zero gradient."""
     one, other = (run.model_copy(update={"method": run.method or "milr"}) for run in (one, other))
     if not as_controls or one.model not in MODELS:
         return one == other
@@ -197,9 +198,9 @@ def _same(one: BenchmarkSettings, other: BenchmarkSettings, *, as_controls: bool
 
 
 def _every_method(change: Values, common: Values) -> Iterator[Values]:
-    """Yield the change itself; for `EVERY`, one for each method, without the settings that the method does not read.
+    """Yield the change itself; for `EVERY`, one change per method, without the settings that the method does not read.
 
-    Methods whose drawings are independent get a pool, unless the change says not.
+    Methods with independent drawings get a pool, unless the change forbids it.
     """
     if change.get("method") != EVERY:
         yield change
@@ -212,25 +213,25 @@ def _every_method(change: Values, common: Values) -> Iterator[Values]:
 
 
 def _control(values: Values, change: Values) -> Sequence[Values]:
-    """Return the zero-gradient control; nothing for what is no search with the reward's gradient."""
+    """Return the zero-gradient control; nothing for a run that is not a search with the reward's gradient."""
     is_search = values.get("method", "milr") == "milr" and values.get("gradient", "reward") == "reward"
     return [{**change, "gradient": "zero"}] if is_search else []
 
 
 def _name(change: Values) -> str:
-    """Return the name of a run's folder: what the run changes."""
+    """Return the name of a run's folder, from the run's changes."""
     parts = [f"{key}-{value}" for key, value in change.items() if (key, value) != ("pool", 0)]
     text = "_".join(parts) or "default"
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
 
 
 def _settings(values: Values) -> BenchmarkSettings:
-    """Sort flat values into the benchmark's and the method's."""
+    """Split flat values into the benchmark's and the method's."""
     values = dict(values)
     if values.get("method", "milr") not in POOLED or not values.get("pool"):
         values.pop("pool", None)
     if "pool" in values:
-        values.pop("steps", None)  # a pool says itself how many are drawn
+        values.pop("steps", None)  # a pool sets its own number of drawings
     if "image_latents" in values:
         model = values.get("model", BenchmarkSettings.model_fields["model"].default)
         ratio = _ratio(values.pop("image_latents"), str(model))
@@ -253,7 +254,7 @@ def _settings(values: Values) -> BenchmarkSettings:
 
 
 def _ratio(latents: int | str, model: str) -> float | None:
-    """Return the image_ratio that makes so many image positions of the model latents; None if its own does already."""
+    """Return the image_ratio that gives this many image latents; None if the model's own ratio already does."""
     from milr.models.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(find_model(model, weights=False), weights=False)
@@ -269,19 +270,19 @@ def _ratio(latents: int | str, model: str) -> float | None:
 def run_plan(planned: Sequence[PlannedRun], out: Path, run: MakeRun) -> Iterator[tuple[PlannedRun, Path, bool]]:
     """Make the runs that are not finished yet, one after another; other processes may do the same at the same time.
 
-    A run that another process is making is passed over, and asked for again while there is anything else to do: what
-    is never yielded was another's to the end.
+    A run that another process is making is skipped, and tried again while there is other work; a run that is never
+    yielded was made by another process.
 
     Args:
-        planned: Of one sweep.
-        out: A folder of this sweep alone; each run has a folder in it.
-        run: Makes or resumes one.
+        planned: The runs of one sweep.
+        out: A folder for this sweep alone, with one folder per run.
+        run: Makes or resumes a run.
 
     Yields:
-        Each run and its folder before it is made; and whether it is finished already, so that nothing is done.
+        Each run and its folder before it is made, and true if it is already finished.
 
     Raises:
-        UsageError: The folder holds a run of the same name and of other settings.
+        UsageError: The folder holds a run of the same name with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     _note_plan(planned, out)
@@ -304,7 +305,7 @@ def run_plan(planned: Sequence[PlannedRun], out: Path, run: MakeRun) -> Iterator
 
 
 class _Taken(Exception):
-    """Another process makes this run."""
+    """The error for a run that another process is making."""
 
 
 def _note_plan(planned: Sequence[PlannedRun], out: Path) -> None:
@@ -322,7 +323,7 @@ def _note_plan(planned: Sequence[PlannedRun], out: Path) -> None:
 
 
 def start_or_resume(settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None) -> BenchmarkJob:
-    """Begin a run, or go on with the one that the folder holds."""
+    """Begin a run, or resume the one in the folder."""
     if (folder / MANIFEST).exists():
         return BenchmarkJob.resume(folder, vlm=vlm)
     return BenchmarkJob.begin(settings, folder, vlm=vlm)

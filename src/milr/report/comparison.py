@@ -1,8 +1,8 @@
-"""Entries beside a baseline, prompt by prompt: what `milr compare` prints and the page repeats.
+"""Comparison of entries with a baseline, prompt by prompt, for `milr compare` and the report.
 
-A difference between two methods is a result only beside its interval, the drawings that were spent, the evaluator's
-name, and, for a search of latents, its zero-gradient control: the image is drawn anew at every step, so that a search
-that learns nothing gains too.
+A difference between two methods is a result only together with its interval, the drawings spent, the evaluator's name,
+and, for a search over latents, its zero-gradient control: the image is drawn again at every step, so a search that
+learns nothing gains too.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from milr.report.tables import BOLD_FROM, INTERVALS, Cell, Row, Table
 from milr.settings import STRATEGIES
 
 _MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
-"""Settings that say how latents move."""
+"""Settings of the movement of latents."""
 BUDGETS = (1, 2, 4, 8, 21, 64)
-"""Drawings spent, where curves are read off."""
+"""Numbers of drawings at which curves are read."""
 AREA, END = "area", "end"
-"""Columns beside the budgets: the area under the curve, and the answer that a search ended with."""
+"""Columns beside the budgets: the area under the curve, and the answer at the end of a search."""
 
 PAIRED = (
     f"A difference is shown as clear (bold on the page) where its 95 % interval leaves zero out and n is {BOLD_FROM} "
     "or more."
 )
-"""What must be said beside differences."""
+"""Note on differences."""
 
 Summary = Mapping[str, Mapping[str, Estimate]]
 """Tag (or `OVERALL`) -> column -> estimate."""
@@ -44,19 +44,19 @@ class Comparison:
 
     baseline: Entry
     entries: tuple[Entry, ...]
-    """The baseline among them, in the order given."""
+    """All entries, the baseline included, in the given order."""
     columns: tuple[str, ...]
     """"1", "2", ... for budgets, then `AREA` and `END`."""
     area_to: Mapping[str, int]
-    """Label -> the most drawings under whose curve the area lies; 1 where there is none."""
+    """Label -> number of drawings up to which the area is taken; 1 if there is no area."""
     scores: Mapping[str, Summary]
-    """Label -> over the entry's own prompts."""
+    """Label -> scores over the entry's own prompts."""
     differences: Mapping[str, Summary]
-    """Label -> entry minus baseline over the prompts that both have; the baseline's own is left out."""
+    """Label -> entry minus baseline over the prompts that both have, without the baseline's own."""
     on_the_clock: Mapping[str, Summary]
-    """The same where each entry got the wall-clock time that the baseline took for so many drawings."""
+    """The same, with each entry at the wall-clock time that the baseline took for this many drawings."""
     flags: tuple[str, ...]
-    """What stands in the way of reading the numbers as a result."""
+    """Warnings that forbid reading the numbers as a result."""
 
 
 def compare(entries: Sequence[Entry], baseline: str | None = None) -> Comparison:
@@ -93,7 +93,7 @@ def compare(entries: Sequence[Entry], baseline: str | None = None) -> Comparison
         if np.isfinite(pace):
             afforded = [min(budget * pace, entry.outcomes.limit) for budget in budgets]
             found = mean_by_prompt(entry.answers(afforded), entry.outcomes.prompts, common)
-            rest = np.full((len(common), 2), np.nan)  # neither an area nor an end has a time of its own
+            rest = np.full((len(common), 2), np.nan)  # neither an area nor an end has its own time
             gap = np.concatenate([found - of_base[:, : len(budgets)], rest], axis=1)
             on_the_clock[entry.label] = _summarise(entry, common, gap, budgets, paired=True)
     columns = (*map(str, budgets), AREA, END)
@@ -102,7 +102,7 @@ def compare(entries: Sequence[Entry], baseline: str | None = None) -> Comparison
 
 
 def tag_weights(benchmark: str | None, tags: Sequence[str]) -> Mapping[str, float] | None:
-    """How a benchmark pools its tags (`Benchmark.weights`); None, the plain mean, for prompts of somebody's own."""
+    """Return a benchmark's weights of its tags; None, which means the plain mean, for the user's own prompts."""
     if benchmark is None:
         return None
     if is_benchmark(benchmark):
@@ -123,7 +123,7 @@ def _find_baseline(entries: Sequence[Entry], name: str | None) -> Entry:
 
 
 def _check_pair(entry: Entry, base: Entry) -> None:
-    """Refuse what no number can be read from."""
+    """Refuse entries that cannot be compared."""
     where = f"{entry.runs[0].folder} and {base.runs[0].folder}"
     if entry.manifest.benchmark != base.manifest.benchmark:
         ours, theirs = entry.manifest.benchmark, base.manifest.benchmark
@@ -138,25 +138,25 @@ def _check_pair(entry: Entry, base: Entry) -> None:
 
 
 def _evaluator(entry: Entry) -> str:
-    """What gave the headline numbers."""
+    """Return the name of the source of the headline numbers."""
     manifest = entry.manifest
     return manifest.reward if manifest.evaluator is None else manifest.evaluator
 
 
 def _budgets(entries: Sequence[Entry]) -> list[int]:
-    """Of `BUDGETS`, those that some entry paid for."""
+    """Return the values of `BUDGETS` that some entry paid for."""
     most = max(float(entry.outcomes.last_spent.max()) for entry in entries)
     return [budget for budget in BUDGETS if budget <= most] or [1]
 
 
 def _reach(entry: Entry) -> int:
-    """The most drawings under whose curve the area lies: up to the last that is known, at most the last budget."""
+    """Return the number of drawings up to which the area is taken: the last that is known, at most the last budget."""
     limit = entry.outcomes.limit
     return int(min(limit, BUDGETS[-1]) if np.isfinite(limit) else BUDGETS[-1])
 
 
 def _curve(entry: Entry, prompts: Sequence[str], budgets: Sequence[int], reach: int) -> Floats:
-    """(P, B + 2): each prompt's score after so many drawings, the area to `reach`, and the score at the end."""
+    """Return (P, B + 2): each prompt's score after each budget, the area to `reach`, and the score at the end."""
     counts = [*budgets, *range(1, reach + 1), float("inf")]
     found = mean_by_prompt(entry.answers(counts), entry.outcomes.prompts, prompts)
     dense = found[:, len(budgets) : -1]
@@ -175,7 +175,7 @@ def _summarise(
 
 
 def _flags(entries: Sequence[Entry], base: Entry) -> list[str]:
-    """What a reader must know before believing a number; entries of which the same is to be said share a line."""
+    """Return warnings for the reader; entries with the same warning share a line."""
     said: dict[str, list[str]] = {}
     for entry in entries:
         for flag in _flags_of(entry, entries, base):
@@ -217,7 +217,7 @@ def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[s
 
 
 def seeds_by_prompt(entry: Entry, prompts: set[str]) -> dict[str, list[int]]:
-    """The seeds under which each prompt was searched."""
+    """Return the seeds of each prompt's searches."""
     found: dict[str, list[int]] = {}
     for prompt, seed in sorted(zip(entry.outcomes.prompts, entry.outcomes.seeds, strict=True)):
         if prompt in prompts:
@@ -226,7 +226,7 @@ def seeds_by_prompt(entry: Entry, prompts: set[str]) -> dict[str, list[int]]:
 
 
 def needs_control(entry: Entry) -> bool:
-    """Return whether latents were moved by a reward, so that only the difference to a control is their doing."""
+    """Return true if a reward moved latents, so that only the difference to a control is due to them."""
     moved = any(
         step.trace is not None and step.trace.moved for run in entry.runs for task in run.tasks for step in task.steps
     )
@@ -234,10 +234,10 @@ def needs_control(entry: Entry) -> bool:
 
 
 def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero") -> Entry | None:
-    """Return the entry that has the same settings but that ablation of the gradient.
+    """Return the entry with the same settings and this ablation of the gradient.
 
-    With a zero gradient nothing moves, so the settings of the movement make no difference: for the embedded model,
-    whose text is never sampled anew where it does not move, any entry that draws the same is the control.
+    With a zero gradient nothing moves, so the settings of the movement make no difference. For the embedded model,
+    whose text is sampled again only if it moves, any entry that draws the same is the control.
     """
     wanted = settings_of(entry.manifest) | {"gradient": gradient}
     found = next((other for other in entries if settings_of(other.manifest) == wanted), None)
@@ -248,10 +248,10 @@ def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero")
 
 
 def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings that a search depends on if nothing moves.
+    """Return the settings that matter to a search in which nothing moves.
 
-    The number of image tokens that are latents stays: they are sampled from the hidden states of the first image's
-    tokens, not from those of one another.
+    The number of image latents stays: their tokens are sampled from the hidden states of the first image's tokens, not
+    from those of each other.
     """
     kept = {name: value for name, value in settings.items() if name not in _MOVING}
     strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
@@ -261,7 +261,7 @@ def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Scores, paired differences, what latents add, scores by tag, and differences at equal wall-clock time."""
+    """Return tables of scores, paired differences, gains from latents, tags, differences at equal wall-clock time."""
     base, evaluator = comparison.baseline, _evaluator(comparison.baseline)
     where = f"{name_prompts(base.manifest)}, evaluated by {evaluator}"
     heads = [f"after {column}" if column.isdigit() else column for column in comparison.columns]
@@ -336,14 +336,14 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def _reaches(comparison: Comparison) -> str:
-    """To how many drawings the areas go: what most have, then the others by name."""
+    """Return a note on the drawings up to which areas are taken: most entries' first, then the others by name."""
     usual = Counter(comparison.area_to.values()).most_common(1)[0][0]
     others = [f"{label} to {reach}" for label, reach in comparison.area_to.items() if reach != usual]
     return f"to {usual} drawings" + (f" ({', '.join(others)})" if others else "")
 
 
 def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) -> list[Table]:
-    """Each search with the reward's gradient minus its controls; nothing if there is no such search."""
+    """Return each search with the reward's gradient minus its controls; nothing if there is no such search."""
     rows: list[Row] = []
     for entry in filter(needs_control, comparison.entries):
         for gradient in ("zero", "random", "negated"):
@@ -359,7 +359,7 @@ def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) 
 
 
 def _by_tag(comparison: Comparison, where: str) -> Table:
-    """Each tag's score at the end, and its difference to the baseline."""
+    """Return each tag's score at the end, and its difference to the baseline."""
     tags = list(dict.fromkeys(tag for summary in comparison.scores.values() for tag in summary if tag != OVERALL))
     rows: list[Row] = []
     for entry in comparison.entries:
@@ -375,7 +375,7 @@ def _by_tag(comparison: Comparison, where: str) -> Table:
 
 
 def mark(entry: Entry) -> str:
-    """The label; the embedded model's numbers are marked as such."""
+    """Return the label, marked if the numbers are the embedded model's."""
     return f"{entry.label} (embedded model)" if entry.embedded else entry.label
 
 

@@ -1,7 +1,7 @@
-"""What is compared: runs of the same settings, over seeds and shards, as one entry of arrays.
+"""Entries of a comparison: runs with the same settings, over seeds and shards, as arrays.
 
-The unit is a search: one task under one seed. Of each it keeps, image by image, what had been spent and the
-scores of reward and evaluator.
+The unit is a search: one task under one seed. An entry keeps for each image the spending so far and the scores of
+reward and evaluator.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from milr.settings import Settings, all_fields
 from milr.types import Score, Unscored
 
 PLACES = ("seed", "batch_size", "total_drawings", "total_seconds", "total_reward_calls", "total_cost")
-"""Settings that do not tell entries apart: the sample, how many tasks share a batch, when the whole run is stopped."""
+"""Settings that do not distinguish entries: the sample, the batch size, limits of the whole run."""
 _WHAT = ("benchmark", "model", "reward", "evaluator", "dtype")
-"""Of the manifest, what tells entries apart beside method and settings."""
+"""Fields of the manifest that distinguish entries beside method and settings."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Searches row by row, in arrays; past a row's end `spent` is inf and the scores are NaN."""
+    """Searches as rows of arrays; beyond a row's end `spent` is inf and the scores are NaN."""
 
     prompts: tuple[str, ...]
     """(T,) the tasks' keys."""
@@ -41,26 +41,26 @@ class Outcomes:
     seeds: tuple[int, ...]
     """(T,)"""
     met: tuple[bool, ...]
-    """(T,) whether the reward passed the stop value: such a search would not have drawn on."""
+    """(T,) true if the reward passed the stop value: such a search would not continue."""
     spent: Floats
-    """(T, N) drawings spent when each image was made; fractions where a method paid for partial ones."""
+    """(T, N) drawings spent when each image was made; fractions if a method paid for partial images."""
     step: Floats
-    """(T, N) the step that made it; inf past the row's end."""
+    """(T, N) the step of the image; inf beyond the row's end."""
     reward: Floats
     """(T, N) in [0, 1]."""
     evaluator: Floats
-    """(T, N) in [0, 1]; the reward's own where the run had no evaluator."""
+    """(T, N) in [0, 1]; the reward's own if the run had no evaluator."""
 
     @property
     def last_spent(self) -> Floats:
-        """(T,) drawings that each search spent in all."""
+        """Return (T,): drawings of each search."""
         return np.where(np.isfinite(self.spent), self.spent, 0.0).max(axis=1)
 
     @property
     def limit(self) -> float:
-        """The budget up to which answers are known: what a search that never met its stop value spent; inf if none.
+        """Return the budget up to which answers are known: the spending of searches that were not met; inf if all were.
 
-        Rounded up: a search that ends with a fraction of a drawing left could not afford another one.
+        It is rounded up: a search that ends with a fraction of a drawing left could not afford another one.
         """
         open_ended = [float(spent) for spent, met in zip(self.last_spent, self.met, strict=True) if not met]
         return float(np.ceil(max(open_ended) - 1e-9)) if open_ended else np.inf
@@ -68,47 +68,47 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Entry:
-    """Runs that differ in seed or shard only."""
+    """Runs that differ only in seed or shard."""
 
     label: str
-    """The method, and what sets it apart from the other entries of a list."""
+    """The method, and the settings that distinguish the entry from others in a list."""
     runs: tuple[Run, ...]
     outcomes: Outcomes = field(repr=False)
 
     @property
     def manifest(self) -> Manifest:
-        """The first run's."""
+        """Return the first run's manifest."""
         return self.runs[0].manifest
 
     @property
     def settings(self) -> Settings:
-        """The first run's."""
+        """Return the first run's settings."""
         return self.manifest.settings
 
     @property
     def embedded(self) -> bool:
-        """Whether the embedded model drew this: a miniature, whose numbers stand for no other model."""
+        """Return true if the embedded model drew: a small model, whose numbers do not represent any other."""
         asked, folder = self.manifest.model_asked, self.manifest.model_folder
-        # A run may come from another installation: the folder's place in the package tells, not its whole path.
+        # a run may come from another installation: the folder's place in the package counts, not its whole path
         places = {embedded_folder(name).parts[-3:] for name in MODELS}
         return asked in MODELS or (folder is not None and Path(folder).parts[-3:] in places)
 
     @property
     def evaluated(self) -> bool:
-        """Whether an evaluator that the method never saw gave the headline numbers, in all runs."""
+        """Return true if an evaluator that the method never saw gave the headline numbers, in all runs."""
         return all(run.manifest.evaluator is not None for run in self.runs)
 
     @cached_property
     def pooled(self) -> bool:
-        """Whether this is a pool of independent drawings, none left out, that every best of n can be cut from."""
+        """Return true for a pool of independent drawings without early stops, which gives every best of n."""
         spent = self.outcomes.spent
         counts = np.arange(1.0, spent.shape[1] + 1)
         return self.manifest.method in POOLED and len(counts) > 1 and bool((spent == counts).all())
 
     def answers(self, budgets: Sequence[float]) -> Floats:
-        """(T, B) the evaluator's score of each search's answer after that many drawings; NaN where not known.
+        """Return (T, B): the evaluator's score of each search's answer after each budget; NaN if unknown.
 
-        Of a pool it is the mean over all subsets of that many drawings (`expected_best`).
+        For a pool it is the mean over all subsets of that many drawings (`expected_best`).
         """
         outcomes = self.outcomes
         if self.pooled:
@@ -122,22 +122,22 @@ class Entry:
 
     @property
     def drawings(self) -> float:
-        """Drawings spent a search, on average."""
+        """Return the mean number of drawings per search."""
         return _mean(task.last.drawings_spent for task in self._tasks)
 
     @property
     def tokens(self) -> float:
-        """Tokens sampled a search, on average."""
+        """Return the mean number of sampled tokens per search."""
         return _mean(task.last.tokens_spent for task in self._tasks)
 
     @property
     def reward_calls(self) -> float:
-        """Images that the reward was shown, a search, on average."""
+        """Return the mean number of images scored by the reward per search."""
         return _mean(task.last.reward_calls for task in self._tasks)
 
     @property
     def seconds(self) -> float:
-        """Wall time a drawing, the evaluator's left out: all runs' time over all their drawings."""
+        """Return the wall time per drawing without the evaluator's: all runs' time over all their drawings."""
         drawings = sum(run.manifest.drawings for run in self.runs)
         seconds = sum(run.manifest.seconds - run.manifest.evaluator_seconds for run in self.runs)
         return seconds / drawings if drawings else float("nan")
@@ -148,16 +148,16 @@ class Entry:
 
 
 def read_entries(folders: Iterable[Path | str]) -> list[Entry]:
-    """Read runs and join those that differ in seed or shard only; in the order of their first run.
+    """Read runs and join those that differ only in seed or shard, in the order of their first run.
 
     Raises:
-        UsageError: A folder holds no run, a run has no finished task, or the same search comes twice.
+        UsageError: A folder holds no run, a run has no finished task, or a search is there twice.
     """
     return make_entries([read_run(folder) for folder in folders])
 
 
 def make_entries(runs: Sequence[Run]) -> list[Entry]:
-    """The same of runs that have been read."""
+    """Join runs that have been read, as `read_entries` does."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if not run.tasks:
@@ -170,7 +170,7 @@ def make_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def name_prompts(manifest: Manifest) -> str:
-    """Return the benchmark's name; own prompts are named by what they say, whatever their order."""
+    """Return the benchmark's name; the user's own prompts are named by their content, in any order."""
     if manifest.benchmark is not None:
         return manifest.benchmark
     prompts = {task.key: task.shown for task in manifest.tasks}
@@ -182,13 +182,13 @@ def name_prompts(manifest: Manifest) -> str:
 
 
 def settings_of(manifest: Manifest) -> dict[str, object]:
-    """Return what tells entries apart: method, benchmark, model, reward, evaluator and the settings that it reads."""
+    """Return the fields that distinguish entries: method, benchmark, model, reward, evaluator and settings."""
     what: dict[str, object] = {"method": manifest.method, **{name: getattr(manifest, name) for name in _WHAT}}
     return what | {name: value for name, value in manifest.settings.flat.items() if name not in PLACES}
 
 
 def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
-    """The method of each, and where it differs from what most of that method have."""
+    """Return the method of each entry, and its settings that differ from those of most entries of that method."""
     labels: list[str] = []
     for entry in entries:
         alike = [other for other in entries if other["method"] == entry["method"]]
@@ -202,7 +202,7 @@ def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _usual(name: str, values: Sequence[object]) -> str:
-    """Return the most common value, as JSON; of equally common ones the paper's default, or else the first."""
+    """Return the most common value, as JSON; on a tie the paper's default, or else the first."""
     counts = Counter(json.dumps(value) for value in values)
     most = [value for value, times in counts.items() if times == max(counts.values())]
     field = all_fields().get(name)
@@ -244,7 +244,7 @@ def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
 
 
 def value_of(score: Score | Unscored) -> float:
-    """The score's value; NaN for what could not be scored."""
+    """Return the score's value; NaN if unscored."""
     return score.value if isinstance(score, Score) else float("nan")
 
 

@@ -1,8 +1,8 @@
-"""The failures that the paper names, counted: text that collapses, images that collapse, rewards that are hacked.
+"""Counts of the failures that the paper names: collapsed texts, collapsed images, reward hacking.
 
-Each search is measured at its first image and at its last (collapse comes with optimisation, and the answer may have
-been found before it); hacking is measured at the answer. A collapse is flagged by what changed since the first
-image, since plain grounds and short plans are no failure where they were there from the start.
+Each search is measured at its first image and at its last, because collapse comes with optimisation and the answer may
+be earlier; hacking is measured at the answer. A collapse is flagged by the change since the first image, because plain
+grounds and short plans from the start are not failures.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from milr.report.tables import Cell, Row, Table
 from milr.runs import Run, RunImage, TaskRun
 
 REPEATED = 0.5
-"""A text is flagged where more than this share of its word pairs came before, and did not at first."""
+"""A text is flagged if more than this share of its word pairs are repetitions, and were not at first."""
 SHRUNK = 0.5
-"""A text or an image is flagged where its length, entropy or variance falls under this share of the first one's."""
+"""A text or an image is flagged if its length, entropy or variance is below this share of the first one's."""
 GAP = 0.5
-"""An answer is flagged where the reward lies above the evaluator by more than this."""
+"""An answer is flagged if the reward is above the evaluator by more than this."""
 KINDS = ("textual collapse", "visual collapse", "reward hacking")
 
 
 @dataclass(frozen=True)
 class TextMeasure:
-    """Of one reasoning."""
+    """Measures of one reasoning."""
 
     words: int
     repetition: float
-    """The share of word pairs that came before in the text, in [0, 1]."""
+    """Share of repeated word pairs in the text, in [0, 1]."""
     entropy: float
-    """Of its words, in bits."""
+    """Entropy of its words, in bits."""
 
 
 @dataclass(frozen=True)
 class ImageMeasure:
-    """Of one image."""
+    """Measures of one image."""
 
     entropy: float
-    """Of its image tokens, in bits."""
+    """Entropy of its image tokens, in bits."""
     repetition: float
-    """The share of tokens that equal the one before, in raster order."""
+    """Share of tokens that equal the one before, in raster order."""
     variance: float
-    """Of its grey values, on the scale [0, 1]."""
+    """Variance of its grey values, on the scale [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class Diagnosis:
     run: Run
     task: TaskRun
     text: tuple[TextMeasure, TextMeasure]
-    """First and last."""
+    """Measures of the first and the last text."""
     image: tuple[ImageMeasure, ImageMeasure]
-    """The same."""
+    """Measures of the first and the last image."""
     gap: tuple[float, float]
-    """Reward minus evaluator at the first image and at the answer; NaN where one of them has no score."""
+    """Reward minus evaluator at the first image and at the answer; NaN if a score is missing."""
     failures: tuple[str, ...]
-    """Of `KINDS`."""
+    """Names from `KINDS`."""
     severity: dict[str, float]
-    """Kind -> how bad, for choosing what to show; higher is worse."""
+    """Kind -> severity, to choose what is shown; higher is worse."""
 
 
 def measure_text(text: str) -> TextMeasure:
-    """Words, repetition and entropy of a reasoning; a text of fewer than two words repeats nothing."""
+    """Return words, repetition and entropy of a reasoning; a text of fewer than two words has no repetition."""
     words = text.lower().split()
     pairs = list(zip(words, words[1:], strict=False))
     repetition = 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
@@ -80,21 +80,21 @@ def measure_text(text: str) -> TextMeasure:
 
 
 Diagnosed = tuple[Entry, list[Diagnosis]]
-"""An entry and what was found in its searches."""
+"""An entry and the diagnoses of its searches."""
 
 
 def entropy(items: Sequence[object]) -> float:
-    """Of the items' frequencies, in bits."""
+    """Return the entropy of the items' frequencies, in bits."""
     counts = np.array(list(Counter(items).values()), dtype=float)
     shares = counts / counts.sum() if len(counts) else counts
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
 def measure_image(tokens: Sequence[int], grey: NDArray[np.uint8]) -> ImageMeasure:
-    """Entropy and repetition of image tokens, and the variance of the image's grey values.
+    """Return entropy and repetition of image tokens, and the variance of the image's grey values.
 
     Args:
-        tokens: In raster order; none give 0 for both.
+        tokens: In raster order; without tokens both are 0.
         grey: The image, (height, width) in [0, 255].
     """
     equal = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
@@ -103,12 +103,12 @@ def measure_image(tokens: Sequence[int], grey: NDArray[np.uint8]) -> ImageMeasur
 
 
 def diagnose(entry: Entry) -> list[Diagnosis]:
-    """Every search of an entry."""
+    """Diagnose every search of an entry."""
     return [_diagnose(run, task) for run in entry.runs for task in run.tasks]
 
 
 def diagnose_all(section: Section) -> list[Diagnosed]:
-    """Every search of every entry; it looks at two images of each, so that one does it once."""
+    """Diagnose every search of every entry. It opens two images per search, so call it once."""
     return [(entry, diagnose(entry)) for entry in section.entries]
 
 
@@ -142,14 +142,14 @@ def _share(now: float, first: float) -> float:
 
 
 def _measure(task: TaskRun, shown: RunImage) -> ImageMeasure:
-    """Measure an image; NaN for everything where the run was kept without images."""
+    """Measure an image; all values are NaN if the run has no images."""
     if not task.has_images:
         return ImageMeasure(math.nan, math.nan, math.nan)
     return measure_image(shown.image.tokens, np.asarray(task.load_image(shown.image).convert("L")))
 
 
 def failures_table(section: Section, found: Sequence[Diagnosed]) -> Table:
-    """Each entry's measures from first to last, and how many searches each failure was flagged in."""
+    """Return each entry's measures from first to last, and how many searches were flagged for each failure."""
     columns = (
         "searches",
         *KINDS,
@@ -205,7 +205,7 @@ def _summarise(found: Sequence[Diagnosis]) -> Iterator[Cell]:
 
 
 def _change(pairs: Sequence[tuple[float, float]], digits: int) -> Cell:
-    """The means of both ends, of what has a value."""
+    """Return the means at both ends over the searches with values."""
     means = [np.mean([end for end in ends if not math.isnan(end)] or [math.nan]) for ends in zip(*pairs, strict=True)]
     if any(math.isnan(mean) for mean in means):
         return Cell()
@@ -213,6 +213,6 @@ def _change(pairs: Sequence[tuple[float, float]], digits: int) -> Cell:
 
 
 def worst(found: Sequence[Diagnosed], kind: str, many: int) -> list[tuple[Entry, Diagnosis]]:
-    """The searches in which a failure is worst, the worst first."""
+    """Return the searches with the worst failures, the worst first."""
     failed = [(entry, one) for entry, own in found for one in own if kind in one.failures]
     return sorted(failed, key=lambda pair: -pair[1].severity[kind])[:many]

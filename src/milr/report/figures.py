@@ -1,4 +1,4 @@
-"""The paper's figures as numbers: what is drawn, and what a screen reader or a program reads in its place."""
+"""The paper's figures as numbers: data of the plot, and the table for screen readers and programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from milr.report.statistics import OVERALL, Floats, answers, estimate, mean_by_p
 from milr.report.tables import INTERVALS, Cell, Row, Table
 
 _LINES = 8
-"""The most curves in one figure; the tables have them all."""
+"""Most curves in one figure; the tables have all of them."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,27 @@ class Series:
 
     label: str
     estimates: tuple[Estimate | None, ...]
-    """One a position of the figure; None where there is none."""
+    """One estimate per position of the figure; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. Positions are named; numbers are drawn to scale where `scale` says so."""
+    """One figure. Positions have names; numbers are drawn to scale if `scale` is true."""
 
     key: str
     title: str
     across: str
-    """What the x axis is."""
+    """Label of the x axis."""
     positions: tuple[str, ...]
     series: tuple[Series, ...]
     up: str = "score"
     scale: Literal["linear", "log2", "names"] = "linear"
     notes: tuple[str, ...] = ()
     told: str = ""
-    """Where there is no run: which command makes one."""
+    """The command that makes a run for it, if there is none."""
 
     def as_table(self) -> Table:
-        """The same numbers as a table."""
+        """Return the same numbers as a table."""
         rows = [
             Row(series.label, tuple(Cell.of(estimate, digits=3) for estimate in series.estimates))
             for series in self.series
@@ -60,7 +60,7 @@ class Figure:
 
 
 def make_figures(sections: Sequence[Section]) -> list[Figure]:
-    """Figures 4, 5 and 6, the L2 weight, and the curves over drawings spent."""
+    """Return figures 4, 5 and 6, the L2 weight, and the curves over drawings spent."""
     figures = [figure for section in sections for figure in _curves(section)]
     figures += [_steps(sections)]
     for setting, name in (("text_ratio", "text_ratio (lambda_t)"), ("image_ratio", "image_ratio (lambda_v)")):
@@ -70,7 +70,7 @@ def make_figures(sections: Sequence[Section]) -> list[Figure]:
 
 
 def _curves(section: Section) -> list[Figure]:
-    """The score after so many drawings spent, of the `_LINES` methods that lead."""
+    """Return the score after each number of drawings, for the `_LINES` leading methods."""
     most = max(float(entry.outcomes.last_spent.max()) for entry in section.entries)
     budgets = [budget for budget in BUDGETS if budget <= most]
     if len(budgets) < 2:
@@ -97,9 +97,9 @@ def _curves(section: Section) -> list[Figure]:
 
 
 def _leading(section: Section) -> list[Entry]:
-    """The reference, its zero-gradient control, then methods by the area under their curves, largest first.
+    """Return the reference, its zero-gradient control, then methods by the area under their curves, largest first.
 
-    Ablations have figures of their own; what makes one drawing has no curve.
+    Ablations have their own figures; a method of one drawing has no curve.
     """
 
     def area(entry: Entry) -> float:
@@ -113,7 +113,7 @@ def _leading(section: Section) -> list[Entry]:
 
 
 def _steps(sections: Sequence[Section]) -> Figure:
-    """Figure 4: the score had the search ended after step k, cut from one run a benchmark."""
+    """Return figure 4: the score if the search had ended after step k, one run per benchmark."""
     series: list[Series] = []
     longest = 0
     for section in sections:
@@ -137,14 +137,14 @@ def _steps(sections: Sequence[Section]) -> Figure:
 
 
 def _sweep(sections: Sequence[Section], setting: str, name: str, key: str, recipe: str) -> Figure:
-    """Figure 5: the score at the end against one setting, all others equal."""
+    """Return figure 5: the score at the end against one setting, all others equal."""
     swept = {section.name: _by_value(section, setting) for section in sections}
     told = missing(recipe.replace("_", "-"))
     return _against(key, f"Figure 5: score against {name}", name, sections, setting, swept, told)
 
 
 def _counts(sections: Sequence[Section]) -> Figure:
-    """Figure 5 again, by how many image positions are latents."""
+    """Return figure 5 by the number of image latents."""
     swept: dict[str, list[tuple[str, Entry]]] = {}
     for section in sections:
         found = [
@@ -168,14 +168,14 @@ def _image_latents(entry: Entry) -> int:
 
 
 def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
-    """A search and its variants in one setting, by its value; nothing where there is no variant."""
+    """Return a search and its variants in one setting, by value; nothing if there is no variant."""
     found = section.sweep(setting)
     ordered = sorted(found, key=lambda entry: float(entry.settings.get(setting)))
     return _line([(f"{entry.settings.get(setting):.3g}", entry) for entry in ordered])
 
 
 def _line(points: list[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
-    """The points, or none where there is but one: a search without a variant is no line."""
+    """Return the points; none if there is only one, because a search without a variant is no line."""
     return points if len(points) > 1 else []
 
 
@@ -188,7 +188,7 @@ def _against(
     swept: dict[str, list[tuple[str, Entry]]],
     told: str,
 ) -> Figure:
-    """Scores at the end, a line a section, over all values that some section has, evenly spaced."""
+    """Return scores at the end, a line per section, over all values that some section has, evenly spaced."""
     values = sorted({value for pairs in swept.values() for value, _ in pairs}, key=float)
     series: list[Series] = []
     for section in sections:
@@ -201,7 +201,7 @@ def _against(
 
 
 def _rewards(sections: Sequence[Section]) -> Figure:
-    """Figure 6: the score at the end by reward, beside the published one."""
+    """Return figure 6: the score at the end by reward, beside the published one."""
     _, rows = read_published("geneval_rewards")
     published = {row.name: row.cells[-1].value for row in rows}
     found = {section.name: by_reward(section) for section in sections if section.like(GENEVAL)}
@@ -219,12 +219,12 @@ def _rewards(sections: Sequence[Section]) -> Figure:
 
 
 def _point(value: float | str | None) -> Estimate | None:
-    """A published score: without an interval, of the whole benchmark."""
+    """Return a published score: without an interval, of the whole benchmark."""
     return Estimate(value, nan, nan, load_benchmark("geneval").prompts) if isinstance(value, float) else None
 
 
 def _l2(sections: Sequence[Section]) -> Figure:
-    """The L2 weight against reward hacking: the scores of the answers, by the reward and by the evaluator."""
+    """Return the L2 weight against reward hacking: the answers' scores by the reward and by the evaluator."""
     values = sorted({value for section in sections for value, _ in _by_value(section, "l2")}, key=float)
     series: list[Series] = []
     for section in sections:
@@ -262,7 +262,7 @@ def _evaluated_at_end(entry: Entry) -> Floats:
 
 
 def _overall(entry: Entry, values: Floats) -> tuple[Estimate | None, ...]:
-    """(T, B) -> B overall estimates, pooled as the benchmark does."""
+    """Return B overall estimates from (T, B), pooled as the benchmark does."""
     outcomes = entry.outcomes
     names = list(dict.fromkeys(outcomes.prompts))
     tag_of = dict(zip(outcomes.prompts, outcomes.tags, strict=True))

@@ -1,4 +1,4 @@
-"""Images to look at: first and best of a search with their texts, and the failures that were found."""
+"""Images of a report: first and best of a search with their texts, and failures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from milr.report.sections import Section
 from milr.runs import RunImage, TaskRun
 
 LARGEST = 256
-"""Pixels a side in the page; larger images are made smaller."""
+"""Most pixels per side in the page; larger images are shrunk."""
 _BETTER, _OTHER, _BAD = 9, 3, 3
-"""How many searches that got better, that did not, and that failed in one way."""
+"""Numbers of searches to show: improved, not improved, and failed in one way."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,23 @@ class Shot:
     text: str
     """The reasoning before it."""
     said: str
-    """The scores of reward and evaluator."""
+    """Scores of reward and evaluator, in words."""
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One search, in two images."""
+    """One search, shown by two images."""
 
     prompt: str
     source: str
-    """Which entry drew it."""
+    """Label of the entry that drew it."""
     shots: tuple[Shot, ...]
 
 
 def choose_exhibits(section: Section) -> list[Exhibit]:
-    """First and best images of the reference's searches: the most improved of each tag in turn, then others.
+    """Return first and best images of the reference's searches: the most improved of each tag in turn, then others.
 
-    Of own prompts it is every search of every entry, in order.
+    For the user's own prompts it returns every search of every entry, in order.
     """
     if section.own:
         return [
@@ -71,9 +71,9 @@ def choose_exhibits(section: Section) -> list[Exhibit]:
 
 
 def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[str, list[Exhibit]]]:
-    """The worst searches of each kind of failure, over all entries; no exhibits where none was found.
+    """Return the worst searches of each kind of failure, over all entries; no exhibits if there are none.
 
-    Without an evaluator nothing is said of hacking, without images nothing of theirs.
+    Hacking needs an evaluator, and collapse of images needs images.
     """
     shown: list[tuple[str, list[Exhibit]]] = []
     seen = KINDS if any(entry.evaluated for entry in section.entries) else KINDS[:2]
@@ -82,7 +82,7 @@ def show_failures(section: Section, found: Sequence[Diagnosed]) -> list[tuple[st
         failed = worst(found, kind, _BAD)
         exhibits = [_exhibit(entry, one.task, "first", second) for entry, one in failed if one.task.has_images]
         looked = kind != KINDS[1] or any(one.task.has_images for _, own in found for one in own)
-        if exhibits or (looked and not failed):  # a failure without an image is in the table alone
+        if exhibits or (looked and not failed):  # a failure without an image is only in the table
             shown.append((kind, exhibits))
     return shown
 
@@ -97,7 +97,7 @@ def _score(shown: RunImage) -> float:
 
 
 def _in_turn(gains: Sequence[tuple[TaskRun, float]]) -> list[TaskRun]:
-    """The greatest gain of each tag, then the second of each, and so on."""
+    """Return the greatest gain of each tag, then the second of each, and so on."""
     places: dict[str | None, int] = {}
     ranked: list[tuple[int, TaskRun]] = []
     for task, _ in sorted(gains, key=lambda pair: -pair[1]):
@@ -126,7 +126,7 @@ def _say(value: float) -> str:
 
 
 def as_data_uri(image: Image.Image) -> str:
-    """The image as PNG inside an address, so that a page needs no second file."""
+    """Return the image as a data URI, so that a page needs no second file."""
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"

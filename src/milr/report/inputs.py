@@ -1,4 +1,4 @@
-"""Finds the runs under the paths that a user gave: run folders, packed runs, compact results, folders of these."""
+"""Search for runs under the paths that a user gave: run folders, packed runs, compact results, folders of these."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from milr.runs.layout import MANIFEST
 from milr.types import Task
 
 _DEPTH = 4
-"""How many folders deep runs are looked for."""
+"""Depth of folders to which runs are searched for."""
 _SUFFIXES = (SUFFIX, COMPACT_SUFFIX)
 _FORM = "give run folders, files that milr pack made, or a folder of these"
 
 
 @dataclass(frozen=True)
 class Found:
-    """Runs, and what a user should know of the paths that gave none."""
+    """The runs found, and notes on paths without any."""
 
     runs: tuple[Run, ...]
     notes: tuple[str, ...]
@@ -30,12 +30,13 @@ class Found:
 def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
     """Read every run under these paths.
 
-    A folder that is no run is searched for runs. What is no run, what cannot be read, a run without a finished task and
-    a file of a run that is there as a folder are left out with a note, as long as there is any other run.
+    A folder that is not a run is searched for runs. Unreadable files, runs without a finished task, and files of runs
+    that are also there as folders are left out with a note, if there is any other run.
 
     Args:
         paths: Folders and files.
-        data: The folder with the benchmark's own files, for files without prompts; None: where they were read from.
+        data: The folder with the benchmark's own files, for files without prompts; None takes the one that the run
+            used.
 
     Raises:
         UsageError: A path does not exist, or no run was found.
@@ -67,7 +68,7 @@ def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
 
 
 def _expand(paths: Sequence[Path], strange: list[Path]) -> Iterator[Path]:
-    """Yield run folders and files of runs, each once; what is neither is added to `strange`."""
+    """Yield run folders and files of runs, each once; add other paths to `strange`."""
     seen: set[Path] = set()
     for path in paths:
         if not path.exists():
@@ -97,10 +98,10 @@ def open_run(path: Path, data: Path | None = None, notes: list[str] | None = Non
     Args:
         path: A run folder, a packed run or compact results.
         data: As `find_runs`.
-        notes: Gets a line where prompts had to be replaced by their places.
+        notes: Gets a line if prompts had to be replaced by their indices.
 
     Raises:
-        UsageError: It is none, or it cannot be read.
+        UsageError: It is not a run, or cannot be read.
     """
     if path.name.endswith(COMPACT_SUFFIX):
         return read_compact(path, lambda manifest, tags: _tasks_or_places(manifest, tags, data, notes))
@@ -110,7 +111,7 @@ def open_run(path: Path, data: Path | None = None, notes: list[str] | None = Non
 
 
 def read_tasks(manifest: Manifest, data: Path | None = None) -> Sequence[Task]:
-    """Return the tasks of a manifest without them, from the benchmark's own files.
+    """Return the tasks for a manifest without tasks, from the benchmark's own files.
 
     Raises:
         UsageError: The files are not there, or the manifest names no benchmark.
@@ -124,7 +125,7 @@ def read_tasks(manifest: Manifest, data: Path | None = None) -> Sequence[Task]:
 def _tasks_or_places(
     manifest: Manifest, tags: Sequence[str | None], data: Path | None, notes: list[str] | None
 ) -> Sequence[Task]:
-    """Return the benchmark's tasks, or tasks that are named by their places: numbers need no prompts."""
+    """Return the benchmark's tasks, or tasks named by their indices: numbers need no prompts."""
     places = manifest.places or range(len(tags))
     try:
         tasks = _read_somewhere(manifest, data)
@@ -142,7 +143,7 @@ def _tasks_or_places(
 
 
 def _read_somewhere(manifest: Manifest, data: Path | None) -> Sequence[Task]:
-    """Read the tasks from that folder, from the run's own one, or from the one that `milr data get` fills."""
+    """Read the tasks from that folder, from the run's own, or from the one that `milr data get` fills."""
     if data is not None or (manifest.data and Path(manifest.data).is_dir()):
         return read_tasks(manifest, data)
     if not is_benchmark(manifest.benchmark) or manifest.places is None:
@@ -152,7 +153,7 @@ def _read_somewhere(manifest: Manifest, data: Path | None) -> Sequence[Task]:
 
 
 def _leave_copies_out(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Leave out the packed form of a run that is there in a fuller form."""
+    """Leave out the packed form of a run that is also there in a fuller form."""
     fullest: dict[object, Run] = {}
     for run in sorted(runs, key=lambda run: _fullness(run.folder)):
         fullest.setdefault(_identity(run), run)
@@ -166,13 +167,13 @@ def _fullness(path: Path) -> int:
 
 
 def _identity(run: Run) -> object:
-    """Return what no two runs share: when it began, with which settings, for which prompts."""
+    """Return a key that no two runs share: time of start, settings, prompts."""
     manifest = run.manifest
     return (manifest.started, manifest.shard, manifest.settings.run.seed, str(settings_of(manifest)), manifest.platform)
 
 
 def leave_repeats_out(runs: Sequence[Run], say: Callable[[str], object]) -> list[Run]:
-    """Leave out runs that searched for the same prompts with the same settings and seed as one before them."""
+    """Leave out runs with the same prompts, settings and seed as an earlier one."""
     seen: dict[object, Run] = {}
     kept: list[Run] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""One page that needs no other file: tables, figures and images inside it; and the same tables without a page."""
+"""A page in one file, with tables, figures and images; and the same tables without a page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def report_tables(runs: Sequence[Run]) -> list[Table]:
-    """All numbers of a report: the paper's tables, comparisons, figures as tables, failures, and the runs."""
+    """Return all tables of a report: the paper's, comparisons, figures as tables, failures, and the runs."""
     sections = make_sections(runs)
     compared = [table for section in sections for table in comparison_tables(section.comparison)]
     whole = finished(sections)
@@ -37,7 +37,7 @@ def report_tables(runs: Sequence[Run]) -> list[Table]:
 
 
 def leave_empty_out(tables: Sequence[Table]) -> tuple[list[Table], tuple[str, ...]]:
-    """Return the tables that have runs of ours, and a line that names the others with the commands that fill them."""
+    """Return the tables with runs of ours, and a line that names the commands for the others."""
     told = [table for table in tables if table.notes and table.notes[-1].startswith("no run given")]
     left = [f"{table.title.partition(':')[0]} ({table.notes[-1].partition(': ')[2]})" for table in told]
     line = (f"Left out, no run given: {', '.join(dict.fromkeys(left))}",) if left else ()
@@ -51,7 +51,7 @@ def _summary_table(sections: Sequence[Section]) -> list[Table]:
 
 
 def draw_page(runs: Sequence[Run]) -> str:
-    """The report as HTML.
+    """Return the report as HTML.
 
     Raises:
         UsageError: matplotlib or jinja2 is missing.
@@ -97,12 +97,12 @@ def _failures(section: Section) -> tuple[Table, list[tuple[str, list[Exhibit]]]]
 
 
 def _draw(figure: Figure) -> str:
-    """The figure's SVG; nothing where there is no run to draw."""
+    """Return the figure's SVG; an empty string if there is no run to draw."""
     return draw_figure(figure) if figure.series and figure.positions else ""
 
 
 def runs_table(sections: Sequence[Section]) -> Table:
-    """Where every number comes from: what each run was asked, on what machine, and what it cost."""
+    """Return the table of runs: settings, machine, and cost of each."""
     columns = ("folder", "status", "model", "reward", "evaluator", "seeds", "K", "searches", "drawings", "tokens")
     columns += ("reward calls", "wall time (s)", "evaluator's time (s)", "VLM calls", "machine", "versions")
     rows = [

@@ -1,4 +1,4 @@
-"""The paper's Tables 1, 2, 3, 6 and 7: published rows, and ours under them in the same columns."""
+"""The paper's Tables 1, 2, 3, 6 and 7: published rows, and our rows in the same columns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NOTES = (f"Published rows: {SOURCE}, not measured here; of whole benchmarks, wi
 
 
 def paper_tables(sections: Sequence[Section]) -> list[Table]:
-    """All five; a table without rows of ours says which command gives them."""
+    """Return all five tables; a table without rows of ours names the command that makes them."""
     return [_methods(sections), _compbench_and_wise(sections), _ablation(sections), *_rewards(sections)]
 
 
 def missing(recipe: str, benchmark: str = "") -> str:
-    """What stands in the place of rows that there is no run of."""
+    """Return a row that stands for missing runs."""
     return f"no run given: milr ablate {recipe}" + (f" --benchmark {benchmark}" if benchmark else "")
 
 
@@ -48,19 +48,19 @@ def _compbench_and_wise(sections: Sequence[Section]) -> Table:
 
 
 def _both(section: Section, entry: Entry) -> list[Cell]:
-    """T2I-CompBench's columns and WISE's; a benchmark fills its own."""
+    """Return T2I-CompBench's and WISE's columns; a benchmark fills its own."""
     if section.like(COMPBENCH):
         return [*_cells(section, entry, COMPBENCH, 4), Cell()]
     return [*[Cell()] * (len(COMPBENCH) + 1), Cell.of(section.at_end(entry, OVERALL))]
 
 
 def _is_wise(section: Section) -> bool:
-    """WISE, or what stands in for it in the icon world."""
+    """Return true for WISE and its stand-in in the icon world."""
     return section.benchmark in ("wise", "wise-verified", RIDDLES)
 
 
 def _stand_ins(section: Section) -> list[str]:
-    """What must be said of a section's place among these columns."""
+    """Return a note on a section that stands in for the paper's benchmark."""
     if section.benchmark == RIDDLES:
         return [*section.notes, f"{RIDDLES} stands in WISE's column and compares with nothing of WISE's."]
     if section.like(GENEVAL) and section.benchmark != "geneval":
@@ -83,7 +83,7 @@ def _ablation(sections: Sequence[Section]) -> Table:
 
 
 def _in_ablation(section: Section, entry: Entry) -> list[Cell]:
-    """GenEval's columns, T2I-CompBench's overall score and WISE's; nothing for a benchmark of another kind."""
+    """Return GenEval's columns, T2I-CompBench's overall score or WISE's; nothing for another kind of benchmark."""
     overall = section.at_end(entry, OVERALL)
     if section.like(GENEVAL):
         return [*_cells(section, entry, GENEVAL, 2), Cell(), Cell()]
@@ -94,7 +94,7 @@ def _in_ablation(section: Section, entry: Entry) -> list[Cell]:
 
 
 def ablations(section: Section) -> list[tuple[str, Entry]]:
-    """The paper's four rows, as far as there are runs: all, without MILR, without image, without text."""
+    """Return the paper's four rows, as far as there are runs: full, without MILR, without image, without text."""
     found: list[tuple[str, Entry]] = []
     if section.reference is not None:
         found.append(("MILR", section.reference))
@@ -129,7 +129,7 @@ def _rewards(sections: Sequence[Section]) -> list[Table]:
 
 
 def by_reward(section: Section) -> list[tuple[str, Entry]]:
-    """The one-shot baseline and the same search under every reward; only where there are two rewards at least."""
+    """Return the one-shot baseline and the same search under every reward, if there are two rewards or more."""
     found = section.variants("reward", "stop_at")
     if len({entry.manifest.reward for entry in found}) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Figures as SVG that takes the page's colours, by matplotlib (an extra)."""
+"""Figures as SVG with the page's colours, by matplotlib (an extra)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 INSTALL = 'pip install "milr[report]"'
 COLORS = ("#3b82c4", "#d9722e", "#3f9c5a", "#b4539b", "#8a6fd1", "#c0504d", "#2aa1a8", "#9a8433")
-"""Readable on white and on near-black."""
+"""Colours that are readable on white and on near-black."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""Beside the colours, for those who cannot tell these apart."""
+"""Markers, for readers who cannot tell the colours apart."""
 _WIDTH, _HEIGHT, _LEGEND = 5.2, 3.3, 0.22  # inches; the last for each line of the legend
 _LINE = 58  # characters of the legend
-_NAME, _NAMES = 22, 4  # characters of a name on the axis; lines of names that the usual height has room for
-_INK, _GRID = "#010203", "#040506"  # put in for what CSS decides: matplotlib wants numbers
+_NAME, _NAMES = 22, 4  # characters of a name on the axis; lines of names for which the usual height has room
+_INK, _GRID = "#010203", "#040506"  # placeholders for values that CSS sets: matplotlib needs numbers
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "milr",
@@ -42,10 +42,10 @@ _STYLE: dict[Any, Any] = {
 
 
 def need_matplotlib() -> None:
-    """Refuse before any work where matplotlib is missing.
+    """Raise an error before any work if matplotlib is missing.
 
     Raises:
-        UsageError: With the command that installs it.
+        UsageError: It has the command that installs it.
     """
     try:
         import matplotlib  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -54,7 +54,7 @@ def need_matplotlib() -> None:
 
 
 def draw_figure(figure: Figure) -> str:
-    """The figure as one <svg> element, without a size of its own: as wide as what it stands in."""
+    """Return the figure as one <svg> element without a fixed size: it is as wide as its container."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
@@ -78,12 +78,12 @@ def draw_figure(figure: Figure) -> str:
 
 
 def _as_points(figure: Figure) -> bool:
-    """Names without an order of their own are not joined by lines."""
+    """Return true for names without an order, which are not joined by lines."""
     return figure.scale == "names" and not all(_is_number(position) for position in figure.positions)
 
 
 def _named(figure: Figure) -> list[str]:
-    """The names on the axis, in lines short enough to leave room for what they name."""
+    """Return the names on the axis, wrapped to lines that leave room for the plot."""
     return [textwrap.fill(position, _NAME) for position in figure.positions]
 
 
@@ -92,7 +92,7 @@ def _is_number(text: str) -> bool:
 
 
 def _places(figure: Figure) -> Floats:
-    """Where each position lies on the axis."""
+    """Return the coordinate of each position on the axis."""
     if figure.scale == "names":
         return np.arange(len(figure.positions), dtype=float)
     values = np.array([float(position) for position in figure.positions])
@@ -100,7 +100,7 @@ def _places(figure: Figure) -> Floats:
 
 
 def _draw_series(axes: Axes, places: Floats, series: Series, label: str, number: int, beside: float | None) -> None:
-    """A line with its band; points with their intervals, moved beside one another, where nothing is between them."""
+    """Draw a line with its band; or points with intervals, moved beside one another, if the positions have no order."""
     known = [(place, one) for place, one in zip(places, series.estimates, strict=True) if one is not None]
     across = np.array([place for place, _ in known])
     values, low, high = (np.array([getattr(one, end) for _, one in known]) for end in ("value", "low", "high"))
@@ -129,7 +129,7 @@ def _draw_axes(axes: Axes, figure: Figure, places: Floats) -> None:
 
 
 def _clean(svg: str, figure: Figure) -> str:
-    """One element for a page: CSS's colours in, and names that no other figure has."""
+    """Return the element for a page: with CSS colours, and ids that no other figure has."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s(width|height)=\"[^\"]*pt\"", "", svg, count=2)
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--line)")

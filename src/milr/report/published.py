@@ -17,11 +17,11 @@ _BENCHMARKS = {
     "t2i_compbench_wise": ("t2i-compbench", "wise"),
     "ablation": ("geneval", "t2i-compbench", "wise"),
 }
-"""Of each table: one column by column with its overall score, the others by their overall score alone."""
+"""Columns of each table: one benchmark by column with its overall score, the others by their overall score alone."""
 
 
 def read_published(name: str) -> tuple[tuple[str, ...], list[Row]]:
-    """The columns and rows of one published table.
+    """Return the columns and rows of one published table.
 
     Args:
         name: A file of the folder `published`, without ".csv".
@@ -42,5 +42,5 @@ def read_published(name: str) -> tuple[tuple[str, ...], list[Row]]:
 
 
 def _read(text: str, prompts: int) -> Cell:
-    """A number with the digits that it was published with; "-" is nothing."""
+    """Return a number with the digits of the publication; "-" is empty."""
     return Cell() if text == "-" else Cell(float(text), digits=len(text.partition(".")[2]), prompts=prompts)

@@ -1,7 +1,7 @@
-"""The runs of a report, sorted: by benchmark and evaluator, and within these around one reference search.
+"""Sections of a report: runs sorted by benchmark and evaluator, and around one reference search.
 
-An ablation is every entry that differs from the reference in one setting; so a report finds its tables and figures by
-what runs are, whatever their folders are called.
+An ablation is an entry that differs from the reference in one setting, so tables and figures depend on the runs'
+settings, not on the names of their folders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from milr.report.entries import Entry, make_entries, name_prompts, settings_of
 from milr.runs import Run
 
 Columns = Mapping[str, tuple[str, ...]]
-"""A column of the paper -> the tags that may stand in it."""
+"""A column of the paper -> the tags that count for it."""
 
 GENEVAL: Columns = {
     "Single Object": ("single_object",),
@@ -27,7 +27,7 @@ GENEVAL: Columns = {
     "Position": ("position",),
     "Attribute Binding": ("color_attr",),
 }
-"""Benchmarks of other prompts may have GenEval's tags."""
+"""GenEval's tags, which benchmarks of other prompts may have too."""
 COMPBENCH: Columns = {
     "Color": ("color", "attribute (icon world)"),
     "Shape": ("shape",),
@@ -36,7 +36,7 @@ COMPBENCH: Columns = {
     "Non-Spatial": ("non_spatial", "non-spatial (icon world)"),
     "Complex": ("complex", "complex (icon world)"),
 }
-"""T2I-CompBench's, and the icon world's stand-ins for them."""
+"""T2I-CompBench's categories, and the icon world's stand-ins for them."""
 _PAPERS = ("joint", "alt", "t2v")
 """Strategies of the paper."""
 
@@ -50,56 +50,58 @@ class Section:
     entries: tuple[Entry, ...]
     """The reference first, then other methods, gradients, strategies, and everything else."""
     reference: Entry | None
-    """The search that the others are seen beside: the paper's JOINT with the reward's gradient; None without one."""
+    """The search to which the others are compared: the paper's JOINT with the reward's gradient; None if there is none.
+    """
 
     @property
     def name(self) -> str:
-        """What stands above its rows."""
+        """Return the heading of its rows."""
         return f"{self.benchmark}, evaluated by {self.evaluator}"
 
     @property
     def own(self) -> bool:
-        """Whether the prompts are the user's own."""
+        """Return true if the prompts are the user's own."""
         return self.entries[0].manifest.benchmark is None
 
     @property
     def tags(self) -> frozenset[str]:
-        """Of all prompts."""
+        """Return the tags of all prompts."""
         return frozenset(tag for entry in self.entries for tag in entry.outcomes.tags)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What must be said beside the benchmark's numbers."""
+        """Return notes to print beside the benchmark's numbers."""
         return load_benchmark(self.benchmark).notes if is_benchmark(self.benchmark) else ()
 
     def like(self, columns: Columns) -> bool:
-        """Whether its tags stand in those columns."""
+        """Return true if its tags are in those columns."""
         return bool(self.tags) and self.tags <= {tag for tags in columns.values() for tag in tags}
 
     def in_column(self, entry: Entry, tags: Sequence[str]) -> Estimate | None:
-        """The score of the first of those tags that the entry has prompts of."""
+        """Return the score of the first of those tags for which the entry has prompts."""
         return next((found for tag in tags if (found := self.at_end(entry, tag)) is not None), None)
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Every entry beside the reference, or beside the first entry."""
+        """Return the comparison of every entry with the reference, or with the first entry."""
         return compare(self.entries, (self.reference or self.entries[0]).label)
 
     def at_end(self, entry: Entry, tag: str) -> Estimate | None:
-        """The score of its answers for one tag, or overall; None for a tag that it has no prompts of."""
+        """Return the score of its answers for one tag, or overall; None for a tag without prompts."""
         summary = self.comparison.scores[entry.label]
         return summary[tag][END] if tag in summary else None
 
     def variants(self, *settings: str) -> list[Entry]:
-        """The reference and the entries that differ from it in nothing but these settings."""
+        """Return the reference and the entries that differ from it only in these settings."""
         if self.reference is None:
             return []
         return [entry for entry in self.entries if self.differences(entry) <= set(settings)]
 
     def sweep(self, setting: str) -> list[Entry]:
-        """A plain search and the entries that differ from it in nothing but this setting, that search first.
+        """Return a plain search and the entries that differ from it only in this setting, that search first.
 
-        It is the reference where that has any; else the one with most, such as a search for another reward.
+        It is the reference if that has such entries; else the search with most of them, for instance one for another
+        reward.
         """
         found = {
             plain.label: [plain, *(one for one in self.entries if differing(one, plain) == {setting})]
@@ -109,17 +111,17 @@ class Section:
         return own if len(own) > 1 else max(found.values(), key=len, default=own)
 
     def differences(self, entry: Entry) -> set[str]:
-        """The settings in which an entry differs from the reference; a reward brings its own stop value."""
+        """Return the settings in which an entry differs from the reference; a reward has its own stop value."""
         return set() if self.reference is None else differing(entry, self.reference)
 
     def of_method(self, method: str) -> list[Entry]:
-        """The entries of that method with the reference's reward and model."""
+        """Return the entries of that method with the reference's reward and model."""
         return [entry for entry in self.entries if entry.manifest.method == method and self._beside(entry)]
 
     def is_method(self, entry: Entry) -> bool:
-        """Methods as such, and the search's strategies; its ablations have tables and figures of their own.
+        """Return true for methods and the search's strategies; ablations of it have their own tables and figures.
 
-        A strategy that is not the paper's may have settings of its own.
+        A strategy that is not the paper's may have its own settings.
         """
         if entry.manifest.method != "milr" or self.reference is None:
             return True
@@ -134,7 +136,7 @@ class Section:
         return (ours.model, ours.reward) == (theirs.model, theirs.reward)
 
     def row_name(self, entry: Entry) -> str:
-        """As tables print it: "janus:x + milr", marked where the embedded model drew."""
+        """Return the name in tables: "janus:x + milr", marked if the embedded model drew."""
         return f"{entry.manifest.model} + {mark(entry)}"
 
 
@@ -155,7 +157,7 @@ def make_sections(runs: Sequence[Run]) -> list[Section]:
 
 
 def finished(sections: Sequence[Section]) -> list[Section]:
-    """Sections without entries of which a run is not finished: easy prompts come first, so its score flatters."""
+    """Return the sections without unfinished runs: easy prompts come first, so their scores are too high."""
     kept: list[Section] = []
     for section in sections:
         whole = [entry for entry in section.entries if all(run.manifest.status == "finished" for run in entry.runs)]
@@ -165,7 +167,7 @@ def finished(sections: Sequence[Section]) -> list[Section]:
 
 
 def _telling(entry: Entry, reference: Entry | None) -> int:
-    """Where an entry stands in lists."""
+    """Return the sorting key of an entry."""
     if entry is reference:
         return 0
     if entry.manifest.method != "milr" or reference is None:
@@ -175,13 +177,13 @@ def _telling(entry: Entry, reference: Entry | None) -> int:
 
 
 def differing(entry: Entry, other: Entry) -> set[str]:
-    """Return the settings in which two entries differ; one that a method does not read is no difference."""
+    """Return the settings in which two entries differ; a setting that a method does not read does not count."""
     ours, theirs = settings_of(entry.manifest), settings_of(other.manifest)
     return {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
 
 
 def _plain(entries: Sequence[Entry]) -> list[Entry]:
-    """The searches that are plain in all that the paper ablates."""
+    """Return the searches with the default value of everything that the paper ablates."""
     plain = {"strategy": "joint", "gradient": "reward", "noise": "fresh", "l2": 0}
     return [
         entry
@@ -194,7 +196,7 @@ def _plain(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _find_reference(entries: Sequence[Entry]) -> Entry | None:
-    """Of the plain searches, the one with most neighbours that differ in one setting."""
+    """Return the plain search with most entries that differ from it in one setting."""
 
     def neighbours(entry: Entry) -> int:
         return sum(len(differing(entry, other)) == 1 for other in entries)

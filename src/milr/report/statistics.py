@@ -1,7 +1,7 @@
-"""Answers at a budget of drawings, and what may be said of them: means, paired differences, areas, with intervals.
+"""Statistics: answers at a budget of drawings, and their means, paired differences and areas, with intervals.
 
-Shapes: T searches, P prompts, N drawings, B columns (budgets, or whatever a caller puts side by side). NaN stands for
-"no value", as `Unscored` does elsewhere: it is left out, never counted as 0.
+Shapes: T searches, P prompts, N drawings, B columns (budgets, or others). NaN means "no value", as `Unscored` does
+elsewhere: it is left out, never counted as 0.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from milr.benchmarks.intervals import Estimate, estimate_difference, estimate_me
 Floats = NDArray[np.float64]
 
 OVERALL = "overall"
-_ROUNDING = 1e-9  # sums of fractions of drawings end a little beside whole numbers
+_ROUNDING = 1e-9  # sums of fractions of drawings may be slightly off whole numbers
 
 
 def answers(spent: Floats, reward: Floats, evaluator: Floats, budgets: Sequence[float]) -> Floats:
-    """Return the evaluator's score of the image that the reward ranks best among those that a budget paid for.
+    """Return the evaluator's score of the image that the reward ranks best among those within a budget.
 
-    The first of equals is the best, as in a search; an image that the reward could not score is ranked below all that
-    it could. A search that ended early keeps its answer.
+    The first one of a tie is the best, as in a search; an unscored image ranks below all scored ones. A search that
+    ended early keeps its answer.
 
     Args:
-        spent: (T, N) what each image's search had spent when it was made, rising along a row; inf past the row's end.
-        reward: (T, N) what the search saw; NaN for unscored.
+        spent: (T, N) drawings spent when each image was made, increasing along a row; inf beyond the row's end.
+        reward: (T, N) scores by the reward; NaN for unscored.
         evaluator: (T, N) in [0, 1]; NaN for unscored.
         budgets: B of them, in the unit of `spent`.
 
     Returns:
-        (T, B); NaN where a budget paid for no image, or the evaluator could not score the answer.
+        (T, B); NaN if a budget is too small for an image, or the answer is unscored.
     """
     made = np.isfinite(spent)
     rank = np.where(made, np.where(np.isnan(reward), -1.0, reward), -np.inf)  # (T, N)
     highest = np.maximum.accumulate(rank, axis=1)
     record = np.concatenate([np.ones_like(made[:, :1]), highest[:, 1:] > highest[:, :-1]], axis=1)
     places: NDArray[np.intp] = np.arange(spent.shape[1], dtype=np.intp)
-    best = np.maximum.accumulate(np.where(record, places, 0), axis=1)  # (T, N) place of the best so far
+    best = np.maximum.accumulate(np.where(record, places, 0), axis=1)  # (T, N) index of the best so far
     paid = (spent[:, None, :] <= np.asarray(budgets, dtype=float)[:, None] + _ROUNDING).sum(axis=2)  # (T, B) images
     place = np.take_along_axis(best, np.maximum(paid - 1, 0), axis=1)
     return np.where(paid > 0, np.take_along_axis(evaluator, place, axis=1), np.nan)
 
 
 def expected_best(reward: Floats, evaluator: Floats, sizes: Sequence[int]) -> Floats:
-    """Best of n, cut from a pool of N drawings: the mean of the answer over all subsets of n, without bias.
+    """Return best of n from a pool of N drawings: the mean answer over all subsets of n, without bias.
 
-    For pools whose drawings can change places: independent draws from one text, none left out by an early stop. The
-    chance that a subset's best lies at rank i (from 0) of the pool is C(N-1-i, n-1) / C(N, n); drawings of equal
-    reward share their chances, as the first of equals in a random order does. The estimator is that of "pass@k"
-    (arXiv 2107.03374, section 2.1), with a reward choosing and an evaluator scoring.
+    The pool's drawings must be exchangeable: independent, without early stops. The probability that a subset's best has
+    rank i (from 0) in the pool is C(N-1-i, n-1) / C(N, n); drawings with equal rewards share their probabilities, as in
+    a random order. The estimator is that of "pass@k" (arXiv 2107.03374, section 2.1), with a reward choosing and an
+    evaluator scoring.
 
     Args:
         reward: (T, N); NaN for unscored, ranked last.
@@ -60,7 +60,7 @@ def expected_best(reward: Floats, evaluator: Floats, sizes: Sequence[int]) -> Fl
         sizes: B of them, each in [1, N].
 
     Returns:
-        (T, B); NaN where a size exceeds N, or a group that may win has no score.
+        (T, B); NaN if a size exceeds N, or a group that may win has no score.
     """
     searches, many = reward.shape
     rank = np.where(np.isnan(reward), -1.0, reward)
@@ -81,12 +81,12 @@ def expected_best(reward: Floats, evaluator: Floats, sizes: Sequence[int]) -> Fl
 
 
 def _chance_of_best(rank: int, size: int, many: int) -> float:
-    """The chance that a subset of that size has its best drawing at that rank of the pool."""
+    """Return the probability that a subset of that size has its best drawing at that rank of the pool."""
     return math.comb(many - 1 - rank, size - 1) / math.comb(many, size) if 1 <= size <= many else 0.0
 
 
 def mean_by_prompt(values: Floats, prompts: Sequence[str], names: Sequence[str]) -> Floats:
-    """One row a prompt: the mean over its searches (several seeds, several images), so that each prompt counts once.
+    """Return one row per prompt: the mean over its searches (seeds, images), so that each prompt counts once.
 
     Args:
         values: (T, B).
@@ -94,7 +94,7 @@ def mean_by_prompt(values: Floats, prompts: Sequence[str], names: Sequence[str])
         names: P different names, the rows of the result; values of other prompts are left out.
 
     Returns:
-        (P, B); NaN where no search of the prompt has a value.
+        (P, B); NaN if no search of the prompt has a value.
     """
     places = {name: place for place, name in enumerate(names)}
     rows = np.array([places.get(prompt, -1) for prompt in prompts], dtype=int)
@@ -113,16 +113,16 @@ def estimate(
     *,
     paired: bool = False,
 ) -> dict[str, list[Estimate]]:
-    """Means and intervals (`milr.benchmarks.intervals`) by tag and overall, as a benchmark's own table has them.
+    """Return means and intervals (`milr.benchmarks.intervals`) by tag and overall, as in a benchmark's own table.
 
     A prompt's several searches must be one row (`mean_by_prompt`): the prompt is the unit.
 
     Args:
         values: (P, B).
         tags: P of them.
-        weights: How much each tag's mean counts in the overall mean, as the benchmark pools them; tags without values
-            are left out and the other weights scaled up. None weighs a tag by its prompts: the plain mean.
-        paired: The values are differences in [-1, 1], not scores in [0, 1].
+        weights: The benchmark's weights of the tags' means in the overall mean; tags without values are left out and
+            the other weights scaled up. None weights a tag by its prompts, which gives the plain mean.
+        paired: True if the values are differences in [-1, 1], not scores in [0, 1].
 
     Returns:
         B estimates for each tag, in order of appearance, and for `OVERALL`.
@@ -143,7 +143,7 @@ def estimate(
 
 
 def area(values: Floats) -> Floats:
-    """The area under curves over log2 of the drawings spent, 1 to N, divided by its width log2 N.
+    """Return the area under curves over log2 of the drawings spent, 1 to N, divided by log2 N.
 
     So it is a mean score, in the scores' own unit, in which each doubling of the budget counts the same. Between whole
     numbers of drawings the curve is a straight line on that axis.
@@ -152,7 +152,7 @@ def area(values: Floats) -> Floats:
         values: (..., N) the value after 1, 2, ... N drawings, N at least 2.
 
     Returns:
-        (...); NaN where a value is missing.
+        (...); NaN if a value is missing.
     """
     axis: Floats = np.log2(np.arange(1, values.shape[-1] + 1, dtype=float))
     return np.asarray(np.trapezoid(values, axis, axis=-1) / axis[-1], dtype=float)

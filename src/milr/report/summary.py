@@ -1,4 +1,4 @@
-"""One sentence on a section: which method is best, where the interval deserves it."""
+"""One sentence on a section: the best method, if the interval supports it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from milr.report.tables import BOLD_FROM
 
 
 def summarise(section: Section) -> str:
-    """Return what a reader should take from a section; empty where there is nothing to compare or too few prompts.
+    """Return the conclusion of a section; empty if there is nothing to compare or there are too few prompts.
 
-    An entry is called best only where its paired difference to the next one is of `BOLD_FROM` prompts or more and its
-    95 % interval leaves zero out. Entries of fewer prompts than others do not take part, nor do pools that drew more
-    than any search could: more images are no better method.
+    An entry is called best only if its paired difference to the next one is over `BOLD_FROM` prompts or more and its 95
+    % interval excludes zero. Entries of fewer prompts than others do not take part, nor do pools that drew more images
+    than any search could, because more images do not make a better method.
     """
     prompts = {entry.label: len(set(entry.outcomes.prompts)) for entry in section.entries}
     whole = [entry for entry in section.entries if prompts[entry.label] == max(prompts.values())]

@@ -1,4 +1,4 @@
-"""A table as data, and its five forms: plain text, Markdown, CSV, JSON and LaTeX. The page draws it too."""
+"""Tables as data, and their five forms: plain text, Markdown, CSV, JSON and LaTeX. The page draws them too."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from milr.errors import unknown_name
 Format = Literal["text", "md", "csv", "json", "latex"]
 NOTHING = "–"
 _NARROW = 20
-"""Letters that a name has at least, however narrow the terminal."""
+"""Least letters of a name, even on a narrow terminal."""
 BOLD_FROM = 30
-"""The fewest prompts of a difference that is shown as clear: with fewer, one prompt more turns many a sign."""
+"""Fewest prompts of a difference that is shown as clear: with fewer, one more prompt may change its sign."""
 INTERVALS = (
     "[low, high]: 95 % interval with the prompt as the unit: Wilson's for scores, Bonett and Price's for paired "
     "differences, MOVER over tags. n: prompts, where it is not the row's number."
 )
-"""What must be said beside intervals."""
+"""Note on intervals."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with its interval, or words, or nothing."""
+    """A number with its interval, or text, or nothing."""
 
     value: float | str | None = None
     low: float | None = None
     high: float | None = None
     digits: int = 2
     signed: bool = False
-    """Write the plus of what is above zero: a difference."""
+    """True to write the plus sign of a positive difference."""
     prompts: int | None = None
-    """How many prompts the number is of; None for what is no mean over prompts."""
+    """Number of prompts of the mean; None if the number is not a mean over prompts."""
     says_prompts: bool = False
-    """Write that number too."""
+    """True to write the number of prompts too."""
 
     @classmethod
     def of(cls, estimate: Estimate | None, digits: int = 2, signed: bool = False) -> Cell:
-        """The estimate; nothing where it has no value."""
+        """Return the cell of an estimate; empty if it has no value."""
         if estimate is None or math.isnan(estimate.value):
             return cls()
         low, high = (None if math.isnan(end) else end for end in (estimate.low, estimate.high))
@@ -52,29 +52,29 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """As it is read: "0.73 [0.61, 0.84]"."""
+        """Return the cell's text: "0.73 [0.61, 0.84]"."""
         return f"{self.number} {self.beside}".rstrip()
 
     @property
     def number(self) -> str:
-        """The value without its interval."""
+        """Return the value without its interval."""
         return NOTHING if self.value is None else self.value if isinstance(self.value, str) else self._write(self.value)
 
     @property
     def interval(self) -> str:
-        """As in "[0.61, 0.84]"; empty where there is none."""
+        """Return "[0.61, 0.84]"; empty if there is no interval."""
         if self.low is None or self.high is None:
             return ""
         return write_interval(self.low, self.high, self.digits, self.signed)
 
     @property
     def beside(self) -> str:
-        """What stands beside the value: its interval, and the number of prompts where that must be said."""
+        """Return the text beside the value: its interval, and the number of prompts if needed."""
         return f"{self.interval} {f'n={self.prompts}' if self.says_prompts else ''}".strip()
 
     @property
     def clear(self) -> bool:
-        """A difference of enough prompts (`BOLD_FROM`) whose interval leaves zero out."""
+        """Return true for a difference over enough prompts (`BOLD_FROM`) whose interval excludes zero."""
         if not self.signed or self.low is None or self.high is None or (self.prompts or 0) < BOLD_FROM:
             return False
         return self.low > 0 or self.high < 0
@@ -85,48 +85,48 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line; what stands under "published" was measured by others."""
+    """One row; rows under "published" were measured by others."""
 
     name: str
     cells: tuple[Cell, ...]
     kind: Literal["ours", "published"] = "ours"
     group: str = ""
-    """The heading that it stands under."""
+    """Heading above the row's group."""
     of: str = ""
-    """How many prompts it is of, in words, where `prompts` cannot say it."""
+    """Number of prompts in words, if `prompts` cannot give it."""
 
     @property
     def prompts(self) -> int | None:
-        """How many prompts the row is of: as many as the cell that has most."""
+        """Return the row's number of prompts: that of the cell with most."""
         return max((cell.prompts for cell in self.cells if cell.prompts is not None), default=None)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under column names, with what a reader must know below."""
+    """Rows under column names, with notes below."""
 
     title: str
     columns: tuple[str, ...]
-    """Of the cells; the rows' names have none."""
+    """Names of the cells' columns; the rows' names have none."""
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     key: str = field(default="", kw_only=True)
-    """A short name for programs and links: "table-1"."""
+    """Short name for programs and links: "table-1"."""
 
     @property
     def counted(self) -> bool:
-        """Whether it has numbers that are means over prompts, so that it says of how many."""
+        """Return true if it has means over prompts, so that it shows their number."""
         return any(row.of or row.prompts is not None for row in self.rows)
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """What stands above the cells that people see."""
+        """Return the headings of the visible cells."""
         return ("prompts", *self.columns) if self.counted else self.columns
 
     def cells(self, row: Row) -> tuple[Cell, ...]:
-        """The cells of a row that people see: how many prompts it is of, then its own.
+        """Return the visible cells of a row: its number of prompts, then its own cells.
 
-        A cell of ours that is of another number of prompts than its row says so.
+        One of our cells that is over another number of prompts than its row shows it.
         """
         if not self.counted:
             return row.cells
@@ -136,15 +136,15 @@ class Table:
 
 
 def write_tables(tables: Sequence[Table], form: str, width: int | None = None) -> str:
-    """The tables in one of the forms of `Format`; ends with a line break.
+    """Return the tables in one of the forms of `Format`, with a final line break.
 
     Args:
-        tables: In order.
+        tables: The tables in order.
         form: One of `Format`.
-        width: Of plain text: what is wider is broken, tables between columns; None: as wide as the widest.
+        width: Width of plain text: wider text is wrapped, tables between columns; None means the widest line.
 
     Raises:
-        UsageError: No such form.
+        UsageError: There is no such form.
     """
     writers = {"text": _text, "md": _markdown, "csv": _csv, "json": _json, "latex": _latex}
     if form not in writers:
@@ -181,7 +181,7 @@ def _grid(table: Table, width: int | None) -> Iterator[str]:
 
 
 def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:
-    """Return the columns that stand side by side; the rows' names stand beside each block."""
+    """Return the columns of each block of a broken table; every block repeats the rows' names."""
     blocks: list[list[int]] = [[]]
     used = widths[0]
     for column, wide in enumerate(widths[1:], start=1):
@@ -194,7 +194,7 @@ def _blocks(widths: Sequence[int], width: int | None) -> list[list[int]]:
 
 
 def _cut(text: str, width: int) -> str:
-    """Shorten a name in its middle: what tells entries apart stands at its end as often as at its start."""
+    """Shorten a name in the middle, because both its start and its end distinguish entries."""
     half = (width - 1) // 2
     return text if len(text) <= width else f"{text[: width - 1 - half]}…{text[-half:]}"
 
@@ -241,7 +241,7 @@ _SPECIAL = {
 
 
 def _latex(tables: Sequence[Table]) -> str:
-    """Tables for a paper: `booktabs` rules, differences that are clear in bold, notes under each."""
+    """Return tables for a paper: `booktabs` rules, clear differences in bold, notes below each."""
     return "% \\usepackage{booktabs}\n" + "\n\n".join(map(_latex_table, tables))
 
 
@@ -292,7 +292,7 @@ def _escape(text: str) -> str:
 
 
 def _with_headings(lines: Sequence[str], rows: Sequence[Row], form: str) -> list[str]:
-    """Return the head line and the rows' lines; before each new group its heading, in that form."""
+    """Return the heading line and the rows' lines, with a heading before each new group, in that form."""
     found, group = [lines[0]], ""
     for line, row in zip(lines[1:], rows, strict=True):
         if row.group and row.group != group:
@@ -303,7 +303,7 @@ def _with_headings(lines: Sequence[str], rows: Sequence[Row], form: str) -> list
 
 
 def _csv(tables: Sequence[Table]) -> str:
-    """A line a cell, so that tables of all widths fit one file."""
+    """Return one line per cell, so that tables of all widths fit one file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["table", "group", "row", "kind", "column", "value", "low", "high", "prompts"])
@@ -320,7 +320,7 @@ def _json(tables: Sequence[Table]) -> str:
 
 
 def as_data(table: Table) -> Mapping[str, object]:
-    """The table in plain dicts and lists, numbers unrounded."""
+    """Return the table as plain dicts and lists, with unrounded numbers."""
     return {
         "key": table.key,
         "title": table.title,

@@ -1,10 +1,10 @@
-"""The results of a run in a few kilobytes: what every number, table and curve is counted from, and no image.
+"""The results of a run in a few kilobytes: the data of every number, table and curve, without images.
 
-Format: lines of JSON under LZMA. The first is a `CompactRun`, each further one a `CompactTask`, in the order of
-`read_run`. Kept are, by prompt and step: text, scores with parts and reasons, the best image's place, latents,
-drawings, tokens, reward calls, seconds and cost. Left out are image tokens, text tokens, log probabilities, how far
-latents moved, evidence, and the prompts of benchmarks that do not come with milr. Scores and spending are exact;
-seconds and parts are rounded.
+Format: lines of JSON under LZMA. The first line is a `CompactRun`, each further one a `CompactTask`, in the order of
+`read_run`. Each prompt and step has text, scores with parts and reasons, the best image's index, counts of latents,
+drawings, tokens, reward calls, seconds and cost. It has no image tokens, text tokens, log probabilities, shifts of
+latents, evidence, nor the prompts of benchmarks that do not come with milr. Scores and spending are exact; seconds and
+parts are rounded.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from milr.types import Finished, LatentTrace, Reasoning, Score, Task, Unscored
 from milr.untrusted import read_packed_lines
 
 COMPACT_SUFFIX = ".results.xz"
-"""The end of the file name of compact results."""
+"""Ending of the file name of compact results."""
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 Tasks = Callable[[Manifest, Sequence[str | None]], Sequence[Task]]
-"""Gives the tasks of a manifest that has none, from their tags."""
+"""A function that returns the tasks of a manifest without tasks, from their tags."""
 T = TypeVar("T")
 
 
 class ScoreKind(BaseModel):
-    """What many scores of a run share."""
+    """The fields that many scores of a run share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reward: str
     stop_at: float | None
-    """None for what could not be scored."""
+    """None for an unscored image."""
     parts: tuple[str, ...] = ()
-    """The names of the conditions."""
+    """Names of the conditions."""
     final: bool = False
 
 
@@ -51,15 +51,15 @@ class Scores(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: tuple[Count, ...]
-    """Places in `CompactRun.kinds`."""
+    """Indices in `CompactRun.kinds`."""
     value: tuple[float | None, ...]
-    """None for what could not be scored."""
+    """None for an unscored image."""
     parts: tuple[tuple[float, ...], ...]
     """Rounded to hundredths."""
     said: tuple[Count, ...]
-    """Explanation, or why there is no score: places in `CompactTask.words`."""
+    """Explanation, or why there is no score: indices in `CompactTask.words`."""
     cost: tuple[float, ...] = ()
-    """US dollars; empty if all are free."""
+    """US dollars; empty if all scores are free."""
 
 
 class Trace(BaseModel):
@@ -75,21 +75,21 @@ class Trace(BaseModel):
 
 
 class CompactTask(BaseModel):
-    """One finished task; a column has one value a step unless it says otherwise."""
+    """One finished task; a column has one value per step unless it says otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: Count
-    """The task's place in the manifest."""
+    """The task's index in the manifest."""
     image: Count
     finished: Finished | None
     step: tuple[Count, ...]
     images: tuple[Count, ...]
-    """How many the step drew."""
+    """Number of images of the step."""
     text: tuple[str | None, ...]
-    """The reasoning; None: as the step before."""
+    """The reasoning; None means the same as in the step before."""
     best: tuple[Count, ...]
-    """The best image's place among all images so far."""
+    """Index of the best image among all images so far."""
     best_step: tuple[Count, ...]
     drawings: tuple[Amount, ...]
     tokens: tuple[Count, ...]
@@ -97,19 +97,19 @@ class CompactTask(BaseModel):
     seconds: tuple[Amount, ...]
     """Rounded to tenths."""
     cost: tuple[Amount, ...] = ()
-    """Empty if all is free."""
+    """US dollars; empty if all steps are free."""
     notes: dict[int, tuple[str, ...]] = {}
-    """By the step's place in the columns."""
+    """Notes by the step's index in the columns."""
     trace: Trace | None = None
     words: tuple[str, ...]
-    """What scores say, each once."""
+    """Texts of the scores, each once."""
     reward: Scores
-    """One value an image."""
+    """One value per image."""
     evaluator: Scores | None = None
-    """One value an image."""
+    """One value per image."""
     panel_first: dict[str, Score | Unscored] = {}
     panel_best: dict[str, Score | Unscored] = {}
-    """Of the last step."""
+    """Scores at the last step."""
 
 
 class CompactRun(BaseModel):
@@ -118,16 +118,16 @@ class CompactRun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compact: Literal[1] = 1
-    """The format's version."""
+    """Version of the format."""
     manifest: Manifest
-    """Without tasks if the prompts are not milr's: they are read again from the benchmark's own files."""
+    """The manifest, without tasks if the prompts are not milr's: they are read from the benchmark's own files."""
     tags: tuple[str | None, ...] = ()
-    """The tasks' tags where the manifest has no tasks."""
+    """The tasks' tags, if the manifest has no tasks."""
     kinds: tuple[ScoreKind, ...]
 
 
 def compact_run(run: Run) -> bytes:
-    """Return a run's compact results. The same run gives the same bytes."""
+    """Return a run's compact results. Equal runs give equal bytes."""
     manifest, tags = run.manifest, ()
     if manifest.data is not None:
         tags = tuple(task.tag for task in manifest.tasks)
@@ -206,11 +206,11 @@ def read_compact(file: Path, tasks: Tasks) -> Run:
     """Read compact results; the run's tasks have neither images nor tokens.
 
     Args:
-        file: As `compact_run` made it.
-        tasks: Gives the tasks of a manifest that has none.
+        file: A file made by `compact_run`.
+        tasks: Returns the tasks for a manifest without tasks.
 
     Raises:
-        UsageError: It holds no compact results, or of a version that this milr cannot read.
+        UsageError: It is not a file of compact results, or has an unknown version.
     """
     try:
         lines = read_packed_lines(file)

@@ -19,16 +19,16 @@ from milr.runs.sessions import Spending, open_session, spend_from_now, update_se
 from milr.types import Score, Task, find_final
 
 _FRESH = f"{EVALUATED}{PART}.new"
-"""A task's new scores, until all of the run's tasks have theirs."""
+"""File of a task's new scores, until all tasks of the run have theirs."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An image that an evaluator is shown."""
+    """An image for the evaluator."""
 
     step: int
     number: int
-    """Of the step's images, from 0."""
+    """Number of the image among the step's images, from 0."""
     file: Path
 
 
@@ -36,7 +36,7 @@ def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> li
     """Return the evaluator's score of each image.
 
     Raises:
-        NotScored: It scores nothing any more.
+        NotScored: The evaluator cannot score any more.
     """
     scores = begin_scoring(evaluator, [load_image(one.file) for one in shown], [task] * len(shown))()
     lost = find_final(scores)
@@ -51,18 +51,18 @@ def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> li
 def evaluate_missing(
     evaluator: Reward, task: TaskRun, known: Sequence[EvaluatedImage]
 ) -> tuple[list[EvaluatedImage], list[EvaluatedImage]]:
-    """Show the evaluator the images of a task that it has not scored yet: it may have been down.
+    """Score the images of a task that the evaluator has not scored yet, because it was down.
 
     Args:
-        evaluator: The one that `known` is by.
-        task: A finished one.
-        known: What the evaluator has said so far.
+        evaluator: The evaluator that gave `known`.
+        task: A finished task.
+        known: The evaluator's scores so far.
 
     Returns:
-        The evaluator's scores of all images in order, and those among them that it gave now.
+        The evaluator's scores of all images in order, and the new ones among them.
 
     Raises:
-        NotScored: It scores nothing any more.
+        NotScored: The evaluator cannot score any more.
     """
     scored = {(one.step, one.number): one for one in known if isinstance(one.score, Score)}
     missing = [
@@ -76,10 +76,10 @@ def evaluate_missing(
 
 
 def is_evaluated(folder: Path, evaluator: str) -> bool:
-    """Return whether all images of a run are scored by the evaluator of that name with version.
+    """Return true if all images of a run are scored by the evaluator of that name with version.
 
     Raises:
-        UsageError: The folder holds no run that can be read.
+        UsageError: The folder holds no readable run.
     """
     return all(
         isinstance(one.evaluator, Score) and one.evaluator.reward == evaluator
@@ -89,10 +89,10 @@ def is_evaluated(folder: Path, evaluator: str) -> bool:
 
 
 def check_evaluable(folder: Path) -> Manifest:
-    """Return the manifest of a run that another evaluator may see.
+    """Return the manifest of a run that another evaluator may score.
 
     Raises:
-        UsageError: No run is there, another process works on it, or it was cut off.
+        UsageError: There is no run, another process works on it, or it was interrupted.
     """
     manifest = read_manifest(folder)
     check_unheld(folder, MANIFEST)
@@ -109,26 +109,26 @@ def evaluate_run(
     vlm_usage: Spending = lambda: None,
     machine: Mapping[str, str | int] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Show a finished run's images to another evaluator, whose scores take the place of those before.
+    """Score a finished run's images by another evaluator; its scores replace the earlier ones.
 
-    What the same evaluator could not score is asked again, and nothing else.
+    If the evaluator is the same, only its unscored images are scored again.
 
-    They are written beside the old ones and take their names when all are there: a kill before that leaves the run as
-    it was, and the same call goes on. Time that the evaluator takes does not count as the method's.
+    New scores are written beside the old ones and replace them when all are there: an interruption before that leaves
+    the run unchanged, and the same call continues. The evaluator's time does not count as the method's.
 
     Args:
-        folder: The run's.
-        evaluator: Any reward; the method has not seen it.
-        asked: The name by which it was asked for.
-        vlm_usage: What VLM judges have cost so far; what they cost here is added to the run's.
-        machine: What only torch knows, as `milr.models.devices.machine_facts` returns it.
+        folder: The run's folder.
+        evaluator: Any reward that the method has not seen.
+        asked: The name that the user gave.
+        vlm_usage: Returns the usage of VLM judges so far; the usage of this call is added to the run's.
+        machine: Facts from `milr.models.devices.machine_facts`.
 
     Yields:
-        How many tasks are evaluated, of how many.
+        Number of evaluated tasks, and of all tasks.
 
     Raises:
         UsageError: As `check_evaluable`.
-        NotScored: The evaluator scores nothing any more; what it gave is kept.
+        NotScored: The evaluator cannot score any more; its scores are kept.
     """
     check_evaluable(folder)
     with hold_run(folder, MANIFEST):
@@ -162,7 +162,7 @@ def evaluate_run(
 
 
 def _read_stored(file: Path) -> tuple[EvaluatedImage, ...]:
-    """Return the verdicts in a file, whoever gave them; none where it cannot be read, for then they are asked anew."""
+    """Return the scores in a file, by any evaluator; none if it cannot be read, so that they are requested again."""
     try:
         return read_evaluated(file)
     except (OSError, ValueError):
@@ -170,5 +170,5 @@ def _read_stored(file: Path) -> tuple[EvaluatedImage, ...]:
 
 
 def _is_by(evaluated: Sequence[EvaluatedImage], evaluator: Reward) -> bool:
-    """Return whether these scores are the evaluator's own, from a call that was killed."""
+    """Return true if these scores are the evaluator's own, from an interrupted call."""
     return bool(evaluated) and all(one.score.reward == evaluator.name for one in evaluated)

@@ -26,11 +26,11 @@ _TASK = re.compile(r"\d{4,}-[0-9a-f]{16}(-\d+)?")
 
 
 class RunError(MilrError):
-    """A run that cannot be written any further; its finished tasks stay."""
+    """The error of a run that cannot be written any more; its finished tasks stay."""
 
 
 class NotScored(RunError):
-    """A run that stops because nothing is scored any more; resuming it asks again."""
+    """The error of a run that stops because nothing can be scored any more; resuming it tries again."""
 
     exit_code = 3
 
@@ -41,12 +41,12 @@ def name_task(index: int, task: Task, image: int) -> str:
 
 
 def name_image(step: int, number: int) -> str:
-    """Return the path of a step's image from the task's folder; images of a step are numbered from 0."""
+    """Return the path of a step's image relative to the task's folder; images of a step are numbered from 0."""
     return f"steps/{step:02d}-{number}.png"
 
 
 def list_tasks(folder: Path) -> list[Path]:
-    """Return the folders of a run's finished tasks, by name; what else somebody put there is no task."""
+    """Return the folders of a run's finished tasks, by name; other files there are ignored."""
     return sorted(path for path in (folder / "tasks").glob("*") if _TASK.fullmatch(path.name) and path.is_dir())
 
 
@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_resumable(folder: Path) -> None:
-    """Refuse to go on with a run of format 1.
+    """Refuse to resume a run of format 1.
 
     Raises:
         UsageError: As `read_manifest`, or the run is of format 1.
@@ -78,7 +78,7 @@ def check_resumable(folder: Path) -> None:
 
 
 def damaged(task: Path, file: str, reason: str) -> UsageError:
-    """Return the error for a finished task of which a file is gone or broken."""
+    """Return the error for a finished task with a missing or broken file."""
     run = task.parents[1]
     return UsageError(
         f"{task / file} {reason}: this task is damaged, by a full disk or a power failure perhaps; "
@@ -87,10 +87,10 @@ def damaged(task: Path, file: str, reason: str) -> UsageError:
 
 
 def find_inside(task: Path, file: str) -> Path:
-    """Return where a file of a task's folder is, with links followed.
+    """Return the path of a file in a task's folder, with links followed.
 
     Raises:
-        UsageError: A link leads out of the run: what is there is not the run's to show or to copy.
+        UsageError: A link leads out of the run.
     """
     run = task.parents[1]
     try:
@@ -100,7 +100,7 @@ def find_inside(task: Path, file: str) -> Path:
 
 
 def unreadable(folder: Path, error: Exception) -> UsageError:
-    """Return the error for a run whose files are not as this version or milr 0.1 wrote them."""
+    """Return the error for a run whose files are not those of this version or of milr 0.1."""
     return UsageError(
         f"{folder} holds a run that this milr cannot read ({say_fault(error)}): read it with the version that its "
         f"{MANIFEST} names"
@@ -108,7 +108,7 @@ def unreadable(folder: Path, error: Exception) -> UsageError:
 
 
 def say_fault(error: Exception) -> str:
-    """Return why foreign data was refused, in a few words that can be printed."""
+    """Return in a few printable words why foreign data was refused."""
     if isinstance(error, ValidationError):
         return first_fault(error)
     if isinstance(error, OSError):

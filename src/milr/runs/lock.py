@@ -1,7 +1,7 @@
-"""One process a run folder: the second is told who works there.
+"""Lock of a run folder: one process writes, a second one is told who does.
 
-The operating system holds the lock and lets it go when its process ends, however that ends; so nobody has to tell a
-stale lock from a live one. The run's manifest names its holder.
+The operating system holds the lock and releases it when its process ends, however it ends; so there are no stale locks.
+The run's manifest names its holder.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from milr.files import hold
 
 
 def hold_run(folder: Path, manifest: str) -> AbstractContextManager[None]:
-    """Hold the run in that folder, which exists.
+    """Lock the run in that existing folder.
 
     Args:
-        folder: The run's.
-        manifest: The manifest's file name: its last session says who holds the lock.
+        folder: The run's folder.
+        manifest: File name of the manifest, whose last session names the holder.
 
     Raises:
         UsageError: Another process holds it.

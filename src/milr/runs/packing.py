@@ -1,7 +1,7 @@
-"""A run in one small file, to keep or to publish: everything but its images, which its image tokens give again.
+"""A run in one small file: everything but its images, which its image tokens decode to.
 
-Format: lines of JSON under LZMA. The first is a `PackedRun`, each further one a `PackedTask`, in the order of
-`read_run`. Left out are images, the evidence of scores, and the prompts of benchmarks that do not come with milr.
+Format: lines of JSON under LZMA. The first line is a `PackedRun`, each further one a `PackedTask`, in the order of
+`read_run`. It has no images, no evidence of scores, and no prompts of benchmarks that do not come with milr.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from milr.types import Score, Task, Unscored
 from milr.untrusted import read_packed_lines
 
 SUFFIX = ".run.xz"
-"""The end of a packed run's file name."""
+"""Ending of a packed run's file name."""
 _SPENT = (
     "error",
     "finished",
@@ -42,9 +42,9 @@ _SPENT = (
     "cost",
     "vlm_usage",
 )
-"""Of a manifest, what a run that begins anew has not."""
+"""Fields of a manifest that a new run does not have."""
 Redraw = Callable[[Sequence[Task], Sequence[Sequence[int]]], list[Image.Image]]
-"""Decodes image tokens, each for a task."""
+"""A function that decodes image tokens, each list for a task."""
 Which = Literal["none", "ends", "all"]
 """Images to draw again: none, the first, best and last of every task, or all."""
 
@@ -55,9 +55,9 @@ class PackedRun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     packed: Literal[2] = 2
-    """The format's version."""
+    """Version of the format."""
     manifest: Manifest
-    """Without tasks if the prompts are not milr's: they are read again from the benchmark's own files."""
+    """The manifest, without tasks if the prompts are not milr's: they are read from the benchmark's own files."""
 
 
 class PackedTask(BaseModel):
@@ -66,12 +66,12 @@ class PackedTask(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     index: Count
-    """The task's place in the manifest."""
+    """The task's index in the manifest."""
     image: Count
     best: Name
     """`digest` of the answer's image."""
     steps: tuple[dict[str, Any], ...]
-    """Each a `StoredStep` without task, index and image; of the best image only the file's name."""
+    """Each a `StoredStep` without task, index and image, and with the best image's file name only."""
     evaluated: tuple[EvaluatedImage, ...]
 
 
@@ -81,7 +81,7 @@ def digest(image: Image.Image) -> str:
 
 
 def pack_run(run: Run) -> bytes:
-    """Return a run's file. The same run gives the same bytes."""
+    """Return the packed run. Equal runs give equal bytes."""
     manifest = run.manifest
     if manifest.data is not None:
         manifest = manifest.model_copy(update={"tasks": ()})
@@ -120,14 +120,14 @@ def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tupl
     """Read a packed run, of this format or of milr 0.1; its images' files do not exist yet.
 
     Args:
-        file: As `pack_run` made it.
-        tasks: Gives the tasks of a manifest that has none.
+        file: A file made by `pack_run`.
+        tasks: Returns the tasks for a manifest without tasks.
 
     Returns:
         The run, and the digests of the answers by index and image.
 
     Raises:
-        UsageError: It is no packed run, or of a version that this milr cannot read.
+        UsageError: It is not a packed run, or has an unknown version.
     """
     try:
         lines = read_packed_lines(file)
@@ -148,7 +148,7 @@ def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tupl
 
 
 def _read_first(line: bytes) -> tuple[Manifest, str | None]:
-    """Return the manifest; and the method of a run of format 1, else None."""
+    """Return the manifest and, for a run of format 1, its method, else None."""
     try:
         return PackedRun.model_validate_json(line).manifest, None
     except ValidationError:
@@ -182,17 +182,17 @@ def _unpack_task(file: Path, manifest: Manifest, packed: PackedTask) -> TaskRun:
 def unpack_run(
     run: Run, digests: Mapping[tuple[int, int], str], folder: Path, redraw: Redraw | None, which: Which = "ends"
 ) -> Iterator[tuple[int, int, bool | None]]:
-    """Write a packed run as a run folder. Evidence and strips do not come back, images as far as they are asked for.
+    """Write a packed run as a run folder, without evidence and strips, with the requested images.
 
     Args:
-        run: From `read_packed`, with the digests.
-        digests: By index and image.
-        folder: New or empty; the manifest comes last, so that half a run is none.
-        redraw: Decodes tokens; None if no images are asked for.
+        run: A run from `read_packed`.
+        digests: Its digests by index and image.
+        folder: New or empty; the manifest is written last, so that half a run is not taken for one.
+        redraw: Decodes tokens; None if no images are requested.
         which: Images to draw.
 
     Yields:
-        How many tasks are written, of how many, and whether the answer's image is the one that was packed, to the
+        Number of written tasks, of all tasks, and whether the answer's image equals the packed one, to the
         pixel; None if it was not drawn.
     """
     for done, task in enumerate(run.tasks, start=1):
@@ -229,10 +229,10 @@ def _choose(task: TaskRun, which: Which) -> list[StoredImage]:
 
 
 def begin_anew(manifest: Manifest, folder: Path) -> None:
-    """Write a run folder in which nothing is drawn yet, so that resuming it draws the run again by its settings.
+    """Write a run folder without any task, so that resuming it draws the run again by its settings.
 
     Args:
-        manifest: Of a run whose images are gone.
+        manifest: Manifest of a run whose images are gone.
         folder: New or empty.
     """
     fresh = {name: field.get_default() for name, field in Manifest.model_fields.items() if name in _SPENT}

@@ -23,18 +23,18 @@ from milr.runs.strip import Outcome, find_outcome
 from milr.types import Score, Unscored, rank
 
 INDEX = "index.html"
-"""The page's file in the run's folder."""
+"""File name of the page in the run's folder."""
 _BEST, _SMALL = 320, 128
-"""Pixels a side, at most: of the best image, of those in the strip."""
+"""Most pixels per side of the best image, and of those in the strip."""
 _IMAGES = 3000
-"""About how many images a page holds; longer strips are thinned out, which is said."""
+"""Approximate number of images in a page; longer strips leave out images and say so."""
 
 
 def write_page(folder: Path) -> Path:
-    """Write a run's page and return its path; searches that an interrupt ended are on it too.
+    """Write a run's page and return its path; interrupted searches are included.
 
     Raises:
-        UsageError: The folder holds no run that can be read.
+        UsageError: The folder holds no readable run.
         OSError: It cannot be written.
     """
     run = read_run(folder)
@@ -114,7 +114,7 @@ def _draw_task(task: TaskRun, shown: int, manifest: Manifest, *, begun: bool = F
 
 
 def _choose(images: Sequence[RunImage], answer: RunImage, most: int) -> list[RunImage]:
-    """Return the first image, the answer, the last one, and as many others between them, evenly."""
+    """Return the first image, the answer, the last one, and others between them at even distances."""
     if len(images) <= most:
         return list(images)
     places = {0, len(images) - 1, images.index(answer)}

@@ -1,4 +1,4 @@
-"""Reads a run folder back: its manifest and, for every finished task, its steps."""
+"""Reader of run folders: the manifest and the steps of every finished task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from milr.types import Score, Task, Unscored
 from milr.untrusted import read_file
 
 MISSING = "no verdict of the run's evaluator is stored: type milr evaluate, or resume the run, to ask for it"
-"""Why an image of a run with an evaluator is unscored where its verdict is gone."""
+"""Reason why an image is unscored if its evaluator's score is missing."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RunImage:
 
     step: int
     number: int
-    """Of the step's images, from 0."""
+    """Number of the image among the step's images, from 0."""
     image: StoredImage
     reward: Score | Unscored
     evaluator: Score | Unscored | None
@@ -57,25 +57,25 @@ class TaskRun:
     steps: tuple[StoredStep, ...]
     """Step 0 first; never empty."""
     image: int = 0
-    """Which of the prompt's images this is, from 0."""
+    """Number of the image among the prompt's images, from 0."""
     evaluated: tuple[EvaluatedImage, ...] = ()
     """The evaluator's scores of every image, in order; empty if the run has no evaluator."""
     has_images: bool = True
-    """False for a task of a packed run or of compact results: its images have no files."""
+    """False for a task of a packed run or of compact results, whose images have no files."""
 
     @property
     def first(self) -> StoredStep:
-        """The step before any update."""
+        """Return step 0, before any update."""
         return self.steps[0]
 
     @property
     def last(self) -> StoredStep:
-        """The step that ended the task: its `best` is the answer."""
+        """Return the last step; its `best` is the answer."""
         return self.steps[-1]
 
     @property
     def images(self) -> tuple[RunImage, ...]:
-        """Every image, in order."""
+        """Return every image, in order."""
         evaluated = {(one.step, one.number): one.score for one in self.evaluated}
         return tuple(
             RunImage(step.step, number, image, score, evaluated.get((step.step, number)))
@@ -85,7 +85,7 @@ class TaskRun:
 
     @property
     def answer(self) -> RunImage:
-        """The image that the reward ranks best, the first of equals: what the task is worth."""
+        """Return the image that the reward ranks best, the first one on a tie."""
         best = self.last.best.file
         return next(one for one in self.images if one.image.file == best)
 
@@ -93,14 +93,14 @@ class TaskRun:
         """Return the file of a stored image.
 
         Raises:
-            UsageError: It is gone, it is a link out of the run, or the run never had it.
+            UsageError: It is missing, it is a link out of the run, or the run never had it.
         """
         if not self.has_images:
             raise UsageError(f"{self.folder.parents[1]} has no images: give the run folder that it was packed from")
         file = find_inside(self.folder, image.file)
         if file.is_file():
             return file
-        if not (self.folder / STRIP).exists():  # as unpacking leaves it
+        if not (self.folder / STRIP).exists():  # as after unpacking
             raise UsageError(
                 f"{self.folder / image.file} was not drawn again when the run was unpacked: unpack it once more, with "
                 "--pictures all"
@@ -111,7 +111,7 @@ class TaskRun:
         """Load a stored image, RGB.
 
         Raises:
-            UsageError: Its file is gone or broken.
+            UsageError: Its file is missing or broken.
         """
         try:
             return load_image(self.find_file(image))
@@ -128,18 +128,18 @@ class Run:
     tasks: tuple[TaskRun, ...]
     """The finished tasks, in the order of the prompts and, for each, of its images."""
     damaged: tuple[str, ...] = ()
-    """Finished tasks that cannot be read and are set aside: each one's file, what is wrong, and what mends it."""
+    """Finished tasks that cannot be read and are set aside: file, fault and fix of each."""
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the run's numbers must know: tasks that are set aside, verdicts that are missing."""
+        """Return notes on the run's numbers: tasks that are set aside, scores that are missing."""
         lost = sum(one.score == _missing(self.manifest) for task in self.tasks for one in task.evaluated)
         missing = [f"{self.folder}: {lost} verdicts of {self.manifest.evaluator} are missing"] if lost else []
         return [*(f"set aside: {one}" for one in self.damaged), *missing]
 
 
 def read_run(folder: Path | str) -> Run:
-    """Read a run; tasks that had not finished when it ended are left out, damaged ones are set aside and named.
+    """Read a run; unfinished tasks are left out, damaged ones are set aside and named.
 
     Raises:
         UsageError: The folder holds no run, or one that this version cannot read.
@@ -157,18 +157,18 @@ def read_run(folder: Path | str) -> Run:
 
 
 def read_task(folder: Path) -> TaskRun:
-    """Read one task of a run, a finished one or one in progress; `read_run` reads all that have finished.
+    """Read one task of a run, finished or in progress; `read_run` reads all finished ones.
 
     Raises:
-        UsageError: A file of it is gone or cannot be read.
+        UsageError: One of its files is missing or cannot be read.
     """
     return _read_task(folder, lambda: read_manifest(folder.parents[1]))
 
 
 def read_whole(folder: Path) -> TaskRun | None:
-    """Read one finished task with all its images there; None if it is damaged.
+    """Read one finished task with all its images; return None if it is damaged.
 
-    A task that was unpacked has no strip, and only the images that were asked for.
+    An unpacked task has no strip, and only the requested images.
     """
     try:
         task = read_task(folder)
@@ -204,18 +204,18 @@ def make_task_run(
     has_images: bool = True,
     begun: bool = False,
 ) -> TaskRun:
-    """Return a task of a run, once its parts are found to belong together, with a verdict for each image.
+    """Return a task of a run, with an evaluator's score for each image, after checking that its parts fit together.
 
     Args:
-        folder: The task's.
-        manifest: The run's.
-        steps: All of them.
-        evaluated: Verdicts that are stored; those of another evaluator than the run's count as missing.
+        folder: The task's folder.
+        manifest: The run's manifest.
+        steps: All its steps.
+        evaluated: The stored scores; those of another evaluator than the run's count as missing.
         has_images: As in `TaskRun`.
-        begun: It may be a task in progress.
+        begun: True if the task may be in progress.
 
     Raises:
-        ValueError: Steps are missing, or of another task; or scores, images and verdicts do not belong together.
+        ValueError: Steps are missing, or of another task; or scores and images do not fit together.
     """
     first, last = steps[0], steps[-1]
     if first.index >= len(manifest.tasks) or manifest.tasks[first.index] != first.task:
@@ -258,7 +258,7 @@ def _missing(manifest: Manifest) -> Unscored:
 
 
 def _read_step(line: bytes, method: str) -> StoredStep:
-    if b'"drawings":' in line:  # of format 1, or a text that says so
+    if b'"drawings":' in line:  # of format 1, or a text that claims so
         step = from_json(line)
         if is_old_step(step):
             return StoredStep.model_validate(upgrade_step(step, method))
@@ -269,7 +269,7 @@ def read_evaluated(file: Path) -> tuple[EvaluatedImage, ...]:
     """Read an evaluator's scores of a task's images; nothing if there is no such file.
 
     Raises:
-        OSError, ValueError: It cannot be read, or is not what its end mark says.
+        OSError, ValueError: It cannot be read, or does not match its end mark.
     """
     lines = split_lines(read_file(file)) if file.is_file() else []
     return tuple(EvaluatedImage.model_validate_json(line) for line in lines)
@@ -279,6 +279,6 @@ def load_image(file: Path) -> Image.Image:
     """Load an image of a run, RGB.
 
     Raises:
-        OSError, ValueError, UnreadableImage: It is gone, no PNG, broken, or far too large.
+        OSError, ValueError, UnreadableImage: It is missing, not a PNG, broken, or far too large.
     """
     return decode_image(read_file(file), ("PNG",)).convert("RGB")

@@ -1,4 +1,4 @@
-"""The contents of a run's files, format 2. The writer fills these in, the reader checks what it finds against them."""
+"""Schema of a run's files, format 2. The writer fills these models in, the reader checks files against them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from milr.settings import Settings
 from milr.types import Finished, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
 FORMAT = 2
-"""The layout's version. `milr.runs.upgrade` reads format 1."""
+"""Version of the format. `milr.runs.upgrade` reads format 1."""
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
-"""A killed run stays "running". "stopped": a limit of the whole run was reached before all tasks had finished."""
+"""A killed run stays "running". "stopped" means that a limit of the whole run was reached before all tasks had
+finished."""
 
 Words = Annotated[str, Field(max_length=2**16)]
 Name = Annotated[str, Field(max_length=4096)]
@@ -26,10 +27,10 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Tokens = tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
 MOST_TASKS = 10**6
-"""Of a run, times images per prompt."""
+"""Most tasks of a run, times images per prompt."""
 
 Usage = dict[str, str | int | float]
-"""What VLM judges cost: url, calls, cached, tokens_in, tokens_out and, where a price is known, cost."""
+"""Usage of VLM judges: url, calls, cached, tokens_in, tokens_out and, if a price is known, cost."""
 
 
 class Session(BaseModel):
@@ -39,58 +40,59 @@ class Session(BaseModel):
 
     host: Name
     process: int
-    """The process id on that host."""
+    """Process id on that host."""
     started: datetime
     machine: dict[str, str | int]
-    """platform, processor, cpus, and what the caller added (threads, accelerator)."""
+    """platform, processor, cpus, and facts from the caller (threads, accelerator)."""
     versions: dict[str, str]
-    """Of milr, python, torch, transformers."""
+    """Versions of milr, python, torch, transformers."""
     status: Status = "running"
     error: Words | None = None
     seconds: Amount = 0.0
-    """Wall time; of a killed session, until its last task that finished."""
+    """Wall time; for a killed session, until its last finished task."""
     drawings: Amount = 0
-    """All that were made, those of tasks that did not finish too."""
+    """All drawings, including those of unfinished tasks."""
     tokens: Count = 0
     reward_calls: Count = 0
     evaluated: Count = 0
-    """Images that the evaluator was shown."""
+    """Images that the evaluator scored."""
     evaluator_seconds: Amount = 0.0
     """The evaluator's share of the wall time."""
     cost: Amount = 0.0
-    """US dollars that reward and evaluator cost at paid VLM judges."""
+    """US dollars paid to VLM judges by reward and evaluator."""
     vlm_usage: Usage | None = None
     """None if no VLM judge was asked."""
 
 
 class Manifest(BaseModel):
-    """`run.json`."""
+    """The manifest, `run.json`."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     format: Literal[2] = FORMAT
     status: Status = "running"
     error: Words | None = None
-    """Why the run failed."""
+    """Reason why the run failed."""
     benchmark: Name | None = None
     """A name of `milr.benchmarks.BENCHMARKS`; None if the prompts were the user's own."""
     data: Name | None = None
-    """The folder that the benchmark's prompts were read from; None if they come with the package."""
+    """Folder of the benchmark's prompts; None if they come with the package."""
     places: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = None
-    """Each task's place, from 0, in the benchmark's whole list; official layouts number images by it."""
+    """Each task's index, from 0, in the benchmark's whole list; official layouts number images by it."""
     shard: Name | None = None
     """"2/3": the second of three runs that share the tasks between them."""
     images_per_prompt: int = Field(default=1, ge=1, le=MOST_TASKS)
     """Image n of a prompt is drawn with the seed of the settings + n."""
     model: Name
     model_asked: Name | None = None
-    """The name or folder that was asked for: what resuming loads again. The same of reward and evaluator."""
+    """The name or folder that the user gave, which resuming loads again. `reward_asked` and `evaluator_asked` are
+    alike."""
     model_folder: Name | None = None
     device: Name
     dtype: Name | None = None
-    """None: the model's own."""
+    """Dtype; None means the model's own."""
     profile: Name | None = None
-    """The prompt profile; None: the checkpoint's own."""
+    """Prompt profile; None means the checkpoint's own."""
     reward: Name
     """Name with version."""
     reward_asked: Name | None = None
@@ -98,7 +100,7 @@ class Manifest(BaseModel):
     """The reward that gives the headline numbers, name with version; None if there is none."""
     evaluator_asked: Name | None = None
     panel: tuple[Name, ...] = ()
-    """The rewards that were only watched."""
+    """Rewards that were watched but not optimised."""
     vlm_usage: Usage | None = None
     """None if no VLM judge was asked."""
     settings: Settings
@@ -107,7 +109,7 @@ class Manifest(BaseModel):
     """If true, a task's images do not depend on its neighbours in the batch, so that resuming changes nothing."""
     tasks: tuple[Task, ...]
     versions: dict[str, str]
-    """Of milr, python, torch, transformers, when the run began."""
+    """Versions of milr, python, torch and transformers when the run began."""
     platform: Name
     started: datetime
     finished: datetime | None = None
@@ -116,20 +118,20 @@ class Manifest(BaseModel):
     seconds: Amount = 0.0
     """Wall time of all sessions."""
     tasks_finished: Count = 0
-    """Of `tasks` times `images_per_prompt`."""
+    """Finished images, of `tasks` times `images_per_prompt`."""
     drawings: Amount = 0
-    """Of all tasks, unfinished ones and those that a kill lost too."""
+    """Drawings of all tasks, including unfinished ones and those lost by a kill."""
     tokens: Count = 0
-    """Sampled, text and image, of all tasks."""
+    """Sampled tokens of all tasks, text and image."""
     reward_calls: Count = 0
     evaluated: Count = 0
     evaluator_seconds: Amount = 0.0
     cost: Amount = 0.0
-    """US dollars that reward and evaluator cost at paid VLM judges."""
+    """US dollars paid to VLM judges by reward and evaluator."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        """Refuse places that are not one a task, and more tasks than any run has."""
+        """Refuse a number of places other than that of tasks, and more tasks than any run has."""
         if self.tasks and self.places is not None:
             if len(self.places) != len(self.tasks):
                 raise ValueError(f"it has {len(self.tasks)} tasks and {len(self.places)} places")
@@ -141,7 +143,7 @@ class Manifest(BaseModel):
 
     @property
     def method(self) -> str:
-        """Name of the method."""
+        """Return the name of the method."""
         return self.settings.method
 
 
@@ -152,7 +154,7 @@ class StoredImage(BaseModel):
 
     tokens: Tokens
     file: str = Field(pattern=r"^steps/[0-9]{2,9}-[0-9]{1,9}\.png$")
-    """Path from the task's folder; never one that leads out of it."""
+    """Path relative to the task's folder; never one that leads out of it."""
 
 
 class EvaluatedImage(BaseModel):
@@ -162,7 +164,7 @@ class EvaluatedImage(BaseModel):
 
     step: Count
     number: Count
-    """Of the step's images, from 0."""
+    """Number of the image among the step's images, from 0."""
     score: Score | Unscored
 
 
@@ -174,7 +176,7 @@ class StoredStep(BaseModel):
     task: Task
     index: Count
     image: Count = 0
-    """Which of the prompt's images this is part of, from 0; the one field that a record does not have."""
+    """Number of the image among the prompt's images, from 0; a record has no such field."""
     step: Count
     reasoning: Reasoning
     images: tuple[StoredImage, ...] = Field(max_length=MOST_TASKS)
@@ -195,7 +197,7 @@ class StoredStep(BaseModel):
 
     @classmethod
     def of(cls, record: StepRecord, files: Sequence[str], best: str, image: int = 0) -> StoredStep:
-        """Return the record with files in the place of its images: one per image, and the best one's."""
+        """Return the record with files instead of images: one per image, and the best one's."""
         values: dict[str, object] = {field.name: getattr(record, field.name) for field in fields(record)}
         values["image"] = image
         values["images"] = tuple(
@@ -206,23 +208,23 @@ class StoredStep(BaseModel):
 
 
 def dump(model: BaseModel, indent: int | None = None) -> bytes:
-    """Return JSON. A reward's evidence may hold anything: arrays become lists, the rest its text."""
+    """Return JSON. A reward's evidence may contain anything: arrays become lists, other objects their text."""
     return to_json(model, indent=indent, by_alias=True, fallback=_plain)
 
 
 class EndMark(BaseModel):
-    """The last line of a file of lines that is whole: a lost line or a changed digit before it is noticed."""
+    """The last line of a file of lines: it reveals a lost line or a changed digit before it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     end: Count
-    """How many lines are before it."""
+    """Number of lines before it."""
     hash: str = Field(pattern=r"^[0-9a-f]{16}$")
-    """Of the bytes before it: blake2b of eight bytes."""
+    """Hash of the bytes before it: blake2b of eight bytes."""
 
     @classmethod
     def of(cls, content: bytes) -> EndMark:
-        """Return the mark of that content."""
+        """Return the end mark of that content."""
         return cls(end=content.count(b"\n"), hash=blake2b(content, digest_size=8).hexdigest())
 
 
@@ -240,7 +242,7 @@ def split_lines(content: bytes) -> list[bytes]:
     """Return the lines of a file, without its end mark; older runs have none.
 
     Raises:
-        ValueError: It is not what its end mark says.
+        ValueError: It does not match its end mark.
     """
     lines = content.splitlines()
     if not lines or not lines[-1].startswith(b'{"end"'):

@@ -1,4 +1,4 @@
-"""A manifest's sessions: one a process that worked on the run, and the sums of what they spent."""
+"""Sessions of a manifest: one per process that worked on the run, and the sums of their spending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milr._version import __version__
 from milr.runs.schema import Manifest, Session, Usage
 
 Spending = Callable[[], Mapping[str, str | int | float] | None]
-"""Returns what VLM judges have cost so far; None if none was asked."""
+"""A function that returns the usage of VLM judges so far; None if none was asked."""
 _SUMMED = ("seconds", "drawings", "tokens", "reward_calls", "evaluated", "evaluator_seconds", "cost")
 
 
@@ -21,8 +21,8 @@ def open_session(manifest: Manifest, machine: Mapping[str, str | int]) -> Manife
     """Return the manifest with a session of this process at its end.
 
     Args:
-        manifest: Of the run.
-        machine: What only torch knows: threads, accelerator.
+        manifest: Manifest of the run.
+        machine: Facts that only torch knows: threads, accelerator.
     """
     session = Session(
         host=socket.gethostname(),
@@ -53,7 +53,7 @@ def update_session(manifest: Manifest, **figures: object) -> Manifest:
 
 
 def spend_from_now(vlm_usage: Spending) -> Spending:
-    """Return what VLM judges cost from this call on: one client may serve several runs."""
+    """Return a function for the usage of VLM judges from this call on, because one client may serve several runs."""
     before = vlm_usage() or {}
 
     def since() -> Usage | None:
@@ -80,12 +80,12 @@ def _add(sessions: Sequence[Session], name: str) -> float:
 
 
 def _less(value: str | int | float, before: str | int | float) -> str | int | float:
-    """Return a count less what it was before; what is no number, such as the URL, stays."""
+    """Return the difference of two counts; values that are not numbers, such as the URL, stay."""
     return value if isinstance(value, str) or isinstance(before, str) else value - before
 
 
 def _add_usage(usages: Sequence[Usage]) -> Usage | None:
-    """Add up the numbers; of what is no number, such as the URL, the last one stays."""
+    """Add up the numbers; of other values, such as the URL, keep the last."""
     added: Usage = {}
     for usage in usages:
         for name, value in usage.items():

@@ -13,14 +13,14 @@ from milr.types import Score, StepRecord, Unscored, rank
 
 COLUMNS = 7
 LEAST, MOST = 128, 384  # an image's width in the strip, in pixels
-LEAST_WIDTH = 320  # of the whole, so that a title has room over a single image
+LEAST_WIDTH = 320  # of the whole strip, so that a title has room above a single image
 MARGIN, GAP, FRAME = 16, 12, 4
 TITLE_SIZE, LABEL_SIZE = 20, 14
 TITLE_LINE, LABEL_LINE = 26, 22
 PAPER, INK, FAINT, EDGE = "white", "#1f2328", "#59636e", "#d1d9e0"
 
 Outcome: TypeAlias = Literal["met", "improved", "failed"]
-"""What a search came to: its reward is above the stop value, above that of the first image, or neither."""
+"""Outcome of a search: its reward is above the stop value, above that of the first image, or neither."""
 COLORS: Mapping[Outcome, str] = {"met": "#1a7f37", "improved": "#9a6700", "failed": "#b42318"}
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -32,15 +32,15 @@ class Frame:
 
     image: Image.Image
     label: str
-    """Under the image at the left, for instance "step 3"."""
+    """Text below the image at the left, for instance "step 3"."""
     reward: str
-    """Under the image at the right, for instance "0.75"."""
+    """Text below the image at the right, for instance "0.75"."""
     outcome: Outcome | None = None
-    """Set for the best image alone: its frame has the outcome's colour, and the word stands at its reward."""
+    """Outcome, for the best image alone: its frame has the outcome's colour, and the word is next to its reward."""
 
 
 def find_outcome(first: Score | Unscored, last: StepRecord | StoredStep) -> Outcome:
-    """Return what a search came to, from the score of its first image and its last record."""
+    """Return the outcome of a search, from the score of its first image and its last record."""
     if last.finished == "met":
         return "met"
     return "improved" if rank(last.best_score) > rank(first) else "failed"
@@ -51,10 +51,10 @@ def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
 
     Args:
         title: The prompt; wrapped to the strip's width.
-        frames: At least one; all are shown at the first one's size.
+        frames: At least one; all are shown at the size of the first.
 
     Returns:
-        An RGB image. Small images are enlarged by a whole factor, so that their pixels stay what they are.
+        An RGB image. Small images are enlarged by a whole factor, so that their pixels stay sharp.
     """
     cell_width, cell_height = _cell(frames[0].image)
     columns = min(COLUMNS, len(frames))
@@ -71,7 +71,7 @@ def draw_strip(title: str, frames: Sequence[Frame]) -> Image.Image:
     for number, frame in enumerate(frames):
         row, column = divmod(number, columns)
         x, y = MARGIN + column * (cell_width + GAP), top + row * row_height
-        # An edge for all, since many images have white grounds.
+        # an edge for all images, because many have white grounds
         edge, color = (FRAME, COLORS[frame.outcome]) if frame.outcome else (1, EDGE)
         pen.rectangle((x - edge, y - edge, x + cell_width + edge - 1, y + cell_height + edge - 1), color)
         strip.paste(_fit(frame.image, cell_width, cell_height), (x, y))

@@ -1,4 +1,4 @@
-"""The folder of a task while it is written."""
+"""The folder of a task while it is being written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from milr.types import Score, StepRecord, Task, Unscored
 
 
 class TaskFolder:
-    """The folder of a task in progress. Images are not held: strip and evaluator read them back."""
+    """The folder of a task in progress. Images are not kept in memory: strip and evaluator read them from disk."""
 
     def __init__(self, folder: Path, image: int) -> None:
         self._final, self._image = folder, image
         self._folder = folder.with_name(folder.name + PART)
         (self._folder / "steps").mkdir(parents=True)
         self.last: StepRecord | None = None
-        """What was written last."""
+        """The last record."""
         self._best = ""
         self._first: Score | Unscored = Unscored("no image yet", "")
         self._cells: list[_Cell] = []
@@ -60,10 +60,10 @@ class TaskFolder:
         draw_strip(record.task.shown, frames).save(self._folder / STRIP)
 
     def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
-        """Show the evaluator all images; write and return its scores.
+        """Let the evaluator score all images; write and return its scores.
 
         Raises:
-            NotScored: It scores nothing any more.
+            NotScored: It cannot score any more.
         """
         shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
         evaluated = evaluate_images(evaluator, task, shown)
@@ -71,7 +71,7 @@ class TaskFolder:
         return evaluated
 
     def rename(self) -> Path:
-        """Give the folder its name, once all of it is on the disk: from now on the task is finished."""
+        """Rename the folder to its final name, after all of it is on the disk; then the task is finished."""
         move(self._folder, self._final)
         return self._final
 
@@ -88,7 +88,7 @@ class _Cell:
 
 
 def _best_number(record: StepRecord) -> int:
-    """Return which of the step's images is the best: the object itself, or the first with its tokens."""
+    """Return the number of the best image among the step's images: the same object, or the first with its tokens."""
     for number, sample in enumerate(record.images):
         if sample is record.best:
             return number

@@ -1,4 +1,4 @@
-"""Format 1, as milr 0.1 wrote it, as format 2: pure functions over what its JSON held.
+"""Upgrade of format 1 (milr 0.1) to format 2: pure functions on its JSON.
 
 Folders and packed runs of format 1 can be read, reported, evaluated and packed again. They cannot be resumed.
 """
@@ -31,10 +31,10 @@ _TRACE = (
 
 
 def upgrade_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a method from format 1's flat config; what the method does not read is dropped.
+    """Return the settings of a method from format 1's flat config; settings that the method does not read are dropped.
 
     Raises:
-        UsageError: No such method, or a value that is not allowed.
+        UsageError: There is no such method, or a value is not allowed.
     """
     renamed = {OLD_NAMES.get(name, name): value for name, value in config.items()}
     return make_settings(method, defaults=renamed).model_dump()
@@ -55,21 +55,22 @@ def upgrade_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_old_step(step: Mapping[str, Any]) -> bool:
-    """Return whether a line of `records.jsonl`, or a packed step, is of format 1."""
+    """Return true if a line of `records.jsonl`, or a packed step, is of format 1."""
     return "drawings" in step
 
 
 def upgrade_step(step: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Return a step of format 2: a line of `records.jsonl`, or a packed step, whose best image is a file's name.
+    """Return a step of format 2: a line of `records.jsonl`, or a packed step, whose best image is a file name.
 
     Args:
-        step: Of format 1.
-        method: The run's. Methods other than "milr" have no latents, and filled the fields of the trace with zeros.
+        step: A step of format 1.
+        method: The run's method. Methods other than "milr" have no latents, and filled the fields of the trace with
+            zeros.
     """
     kept = {name: value for name, value in step.items() if name not in (*_TRACE, "drawings", "best")}
     best = step["best"]
     return {
-        # Runs made before reward calls were counted asked once per drawing.
+        # runs from before reward calls were counted called the reward once per drawing
         "reward_calls": int(step["drawings_spent"]),
         **kept,
         "images": [_upgrade_image(image) for image in step["drawings"]],

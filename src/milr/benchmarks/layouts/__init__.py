@@ -1,4 +1,4 @@
-"""Official folder layouts: which pictures a benchmark's own scorer would find, and the result files that it writes."""
+"""Official folder layouts: the images that a benchmark's own scorer finds, and the result files that it writes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LAYOUTS: Mapping[str, Entry] = {
         "milr.benchmarks.layouts.t2i_compbench:T2ICompBenchLayout", "samples/<prompt>_000000.png, one category"
     ),
 }
-"""Benchmark -> its layout. One is one file and one line here."""
+"""Benchmark -> its layout. A layout is one file and one line here."""
 
 
 def load_layout(name: str) -> Layout:
-    """The layout of that benchmark.
+    """Return the layout of that benchmark.
 
     Raises:
-        UsageError: No benchmark has that name.
+        UsageError: There is no such benchmark.
     """
     layout: Layout = load(find("benchmark", name, LAYOUTS))()
     return layout

@@ -12,48 +12,48 @@ from milr.types import Score, Task, Unscored
 
 @dataclass(frozen=True)
 class FoundPicture:
-    """A picture to be scored."""
+    """An image to be scored."""
 
     key: str
-    """Its path under the folder, with "/"."""
+    """Its path in the folder, with "/"."""
     task: Task
     metadata: Mapping[str, object] = field(default_factory=dict[str, object])
-    """What the layout wants back when it writes."""
+    """Data for the layout's own use when it writes results."""
 
 
 Scored: TypeAlias = tuple[FoundPicture, Score | Unscored]
 
 
 class Layout(Protocol):
-    """Reads a benchmark's folder of pictures and writes its official result files."""
+    """The protocol of a layout: it reads a benchmark's folder of images and writes its official result files."""
 
     reward: str
-    """The name of the reward that scores it unless another one is asked for."""
+    """Name of the reward that scores it by default."""
     prompts: int
-    """How many the whole benchmark has."""
+    """Number of prompts of the whole benchmark."""
     right_or_wrong: bool
-    """The official score counts a picture as right (1) or wrong, whatever its value."""
+    """True if the official score counts an image as right (1) or wrong, whatever its value."""
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
-        """Every picture that the official scorer would find, in a fixed order.
+        """Find every image that the official scorer would find, in a fixed order.
 
         Args:
-            folder: As the official scorer takes it.
-            prompts: The benchmark's prompt file, for layouts whose folder does not hold it; None where not given.
+            folder: The folder for the official scorer.
+            prompts: The benchmark's prompt file, for layouts whose folder does not hold it; None if not given.
 
         Raises:
-            UsageError: Nothing there that the official scorer would take, or something that it could not read.
+            UsageError: There is no image for the official scorer, or a file that it could not read.
         """
         ...
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
-        """Where the official scorer looks for a picture: its path under the folder, with "/".
+        """Return the path at which the official scorer looks for an image, relative to the folder, with "/".
 
         Args:
-            task: The picture's.
-            place: The task's in the benchmark's whole list, from 0.
-            image: Which of the prompt's images it is, from 0.
-            images: How many each prompt has.
+            task: The image's task.
+            place: The task's index in the benchmark's whole list, from 0.
+            image: Number of the image among the prompt's images, from 0.
+            images: Number of images of each prompt.
 
         Raises:
             UsageError: The official scorer has no place for it.
@@ -61,7 +61,7 @@ class Layout(Protocol):
         ...
 
     def describe(self, task: Task, place: int) -> Mapping[str, str]:
-        """What else stands in the folder for a task: path -> text."""
+        """Return further files of a task in the folder: path -> text."""
         ...
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
@@ -69,11 +69,11 @@ class Layout(Protocol):
 
         Args:
             out: An existing folder.
-            folder: As it was given to `find`.
+            folder: The folder given to `find`.
             scored: In the order of `find`.
-            reward: The name, with its version, of what scored them.
+            reward: Name of the reward, with its version.
 
         Returns:
-            The summary, as the official scorer prints it; without the pictures that are `Unscored`.
+            The summary, as the official scorer prints it, without `Unscored` images.
         """
         ...

@@ -28,8 +28,8 @@ _PICTURE = re.compile(r"\d+\.png")
 class GenEvalLayout:
     """00000/metadata.jsonl and 00000/samples/0000.png.
 
-    As in the original, folders whose names are not all digits and pictures whose names do not begin with digits and
-    ".png" are passed over; unlike there, the order is that of the numbers.
+    As in the original, folders whose names are not all digits and files that are not named by digits and ".png" are
+    skipped; unlike there, the order is that of the numbers.
     """
 
     reward = "geneval"
@@ -37,14 +37,14 @@ class GenEvalLayout:
     right_or_wrong = True
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
-        """Every picture that GenEval's scorer would find, by the numbers of folder and picture.
+        """Find every image that GenEval's scorer would find, by the numbers of folder and image.
 
         Args:
             folder: Holds the numbered folders.
-            prompts: GenEval's evaluation_metadata.jsonl, to check that no prompt lacks a folder; None to not check.
+            prompts: GenEval's evaluation_metadata.jsonl, to check that no prompt lacks a folder; None skips the check.
 
         Raises:
-            UsageError: No pictures, a folder without metadata that can be read, or a prompt without a folder.
+            UsageError: There are no images, a folder has no readable metadata, or a prompt has no folder.
         """
         if not folder.is_dir():
             raise UsageError(f"no folder {str(folder)!r}: give one with GenEval's 00000/samples/0000.png in it")
@@ -65,19 +65,19 @@ class GenEvalLayout:
         return found
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
-        """00012/samples/0000.png: the prompt's number, then the image's."""
+        """Return 00012/samples/0000.png: the prompt's number, then the image's."""
         return f"{place:05d}/samples/{image:04d}.png"
 
     def describe(self, task: Task, place: int) -> Mapping[str, str]:
-        """The prompt's line of evaluation_metadata.jsonl."""
+        """Return the prompt's line of evaluation_metadata.jsonl."""
         return {f"{place:05d}/metadata.jsonl": json.dumps(write_metadata(task)) + "\n"}
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
-        """Write results.jsonl, a line a picture that could be scored; gives the summary as summary_scores.py prints it.
+        """Write results.jsonl, one line per scored image; return the summary as summary_scores.py prints it.
 
         Args:
             out: An existing folder.
-            folder: As it was given to `find`; each line's filename begins with it.
+            folder: The folder given to `find`; each line's filename begins with it.
             scored: In the order of `find`.
             reward: Unused: GenEval's rows have no place for it.
         """
@@ -88,7 +88,7 @@ class GenEvalLayout:
 
 
 def write_metadata(task: Task) -> dict[str, object]:
-    """A task as a line of evaluation_metadata.jsonl says it; the reverse of `milr.tasks.read_tasks`."""
+    """Return a task as a line of evaluation_metadata.jsonl, the reverse of `milr.tasks.read_tasks`."""
     items = {
         name: [
             item.model_dump(
@@ -108,9 +108,9 @@ def write_metadata(task: Task) -> dict[str, object]:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What GenEval's summary_scores.py prints of result rows.
+    """Return the output of GenEval's summary_scores.py for result rows.
 
-    Per tag the share of correct pictures; the overall score is the plain mean over the tags.
+    It has the share of correct images per tag; the overall score is the plain mean over the tags.
     """
     if not rows:
         return "Summary\n=======\nTotal images: 0\n"
@@ -173,4 +173,3 @@ def _row(folder: Path, picture: FoundPicture, score: Score) -> dict[str, object]
         "metadata": json.dumps(picture.metadata),
         "details": json.dumps(boxes),
     }
-

@@ -1,6 +1,6 @@
 """T2I-CompBench's folders and result files.
 
-Source: the evaluation scripts of Karine-Huang/T2I-CompBench, commit 1b70949. A folder holds one category's pictures.
+Source: the evaluation scripts of Karine-Huang/T2I-CompBench, commit 1b70949. A folder holds one category's images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLES = "samples"
 
 @dataclass(frozen=True)
 class _Files:
-    """What one official script writes."""
+    """The result files of one official script."""
 
     folder: str
     mean_file: str
@@ -40,10 +40,10 @@ _FILES: Mapping[str, _Files] = {
 
 
 class T2ICompBenchLayout:
-    """samples/<prompt>_<six digits>.png, all of one category, which the prompts tell.
+    """samples/<prompt>_<six digits>.png, all of one category, which the prompts determine.
 
-    As in the original, the prompt is what stands before the first underscore and the number what stands behind the
-    last; unlike there, a file that is no such picture is an error that names it, unless it is hidden.
+    As in the original, the prompt is the text before the first underscore and the number is the text after the last
+    one; unlike there, any other file is an error that names it, unless it is hidden.
     """
 
     reward = "t2i-compbench"
@@ -51,15 +51,16 @@ class T2ICompBenchLayout:
     right_or_wrong = False
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
-        """Every picture of the samples folder, by its number.
+        """Find every image of the samples folder, by its number.
 
         Args:
             folder: Holds the folder "samples".
-            prompts: The category's prompt file, a prompt a line, to check that none lacks a picture; None to not check.
+            prompts: The category's prompt file, one prompt per line, to check that none lacks an image; None skips the
+                check.
 
         Raises:
-            UsageError: No pictures, a name that cannot be read, a prompt that is not the benchmark's, prompts of
-                several categories, or a prompt without a picture.
+            UsageError: There are no images, a name cannot be read, a prompt is not the benchmark's, there are prompts
+                of several categories, or a prompt has no image.
         """
         samples = folder / SAMPLES
         if not samples.is_dir():
@@ -78,25 +79,25 @@ class T2ICompBenchLayout:
         return found
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
-        """color/samples/<prompt>_000012.png: a folder a category, pictures numbered through it, final dots kept."""
+        """Return color/samples/<prompt>_000012.png: one folder per category, numbers through it, final dots kept."""
         number = place % self.prompts * images + image
         return f"{task.tag}/{SAMPLES}/{task.prompt}_{number:06d}.png"
 
     def describe(self, task: Task, place: int) -> Mapping[str, str]:
-        """Nothing: a picture's name holds its prompt, and the folder must hold nothing else."""
+        """Return nothing: an image's name contains its prompt, and the folder must hold nothing else."""
         return {}
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
-        """Write each scorer's vqa_result.json and mean, as the official scripts do; gives the summary.
+        """Write each scorer's vqa_result.json and mean, as the official scripts do; return the summary.
 
-        For complex prompts a scorer's file holds only the pictures whose list asks for it.
+        For complex prompts a scorer's file has only the images whose list needs it.
 
         Args:
             out: An existing folder.
             folder: Unused: the official files do not name it.
             scored: In the order of `find`.
-            reward: The name of what scored them. The summary gives its mean where it is none of the official scorers,
-                and names what stands in for an official part.
+            reward: Name of the reward. The summary gives its mean if it is not an official scorer, and names
+                substitutes for official parts.
         """
         answers: dict[str, list[dict[str, object]]] = {}
         mapping: list[dict[str, object]] = []
@@ -127,7 +128,7 @@ def _summarise(scored: Sequence[Scored], answers: Mapping[str, list[dict[str, An
     category = str(scored[0][0].task.tag)
     title = f"{category} ({'; '.join(notes)})" if notes else category
     final = "3-in-1" if category == "complex" else next(iter(answers), "")
-    # Another reward than the benchmark's own has none of its answers, but a value a picture.
+    # another reward has none of its answers, but one value per image
     rows = answers.get(final) or [{"answer": score.value} for _, score in scored if isinstance(score, Score)]
     prompts = len({picture.task.key for picture, score in scored if isinstance(score, Score)})
     lines = [
@@ -138,7 +139,7 @@ def _summarise(scored: Sequence[Scored], answers: Mapping[str, list[dict[str, An
 
 
 def _values(picture: FoundPicture, score: Score) -> dict[str, float]:
-    """Scorer -> what its official script would write of a picture, before rounding."""
+    """Return scorer -> value that its official script would write for an image, before rounding."""
     values = dict(cast("Mapping[str, float]", score.evidence.get("scorers", {})))
     if picture.task.tag == "complex":
         values["3-in-1"] = score.value

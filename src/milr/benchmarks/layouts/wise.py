@@ -1,4 +1,4 @@
-"""WISE's folder and result file, of both editions: one picture a prompt, named by its id.
+"""WISE's folder and result file, of both editions: one image per prompt, named by its id.
 
 Source: PKU-YuanGroup/WISE, commit eb51174: WISE_legacy/Calculate.py (2025) and calculate_verified.py (2026).
 """
@@ -24,7 +24,7 @@ RESULTS = "scores.jsonl"
 
 @dataclass(frozen=True)
 class Edition:
-    """Prompts and protocol of one year: which ids are a group, and what a group weighs."""
+    """Prompts and protocol of one year: the ids of each group, and its weight."""
 
     title: str
     reward: str
@@ -60,7 +60,7 @@ VERIFIED = Edition(
     VERIFIED_WEIGHTS,
 )
 _CATEGORIES = ("Cultural knowledge", "time", "Space", "Biology", "Physical Knowledge", "Chemistry")
-"""As the prompt files call the groups; the official scorers go by ids, and by these the editions can be told apart."""
+"""Names of the groups in the prompt files; the official scorers use ids, which distinguish the editions."""
 _MARKS = {"consistency": "consistency", "realism": "realism", "aesthetic_quality": "aesthetic quality"}
 """Field of a row -> part of a score."""
 _FIELDS = ("prompt_id", "Prompt", "Explanation", "Subcategory")
@@ -69,21 +69,21 @@ _PICTURE = re.compile(r"0*[1-9][0-9]*\.png")
 
 
 class WiseLayout:
-    """1.png to 1000.png in one folder; 0001.png stands for 1.png where that is absent."""
+    """1.png to 1000.png in one folder; 0001.png is accepted if 1.png is missing."""
 
     reward = "wise"
     prompts = 1000
     right_or_wrong = False
 
     def find(self, folder: Path, prompts: Path | None) -> list[FoundPicture]:
-        """Every picture that is named by a prompt's id, in the order of the ids.
+        """Find every image that is named by a prompt's id, in the order of the ids.
 
         Args:
-            folder: Holds them.
-            prompts: One of WISE's JSON files, or the folder with all of them; rewritten prompts are passed over.
+            folder: Folder of the images.
+            prompts: One of WISE's JSON files, or the folder with all of them; rewritten prompts are skipped.
 
         Raises:
-            UsageError: No pictures, no prompts given, prompts that cannot be read, or a picture without a prompt.
+            UsageError: There are no images, no prompts are given, prompts cannot be read, or an image has no prompt.
         """
         if not folder.is_dir():
             raise UsageError(f"no folder {str(folder)!r}: give one with WISE's 1.png to 1000.png in it")
@@ -100,25 +100,25 @@ class WiseLayout:
         return [_found(known[number], name) for number, name in sorted(numbers.items())]
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
-        """1.png to 1000.png: the prompt's id, which begins at 1."""
+        """Return 1.png to 1000.png: the prompt's id, which begins at 1."""
         if images != 1:
             raise UsageError(f"WISE's scorer takes one picture a prompt, and these are {images}: give a run with one")
         return f"{place + 1}.png"
 
     def describe(self, task: Task, place: int) -> Mapping[str, str]:
-        """Nothing: a picture is named by its prompt's id."""
+        """Return nothing: an image is named by its prompt's id."""
         return {}
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
-        """Write scores.jsonl, a row a picture that could be scored; return the groups' means and the overall score.
+        """Write scores.jsonl, one row per scored image; return the groups' means and the overall score.
 
-        The groups are those of the prompts' edition; where the prompts do not tell, of the reward's.
+        The groups are those of the prompts' edition, or of the reward's if the prompts fit both.
 
         Args:
             out: An existing folder.
-            folder: Unused: rows name pictures by their id.
+            folder: Unused: rows name images by their id.
             scored: In the order of `find`.
-            reward: The name, with its version, of what scored them.
+            reward: Name of the reward, with its version.
         """
         own = VERIFIED if reward.startswith(f"{VERIFIED.reward}@") else LEGACY
         edition = find_edition([picture.metadata for picture, _ in scored], own)
@@ -133,10 +133,10 @@ class WiseLayout:
 
 
 def find_edition(prompts: Sequence[Mapping[str, object]], own: Edition) -> Edition:
-    """Return the edition whose groups the prompts' categories are; `own` where they fit both or neither.
+    """Return the edition that the prompts' categories fit; `own` if they fit both or neither.
 
     Args:
-        prompts: Each with its prompt_id and, where known, its Category.
+        prompts: Each with its prompt_id and, if known, its Category.
         own: The reward's edition.
     """
     told = [(int(str(one["prompt_id"])), one.get(_CATEGORY)) for one in prompts]
@@ -150,11 +150,11 @@ def find_edition(prompts: Sequence[Mapping[str, object]], own: Edition) -> Editi
 
 
 def summarise(values: Mapping[int, float], edition: Edition = LEGACY) -> str:
-    """Return the score by group, and overall where all 1,000 are there: WISE's scorers give none otherwise.
+    """Return the score by group, and overall if all 1,000 are there: otherwise WISE's scorers give none.
 
     Args:
         values: Prompt id -> score in [0, 1].
-        edition: Whose groups.
+        edition: Edition of the groups.
     """
     lines = [edition.title, "=" * len(edition.title)]
     means: dict[str, float] = {}
@@ -197,7 +197,7 @@ def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
 
 
 def _row(metadata: Mapping[str, object], score: Score) -> dict[str, object]:
-    """Return the official fields: marks of 0, 1 or 2, or WISE_Verified's score; another reward's value stands alone."""
+    """Return the official fields: marks of 0, 1 or 2, or WISE_Verified's score; another reward's value stays alone."""
     known = {name: value for name, value in metadata.items() if name != _CATEGORY}
     if score.reward.startswith(f"{VERIFIED.reward}@"):
         return {**known, "score": score.value}
