@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -303,3 +304,27 @@ def test_quiet_prints_the_result_alone_and_not_with_verbose(
     for command in (["generate", "two dogs"], ["benchmark", "icons"], ["ablate", "strategies"]):
         assert main([*command, "-q", "-v"]) == 2
         assert "leave one of the two out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        ("generate 'two dogs' --reward mix:self*0.5+gpt-4o*0.5", "openai", "vlm"),
+        ("generate 'two dogs' --panel gpt-4o", "stamina", "vlm"),
+        ("benchmark icons --limit 1 --reward mix:self*0.5+gpt-4o*0.5", "httpx2", "vlm"),
+        ("benchmark icons --limit 1 --evaluator mix:self*0.5+geneval*0.5", "scipy", "geneval"),
+        ("evaluate runs/A --evaluator mix:self*0.5+gpt-4o*0.5", "openai", "vlm"),
+        ("score a.png --prompt 'two dogs' --model embedded --reward mix:self*0.5+gpt-4o*0.5", "openai", "vlm"),
+        ("serve-judge --port 0 --reward mix:self*0.5+gpt-4o*0.5", "openai", "vlm"),
+    ],
+)
+def test_a_package_that_is_missing_is_said_before_a_model_is_loaded(
+    command: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr("milr.models.load", loaded.append)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    assert main(shlex.split(command)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"needs the package '{package}'" in said and f'pip install "milr[{extra}]"' in said
+    assert not loaded

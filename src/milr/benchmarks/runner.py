@@ -23,7 +23,15 @@ from milr.models.base import Capabilities, Model
 from milr.models.devices import Placement, machine_facts
 from milr.models.hub import HubAccess
 from milr.registry import check_stored, find
-from milr.rewards import REWARDS, check_reward, check_scorable, load_reward, locate_reward, needs_model
+from milr.rewards import (
+    REWARDS,
+    check_installed,
+    check_reward,
+    check_scorable,
+    load_reward,
+    locate_reward,
+    needs_model,
+)
 from milr.rewards.base import Reward
 from milr.rewards.icons.golden import check_scorer
 from milr.rewards.spec import check_stored_name
@@ -360,6 +368,7 @@ def _own_reward(benchmark: Benchmark, capabilities: Capabilities) -> str:
 
 
 def _load(names: _Names, placement: Placement, vlm: VlmClient | None, hub: HubAccess) -> Parts:
+    check_installed(names.reward, names.evaluator)
     # a missing key, server or scorer is found before the model is loaded, if the scorer does not need it
     early = {
         name: load_reward(name, vlm=vlm, placement=placement)

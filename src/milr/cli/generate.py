@@ -109,7 +109,7 @@ def generate(
     from milr.methods.runner import Runner
     from milr.models import read_capabilities
     from milr.models.devices import Placement, machine_facts
-    from milr.rewards import check_scorable, default_reward, locate_reward, needs_model
+    from milr.rewards import check_installed, check_scorable, default_reward, locate_reward, needs_model
     from milr.rewards.panel import watch
 
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype)
@@ -117,6 +117,7 @@ def generate(
     check_scorable(reward, tasks, capabilities)
     for name in vlm.panel:
         check_scorable(name, tasks, capabilities, "--panel")
+    check_installed(reward, *vlm.panel)
     # a missing key or server is found before the model is loaded, if the reward does not ask the model
     scorer = None if needs_model(reward) else load_reward(reward, vlm=vlm.client, placement=placement)
     loaded = load_model(

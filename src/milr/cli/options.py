@@ -220,8 +220,9 @@ def ask(screen: Console, yes: bool) -> Confirm:
 
 def load_asked(reward: str, model: str, placement: Placement) -> object:
     """Return the model if the reward needs one, else None."""
-    from milr.rewards import needs_model
+    from milr.rewards import check_installed, needs_model
 
+    check_installed(reward)
     if not needs_model(reward):
         return None
     from milr.models import load_model

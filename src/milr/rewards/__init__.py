@@ -11,7 +11,7 @@ from milr.errors import UsageError
 from milr.models.devices import Placement, own_numbers
 from milr.registry import construct, find, load
 from milr.rewards.base import Reward, make_reward
-from milr.rewards.needs import RewardEntry, find_fault, find_place, name_object, split_parts
+from milr.rewards.needs import RewardEntry, find_fault, find_missing, find_place, name_object, split_parts
 from milr.rewards.spec import check_name, split_name
 from milr.types import Task
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REWARDS",
     "Reward",
+    "check_installed",
     "check_reward",
     "check_scorable",
     "default_reward",
@@ -57,11 +58,13 @@ REWARDS: Mapping[str, RewardEntry] = {
         "milr.rewards.geneval.reward:GenEval",
         "GenEval's own scorer, without mmdet: 1 or 0",
         needs=("rules",),
+        extra="geneval",
     ),
     "geneval-hf": RewardEntry(
         "milr.rewards.geneval.reward:GenEvalHub",
         "an approximation of it: a detector from another training run",
         needs=("rules",),
+        extra="geneval",
     ),
     "t2i-compbench": RewardEntry(
         "milr.rewards.compbench.reward:T2ICompBench",
@@ -87,23 +90,27 @@ REWARDS: Mapping[str, RewardEntry] = {
         "milr.rewards.vlm.gpt4o:GPT4o",
         "right or wrong by any OpenAI-compatible server; gpt-4o:p-yes",
         runs="server",
+        extra="vlm",
     ),
     "wise": RewardEntry(
         "milr.rewards.vlm.wise:Wise",
         "WiScore by WISE's legacy protocol; tasks need an explanation",
         needs=("explanation",),
         runs="server",
+        extra="vlm",
     ),
     "wise-verified": RewardEntry(
         "milr.rewards.vlm.wise:WiseVerified",
         "WISE's binary protocol of 2026, by a server; tasks need an explanation",
         needs=("explanation",),
         runs="server",
+        extra="vlm",
     ),
     "unified-reward": RewardEntry(
         "milr.rewards.vlm.unified_reward:UnifiedReward",
         "UnifiedReward's score from 1 to 5, by a server or unified-reward:FOLDER",
         runs="server",
+        extra="vlm",
     ),
     "mix": RewardEntry(
         "milr.rewards.mix:Mix",
@@ -116,6 +123,7 @@ REWARDS: Mapping[str, RewardEntry] = {
         "a reward at a URL: http://localhost:8123/score",
         runs="server",
         advised=False,
+        extra="vlm",
     ),
 }
 """Name -> entry. A reward is one file and one line here."""
@@ -124,6 +132,24 @@ REWARDS: Mapping[str, RewardEntry] = {
 def default_reward(capabilities: Capabilities) -> str:
     """Return the reward that reads the model's images and needs no key and no more weights: `icons` or `self`."""
     return "icons" if capabilities.image_language == "icons" else "self"
+
+
+def check_installed(*names: str | None) -> None:
+    """Refuse rewards whose packages are not installed, before a model is loaded for them.
+
+    Args:
+        names: Names of rewards; None and what is not installed with milr is passed over.
+
+    Raises:
+        UsageError: With the command that installs them.
+    """
+    for part, entry in (pair for name in names if name is not None for pair in split_parts(name, REWARDS)):
+        package = find_missing(part, entry)
+        if package is not None:
+            raise UsageError(
+                f"the reward {part!r} needs the package {package!r}, which is not installed: "
+                f'type pip install "milr[{entry.extra}]"'
+            )
 
 
 def load_reward(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from milr.errors import UsageError
@@ -36,6 +37,20 @@ class RewardEntry(Entry):
     parts do."""
     advised: bool = True
     """True if errors recommend it instead of another reward."""
+    extra: str = ""
+    """Extra of milr that brings the packages that it imports; empty if it imports none."""
+
+
+PACKAGES: Mapping[str, Sequence[str]] = {"geneval": ("scipy",), "vlm": ("openai", "stamina", "httpx2")}
+"""Extra -> packages that rewards import."""
+
+
+def find_missing(name: str, entry: RewardEntry) -> str | None:
+    """Return the package that a reward imports and that is not installed; None if it has all."""
+    spared = {"http": ("openai",)}.get(name.partition(":")[0], ())
+    in_process = name.startswith("unified-reward:")  # a VLM judge in a folder is asked without a client
+    packages = () if in_process else PACKAGES.get(entry.extra, ())
+    return next((one for one in packages if one not in spared and find_spec(one) is None), None)
 
 
 def split_parts(name: str, table: Mapping[str, RewardEntry]) -> list[tuple[str, RewardEntry]]:

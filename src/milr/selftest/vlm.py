@@ -9,11 +9,11 @@ from pathlib import Path
 
 from milr.errors import UsageError
 from milr.rewards.vlm.cache import default_cache
-from milr.rewards.vlm.settings import EXTRA
 from milr.rewards.vlm.gpt4o import BINARY
 from milr.rewards.vlm.messages import OPENAI_KEY, OWN_KEY
 from milr.rewards.vlm.parsers import Answer, Unreadable
 from milr.rewards.vlm.reward import VlmProtocol
+from milr.rewards.vlm.settings import EXTRA
 from milr.rewards.vlm.unified_reward import POINTWISE
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
 from milr.weights import Finding

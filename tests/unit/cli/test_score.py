@@ -61,7 +61,12 @@ def test_each_image_may_have_a_task_of_its_own(capsys: Out) -> None:
     Path("tasks.txt").write_text("three cats\na red apple left of a blue clock\n")
     rows = scored(CATS, APPLE, "--tasks", "tasks.txt", "--reward", "icons", capsys=capsys)
     assert [(row["value"], row["reward"]) for row in rows] == [(1.0, Icons().name)] * 2
-    assert rows[1]["prompt"] == "a red apple left of a blue clock" and rows[1]["regions"][0].keys() == {"name", "box", "confidence", "color"}
+    assert rows[1]["prompt"] == "a red apple left of a blue clock" and rows[1]["regions"][0].keys() == {
+        "name",
+        "box",
+        "confidence",
+        "color",
+    }
 
 
 def test_what_cannot_be_scored_is_said(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
