@@ -35,7 +35,7 @@ _NECK = r"panoptic_head\.pixel_decoder\."
 _NECK_LAYER = _NECK + r"encoder\.layers\.(\d+)\."
 _HEAD_LAYER = r"panoptic_head\.transformer_decoder\.layers\.(\d+)\."
 _HEAD_LAYER_TO = _QUERIES + r"decoder.layers.\1."
-# What mmdet 2.x calls | what 3.x calls it.
+# mmdet 2.x's name | 3.x's name
 _FFN = r"(?:ffns\.0|ffn)\.layers\."
 _DEFORMABLE = r"(?:attentions\.0|self_attn)\."
 _CROSS = r"(?:attentions\.0|cross_attn)\.attn\."
@@ -53,7 +53,7 @@ _MAP: tuple[tuple[str, str, Change], ...] = (
         _SWIN_TO + "attention.relative_position_bias.relative_position_bias_table",
         "none",
     ),
-    # Where each pair of places looks in the table: both sides count the same way, so it is made anew.
+    # index of each pair of positions in the table: both sides count the same way, so it is recomputed
     (_SWIN + r"attn\.w_msa\.relative_position_index", "", "drop"),
     (_SWIN + r"ffn\.layers\.0\.0", _SWIN_TO + "mlp.fc1", "none"),
     (_SWIN + r"ffn\.layers\.1", _SWIN_TO + "mlp.fc2", "none"),
@@ -104,7 +104,7 @@ _MAP: tuple[tuple[str, str, Change], ...] = (
 )
 """mmdet's name without its last part -> transformers' name. The last part, weight or bias, stays as it is."""
 
-# A plain parameter there, an embedding here.
+# a plain parameter there, an embedding here
 _LEVEL_EMBED = ("panoptic_head.pixel_decoder.level_encoding.weight", _PIXELS + "level_embed")
 
 
@@ -160,7 +160,7 @@ def carry(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
     """Return transformers' names of one of mmdet's keys; empty to drop it, None if it is unknown."""
     if key == _LEVEL_EMBED[0]:
         return {_LEVEL_EMBED[1]: tensor}
-    # "_" where an attention's projections are fused: in_proj_weight.
+    # "_" if an attention's projections are fused: in_proj_weight
     stem = re.sub(r"[._](weight|bias)$", "", key)
     last = key[len(stem) :]
     for pattern, target, change in _MAP:
@@ -178,10 +178,10 @@ def carry(key: str, tensor: Tensor) -> dict[str, Tensor] | None:
 
 
 def reorder_merging(tensor: Tensor) -> Tensor:
-    """Inputs of a patch merging from mmdet's order to transformers'.
+    """Reorder the inputs of a patch merging from mmdet's order to transformers'.
 
-    mmdet unfolds 2 x 2 neighbours channel by channel: input 4c + 2 dy + dx. transformers joins four maps of C
-    channels: input g C + c with g = dy + 2 dx.
+    mmdet unfolds 2 x 2 neighbours channel by channel: input 4c + 2 dy + dx. transformers joins four maps of C channels:
+    input g C + c with g = dy + 2 dx.
 
     Args:
         tensor: (..., 4C): a norm's weight or bias, or the reduction's matrix.

@@ -1,7 +1,7 @@
 """Janus checkpoints -> transformers' layout in safetensors: pickled shards, and DeepSeek's own layout.
 
-What lies in DeepSeek's layout in safetensors needs no conversion: milr loads it as it lies. What comes out is read by
-plain transformers too.
+A folder in DeepSeek's layout with safetensors needs no conversion, because milr loads it directly. Plain transformers
+can read the result too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
     """Convert a folder.
 
     Args:
-        source: Either layout, with *.safetensors or with pickles (*.bin); safetensors go first where it has both.
+        source: Either layout, with *.safetensors or with pickles (*.bin); safetensors are preferred if it has both.
         target: The folder to make; must not exist.
-        any_hash: Changes nothing: there is no one official file.
+        any_hash: Without effect, because there is no single official file.
 
     Raises:
-        UsageError: The folder is no Janus checkpoint, a pickle holds more than tensors, or weights are missing, left
+        UsageError: The folder is not a Janus checkpoint, a pickle holds more than tensors, or weights are missing, left
             over or unknown.
     """
     if target.exists():
@@ -39,7 +39,7 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
     pickled = not any(source.glob("*.safetensors"))
     files = _list_pickles(source) if pickled else find_shards(source)
     tensors = _read_pickles(files) if pickled else dict(read_safetensors(source))
-    # In the type that they have on the disk: that of the decoder's, if there are several.
+    # in the dtype on the disk: that of the decoder, if there are several
     network = checkpoint.load_network(max(tensors.values(), key=lambda tensor: tensor.numel()).dtype, tensors=tensors)
     processor = _make_processor(checkpoint)
     settings = checkpoint.settings.model_copy(update={"profile": checkpoint.profile_name})

@@ -1,14 +1,13 @@
-"""Ours: keep what is right, draw the rest again.
+"""Ours: keep what is correct, draw the rest again.
 
-A picture of several objects is right when all of them are; drawn anew as a whole, what was right is lost with what was
-wrong. Here the image tokens under the objects that meet their conditions are given to the next drawing, and the model
-draws all others around them, after the same text. A drawing that is no better ends that: the next one has a text of its
-own, sampled, and keeps nothing. k objects that succeed independently with chance p take about 1 / p^k whole drawings,
-but few times 1 / p of these.
+An image of several objects is correct only if all of them are; drawing all of it again loses the correct objects. This
+method gives the image tokens under objects that meet their conditions to the next drawing, and the model draws all
+other tokens around them, after the same text. If a drawing is no better than the one before, the next one has its own
+sampled text and keeps nothing. k objects that succeed independently with probability p need about 1 / p^k whole
+drawings, but only a few times 1 / p of these.
 
-The reward has to say where things are, by the regions of its scores: `icons`, `icons-soft`, `geneval`, `geneval-hf`,
-`grounding-dino` and mixes of them do. With a reward that does not, nothing is kept and this is best of N over sampled
-texts.
+The reward must locate objects by the regions of its scores, as `icons`, `icons-soft`, `geneval`, `geneval-hf`,
+`grounding-dino` and mixes of them do. With any other reward nothing is kept, and this is best of N over sampled texts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`milr doctor`: examine what a scorer needs and the numbers that it gives, and the embedded models."""
+"""`milr doctor`: checks of a scorer's files and scores, and of the embedded models."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ DOCTORS: Mapping[str, Entry] = {
 
 
 def examine(name: str, device: str = "cpu") -> Iterator[Finding]:
-    """Examine a scorer: its files, where they came from, its self-test.
+    """Examine a scorer: its files, their origin, its self-test.
 
     Args:
         name: One of `DOCTORS`.
-        device: Where the self-test runs, as torch names it.
+        device: Device of the self-test, in torch's notation.
 
     Raises:
-        UsageError: No scorer has that name, or there is no such device.
+        UsageError: There is no such scorer or device.
     """
     diagnose: Callable[[str], Iterator[Finding]] = load(find("scorer", name, DOCTORS))
     return diagnose(device)

@@ -30,7 +30,7 @@ class Figures(BaseModel):
     prompts: int
     seed: int
     right: dict[str, int]
-    """Method -> images that the evaluator calls right."""
+    """Method -> number of images that the evaluator calls correct."""
     seen: int
     """Images after reasoning on which the reward `self`, at 0.5, agrees with the evaluator."""
 
@@ -44,7 +44,7 @@ class Card(BaseModel):
 
 
 def measure(model: Model, benchmark: str, evaluator: str, prompts: int, seed: int) -> Figures:
-    """Draw once a prompt by each of `METHODS`; prompts are spread evenly over the benchmark's tags."""
+    """Draw one image per prompt by each of `METHODS`; prompts are spread evenly over the benchmark's tags."""
     from milr.benchmarks import load_benchmark
     from milr.benchmarks.selection import select
     from milr.methods import load_method
@@ -86,8 +86,8 @@ def examine_small(device: str) -> Iterator[Finding]:
 def examine_embedded(device: str, name: str = "embedded") -> Iterator[Finding]:
     """Measure the card's main figures again; a few minutes on two cores.
 
-    Another machine rounds otherwise and draws other images, so a share is wrong only where the card's lies outside of
-    its 95 % interval.
+    Another machine rounds differently and draws other images, so a share is wrong only if the card's is outside its 95
+    % interval.
     """
     from milr.benchmarks.intervals import wilson
     from milr.models import embedded_folder, load_model

@@ -1,4 +1,4 @@
-"""`milr doctor icons`: both icon detectors on golden images and on drawings that a person labelled."""
+"""`milr doctor icons`: both icon detectors on golden images and on drawings labelled by a person."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def labelled_drawings() -> list[tuple[Task, tuple[int, ...], bool]]:
-    """Return drawings of the embedded model that a person labelled one by one: task, tokens and verdict.
+    """Return drawings of the embedded model with a person's labels: task, tokens and verdict.
 
-    They come from `python -m training sheets`; the labels were given by eye, before any critic had seen the drawings.
+    They come from `python -m training sheets`; the labels were given before any detector had scored the drawings.
     """
     lines = (_ASSETS / "labelled-drawings.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
@@ -29,7 +29,7 @@ def labelled_drawings() -> list[tuple[Task, tuple[int, ...], bool]]:
 
 
 def draw_labelled() -> list[Image.Image]:
-    """Decode the labelled drawings to images, in float32, which every CPU is fast at."""
+    """Decode the labelled drawings to images, in float32, which is fast on every CPU."""
     from milr.decode.sampling import open_stream
     from milr.models import load_model
     from milr.models.base import ImageRequest, TaskState
@@ -43,9 +43,9 @@ def draw_labelled() -> list[Image.Image]:
 
 
 def check_labelled(rewards: Sequence[Reward]) -> Iterator[Finding]:
-    """Count how often each reward calls drawings right that an eye called wrong, and the other way round.
+    """Count how often each reward calls drawings correct that a person called wrong, and vice versa.
 
-    More than one wrong drawing in 200 that passes is a fault: a search that draws 21 times would find them.
+    More than one wrong drawing in 200 that passes is a fault, because a search that draws 21 images would find them.
     """
     labelled, images = labelled_drawings(), draw_labelled()
     for reward in rewards:

@@ -11,7 +11,7 @@ from milr.weights import Finding
 
 
 def examine_self(device: str) -> Iterator[Finding]:
-    """Count the golden answers that the embedded model gives. It may answer badly without a fault."""
+    """Count the correct answers of the embedded model on golden images. Few correct answers are not a fault."""
     from milr.models import load_model
     from milr.rewards.self_reward import SelfReward
 

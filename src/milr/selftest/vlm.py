@@ -1,4 +1,4 @@
-"""`milr doctor` on the rewards that ask VLM judges: what is missing, and the parsers on known answers."""
+"""`milr doctor` for rewards that ask VLM judges: missing files, and the parsers on known answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def examine_hosted(device: str) -> Iterator[Finding]:
 
 
 def examine_wise(device: str) -> Iterator[Finding]:
-    """Examine `wise`: the same, and the words in which its judge is asked."""
+    """Examine `wise`: the same, and its judge's questions."""
     yield from _examine_openai()
     yield _find_words(LEGACY)
     three = "Consistency: 2\nRealism: 1\nAesthetic Quality: 0"
@@ -36,7 +36,7 @@ def examine_wise(device: str) -> Iterator[Finding]:
 
 
 def examine_served(device: str) -> Iterator[Finding]:
-    """Examine `unified-reward`: packages, key, cache, parser, and what serves its model."""
+    """Examine `unified-reward`: packages, key, cache, parser, and the server of its model."""
     yield from _examine_server()
     serve = "vllm serve CodeGoat24/UnifiedReward-qwen-7b --served-model-name UnifiedReward --port 8080"
     yield Finding("a server", None, f"is named by --vlm-url; for UnifiedReward (16 GB of weights): {serve}")
@@ -44,7 +44,7 @@ def examine_served(device: str) -> Iterator[Finding]:
 
 
 def examine_wise_verified(device: str) -> Iterator[Finding]:
-    """Examine `wise-verified`: packages, key, cache, parser, and the words in which its judge is asked."""
+    """Examine `wise-verified`: packages, key, cache, parser, and its judge's questions."""
     yield from _examine_server()
     yield Finding("a server", None, f"is named by --vlm-url; the protocol's judge is {VERIFIED.model}")
     yield _find_words(VERIFIED)
@@ -65,7 +65,7 @@ def _examine_server() -> Iterator[Finding]:
 
 
 def _find_words(protocol: VlmProtocol) -> Finding:
-    """Return whether a protocol's words have been fetched."""
+    """Return true if a protocol's words have been fetched."""
     subject = f"{protocol.name}'s words"
     try:
         protocol.with_words()

@@ -45,7 +45,7 @@ class FakeModel:
         self.max_reasoning_tokens = max_reasoning_tokens
         width, image_words = self.capabilities.width, 255 // _GREY + 1
         turn = self._matrix("turn", width, width)
-        self._turn = 1.5 * torch.matrix_exp(turn - turn.T)  # W, a rotation: what was read early is still seen late
+        self._turn = 1.5 * torch.matrix_exp(turn - turn.T)  # W, a rotation: early tokens still have an effect late
         self._text_tokens = self._matrix("text tokens", len(_WORDS), width) / 2
         self._image_tokens = self._matrix("image tokens", image_words, width) / 2
         self._text_head = self._matrix("text head", width, len(_WORDS))
@@ -60,17 +60,17 @@ class FakeModel:
         return make_settings(method, changes, self.defaults)
 
     def start(self, tasks: Sequence[Task]) -> list[TaskState]:
-        """Return one state per task; this model keeps nothing in it."""
+        """Return one state per task; this model stores nothing in it."""
         return [TaskState(task) for task in tasks]
 
     @torch.inference_mode()
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
-        """Write each requested reasoning text after its prefix; a critique's words are read too."""
+        """Write each requested reasoning text after its prefix; a critique's words change it."""
         self.reasoned += [request.state.task for request in requests]
         return [self._reason(request) for request in requests]
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
-        """Return what each token of a reasoning spells: a word, and a space before all but the first."""
+        """Return the characters of each token: a word, after a space for all but the first."""
         return [f"{' ' if place else ''}{_WORDS[token]}" for place, token in enumerate(tokens)]
 
     @torch.inference_mode()
@@ -80,20 +80,20 @@ class FakeModel:
         return [self._draw(request, sampling) for request in requests]
 
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
-        """(n, d) float32 -> (n, V) float32, differentiable."""
+        """Map (n, d) float32 to (n, V) float32 logits; differentiable."""
         return latents @ self._text_head
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
-        """(n, 2, d) float32 -> (n, V) float32, guided: u + w (c - u); differentiable."""
+        """Map (n, 2, d) float32 to (n, V) float32 guided logits u + w (c - u); differentiable."""
         conditional, unconditional = (latents @ self._image_head).unbind(1)
         return unconditional + guidance * (conditional - unconditional)
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Return how bright each image is, whatever the question is."""
+        """Return each image's brightness, for any question."""
         return [brightness(image) for image, _ in zip(images, questions, strict=True)]
 
     def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """Return a verdict in the self-reward's JSON: right if the image is bright and not all of one grey."""
+        """Return a verdict in the self-reward's JSON: correct if the image is bright and has several greys."""
         found: list[str] = []
         for image, _ in zip(images, questions, strict=True):
             right = brightness(image) > 0.5 and len(set(image.convert("L").tobytes())) > 1
@@ -128,7 +128,7 @@ class FakeModel:
             place = len(tokens)
             given = request.tokens[place] if place < len(request.tokens) else None
             logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
-            sampled = int(sample(logits, [stream], sampling.temperature, sampling.sampler))  # takes its numbers anyway
+            sampled = int(sample(logits, [stream], sampling.temperature, sampling.sampler))  # taken in any case
             tokens.append(sampled if given is None else given)
             states += [pair] if place < request.keep_hidden else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
@@ -137,7 +137,7 @@ class FakeModel:
         return ImageOutput(ImageSample(tuple(tokens), image), hidden)
 
     def _read(self, words: str) -> torch.Tensor:
-        """Return the state after any words, (1, d)."""
+        """Return the state after the given words, (1, d)."""
         state = self._matrix("begin", 1, self.capabilities.width)
         for word in words.split():
             state = self._follow(state, self._matrix(f"word {word}", 1, self.capabilities.width))
@@ -151,7 +151,7 @@ class FakeModel:
 
 
 def read_tokens(image: Image.Image) -> tuple[int, ...]:
-    """Return the image tokens that an image of `FakeModel` shows."""
+    """Return the image tokens in an image of `FakeModel`."""
     squares = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
     return tuple(grey // _GREY for grey in squares.tobytes())
 
@@ -162,7 +162,7 @@ def _to_image(tokens: Sequence[int]) -> Image.Image:
 
 
 def brightness(image: Image.Image, task: Task | None = None) -> float:
-    """Return the mean of all channels, in [0, 1]: a value that depends on the image alone."""
+    """Return the mean of all channels, in [0, 1], which depends on the image alone."""
     pixels = image.convert("RGB").tobytes()
     return sum(pixels) / (255 * len(pixels))
 
@@ -180,7 +180,7 @@ class FakeReward:
     ) -> None:
         """Score with `value`; a value outside [0, 1], such as NaN, becomes `Unscored`.
 
-        In the calls of `unscored_calls`, counted from 0, nothing can be scored.
+        In the calls of `unscored_calls`, counted from 0, everything is `Unscored`.
         """
         self.value = value
         self.stop_at = stop_at
