@@ -98,15 +98,16 @@ def measure(beginnings: tuple[str, ...] = BEGINNINGS, sizes: tuple[int, int] = S
         for beginning in beginnings:
             for unit in UNITS:
                 for end in ENDS:
-                    short, long = (_time(parser, _make(beginning, unit, end, size)) for size in sizes)
-                    if long > 2 * _TOO_FAST and long > MOST_GROWTH * short:  # once more: a busy machine is no defect
-                        short = max(short, _time(parser, _make(beginning, unit, end, sizes[0])))
-                        long = min(long, _time(parser, _make(beginning, unit, end, sizes[1])))
-                    growth = long / max(short, _TOO_FAST / 2) if long > _TOO_FAST else 1.0
+                    short, long = (_time(parser, make_text(beginning, unit, end, size)) for size in sizes)
+                    if long > _TOO_FAST and long > 2 * short:  # again: a busy machine is no defect
+                        texts = [make_text(beginning, unit, end, size) for size in sizes]
+                        short, long = (min(_time(parser, text) for _ in range(5)) for text in texts)
+                    growth = long / short if long > _TOO_FAST else 1.0
                     yield Measured(name, f"{beginning!r} + {unit!r} * n + {end!r}", long, growth)
 
 
-def _make(beginning: str, unit: str, end: str, size: int) -> str:
+def make_text(beginning: str, unit: str, end: str, size: int) -> str:
+    """Return a text of that length: a repeated unit between beginning and end."""
     return (beginning + unit * (size // len(unit)))[: size - len(end)] + end
 
 

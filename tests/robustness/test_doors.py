@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from milr import untrusted
+from milr.cli.screen import Screen, echo
 from milr.files import write_bytes
 from milr.rewards.images.files import UnreadableImage, decode_image, read_image
 from milr.untrusted import UntrustedError, one_line, printable, read_file, read_packed_lines, resolve_inside
@@ -123,3 +124,21 @@ def test_what_exists_and_is_no_file_is_written_to_and_links_are_followed(tmp_pat
     reader.join(timeout=20)
     assert read == [b"through"] and stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_a_reader_that_leaves_ends_no_work_and_escapes_do_not_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    with kept.open("w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        Screen().print("\x1b]0;owned\x07", "[red]plain[/red]")
+        echo("\x1b[2Jgone")
+    assert kept.read_text() == "\\x1b]0;owned\\x07 [red]plain[/red]\n\\x1b[2Jgone\n"
+    for write in (Screen().print, echo):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w", buffering=1) as stream:
+            monkeypatch.setattr("sys.stdout", stream)
+            for _ in range(3):
+                write("a line")

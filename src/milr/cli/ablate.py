@@ -9,6 +9,7 @@ import typer
 
 from milr.cli.options import INTERRUPTED, Device, Dtype, Quiet, Verbose, make_screen, with_settings
 from milr.cli.progress import BenchmarkProgress
+from milr.cli.screen import echo
 from milr.cli.tables import Form, put
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError
@@ -47,7 +48,7 @@ def ablate(
     first: Annotated[
         int | None, typer.Option(min=1, help="Only so many of the planned runs, from the first on.")
     ] = None,
-    only_plan: Annotated[bool, typer.Option("--plan", help="Say what would be run, and run nothing.")] = False,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print the planned runs, and run nothing.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Of the sweep; default: runs/ablate-<recipe>-<benchmark>.")
     ] = None,
@@ -72,7 +73,7 @@ def ablate(
     if recipe is None:
         for name in recipe_names():
             found = read_recipe(name)
-            typer.echo(f"{name:<17} {found.title}, on {found.benchmark}; duration: {found.duration}")
+            echo(f"{name:<17} {found.title}, on {found.benchmark}; duration: {found.duration}")
         return
     chosen = {
         "benchmark": benchmark,
@@ -92,7 +93,7 @@ def ablate(
     screen.print(f"meant for {found.hardware}; duration: {found.duration}; expected: {found.expected}")
     if only_plan:
         for one in planned:
-            typer.echo(f"{one.name}: {one.settings.model_dump_json(exclude_defaults=True)}")
+            echo(f"{one.name}: {one.settings.model_dump_json(exclude_defaults=True)}")
         return
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     folder = out or Path("runs") / f"ablate-{Path(recipe).stem}-{planned[0].settings.benchmark}"

@@ -34,6 +34,7 @@ from milr.cli.options import (
     with_settings,
 )
 from milr.cli.progress import BenchmarkProgress
+from milr.cli.screen import echo
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
@@ -181,8 +182,8 @@ def _run(
     finally:
         vlm.client.close()
     scorer = manifest.evaluator or f"{manifest.reward}, the reward itself: it was optimised, so this flatters"
-    typer.echo(f"{job.benchmark.title}, {name_search(manifest.settings)}, {manifest.model}; evaluated by {scorer}")
-    typer.echo(str(job.table()))
+    echo(f"{job.benchmark.title}, {name_search(manifest.settings)}, {manifest.model}; evaluated by {scorer}")
+    echo(str(job.table()))
     done = job.writer.manifest
     screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
     if progress.ends():
@@ -191,8 +192,8 @@ def _run(
         always.print(f"milr: stopped, {name_flags(job.stopped)}; to go on, type: milr benchmark --resume {job.folder}")
     for line in vlm.conclusion([]):
         screen.print(line)
-    typer.echo(f"run: {job.folder}")
-    show_page(job.folder, typer.echo, open_page)
+    echo(f"run: {job.folder}")
+    show_page(job.folder, echo, open_page)
     end_by_scores(progress.scores(), fail_under)
 
 

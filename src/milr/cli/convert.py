@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from milr.cli.options import Offline, Yes, ask
+from milr.cli.screen import Screen
 from milr.convert import CONVERTERS
 from milr.convert import convert as run_converter
 from milr.errors import UsageError
@@ -30,7 +30,7 @@ def convert(
 ) -> None:
     """Convert an official checkpoint into a folder of safetensors."""
     entry = find("converter", name, CONVERTERS)
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    screen = Screen()
     if name == "janus":
         if out is None:
             raise UsageError(f"no folder to make was given: type milr convert janus {file} NEW_FOLDER")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from milr.cli.screen import echo
 from milr.errors import UsageError, unknown_name
 from milr.sources import SOURCES
 
@@ -29,15 +30,15 @@ def get(
         raise unknown_name("data", name, SOURCES)
     source = SOURCES[name]
     folder = out or source.folder
-    typer.echo(f"{source.name}: {len(source.all_files)} files of github.com/{source.repository} at {source.commit}")
-    typer.echo(f"licence: {source.licence}")
+    echo(f"{source.name}: {len(source.all_files)} files of github.com/{source.repository} at {source.commit}")
+    echo(f"licence: {source.licence}")
     if not accept and not _ask(name):
         raise UsageError("nothing was fetched: the licence was not accepted")
     from milr.benchmarks.fetch import fetch
 
     for file, fetched in fetch(source, folder, address):
-        typer.echo(f"{'fetched' if fetched else 'there already'}: {folder / file.name}")
-    typer.echo(f"type: milr benchmark {name}" + (f" --data {folder}" if out else ""))
+        echo(f"{'fetched' if fetched else 'there already'}: {folder / file.name}")
+    echo(f"type: milr benchmark {name}" + (f" --data {folder}" if out else ""))
 
 
 def _ask(name: str) -> bool:

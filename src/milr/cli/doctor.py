@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from milr.cli.screen import Screen
 from milr.selftest.doctor import DOCTORS, examine
 
 _MARKS = {True: "ok", False: "WRONG", None: "?"}
@@ -19,7 +19,7 @@ def doctor(
     device: Annotated[str, typer.Option(help="Where the self-test runs: cpu, cuda, cuda:1, mps.")] = "cpu",
 ) -> None:
     """Check a scorer's files, sizes and hashes, then its self-test; exit code 1 where something is wrong."""
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    screen = Screen()
     if name is None:
         for one, entry in DOCTORS.items():
             screen.print(f"{one:<16}{entry.summary}")
@@ -32,7 +32,7 @@ def doctor(
         wrong += finding.fine is False
         commands += [command for command in finding.mend if command not in commands]
     if commands:
-        screen.print("\nto mend it, type:")
+        screen.print("\nto fix it, type:")
         for command in commands:
             screen.print(f"  {command}")
     screen.print(f"\n{name}: {f'{wrong} wrong' if wrong else 'ready'}")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from milr.cli.options import Device, Dtype, FailUnder, end_by_scores, load_asked
+from milr.cli.screen import Screen, echo
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.models import MODELS
@@ -41,7 +41,7 @@ def evaluate(
     check_reward(evaluator)
     check_dtype(dtype)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
-    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen = Screen(stderr=True)
     screen.print(f"milr: loading {evaluator} ...")
     from milr.benchmarks.tables import answers_of
     from milr.runs import check_evaluable, evaluate_run, is_evaluated, read_run
@@ -67,12 +67,14 @@ def evaluate(
         for run, manifest in zip(runs, manifests, strict=True):
             again = manifest.evaluator == scorer.name
             if again and is_evaluated(run, scorer.name):
-                typer.echo(f"{run}: evaluated by {scorer.name} already")
+                echo(f"{run}: evaluated by {scorer.name} already")
                 continue
             evaluated = evaluate_run(run, scorer, evaluator, vlm_usage=vlm.client.usage, machine=machine)
             done = sum(1 for _ in evaluated)
             before = "again, where it had not scored" if again else f"instead of {manifest.evaluator or 'nothing'}"
-            typer.echo(f"{run}: {done} tasks, evaluated by {scorer.name} {before}")
+            echo(f"{run}: {done} tasks, evaluated by {scorer.name} {before}")
+            for note in read_run(run).notes:
+                screen.print(f"milr: {note}")
     except MilrError as error:
         raise error.extend("; the same command goes on") from error
     finally:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from milr.benchmarks.layouts import LAYOUTS
+from milr.cli.screen import echo
 from milr.errors import UsageError
 
 
@@ -27,14 +28,14 @@ def export(
     folder = out or first.with_name(f"{first.name}-{layout}")
     found = [read_run(run) for run in runs]
     for note in (note for run in found for note in run.notes):
-        typer.echo(f"milr: {note}", err=True)
+        echo(f"milr: {note}", err=True)
     try:
         made = export_runs(found, layout, folder, partial=partial)
     except OSError as error:
         raise UsageError(f"cannot write {folder} ({error.strerror}): give an --out that you may write to") from error
-    typer.echo(f"{made.pictures} pictures of {made.prompts} prompts: {made.folder}")
+    echo(f"{made.pictures} pictures of {made.prompts} prompts: {made.folder}")
     if made.prompts < made.whole:
-        typer.echo(
+        echo(
             f"{made.benchmark} has {made.whole} prompts, and its scorer does not notice that some are missing: the "
             "score will be of these alone"
         )

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
 
+from milr.cli.screen import Screen
 from milr.errors import UsageError
 from milr.models import ModelSource
 from milr.models.devices import Placement
@@ -186,7 +187,7 @@ def make_screen(quiet: bool, verbose: bool = False, *, stderr: bool = True) -> C
     """
     if quiet and verbose:
         raise UsageError("--quiet prints no steps and --verbose prints all: leave one of the two out")
-    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    return Screen(stderr=stderr, quiet=quiet)
 
 
 def end_by_scores(scores: Sequence[float | None], fail_under: float | None) -> None:

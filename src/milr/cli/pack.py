@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from milr.cli.screen import echo
 from milr.errors import UsageError
 
 
@@ -36,7 +37,7 @@ def pack(
     for path, file in zip(runs, files, strict=True):
         run = open_run(path, data) if compact else read_run(path)
         for note in run.notes:
-            typer.echo(f"milr: {note}", err=True)
+            echo(f"milr: {note}", err=True)
         content = compact_run(run) if compact else pack_run(run)
         try:
             if file.exists() and file.read_bytes() != content:
@@ -47,7 +48,7 @@ def pack(
             write_bytes(file, content)
         except OSError as error:
             raise UsageError(f"cannot write {file} ({error.strerror}): give --out a folder for the files") from error
-        typer.echo(f"{file}: {len(run.tasks)} tasks, {len(content) / 1000:,.0f} KB")
+        echo(f"{file}: {len(run.tasks)} tasks, {len(content) / 1000:,.0f} KB")
 
 
 def _refuse_one_name(runs: list[Path], files: list[Path]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from milr.cli.screen import echo
 from milr.cli.tables import RUNS, Data, Out, put, read_begun, save, say
 from milr.errors import UsageError
 from milr.report.inputs import leave_repeats_out
@@ -29,4 +30,4 @@ def report(
         put(report_tables(found), form, out)
         return
     save(out, draw_page(found))
-    typer.echo(f"report: {out}", err=True)
+    echo(f"report: {out}", err=True)

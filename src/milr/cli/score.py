@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 from PIL import Image
-from rich.console import Console
 
 from milr.cli.options import CHECK_FAILED, NOT_ALL_SCORED, Device, Dtype, FailUnder, load_asked
+from milr.cli.screen import Screen
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
@@ -28,7 +28,7 @@ _AT_ONCE = 16
 
 def score(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    prompt: Annotated[str | None, typer.Option(help="What all of them should show.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt of all images.")] = None,
     tasks: Annotated[
         Path | None,
         typer.Option(
@@ -64,9 +64,9 @@ def score(
     reward, placement = _choose(reward, model, wanted.tasks), Placement(device, dtype)
     asked = None if model is None else load_asked(reward, model, placement)
     scorer = load_reward(reward, model=asked, vlm=vlm.client, placement=placement)
-    screen = Console(highlight=False, markup=False, soft_wrap=True)
+    screen = Screen()
     for line in wanted.notes:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"milr: {line}")
+        Screen(stderr=True).print(f"milr: {line}")
     scores: list[Score | Unscored] = []
     for path, task, found in _score_in_turn(scorer, files, wanted.tasks):
         scores.append(found)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.score_folder import FolderJob
 from milr.cli.options import INTERRUPTED, NOT_ALL_SCORED, Device, Dtype, Quiet, make_screen
+from milr.cli.screen import echo
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
@@ -78,7 +79,7 @@ def score_folder(
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         raise UsageError(f"cannot write {job.out} ({error.strerror}): give an --out that you may write to") from error
-    typer.echo(summary)
+    echo(summary)
     always.print(f"results: {job.out}")
     if job.unscored:
         raise typer.Exit(NOT_ALL_SCORED)

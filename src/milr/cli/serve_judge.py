@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from milr.cli.options import DEFAULT_MODEL, Device, Dtype, Reward, check_names, load_asked
+from milr.cli.screen import echo
 from milr.rewards import check_scorable, default_reward, load_reward
 
 
@@ -29,7 +30,7 @@ def serve_judge(
     check_scorable(reward, (), capabilities)
     scorer = load_reward(reward, model=load_asked(reward, model, placement), placement=placement)
     server = JudgeServer(scorer, port=port, flip=flip)
-    typer.echo(f"milr: judging by {server.name} at {server.url} (Ctrl-C ends it)")
+    echo(f"milr: judging by {server.name} at {server.url} (Ctrl-C ends it)")
     try:
         server.serve_forever()
     finally:

@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias, get_args
 
 import typer
 
+from milr.cli.screen import echo
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.report.inputs import find_runs
@@ -27,7 +28,7 @@ Data: TypeAlias = Annotated[
 
 def say(note: str) -> None:
     """Print a note on standard error."""
-    typer.echo(f"milr: {note}", err=True)
+    echo(f"milr: {note}", err=True)
 
 
 def read_begun(paths: Sequence[Path], data: Path | None = None) -> list[Run]:
@@ -44,7 +45,7 @@ def put(tables: Sequence[Table], form: str, out: Path | None) -> None:
         save(out, write_tables(tables, form))
         return
     width = shutil.get_terminal_size().columns if form == "text" and sys.stdout.isatty() else None
-    typer.echo(write_tables(tables, form, width), nl=False)
+    echo(write_tables(tables, form, width), nl=False)
 
 
 def save(out: Path, text: str) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from PIL import Image
-from rich.console import Console
 
 from milr.cli.options import Device
+from milr.cli.screen import Screen, echo
 from milr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def unpack(
     if pictures not in get_args(Which):
         raise UsageError(f"--pictures {pictures}: give one of {', '.join(get_args(Which))}")
     which: Which = pictures  # pyright: ignore[reportAssignmentType]
-    screen = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen = Screen(stderr=True)
     folders = [out / file.name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX) for file in files]
     for folder, times in Counter(folders).items():
         if times > 1:
@@ -57,13 +57,13 @@ def unpack(
         with _writing(folder):
             if run.folder.name.endswith(COMPACT_SUFFIX):
                 begin_anew(run.manifest, folder)
-                typer.echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
+                echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
                 continue
             redraw = None if which == "none" else artist.for_run(run)
             found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]
         seen = [same for same in found if same is not None]
         same = f", {sum(seen)} of {len(seen)} best images as they were, to the pixel" if seen else ", no images"
-        typer.echo(f"{folder}: {len(found)} tasks{same}")
+        echo(f"{folder}: {len(found)} tasks{same}")
         if not all(seen):
             screen.print(
                 "milr: other pixels: this machine's arithmetic is not the packed run's; the scores stay its own"

@@ -1,4 +1,4 @@
-"""Writes a run folder from step records, so that a kill at any moment loses only the tasks in flight."""
+"""Writer of run folders from step records; an interruption at any moment loses only the tasks in progress."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from milr.types import Score, StepRecord, Task
 
 
 class RunFacts(TypedDict, total=False):
-    """Optional fields of a manifest; `Manifest` says what each means."""
+    """Optional fields of a manifest; see `Manifest`."""
 
     benchmark: str | None
     data: str | None
@@ -68,22 +68,29 @@ def default_folder(prompt: str, root: Path = Path("runs")) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that a run would write over."""
+    """Refuse a folder that a run would overwrite."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file, and a run needs a folder: give --out a name that is not taken")
-    if any(path.name != LOCK for path in folder.iterdir()):
+    if not all(map(_is_left, folder.iterdir())):
         what = "another run" if (folder / MANIFEST).exists() else "files"
         raise UsageError(f"{folder} holds {what}; nothing was overwritten: give --out a new or an empty folder")
 
 
+def _is_left(path: Path) -> bool:
+    """Return whether a run that was killed before its manifest was written leaves this: nothing of it is lost."""
+    if path.name == "tasks":
+        return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    return path.name in (LOCK, MANIFEST + PART)
+
+
 class RunWriter:
-    """Consumes the records of one runner; a context manager.
+    """A context manager that stores the records of one runner.
 
     The name of a task's folder ends in `.part` until the task's last record is in and the evaluator, if there is one,
-    has scored all of the task's images. However the block is left, the manifest then tells how it ended, and every
-    finished task stays. While the block lasts, no other process can write the run.
+    has scored all of the task's images. At the end of the block, however it is left, the manifest says how it ended,
+    and every finished task stays. Inside the block, no other process can write the run.
     """
 
     def __init__(
@@ -103,13 +110,13 @@ class RunWriter:
 
         Args:
             folder: New or empty.
-            tasks: All of them; a record's index is its task's place here.
+            tasks: All tasks; a record's index refers to this list.
             settings: The method with all settings.
-            model: Its name.
-            reward: Its name with version.
-            evaluator: Shown every image of a task once the task has finished.
-            vlm_usage: What VLM judges cost.
-            machine: What only torch knows: threads, accelerator.
+            model: Name of the model.
+            reward: Name of the reward with version.
+            evaluator: Scores every image of a task once the task has finished.
+            vlm_usage: Returns the usage of VLM judges.
+            machine: Facts that only torch knows: threads, accelerator.
             facts: More fields of the manifest.
         """
         self._resumed = False
@@ -140,7 +147,7 @@ class RunWriter:
         vlm_usage: Spending = lambda: None,
         machine: Mapping[str, str | int] | None = None,
     ) -> Self:
-        """Go on with a run: what `remaining` names is to be done, the rest stays as it is.
+        """Continue a run: the tasks of `remaining` are still to be done, the others stay unchanged.
 
         Raises:
             UsageError: The folder holds no run, one of milr 0.1, or one with another evaluator.
@@ -172,18 +179,18 @@ class RunWriter:
         self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
         self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
-        self._unscored: set[tuple[int, int]] = set()  # written, with no image that the reward could score
+        self._unscored: set[tuple[int, int]] = set()  # written, but with no scored image
         self._begun = False
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest as it was last saved."""
+        """Return the manifest as it was last saved."""
         return self._manifest
 
     def remaining(self) -> list[tuple[int, int]]:
         """Return the tasks that have not finished, as (index, image), image by image.
 
-        A task of which the reward could not score any image has not: a resumed run begins it anew, like damaged ones.
+        A task without any scored image counts as unfinished: a resumed run begins it again, as it does damaged ones.
         """
         manifest = self._manifest
         return [
@@ -212,7 +219,7 @@ class RunWriter:
         return self
 
     def _begin(self) -> None:
-        """Open a session, now that the run is ours."""
+        """Open a session after locking the run."""
         if self._resumed:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
             begun = (self.folder / "tasks").glob(f"*{PART}")
@@ -229,10 +236,10 @@ class RunWriter:
         self._save("running")
 
     def evaluate_missing(self) -> None:
-        """Show the evaluator again what it could not score in an earlier session.
+        """Let the evaluator score again the images that it could not score in an earlier session.
 
         Raises:
-            RunError: Nothing can be written any more, or the evaluator scores nothing any more.
+            RunError: Nothing can be written any more, or the evaluator cannot score any more.
         """
         if self._evaluator is None:
             return
@@ -251,11 +258,11 @@ class RunWriter:
         """Store a record; return the task's folder if the record is the task's last, else None.
 
         Args:
-            record: Its index is the task's place in the list that the writer was given.
-            image: Which of the prompt's images it belongs to.
+            record: A record whose index refers to the writer's list of tasks.
+            image: Number of the image among the prompt's images.
 
         Raises:
-            RunError: Nothing can be written any more, or the evaluator scores nothing any more.
+            RunError: Nothing can be written any more, or the evaluator cannot score any more.
         """
         key = record.index, image
         with self._refusing_full_disks():
@@ -284,10 +291,10 @@ class RunWriter:
             return folder
 
     def conclude_begun(self) -> list[tuple[StepRecord, Path]]:
-        """End the tasks in progress, of which nothing more will come, with their best images so far.
+        """End the tasks in progress with their best images so far.
 
         Returns:
-            Each one's last record, which says "cancelled", and its folder.
+            Each task's last record, which says "cancelled", and its folder.
 
         Raises:
             RunError: As `write`.
@@ -313,8 +320,8 @@ class RunWriter:
                     self._save("stopped" if self.remaining() else "finished")
                     write_page(self.folder)
                 return
-            with suppress(OSError, UsageError):  # a full disk leaves the manifest of the last task that finished
-                if isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # whoever asked for the run let it go
+            with suppress(OSError, UsageError):  # a full disk leaves the manifest of the last finished task
+                if isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # the caller no longer holds the run
                     self._save("interrupted")
                 else:
                     self._save("failed", str(error) or type(error).__name__)
@@ -354,7 +361,7 @@ class RunWriter:
 
 @dataclass(frozen=True)
 class _Spent:
-    """What a task has spent so far."""
+    """The spending of a task so far."""
 
     drawings: float
     tokens: int
@@ -363,6 +370,6 @@ class _Spent:
 
 
 def _is_done(folder: Path) -> bool:
-    """Return whether a finished task is whole and the reward has scored any image of it."""
+    """Return true if a finished task is complete and the reward has scored one of its images."""
     task = read_whole(folder)
     return task is not None and isinstance(task.last.best_score, Score)

@@ -152,7 +152,7 @@ def recognise(words: str) -> tuple[VlmProtocol, Task]:
         except UsageError as error:
             absent.append(f"; {wordless.name} is not among them here: {error}")
             continue
-        prompt = _find_prompt(protocol.user, words)
+        prompt = find_prompt(protocol.user, words)
         if prompt is not None:
             try:
                 (task,) = tasks_from_prompts([prompt], free=True)
@@ -162,7 +162,7 @@ def recognise(words: str) -> tuple[VlmProtocol, Task]:
     raise BadRequest(f"this server reads the questions of {', '.join(ANSWERS)} alone{''.join(absent)}")
 
 
-def _find_prompt(user: str, words: str) -> str | None:
+def find_prompt(user: str, words: str) -> str | None:
     """Return what stands in the place of {prompt} in a protocol's words, in linear time; None if these are others."""
     before, _, rest = user.partition("{prompt}")
     between, slot, after = rest.partition("{explanation}")
