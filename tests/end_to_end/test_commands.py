@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from milr.cli.help import EXAMPLES
+from milr.cli.help import EXAMPLES, walk
 from milr.cli.main import COMMANDS, _build_parser, main  # pyright: ignore[reportPrivateUsage]
 from milr.registry import Entry
 from milr.rewards import REWARDS, Reward
@@ -328,3 +328,46 @@ def test_a_package_that_is_missing_is_said_before_a_model_is_loaded(
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"needs the package '{package}'" in said and f'pip install "milr[{extra}]"' in said
     assert not loaded
+
+
+def find_advice() -> list[tuple[str, bool, str, str]]:
+    """Return every command that a text of the package names: file, whether it says to type it, command, the rest."""
+    found: list[tuple[str, bool, str, str]] = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        # what is filled in when a text is made stands for one word
+        text = re.sub(r"\{[^{}\n]*\}", "X", path.read_text(encoding="utf-8"))
+        text = re.sub(r"[\"']\n\s*f?[\"']", "", text)
+        for said, name, rest in re.findall(r"(type:? )?\bmilr ((?:data )?[a-z][a-z-]+)((?: [^;,\n]*)?)", text):
+            found.append((str(path.relative_to(ROOT)), bool(said), name, rest))
+    return found
+
+
+def test_every_command_that_the_package_advises_exists() -> None:
+    parser = _build_parser()
+    context = parser.context_class(parser, **parser.context_settings)
+    options = {
+        name: {flag for one in command.get_params(its) for flag in (*one.opts, *one.secondary_opts)}
+        for name, command, its in walk(parser, context, "")
+    }
+    advice = find_advice()
+    assert sum(said for _, said, _, _ in advice) > 20
+    unknown = [(where, name) for where, said, name, _ in advice if said and name not in options]
+    wrong = [
+        (where, name, flag)
+        for where, _, name, rest in advice
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", rest if name in options else "")
+        if flag not in options[name]
+    ]
+    assert (unknown, wrong) == ([], [])
+
+
+def test_documents_name_only_folders_that_a_sweep_makes(capsys: Out) -> None:
+    """`runs/ablate-RECIPE-BENCHMARK/RUN`, as the sweep's plan says; what a pattern leaves open is anybody's."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
+    named = set(re.findall(r"runs/ablate-([a-z-]+)-(icons-hard|icons)/([a-z-]+)?", text))
+    assert ("gradients", "icons-hard", "gradient-zero") in named
+    for recipe, benchmark, run in named:
+        assert main(["ablate", recipe, "--plan"]) == 0
+        plan = capsys.readouterr()
+        assert f"runs of {benchmark}\n" in plan.err
+        assert not run or f"{run}: " in plan.out
