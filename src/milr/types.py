@@ -101,7 +101,7 @@ class Region:
         """Refuse a box without four finite numbers, and a confidence outside [0, 1]."""
         if len(self.box) != 4 or not all(map(math.isfinite, self.box)):
             raise ValueError(
-                f"a region's box is four finite numbers (x0, y0, x1, y1), and {self.name!r} has {self.box}"
+                f"a region's box is four finite numbers, x0, y0, x1, y1, and {self.name!r} has {self.box}"
             )
         if not 0.0 <= self.confidence <= 1.0:
             raise ValueError(f"a region's confidence is in [0, 1], and {self.name!r} has {self.confidence}")
@@ -131,7 +131,7 @@ class Score:
     def __post_init__(self) -> None:
         """Refuse values outside [0, 1] and NaN."""
         if not 0.0 <= self.value <= 1.0:
-            raise ValueError(f"a score lies in [0, 1], but {self.reward} gave {self.value}; return Unscored instead")
+            raise ValueError(f"a score is in [0, 1], but {self.reward} gave {self.value}; return Unscored instead")
 
 
 @dataclass(frozen=True)
