@@ -34,6 +34,7 @@ from milr.cli.plan import plan
 from milr.cli.report import report
 from milr.cli.score import score
 from milr.cli.score_folder import score_folder
+from milr.cli.serve import index, serve
 from milr.cli.serve_judge import serve_judge
 from milr.cli.unpack import unpack
 from milr.errors import MilrError, UsageError
@@ -41,6 +42,7 @@ from milr.untrusted import printable
 
 COMMANDS: Sequence[Callable[..., None]] = (
     generate,
+    serve,
     info,
     ablate,
     benchmark,
@@ -50,6 +52,7 @@ COMMANDS: Sequence[Callable[..., None]] = (
     evaluate,
     export,
     fetch,
+    index,
     pack,
     plan,
     report,

@@ -1,0 +1,91 @@
+"""The application: routes, errors, and the life of the desk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from milr._version import __version__
+from milr.errors import UsageError
+from milr.files import hold
+from milr.serve import about, images, searches
+from milr.serve.config import ServeSettings
+from milr.serve.desk import Desk
+from milr.serve.envelope import Envelope
+from milr.serve.errors import handle_errors
+from milr.serve.keys import KeyRing
+from milr.serve.links import Links, read_secret
+from milr.serve.metrics import Metrics
+from milr.serve.offers import Offer
+from milr.serve.server import Gate, Server
+from milr.serve.store import Store
+
+_LOCK = "milr.lock"
+
+
+def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | None = None) -> FastAPI:
+    """Return the application; its models are loaded once it runs.
+
+    Args:
+        offers: The models, the default one first.
+        settings: How it runs.
+        keys: Who may ask; None lets everybody, which only a server for this machine alone may.
+
+    Raises:
+        UsageError: The server can be reached from elsewhere and has no keys, a model is larger than the memory, or
+            another server has the folder of runs.
+    """
+    keys = keys or KeyRing()
+    if not settings.local and not keys:
+        raise UsageError(
+            f"--host {settings.host} can be reached from other machines: give --keys FILE, or MILR_API_KEYS"
+        )
+    for offer in offers:
+        if settings.memory is not None and offer.bytes > settings.memory:
+            raise UsageError(f"the model {offer.name!r} needs {offer.bytes / 1e9:.1f} GB: give more --memory")
+    held = ExitStack()
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        held.enter_context(
+            hold(settings.data, lambda: UsageError(f"another server works in {settings.data}: give --data"), name=_LOCK)
+        )
+        store, links = Store(settings.data), Links(read_secret(settings.data), settings.link_seconds)
+    except OSError as error:
+        held.close()
+        raise UsageError(f"--data {settings.data}: {error.strerror or error}; give a folder to write to") from error
+    metrics = Metrics()
+    desk = Desk(offers, settings, store, metrics)
+    server = Server(settings, desk, store, keys, links, metrics, Gate(settings.limits))
+    desk.on_change = server.bells.ring
+
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncGenerator[None]:
+        server.bells.attach(asyncio.get_running_loop())
+        await run_in_threadpool(desk.start)
+        try:
+            yield
+        finally:
+            server.bells.attach(None)
+            await run_in_threadpool(desk.close)
+            held.close()
+
+    app = FastAPI(
+        title="milr",
+        version=__version__,
+        description="Images that a search over latents has improved until they show what the prompt asked for.",
+        lifespan=live,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        max_body_size=settings.limits.body_bytes,
+    )
+    app.state.server = server
+    handle_errors(app)
+    for part in (images, searches, about):
+        app.include_router(part.router)
+    app.add_middleware(Envelope, server=server)
+    return app

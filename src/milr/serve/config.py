@@ -1,0 +1,63 @@
+"""What a server is started with: places, limits, and where it keeps its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Limits(BaseModel):
+    """What one request, one client and the whole server may ask for. All are refused by name, none cut off silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = Field(default=256 * 1024, ge=1024)
+    """Bytes of a request's body."""
+    judge_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """The same for questions to the judge, which hold an image."""
+    prompt_characters: int = Field(default=4000, ge=1)
+    """Characters of one prompt."""
+    images: int = Field(default=10, ge=1)
+    """`n`: images of one prompt in one request."""
+    tasks: int = Field(default=100, ge=1)
+    """Tasks of one search."""
+    drawings: int = Field(default=400, ge=1)
+    """Drawings that a method may make for one image."""
+    seconds: float = Field(default=1800.0, gt=0)
+    """Time from a request to its end; a search ends with its best so far."""
+    waiting: int = Field(default=256, ge=1)
+    """Images that wait or are in progress, of all clients: more are answered by 429."""
+    per_client: int = Field(default=64, ge=1)
+    """The same of one key, or of one address where there are no keys."""
+    per_minute: int = Field(default=600, ge=1)
+    """Requests a minute of one key or address."""
+    streams: int = Field(default=400, ge=1)
+    """Event streams that are open at once."""
+
+
+class ServeSettings(BaseModel):
+    """How a server runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    data: Path = Path("runs")
+    """The folder of the run folders and of their index."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images in progress at once, of each model."""
+    memory: int | None = None
+    """Bytes of weights that may be loaded at once; None: all models stay loaded."""
+    link_seconds: int = Field(default=3600, ge=1)
+    """How long a link to an image (`response_format: url`) can be opened."""
+    shutdown_seconds: float = Field(default=20.0, ge=0)
+    """How long a server that is told to end waits for the step in progress."""
+    log_prompts: bool = False
+    """Whether logs hold prompts."""
+    limits: Limits = Limits()
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in ("127.0.0.1", "localhost", "::1")

@@ -1,0 +1,353 @@
+"""The desk: it takes orders, hands their images to the models' workers, and keeps what comes back."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from threading import Event as Flag
+from threading import RLock, Thread
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from milr.errors import MilrError
+from milr.methods import load_method
+from milr.methods.queue import Assignment
+from milr.runs import StoredStep
+from milr.serve.asked import Order
+from milr.serve.config import ServeSettings
+from milr.serve.errors import busy, draining
+from milr.serve.jobs import Job
+from milr.serve.metrics import Metrics
+from milr.serve.offers import Loaded, Offer
+from milr.serve.steps import Place, describe_step, name_place
+from milr.serve.store import SearchRow, State, Store, now
+from milr.serve.worker import Memory, Worker
+from milr.types import Finished, StepRecord
+
+log = logging.getLogger("milr.serve")
+_PREFIX = "search_"
+_TICK = 0.25  # seconds between looks at the deadlines
+
+
+class Desk:
+    """All searches of a server. Its methods may be called from any thread."""
+
+    def __init__(self, offers: Sequence[Offer], settings: ServeSettings, store: Store, metrics: Metrics) -> None:
+        """Prepare; nothing is loaded before `start`."""
+        self.offers, self.settings, self.store, self.metrics = offers, settings, store, metrics
+        self.on_change: Callable[[str], None] = lambda search: None
+        """Called with the id of a search that has a new event."""
+        self.draining = False
+        self._lock = RLock()
+        self._jobs: dict[str, Job] = {}
+        self._workers: dict[str, Worker] = {}  # the least recently used model first
+        self._loaded: dict[Worker, Loaded] = {}
+        self._places: dict[tuple[Worker, int], str] = {}  # index in a worker's queue -> search
+        self._memory = Memory(settings.memory, self._make_room)
+        self._closed = Flag()
+        self._clock = Thread(target=self._watch_clock, name="milr-clock", daemon=True)
+
+    # --- for clients
+
+    def start(self) -> None:
+        """Go on with the searches that an earlier process left, and load the first model."""
+        for row in self.store.unfinished():
+            self._take_up(row)
+        with self._lock:
+            self._find_worker(self.offers[0])
+        self._clock.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first model is loaded and orders are taken."""
+        worker = self._workers.get(self.offers[0].name)
+        return not self.draining and worker is not None and worker.ready
+
+    def submit(self, order: Order, owner: str = "", client: str = "") -> str:
+        """Take an order; return the search's id.
+
+        Args:
+            order: From `make_order`.
+            owner: The key that asks; empty without keys.
+            client: Key or address, for the limits.
+
+        Raises:
+            ApiError: Too much waits already, or the server is about to end.
+        """
+        limits = self.settings.limits
+        with self._lock:
+            if self.draining:
+                raise draining()
+            if sum(len(job.open) for job in self._jobs.values()) + order.wanted > limits.waiting:
+                raise busy(f"{limits.waiting} images wait or are drawn already", self._guess_wait())
+            own = sum(len(job.open) for job in self._jobs.values() if job.client.partition("\n")[0] == client)
+            if own + order.wanted > limits.per_client:
+                raise busy(f"{own} images of yours wait or are drawn, of {limits.per_client}", self._guess_wait())
+            job = self._make_job(_PREFIX + secrets.token_hex(12), order, owner, f"{client}\n{order.user}")
+            self.store.add(make_row(job, "waiting"))
+            self._jobs[job.id] = job
+            self._hand_out(job)
+        return job.id
+
+    def stop(self, search: str, why: Finished = "cancelled") -> None:
+        """End a search with its best images so far; one that has ended stays as it is."""
+        with self._lock:
+            job = self._jobs.get(search)
+            if job is None or job.why is not None or job.worker is None:
+                return
+            job.why = why
+            for index in list(job.open):
+                if job.worker.queue.drop(index):
+                    self._leave(job.worker, index)
+                else:
+                    job.worker.cancel(index, why)
+        self._end_if_over(job)
+
+    def live(self, search: str) -> bool:
+        """Return whether a search is in progress."""
+        with self._lock:
+            return search in self._jobs
+
+    def loads(self) -> dict[str, bool]:
+        """Return which models are in memory."""
+        return {offer.name: (w := self._workers.get(offer.name)) is not None and w.ready for offer in self.offers}
+
+    def load(self) -> tuple[int, int]:
+        """Return how many images wait, and how many are drawn."""
+        with self._lock:
+            whole = sum(len(job.open) for job in self._jobs.values())
+            waiting = sum(len(worker.queue.waiting()) for worker in self._workers.values())
+            return waiting, whole - waiting
+
+    def drain(self) -> None:
+        """Take no more orders; end after the steps in progress."""
+        with self._lock:
+            self.draining = True
+            for worker in self._workers.values():
+                worker.stop()
+            searches = list(self._jobs)
+        for search in searches:
+            self.on_change(search)
+
+    def close(self) -> None:
+        """Drain, wait for the steps in progress, and leave every search so that the next start goes on with it."""
+        self.drain()
+        self._closed.set()
+        self._memory.close()
+        until = time.monotonic() + self.settings.shutdown_seconds
+        for worker in list(self._workers.values()):
+            worker.join(max(0.0, until - time.monotonic()))
+        self.store.close()
+
+    # --- for workers
+
+    def loaded(self, worker: Worker, loaded: Loaded) -> None:
+        """See `milr.serve.worker.Desk`."""
+        log.info("model loaded", extra={"facts": {"model": worker.offer.name, "name": loaded.model.name}})
+        with self._lock:
+            self._loaded[worker] = loaded
+
+    def begun(self, worker: Worker, index: int) -> None:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            job = self._jobs.get(self._places.get((worker, index), ""))
+        if job is not None and not job.started:
+            job.started = True
+            self.store.record(job.id, "state", "begun", {"state": "running"}, state="running")
+            self.on_change(job.id)
+
+    def keep(self, worker: Worker, record: StepRecord) -> None:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            job = self._jobs.get(self._places.get((worker, record.index), ""))
+            place = None if job is None else job.open.get(record.index)
+        if job is None or place is None:
+            return
+        try:
+            if not job.error:
+                step = job.write(record, place, self._loaded[worker])
+                self._tell(job, step)
+                self.metrics.step(worker.offer.name, record)
+        except (MilrError, OSError, SQLAlchemyError) as error:
+            self._break(job, error)
+        if record.finished is not None:
+            self._leave(worker, record.index)
+            self._end_if_over(job)
+        self.on_change(job.id)
+
+    def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            job = self._jobs.get(self._places.get((worker, index), ""))
+            if job is None:
+                return
+            self._leave(worker, index)
+        if error is not None:
+            self._break(job, error)
+        self._end_if_over(job)
+
+    def broken(self, worker: Worker, error: Exception) -> None:
+        """See `milr.serve.worker.Desk`."""
+        for index in self._indices(worker) - worker.queue.waiting():
+            self.lost(worker, index, error)
+
+    def ended(self, worker: Worker, error: Exception | None) -> None:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            self._loaded.pop(worker, None)
+            if self._workers.get(worker.offer.name) is worker:
+                del self._workers[worker.offer.name]
+        if self.draining:
+            with self._lock:
+                left = [job for job in self._jobs.values() if job.order.model == worker.offer.name]
+            for job in left:
+                job.close(GeneratorExit("the server ends"))
+        elif error is not None:
+            worker.queue.close()
+            for index in self._indices(worker):
+                self.lost(worker, index, error)
+
+    # --- inside
+
+    def _take_up(self, row: SearchRow) -> None:
+        """Go on with a search of an earlier process, or say why not."""
+        try:
+            order = Order.model_validate_json(row.request)
+            if all(offer.name != order.model for offer in self.offers):
+                raise MilrError(f"the server was started again without the model {order.model!r}")
+            job = self._make_job(row.id, order, row.owner, f"{row.owner}\n{order.user}")
+            for step in job.resume():
+                self._tell(job, step)
+        except (ValueError, MilrError, OSError) as error:
+            self._write_end(row.id, "failed", _in_words(error))
+            return
+        with self._lock:
+            self._jobs[job.id] = job
+            self._hand_out(job)
+        self._end_if_over(job)
+        log.info("search taken up", extra={"facts": {"search": job.id, "left": len(job.open)}})
+
+    def _tell(self, job: Job, step: StoredStep) -> None:
+        kind = "step" if step.finished is None else "image"
+        self.store.record(job.id, kind, name_place(step), describe_step(job.id, step), **job.conclude())
+
+    def _make_job(self, search: str, order: Order, owner: str, client: str) -> Job:
+        expires = time.monotonic() + order.seconds
+        return Job(search, owner, client, order, self.settings.data / search, expires)
+
+    def _hand_out(self, job: Job) -> None:
+        """Put what remains of a search into its model's queue; called with the lock held."""
+        method = load_method(job.order.settings.method)
+        worker = job.worker = self._find_worker(next(one for one in self.offers if one.name == job.order.model))
+        for place in job.remaining():
+            given = Assignment(job.order.tasks[place[0]], method, job.order.seed(place[1]))
+            index = worker.queue.put(given, job.client)
+            job.open[index] = place
+            self._places[worker, index] = job.id
+
+    def _find_worker(self, offer: Offer) -> Worker:
+        worker = self._workers.pop(offer.name, None)
+        if worker is None:
+            worker = Worker(offer, self.settings.batch_size, self._memory, self)
+            worker.start()
+        self._workers[offer.name] = worker  # the most recently used one comes last
+        return worker
+
+    def _make_room(self) -> None:
+        """Let go of the idle model that was used least recently, while another waits for memory."""
+        with self._lock:
+            busy = {job.order.model for job in self._jobs.values()}
+            idle = [worker for name, worker in self._workers.items() if worker.ready and name not in busy]
+            if self._memory.wanting and idle:
+                del self._workers[idle[0].offer.name]
+                idle[0].stop()
+
+    def _leave(self, worker: Worker, index: int) -> None:
+        """An image has ended."""
+        with self._lock:
+            search = self._places.pop((worker, index), None)
+            if search is not None and search in self._jobs:
+                self._jobs[search].open.pop(index, None)
+
+    def _break(self, job: Job, error: Exception) -> None:
+        """A search has failed: nothing more of it is begun, and what it has stays."""
+        log.warning("search failed", extra={"facts": {"search": job.id, "error": _in_words(error)}})
+        job.error = job.error or _in_words(error)
+        self.stop(job.id)
+
+    def _end_if_over(self, job: Job) -> None:
+        """Close a search of which nothing is left."""
+        with self._lock:
+            if job.open or job.ending:
+                return
+            job.ending = True
+        wanted: Place | None = next(iter(job.remaining()), None)
+        if not job.error and wanted is not None and job.why == "out of time":
+            job.error = "out of time before every image had a first drawing"
+        cancelled = any(step.finished == "cancelled" for step in job.ends.values()) or wanted is not None
+        state: State = "failed" if job.error else "cancelled" if cancelled else "finished"
+        try:
+            job.close(MilrError(job.error) if job.error else GeneratorExit() if wanted is not None else None)
+        except (MilrError, OSError) as error:
+            state, job.error = "failed", job.error or _in_words(error)
+        self._write_end(job.id, state, job.error, **job.conclude())
+        with self._lock:
+            del self._jobs[job.id]
+        self.on_change(job.id)
+        self._make_room()
+
+    def _write_end(self, search: str, state: State, error: str, **values: Any) -> None:
+        try:
+            data = {"state": state, "error": error or None}
+            self.store.record(search, "end", "end", data, state=state, error=error, ended=now(), **values)
+        except SQLAlchemyError as fault:  # a full disk: the next start finds it unfinished and goes on
+            log.error("index not written", extra={"facts": {"search": search, "error": _in_words(fault)}})
+        self.metrics.searches.labels(state).inc()
+        log.info("search ended", extra={"facts": {"search": search, "state": state}})
+
+    def _indices(self, worker: Worker) -> set[int]:
+        with self._lock:
+            return {index for one, index in self._places if one is worker}
+
+    def _guess_wait(self) -> int:
+        """Return after how many seconds a place may be free."""
+        return 1 + len(self._places) // self.settings.batch_size
+
+    def _watch_clock(self) -> None:
+        while not self._closed.wait(_TICK):
+            with self._lock:
+                over = [job.id for job in self._jobs.values() if job.why is None and time.monotonic() > job.expires]
+            for search in over:
+                self.stop(search, "out of time")
+
+
+def make_row(job: Job, state: State) -> SearchRow:
+    """Return what the index says of a new search."""
+    return SearchRow(
+        id=job.id,
+        owner=job.owner,
+        state=state,
+        created=now(),
+        model=job.order.model,
+        method=job.order.settings.method,
+        request=job.order.model_dump_json(),
+        wanted=job.order.wanted,
+        **describe_tasks(job.order.tasks),
+    )
+
+
+def describe_tasks(tasks: Sequence[Any]) -> dict[str, str]:
+    """Return the title and the tags of a search's tasks."""
+    tags = dict.fromkeys(task.tag for task in tasks if task.tag)
+    title = " · ".join(task.shown for task in tasks[:20])[:2000]
+    return {"title": title, "tags": f",{','.join(tags)}," if tags else ""}
+
+
+def _in_words(error: Exception) -> str:
+    """Return an error of milr's in its own words; of others only the kind, which tells a client nothing more."""
+    if isinstance(error, MilrError):
+        return " ".join(str(error).split())[:500]
+    return f"internal error ({type(error).__name__})"

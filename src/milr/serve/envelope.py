@@ -1,0 +1,139 @@
+"""What is around every request: an id, a line in the log, safe headers, times that nobody may exceed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from milr.serve.errors import ApiError
+from milr.serve.server import Server
+
+log = logging.getLogger("milr.serve")
+BODY_SECONDS, SEND_SECONDS = 30.0, 60.0
+"""How long a request's body may take, and how long a reader may not read."""
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+class SlowBody(Exception):
+    """A body that did not come in time."""
+
+
+class Envelope:
+    """ASGI middleware, outermost."""
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        """Wrap an app."""
+        self._app, self._server = app, server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, whatever happens inside."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})
+        began, status, whole = time.monotonic(), 0, False
+
+        async def read() -> Message:
+            nonlocal whole
+            if whole:
+                return await receive()  # waits for the client to leave
+            try:
+                message = await asyncio.wait_for(receive(), BODY_SECONDS)
+            except TimeoutError:
+                raise SlowBody from None
+            whole = not message.get("more_body", False)
+            return message
+
+        async def write(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                sent = MutableHeaders(raw=message["headers"])
+                sent["X-Request-Id"] = request_id
+                for name, value in HEADERS.items():
+                    sent.setdefault(name, value)
+                self._server.metrics.seconds.labels(_route(scope)).observe(time.monotonic() - began)
+            await asyncio.wait_for(send(message), SEND_SECONDS)
+
+        try:
+            self._check_origin(scope["method"], headers)
+            await self._app(scope, read, write)
+        except ApiError as error:
+            await _answer(write, error)
+        except SlowBody:
+            if not status:
+                await _answer(write, ApiError(408, "slow_body", f"the body did not come within {BODY_SECONDS:.0f} s"))
+        except TimeoutError:
+            log.info("reader left behind", extra={"facts": {"request": request_id}})
+            raise  # ends the connection
+        except Exception:
+            log.exception("request failed", extra={"facts": {"request": request_id, "route": _route(scope)}})
+            if status:
+                raise
+            await _answer(write, ApiError(500, "internal_error", f"an error of this server: request {request_id}"))
+        finally:
+            route = _route(scope)
+            self._server.metrics.requests.labels(scope["method"][:10], route, str(status or 499)).inc()
+            facts = {
+                "request": request_id,
+                "method": scope["method"][:10],
+                "route": route,
+                "status": status or 499,
+                "ms": round((time.monotonic() - began) * 1000),
+                "owner": scope["state"].get("owner", ""),
+            }
+            log.info("request", extra={"facts": facts})
+
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        """Refuse what another site's page asks for, and names that lead a browser here by a trick.
+
+        Raises:
+            ApiError: The request comes from elsewhere.
+        """
+        host = headers.get("host", "")
+        if not self._server.keys and (urlsplit(f"//{host}").hostname or "") not in (*_LOCAL_NAMES, self._name):
+            raise ApiError(403, "wrong_host", "without API keys this server answers to 127.0.0.1 and localhost alone")
+        origin = headers.get("origin")
+        if method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+            raise ApiError(403, "wrong_origin", "pages of other sites may not use this server")
+
+    @property
+    def _name(self) -> str:
+        return self._server.settings.host
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's pattern, which says nothing of the client."""
+    return str(getattr(scope.get("route"), "path", "other"))
+
+
+async def _answer(send: Send, error: ApiError) -> None:
+    body = json.dumps(error.body).encode()
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,111 @@
+"""Errors as OpenAI's SDK reads them: a status, and a body with message, type, param and code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from milr.errors import MilrError
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A request that is refused, or a search that failed; its message is for the client."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        """Say what is wrong.
+
+        Args:
+            status: Of the response.
+            code: For programs: "model_not_found".
+            message: For people: what was given, what is allowed.
+            param: The request's field that is wrong.
+            retry_after: Seconds after which the same request may succeed; None: it will not.
+        """
+        super().__init__(message)
+        self.status, self.code, self.message, self.param, self.retry_after = status, code, message, param, retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The response's body."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Whether the client should try again, for clients that do so by themselves."""
+        if self.retry_after is not None:
+            return {"Retry-After": str(self.retry_after)}
+        more = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        return {"x-should-retry": "false", **more}
+
+
+def answer_error(error: ApiError) -> JSONResponse:
+    """Return the response that says an error."""
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+def refuse(error: MilrError, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """Return milr's own error as one of the client's."""
+    return ApiError(400, code, " ".join(str(error).split()), param=param)
+
+
+def busy(what: str, retry_after: int) -> ApiError:
+    """Return the error for a limit that a client meets."""
+    return ApiError(429, "rate_limit_exceeded", f"{what}: try again in {retry_after} s", retry_after=retry_after)
+
+
+def draining() -> ApiError:
+    """Return the error while the server ends."""
+    return ApiError(
+        503, "shutting_down", "this server is about to end; searches go on at its next start", retry_after=5
+    )
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Answer every error of an app in this form."""
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return answer_error(error)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer_error(_first(error))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        headers: Mapping[str, str] = error.headers or {}
+        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code, "refused")
+        found = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
+        return JSONResponse(found.body, found.status, {**headers, **found.headers})
+
+    app.add_exception_handler(ApiError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _first(error: RequestValidationError) -> ApiError:
+    """Return the first fault of a request that does not fit its model; what was sent is not repeated."""
+    wrong = error.errors()[0]
+    if wrong["type"] == "json_invalid":
+        return ApiError(400, "invalid_json", "the body is no JSON")
+    where = [str(part) for part in wrong["loc"][1:]]
+    message = str(wrong["msg"]).removeprefix("Value error, ")
+    param = ".".join(where) or None
+    return ApiError(400, "invalid_value", f"{json.dumps(param)}: {message}" if param else message, param=param)

@@ -1,0 +1,124 @@
+"""A search in progress: its run folder, and which of its images have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from milr.runs import RunWriter, StoredStep, read_run, read_task
+from milr.runs.layout import MANIFEST
+from milr.serve.asked import Order
+from milr.serve.offers import Loaded
+from milr.serve.steps import Place, find_task
+from milr.serve.worker import Worker
+from milr.types import Finished, Score, StepRecord
+
+
+@dataclass
+class Job:
+    """A search in progress. Its run folder is written by one thread, that of its model's worker."""
+
+    id: str
+    owner: str
+    client: str
+    """Whose turn it takes: key or address, and user."""
+    order: Order
+    folder: Path
+    expires: float
+    """On the monotonic clock."""
+    open: dict[int, Place] = field(default_factory=dict[int, Place])
+    """Index in its worker's queue -> the image, of all that have not ended."""
+    firsts: dict[Place, float | None] = field(default_factory=dict[Place, "float | None"])
+    """Reward of each image's first drawing."""
+    ends: dict[Place, StoredStep] = field(default_factory=dict[Place, StoredStep])
+    """Each finished image's last step."""
+    why: Finished | None = None
+    """Why it was stopped before its end."""
+    error: str = ""
+    """What ended it, where it failed."""
+    started: bool = False
+    """Whether any of its images was given a place."""
+    ending: bool = False
+    """Whether somebody closes it already."""
+    worker: Worker | None = None
+    """Who draws it."""
+    _writer: RunWriter | None = None
+
+    def remaining(self) -> list[Place]:
+        """Return the images that have not ended, image by image."""
+        places = [(task, image) for image in range(self.order.images) for task in range(len(self.order.tasks))]
+        return [place for place in places if place not in self.ends]
+
+    def resume(self) -> list[StoredStep]:
+        """Take up what an earlier process finished; return its steps.
+
+        Raises:
+            MilrError: The folder holds a run that cannot be read.
+        """
+        if not (self.folder / MANIFEST).exists():
+            return []
+        remaining = set(RunWriter.resume(self.folder).remaining())
+        steps: list[StoredStep] = []
+        for task in read_run(self.folder).tasks:
+            if (task.index, task.image) not in remaining:
+                steps += task.steps
+                for step in task.steps:
+                    self.note(step)
+        return steps
+
+    def write(self, record: StepRecord, place: Place, loaded: Loaded) -> StoredStep:
+        """Store a step of one image; return it as it is stored.
+
+        Raises:
+            MilrError: Nothing can be written any more.
+        """
+        if self._writer is None:
+            self._writer = self._open_writer(loaded)
+        self._writer.write(replace(record, index=place[0]), place[1])
+        step = read_task(find_task(self.folder, record.task, place)).last
+        self.note(step)
+        return step
+
+    def note(self, step: StoredStep) -> None:
+        """Keep what the index says of a step."""
+        place = step.index, step.image
+        if step.step == 0:
+            first = step.scores[0]
+            self.firsts[place] = first.value if isinstance(first, Score) else None
+        if step.finished is not None:
+            self.ends[place] = step
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End the run folder's session: finished or stopped, or as this error says."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.__exit__(None if error is None else type(error), error, None)
+
+    def conclude(self) -> Mapping[str, Any]:
+        """Return what the index says of the search so far."""
+        firsts = [value for place in self.ends if (value := self.firsts.get(place)) is not None]
+        bests = [step.best_score.value for step in self.ends.values() if isinstance(step.best_score, Score)]
+        return {
+            "done": len(self.ends),
+            "met": sum(step.finished == "met" for step in self.ends.values()),
+            "first": sum(firsts) / len(firsts) if firsts else None,
+            "best": sum(bests) / len(bests) if bests else None,
+        }
+
+    def _open_writer(self, loaded: Loaded) -> RunWriter:
+        if (self.folder / MANIFEST).exists():
+            return RunWriter.resume(self.folder).__enter__()
+        order = self.order
+        return RunWriter(
+            self.folder,
+            tasks=order.tasks,
+            settings=order.settings,
+            model=loaded.model.name,
+            model_folder=loaded.model.folder,
+            model_asked=order.model,
+            reward=loaded.reward.name,
+            panel=[one.name for one in loaded.panel.values()],
+            images_per_prompt=order.images,
+        ).__enter__()

@@ -1,0 +1,99 @@
+"""The models that a server offers: what is known before they are loaded, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from milr.errors import UsageError
+from milr.models import find_model, load_model
+from milr.models.base import Capabilities, Model
+from milr.models.checkpoint import open_checkpoint
+from milr.models.devices import Placement
+from milr.models.sizing import make_plan
+from milr.rewards import Reward, check_scorable, default_reward, load_reward
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, its reward, and the rewards that only watch."""
+
+    model: Model
+    reward: Reward
+    panel: Mapping[str, Reward]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that clients may name."""
+
+    name: str
+    capabilities: Capabilities
+    defaults: Mapping[str, object]
+    """Settings whose best values depend on the model."""
+    free: bool
+    """False if its prompts follow the grammar of `milr.tasks`."""
+    best: Mapping[str, object]
+    """The method, and its strategy, of those who name none."""
+    reward: str
+    """As it was asked for."""
+    bytes: int
+    """Of its weights."""
+    load: Callable[[], Loaded]
+
+
+def make_offer(
+    name: str, *, reward: str | None = None, panel: Sequence[str] | None = None, placement: Placement | None = None
+) -> Offer:
+    """Read what a model is; its weights are read when `load` is called.
+
+    Args:
+        name: As `milr generate --model` takes it.
+        reward: A name; None takes the model's default.
+        panel: Rewards that only watch; None takes `icons-judge` for models that draw icons.
+        placement: Where it computes.
+
+    Raises:
+        UsageError: No such model or reward, or a reward that cannot score its images.
+    """
+    placement = placement or Placement()
+    checkpoint = open_checkpoint(find_model(name), weights=False)
+    capabilities = checkpoint.capabilities
+    icons = capabilities.image_language == "icons"
+    reward = reward or default_reward(capabilities)
+    panel = (["icons-judge"] if icons else []) if panel is None else panel
+    check_scorable(reward, (), capabilities)
+    for one in panel:
+        check_scorable(one, (), capabilities, "--panel")
+    best = checkpoint.settings.best or {}
+    return Offer(
+        name=name,
+        capabilities=capabilities,
+        defaults=checkpoint.settings.search,
+        free=checkpoint.settings.grammar == "free",
+        best=dict(best),
+        reward=reward,
+        bytes=make_plan(checkpoint, device=placement.device, dtype=placement.dtype).weights,
+        load=partial(_load, name, reward, panel, placement),
+    )
+
+
+def _load(name: str, reward: str, panel: Sequence[str], placement: Placement) -> Loaded:
+    model = load_model(name, device=placement.device, dtype=placement.dtype)
+    watched = {one: load_reward(one, model=model, placement=placement) for one in panel}
+    return Loaded(model, load_reward(reward, model=model, placement=placement), watched)
+
+
+def choose_offer(offers: Sequence[Offer], name: str | None) -> Offer:
+    """Return the model of that name; None takes the first.
+
+    Raises:
+        UsageError: The server does not offer it.
+    """
+    if name is None:
+        return offers[0]
+    for offer in offers:
+        if offer.name == name:
+            return offer
+    raise UsageError(f"this server has no model {name[:100]!r}: it has {', '.join(offer.name for offer in offers)}")

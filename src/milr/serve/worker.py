@@ -1,0 +1,175 @@
+"""One thread a model: it holds the weights and runs the one runner that serves all requests of that model."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from threading import Condition, Thread
+from typing import Protocol
+
+from milr.errors import MilrError
+from milr.methods import load_method
+from milr.methods.queue import TaskQueue, Waiting
+from milr.methods.runner import Runner
+from milr.rewards.panel import Watcher
+from milr.serve.offers import Loaded, Offer
+from milr.types import Finished, StepRecord
+
+log = logging.getLogger("milr.serve")
+
+
+class Desk(Protocol):
+    """Who is told what a worker does; all calls come from the worker's thread."""
+
+    def loaded(self, worker: Worker, loaded: Loaded) -> None:
+        """The model is in memory."""
+        ...
+
+    def begun(self, worker: Worker, index: int) -> None:
+        """A task was given its place."""
+        ...
+
+    def keep(self, worker: Worker, record: StepRecord) -> None:
+        """A step was made."""
+        ...
+
+    def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
+        """A task ended without a last record."""
+        ...
+
+    def broken(self, worker: Worker, error: Exception) -> None:
+        """Every task in progress ended without a last record."""
+        ...
+
+    def ended(self, worker: Worker, error: Exception | None) -> None:
+        """No more comes of it: it was told to stop, or its model cannot be loaded."""
+        ...
+
+
+class Memory:
+    """Bytes of weights that may be loaded at once; whoever needs more waits until others let go."""
+
+    def __init__(self, most: int | None, on_want: Callable[[], None]) -> None:
+        """Begin with nothing loaded.
+
+        Args:
+            most: None is no limit. What is larger than all of it has it alone.
+            on_want: Called when somebody begins to wait.
+        """
+        self.most, self._on_want = most, on_want
+        self.wanting = 0
+        """How many wait."""
+        self._held = 0
+        self._open = True
+        self._changed = Condition()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+    @contextmanager
+    def hold(self, amount: int) -> Generator[None]:
+        """Wait for room, and keep it during the block."""
+
+        def fits() -> bool:
+            return not self._open or self.most is None or not self._held or self._held + amount <= self.most
+
+        with self._changed:
+            self.wanting += 1
+        if not fits():
+            self._on_want()
+        with self._changed:
+            self._changed.wait_for(fits)
+            self.wanting -= 1
+            self._held += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= amount
+                self._changed.notify_all()
+
+
+class _Queue(TaskQueue):
+    """A queue that says what it gives out."""
+
+    def __init__(self, worker: Worker, desk: Desk) -> None:
+        super().__init__()
+        self._worker, self._desk = worker, desk
+
+    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
+        taken = super().take(wait=wait)
+        if taken is not None:
+            self._desk.begun(self._worker, taken[0])
+        return taken
+
+
+class Worker(Thread):
+    """Loads a model and serves its queue until it is told to stop."""
+
+    def __init__(self, offer: Offer, batch_size: int, memory: Memory, desk: Desk) -> None:
+        """Prepare; `start` begins to load."""
+        super().__init__(name=f"milr-{offer.name}", daemon=True)
+        self.offer = offer
+        self.queue = _Queue(self, desk)
+        self._batch_size, self._memory, self._desk = batch_size, memory, desk
+        self._runner: Runner | None = None
+        self._watcher = Watcher({})
+        self._stopping = False
+        self.ready = False
+        """Whether the model is in memory."""
+
+    def run(self) -> None:
+        """Serve until the queue is closed and empty, or `stop`."""
+        with self._memory.hold(self.offer.bytes):
+            fault: Exception | None = None
+            try:
+                if not self._stopping:
+                    self._serve(self.offer.load())
+            except Exception as error:
+                log.exception("model failed", extra={"facts": {"model": self.offer.name}})
+                fault = error
+            self._runner, self._watcher, self.ready = None, Watcher({}), False
+            self._desk.ended(self, fault)
+            del fault  # its frames hold the weights
+            gc.collect()
+
+    def cancel(self, index: int, why: Finished) -> None:
+        """End a task that was given its place, at its next record."""
+        if self._runner is not None:
+            self._runner.cancel(index, why)
+
+    def stop(self) -> None:
+        """End after the step in progress; what waits stays undone."""
+        self._stopping = True
+        self.queue.close()
+
+    def _serve(self, loaded: Loaded) -> None:
+        self._watcher = Watcher(loaded.panel)
+        self.ready = True
+        self._desk.loaded(self, loaded)
+        settings = loaded.model.settings("one-shot", batch_size=self._batch_size)
+        while not self._stopping:
+            runner = self._runner = Runner(
+                load_method("one-shot"), self.queue, loaded.model, loaded.reward, settings, on_lost=self._lose
+            )
+            try:
+                with closing(runner):
+                    for record in runner:
+                        self._desk.keep(self, self._watcher.look(record))
+                        if self._stopping:
+                            return
+                if runner.stopped is None:  # the queue is closed and empty
+                    return
+            except Exception as error:  # nobody knows whose fault it is: whoever was in progress has lost it
+                log.exception("runner failed", extra={"facts": {"model": self.offer.name}})
+                self._watcher = Watcher(loaded.panel)
+                self._desk.broken(self, error)
+
+    def _lose(self, index: int, error: MilrError | None) -> None:
+        self._watcher.forget(index)
+        self._desk.lost(self, index, error)
