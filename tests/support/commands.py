@@ -76,7 +76,7 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("score-folder images --benchmark geneval --reward self", "type milr score PICTURE --prompt TEXT"),
         ("score-folder images --benchmark geneval --processes 0", "0 processes score nothing"),
         ("score-folder images --benchmark geneval --prompts none.txt", "no file 'none.txt'"),
-        ("score-folder images --benchmark geneval --prompts prompts.txt", "2 prompts of prompts.txt have no picture"),
+        ("score-folder images --benchmark geneval --prompts prompts.txt", "2 prompts of prompts.txt have no image"),
         ("score-folder images --benchmark geneval --out runs/A", "runs/A holds other files"),
         ("score-folder images images --benchmark geneval", "extra argument"),
     ],

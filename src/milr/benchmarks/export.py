@@ -78,7 +78,7 @@ def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]
             picture = _resolve(building, name, run)
             if picture in written:
                 raise UsageError(
-                    f"{run.folder} has a picture of prompt {place}, which is there already: give shards once"
+                    f"{run.folder} has an image of prompt {place}, which is there already: give shards once"
                 )
             written.add(picture)
             places.add(place)

@@ -283,7 +283,7 @@ class FolderJob:
                 )
             yield from (_Line.model_validate_json(line) for line in whole[1:])
         except ValidationError as error:
-            raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin anew") from error
+            raise UsageError(f"{path} cannot be read: give another --out, or remove the file to begin again") from error
 
     def _open_journal(self) -> BinaryIO:
         """Rewrite the journal with the header and the valid lines, without lines that were cut off."""

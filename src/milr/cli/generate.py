@@ -164,7 +164,7 @@ def generate(
                 raise
     except KeyboardInterrupt:
         result.print(f"milr: interrupted; {progress.kept()} in {writer.folder}{_say_cut(progress)}")
-        result.print("milr: to draw anew, type the same command" + (" with another --out" if out else ""))
+        result.print("milr: to draw again, type the same command" + (" with another --out" if out else ""))
         show_page(writer.folder, result.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:

@@ -19,7 +19,7 @@ from milr.types import Unscored
 
 
 def score_folder(
-    folder: Annotated[Path, typer.Argument(help="Pictures in the benchmark's official layout.")],
+    folder: Annotated[Path, typer.Argument(help="Images in the benchmark's official layout.")],
     benchmark: Annotated[str, typer.Option(help=f"One of: {', '.join(LAYOUTS)}.")],
     reward: Annotated[
         str | None, typer.Option(help="Another scorer than the benchmark's own, for instance geneval-hf.")
@@ -30,7 +30,7 @@ def score_folder(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The benchmark's prompts: refuse a folder that lacks some.")
     ] = None,
-    processes: Annotated[int, typer.Option(help="Pictures scored at once; each holds the weights.")] = 1,
+    processes: Annotated[int, typer.Option(help="Images scored at once; each process holds the weights.")] = 1,
     device: Device = "cpu",
     dtype: Dtype = None,
     unidet: Annotated[
@@ -63,7 +63,7 @@ def score_folder(
     )
     screen, always = make_screen(quiet), make_screen(quiet=False)
     if job.done:
-        screen.print(f"milr: {job.done} of {len(job.pictures)} pictures are scored already")
+        screen.print(f"milr: {job.done} of {len(job.pictures)} images are scored already")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=screen, disable=quiet)
     try:

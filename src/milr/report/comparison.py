@@ -354,7 +354,7 @@ def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) 
                 rows.append(Row(f"{mark(entry)} - gradient {gradient}", tuple(cells)))
     if not rows:
         return []
-    note = "The image is drawn anew at every step, so that only the difference to these controls is the latents' doing."
+    note = "The image is drawn again at every step, so only the difference to these controls is the latents' doing."
     return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note, PAIRED), key="latents")]
 
 

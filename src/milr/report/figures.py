@@ -82,7 +82,7 @@ def _curves(section: Section) -> list[Figure]:
         for entry in chosen
     ]
     left = len(section.entries) - len(chosen)
-    notes = (f"The methods that lead by area; {left} more entries stand in the table of scores.",) if left else ()
+    notes = (f"The methods that lead by area; {left} more entries are in the table of scores.",) if left else ()
     return [
         Figure(
             f"curves-{_slug(section.name)}",
@@ -246,7 +246,7 @@ def _l2(sections: Sequence[Section]) -> Figure:
         tuple(values),
         tuple(series),
         scale="names",
-        notes=("Of the same answers: where the reward's line lies above the evaluator's, the reward is hacked.",),
+        notes=("Of the same answers: where the reward's line is above the evaluator's, the reward is hacked.",),
         told="" if series else missing("l2"),
     )
 

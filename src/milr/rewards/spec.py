@@ -73,7 +73,7 @@ def parse_mix(argument: str | None) -> tuple[MixPart, ...]:
     names = [part.name for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"{twice!r} stands twice in 'mix:{argument}': give it once, with the sum of its weights")
+        raise UsageError(f"{twice!r} is twice in 'mix:{argument}': give it once, with the sum of its weights")
     return tuple(parts)
 
 

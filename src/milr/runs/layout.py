@@ -82,7 +82,7 @@ def damaged(task: Path, file: str, reason: str) -> UsageError:
     run = task.parents[1]
     return UsageError(
         f"{task / file} {reason}: this task is damaged, by a full disk or a power failure perhaps; "
-        f"milr benchmark --resume {run} makes it anew"
+        f"milr benchmark --resume {run} draws it again"
     )
 
 

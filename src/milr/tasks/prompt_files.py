@@ -140,7 +140,7 @@ def _read_json(name: str, text: str, lines: Sequence[tuple[int, str]], *, sure: 
     except ValueError as error:
         if lines[0][1][0] == "[":
             if sure:
-                raise UsageError(f"{name} begins as a JSON array and is none ({error}): mend it") from None
+                raise UsageError(f"{name} begins as a JSON array and is not one ({error}): fix it") from None
             return None
     else:
         if not isinstance(whole, list):
@@ -222,5 +222,5 @@ def _split_table(name: str, text: str, delimiter: str) -> list[tuple[int, list[s
                 rows.append((start, cells))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise UsageError(f"{name}, line {start}: no table ({error}): mend it, or give {FORMS}") from None
+        raise UsageError(f"{name}, line {start}: not a table ({error}): fix it, or give {FORMS}") from None
     return rows

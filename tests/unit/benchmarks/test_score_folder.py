@@ -44,7 +44,7 @@ COLUMNS = ["filename", "tag", "prompt", "correct", "reason", "metadata", "detail
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Seven photographs for six prompts, all tags, in GenEval's layout, and two files that are no pictures."""
+    """Seven photographs for six prompts, all tags, in GenEval's layout, and two files that are not images."""
     folder = tmp_path / "pictures"
     for number, prompt in enumerate(PROMPTS):
         samples = folder / f"{number:05d}" / "samples"
@@ -235,7 +235,7 @@ def test_a_killed_program_goes_on_and_gives_the_same_files(folder: Path, tmp_pat
     resumed = start(folder, out, processes)
     _, said = resumed.communicate(timeout=DEADLINE)
     assert resumed.returncode == 3, said  # two pictures are broken
-    assert re.search(r"milr: [1-9]\d* of 9 pictures are scored already", said)
+    assert re.search(r"milr: [1-9]\d* of 9 images are scored already", said)
     assert files(out) == expected
 
 
@@ -345,7 +345,7 @@ def test_a_folder_that_lacks_prompts_is_refused_where_the_prompts_are_given(fold
     prompts.write_text("".join(lines))
     assert len(GenEvalLayout().find(folder, prompts)) == 9
     prompts.write_text("".join(lines) + json.dumps({"tag": "single_object", "prompt": "a photo of a bench"}) + "\n")
-    with pytest.raises(UsageError, match="1 prompts of prompts.jsonl have no picture .* 'a photo of a bench'"):
+    with pytest.raises(UsageError, match="1 prompts of prompts.jsonl have no image .* 'a photo of a bench'"):
         GenEvalLayout().find(folder, prompts)
 
 
@@ -388,7 +388,7 @@ def test_metadata_that_cannot_be_read_is_refused_before_anything_is_scored(
 
 def test_what_is_no_such_folder_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["score-folder", str(tmp_path), "--benchmark", "geneval"]) == 2
-    assert "no pictures" in capsys.readouterr().err
+    assert "no images" in capsys.readouterr().err
     assert main(["score-folder", str(tmp_path / "no"), "--benchmark", "geneval"]) == 2
     assert main(["score-folder", str(tmp_path), "--benchmark", "genevla"]) == 2
     assert "did you mean 'geneval'" in capsys.readouterr().err

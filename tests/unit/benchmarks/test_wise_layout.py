@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: P
     layout = load_layout("wise")
     with pytest.raises(UsageError, match="give --prompts"):
         layout.find(folder, None)
-    with pytest.raises(UsageError, match="no pictures"):
+    with pytest.raises(UsageError, match="no images"):
         layout.find(tmp_path, prompts)
     with pytest.raises(UsageError, match="no folder"):
         layout.find(tmp_path / "no", prompts)
@@ -161,7 +161,7 @@ def test_a_vlm_judge_of_ones_own_scores_the_folder(
         assert main([*command, *to]) == 0
         assert len(server.asked) == 3
     said = capsys.readouterr()
-    assert "1 of 3 pictures are scored already" in said.err
+    assert "1 of 3 images are scored already" in said.err
     assert said.out.startswith("Scored by wise@2/eye, milr ")
     assert "Physics          = 0.8000 (2 / 100)" in said.out
     rows = [json.loads(line) for line in (tmp_path / "drawn-wise" / "scores.jsonl").read_text().splitlines()]

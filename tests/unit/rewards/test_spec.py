@@ -34,7 +34,7 @@ def test_a_mix_has_parts_and_weights() -> None:
         ("mix:icons*-1+self", "has the weight '-1'"),
         ("mix:icons*nan+self", "has the weight 'nan'"),
         ("mix:icons*1e400", "has the weight '1e400'"),
-        ("mix:icons*0.5+icons*0.5", "'icons' stands twice"),
+        ("mix:icons*0.5+icons*0.5", "'icons' is twice"),
         ("mix:icons+mix:self", "is a mix itself"),
         ("mix:icon*0.5+self", "in 'mix:icon*0.5+self': unknown reward 'icon': did you mean 'icons'?"),
         ("icon", "unknown reward 'icon': did you mean 'icons'?"),

@@ -59,7 +59,7 @@ def test_a_task_without_records_is_named_with_its_file(run: Path, kind: str) -> 
     found = read_run(run)
     (note,) = found.notes
     assert note.startswith(f"set aside: {first_task(run)}") and said in note
-    assert note.endswith(f"milr benchmark --resume {run} makes it anew") and "\n" not in note
+    assert note.endswith(f"milr benchmark --resume {run} draws it again") and "\n" not in note
     assert [task.task for task in found.tasks] == TASKS[1:]
 
 

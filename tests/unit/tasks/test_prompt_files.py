@@ -213,7 +213,7 @@ def test_tables_that_do_not_say_where_the_prompt_is_are_refused(tmp_path: Path) 
     for text, part in (
         ("name,id\ntwo dogs,1\n", "no column of the first line, 'name, id', is named 'prompt'"),
         ("prompt,id\na red cat, a clock,1\n", "line 2: 3 cells under 2 headings; put a prompt"),
-        ('prompt,id\n"two dogs,1\n', "line 2: no table"),
+        ('prompt,id\n"two dogs,1\n', "line 2: not a table"),
         ('prompt,id\n"",1\n', "line 2: the prompt is empty"),
         (",,\n", "holds no prompts"),
         ("prompt,id\n", "holds no prompts"),
@@ -227,7 +227,7 @@ def test_tables_that_do_not_say_where_the_prompt_is_are_refused(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "text", "part"),
     [
-        ("a.json", '[\n {"prompt": "two dogs"},\n', "begins as a JSON array and is none (Expecting value: line 3"),
+        ("a.json", '[\n {"prompt": "two dogs"},\n', "begins as a JSON array and is not one (Expecting value: line 3"),
         ("a.txt", '[\n {"prompt": "two dogs"},\n', "line 1: '[' is JSON, not a prompt"),
         ("a.txt", 'two dogs\n{"prompt": "a cat"},\n', 'line 2: \'{"prompt": "a cat"},\' is JSON, not a prompt'),
         ("a.json", "[1]", "item 1: '1' is no prompt; give a string, or an object"),

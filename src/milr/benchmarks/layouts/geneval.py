@@ -53,13 +53,13 @@ class GenEvalLayout:
         for prompt_folder in sorted(numbered, key=lambda path: (int(path.name), path.name)):
             found += _pictures(prompt_folder)
         if not found:
-            raise UsageError(f"no pictures in {str(folder)!r}: GenEval's scorer looks for 00000/samples/0000.png")
+            raise UsageError(f"no images in {str(folder)!r}: GenEval's scorer looks for 00000/samples/0000.png")
         if prompts is not None:
             there = {picture.task.key for picture in found}
             absent = [task.prompt for task in read_tasks(prompts, free=True) if task.key not in there]
             if absent:
                 raise UsageError(
-                    f"{len(absent)} prompts of {prompts.name} have no picture in {str(folder)!r}, the first is "
+                    f"{len(absent)} prompts of {prompts.name} have no image in {str(folder)!r}, the first is "
                     f"{absent[0]!r}: draw them, or leave --prompts out"
                 )
         return found
@@ -152,7 +152,7 @@ def _pictures(prompt_folder: Path) -> list[FoundPicture]:
         raise UsageError(f"{source}: {error}") from error
     samples = prompt_folder / "samples"
     if not samples.is_dir():
-        raise UsageError(f"no folder {samples}: GenEval's scorer looks for its pictures there")
+        raise UsageError(f"no folder {samples}: GenEval's scorer looks for its images there")
     pictures = [path for path in samples.iterdir() if _PICTURE.match(path.name) and path.is_file()]
     return [
         FoundPicture(f"{prompt_folder.name}/samples/{path.name}", task, metadata)

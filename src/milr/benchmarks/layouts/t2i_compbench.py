@@ -67,10 +67,10 @@ class T2ICompBenchLayout:
             raise UsageError(f"no folder {samples}: T2I-CompBench's scorers look for <prompt>_000000.png there")
         found = sorted(map(_picture, list_visible(samples)), key=_number)
         if not found:
-            raise UsageError(f"no pictures in {samples}: T2I-CompBench's scorers look for <prompt>_000000.png there")
+            raise UsageError(f"no images in {samples}: T2I-CompBench's scorers look for <prompt>_000000.png there")
         twice = [b.key for a, b in zip(found, found[1:], strict=False) if _number(a) == _number(b)]
         if twice:
-            raise UsageError(f"{samples / Path(twice[0]).name} has the number of another picture: number them anew")
+            raise UsageError(f"{samples / Path(twice[0]).name} has the number of another image: renumber them")
         categories = sorted({cast("str", picture.task.tag) for picture in found})
         if len(categories) > 1:
             raise UsageError(f"{samples} holds {' and '.join(categories)}: give each category a folder of its own")
@@ -175,6 +175,6 @@ def _check_complete(found: Sequence[FoundPicture], prompts: Path, samples: Path)
     absent = [prompt for prompt in wanted if prompt.rstrip(".") not in there]
     if absent:
         raise UsageError(
-            f"{len(absent)} prompts of {prompts.name} have no picture in {samples}, the first is {absent[0]!r}: "
+            f"{len(absent)} prompts of {prompts.name} have no image in {samples}, the first is {absent[0]!r}: "
             "draw them, or leave --prompts out"
         )

@@ -93,7 +93,7 @@ class WiseLayout:
         names = sorted((path.name for path in folder.iterdir() if _PICTURE.fullmatch(path.name)), key=len, reverse=True)
         numbers = {int(name.partition(".")[0]): name for name in names}  # the shortest name of a number is its last
         if not numbers:
-            raise UsageError(f"no pictures in {str(folder)!r}: WISE's scorer looks for 1.png to 1000.png")
+            raise UsageError(f"no images in {str(folder)!r}: WISE's scorer looks for 1.png to 1000.png")
         unknown = [number for number in sorted(numbers) if number not in known]
         if unknown:
             raise UsageError(f"{prompts} has no prompt {unknown[0]} for {unknown[0]}.png: give all of WISE's files")
@@ -102,7 +102,7 @@ class WiseLayout:
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return 1.png to 1000.png: the prompt's id, which begins at 1."""
         if images != 1:
-            raise UsageError(f"WISE's scorer takes one picture a prompt, and these are {images}: give a run with one")
+            raise UsageError(f"WISE's scorer takes one image per prompt, and these are {images}: give a run with one")
         return f"{place + 1}.png"
 
     def describe(self, task: Task, place: int) -> Mapping[str, str]:

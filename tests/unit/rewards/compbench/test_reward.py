@@ -381,7 +381,7 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     refused("no folder")
     samples = tmp_path / "x" / "samples"
     samples.mkdir(parents=True)
-    refused("no pictures")
+    refused("no images")
     (samples / "a wug_000000.png").touch()
     refused("'a wug'.*is none of T2I-CompBench's 1,800")
     (samples / "a wug_000000.png").unlink()
@@ -392,13 +392,13 @@ def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> Non
     for hidden in (".DS_Store", f"._{first.name}", "Thumbs.db"):
         (samples / hidden).touch()
     assert len(T2ICompBenchLayout().find(tmp_path / "x", None)) == 1
-    refused("299 prompts of color_val.txt have no picture", shared_data / "t2i_compbench" / "color_val.txt")
+    refused("299 prompts of color_val.txt have no image", shared_data / "t2i_compbench" / "color_val.txt")
     (samples / "grid.png").touch()
     refused("grid.png is no <prompt>_<number>.png")
     (samples / "grid.png").unlink()
     prompt = (shared_data / "t2i_compbench" / "spatial_val.txt").read_text().splitlines()[0]
     (samples / f"{prompt}_000000.png").touch()
-    refused("number of another picture")
+    refused("number of another image")
     (samples / f"{prompt}_000000.png").rename(samples / f"{prompt}_000001.png")
     refused("holds color and spatial")
 
