@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milr.tasks import OBJECT_NAMES
+from milr.rewards import load_reward
+from milr.tasks import OBJECT_NAMES, tasks_from_prompts
+from milr.types import Score
 from tests.support.paths import ROOT
 
 FOLDERS = ("bench", "experiments", "training", "examples")
@@ -194,12 +196,16 @@ def test_the_gallery_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 @runs("examples/plain_transformers.py")
-def test_plain_transformers_draws(tmp_path: Path) -> None:
+def test_plain_transformers_draws_what_it_is_asked_for(tmp_path: Path) -> None:
     from examples import plain_transformers
 
-    plain_transformers.main(["a dog", "a cat", "--out", str(tmp_path / "grid.png")])
+    prompts = ["a red apple", "two cats", "a dog"]
+    plain_transformers.main([*prompts, "--out", str(tmp_path / "grid.png")])
     with Image.open(tmp_path / "grid.png") as grid:
-        assert grid.size == (2 * 144, 144)
+        assert grid.size == (3 * 144, 144)
+        images = [grid.crop((144 * place, 0, 144 * (place + 1), 144)) for place in range(3)]
+    scores = load_reward("icons")(images, tasks_from_prompts(prompts))
+    assert [score.value for score in scores if isinstance(score, Score)] == [1.0] * 3
 
 
 @runs("examples/reward_server.py")
