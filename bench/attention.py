@@ -2,7 +2,7 @@
 
     python -m bench.attention --json bench/results/attention.json
 
-The engine widens pieces of the cache and multiplies in float32. The others: a cache that lies in float32 (twice the
+The engine widens pieces of the cache and multiplies in float32. The others: a cache in float32 (twice the
 bytes), products in bfloat16, and torch's fused kernel. One layer, one token, the best of several tries each.
 """
 

@@ -182,7 +182,7 @@ def plain_parts(bench: Bench, chunk: int | None) -> list[Part]:
 
 
 def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
-    """The same step of a batch of tasks, whose texts have all changed."""
+    """Measure the same step of a batch of tasks, whose texts have all changed."""
     model, sizes = bench.model, bench.sizes
     states = model.start(tasks_from_prompts([PROMPT]) * batch)
     texts = model.reason([TextRequest(state) for state in states])
@@ -266,7 +266,7 @@ def time_parts(parts: Sequence[Part], batch: int) -> Times:
 
 
 def middle(times: Sequence[Times]) -> Times:
-    """The median of each part."""
+    """Return the median of each part."""
     return Times(*(median(getattr(one, name) for one in times) for name in ("text", "image", "decoding")))
 
 
@@ -291,7 +291,7 @@ def weights_of(bench: Bench) -> tuple[int, int, int]:
 
 
 def engine_work(bench: Bench, batch: int) -> list[Work]:
-    """The passes of one step, all images of the batch together: what the limit is computed from.
+    """Return the passes of one step for all images of the batch, from which the limit is computed.
 
     Each pass takes the longer of two times: to stream the weights and the cache, and to multiply.
     """

@@ -121,7 +121,7 @@ def report(found: dict[str, Any]) -> None:
 
 
 def show(value: Spread | float | None) -> str:
-    """A figure, with its spread where it has one."""
+    """Return a figure, with its spread if it has one."""
     if value is None:
         return "-"
     if isinstance(value, dict):
@@ -172,12 +172,12 @@ def look_at_memory(program: int) -> Iterator[tuple[float, float]]:
 
 
 def read_size(file: Path, name: str) -> float:
-    """A line "Name: 123 kB" of a file of /proc, in MiB; 0 where there is none."""
+    """Return the value of a line "Name: 123 kB" of a file of /proc, in MiB; 0 if there is none."""
     return next((int(line.split()[1]) / 2**10 for line in file.read_text().splitlines() if line.startswith(name)), 0.0)
 
 
 def write_weights(folder: Path, size: str) -> None:
-    """A detector and a CLIP of that size."""
+    """Return a detector and a CLIP of that size."""
     from bench.random_weights import large_clip, tiny_clip, write_clip, write_detector
     from milr.convert.geneval_detector import make_config
     from milr.rewards.geneval.known_answers import tiny_config
@@ -238,7 +238,7 @@ def clock(call: Callable[[], Any], repeats: int) -> tuple[Spread, Any]:
 
 
 def measure_folder(pictures: Path, processes: int) -> dict[str, Any]:
-    """A whole folder through `milr score-folder`'s engine."""
+    """Measure a whole folder through `milr score-folder`'s engine."""
     from milr.benchmarks.score_folder import FolderJob
 
     with tempfile.TemporaryDirectory() as out:

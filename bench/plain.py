@@ -29,7 +29,7 @@ class PlainLoop:
 
     @torch.inference_mode()
     def write(self, prompt: Sequence[int], prefix: Sequence[int], total: int) -> list[int]:
-        """The text's tokens, greedily up to that many: the whole text is read again for each."""
+        """Return at most that many greedy tokens of the text, reading the whole text again for each."""
         written = list(prefix)
         while len(written) < total:
             ids = self._to_device([[*prompt, *written]])
@@ -50,7 +50,7 @@ class PlainLoop:
     def draw(
         self, cache: DynamicCache, states: torch.Tensor, count: int, guidance: float, stream: torch.Generator
     ) -> list[int]:
-        """That many image tokens; the last one is sampled and not read."""
+        """Return that many image tokens; the last one is sampled and not read."""
         drawn: list[int] = []
         while True:
             conditional, unconditional = self.network.model.generation_head(states)

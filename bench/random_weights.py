@@ -21,7 +21,7 @@ _CERTAIN = 40.0
 
 
 def write_detector(folder: Path, config: Mask2FormerConfig, seed: int = 0, sees: Sequence[str] = ()) -> None:
-    """A Mask2Former as `milr convert geneval-detector` leaves one, except that it came from nowhere.
+    """Write a random Mask2Former in the form of `milr convert geneval-detector`.
 
     Args:
         folder: To be made.
@@ -49,7 +49,7 @@ def write_detector(folder: Path, config: Mask2FormerConfig, seed: int = 0, sees:
 
 
 def write_clip(folder: Path, config: CLIPConfig, seed: int = 0) -> None:
-    """A CLIP with a tokenizer that reads bytes."""
+    """Write a CLIP with a tokenizer of bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -155,7 +155,7 @@ def write_janus_config(folder: Path, size: JanusSize) -> None:
 
 
 def tiny_clip() -> CLIPConfig:
-    """A CLIP of thirty thousand weights."""
+    """Return the config of a CLIP of thirty thousand weights."""
     from transformers import CLIPConfig
 
     layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -23,7 +23,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -33,7 +33,7 @@ def _gigabytes(count: float) -> str:
 
 
 def comparison(report: Any) -> str:
-    """The engine beside the plain loop, a row a batch, and the machine that both ran on."""
+    """Return the engine beside the plain loop, one row per batch, and the machine of both."""
     rows: list[list[str]] = []
     for one in report["batches"]:
         plain, engine = one["plain"], one["engine"]

@@ -10,7 +10,7 @@ class MilrError(Exception):
     """The base of all errors that the command line shows as one line."""
 
     exit_code = 2
-    """Of a command that ends with it."""
+    """Exit code of a command that ends with it."""
 
     def extend(self, more: str) -> MilrError:
         """Return the error with more words after its own, and with its exit code."""

@@ -122,7 +122,7 @@ class Score:
     explanation: str = ""
     """Reason for the value, in words. Methods that rewrite a text read it."""
     evidence: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Plain data behind the value: answers, categories. No method reads it."""
+    """Plain data of the decision: answers, categories. No method reads it."""
     cost: float = 0.0
     """US dollars paid to VLM judges for this score."""
     regions: tuple[Region, ...] = ()

@@ -23,7 +23,7 @@ class Screen(Console):
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
 
     def on_broken_pipe(self) -> None:
-        """Print nothing more: whoever read it has left, and the work goes on."""
+        """Print nothing more: the reader has gone, and the work continues."""
         self.quiet = True
         leave(sys.stderr if self.stderr else sys.stdout)
 

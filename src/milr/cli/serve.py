@@ -1,4 +1,4 @@
-"""`milr serve`: images and searches over HTTP, and a page to watch them. `milr index`: its index, made anew."""
+"""`milr serve`: images and searches over HTTP, and a page to watch them. `milr index`: rebuild its index."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def serve(
 
 
 def index(data: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs")) -> None:
-    """Make the index of milr serve anew from the run folders: searches, their steps, their results."""
+    """Rebuild the index of milr serve from the run folders: searches, their steps, their results."""
     _check_installed()
     from milr.serve.reindex import reindex
 

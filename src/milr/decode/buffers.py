@@ -81,7 +81,7 @@ class GraphCounts:
     recorded: int = 0
     """Graphs recorded, evicted ones included."""
     dropped: int = 0
-    """How often all graphs were dropped, because memory ran out or a larger cache was needed."""
+    """Number of times that all graphs were dropped, because memory ran out or a larger cache was needed."""
     seconds: float = 0.0
     """Time of recording."""
     bytes: int = 0

@@ -2,10 +2,10 @@
 
 Those two train a model to turn a critique into a better image. Here nothing is trained. The critique is the reward's
 explanation of what is wrong (with the reward `self`, the model's own words about its image). The rewrite samples the
-text anew from the place where the old text first names something that is criticised, and keeps the text before that
+text again from the place where the old text first names something that is criticised, and keeps the text before that
 place. A model that reads free text also gets the critique in its prompt; the embedded model's prompts have a fixed
 form, so it only writes something else from that place on. If the critique names nothing in the text, the whole text is
-sampled anew.
+sampled again.
 """
 
 from __future__ import annotations

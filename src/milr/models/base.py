@@ -86,7 +86,7 @@ class TaskState:
     text: TextOutput | None = None
     """The text after that prompt, if it was written greedily."""
     given: int = 0
-    """How many of that text's tokens were given, not decoded."""
+    """Number of that text's tokens that were given, not decoded."""
     image_prompt: ImagePrompt | None = None
     """The last prompt for an image."""
     image: ImageSample | None = None

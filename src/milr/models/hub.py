@@ -173,7 +173,7 @@ def _call(name: HubName, function: Callable[..., Any], *arguments: Any, **option
     check_proxies()
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    # errors of the hub's own HTTP library, whichever one this version uses
+    # errors of the hub's own HTTP library, whatever library this version uses
     unanswered = cast("type[Exception]", cast("Any", HfHubHTTPError).__bases__[0])
     try:
         return function(*arguments, **options)

@@ -1,4 +1,4 @@
-"""What a server says of itself: models, settings, words, health, figures."""
+"""Routes about the server: models, settings, words, health, figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client asks for, and the order that is made of it: every name and number checked before anything is drawn."""
+"""Requests of clients, and orders made from them: every name and number is checked before anything is drawn."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SearchRequest(BaseModel):
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds from now after which each search ends with its best image so far."""
     user: str = Field(default="", max_length=256)
-    """Who asks, among the users of one key: users take turns."""
+    """Name of the user, among the users of one key: users take turns."""
 
 
 class Order(BaseModel):
@@ -69,12 +69,12 @@ class Order(BaseModel):
     model: str
     settings: Settings
     images: int = 1
-    """Of each task."""
+    """Images of each task."""
     seconds: float
-    """Until each search ends with its best so far; counted anew when the server starts again."""
+    """Until each search ends with its best so far; counted from 0 when the server starts again."""
     user: str = ""
     notes: tuple[str, ...] = ()
-    """What the client should know: a prompt that was read in other words."""
+    """Notes for the client: a prompt that was read in other words."""
 
     @property
     def wanted(self) -> int:

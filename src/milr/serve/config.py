@@ -1,4 +1,4 @@
-"""What a server is started with: places, limits, and where it keeps its runs."""
+"""Settings of a server: places, limits, and the folder of its runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Limits(BaseModel):
-    """What one request, one client and the whole server may ask for. All are refused by name, none cut off silently."""
+    """Limits of one request, one client and the whole server. Excess is refused by name, never cut off silently."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,7 @@ class Limits(BaseModel):
 
 
 class ServeSettings(BaseModel):
-    """How a server runs."""
+    """Settings of a running server."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,14 +50,14 @@ class ServeSettings(BaseModel):
     memory: int | None = None
     """Bytes of weights that may be loaded at once; None: all models stay loaded."""
     link_seconds: int = Field(default=3600, ge=1)
-    """How long a link to an image (`response_format: url`) can be opened."""
+    """Seconds for which a link to an image (`response_format: url`) is valid."""
     shutdown_seconds: float = Field(default=20.0, ge=0)
-    """How long a server that is told to end waits for the step in progress."""
+    """Seconds that a server waits for the step in progress before it ends."""
     log_prompts: bool = False
-    """Whether logs hold prompts."""
+    """True if logs contain prompts."""
     limits: Limits = Limits()
 
     @property
     def local(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """Return true if only this machine can reach the server."""
         return self.host in ("127.0.0.1", "localhost", "::1")

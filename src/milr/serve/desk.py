@@ -62,7 +62,7 @@ class Desk:
 
     @property
     def ready(self) -> bool:
-        """Whether the first model is loaded and orders are taken."""
+        """Return true if the first model is loaded and orders are accepted."""
         worker = self._workers.get(self.offers[0].name)
         return not self.draining and worker is not None and worker.ready
 
@@ -266,14 +266,14 @@ class Desk:
                 idle[0].stop()
 
     def _leave(self, worker: Worker, index: int) -> None:
-        """An image has ended."""
+        """Note that an image has ended."""
         with self._lock:
             search = self._places.pop((worker, index), None)
             if search is not None and search in self._jobs:
                 self._jobs[search].open.pop(index, None)
 
     def _break(self, job: Job, error: Exception) -> None:
-        """A search has failed: nothing more of it is begun, and what it has stays."""
+        """Note that a search has failed: none of its images begins any more, and its results stay."""
         log.warning("search failed", extra={"facts": {"search": job.id, "error": _in_words(error)}})
         job.error = job.error or _in_words(error)
         self.stop(job.id)

@@ -48,7 +48,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Whether the client should try again, for clients that do so by themselves."""
+        """Return headers that tell clients whether to try again."""
         if self.retry_after is not None:
             return {"Retry-After": str(self.retry_after)}
         more = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}

@@ -29,7 +29,7 @@ QUALITIES: Mapping[str, int | None] = {
     "medium": 5,
     **dict.fromkeys(("high", "auto", "standard", "hd", "xhigh", "max")),
 }
-"""What a quality asks for -> drawings at most; None: as many as the method has."""
+"""Quality -> most drawings; None means as many as the method makes."""
 _IGNORED = ("style", "moderation", "safety_identifier", "input_fidelity")
 _TICK = 1.0  # seconds between looks whether the client is still there
 
@@ -40,7 +40,7 @@ class ImageRequest(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     prompt: str
-    """What to draw."""
+    """The prompt."""
     model: str | None = None
     """A name that `/v1/models` lists; default: the first."""
     n: int | None = Field(default=None, ge=1)
@@ -64,9 +64,9 @@ class ImageRequest(BaseModel):
     partial_images: int | None = Field(default=None, ge=0, le=3)
     """Best images so far that a stream sends before the last, at most."""
     user: str | None = Field(default=None, max_length=256)
-    """Who asks, among the users of one key: users take turns."""
+    """Name of the user, among the users of one key: users take turns."""
     seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
-    """Of image 0; default: drawn anew, and named in the answer."""
+    """Seed of image 0; default: a random one, named in the answer."""
     guidance_scale: float | None = Field(default=None, ge=0, le=100)
     """Weight of classifier-free guidance; default: the model's."""
     negative_prompt: str | None = None
@@ -126,7 +126,7 @@ class ImageRequest(BaseModel):
 
 @dataclass
 class Drawn:
-    """What is known of a search's images so far."""
+    """The images of a search so far."""
 
     steps: dict[Place, list[dict[str, Any]]]
     end: dict[str, Any] | None = None

@@ -23,7 +23,7 @@ class Job:
     id: str
     owner: str
     client: str
-    """Whose turn it takes: key or address, and user."""
+    """The client whose turn it takes: key or address, and user."""
     order: Order
     folder: Path
     expires: float
@@ -37,13 +37,13 @@ class Job:
     why: Finished | None = None
     """Why it was stopped before its end."""
     error: str = ""
-    """What ended it, where it failed."""
+    """The error that ended it, if it failed."""
     started: bool = False
-    """Whether any of its images was given a place."""
+    """True once one of its images was given a place."""
     ending: bool = False
-    """Whether somebody closes it already."""
+    """True once it is being closed."""
     worker: Worker | None = None
-    """Who draws it."""
+    """The worker that draws it."""
     _writer: RunWriter | None = None
 
     def remaining(self) -> list[Place]:

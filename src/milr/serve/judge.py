@@ -140,7 +140,7 @@ class JudgeServer:
 
 
 def recognise(words: str) -> tuple[VlmProtocol, Task]:
-    """Which protocol asks, and about what.
+    """Return the protocol of a question, and its prompt.
 
     Raises:
         BadRequest: None of `ANSWERS` has these words, or the prompt is none.

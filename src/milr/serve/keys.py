@@ -16,7 +16,7 @@ _HASHED = "sha256:"
 
 
 class KeyRing:
-    """The keys that open a server. Without any, it is open to whoever can reach it."""
+    """The keys that open a server. Without any, it is open to everyone who can reach it."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         """Hash the keys.
@@ -30,13 +30,13 @@ class KeyRing:
         self._hashes = [_read_key(key) for key in keys]
 
     def __bool__(self) -> bool:
-        """Whether a key is needed."""
+        """Return true if a key is needed."""
         return bool(self._hashes)
 
     def find(self, sent: str) -> str | None:
         """Return a short name of the key that was sent, the beginning of its hash; None if it opens nothing."""
         digest = hashlib.sha256(sent.encode()).hexdigest()
-        found = [hmac.compare_digest(digest, known) for known in self._hashes]  # all of them, whichever fits
+        found = [hmac.compare_digest(digest, known) for known in self._hashes]  # all of them, in constant time
         return digest[:16] if any(found) else None
 
 

@@ -54,7 +54,7 @@ class Listener(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address that it listens at."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -8,7 +8,7 @@ from milr.types import StepRecord
 
 
 class Metrics:
-    """What is counted."""
+    """Counters of the server."""
 
     def __init__(self) -> None:
         """Begin at zero."""

@@ -37,9 +37,9 @@ class Offer:
     best: Mapping[str, object]
     """The method, and its strategy, of those who name none."""
     reward: str
-    """As it was asked for."""
+    """The name that was asked for."""
     bytes: int
-    """Of its weights."""
+    """Bytes of its weights."""
     load: Callable[[], Loaded]
 
 

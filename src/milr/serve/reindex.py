@@ -1,4 +1,4 @@
-"""`milr index`: the index, made anew from the run folders."""
+"""`milr index`: rebuild the index from the run folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from milr.types import Score
 
 @dataclass(frozen=True)
 class Found:
-    """What an index was made of."""
+    """The sources of an index."""
 
     runs: int
     steps: int

@@ -1,4 +1,4 @@
-"""What the routes share: the desk, who may ask, who listens."""
+"""State that the routes share: the desk, the keys, the listeners."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Bells:
         self._loop = loop
 
     def ring(self, search: str) -> None:
-        """Wake whoever listens to a search."""
+        """Wake all listeners of a search."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._wake, search)
@@ -101,7 +101,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Client:
-    """Who asks."""
+    """The client of a request."""
 
     owner: str
     """The short name of the key; empty without keys."""

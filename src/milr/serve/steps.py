@@ -1,4 +1,4 @@
-"""What a client is told of a step, from the line that the run folder has of it."""
+"""Descriptions of steps for clients, from the lines of the run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from milr.runs.layout import name_task
 from milr.types import Score, Task, Unscored
 
 Place = tuple[int, int]
-"""Which of a search's tasks, and which of the task's images."""
+"""Index of the search's task, and number of the task's image."""
 
 
 def find_task(folder: Path, task: Task, place: Place) -> Path:

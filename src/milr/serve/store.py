@@ -1,4 +1,4 @@
-"""The index of searches and their events, in SQLite. Run folders are the truth: `milr index` makes it anew of them."""
+"""The index of searches and their events, in SQLite. Run folders are the truth: `milr index` rebuilds it from them."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class SearchRow(Base):
     tags: Mapped[str] = mapped_column(default="")
     """The tasks' tags, each between two commas."""
     request: Mapped[str]
-    """What was asked for, as JSON; empty for a run that no server made."""
+    """The request as JSON; empty for a run that no server made."""
     wanted: Mapped[int]
     """Images that were asked for."""
     done: Mapped[int] = mapped_column(default=0)
     """Images that are finished."""
     met: Mapped[int] = mapped_column(default=0)
-    """Of these, images whose reward is met."""
+    """The images among these whose reward is met."""
     first: Mapped[float | None] = mapped_column(default=None)
     """Mean reward of the first images."""
     best: Mapped[float | None] = mapped_column(default=None)
@@ -77,7 +77,7 @@ class EventRow(Base):
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a search."""
+    """An event of a search."""
 
     number: int
     kind: str
@@ -86,7 +86,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Page:
-    """Which searches a list shows."""
+    """Filter of a list of searches."""
 
     owner: str
     text: str = ""
@@ -130,7 +130,7 @@ class Store:
             return row if row is not None and row.owner == owner else None
 
     def find_any(self, search: str) -> SearchRow | None:
-        """Return a search, whoever owns it."""
+        """Return a search of any owner."""
         with Session(self._engine, expire_on_commit=False) as session:
             return session.get(SearchRow, search)
 

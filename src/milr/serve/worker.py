@@ -21,22 +21,22 @@ log = logging.getLogger("milr.serve")
 
 
 class Desk(Protocol):
-    """Who is told what a worker does; all calls come from the worker's thread."""
+    """The receiver of a worker's messages; all calls come from the worker's thread."""
 
     def loaded(self, worker: Worker, loaded: Loaded) -> None:
-        """The model is in memory."""
+        """Note that the model is in memory."""
         ...
 
     def begun(self, worker: Worker, index: int) -> None:
-        """A task was given its place."""
+        """Note that a task was given its place."""
         ...
 
     def keep(self, worker: Worker, record: StepRecord) -> None:
-        """A step was made."""
+        """Note that a step was made."""
         ...
 
     def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
-        """A task ended without a last record."""
+        """Note that a task ended without a last record."""
         ...
 
     def broken(self, worker: Worker, error: Exception) -> None:
@@ -49,7 +49,7 @@ class Desk(Protocol):
 
 
 class Memory:
-    """Bytes of weights that may be loaded at once; whoever needs more waits until others let go."""
+    """Bytes of weights that may be loaded at once; a model that needs more waits until others are released."""
 
     def __init__(self, most: int | None, on_want: Callable[[], None]) -> None:
         """Begin with nothing loaded.
@@ -60,7 +60,7 @@ class Memory:
         """
         self.most, self._on_want = most, on_want
         self.wanting = 0
-        """How many wait."""
+        """Number of waiting models."""
         self._held = 0
         self._open = True
         self._changed = Condition()
@@ -121,7 +121,7 @@ class Worker(Thread):
         self._watcher = Watcher({})
         self._stopping = False
         self.ready = False
-        """Whether the model is in memory."""
+        """True if the model is in memory."""
 
     def run(self) -> None:
         """Serve until the queue is closed and empty, or `stop`."""
@@ -165,7 +165,7 @@ class Worker(Thread):
                             return
                 if runner.stopped is None:  # the queue is closed and empty
                     return
-            except Exception as error:  # nobody knows whose fault it is: whoever was in progress has lost it
+            except Exception as error:  # no task is known to be at fault: all tasks in progress end
                 log.exception("runner failed", extra={"facts": {"model": self.offer.name}})
                 self._watcher = Watcher(loaded.panel)
                 self._desk.broken(self, error)

@@ -47,7 +47,7 @@ class VlmSettings(BaseModel):
     patience: float = Field(default=120.0, ge=0)
     """The longest Retry-After that is waited for, in seconds; a longer one is a failure."""
     cache: Path | None = None
-    """Where answers are kept; None is `default_cache()`."""
+    """Folder of stored answers; None is `default_cache()`."""
 
 
 def check_url(url: str, what: str) -> None:
