@@ -23,7 +23,7 @@ ICON_PACKAGES := noto@1.2.9 material-symbols@1.2.98 mdi@1.2.3 fluent-emoji-flat@
 	game-icons@1.2.4 twemoji@1.2.5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fast test docs train wheel clean _ruff _imports _pyright _fast-tests _tests
+.PHONY: help setup demo check fast test docs train wheel clean _ruff _words _imports _pyright _fast-tests _tests
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,18 +39,21 @@ $(READY): pyproject.toml Makefile
 demo: setup  ## The main job: from a prompt to a better picture, in runs/
 	$(BIN)/milr generate "$(PROMPT)"
 
-check: setup  ## The static checks: ruff (rules and format), import-linter (floors, no cycles) and pyright
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright
+check: setup  ## The static checks: ruff (rules and format), codespell (docs/words.txt), import-linter (floors, no cycles) and pyright
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _words _imports _pyright
 
 fast: setup  ## The static checks and the fast tests, side by side: under a minute on two quiet cores
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright _fast-tests
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _words _imports _pyright _fast-tests
 
 test: setup  ## The static checks and all tests, side by side
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _imports _pyright _tests
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _words _imports _pyright _tests
 
 _ruff:
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
+
+_words:
+	$(BIN)/codespell src/milr docs README.md CONTRIBUTING.md bench examples experiments
 
 _imports:
 	$(BIN)/lint-imports --no-logo --no-cache

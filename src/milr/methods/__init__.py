@@ -25,7 +25,7 @@ METHODS: Mapping[str, Entry] = {
         "milr.methods.reflection:reflection", "rewrite the text from what the reward criticises, redraw"
     ),
     "milr": Entry("milr.methods.milr:milr", "the paper's search over the latents of text and image"),
-    "consensus": Entry("milr.methods.consensus:consensus", "ours: write several texts, draw the one that most agree with"),
+    "consensus": Entry("milr.methods.consensus:consensus", "ours: write several texts, draw those that agree most"),
     "keep-right": Entry("milr.methods.keep_right:keep_right", "ours: draw again around the objects that are right"),
     "grid-prune": Entry("milr.methods.grid_prune:grid_prune", "ours: drawings grow side by side, the worse half drops"),
 }

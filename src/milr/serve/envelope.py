@@ -1,4 +1,4 @@
-"""What is around every request: an id, a line in the log, safe headers, times that nobody may exceed."""
+"""Middleware around every request: an id, a line in the log, safe headers, time limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from milr.serve.server import Server
 
 log = logging.getLogger("milr.serve")
 BODY_SECONDS, SEND_SECONDS = 30.0, 60.0
-"""How long a request's body may take, and how long a reader may not read."""
+"""Seconds that a request's body may take, and that a reader may pause."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
@@ -88,7 +88,7 @@ class Envelope:
             if not status:
                 await _answer(write, ApiError(408, "slow_body", f"the body did not come within {BODY_SECONDS:.0f} s"))
         except TimeoutError:
-            log.info("reader left behind", extra={"facts": {"request": request_id}})
+            log.info("reader too slow", extra={"facts": {"request": request_id}})
             raise  # ends the connection
         except Exception:
             log.exception("request failed", extra={"facts": {"request": request_id, "route": _route(scope)}})

@@ -1,4 +1,4 @@
-"""The contracts of models, rewards, methods and benchmarks as checks, for whoever writes one.
+"""The contracts of models, rewards, methods and benchmarks as checks, for authors of new ones.
 
 Three lines are a test::
 
@@ -86,7 +86,7 @@ def check_reward(
     """
     made = load_reward(reward, **options) if isinstance(reward, str) else make_reward(reward)  # pyright: ignore
     _require(made.name.strip() != "", f"name is {made.name!r}: give it a name")
-    _require(0 < made.stop_at <= 1, f"stop_at is {made.stop_at}: a score lies in [0, 1]")
+    _require(0 < made.stop_at <= 1, f"stop_at is {made.stop_at}: a score is in [0, 1]")
     tasks = tasks or [parse_prompt(prompt).model_copy(update={"explanation": prompt}) for prompt in PROMPTS]
     images = images or [_draw_shapes(number) for number in range(len(tasks))]
     before = [image.tobytes() for image in images]
@@ -274,7 +274,7 @@ def _check_score(reward: Reward, score: Score | Unscored, image: Image.Image) ->
     for region in score.regions:
         x0, y0, x1, y1 = region.box
         inside = -1 <= x0 <= x1 <= image.width + 1 and -1 <= y0 <= y1 <= image.height + 1
-        _require(inside, f"the region {region} lies outside the image of {image.width} x {image.height} pixels")
+        _require(inside, f"the region {region} is outside the image of {image.width} x {image.height} pixels")
     kept = TypeAdapter(Score).validate_json(to_json(score, fallback=str))
     _require((kept.value, kept.regions) == (score.value, score.regions), "a score is another one when it was stored")
 
