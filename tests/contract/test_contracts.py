@@ -95,7 +95,7 @@ REWARDS: dict[str, tuple[Callable[..., Any], str]] = {
     "another's name": (FakeRewardLike(lambda image: Score(0.5, "else", 0.9)), "by 'else', and the reward is 'odd'"),
     "two lines": (FakeRewardLike(lambda image: Unscored("a\nb", "odd")), "is one line of words"),
     "parts": (scored(parts={"a": 3.0}), "parts are in"),
-    "regions": (scored(regions=(Region("cat", (0, 0, 900, 9), 0.5),)), "lies outside the image of 128 x 128"),
+    "regions": (scored(regions=(Region("cat", (0, 0, 900, 9), 0.5),)), "is outside the image of 128 x 128"),
     "compare": (Comparing(lambda image, task: 0.5, name="odd"), "compare.*disagree"),
 }
 
