@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from milr._version import __version__
 
 if TYPE_CHECKING:
+    from milr.benchmarks import load_benchmark
     from milr.errors import MilrError, UsageError
     from milr.methods import load_method
     from milr.methods.runner import Runner, search
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from milr.runs import RunWriter, read_run
     from milr.settings import MilrSettings, RunSettings, SamplingParams, Settings, make_settings
     from milr.tasks import read_tasks, tasks_from_prompts
-    from milr.types import ImageSample, Reasoning, Requirement, Score, StepRecord, Task, Unscored
+    from milr.types import ImageSample, Reasoning, Region, Requirement, Score, StepRecord, Task, Unscored
 
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MilrError",
     "MilrSettings",
     "Reasoning",
+    "Region",
     "Requirement",
     "Reward",
     "RunSettings",
@@ -40,6 +42,7 @@ __all__ = [
     "Unscored",
     "UsageError",
     "__version__",
+    "load_benchmark",
     "load_method",
     "load_model",
     "load_reward",
@@ -55,6 +58,7 @@ _HOMES = {
     "MilrError": "milr.errors",
     "MilrSettings": "milr.settings",
     "Reasoning": "milr.types",
+    "Region": "milr.types",
     "Requirement": "milr.types",
     "Reward": "milr.rewards",
     "RunSettings": "milr.settings",
@@ -67,6 +71,7 @@ _HOMES = {
     "Task": "milr.types",
     "Unscored": "milr.types",
     "UsageError": "milr.errors",
+    "load_benchmark": "milr.benchmarks",
     "load_method": "milr.methods",
     "load_model": "milr.models",
     "load_reward": "milr.rewards",

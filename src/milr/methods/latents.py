@@ -146,6 +146,8 @@ def text_log_probability(model: Model, z: torch.Tensor, updates: Sequence[Update
     parts = split_rows(z, [len(update.latents.now["text"]) for update in updates])
     read = torch.cat([part[: len(update.text)] for part, update in zip(parts, updates, strict=True)])  # (N', d)
     tokens = torch.tensor([token for update in updates for token in update.text], dtype=torch.long).to(z.device)
+    if not len(read):  # a model without text latents has no logits of them
+        return z.sum((0, 1)).expand(len(updates))
     log_p = model.text_logits(read).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]  # (N',)
     return torch.stack([part.sum() for part in split_rows(log_p, [len(update.text) for update in updates])])
 
@@ -154,6 +156,8 @@ def image_log_probability(
     model: Model, z: torch.Tensor, updates: Sequence[Update], sampling: SamplingParams
 ) -> list[torch.Tensor]:
     """Return log p(v | z_image) of each task's images, B of (M,), under the distribution of their sampling."""
+    if not len(z):
+        return [z.sum((0, 1, 2)).expand(len(update.images)) for update in updates]
     logits = model.image_logits(z, sampling.guidance)  # (N, V)
     log_p = (logits / sampling.temperature).log_softmax(-1)
     parts = split_rows(log_p, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)

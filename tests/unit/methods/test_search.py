@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from milr.errors import UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.runner import Runner, search
 from milr.models import load_model
+from milr.models.base import TextOutput, TextRequest
 from milr.rewards.base import Candidate, RewardError
 from milr.rewards.self_reward import SelfReward
 from milr.testing import FakeModel, FakeReward, brightness
-from milr.types import Score, StepRecord, Task
+from milr.types import Reasoning, Score, StepRecord, Task
 
 DOGS = milr.tasks_from_prompts(["two dogs", "fog"], free=True)
 
@@ -170,3 +172,21 @@ def test_a_reward_that_compares_decides_between_equals_in_every_method(method: s
 def test_a_comparison_that_is_no_number_is_refused(said: object) -> None:
     with pytest.raises(RewardError, match="compare of the reward 'fake@1' returned .*: return a number, above 0 where"):
         list(search("a red cat", FakeModel(), Even(lambda a, b: said), method="best-of-n", steps=2))
+
+
+class ImageLatentsOnly(FakeModel):
+    """A model that has no logits of text latents."""
+
+    capabilities = replace(FakeModel.capabilities, latents="image")
+
+    def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked for text logits")
+
+    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
+        empty = TextOutput(Reasoning("", ()), (), torch.zeros(0, self.capabilities.width))
+        return [empty for _ in requests]
+
+
+def test_a_model_without_text_latents_is_not_asked_for_their_logits() -> None:
+    found = list(search("a red cat", ImageLatentsOnly(), FakeReward(), steps=2, image_ratio=0.5, stop_at=1.0))
+    assert len(found) == 3 and found[-1].trace is not None and found[-1].trace.moved == ("image",)

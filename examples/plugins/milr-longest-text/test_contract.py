@@ -1,0 +1,7 @@
+"""Three lines hold the plug-in to its contract: pytest test_contract.py."""
+
+from milr.testing.contracts import check_method
+
+
+def test_contract() -> None:
+    check_method("longest-text")
