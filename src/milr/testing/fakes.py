@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from milr.decode.partial import fill_rest
-from milr.decode.sampling import open_stream, sample
+from milr.decode.sampling import SAMPLE, open_stream, sample
 from milr.models.base import Capabilities, ImageOutput, ImageRequest, TaskState, TextOutput, TextRequest
 from milr.settings import SamplingParams, Settings, make_settings
 from milr.types import ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
@@ -123,13 +124,16 @@ class FakeModel:
         words = request.state.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
-        states, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
-        while len(tokens) < (request.until or self.capabilities.image_tokens):
-            place = len(tokens)
+        how, total = SAMPLE[sampling.sampler], request.until or self.capabilities.image_tokens
+        numbers = how.numbers(request.stream.clone_state(), total, self._image_head.shape[1])  # taken in any case
+        states, tokens = [pair[:0]], list[int]()
+        for place in range(total):
             given = request.tokens[place] if place < len(request.tokens) else None
             logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
-            sampled = int(sample(logits, [stream], sampling.temperature, sampling.sampler))  # taken in any case
-            tokens.append(sampled if given is None else given)
+            if given is None:
+                probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+                given = int(how.choose(probabilities, numbers[place : place + 1]))
+            tokens.append(given)
             states += [pair] if place < request.keep_hidden else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
         hidden = torch.cat(states) if request.prefix is None and not request.tokens else None
@@ -147,7 +151,13 @@ class FakeModel:
         return torch.tanh(state @ self._turn + token)
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=open_stream(self.seed, name, 0, 0, "weights"))
+        return _make_matrix(self.seed, name, rows, columns)
+
+
+@lru_cache(maxsize=4096)
+@torch.inference_mode(False)  # whoever asks first, others learn by it
+def _make_matrix(seed: int, name: str, rows: int, columns: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=open_stream(seed, name, 0, 0, "weights"), dtype=torch.float32)
 
 
 def read_tokens(image: Image.Image) -> tuple[int, ...]:
