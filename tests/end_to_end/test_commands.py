@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from milr.registry import Entry
 from milr.rewards import REWARDS, Reward
 from milr.runs import read_run
 from milr.testing import FakeModel, FakeReward
+from milr.types import Score, Task, Unscored
 from tests.support.commands import PROMPTS, WRONG_USES
 from tests.support.paths import ROOT
 
@@ -118,12 +119,11 @@ def read_documents() -> list[tuple[str, str]]:
 
 
 BLOCKS = read_documents()
-SPANS = [
+SPANS = [(f"milr {name} --help", example) for name, example in EXAMPLES.items()] + [
     (str(path.relative_to(ROOT)), span)
     for path in [*DOCUMENTS, *sorted((ROOT / "src" / "milr" / "assets").glob("*/README.md"))]
     for span in re.findall(r"`(milr [^`\n]+)`", path.read_text(encoding="utf-8"))
 ]
-SPANS += [(f"milr {name} --help", example) for name, example in EXAMPLES.items()]
 
 
 def write_out(command: str) -> list[str]:
@@ -371,3 +371,90 @@ def test_documents_name_only_folders_that_a_sweep_makes(capsys: Out) -> None:
         plan = capsys.readouterr()
         assert f"runs of {benchmark}\n" in plan.err
         assert not run or f"{run}: " in plan.out
+
+
+# --- runs that are gone on with ---
+
+SEARCH = [
+    "generate",
+    "two dogs",
+    "a cat",
+    "two dogs",
+    "a red apple",
+    "--steps",
+    "3",
+    "--batch-size",
+    "2",
+    "--seed",
+    "5",
+]
+
+
+class Interrupting(FakeReward):
+    """Scores as the fake does, and is interrupted at one of its calls."""
+
+    made = 0
+    at = 0
+
+    def __init__(self, argument: str | None = None) -> None:
+        super().__init__(name="icons@1")
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        type(self).made += 1
+        if type(self).made == self.at:
+            raise KeyboardInterrupt
+        return super().__call__(images, tasks)
+
+
+def list_tokens(run: str) -> list[list[tuple[int, ...]]]:
+    """Return the image tokens of every step of every task."""
+    return [[image.tokens for step in task.steps for image in step.images] for task in read_run(run).tasks]
+
+
+@pytest.mark.parametrize("at", [2, 4, 6])
+def test_an_interrupted_search_is_gone_on_with_by_the_command_that_it_prints(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*SEARCH, "--out", "whole", "--json"]) == 0
+    whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setattr(Interrupting, "made", 0)
+    monkeypatch.setattr(Interrupting, "at", at)
+
+    def load_interrupting(entry: Entry) -> type[Reward]:
+        return Interrupting
+
+    monkeypatch.setattr("milr.rewards.load", load_interrupting)
+    assert main([*SEARCH, "--out", "a run"]) == 130
+    said = capsys.readouterr().out
+    for task in read_run("a run").tasks:
+        assert (task.folder / "best.png").exists()
+    assert {task.last.finished for task in read_run("a run").tasks} >= {"cancelled"}
+    (command,) = re.findall(r"to go on, type: milr (.*)", said)
+    monkeypatch.setattr(Interrupting, "at", Interrupting.made + 1)
+    assert main(shlex.split(command)) == 130  # before any new image: nothing is lost
+    assert {task.last.finished for task in read_run("a run").tasks} >= {"cancelled"}
+    monkeypatch.setattr(Interrupting, "at", 0)
+    capsys.readouterr()
+    assert main([*shlex.split(command), "--json"]) == 0
+    resumed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert list_tokens("a run") == list_tokens("whole")
+    assert not list(Path("a run").rglob("*.part"))
+    unlike = ("seconds", "picture", "run")
+    assert [{k: v for k, v in one.items() if k not in unlike} for one in resumed] == [
+        {k: v for k, v in one.items() if k not in unlike} for one in whole
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("generate --resume runs/A", "runs/A is a benchmark's run: type milr benchmark --resume runs/A"),
+        ("generate --resume runs/none", "runs/none holds no run"),
+        ("generate 'a dog' --resume runs/A", "leave the prompts out"),
+        ("generate --resume runs/A --steps 3", "leave --steps out"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_one_line(command: str, said: str, capsys: Out) -> None:
+    assert main(shlex.split(command)) == 2
+    assert said in capsys.readouterr().err

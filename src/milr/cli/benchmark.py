@@ -31,6 +31,7 @@ from milr.cli.options import (
     make_screen,
     name_flags,
     name_search,
+    read_with_resume,
     with_settings,
 )
 from milr.cli.progress import BenchmarkProgress
@@ -40,7 +41,6 @@ from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
 from milr.models import find_source
 from milr.models.hub import HubAccess
-from milr.registry import is_code
 from milr.runs import default_folder
 from milr.settings import make_settings
 
@@ -61,7 +61,6 @@ _WITH_RESUME = (
     "vlm_budget",
     "vlm_price",
 )
-_MAY_BE_CODE = ("name", "model", "reward", "evaluator", "method")
 
 
 @with_settings()
@@ -115,7 +114,7 @@ def benchmark(
     screen = make_screen(quiet, verbose)
     hub = HubAccess(offline, ask(screen, yes))
     if resume is not None:
-        typed = _read_with_resume(context)
+        typed = read_with_resume(context, _WITH_RESUME)
         # torch comes with the runner, after the first line is on the screen
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
@@ -195,19 +194,3 @@ def _run(
     echo(f"run: {job.folder}")
     show_page(job.folder, echo, open_page)
     end_by_scores(progress.scores(), fail_under)
-
-
-def _read_with_resume(context: typer.Context) -> list[str]:
-    """Return the code that was typed with --resume: a run's code is loaded only if it is typed again.
-
-    Other options are refused: the manifest has all settings, so they would be ignored silently.
-    """
-    typed: list[str] = []
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if name in _MAY_BE_CODE and isinstance(value, str) and is_code(value):
-            typed.append(value)
-        elif name not in _WITH_RESUME and source is not None and source.name == "COMMANDLINE":
-            flag = "the benchmark's name" if name == "name" else flag_of(name)
-            raise UsageError(f"--resume takes all settings from the run: leave {flag} out")
-    return typed

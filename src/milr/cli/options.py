@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -19,6 +19,7 @@ from milr.errors import UsageError
 from milr.models import ModelSource
 from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
+from milr.registry import is_code
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
 
 CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 2 is wrong use
@@ -177,6 +178,30 @@ def name_search(settings: Settings) -> str:
     """Return the method in words, with its strategy if it has one."""
     strategy = settings.get("strategy")
     return settings.method if strategy is None else f"{settings.method}, strategy {strategy}"
+
+
+_MAY_BE_CODE = ("name", "model", "reward", "evaluator", "method")
+
+
+def read_with_resume(context: typer.Context, allowed: Collection[str]) -> list[str]:
+    """Return the code that was typed with --resume: a run's code is loaded only if it is typed again.
+
+    Other options than `allowed` are refused: the manifest has all settings, so they would be ignored silently.
+
+    Raises:
+        UsageError: One was typed.
+    """
+    typed: list[str] = []
+    arguments = {"name": "the benchmark's name", "prompts": "the prompts"}
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        if name in _MAY_BE_CODE and isinstance(value, str) and is_code(value):
+            typed.append(value)
+        elif name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--resume takes all settings from the run: leave {arguments.get(name) or flag_of(name)} out"
+            )
+    return typed
 
 
 def make_screen(quiet: bool, verbose: bool = False, *, stderr: bool = True) -> Console:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -17,10 +17,11 @@ from milr.cli.time_left import TimeLeft
 from milr.cli.vlm import most_images
 from milr.runs.layout import MANIFEST
 from milr.settings import Settings
-from milr.types import Finished, Score, StepRecord, Task, Unscored
+from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored
 
 if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # imports torch
+    from milr.runs import TaskRun
 
 
 class SearchProgress:
@@ -30,7 +31,15 @@ class SearchProgress:
     has its number.
     """
 
-    def __init__(self, screen: Console, tasks: Sequence[Task], settings: Settings, *, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        screen: Console,
+        tasks: Sequence[Task],
+        settings: Settings,
+        *,
+        verbose: bool = False,
+        finished: Sequence[TaskRun] = (),
+    ) -> None:
         """Take the tasks of the run.
 
         Args:
@@ -38,14 +47,19 @@ class SearchProgress:
             tasks: All tasks.
             settings: Settings of the run.
             verbose: Print every step, with reasons and texts.
+            finished: Tasks that earlier sessions have finished.
         """
         self._screen, self._tasks, self._verbose = screen, tasks, verbose
         steps = settings.get("steps")
         self._of = "" if steps is None else f"/{steps}"
         self._clock = time.monotonic()
-        self._left = TimeLeft(len(tasks), most_images(settings, 1), settings.run.batch_size)
+        self._left = TimeLeft(len(tasks) - len(finished), most_images(settings, 1), settings.run.batch_size)
         self._first: dict[int, Score | Unscored] = {}
         self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
+        for task in finished:
+            self._first[task.index] = next(iter(task.first.scores), task.last.best_score)
+            self._last[task.index] = _recall(task), task.folder
+        self._before = len(finished)
         self._numbers: dict[int, tuple[str, ...]] = {}  # the line of a task's last step
         self._folded: dict[int, list[int]] = {}  # later steps with the same line
         self._texts: dict[int, str] = {}  # the text of a task's last step
@@ -55,6 +69,8 @@ class SearchProgress:
 
     def __enter__(self) -> Self:
         """Show the status line."""
+        if self._before:
+            self._screen.print(f"milr: {self._before} of {len(self._tasks)} tasks are finished already")
         if self._status:
             self._status.start()
         return self
@@ -133,6 +149,10 @@ class SearchProgress:
     def kept(self) -> str:
         """Return the finished part of the run, in words."""
         return f"{len(self._last)} of {len(self._tasks)} tasks finished and kept"
+
+    def unfinished(self) -> int:
+        """Return how many tasks have not finished."""
+        return len(self._tasks) - len(self._last)
 
     def outcomes(self, run: Path) -> list[dict[str, object]]:
         """Return one object per finished task, in the order of the prompts."""
@@ -292,6 +312,14 @@ def say_ends(reasons: Iterable[Finished | None]) -> str:
     counts = Counter[Finished](reason for reason in reasons if reason is not None).most_common()
     many = sum(count for _, count in counts) > 1
     return ", ".join(f"{f'{count} ' if many else ''}{reason} ({_ENDS[reason]})" for reason, count in counts)
+
+
+def _recall(task: TaskRun) -> StepRecord:
+    """Return the last record of a task that an earlier session has finished, with its best image alone."""
+    last = task.last
+    values: dict[str, Any] = {one.name: getattr(last, one.name) for one in fields(StepRecord)}
+    best = ImageSample(last.best.tokens, task.load_image(last.best))
+    return StepRecord(**{**values, "images": (), "scores": (), "best": best})
 
 
 def _say_numbers(record: StepRecord) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ class TaskFolder:
     """The folder of a task in progress. Images are not kept in memory: strip and evaluator read them from disk."""
 
     def __init__(self, folder: Path, image: int) -> None:
-        self._final, self._image = folder, image
+        self.final = folder
+        """Its name once the task is finished."""
+        self._image = image
         self._folder = folder.with_name(folder.name + PART)
         (self._folder / "steps").mkdir(parents=True)
         self.last: StepRecord | None = None
@@ -70,10 +73,19 @@ class TaskFolder:
         (self._folder / EVALUATED).write_bytes(dump_lines(evaluated))
         return evaluated
 
+    def discard(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self._folder)
+
     def rename(self) -> Path:
-        """Rename the folder to its final name, after all of it is on the disk; then the task is finished."""
-        move(self._folder, self._final)
-        return self._final
+        """Rename the folder to its final name, after all of it is on the disk; then the task is finished.
+
+        What an earlier, interrupted session left under that name is replaced.
+        """
+        if self.final.exists():
+            shutil.rmtree(self.final)
+        move(self._folder, self.final)
+        return self.final
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from milr.runs.layout import (
 )
 from milr.runs.lock import hold_run
 from milr.runs.page import write_page
-from milr.runs.reader import read_task, read_whole
+from milr.runs.reader import TaskRun, read_task, read_whole
 from milr.runs.schema import Manifest, Status, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.task_folder import TaskFolder
@@ -180,6 +180,7 @@ class RunWriter:
         self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
         self._unscored: set[tuple[int, int]] = set()  # written, but with no scored image
+        self._cut: set[tuple[int, int]] = set()  # interrupted in an earlier session, with their best images so far
         self._begun = False
 
     @property
@@ -190,7 +191,8 @@ class RunWriter:
     def remaining(self) -> list[tuple[int, int]]:
         """Return the tasks that have not finished, as (index, image), image by image.
 
-        A task without any scored image counts as unfinished: a resumed run begins it again, as it does damaged ones.
+        A task without any scored image counts as unfinished: a resumed run begins it again, as it does damaged ones and
+        those that an interrupt ended early.
         """
         manifest = self._manifest
         return [
@@ -198,8 +200,8 @@ class RunWriter:
             for image in range(manifest.images_per_prompt)
             for index, task in enumerate(manifest.tasks)
             if not (folder := self.folder / "tasks" / name_task(index, task, image)).is_dir()
-            or (index, image) in self._unscored
-            or (self._resumed and not self._begun and not _is_done(folder))
+            or (index, image) in self._unscored | self._cut
+            or (self._resumed and not self._begun and not _is_done(_read_scored(folder)))
         ]
 
     def __enter__(self) -> Self:
@@ -223,8 +225,14 @@ class RunWriter:
         if self._resumed:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
             begun = (self.folder / "tasks").glob(f"*{PART}")
-            for left in (*begun, *(task for task in list_tasks(self.folder) if not _is_done(task))):
+            for left in begun:
                 shutil.rmtree(left)
+            for folder in list_tasks(self.folder):
+                task = _read_scored(folder)
+                if task is None:
+                    shutil.rmtree(folder)
+                elif not _is_done(task):  # it keeps its images until its new ones are there
+                    self._cut.add((task.index, task.image))
             self._begun = True
         elif (self.folder / MANIFEST).exists():
             raise UsageError(f"another process has begun a run in {self.folder}: give --out a new or an empty folder")
@@ -282,6 +290,7 @@ class RunWriter:
                 self._evaluator_cost += sum(one.score.cost for one in evaluated)
                 self._evaluator_seconds += time.monotonic() - started
             del self._open[key]
+            self._cut.discard(key)
             if isinstance(record.best_score, Score):
                 self._finished += 1
             else:
@@ -293,6 +302,8 @@ class RunWriter:
     def conclude_begun(self) -> list[tuple[StepRecord, Path]]:
         """End the tasks in progress with their best images so far.
 
+        A task that an earlier session had led further keeps what it had.
+
         Returns:
             Each task's last record, which says "cancelled", and its folder.
 
@@ -302,6 +313,9 @@ class RunWriter:
         ended: list[tuple[StepRecord, Path]] = []
         for (_, image), task in list(self._open.items()):
             if task.last is None:  # not even its first step was written
+                continue
+            if (task.last.index, image) in self._cut and read_task(task.final).last.step > task.last.step:
+                task.discard()
                 continue
             record = replace(
                 task.last, step=task.last.step + 1, images=(), scores=(), finished="cancelled", trace=None, notes=()
@@ -369,7 +383,12 @@ class _Spent:
     cost: float
 
 
-def _is_done(folder: Path) -> bool:
-    """Return true if a finished task is complete and the reward has scored one of its images."""
+def _read_scored(folder: Path) -> TaskRun | None:
+    """Read a finished task; return None if it is damaged, or the reward has scored none of its images."""
     task = read_whole(folder)
-    return task is not None and isinstance(task.last.best_score, Score)
+    return task if task is not None and isinstance(task.last.best_score, Score) else None
+
+
+def _is_done(task: TaskRun | None) -> bool:
+    """Return true if nothing is left to do for a task: it is complete, and no interrupt ended it early."""
+    return task is not None and task.last.finished != "cancelled"

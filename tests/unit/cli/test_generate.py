@@ -347,7 +347,7 @@ def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.Captur
     assert main([*RUN, CLOCK]) == 130
     said = capsys.readouterr().out
     assert "interrupted; 2 of 2 tasks finished and kept in run, 1 of them early, with the best image so far" in said
-    assert "type the same command with another --out" in said
+    assert "to go on, type: milr generate --resume run\n" in said
     found = read_run("run")
     assert found.manifest.status == "interrupted"
     assert [task.last.finished for task in found.tasks] == ["met", "cancelled"]
