@@ -242,7 +242,7 @@ def _resume(folder: Path, typed: Sequence[str], vlm: VlmOptions, hub: HubAccess,
             way_out = "type --panel as you did then" if what == "panel" else "begin a new run"
             raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: {way_out}")
     machine = machine_facts(placement, {"reward_device": locate_reward(manifest.reward_asked, placement)})
-    writer = RunWriter.resume(folder, vlm_usage=vlm.client.usage, machine=machine)
+    writer = RunWriter.resume(folder, vlm_usage=vlm.client.usage, machine=machine, redo_cancelled=True)
     left = set(writer.remaining())
     done = [task for task in read_run(folder).tasks if (task.index, task.image) not in left]
     return _Search(model, reward, watched, writer, done)

@@ -119,7 +119,7 @@ class RunWriter:
             machine: Facts that only torch knows: threads, accelerator.
             facts: More fields of the manifest.
         """
-        self._resumed = False
+        self._resumed = self._redo_cancelled = False
         weights = facts.get("model_folder")
         known = {"device": "cpu", **facts, "model_folder": None if weights is None else str(weights)}
         manifest = Manifest.model_validate(
@@ -146,8 +146,16 @@ class RunWriter:
         evaluator: Reward | None = None,
         vlm_usage: Spending = lambda: None,
         machine: Mapping[str, str | int] | None = None,
+        redo_cancelled: bool = False,
     ) -> Self:
         """Continue a run: the tasks of `remaining` are still to be done, the others stay unchanged.
+
+        Args:
+            folder: The run's folder.
+            evaluator: The run's evaluator, loaded again.
+            vlm_usage: Usage of VLM judges so far.
+            machine: Facts for the manifest.
+            redo_cancelled: Begin the tasks again that ended as "cancelled", as an interrupt ends them.
 
         Raises:
             UsageError: The folder holds no run, one of milr 0.1, or one with another evaluator.
@@ -158,7 +166,7 @@ class RunWriter:
         if name != manifest.evaluator:
             raise UsageError(f"{folder} was evaluated by {manifest.evaluator}, not by {name}: begin a new run")
         writer = cls.__new__(cls)
-        writer._resumed = True
+        writer._resumed, writer._redo_cancelled = True, redo_cancelled
         writer._prepare(Path(folder), manifest, evaluator, vlm_usage, machine)
         return writer
 
@@ -201,7 +209,7 @@ class RunWriter:
             for index, task in enumerate(manifest.tasks)
             if not (folder := self.folder / "tasks" / name_task(index, task, image)).is_dir()
             or (index, image) in self._unscored | self._cut
-            or (self._resumed and not self._begun and not _is_done(_read_scored(folder)))
+            or (self._resumed and not self._begun and not self._is_done(folder))
         ]
 
     def __enter__(self) -> Self:
@@ -225,14 +233,11 @@ class RunWriter:
         if self._resumed:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
             begun = (self.folder / "tasks").glob(f"*{PART}")
-            for left in begun:
+            for left in (*begun, *(task for task in list_tasks(self.folder) if _read_scored(task) is None)):
                 shutil.rmtree(left)
-            for folder in list_tasks(self.folder):
-                task = _read_scored(folder)
-                if task is None:
-                    shutil.rmtree(folder)
-                elif not _is_done(task):  # it keeps its images until its new ones are there
-                    self._cut.add((task.index, task.image))
+            # a cancelled task keeps its images until its new ones are there
+            again = [task for task in list_tasks(self.folder) if not self._is_done(task)]
+            self._cut = {(task.index, task.image) for task in map(read_task, again)}
             self._begun = True
         elif (self.folder / MANIFEST).exists():
             raise UsageError(f"another process has begun a run in {self.folder}: give --out a new or an empty folder")
@@ -350,6 +355,11 @@ class RunWriter:
                 f"cannot write {self.folder} ({error.strerror or error}): make room there; the finished tasks are kept"
             ) from error
 
+    def _is_done(self, folder: Path) -> bool:
+        """Return true if nothing is left to do for a finished task."""
+        task = _read_scored(folder)
+        return task is not None and not (self._redo_cancelled and task.last.finished == "cancelled")
+
     def _save(self, status: Status, error: str | None = None) -> None:
         figures = {
             "status": status,
@@ -387,8 +397,3 @@ def _read_scored(folder: Path) -> TaskRun | None:
     """Read a finished task; return None if it is damaged, or the reward has scored none of its images."""
     task = read_whole(folder)
     return task if task is not None and isinstance(task.last.best_score, Score) else None
-
-
-def _is_done(task: TaskRun | None) -> bool:
-    """Return true if nothing is left to do for a task: it is complete, and no interrupt ended it early."""
-    return task is not None and task.last.finished != "cancelled"

@@ -334,7 +334,8 @@ def test_an_error_in_the_search_leaves_the_run_whole(stage: Stage, capsys: pytes
     assert main([*RUN, CLOCK, "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1] == (
-        "error: step 1 of task 1: the gradient is NaN (1 of 2 tasks finished and kept in run)"
+        "error: step 1 of task 1: the gradient is NaN (1 of 2 tasks finished and kept in run; "
+        "to go on, type: milr generate --resume run)"
     )
     assert json.loads(captured.out)["best_reward"] == 1.0
     found = read_run("run")
