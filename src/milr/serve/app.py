@@ -81,7 +81,6 @@ def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | N
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
-        max_body_size=settings.limits.body_bytes,
     )
     app.state.server = server
     handle_errors(app)

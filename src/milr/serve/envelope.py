@@ -19,6 +19,7 @@ from milr.serve.server import Server
 log = logging.getLogger("milr.serve")
 BODY_SECONDS, SEND_SECONDS = 30.0, 60.0
 """Seconds that a request's body may take, and that a reader may pause."""
+JUDGE_PATH = "/v1/chat/completions"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
@@ -55,10 +56,12 @@ class Envelope:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})
-        began, status, whole = time.monotonic(), 0, False
+        began, status, whole, replaced = time.monotonic(), 0, False, False
+        limits, size = self._server.settings.limits, 0
+        most = limits.judge_bytes if scope["path"] == JUDGE_PATH else limits.body_bytes
 
         async def read() -> Message:
-            nonlocal whole
+            nonlocal whole, size
             if whole:
                 return await receive()  # waits for the client to leave
             try:
@@ -66,9 +69,22 @@ class Envelope:
             except TimeoutError:
                 raise SlowBody from None
             whole = not message.get("more_body", False)
+            size += len(message.get("body", b""))
+            if size > most:
+                raise _too_long()
             return message
 
         async def write(message: Message) -> None:
+            nonlocal status, replaced
+            if replaced:
+                return
+            if size > most and not status:
+                replaced = True  # whoever read the body took the error for one of the body's form
+                await _answer(write_on, _too_long())
+                return
+            await write_on(message)
+
+        async def write_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -81,6 +97,8 @@ class Envelope:
 
         try:
             self._check_origin(scope["method"], headers)
+            if int(headers.get("content-length", "0")) > most:  # uvicorn lets numbers through alone
+                raise _too_long()
             await self._app(scope, read, write)
         except ApiError as error:
             await _answer(write, error)
@@ -131,9 +149,21 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "other"))
 
 
-async def _answer(send: Send, error: ApiError) -> None:
-    body = json.dumps(error.body).encode()
+def _too_long() -> ApiError:
+    return ApiError(413, "body_too_large", "the body has more bytes than this server reads")
+
+
+def _head(error: ApiError) -> Message:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    size = str(len(_body(error)["body"])).encode()
+    headers += [(b"content-type", b"application/json"), (b"content-length", size)]
+    return {"type": "http.response.start", "status": error.status, "headers": headers}
+
+
+def _body(error: ApiError) -> Message:
+    return {"type": "http.response.body", "body": json.dumps(error.body).encode()}
+
+
+async def _answer(send: Send, error: ApiError) -> None:
+    await send(_head(error))
+    await send(_body(error))

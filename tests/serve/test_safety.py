@@ -1,0 +1,249 @@
+"""Keys, limits, headers, logs: what a server refuses, and what it does not tell."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milr.errors import UsageError
+from milr.serve.app import make_app
+from milr.serve.config import Limits, ServeSettings
+from milr.serve.keys import KeyRing, read_keys
+from milr.serve.logs import JsonLines
+from tests.serve.conftest import Held, OpenSite, Site, fake_offer
+
+KEY, OTHER = "a-key-of-more-than-16-letters", "another-key-of-more-than-16-letters"
+
+
+def test_a_key_opens_its_own_searches_alone(serve: OpenSite) -> None:
+    with serve(key=KEY) as site:
+        search = site.search("an easy cat")
+        link = site.http.get(f"/v1/searches/{search}").json()["events"]
+        assert site.result(search)["state"] == "finished"
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}):
+            stranger = httpx2.Client(base_url=site.url, headers=headers, trust_env=False)
+            for path in (link, "/v1/models", "/v1/schema", "/metrics", "/v1/searches"):
+                response = stranger.get(path)
+                assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+            assert stranger.get("/healthz").status_code == 200
+            stranger.close()
+        with pytest.raises(openai.AuthenticationError):
+            site.openai.with_options(api_key="wrong").models.list()
+        site.listener._server.keys = KeyRing([KEY, OTHER])  # pyright: ignore[reportPrivateUsage]
+        with httpx2.Client(base_url=site.url, headers={"Authorization": f"Bearer {OTHER}"}, trust_env=False) as other:
+            assert other.get("/v1/searches").json()["total"] == 0
+            for path in (f"/v1/searches/{search}", link, f"/v1/searches/{search}/images/0/0/0/0"):
+                assert other.get(path).json()["error"]["code"] == "search_not_found"
+            assert other.delete(f"/v1/searches/{search}").status_code == 404
+
+
+def test_keys_are_read_as_they_are_or_as_hashes_and_kept_as_hashes(tmp_path: Path) -> None:
+    import hashlib
+
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{KEY}  # mine\n\nsha256:{hashlib.sha256(OTHER.encode()).hexdigest()}\n")
+    ring = read_keys(file, "a-third-key-of-16-letters")
+    assert all(ring.find(key) for key in (KEY, OTHER, "a-third-key-of-16-letters"))
+    assert ring.find("") is None and ring.find(f"{KEY} ") is None
+    assert KEY not in repr(vars(ring)) and OTHER not in repr(vars(ring))
+    for wrong in ("short", "sha256:abc"):
+        with pytest.raises(UsageError):
+            KeyRing([wrong])
+    with pytest.raises(UsageError, match="give a text file"):
+        read_keys(tmp_path / "none", None)
+
+
+def test_an_address_that_others_reach_needs_keys(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give --keys FILE"):
+        make_app([fake_offer()], ServeSettings(host="0.0.0.0", data=tmp_path))
+
+
+def test_two_servers_never_share_a_folder(serve: OpenSite, tmp_path: Path) -> None:
+    with serve(), pytest.raises(UsageError, match="another server works"), serve(data=tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("asked", [{"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}])
+def test_pages_of_other_sites_are_refused(site: Site, asked: dict[str, str]) -> None:
+    response = site.http.post("/v1/searches", json={"tasks": ["an easy cat"]}, headers=asked)
+    assert response.status_code == 403
+    assert "access-control-allow-origin" not in response.headers
+    own = site.http.post("/v1/prompts", json={"prompt": "a cat"}, headers={"origin": site.url})
+    assert own.status_code == 200
+
+
+def test_every_answer_has_safe_headers_and_a_request_id(site: Site) -> None:
+    for path, status in (("/healthz", 200), ("/nowhere", 404), ("/v1/searches/x", 404)):
+        response = site.http.get(path, headers={"X-Request-Id": "mine-1"})
+        assert response.status_code == status and response.headers["x-request-id"] == "mine-1"
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert "unsafe" not in response.headers["content-security-policy"]
+        assert response.headers["x-content-type-options"] == "nosniff" and "server" not in response.headers
+    assert site.http.get("/healthz", headers={"X-Request-Id": "a b\tc"}).headers["x-request-id"] != "a b\tc"
+    assert site.http.put("/v1/searches").status_code == 405
+    assert site.http.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{" * 300_000, "application/json", 413),
+        (b"{", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b'{"tasks": ["an easy cat"]}', "text/plain", 400),
+        (b"", "application/json", 400),
+        (b"null", "application/json", 400),
+        (b'{"tasks": ["\\ud800"]}', "application/json", 400),
+    ],
+)
+def test_bodies_that_are_none_or_too_long_are_refused(site: Site, content: bytes, kind: str, status: int) -> None:
+    for path in ("/v1/searches", "/v1/images/generations"):
+        response = site.http.post(path, content=content, headers={"content-type": kind})
+        assert response.status_code == status, response.text
+        assert response.json()["error"]["message"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["tasks", "prompt", "n", "settings", "method", "model", "seed", "size", "stream", "timeout"]
+                )
+                | st.text(max_size=8),
+                inner,
+                max_size=5,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_no_body_makes_an_error_of_the_servers(site: Site, body: Any) -> None:
+    for path in ("/v1/searches", "/v1/images/generations", "/v1/prompts", "/v1/chat/completions"):
+        response = site.http.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+        assert response.status_code < 500, response.text
+
+
+def test_more_than_may_wait_is_refused_for_now(serve: OpenSite) -> None:
+    reward = Held()
+    with serve(fake_offer(reward=reward), batch_size=1, limits=Limits(waiting=3, per_client=2)) as site:
+        first = site.search("a held cat", settings={"steps": 1})
+        second = site.search("an easy cat")
+        response = site.http.post("/v1/searches", json={"tasks": ["an easy cat"]})
+        assert response.status_code == 429 and "2 images of yours" in response.json()["error"]["message"]
+        assert int(response.headers["retry-after"]) >= 1 and "x-should-retry" not in response.headers
+        with pytest.raises(openai.RateLimitError):
+            site.openai.images.generate(prompt="an easy cat")
+        reward.permits.release(2)
+        assert {site.result(one)["state"] for one in (first, second)} == {"finished"}
+        assert site.result(site.search("an easy cat"))["state"] == "finished", "there is room again"
+
+
+def test_requests_are_counted_by_the_minute(serve: OpenSite) -> None:
+    with serve(limits=Limits(per_minute=3)) as site:
+        statuses = [site.http.get("/v1/models").status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+        assert site.http.get("/healthz").status_code == 200
+
+
+def test_streams_are_counted(serve: OpenSite) -> None:
+    reward = Held()
+    with serve(fake_offer(reward=reward), limits=Limits(streams=1)) as site:
+        search = site.search("a held cat", settings={"steps": 0})
+        with site.http.stream("GET", f"/v1/searches/{search}/events") as response:
+            assert response.status_code == 200
+            lines = response.iter_lines()
+            next(lines)
+            with site.http.stream("GET", f"/v1/searches/{search}/events") as refused:
+                assert refused.status_code == 429
+            reward.permits.release()
+            for _ in lines:
+                pass
+        assert site.events(search)[-1][1] == "end"
+
+
+def test_figures_are_counted(site: Site) -> None:
+    site.result(site.search("an easy cat"))
+    text = site.http.get("/metrics").text
+    assert 'milr_images_total{model="fake",why="met"}' in text
+    assert 'milr_requests_total{method="POST",route="/v1/searches",status="202"}' in text
+    assert "milr_images_waiting 0.0" in text
+
+
+def test_logs_are_lines_of_json_without_prompts_or_keys(serve: OpenSite) -> None:
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("milr.serve")
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with serve(key=KEY) as site:
+            site.openai.images.generate(prompt="an easy secret prompt")
+            site.http.post("/v1/searches", json={"tasks": ["a secret prompt"], "method": "none"})
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert {"request", "model loaded", "search ended"} <= {one["event"] for one in told}
+    (request,) = [one for one in told if one.get("route") == "/v1/images/generations"]
+    assert request["status"] == 200 and request["owner"] == KeyRing([KEY]).find(KEY) and request["ms"] >= 0
+    assert "secret" not in lines.getvalue() and KEY not in lines.getvalue()
+
+
+def test_models_are_loaded_when_they_are_asked_for_within_the_memory(serve: OpenSite) -> None:
+    loads: list[str] = []
+    offers = [fake_offer(name, load=lambda name=name: loads.append(name), size=600) for name in ("a", "b", "c")]
+    with serve(*offers, memory=1300) as site:
+
+        def draw(name: str) -> list[str]:
+            assert site.result(site.search("an easy cat", model=name))["state"] == "finished"
+            return [one["id"] for one in site.http.get("/v1/models").json()["data"] if one["milr"]["loaded"]]
+
+        assert draw("a") == ["a"]
+        assert draw("b") == ["a", "b"] and loads == ["a", "b"]
+        assert draw("a") == ["a", "b"] and loads == ["a", "b"], "it stays"
+        assert draw("c") == ["a", "c"], "the least recently used one makes room"
+        assert draw("b") == ["b", "c"] and loads == ["a", "b", "c", "b"]
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(serve: OpenSite) -> None:
+    faults = [OSError("disk"), UsageError("no safetensors in it")]
+
+    def load() -> None:
+        if faults:
+            raise faults.pop()
+
+    with serve(fake_offer(), fake_offer("b", load=load)) as site:
+        assert site.result(site.search("an easy cat", model="b"))["error"] == "no safetensors in it"
+        assert site.result(site.search("an easy cat", model="b"))["error"] == "internal error (OSError)"
+        assert site.result(site.search("an easy cat", model="b"))["state"] == "finished"
+        assert site.result(site.search("an easy cat"))["state"] == "finished"
+
+
+def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    from milr.errors import MilrError
+    from milr.serve.jobs import Job
+
+    def full(*_: object) -> Any:
+        raise MilrError("cannot write it: make room there")
+
+    with serve() as site:
+        with monkeypatch.context() as patched:
+            patched.setattr(Job, "write", full)
+            found = site.result(site.search("two dogs", "an easy cat"))
+        assert (found["state"], found["error"]) == ("failed", "cannot write it: make room there")
+        assert site.result(site.search("an easy cat"))["state"] == "finished"
