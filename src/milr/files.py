@@ -46,6 +46,8 @@ def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, pat
         name: Name of the lock file.
         patience: Seconds to wait for a process that holds it.
     """
+    if (folder / name).is_symlink():
+        raise UsageError(f"{folder / name} is a link, and whoever holds it would change another file: remove it")
     lock = FileLock(folder / name, thread_local=False)
     try:
         lock.acquire(timeout=patience)
@@ -57,24 +59,28 @@ def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, pat
         lock.release()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, asked: bool = False) -> None:
     """Write UTF-8 text with its own line ends; see `write_bytes`."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), asked=asked)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, asked: bool = False) -> None:
     """Write under a temporary name, flush to the disk, then rename.
 
-    A link is followed. A device or a pipe is written to directly, because a file in its place would break other
-    programs.
+    Args:
+        path: A link in its place is replaced: in a folder from elsewhere it may lead to any file.
+        content: The whole content.
+        asked: The user typed the path. Then a link is followed, and a device or a pipe is written to directly, because
+            a file in its place would break other programs.
     """
-    if _is_device(path):
+    if asked and _is_device(path):
         with path.open("wb") as file:
             file.write(content)
         return
-    path = path.resolve()
+    path = path.resolve() if asked else path
     fresh = path.with_name(f"{path.name}{PART}")
-    with fresh.open("wb") as file:
+    fresh.unlink(missing_ok=True)
+    with fresh.open("xb") as file:  # never by a link that somebody put there
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

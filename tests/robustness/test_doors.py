@@ -114,16 +114,21 @@ def test_foreign_words_steer_no_terminal(words: str, shown: str) -> None:
 def test_what_exists_and_is_no_file_is_written_to_and_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to("file")
-    write_bytes(tmp_path / "link", b"new")
+    write_bytes(tmp_path / "link", b"new", asked=True)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
+    write_bytes(tmp_path / "link", b"own")  # of a folder from elsewhere
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
+    (tmp_path / "own.part").symlink_to("file")
+    write_bytes(tmp_path / "own", b"own")
+    assert (tmp_path / "file").read_bytes() == b"new"
     os.mkfifo(tmp_path / "pipe")
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
     reader.start()
-    write_bytes(tmp_path / "pipe", b"through")
+    write_bytes(tmp_path / "pipe", b"through", asked=True)
     reader.join(timeout=20)
     assert read == [b"through"] and stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "own", "pipe"]
 
 
 def test_a_reader_that_leaves_ends_no_work_and_escapes_do_not_reach_it(

@@ -45,7 +45,7 @@ def pack(
                     f"{file} is there already and is not this run; nothing was overwritten: give --out another folder"
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, content)
+            write_bytes(file, content, asked=True)
         except OSError as error:
             raise UsageError(f"cannot write {file} ({error.strerror}): give --out a folder for the files") from error
         echo(f"{file}: {len(run.tasks)} tasks, {len(content) / 1000:,.0f} KB")

@@ -56,6 +56,6 @@ def save(out: Path, text: str) -> None:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, text)
+        write_text(out, text, asked=True)
     except OSError as error:
         raise UsageError(f"cannot write {out} ({error.strerror}): give --out a file that you may write") from error

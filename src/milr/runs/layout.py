@@ -77,6 +77,18 @@ def check_resumable(folder: Path) -> None:
         )
 
 
+def check_inside(folder: Path) -> None:
+    """Refuse to write a run whose tasks are elsewhere, by a link: what is there is not the run's to change.
+
+    Raises:
+        UsageError: They are.
+    """
+    try:
+        resolve_inside(folder, "tasks")
+    except UntrustedError as error:
+        raise UsageError(f"{error}: put the run's tasks into its folder") from None
+
+
 def damaged(task: Path, file: str, reason: str) -> UsageError:
     """Return the error for a finished task with a missing or broken file."""
     run = task.parents[1]
@@ -126,7 +138,7 @@ def _read(folder: Path) -> bytes:
             "named"
         )
     try:
-        return read_file(path)
+        return read_file(resolve_inside(folder, MANIFEST))
     except (OSError, ValueError) as error:
         raise unreadable(folder, error) from None
 

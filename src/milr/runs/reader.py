@@ -135,7 +135,9 @@ class Run:
         """Return notes on the run's numbers: tasks that are set aside, scores that are missing."""
         lost = sum(one.score == _missing(self.manifest) for task in self.tasks for one in task.evaluated)
         missing = [f"{self.folder}: {lost} verdicts of {self.manifest.evaluator} are missing"] if lost else []
-        return [*(f"set aside: {one}" for one in self.damaged), *missing]
+        gone = self.manifest.tasks_finished - len(self.tasks) - len(self.damaged) if self.folder.is_dir() else 0
+        lacks = [f"{self.folder}: {gone} finished tasks are missing"] if gone > 0 else []
+        return [*(f"set aside: {one}" for one in self.damaged), *lacks, *missing]
 
 
 def read_run(folder: Path | str) -> Run:

@@ -22,6 +22,7 @@ from milr.runs.layout import (
     EVALUATED,
     MANIFEST,
     RunError,
+    check_inside,
     check_resumable,
     list_tasks,
     name_task,
@@ -215,6 +216,8 @@ class RunWriter:
     def __enter__(self) -> Self:
         if not self._resumed:
             check_folder(self.folder)
+        if self._resumed:
+            check_inside(self.folder)
         try:
             (self.folder / "tasks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -234,7 +237,7 @@ class RunWriter:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
             begun = (self.folder / "tasks").glob(f"*{PART}")
             for left in (*begun, *(task for task in list_tasks(self.folder) if _read_scored(task) is None)):
-                shutil.rmtree(left)
+                left.unlink() if left.is_symlink() else shutil.rmtree(left)
             # a cancelled task keeps its images until its new ones are there
             again = [task for task in list_tasks(self.folder) if not self._is_done(task)]
             self._cut = {(task.index, task.image) for task in map(read_task, again)}

@@ -7,16 +7,15 @@ sees) and answers in the form that was asked for. Realism and beauty are beyond 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
 import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal, cast
 
 from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
 
 from milr.errors import UsageError
 from milr.rewards.base import Reward
@@ -26,10 +25,11 @@ from milr.rewards.vlm.gpt4o import BINARY, P_YES
 from milr.rewards.vlm.reward import VlmProtocol
 from milr.rewards.vlm.unified_reward import POINTWISE
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
+from milr.serve.judge_http import BadRequest, HttpServer
 from milr.tasks import tasks_from_prompts
 from milr.types import Task, Unscored
+from milr.untrusted import first_fault
 
-MOST_BYTES = 64 * 2**20
 _LEAST = 1e-6  # probabilities have logarithms
 
 
@@ -55,20 +55,17 @@ ANSWERS: Mapping[str, tuple[VlmProtocol, Callable[[float], str]]] = {
 """Protocol and how a value in [0, 1] is said in it."""
 
 
-class BadRequest(ValueError):
-    """A request that this server cannot answer; the message says why."""
-
-
 class JudgeServer:
     """A server that answers as a VLM judge, from a reward: a context manager, or `serve_forever`."""
 
-    def __init__(self, reward: Reward, *, port: int = 0, flip: float = 0.0) -> None:
+    def __init__(self, reward: Reward, *, port: int = 0, flip: float = 0.0, key: str | None = None) -> None:
         """Take a port.
 
         Args:
             reward: What looks at the images.
             port: 0 takes any that is free.
             flip: The share of verdicts, chosen by image and prompt, that are inverted: a judge that errs.
+            key: What requests must bring; None asks for none.
 
         Raises:
             UsageError: The port is taken, or the share is none.
@@ -80,10 +77,9 @@ class JudgeServer:
         self.name = f"milr:{reward.name}" + (f":flip-{flip:g}" if flip else "")
         self._lock = threading.Lock()  # one model, one question at a time
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+            self._server = HttpServer(port, lambda: self.name, self._answer, key)
         except OSError as error:
             raise UsageError(f"--port {port}: {error.strerror}; give another one") from error
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
 
     @property
@@ -108,13 +104,21 @@ class JudgeServer:
         """Give the port back."""
         self._server.server_close()
 
+    def _answer(self, body: bytes) -> dict[str, Any]:
+        try:
+            request: object = json.loads(body)
+        except (ValueError, RecursionError):
+            raise BadRequest("the request is no JSON") from None
+        return self.answer(cast("Mapping[str, Any]", request))
+
     def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """One chat completion.
 
         Raises:
             BadRequest: No image, no question of a known protocol, or an image that the reward cannot score.
         """
-        words, image = _read_request(body)
+        request = _check_request(body)
+        words, image = _read_request(request)
         protocol, task = recognise(words)
         with self._lock:
             (score,) = self.reward([image], [task])
@@ -127,7 +131,7 @@ class JudgeServer:
             "finish_reason": "stop",
             "message": {"role": "assistant", "content": text},
         }
-        if body.get("logprobs"):
+        if request.logprobs:
             choice["logprobs"] = {"content": [_probabilities(text, value)]}
         usage = {"prompt_tokens": len(words) // 4, "completion_tokens": len(text.split())}
         usage["total_tokens"] = sum(usage.values())
@@ -175,17 +179,49 @@ def find_prompt(user: str, words: str) -> str | None:
     return inside[:end] if end >= 0 else None
 
 
-def _read_request(body: Mapping[str, Any]) -> tuple[str, Image.Image]:
+class _Url(BaseModel):
+    url: str
+
+
+class _Part(BaseModel):
+    type: Literal["text", "image_url"]
+    text: str = Field(default="", max_length=2**17)
+    image_url: _Url | None = None
+
+
+class _Message(BaseModel):
+    content: str | list[_Part] = Field(max_length=2**17)
+
+
+class _Request(BaseModel):
+    """What is read of a chat request; other fields are other models'."""
+
+    messages: list[_Message] = Field(min_length=1, max_length=64)
+    logprobs: bool = False
+
+
+def _check_request(body: object) -> _Request:
     try:
-        content = body["messages"][-1]["content"]
-        words = "".join(part["text"] for part in content if part["type"] == "text")
-        data = next(part["image_url"]["url"] for part in content if part["type"] == "image_url")
-        image = decode_image(base64.b64decode(data.partition(";base64,")[2], validate=True))
-    except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
-        raise BadRequest("give one user message with a text and an image as a data URL") from error
-    except (binascii.Error, UnreadableImage) as error:
-        raise BadRequest(str(error) if isinstance(error, UnreadableImage) else "the image is no base64") from error
-    return words, image
+        return _Request.model_validate(body, strict=True)
+    except ValidationError as error:
+        raise BadRequest(
+            f"give one user message with a text and an image as a data URL ({first_fault(error)})"
+        ) from None
+
+
+def _read_request(request: _Request) -> tuple[str, Image.Image]:
+    content = request.messages[-1].content
+    parts = content if isinstance(content, list) else []
+    words = "".join(part.text for part in parts if part.type == "text")
+    images = [part.image_url.url for part in parts if part.image_url is not None]
+    if not images:
+        raise BadRequest("give one user message with a text and an image as a data URL")
+    try:
+        return words, decode_image(base64.b64decode(images[0].partition(";base64,")[2], validate=True))
+    except UnreadableImage as error:
+        raise BadRequest(str(error)) from None
+    except ValueError:
+        raise BadRequest("the image is no base64") from None
 
 
 def _probabilities(text: str, value: float) -> dict[str, Any]:
@@ -193,38 +229,3 @@ def _probabilities(text: str, value: float) -> dict[str, Any]:
     top = [{"token": word, "logprob": math.log(p), "bytes": None} for word, p in (("yes", yes), ("no", 1 - yes))]
     chosen = next((entry for entry in top if entry["token"] == text), {"token": text, "logprob": 0.0, "bytes": None})
     return {**chosen, "top_logprobs": top}
-
-
-def _handler(server: JudgeServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.rstrip("/") != "/v1/models":
-                return self._send(404, {"error": {"message": "there are /v1/models and /v1/chat/completions"}})
-            self._send(200, {"object": "list", "data": [{"id": server.name, "object": "model", "owned_by": "milr"}]})
-
-        def do_POST(self) -> None:
-            if self.path.rstrip("/") != "/v1/chat/completions":
-                return self._send(404, {"error": {"message": "there are /v1/models and /v1/chat/completions"}})
-            try:
-                length = int(self.headers.get("Content-Length") or 0)
-                if not 0 < length <= MOST_BYTES:
-                    raise BadRequest(f"a request of {length} bytes is empty or too long")
-                body = json.loads(self.rfile.read(length))
-                if not isinstance(body, dict):
-                    raise BadRequest("the request is no JSON object")
-                self._send(200, server.answer(body))  # pyright: ignore[reportUnknownArgumentType]
-            except (BadRequest, ValueError, RecursionError) as error:
-                self._send(400, {"error": {"message": str(error), "type": "invalid_request_error"}})
-
-        def _send(self, status: int, answer: Mapping[str, Any]) -> None:
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing: requests hold images."""
-
-    return Handler
