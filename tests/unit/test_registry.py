@@ -247,7 +247,7 @@ def test_a_run_of_code_goes_on_only_when_the_code_is_typed_again(
     capsys.readouterr()
     assert main(["benchmark", "--resume", "run"]) == 2
     said = capsys.readouterr().err
-    assert "run names the benchmark './mine.py:SHAPES', and code is loaded only when you type it" in said
+    assert "run names the model './mine.py:Grey', and code is loaded only when you type it" in said
     assert main(["benchmark", "./mine.py:SHAPES", "--resume", "run", *typed]) == 0
     assert "2 of 2 prompts" in capsys.readouterr().out
     assert main(["report", "run", "--format", "md"]) == 0

@@ -325,5 +325,6 @@ def _note_plan(planned: Sequence[PlannedRun], out: Path) -> None:
 def start_or_resume(settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None) -> BenchmarkJob:
     """Begin a run, or resume the one in the folder."""
     if (folder / MANIFEST).exists():
-        return BenchmarkJob.resume(folder, vlm=vlm)
+        named = (settings.benchmark, settings.model, settings.reward, settings.evaluator, settings.method)
+        return BenchmarkJob.resume(folder, vlm=vlm, typed=[name for name in named if name is not None])
     return BenchmarkJob.begin(settings, folder, vlm=vlm)

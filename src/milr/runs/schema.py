@@ -100,6 +100,7 @@ class Manifest(BaseModel):
     """The reward that gives the headline numbers, name with version; None if there is none."""
     evaluator_asked: Name | None = None
     panel: tuple[Name, ...] = ()
+    panel_asked: tuple[Name, ...] = ()
     """Rewards that were watched but not optimised."""
     vlm_usage: Usage | None = None
     """None if no VLM judge was asked."""

@@ -49,6 +49,10 @@ class TaskFolder:
         """Write the best image, the strip, and the records' end mark."""
         records = self._folder / RECORDS
         records.write_bytes(end_lines(records.read_bytes()))
+        self.draw(record)
+
+    def draw(self, record: StepRecord) -> Path:
+        """Write the best image and the strip so far; return the folder."""
         record.best.image.save(self._folder / "best.png")
         outcome = find_outcome(self._first, record)
         frames = [
@@ -61,6 +65,7 @@ class TaskFolder:
             for cell in self._cells
         ]
         draw_strip(record.task.shown, frames).save(self._folder / STRIP)
+        return self._folder
 
     def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:
         """Let the evaluator score all images; write and return its scores.

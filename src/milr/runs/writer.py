@@ -52,6 +52,7 @@ class RunFacts(TypedDict, total=False):
     reward_asked: str | None
     evaluator_asked: str | None
     panel: Sequence[str]
+    panel_asked: Sequence[str]
     device: str
     dtype: str | None
     profile: str | None
@@ -306,6 +307,11 @@ class RunWriter:
             folder = task.rename()
             self._save("running")
             return folder
+
+    def draw_begun(self) -> list[Path]:
+        """Write the best image so far of every task in progress, which stays unfinished; return their folders."""
+        with self._refusing_full_disks():
+            return [task.draw(task.last) for task in self._open.values() if task.last is not None]
 
     def conclude_begun(self) -> list[tuple[StepRecord, Path]]:
         """End the tasks in progress with their best images so far.

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from milr.benchmarks import load_benchmark, runner
+from milr import jobs
+from milr.benchmarks import load_benchmark
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
 from milr.benchmarks.tables import answers_of, summarise_runs
 from milr.cli.main import main
@@ -180,7 +181,7 @@ def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_t
 
     whole = run(tmp_path / "whole", evaluator=None, settings={"batch_size": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "load_reward", lambda name, **options: Spent(brightness, name=f"{name}@1"))
+        patched.setattr(jobs, "load_reward", lambda name, **options: Spent(brightness, name=f"{name}@1"))
         with pytest.raises(RunError, match="the budget is spent; icons-soft@1 scores nothing any more"):
             run(tmp_path / "cut", evaluator=None, settings={"batch_size": 1})
     assert 0 < len(read_run(tmp_path / "cut").tasks) < 6
@@ -240,7 +241,7 @@ def test_a_task_that_ends_by_its_own_limit_is_a_finished_task(tmp_path: Path) ->
 def test_a_setting_that_the_method_does_not_read_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "load_model", lambda *names, **options: pytest.fail("loaded"))
+    monkeypatch.setattr(jobs, "load_model", lambda *names, **options: pytest.fail("loaded"))
     for method, settings, said in (
         ("best-of-n", {"noise": "fixed"}, "the method 'best-of-n' does not read the setting 'noise'; milr does"),
         ("one-shot", {"steps": 3}, "the method 'one-shot' does not read the setting 'steps'"),
@@ -280,7 +281,7 @@ def test_what_a_reward_cannot_score_is_refused_before_anything_is_loaded(
     role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("load_model", "load_reward"):
-        monkeypatch.setattr(runner, name, lambda *names, **options: pytest.fail("loaded"))
+        monkeypatch.setattr(jobs, name, lambda *names, **options: pytest.fail("loaded"))
     settings = BenchmarkSettings.model_validate({"benchmark": "icons", "limit": 1, role: "wise"})
     with pytest.raises(UsageError, match=f"'wise' needs an explanation, .* give --{role} one of these: "):
         BenchmarkJob.begin(settings, tmp_path / "run")
@@ -289,7 +290,7 @@ def test_what_a_reward_cannot_score_is_refused_before_anything_is_loaded(
 
 def test_rewards_are_placed_where_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_placed(monkeypatch)
-    monkeypatch.setattr(runner, "load_reward", load_reward)
+    monkeypatch.setattr(jobs, "load_reward", load_reward)
     settings = BenchmarkSettings(
         benchmark="icons", limit=1, reward="placed", evaluator="icons", device="meta", dtype="float16"
     )
@@ -309,7 +310,7 @@ def test_a_scorer_that_fails_its_self_test_draws_nothing(
         made.golden_test = name == "icons"  # type: ignore[attr-defined]
         return made
 
-    monkeypatch.setattr(runner, "load_reward", load_reward)
+    monkeypatch.setattr(jobs, "load_reward", load_reward)
     for option in ("--reward", "--evaluator"):
         given = {"--reward": "icons-soft", option: "icons"}
         words = [word for pair in given.items() for word in pair]
@@ -389,7 +390,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 
 def test_a_run_goes_on_only_with_what_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(tmp_path / "run", limit=1)
-    monkeypatch.setattr(runner, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
+    monkeypatch.setattr(jobs, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
     with pytest.raises(UsageError, match="made with the reward icons-soft@1, and here is icons-soft@2: begin"):
         BenchmarkJob.resume(folder)
 
@@ -397,13 +398,13 @@ def test_a_run_goes_on_only_with_what_it_was_made_with(tmp_path: Path, monkeypat
 def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, asked = runner.load_model, list[dict[str, Any]]()
+    made, asked = jobs.load_model, list[dict[str, Any]]()
 
     def load(name: str, **options: Any) -> Any:
         asked.append(options)
         return made(name, deterministic=options["deterministic"])
 
-    monkeypatch.setattr(runner, "load_model", load)
+    monkeypatch.setattr(jobs, "load_model", load)
     agree = HubAccess(confirm=lambda download: True)
     settings = BenchmarkSettings(benchmark="icons", limit=1, reward="icons", profile="icons")
     job = BenchmarkJob.begin(settings, tmp_path / "run", hub=agree)
@@ -417,7 +418,7 @@ def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resumin
 def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
 ) -> None:
-    monkeypatch.setattr(runner, "load_model", lambda *names, **options: pytest.fail("loaded"))
+    monkeypatch.setattr(jobs, "load_model", lambda *names, **options: pytest.fail("loaded"))
     with pytest.raises(UsageError, match="reads prompts of the icon world only, not those of wise"):
         BenchmarkJob.begin(
             BenchmarkSettings(benchmark="wise", limit=1, reward="icons", data=shared_data / "wise" / "legacy"),

@@ -1,0 +1,348 @@
+"""One job for `milr.generate` and the commands generate, benchmark and ablate: tasks, settings and a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from milr.errors import UsageError
+from milr.methods import METHODS, load_method
+from milr.methods.runner import Runner
+from milr.models import MODELS, load_model
+from milr.models.base import Model
+from milr.models.devices import Placement, machine_facts
+from milr.models.hub import HubAccess
+from milr.registry import check_stored
+from milr.rewards import REWARDS, check_installed, load_reward, locate_reward, needs_model
+from milr.rewards.base import Reward
+from milr.rewards.icons.golden import check_scorer
+from milr.rewards.panel import watch
+from milr.rewards.spec import check_stored_name
+from milr.runs import Manifest, NotScored, RunFacts, RunWriter, check_resumable, read_manifest
+from milr.runs.layout import MANIFEST
+from milr.runs.lock import check_unheld
+from milr.settings import LIMITS, Settings, make_settings
+from milr.types import StepRecord, Task, Unscored
+
+if TYPE_CHECKING:
+    from milr.methods.context import Method
+    from milr.rewards.vlm.client import VlmClient
+
+MOST_UNSCORED = 8
+"""Tasks in a row of which the reward scores no image; then the run stops."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a run's parts as they were asked for; resuming loads them again."""
+
+    model: str
+    reward: str
+    method: str
+    profile: str | None = None
+    evaluator: str | None = None
+    panel: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The loaded objects of a run."""
+
+    model: Model
+    reward: Reward
+    evaluator: Reward | None
+    method: Method
+    panel: Mapping[str, Reward] = field(default_factory=dict[str, Reward])
+    """Rewards that are only watched, by name."""
+
+    @property
+    def scorer(self) -> Reward:
+        """Return the reward that gives the headline numbers."""
+        return self.evaluator or self.reward
+
+    def __post_init__(self) -> None:
+        """Let reward and evaluator test themselves on images with a known score.
+
+        Raises:
+            SelfTestFailed: One of them fails; nothing is drawn.
+        """
+        for scorer in (self.reward, self.evaluator):
+            if scorer is not None:
+                check_scorer(scorer)
+
+
+def load_parts(
+    names: Names,
+    placement: Placement,
+    vlm: VlmClient | None = None,
+    hub: HubAccess | None = None,
+    *,
+    deterministic: bool = True,
+    settings: Mapping[str, object] | None = None,
+) -> Parts:
+    """Load a run's parts: rewards that do not need the model first, so that what they lack is found early.
+
+    Args:
+        names: Names.
+        placement: Device and dtype.
+        vlm: Client of VLM judges.
+        hub: Consent to downloads from the hub; None fetches nothing.
+        deterministic: As in `milr.load_model`: a resumed run then gives the same images in half precision too.
+        settings: Settings that a user gives: latents that the model does not have are refused.
+
+    Raises:
+        UsageError: A part cannot be loaded.
+    """
+    hub = hub or HubAccess()
+    asked = [names.reward, *filter(None, [names.evaluator]), *names.panel]
+    check_installed(*asked)
+    scorers = {name: load_reward(name, vlm=vlm, placement=placement) for name in asked if not needs_model(name)}
+    model = load_model(
+        names.model,
+        device=placement.device,
+        dtype=placement.dtype,
+        profile=names.profile,
+        offline=hub.offline,
+        confirm=hub.confirm,
+        deterministic=deterministic,
+        settings=settings,
+    )
+    for name in asked:
+        if name not in scorers:
+            scorers[name] = load_reward(name, model=model, vlm=vlm, placement=placement)
+    evaluator = None if names.evaluator is None else scorers[names.evaluator]
+    panel = {name: scorers[name] for name in names.panel}
+    return Parts(model, scorers[names.reward], evaluator, load_method(names.method), panel)
+
+
+def begin_run(
+    folder: Path,
+    tasks: Sequence[Task],
+    settings: Settings,
+    parts: Parts,
+    names: Names | None,
+    placement: Placement,
+    vlm: VlmClient | None = None,
+    **facts: Unpack[RunFacts],
+) -> RunWriter:
+    """Return the writer of a new run; the folder is made when the job runs.
+
+    Args:
+        folder: New or empty.
+        tasks: All tasks.
+        settings: Settings of the run.
+        parts: Loaded parts.
+        names: Their names; None if a program gave objects, which nothing but that program can load again.
+        placement: Device and dtype.
+        vlm: Client of VLM judges.
+        facts: More fields of the manifest.
+    """
+    known: RunFacts = {
+        "model_folder": parts.model.folder,
+        "panel": [one.name for one in parts.panel.values()],
+        "device": placement.device,
+        "dtype": placement.dtype,
+    }
+    asked: RunFacts = {}
+    if names is not None:
+        asked = {
+            "model_asked": names.model,
+            "reward_asked": names.reward,
+            "evaluator_asked": names.evaluator,
+            "panel_asked": names.panel,
+            "profile": names.profile,
+        }
+    whole: RunFacts = {**known, **asked, **facts}
+    return RunWriter(
+        folder,
+        tasks=tasks,
+        settings=settings,
+        model=parts.model.name,
+        reward=parts.reward.name,
+        evaluator=parts.evaluator,
+        vlm_usage=vlm.usage if vlm else lambda: None,
+        machine=_describe_machine(names, placement),
+        **whole,
+    )
+
+
+def read_names(folder: Path, typed: Collection[str] = ()) -> tuple[Manifest, Names]:
+    """Return the manifest of a run that is to be resumed, and the names of its parts.
+
+    Args:
+        folder: The run's folder.
+        typed: Code (``./file.py:attribute``) that may be loaded if the run names it; a run alone loads none.
+
+    Raises:
+        UsageError: The folder holds no run, one of milr 0.1 or one of objects, another process works on it, or it names
+            code that was not typed.
+    """
+    manifest = read_manifest(folder)
+    if manifest.model_asked is None or manifest.reward_asked is None:
+        raise UsageError(
+            f"{folder} does not say by which names its model and reward are loaded: a program made it, or an early "
+            "milr; call milr.generate there again with resume=True, or begin a new run"
+        )
+    check_resumable(folder)
+    check_unheld(folder, MANIFEST)
+    check_stored("model", manifest.model_asked, MODELS, folder, typed)
+    check_stored("method", manifest.method, METHODS, folder, typed)
+    rewards = (manifest.reward_asked, manifest.evaluator_asked, *manifest.panel_asked)
+    for name in filter(None, rewards):
+        check_stored_name(name, REWARDS, folder, typed)
+    asked = manifest.model_asked, manifest.reward_asked, manifest.method
+    return manifest, Names(*asked, manifest.profile, manifest.evaluator_asked, manifest.panel_asked)
+
+
+def resume_run(
+    folder: Path, manifest: Manifest, parts: Parts, names: Names | None, vlm: VlmClient | None = None
+) -> RunWriter:
+    """Return the writer that continues a run.
+
+    Raises:
+        UsageError: A part is another one than the run was made with.
+    """
+    evaluator = None if parts.evaluator is None else parts.evaluator.name
+    for what, was, now in (
+        ("model", manifest.model, parts.model.name),
+        ("reward", manifest.reward, parts.reward.name),
+        ("evaluator", manifest.evaluator, evaluator),
+        ("method", manifest.method, parts.method.name),
+    ):
+        if was != now:
+            raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: begin a new run")
+    return RunWriter.resume(
+        folder,
+        evaluator=parts.evaluator,
+        vlm_usage=vlm.usage if vlm else lambda: None,
+        machine=_describe_machine(names, Placement(manifest.device, manifest.dtype)),
+        redo_cancelled=True,
+    )
+
+
+class Job:
+    """A run in progress: iterate over `run`; interrupted, it keeps each task's best image so far."""
+
+    def __init__(self, parts: Parts, writer: RunWriter, *, keeps_cut: bool = True) -> None:
+        """Take loaded parts and a writer.
+
+        Args:
+            parts: From `load_parts`, or objects of a program.
+            writer: From `begin_run` or `resume_run`.
+            keeps_cut: Finish the tasks that an interrupt or a total limit cuts short, with their best image so far. A
+                benchmark leaves them unfinished, because they are no answers.
+        """
+        self.parts, self.writer, self._keeps_cut = parts, writer, keeps_cut
+        self._unscored = 0  # tasks in a row
+        self.stopped: str | None = None
+        """Reason why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
+        self.cut: list[tuple[StepRecord, Path]] = []
+        """Last record and folder of the tasks that an interrupt cut short, if the job keeps them."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the run's folder."""
+        return self.writer.folder
+
+    def run(self) -> Iterator[tuple[StepRecord, int, Path | None]]:
+        """Draw and score the remaining images; images that could not be scored are tried again.
+
+        A total limit of the settings ends the run cleanly, and `stopped` says so. It holds for this call: tasks that
+        never began are left for resuming. Close the iterator on an interrupt (`contextlib.closing`), so that the tasks
+        in progress are kept as they are.
+
+        Yields:
+            A record, which of the prompt's images it belongs to, and the task's folder with the task's last record. The
+            record's index is the task's place in the manifest. A task that was cut short and is not kept has no folder.
+
+        Raises:
+            RunError: Nothing can be written any more; the finished tasks are kept.
+            NotScored: Nothing is scored or evaluated any more; the same.
+        """
+        with self.writer as writer:
+            try:
+                yield from self._run(writer)
+            except (KeyboardInterrupt, GeneratorExit):
+                if self._keeps_cut:
+                    self.cut = writer.conclude_begun()
+                else:
+                    writer.draw_begun()
+                raise
+
+    def _run(self, writer: RunWriter) -> Iterator[tuple[StepRecord, int, Path | None]]:
+        manifest = writer.manifest
+        # a method from outside declares its settings only once it is loaded
+        stored = make_settings(manifest.method, {}, manifest.settings.flat, declared=self.parts.method.settings)
+        writer.evaluate_missing()
+        remaining = writer.remaining()
+        totals = _Totals(stored)
+        for image in range(manifest.images_per_prompt):
+            indices = [index for index, its_image in remaining if its_image == image]
+            allowed = totals.left()
+            self.stopped = next((LIMITS[kind] for kind, left in allowed.items() if left <= 0), self.stopped)
+            if indices and self.stopped is None:
+                totals_left = {f"total_{kind}": left for kind, left in allowed.items()}
+                settings = stored.change(seed=stored.run.seed + image, **totals_left)
+                yield from self._run_image(manifest, settings, indices, image, totals)
+        if not writer.remaining():
+            self.stopped = None
+
+    def _run_image(
+        self, manifest: Manifest, settings: Settings, indices: Sequence[int], image: int, totals: _Totals
+    ) -> Iterator[tuple[StepRecord, int, Path | None]]:
+        parts, tasks = self.parts, [manifest.tasks[index] for index in indices]
+        with closing(Runner(parts.method, tasks, parts.model, parts.reward, settings)) as runner:
+            for seen in watch(runner, parts.panel):
+                if seen.finished == "unscored":
+                    # stored, it would count as finished for ever; left out, resuming draws it again
+                    raise NotScored(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
+                record = replace(seen, index=indices[seen.index])
+                totals.count(record, image)
+                if not self._keeps_cut and runner.stopped is not None and seen.finished in LIMITS.values():
+                    self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
+                    yield record, image, None
+                else:
+                    yield record, image, self.writer.write(record, image)
+                    self._count_unscored(record)
+            self.stopped = runner.stopped
+
+    def _count_unscored(self, record: StepRecord) -> None:
+        """Stop the run when the reward scored no image of several tasks in a row: it is down, whatever it says."""
+        if record.finished is None:
+            return
+        best = record.best_score
+        self._unscored = self._unscored + 1 if isinstance(best, Unscored) else 0
+        if isinstance(best, Unscored) and self._unscored >= MOST_UNSCORED:
+            raise NotScored(f"{self._unscored} tasks in a row could not be scored, the last one: {best.reason}")
+
+
+class _Totals:
+    """The rest of a run's total limits, over the runners of its images."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limits = settings.run.limits("total")
+        self._started = time.monotonic()
+        self._spent: dict[tuple[int, int], tuple[float, int, float]] = {}  # drawings, reward calls, US dollars
+
+    def count(self, record: StepRecord, image: int) -> None:
+        self._spent[record.index, image] = record.drawings_spent, record.reward_calls, record.cost
+
+    def left(self) -> dict[str, float]:
+        """Return the limits less the amounts spent, by the names of `LIMITS`."""
+        drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
+        seconds = time.monotonic() - self._started
+        spent = {"drawings": drawings, "seconds": seconds, "reward_calls": calls, "cost": cost}
+        return {kind: limit - spent[kind] for kind, limit in self._limits.items()}
+
+
+def _describe_machine(names: Names | None, placement: Placement) -> dict[str, str | int]:
+    places: dict[str, str] = {}
+    if names is not None:
+        places["reward_device"] = locate_reward(names.reward, placement)
+        if names.evaluator is not None:
+            places["evaluator_device"] = locate_reward(names.evaluator, placement)
+    return machine_facts(placement, places)
