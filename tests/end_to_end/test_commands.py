@@ -458,3 +458,22 @@ def test_an_interrupted_search_is_gone_on_with_by_the_command_that_it_prints(
 def test_what_cannot_be_gone_on_with_is_one_line(command: str, said: str, capsys: Out) -> None:
     assert main(shlex.split(command)) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_benchmark_prints_its_table_in_every_form_alone(tmp_path: Path, capsys: Out) -> None:
+    run = str(tmp_path / "run")
+    assert main(["benchmark", "icons", "--limit", "6", "--steps", "1", "--out", run]) == 0
+    said = capsys.readouterr().out
+    overall = re.findall(r"^Overall +([\d.]+)", said, re.M)
+    for form, is_form in (
+        ("json", lambda text: json.loads(text)[0]["rows"][-1]["name"] == "Overall"),
+        ("csv", lambda text: "Overall,ours,score," in text),
+        ("md", lambda text: "| Overall |" in text),
+        ("latex", lambda text: "\\toprule" in text),
+    ):
+        assert main(["benchmark", "--resume", run, "--format", form]) == 0
+        printed = capsys.readouterr()
+        assert is_form(printed.out), printed.out
+        assert overall[0] in printed.out and f"run: {run}" in printed.err and "run: " not in printed.out
+    assert main(["benchmark", "icons", "--format", "jsn"]) == 2
+    assert "unknown format 'jsn': did you mean 'json'?" in capsys.readouterr().err

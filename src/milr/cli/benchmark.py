@@ -36,6 +36,7 @@ from milr.cli.options import (
 )
 from milr.cli.progress import BenchmarkProgress
 from milr.cli.screen import echo
+from milr.cli.tables import Form, check_form, put, tabulate_answers
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 FORM = "milr benchmark icons --limit 12, or milr benchmark --resume FOLDER"
 _WITH_RESUME = (
     "resume",
+    "form",
     "quiet",
     "verbose",
     "open_page",
@@ -103,6 +105,7 @@ def benchmark(
     ] = None,
     open_page: Open = False,
     fail_under: FailUnder = None,
+    form: Form = "text",
     quiet: Quiet = False,
     verbose: Verbose = False,
     resume: Annotated[
@@ -112,6 +115,7 @@ def benchmark(
     """Run a benchmark's prompts through a method and print its table, with intervals."""
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = make_screen(quiet, verbose)
+    check_form(form)
     hub = HubAccess(offline, ask(screen, yes))
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
@@ -153,7 +157,7 @@ def benchmark(
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
         job = BenchmarkJob.begin(asked, folder, vlm.client, hub)
-    _run(job, BenchmarkProgress(job, screen, verbose=verbose), screen, vlm, open_page, fail_under)
+    _run(job, BenchmarkProgress(job, screen, verbose=verbose), screen, vlm, form, open_page, fail_under)
 
 
 def _run(
@@ -161,6 +165,7 @@ def _run(
     progress: BenchmarkProgress,
     screen: Console,
     vlm: VlmOptions,
+    form: str,
     open_page: bool,
     fail_under: float | None,
 ) -> None:
@@ -181,8 +186,13 @@ def _run(
     finally:
         vlm.client.close()
     scorer = manifest.evaluator or f"{manifest.reward}, the reward itself: it was optimised, so this flatters"
-    echo(f"{job.benchmark.title}, {name_search(manifest.settings)}, {manifest.model}; evaluated by {scorer}")
-    echo(str(job.table()))
+    title = f"{job.benchmark.title}, {name_search(manifest.settings)}, {manifest.model}; evaluated by {scorer}"
+    if form == "text":
+        echo(title)
+        echo(str(job.table()))
+    else:
+        put([tabulate_answers(job.table(), title)], form, None)
+    say = echo if form == "text" else always.print  # standard output is the table alone
     done = job.writer.manifest
     screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
     if progress.ends():
@@ -191,6 +201,6 @@ def _run(
         always.print(f"milr: stopped, {name_flags(job.stopped)}; to go on, type: milr benchmark --resume {job.folder}")
     for line in vlm.conclusion([]):
         screen.print(line)
-    echo(f"run: {job.folder}")
-    show_page(job.folder, echo, open_page)
+    say(f"run: {job.folder}")
+    show_page(job.folder, say, open_page)
     end_by_scores(progress.scores(), fail_under)

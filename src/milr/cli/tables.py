@@ -10,11 +10,12 @@ from typing import Annotated, TypeAlias, get_args
 
 import typer
 
+from milr.benchmarks.base import Table as BenchmarkTable
 from milr.cli.screen import echo
-from milr.errors import UsageError
+from milr.errors import UsageError, unknown_name
 from milr.files import write_text
 from milr.report.inputs import find_runs
-from milr.report.tables import Format, Table, write_tables
+from milr.report.tables import Cell, Format, Row, Table, write_tables
 from milr.runs import Run
 
 RUNS = "Run folders, packed runs or compact results, or folders with any of these."
@@ -37,6 +38,27 @@ def read_begun(paths: Sequence[Path], data: Path | None = None) -> list[Run]:
     for note in found.notes:
         say(note)
     return list(found.runs)
+
+
+def check_form(form: str) -> None:
+    """Refuse a form that tables do not have, before anything slow is done.
+
+    Raises:
+        UsageError: Names the nearest form.
+    """
+    if form not in get_args(Format):
+        raise unknown_name("format", form, get_args(Format))
+
+
+def tabulate_answers(table: BenchmarkTable, title: str) -> Table:
+    """Return a benchmark's table in the form of reports."""
+    rows = [
+        Row(one.name, (Cell(one.mean, one.low, one.high, 4, prompts=one.prompts),), of=f"{one.prompts} of {one.of}")
+        for one in (*table.columns, *([table.overall] if table.overall else []))
+    ]
+    none = () if table.overall else ("Overall: none, the official scorer asks for all prompts",)
+    unscored = (f"unscored, left out above: {table.unscored} pictures",) if table.unscored else ()
+    return Table(title, ("score",), tuple(rows), (*none, *unscored, *table.notes), key=table.benchmark)
 
 
 def put(tables: Sequence[Table], form: str, out: Path | None) -> None:
