@@ -81,7 +81,7 @@ def test_a_gpu_is_pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one
     assert "## janus-7b: batch 2" in files[1].read_text()
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 @runs("bench/compare.py")
 def test_the_engine_is_compared_with_the_plain_loop(
     full: bool, small_machine: None, tmp_path: Path, one_thread: None

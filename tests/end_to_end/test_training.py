@@ -76,6 +76,7 @@ def test_the_committed_list_is_the_seeded_choice() -> None:
     assert scenes.read_held_out() == scenes.choose_held_out()
 
 
+@pytest.mark.slow
 def test_genevals_prompts_are_not_trained_on(shared_data: Path) -> None:
     lines = (shared_data / "geneval" / "evaluation_metadata.jsonl").read_text().splitlines()
     tasks = [Task.model_validate_json(line) for line in lines]
@@ -365,6 +366,7 @@ def test_rotary_frequencies_stay_exact_in_training(tiny: JanusForConditionalGene
     assert network.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_drawing_of_few_cells_does_not_tell_where_objects_stand(feeder: unified.Feeder) -> None:
     settings = drawing_settings(True, batch=64)
     settings["drawings"][0] |= {"objects_kept": 0.1, "ground_kept": 0.1}

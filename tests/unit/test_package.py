@@ -54,6 +54,7 @@ def test_a_method_is_loaded_by_name() -> None:
     assert isinstance(milr.load_method("parm"), Method)
 
 
+@pytest.mark.slow
 def test_milr_is_a_module_to_run() -> None:
     done = subprocess.run([sys.executable, "-m", "milr", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"milr {milr.__version__}\n")

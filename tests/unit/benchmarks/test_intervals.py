@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
 
 from milr.benchmarks.intervals import (
     NOTHING,
@@ -72,6 +71,7 @@ def test_equal_differences_have_an_interval_of_some_width_that_holds_them(value:
 
 
 def test_a_differences_interval_is_the_textbooks_but_for_students_t() -> None:
+    stats = pytest.importorskip("scipy.stats")
     won, lost, equal = 9, 2, 29
     found = estimate_difference([1.0] * won + [-1.0] * lost + [0.0] * equal)
     share, other, seen = (won + 1) / 42, (lost + 1) / 42, 42
@@ -95,6 +95,7 @@ def test_wilsons_interval_holds_its_mean_and_never_shrinks_to_nothing(mean: floa
 
 
 def test_wilsons_interval_is_the_textbooks() -> None:
+    stats = pytest.importorskip("scipy.stats")
     for right, of in ((0, 10), (7, 10), (80, 80), (40, 99)):
         found = stats.binomtest(right, of).proportion_ci(0.95, method="wilson")
         assert wilson(right / of, of) == pytest.approx((found.low, found.high), abs=1e-6)

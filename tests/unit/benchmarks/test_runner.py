@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from milr.settings import METHOD_SETTINGS
 from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
 from tests.support.fake_benchmark import fakes
+from tests.support.forks import ForkServer
 from tests.support.paths import ROOT
 from tests.support.placed_reward import add_placed
 
@@ -487,6 +487,7 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
             assert process.stderr
             assert any(" so far " in line for line in process.stderr), "it ended before it could be killed"
             process.send_signal(signal.SIGKILL)
+            process.communicate()  # until its streams are closed, it is not gone
         assert process.returncode == -signal.SIGKILL
     with start(resume) as process:
         process.communicate()
@@ -494,14 +495,14 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "model"), [("tests.support.fake_benchmark", "fake"), ("milr.cli.main", "embedded")])
-def test_two_kills_change_no_image_and_no_table(module: str, model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("module", "model"), [("tests.support.fake_benchmark", "fake"), ("milr", "embedded")])
+def test_two_kills_change_no_image_and_no_table(module: str, model: str, tmp_path: Path, forks: ForkServer) -> None:
     """Kill -9 twice in the middle, then --resume. Batches of two tasks, so that a task gets other neighbours."""
     # Fakes are fast: they need more tasks for a kill to meet one in flight.
     many = "40" if model == "fake" else "6"
     options = ["--limit", many, "--steps", "1", "--batch-size", "2", "--seed", "3"]
     options += ["--reward", "icons-soft", "--evaluator", "icons-judge"]
-    command = [sys.executable, "-m", module, "benchmark", "icons", *options]
+    command = [str(forks.caller(model, module)), "benchmark", "icons", *options]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
     whole = tmp_path / "whole"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, env=environment)

@@ -23,6 +23,7 @@ from milr.cli.main import main
 from milr.errors import UsageError
 from milr.rewards import load_reward
 from milr.tasks import parse_prompt
+from tests.support.forks import ForkServer
 from tests.support.placed_reward import add_placed
 
 data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
@@ -195,13 +196,13 @@ def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path) -
     assert json.loads(expected["results.jsonl"].splitlines()[0])["filename"].startswith(str(folder))
 
 
-def start(folder: Path, out: Path, processes: int) -> subprocess.Popen[str]:
+def start(milr: Path, folder: Path, out: Path, processes: int) -> subprocess.Popen[str]:
     """The command line in a program of its own; whoever inherits its error stream keeps that open."""
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--no-self-test"]
     command += ["--out", str(out), "--processes", str(processes)]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "milr.cli.main", *command],
+        [milr, *command],
         env=surroundings,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -226,13 +227,15 @@ def kill_after(program: subprocess.Popen[str], journal: Path, pictures: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_program_goes_on_and_gives_the_same_files(folder: Path, tmp_path: Path, processes: int) -> None:
+def test_a_killed_program_goes_on_and_gives_the_same_files(
+    folder: Path, tmp_path: Path, processes: int, forks: ForkServer
+) -> None:
     expected = finish(job(folder, tmp_path / "whole"))
-    out = tmp_path / "killed"
-    kept = kill_after(start(folder, out, processes), out / JOURNAL, 1)
+    milr, out = forks.caller("milr", "milr"), tmp_path / "killed"
+    kept = kill_after(start(milr, folder, out, processes), out / JOURNAL, 1)
     assert 1 <= kept < len(PROMPTS) + 3
     assert not (out / "results.jsonl").exists()
-    resumed = start(folder, out, processes)
+    resumed = start(milr, folder, out, processes)
     _, said = resumed.communicate(timeout=DEADLINE)
     assert resumed.returncode == 3, said  # two pictures are broken
     assert re.search(r"milr: [1-9]\d* of 9 images are scored already", said)

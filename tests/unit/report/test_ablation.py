@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from milr.report.ablation import (
 )
 from milr.runs import read_run
 from tests.support.fake_benchmark import fakes
+from tests.support.forks import ForkServer
 from tests.support.paths import ROOT
 from tests.support.report_runs import make_run, make_tasks
 
@@ -285,20 +285,11 @@ def test_two_processes_make_different_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path) -> None:
+def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path, forks: ForkServer) -> None:
     """Two processes on one sweep, one of them killed in the middle; then the same command once more."""
     out = tmp_path / "sweep"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.fake_benchmark",
-        "ablate",
-        "gradients",
-        "--limit",
-        "60",
-        "--steps",
-        "2",
-    ]
+    command = [str(forks.caller("fake", "tests.support.fake_benchmark")), "ablate", "gradients"]
+    command += ["--limit", "60", "--steps", "2"]
     command += ["--batch-size", "2", "--out", str(out)]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
 

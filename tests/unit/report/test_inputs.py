@@ -91,10 +91,10 @@ def test_the_summary_calls_best_only_what_the_interval_calls_so(tmp_path: Path) 
     assert best.label in said and f"{section.at_end(best, 'overall').value:.2f} [" in said  # type: ignore[union-attr]
     assert ("is best" in said) != ("no method is shown to be best" in said)
     pool = make_run(
-        tmp_path / "pool", tasks=make_tasks(40), method="best-of-n-sampled", evaluator="bright@1", steps=63, stop_at=1.0
+        tmp_path / "pool", tasks=make_tasks(40), method="best-of-n-sampled", evaluator="bright@1", steps=15, stop_at=1.0
     )
     (with_pool,) = make_sections([*many.values(), read_run(pool)])
-    assert summarise(with_pool) == said  # 64 images are no better method than 4
+    assert summarise(with_pool) == said  # 16 images are no better method than 4
     (alike,) = make_sections([many["one-shot"]])
     assert summarise(alike) == ""  # nothing to be better than
 

@@ -40,6 +40,7 @@ def tables_of(runs: list[Run], *left: str) -> dict[str, object]:
     return {table.title: as_data(table) for table in report_tables(named) if table.key not in left}
 
 
+@pytest.mark.slow
 def test_every_table_comes_out_of_compact_results_as_out_of_the_run(folders: list[Path], tmp_path: Path) -> None:
     whole = [read_run(folder) for folder in folders]
     for run in whole:

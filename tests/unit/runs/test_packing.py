@@ -211,7 +211,7 @@ def test_the_embedded_models_images_come_back_to_the_pixel(tmp_path: Path, capsy
     if not embedded_folder().is_dir():
         pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
     folder = tmp_path / "run"
-    words = ["icons-hard", "--limit", "1", "--steps", "1", "--dtype", "bfloat16", "--evaluator", "icons-judge"]
+    words = ["icons-hard", "--limit", "1", "--steps", "1", "--evaluator", "icons-judge"]
     assert main(["benchmark", *words, "--out", str(folder)]) == 0
     assert main(["pack", str(folder)]) == 0
     capsys.readouterr()

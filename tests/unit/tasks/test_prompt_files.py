@@ -103,6 +103,7 @@ def test_pipes_and_standard_input_are_read(tmp_path: Path, monkeypatch: pytest.M
 # --- the benchmarks' own files, read where they are ---
 
 
+@pytest.mark.slow
 def test_the_official_files_are_read_as_they_stand(shared_data: Path) -> None:
     wise = read_prompt_file(shared_data / "wise" / "legacy" / "natural_science.json", free=True)
     official = json.loads((shared_data / "wise" / "legacy" / "natural_science.json").read_text())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
@@ -756,7 +756,6 @@ def test_keys_and_data_are_taken_out_of_a_servers_words() -> None:
 # --- fuzz, over the wire
 
 
-@settings(max_examples=60)
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=100).map(completion)))
 def test_whatever_comes_over_the_wire_is_a_score_or_unscored(body: bytes) -> None:
     from milr.rewards.vlm.parsers import Unreadable
