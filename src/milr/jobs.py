@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -212,9 +212,11 @@ def resume_run(
         ("reward", manifest.reward, parts.reward.name),
         ("evaluator", manifest.evaluator, evaluator),
         ("method", manifest.method, parts.method.name),
+        ("panel", _list(manifest.panel), _list(one.name for one in parts.panel.values())),
     ):
         if was != now:
-            raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: begin a new run")
+            way_out = "type --panel as you did then" if what == "panel" else "begin a new run"
+            raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: {way_out}")
     return RunWriter.resume(
         folder,
         evaluator=parts.evaluator,
@@ -248,7 +250,7 @@ class Job:
         """Return the run's folder."""
         return self.writer.folder
 
-    def run(self) -> Iterator[tuple[StepRecord, int, Path | None]]:
+    def run(self) -> Generator[tuple[StepRecord, int, Path | None]]:
         """Draw and score the remaining images; images that could not be scored are tried again.
 
         A total limit of the settings ends the run cleanly, and `stopped` says so. It holds for this call: tasks that
@@ -294,15 +296,17 @@ class Job:
     def _run_image(
         self, manifest: Manifest, settings: Settings, indices: Sequence[int], image: int, totals: _Totals
     ) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        parts, tasks = self.parts, [manifest.tasks[index] for index in indices]
-        with closing(Runner(parts.method, tasks, parts.model, parts.reward, settings)) as runner:
-            for seen in watch(runner, parts.panel):
-                if seen.finished == "unscored":
+        parts = self.parts
+        with closing(Runner(parts.method, manifest.tasks, parts.model, parts.reward, settings)) as runner:
+            # a repeated prompt's random streams depend on the prompts before it: it gets all, skips the rest
+            for index in set(range(len(manifest.tasks))).difference(indices):
+                runner.cancel(index)
+            for record in watch(runner, parts.panel):
+                if record.finished == "unscored" and not self._keeps_cut:
                     # stored, it would count as finished for ever; left out, resuming draws it again
-                    raise NotScored(f"{'; '.join(seen.notes)}; {parts.reward.name} scores nothing any more")
-                record = replace(seen, index=indices[seen.index])
+                    raise NotScored(f"{'; '.join(record.notes)}; {parts.reward.name} scores nothing any more")
                 totals.count(record, image)
-                if not self._keeps_cut and runner.stopped is not None and seen.finished in LIMITS.values():
+                if not self._keeps_cut and runner.stopped is not None and record.finished in LIMITS.values():
                     self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
@@ -337,6 +341,10 @@ class _Totals:
         seconds = time.monotonic() - self._started
         spent = {"drawings": drawings, "seconds": seconds, "reward_calls": calls, "cost": cost}
         return {kind: limit - spent[kind] for kind, limit in self._limits.items()}
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _describe_machine(names: Names | None, placement: Placement) -> dict[str, str | int]:

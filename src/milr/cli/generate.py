@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from milr.benchmarks.selection import read_shard
 from milr.cli.look import Open, show_page
 from milr.cli.options import (
     DEFAULT_MODEL,
@@ -39,29 +40,20 @@ from milr.cli.options import (
 from milr.cli.progress import SearchProgress
 from milr.cli.vlm import Panel, VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl, most_images
 from milr.errors import MilrError, UsageError
-from milr.methods import METHODS
 from milr.models import MODELS, ModelSource, find_source, reads_free_prompts
 from milr.models.hub import HubAccess
-from milr.registry import check_stored
 from milr.rewards import (
-    REWARDS,
-    check_installed,
+    check_reward,
     check_scorable,
     default_reward,
-    locate_reward,
-    needs_model,
 )
-from milr.rewards.spec import check_stored_name
-from milr.runs import RunWriter, check_folder, check_resumable, default_folder, read_manifest, read_run
-from milr.runs.layout import MANIFEST
-from milr.runs.lock import check_unheld
+from milr.runs import check_folder, default_folder, read_manifest, read_run
 from milr.settings import make_settings
 from milr.tasks import PromptFile, explain, read_prompt_file, tasks_from_prompts
 from milr.types import Score
 
 if TYPE_CHECKING:
-    from milr.models.base import Model  # imports torch
-    from milr.rewards import Reward as RewardLike
+    from milr.jobs import Job  # imports torch
     from milr.runs import TaskRun
 
 _WITH_RESUME = (
@@ -85,6 +77,13 @@ def generate(
     ] = None,
     model: ModelName = DEFAULT_MODEL,
     reward: Reward = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(help="A reward that is never optimised and scores every image; default: none."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Every Nth prompt from the Ith on; default: all.")
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -125,13 +124,15 @@ def generate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
-        search = _resume(resume, typed, vlm, HubAccess(offline, ask(screen, yes)), screen)
-        _draw(search, vlm, screen, result, as_json, verbose, open_page, fail_under)
+        job, finished = _resume(resume, typed, vlm, HubAccess(offline, ask(screen, yes)), screen)
+        _draw(job, finished, vlm, screen, result, as_json, verbose, open_page, fail_under)
         return
     make_settings(method or "milr", given)
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
     check_names(model, reward, dtype)
+    if evaluator is not None:
+        check_reward(evaluator)
     if out is not None:
         check_folder(out)
     source = find_source(model, weights=False, offline=offline)
@@ -139,117 +140,68 @@ def generate(
     method, given = choose_search(method, given, source)
     make_settings(method, given)
     tasks = read.tasks
+    if shard is not None:
+        number, many = read_shard(shard)
+        tasks = tasks[number - 1 :: many]
+        if not tasks:
+            raise UsageError(f"--shard {shard} has none of {len(read.tasks)} prompts: give a smaller one")
     for line in (*read.notes, *filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
         screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr import load_model, load_reward
+    from milr.jobs import Job, Names, begin_run, load_parts
     from milr.models import read_capabilities
-    from milr.models.devices import Placement, machine_facts
+    from milr.models.devices import Placement
 
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, tasks, capabilities)
+    if evaluator is not None:
+        check_scorable(evaluator, tasks, capabilities, "--evaluator")
     for name in vlm.panel:
         check_scorable(name, tasks, capabilities, "--panel")
-    check_installed(reward, *vlm.panel)
-    # a missing key or server is found before the model is loaded, if the reward does not ask the model
-    scorer = None if needs_model(reward) else load_reward(reward, vlm=vlm.client, placement=placement)
-    loaded = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        profile=profile,
-        offline=offline,
-        confirm=ask(screen, yes),
-        deterministic=deterministic,
-        settings=given,
-    )
-    settings = loaded.settings(method, **given)
-    scorer = scorer or load_reward(reward, model=loaded, vlm=vlm.client, placement=placement)
-    watched = vlm.load_panel(loaded, placement)
-    writer = RunWriter(
+    names = Names(model, reward, method, profile, evaluator, vlm.panel)
+    hub = HubAccess(offline, ask(screen, yes))
+    parts = load_parts(names, placement, vlm.client, hub, deterministic=deterministic, settings=given)
+    writer = begin_run(
         out or default_folder(tasks[0].shown),
-        tasks=tasks,
-        settings=settings,
-        model=loaded.name,
-        model_folder=loaded.folder,
-        reward=scorer.name,
-        panel=[one.name for one in watched.values()],
-        vlm_usage=vlm.client.usage,
-        machine=machine_facts(placement, {"reward_device": locate_reward(reward, placement)}),
-        model_asked=model,
-        reward_asked=reward,
-        profile=profile,
-        device=device,
-        dtype=dtype,
+        tasks,
+        parts.model.settings(method, **given),
+        parts,
+        names,
+        placement,
+        vlm.client,
+        shard=shard,
         deterministic=deterministic,
     )
-    search = _Search(loaded, scorer, watched, writer, ())
-    _draw(search, vlm, screen, result, as_json, verbose, open_page, fail_under)
+    _draw(Job(parts, writer), (), vlm, screen, result, as_json, verbose, open_page, fail_under)
 
 
-@dataclass(frozen=True)
-class _Search:
-    """A run to draw, new or resumed."""
-
-    model: Model
-    reward: RewardLike
-    panel: Mapping[str, RewardLike]
-    writer: RunWriter
-    finished: Sequence[TaskRun]
-    """Tasks that earlier sessions have finished."""
-
-
-def _resume(folder: Path, typed: Sequence[str], vlm: VlmOptions, hub: HubAccess, screen: Console) -> _Search:
-    """Load what an interrupted run was made with.
+def _resume(
+    folder: Path, typed: Sequence[str], vlm: VlmOptions, hub: HubAccess, screen: Console
+) -> tuple[Job, list[TaskRun]]:
+    """Load the parts of an interrupted run; return its job, and the tasks that earlier sessions have finished.
 
     Raises:
-        UsageError: The folder holds no run of milr generate, or what it was made with is not here.
+        UsageError: The folder holds no run of milr generate, or a part of it is not here.
     """
-    manifest = read_manifest(folder)
-    if manifest.benchmark is not None:
-        raise UsageError(f"{folder} is a benchmark's run: type milr benchmark --resume {folder}")
-    if manifest.model_asked is None or manifest.reward_asked is None:
-        raise UsageError(f"{folder} is no run of milr generate: give a folder that milr generate named")
-    check_resumable(folder)
-    check_unheld(folder, MANIFEST)
-    check_stored("model", manifest.model_asked, MODELS, folder, typed)
-    check_stored("method", manifest.method, METHODS, folder, typed)
-    check_stored_name(manifest.reward_asked, REWARDS, folder, typed)
-    screen.print(f"milr: going on with {folder}: loading {_the_model(manifest.model_asked)} ...")
-    from milr import load_model, load_reward
-    from milr.models.devices import Placement, machine_facts
+    from milr.jobs import Job, load_parts, read_names, resume_run
+    from milr.models.devices import Placement
 
-    check_installed(manifest.reward_asked, *vlm.panel)
+    if read_manifest(folder).benchmark is not None:
+        raise UsageError(f"{folder} is a benchmark's run: type milr benchmark --resume {folder}")
+    manifest, names = read_names(folder, typed)
+    names = replace(names, panel=vlm.panel or names.panel)
+    screen.print(f"milr: going on with {folder}: loading {_the_model(names.model)} ...")
     placement = Placement(manifest.device, manifest.dtype)
-    model = load_model(
-        manifest.model_asked,
-        device=manifest.device,
-        dtype=manifest.dtype,
-        profile=manifest.profile,
-        offline=hub.offline,
-        confirm=hub.confirm,
-        deterministic=manifest.deterministic,
-    )
-    reward = load_reward(manifest.reward_asked, model=model, vlm=vlm.client, placement=placement)
-    watched = vlm.load_panel(model, placement)
-    for what, was, now in (
-        ("model", manifest.model, model.name),
-        ("reward", manifest.reward, reward.name),
-        ("panel", ", ".join(manifest.panel) or "none", ", ".join(one.name for one in watched.values()) or "none"),
-    ):
-        if was != now:
-            way_out = "type --panel as you did then" if what == "panel" else "begin a new run"
-            raise UsageError(f"{folder} was made with the {what} {was}, and here is {now}: {way_out}")
-    machine = machine_facts(placement, {"reward_device": locate_reward(manifest.reward_asked, placement)})
-    writer = RunWriter.resume(folder, vlm_usage=vlm.client.usage, machine=machine, redo_cancelled=True)
+    parts = load_parts(names, placement, vlm.client, hub, deterministic=manifest.deterministic)
+    writer = resume_run(folder, manifest, parts, names, vlm.client)
     left = set(writer.remaining())
-    done = [task for task in read_run(folder).tasks if (task.index, task.image) not in left]
-    return _Search(model, reward, watched, writer, done)
+    return Job(parts, writer), [task for task in read_run(folder).tasks if (task.index, task.image) not in left]
 
 
 def _draw(
-    search: _Search,
+    job: Job,
+    finished: Sequence[TaskRun],
     vlm: VlmOptions,
     screen: Console,
     result: Console,
@@ -259,48 +211,46 @@ def _draw(
     fail_under: float | None,
 ) -> None:
     """Draw what is left of a run, and say what was reached."""
-    from milr.methods import load_method
-    from milr.methods.runner import Runner
-    from milr.rewards.panel import watch
+    from milr.benchmarks.tables import answers_of
 
-    writer, settings = search.writer, search.writer.manifest.settings
-    tasks, go_on = writer.manifest.tasks, f"to go on, type: milr generate --resume {shlex.quote(str(writer.folder))}"
+    parts, folder, manifest = job.parts, job.folder, job.writer.manifest
+    tasks, settings = manifest.tasks, manifest.settings
+    go_on = f"to go on, type: milr generate --resume {shlex.quote(str(folder))}"
     screen.print(f"milr: by the method {name_search(settings)}")
-    images = most_images(settings, len(tasks) - len(search.finished))
-    for line in vlm.costs(search.reward, search.panel, search.model, images):
+    watched = {**({} if parts.evaluator is None else {"evaluator": parts.evaluator}), **parts.panel}
+    for line in vlm.costs(parts.reward, watched, parts.model, most_images(settings, len(tasks) - len(finished))):
         screen.print(f"milr: {line}")
-    progress = SearchProgress(screen, tasks, settings, verbose=verbose, finished=search.finished)
-    runner = Runner(load_method(settings.method), tasks, search.model, search.reward, settings)
-    # a repeated prompt's random streams depend on the prompts before it: the runner gets all, and skips the finished
-    for task in search.finished:
-        runner.cancel(task.index)
+    progress = SearchProgress(screen, tasks, settings, verbose=verbose, finished=finished)
     try:
-        with writer, progress, closing(runner):
-            try:
-                for record in watch(runner, search.panel):
-                    progress.show(record, writer.write(record))
-            except KeyboardInterrupt:
-                for record, path in writer.conclude_begun():
-                    progress.show(record, path)
-                raise
+        with progress, closing(job.run()) as records:
+            for record, _, path in records:
+                progress.show(record, path)
     except KeyboardInterrupt:
-        result.print(f"milr: interrupted; {progress.kept()} in {writer.folder}{_say_cut(progress)}")
+        for record, path in job.cut:
+            progress.show(record, path)
+        result.print(f"milr: interrupted; {progress.kept()} in {folder}{_say_cut(progress)}")
         result.print(f"milr: {go_on}")
-        show_page(writer.folder, result.print, open_page)
+        show_page(folder, result.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
-        raise error.extend(f" ({progress.kept()} in {writer.folder}; {go_on})") from error
+        raise error.extend(f" ({progress.kept()} in {folder}; {go_on})") from error
     finally:
         if as_json:
-            for outcome in progress.outcomes(writer.folder):
+            for outcome in progress.outcomes(folder):
                 print(json.dumps(outcome, ensure_ascii=False))
         vlm.client.close()
-    progress.conclude(writer.folder, vlm.conclusion(progress.ends()), result)
+    progress.conclude(folder, vlm.conclusion(progress.ends()), result)
+    bests = [last.best_score for _, last in progress.ends()]
+    values = [best.value if isinstance(best, Score) else None for best in bests]
+    if parts.evaluator is not None:
+        values = [answer.value for answer in answers_of(read_run(folder))]
+        known = [value for value in values if value is not None]
+        mean = f"{sum(known) / len(known):.2f} on average" if known else "none scored"
+        result.print(f"evaluated:   {mean} by {parts.evaluator.name}, which was not optimised")
     if progress.unfinished():
         result.print(f"milr: {go_on}")
-    show_page(writer.folder, result.print, open_page)
-    bests = [last.best_score for _, last in progress.ends()]
-    end_by_scores([best.value if isinstance(best, Score) else None for best in bests], fail_under)
+    show_page(folder, result.print, open_page)
+    end_by_scores(values, fail_under)
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
@@ -335,6 +285,5 @@ def _say_cut(progress: SearchProgress) -> str:
 
 
 def _the_model(model: str) -> str:
-    from milr.models import MODELS
 
     return f"the {model} model" if model in MODELS else f"the model {model}"

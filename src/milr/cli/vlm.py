@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from milr.errors import UsageError
-from milr.models.devices import Placement
-from milr.rewards import Reward, check_reward, load_reward
+from milr.rewards import Reward, check_reward
 from milr.rewards.mix import costs_of
 from milr.rewards.panel import measure_gaps
 from milr.rewards.vlm.budget import estimate
@@ -57,10 +56,6 @@ class VlmOptions:
             check_reward(name)
         settings = VlmSettings(url=url, model=model, budget=budget, price=None if price is None else _read_price(price))
         return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
-
-    def load_panel(self, model: object, placement: Placement) -> dict[str, Reward]:
-        """Return the watched rewards by name."""
-        return {name: load_reward(name, model=model, vlm=self.client, placement=placement) for name in self.panel}
 
     def costs(self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int) -> list[str]:
         """Return the most that VLM judges may cost, one line per judge; empty if none is asked.

@@ -15,18 +15,32 @@ from types import SimpleNamespace
 
 import pytest
 
-import milr
 from milr.cli.main import main
 from milr.errors import MilrError
 from milr.models import embedded_folder
 from milr.models.devices import Placement
 from milr.runs import read_run
-from milr.settings import STRATEGIES, Settings, all_fields, make_settings
-from milr.testing import FakeReward, fake_records
+from milr.settings import METHOD_SETTINGS, STRATEGIES, Settings, all_fields, make_settings
+from milr.testing import FakeModel, FakeReward, fake_records
 from milr.types import Finished, StepRecord, Task
 
 APPLE, CLOCK = "a photo of a red apple", "a photo of a blue clock"
 RUN = ["generate", APPLE, "--out", "run"]
+
+
+class Played:
+    """A runner that yields what a test wants."""
+
+    stopped = None
+
+    def __init__(self, records: Iterator[StepRecord]) -> None:
+        self._records = records
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return self._records
+
+    def close(self) -> None:
+        """Be closed."""
 
 
 class Stage:
@@ -42,7 +56,6 @@ class Stage:
         self.settings = Settings()
         self.method = ""
         self.placed: dict[str, Placement | None] = {}
-        self.panel: dict[str, Placement | None] = {}
 
     def load_model(
         self, name: str = "embedded", *, device: str = "cpu", dtype: str | None = None, **options: object
@@ -59,21 +72,18 @@ class Stage:
         self.placed[name] = placement
         return FakeReward(name=f"{name}@1")
 
-    def load_watched(
-        self, name: str, *, model: object = None, vlm: object = None, placement: Placement | None = None
-    ) -> FakeReward:
-        self.panel[name] = placement
-        return FakeReward(name=f"{name}@1")
-
-    def load_method(self, name: str) -> str:
+    def load_method(self, name: str) -> SimpleNamespace:
         self.method = name
-        return name
+        return SimpleNamespace(name=name, settings=METHOD_SETTINGS[name])
 
     def run(
-        self, method: str, tasks: Sequence[Task], model: object, reward: object, settings: Settings
-    ) -> Iterator[StepRecord]:
-        assert method == settings.method
+        self, method: SimpleNamespace, tasks: Sequence[Task], model: object, reward: object, settings: Settings
+    ) -> Played:
+        assert method.name == settings.method
         self.tasks, self.settings = list(tasks), settings
+        return Played(self.play(tasks))
+
+    def play(self, tasks: Sequence[Task]) -> Iterator[StepRecord]:
         records = map(self.change, fake_records(tasks, self.values))
         if self.error is None:
             yield from records
@@ -86,11 +96,9 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     """A stage in an empty working folder."""
     stage = Stage()
-    for name in ("load_model", "load_reward"):
-        monkeypatch.setitem(milr.__dict__, name, getattr(stage, name))
-    monkeypatch.setattr("milr.cli.vlm.load_reward", stage.load_watched)
-    monkeypatch.setattr("milr.methods.load_method", stage.load_method)
-    monkeypatch.setattr("milr.methods.runner.Runner", stage.run)
+    for name in ("load_model", "load_reward", "load_method"):
+        monkeypatch.setattr(f"milr.jobs.{name}", getattr(stage, name))
+    monkeypatch.setattr("milr.jobs.Runner", stage.run)
     monkeypatch.chdir(tmp_path)
     return stage
 
@@ -238,7 +246,8 @@ def test_every_setting_has_an_option(stage: Stage) -> None:
     assert given.keys() == all_fields().keys()
     argv = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     assert main([*RUN, *map(str, argv), "--device", "cuda:1", "--dtype", "float32"]) == 0
-    assert stage.settings == make_settings("milr", given)
+    assert read_run("run").manifest.settings == make_settings("milr", given)
+    assert stage.settings == make_settings("milr", {**given, "total_seconds": stage.settings.run.total_seconds})
     assert stage.loaded == [("embedded", "cuda:1", "float32")]
 
 
@@ -381,7 +390,7 @@ def test_a_signal_to_a_real_search_keeps_the_best_image_so_far(number: signal.Si
 def test_a_signal_while_loading_ends_without_a_run(
     number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(milr.__dict__, "load_model", lambda *names, **options: signal.raise_signal(number))
+    monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: signal.raise_signal(number))
     assert main(RUN) == 130
     assert capsys.readouterr().err.strip() == "milr: interrupted" and not Path("run").exists()
 
@@ -434,8 +443,7 @@ def test_the_default_reward_follows_the_model_and_is_placed_with_it(stage: Stage
     argv = ["--panel", "geneval", "--reward", "gpt-4o", "--device", "meta", "--dtype", "bfloat16", "--out", "asked"]
     assert main(["generate", APPLE, "--model", "free", *argv]) == 0
     there = Placement("meta", "bfloat16")
-    assert stage.placed == {"icons": Placement(), "self": Placement(), "gpt-4o": there}
-    assert stage.panel == {"geneval": there}
+    assert stage.placed == {"icons": Placement(), "self": Placement(), "gpt-4o": there, "geneval": there}
     manifests = [read_run(name).manifest for name in ("run", "natural", "asked")]
     assert [one.reward_asked for one in manifests] == ["icons", "self", "gpt-4o"]
     assert [one.model_asked for one in manifests] == ["embedded", "free", "free"]
@@ -473,3 +481,52 @@ def test_a_model_of_any_text_gets_the_prompt_as_typed(stage: Stage, tmp_path: Pa
     assert [task.prompt for task in stage.tasks] == ["A BIG Red Apple, by Monet."]
     (tmp_path / "free" / "milr.json").write_text('{"grammar": "icons"}')
     assert main(["generate", "A BIG Red Apple, by Monet.", "--model", "free", "--out", "other"]) == 2
+
+
+FREE = ["--model", "milr.testing:FakeModel", "--reward", "milr.testing:FakeReward", "--method", "best-of-n"]
+
+
+def test_shards_together_draw_what_the_whole_draws_and_an_evaluator_scores_every_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = ["a red cat", "two dogs", "a big tree"]
+    drawn = [*FREE, "--steps", "2", "--evaluator", "milr.testing:FakeReward"]
+    assert main(["generate", *prompts, *drawn, "--out", "whole"]) == 0
+    assert "by fake@1, which was not optimised" in capsys.readouterr().out
+    for number in (1, 2):
+        assert main(["generate", *prompts, *drawn, "--shard", f"{number}/2", "--out", f"shard{number}"]) == 0
+    whole, first, second = (read_run(name).tasks for name in ("whole", "shard1", "shard2"))
+    shown = [[(step.images, step.scores) for step in task.steps] for task in whole]
+    shards = [first[0], second[0], first[1]]
+    assert [[(step.images, step.scores) for step in task.steps] for task in shards] == shown
+    assert all(len(task.evaluated) == len(task.images) for task in whole)
+    assert main(["generate", *prompts, *drawn, "--shard", "4/9"]) == 2
+    assert "--shard 4/9 has none of 3 prompts" in capsys.readouterr().err
+
+
+def test_an_interrupted_search_goes_on_to_the_results_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["generate", "a red cat", "a red cat", "two dogs", *FREE, "--steps", "3", "--batch-size", "2"]
+    assert main([*argv, "--evaluator", "milr.testing:FakeReward", "--out", "whole"]) == 0
+    draws = iter([False] * 2 + [True])
+
+    def draw(self: FakeModel, *arguments: object) -> object:
+        if next(draws, False):
+            raise KeyboardInterrupt
+        return made(self, *arguments)  # type: ignore[arg-type]
+
+    made = FakeModel.draw
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeModel, "draw", draw)
+        assert main([*argv, "--evaluator", "milr.testing:FakeReward", "--out", "cut"]) == 130
+    said = capsys.readouterr().out
+    assert "2 of them early, with the best image so far" in said and "type: milr generate --resume cut" in said
+    assert all((task.folder / "best.png").is_file() for task in read_run("cut").tasks)
+    code = ["--model", FREE[1], "--reward", FREE[3]]
+    assert main(["generate", "--resume", "cut"]) == 2
+    assert main(["generate", "--resume", "cut", *code]) == 0
+    whole, cut = ([(task.answer, task.evaluated) for task in read_run(name).tasks] for name in ("whole", "cut"))
+    assert whole == cut and len(cut) == 3
