@@ -109,6 +109,7 @@ def load_parts(
         offline=hub.offline,
         confirm=hub.confirm,
         deterministic=deterministic,
+        graphs=placement.graphs,
         settings=settings,
     )
     for name in asked:

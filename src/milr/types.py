@@ -100,9 +100,7 @@ class Region:
     def __post_init__(self) -> None:
         """Refuse a box without four finite numbers, and a confidence outside [0, 1]."""
         if len(self.box) != 4 or not all(map(math.isfinite, self.box)):
-            raise ValueError(
-                f"a region's box is four finite numbers, x0, y0, x1, y1, and {self.name!r} has {self.box}"
-            )
+            raise ValueError(f"a region's box is four finite numbers, x0, y0, x1, y1, and {self.name!r} has {self.box}")
         if not 0.0 <= self.confidence <= 1.0:
             raise ValueError(f"a region's confidence is in [0, 1], and {self.name!r} has {self.confidence}")
 

@@ -59,6 +59,8 @@ class BenchmarkSettings(BaseModel):
     dtype: str | None = None
     profile: str | None = None
     """The prompt profile; None takes the checkpoint's own."""
+    graphs: bool = True
+    """As in `milr.load_model`; no result depends on it."""
     settings: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """Settings of the method, by name; the model's defaults apply to the others."""
 
@@ -90,7 +92,7 @@ class BenchmarkJob(Job):
         hub = hub or HubAccess()
         benchmark, chosen, names = check_settings(settings, offline=hub.offline)
         check_folder(folder)
-        placement = Placement(settings.device, settings.dtype)
+        placement = Placement(settings.device, settings.dtype, settings.graphs)
         parts = load_parts(names, placement, vlm, hub)
         writer = begin_run(
             folder,
@@ -111,7 +113,12 @@ class BenchmarkJob(Job):
 
     @classmethod
     def resume(
-        cls, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None, typed: Collection[str] = ()
+        cls,
+        folder: Path,
+        vlm: VlmClient | None = None,
+        hub: HubAccess | None = None,
+        typed: Collection[str] = (),
+        graphs: bool = True,
     ) -> BenchmarkJob:
         """Continue the run in that folder; all settings are in its manifest.
 
@@ -120,6 +127,7 @@ class BenchmarkJob(Job):
             vlm: Settings of VLM judges.
             hub: Consent to downloads from the hub; None fetches nothing.
             typed: Code (``./file.py:attribute``) that may be loaded if the run names it; a run alone loads none.
+            graphs: As in `milr.load_model`; no result depends on it.
 
         Raises:
             UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or a part of it is
@@ -131,7 +139,7 @@ class BenchmarkJob(Job):
         assert manifest.benchmark is not None
         check_stored("benchmark", manifest.benchmark, BENCHMARKS, folder, typed)
         benchmark = load_benchmark(manifest.benchmark)
-        parts = load_parts(names, Placement(manifest.device, manifest.dtype), vlm, hub)
+        parts = load_parts(names, Placement(manifest.device, manifest.dtype, graphs), vlm, hub)
         return cls(benchmark, parts, resume_run(folder, manifest, parts, names, vlm))
 
     def table(self) -> Table:

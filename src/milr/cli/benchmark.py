@@ -18,6 +18,7 @@ from milr.cli.options import (
     Dtype,
     FailUnder,
     ModelName,
+    NoGraphs,
     Offline,
     Profile,
     Quiet,
@@ -57,6 +58,7 @@ _WITH_RESUME = (
     "open_page",
     "offline",
     "yes",
+    "no_graphs",
     "fail_under",
     "vlm_url",
     "vlm_model",
@@ -93,6 +95,7 @@ def benchmark(
     profile: Profile = None,
     offline: Offline = False,
     yes: Yes = False,
+    no_graphs: NoGraphs = False,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -123,7 +126,7 @@ def benchmark(
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
 
-        job = BenchmarkJob.resume(resume, vlm.client, hub, typed)
+        job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs)
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
@@ -150,6 +153,7 @@ def benchmark(
                 device=device,
                 dtype=dtype,
                 profile=profile,
+                graphs=not no_graphs,
                 settings=given,
             )
         except ValidationError as error:

@@ -42,6 +42,10 @@ Dtype = Annotated[
         help="Number type of the weights: float32, bfloat16 or float16; default: float32 on a CPU, bfloat16 elsewhere."
     ),
 ]
+NoGraphs = Annotated[
+    bool,
+    typer.Option("--no-graphs", help="On a CUDA device, launch every decode step anew: no CUDA graphs, same images."),
+]
 FailUnder = Annotated[
     float | None,
     typer.Option(metavar="R", min=0, max=1, help="Exit code 1 where the mean score is below R, from 0 to 1."),

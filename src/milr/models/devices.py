@@ -23,12 +23,14 @@ _BFLOAT16_SINCE = 8
 
 @dataclass(frozen=True)
 class Placement:
-    """The device and the dtype of a run's model and rewards."""
+    """The device and the dtype of a run's model and rewards, and how the model's steps run there."""
 
     device: str = "cpu"
     """Device, in torch's notation."""
     dtype: str | None = None
     """One of `DTYPES`; None leaves the choice to `choose_dtype`. Scorers of benchmarks stay float32."""
+    graphs: bool = True
+    """On a CUDA device, record the model's decode steps as CUDA graphs and replay them."""
 
 
 @contextmanager

@@ -395,8 +395,8 @@ def test_a_run_goes_on_only_with_what_it_was_made_with(tmp_path: Path, monkeypat
         BenchmarkJob.resume(folder)
 
 
-def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resuming(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_profile_consent_and_graphs_reach_the_model_and_the_profile_is_kept_for_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, asked = jobs.load_model, list[dict[str, Any]]()
 
@@ -406,13 +406,16 @@ def test_profile_and_consent_reach_the_model_and_the_profile_is_kept_for_resumin
 
     monkeypatch.setattr(jobs, "load_model", load)
     agree = HubAccess(confirm=lambda download: True)
-    settings = BenchmarkSettings(benchmark="icons", limit=1, reward="icons", profile="icons")
+    settings = BenchmarkSettings(benchmark="icons", limit=1, reward="icons", profile="icons", graphs=False)
     job = BenchmarkJob.begin(settings, tmp_path / "run", hub=agree)
     next(job.run())
     BenchmarkJob.resume(tmp_path / "run", hub=HubAccess(offline=True))
     first, second = asked
     assert (first["profile"], first["offline"], first["confirm"]) == ("icons", False, agree.confirm)
     assert (second["profile"], second["offline"], second["confirm"]) == ("icons", True, refuse)
+    assert main(["benchmark", "--resume", str(tmp_path / "run"), "--no-graphs"]) == 0
+    assert main(["benchmark", "icons", "--limit", "1", "--no-graphs", "--out", str(tmp_path / "other")]) == 0
+    assert [options["graphs"] for options in asked] == [False, True, False, False]
 
 
 def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
