@@ -307,7 +307,7 @@ class Job:
                     # stored, it would count as finished for ever; left out, resuming draws it again
                     raise NotScored(f"{'; '.join(record.notes)}; {parts.reward.name} scores nothing any more")
                 totals.count(record, image)
-                if not self._keeps_cut and runner.stopped is not None and record.finished in LIMITS.values():
+                if not self._keeps_cut and record.index in runner.cut:
                     self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:

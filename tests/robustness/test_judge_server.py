@@ -63,6 +63,8 @@ SMALL = io.BytesIO()
 Image.new("RGB", (7, 7)).save(SMALL, "PNG")
 REQUESTS: dict[str, tuple[bytes, str]] = {
     "a question": (ask(GOOD), "200 0"),
+    "a question, not to be streamed": (ask(GOOD, stream=False), "200 0"),
+    "a question, to be streamed": (ask(GOOD, stream=True), "400 .*streams nothing: leave stream out"),
     "an EPS image": (ask(url_of(encode("EPS"))), "400 .*it is no PNG"),
     "a broken PNG": (ask(url_of(encode("PNG")[:-30])), "400 .*cannot be read"),
     "a PNG of 169 megapixels": (ask(url_of(make_png(13_000, 13_000))), "400 .*13000 x 13000 pixels"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import httpx2  # which huggingface_hub brings
+
 from milr.errors import MilrError, UsageError
 from milr.files import PART
+from milr.proxies import check_proxies
 from milr.sources import DataFile, Source
 from milr.weights import hash_file
 
@@ -24,6 +25,8 @@ _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 class FetchError(MilrError):
     """The error for a file that could not be fetched; nothing of it is kept, and earlier files stay."""
+
+    exit_code = 1
 
 
 def fetch(source: Source, folder: Path, address: str | None = None) -> Iterator[tuple[DataFile, bool]]:
@@ -42,12 +45,13 @@ def fetch(source: Source, folder: Path, address: str | None = None) -> Iterator[
         FetchError: The server does not give the file, or gives a different one.
     """
     base = _check_address(address or source.address)
+    check_proxies()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
             f"cannot make {folder} ({error.strerror}): give --out a folder that you may write to"
-        ) from None
+        ) from error
     for file in source.all_files:
         path = folder / file.name
         fresh = not path.is_file() or hash_file(path) != file.sha256
@@ -63,15 +67,26 @@ def _check_address(address: str) -> str:
     return address.rstrip("/")
 
 
+def _read_address(address: str) -> bytes:
+    """Return what a server gives, up to the most that a file has; proxies of the environment are used."""
+    content = b""
+    with httpx2.stream("GET", address, timeout=SECONDS, follow_redirects=True) as answer:
+        if answer.status_code != 200:
+            raise OSError(f"{answer.status_code} {answer.reason_phrase}")
+        for piece in answer.iter_bytes():
+            content += piece
+            if len(content) > MOST_BYTES:
+                break
+    return content
+
+
 def _fetch_file(address: str, path: Path, sha256: str) -> None:
     try:
-        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
-            content: bytes = answer.read(MOST_BYTES + 1)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
+        content = _read_address(address)
+    except (httpx2.HTTPError, OSError) as error:
         raise FetchError(
-            f"cannot fetch {address} ({reason}): try again later, or fetch it by hand into {path}"
-        ) from None
+            f"cannot fetch {address} ({error}): try again later, or fetch it by hand into {path}"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise FetchError(
@@ -83,4 +98,4 @@ def _fetch_file(address: str, path: Path, sha256: str) -> None:
         fresh.write_bytes(content)
         os.replace(fresh, path)
     except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror}): make room, or give another --out") from None
+        raise UsageError(f"cannot write {path} ({error.strerror}): make room, or give another --out") from error

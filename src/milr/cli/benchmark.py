@@ -202,7 +202,9 @@ def _run(
     if progress.ends():
         screen.print(f"tasks ended: {progress.ends()}")
     if job.stopped is not None:
-        always.print(f"milr: stopped, {name_flags(job.stopped)}; to go on, type: milr benchmark --resume {job.folder}")
+        go_on = f"to go on, type: milr benchmark --resume {job.folder}"
+        too_small = "no task can finish within it: begin a new run with a larger total limit"
+        always.print(f"milr: stopped, {name_flags(job.stopped)}; {go_on if progress.ends() else too_small}")
     for line in vlm.conclusion([]):
         screen.print(line)
     say(f"run: {job.folder}")

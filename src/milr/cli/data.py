@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from milr.cli.options import INTERRUPTED
 from milr.cli.screen import echo
 from milr.errors import UsageError, unknown_name
 from milr.sources import SOURCES
@@ -36,8 +37,14 @@ def get(
         raise UsageError("nothing was fetched: the licence was not accepted")
     from milr.benchmarks.fetch import fetch
 
-    for file, fetched in fetch(source, folder, address):
-        echo(f"{'fetched' if fetched else 'there already'}: {folder / file.name}")
+    here = 0
+    try:
+        for file, fetched in fetch(source, folder, address):
+            here += 1
+            echo(f"{'fetched' if fetched else 'there already'}: {folder / file.name}")
+    except KeyboardInterrupt:
+        echo(f"milr: interrupted; {here} of {len(source.all_files)} files are there: type the same command to go on")
+        raise typer.Exit(INTERRUPTED) from None
     echo(f"type: milr benchmark {name}" + (f" --data {folder}" if out else ""))
 
 

@@ -150,6 +150,7 @@ def generate(
     screen.print(f"milr: loading {_the_model(model)} ...")
     from milr.jobs import Job, Names, begin_run, load_parts
     from milr.models import read_capabilities
+    from milr.models.absent import check_latents
     from milr.models.devices import Placement
 
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype)
@@ -159,9 +160,10 @@ def generate(
         check_scorable(evaluator, tasks, capabilities, "--evaluator")
     for name in vlm.panel:
         check_scorable(name, tasks, capabilities, "--panel")
+    check_latents(given, capabilities)
     names = Names(model, reward, method, profile, evaluator, vlm.panel)
     hub = HubAccess(offline, ask(screen, yes))
-    parts = load_parts(names, placement, vlm.client, hub, deterministic=deterministic, settings=given)
+    parts = load_parts(names, placement, vlm.client, hub, deterministic=deterministic)
     writer = begin_run(
         out or default_folder(tasks[0].shown),
         tasks,

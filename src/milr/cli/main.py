@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -28,7 +29,7 @@ from milr.cli.fetch import fetch
 from milr.cli.generate import generate
 from milr.cli.help import arrange
 from milr.cli.info import info
-from milr.cli.options import INTERRUPTED
+from milr.cli.options import CHECK_FAILED, INTERRUPTED
 from milr.cli.pack import pack
 from milr.cli.plan import plan
 from milr.cli.report import report
@@ -103,29 +104,35 @@ app.add_typer(data, name="data")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; every error that a user can fix is one line, exit code 2."""
+    """Run the command line; every error that a user can fix is one line.
+
+    Returns:
+        The exit code: 0 done, 1 a check or the machine failed, 2 wrong use, 3 not everything was scored, 130
+        interrupted.
+    """
+    words: Sequence[str] = sys.argv[1:] if argv is None else argv
     try:
         _prepare_streams()
-        words = sys.argv[1:] if argv is None else argv
         _refuse_renamed(words)
         _refuse_prompts(words)
         with _interrupted_by_sigterm():
             status: object = _build_parser()(args=words, prog_name="milr", standalone_mode=False)
     except MilrError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), CHECK_FAILED if _is_failure(error) else error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
     except OSError as error:  # a path that the system refuses, a full disk
-        return _fail(f"{error.strerror or error}{f': {_shorten(str(error.filename))}' if error.filename else ''}")
+        said = f"{error.strerror or error}{f': {_shorten(str(error.filename))}' if error.filename else ''}"
+        return _fail(said, CHECK_FAILED if _is_failure(error) else 2)
     except Exception as error:
         # the parser's own errors: their class moved between typer's versions, their method did not
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        where = getattr(getattr(error, "ctx", None), "command_path", "milr")
+        where = getattr(getattr(error, "ctx", None), "command_path", None) or _name_command(words)
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message())
             return 2
@@ -151,6 +158,32 @@ def start(
         print(f"milr {__version__}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
+
+
+_FAILURES = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+"""Errors of the machine, which no other use of a command would have avoided."""
+
+
+def _is_failure(error: BaseException | None) -> bool:
+    """Return true if the machine failed, and nobody typed anything wrong: a full disk below an error."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno in _FAILURES
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _name_command(words: Sequence[str]) -> str:
+    """Return the command that was typed, as far as it is one: "milr data get"."""
+    parser, path = _build_parser(), "milr"
+    for word in words:
+        parser = getattr(parser, "commands", {}).get(word)
+        if parser is None:
+            break
+        path = f"{path} {word}"
+    return path
 
 
 def _prepare_streams() -> None:

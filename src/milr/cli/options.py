@@ -22,7 +22,7 @@ from milr.models.hub import Confirm, Download
 from milr.registry import is_code
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
 
-CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 2 is wrong use
+CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 1 is a failure of the machine too, 2 is wrong use
 INTERRUPTED = 130  # exit code of shells after Ctrl-C
 DEFAULT_MODEL = "embedded"
 

@@ -72,6 +72,8 @@ class Runner(Iterator[StepRecord]):
         self.method, self.model, self.settings = method, model, settings
         self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
         self._on_lost = on_lost
+        self.cut: set[int] = set()
+        """Tasks that a total limit ended before their method or a limit of their own did."""
         self._cancelled: dict[int, Finished] = {}  # index -> reason for its last record
         self._seen: Counter[str] = Counter()  # task keys
         self._ended = dict.fromkeys(LIMITS, 0.0)  # spent by finished tasks
@@ -258,8 +260,11 @@ class Runner(Iterator[StepRecord]):
             return "unscored", [f"ended with the best so far: {lost}"]
         if ctx.index in self._cancelled:
             return self._cancelled[ctx.index], []
-        if best is not None and (reached := limit or _task_limit(ctx, run)):
+        if best is not None and (reached := _task_limit(ctx, run)):
             return reached, []
+        if best is not None and limit is not None and ctx.request is not None:
+            self.cut.add(ctx.index)
+            return limit, []
         if ctx.request is None and best is None:
             raise MethodError(f"a method must end after whole images: {ctx.task.prompt!r} ended without one")
         return ("out of steps", []) if ctx.request is None else (None, [])

@@ -118,6 +118,8 @@ class JudgeServer:
             BadRequest: No image, no question of a known protocol, or an image that the reward cannot score.
         """
         request = _check_request(body)
+        if request.stream:
+            raise BadRequest("this server answers at once and streams nothing: leave stream out, or send false")
         words, image = _read_request(request)
         protocol, task = recognise(words)
         with self._lock:
@@ -198,6 +200,7 @@ class _Request(BaseModel):
 
     messages: list[_Message] = Field(min_length=1, max_length=64)
     logprobs: bool = False
+    stream: bool | None = None
 
 
 def _check_request(body: object) -> _Request:

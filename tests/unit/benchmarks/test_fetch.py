@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from milr.benchmarks import fetch as fetching
 from milr.benchmarks.fetch import FetchError, fetch
 from milr.cli.main import main
 from milr.errors import UsageError
@@ -83,8 +84,32 @@ def test_a_file_that_is_not_the_known_one_is_not_kept(server: str, source: Sourc
         list(fetch(source, tmp_path / "out", server))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["first.txt"]
     (tmp_path / "there" / "folder" / "second.txt").unlink()
-    with pytest.raises(FetchError, match="cannot fetch .*second.txt .File not found.*: try again later"):
+    with pytest.raises(FetchError, match="cannot fetch .*second.txt .404 File not found.*: try again later"):
         list(fetch(source, tmp_path / "out", server))
+
+
+def test_what_cannot_be_fetched_is_no_wrong_use_and_an_interrupt_says_how_to_go_on(
+    server: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "get", "toy", "--out", str(tmp_path / "out"), "--accept-licence", "--from"]
+    assert main([*command, f"{server}/nowhere"]) == 1
+    assert "(404 File not found): try again later" in capsys.readouterr().err
+    assert main([*command, "http://127.0.0.1:9"]) == 1
+    assert "try again later, or fetch it by hand" in capsys.readouterr().err
+    read = fetching.__dict__["_read_address"]
+
+    def interrupt(address: str) -> bytes:
+        if "second" in address:
+            raise KeyboardInterrupt
+        return read(address)
+
+    monkeypatch.setattr(fetching, "_read_address", interrupt)
+    assert main([*command, server]) == 130
+    assert "interrupted; 1 of 2 files are there: type the same command to go on" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setitem(SOURCES, "toy", source)  # type: ignore[arg-type]
+    assert main([*command, server]) == 0
+    assert "there already" in capsys.readouterr().out
 
 
 def test_only_https_leaves_this_machine(source: Source, tmp_path: Path) -> None:

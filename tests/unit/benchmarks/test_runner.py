@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from milr import jobs
-from milr.benchmarks import load_benchmark
+from milr.benchmarks import load_benchmark, runner
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
 from milr.benchmarks.tables import answers_of, summarise_runs
 from milr.cli.main import main
@@ -220,6 +222,41 @@ def test_a_total_limit_ends_the_run_cleanly_and_resuming_draws_what_it_cut_short
     assert all(session.drawings <= 6 for session in found.manifest.sessions)
     assert found.manifest.drawings >= everything and len(found.manifest.sessions) >= everything / 6
     assert content(tmp_path / "cut") == content(whole)
+
+
+def test_a_task_whose_method_ends_as_a_total_is_reached_is_finished(tmp_path: Path) -> None:
+    settings = {"steps": 1, "total_drawings": 4, "batch_size": 2, "stop_at": 1.0}
+    given = {"benchmark": "icons", "reward": "icons-soft", "limit": 2, "settings": settings}
+    job = BenchmarkJob.begin(BenchmarkSettings.model_validate(given), tmp_path / "run")
+    assert [record.finished for record, _, _ in job.run() if record.finished] == ["out of steps"] * 2
+    assert job.stopped is None and read_run(job.folder).manifest.status == "finished"
+
+
+def test_a_total_in_which_no_task_can_finish_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["benchmark", "icons", "--limit", "1", "--reward", "icons-soft", "--stop-at", "1", "--steps", "3"]
+    for folder, total in (("a", "2"), ("b", "5")):
+        assert main([*words, "--total-drawings", total, "--out", str(tmp_path / folder)]) in (0, 3)
+        said = capsys.readouterr().err
+        assert ("milr: stopped, out of drawings; no task can finish within it: begin a new run" in said) == (
+            total == "2"
+        )
+
+
+def test_a_prompt_that_is_there_twice_has_its_own_images_in_a_resumed_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = load_benchmark("icons")
+    twice = replace(benchmark, read=lambda folder: [*benchmark.read(None)[:1]] * 3)
+    monkeypatch.setattr(runner, "load_benchmark", lambda name: twice)
+    monkeypatch.setattr(runner, "select", lambda chosen, tasks, **limits: list(enumerate(tasks)))
+    given = {"benchmark": "icons", "reward": "icons-soft", "settings": {"steps": 1, "batch_size": 1}}
+    jobs = [BenchmarkJob.begin(BenchmarkSettings.model_validate(given), tmp_path / name) for name in "ab"]
+    assert all(True for _ in jobs[0].run())
+    with closing(jobs[1].run()) as records:
+        next(record for record, _, _ in records if record.finished)
+    assert len(read_run(tmp_path / "b").tasks) == 1
+    assert all(True for _ in BenchmarkJob.resume(tmp_path / "b").run())
+    assert content(tmp_path / "b") == content(tmp_path / "a")
 
 
 def test_no_image_is_begun_once_a_total_is_spent(tmp_path: Path) -> None:
@@ -463,7 +500,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
     assert main(["benchmark", "icons", *options, str(tmp_path / "whole")]) == 0
     printed = capsys.readouterr().out.splitlines()
     folder = small_disk / "run"
-    assert main(["benchmark", "icons", *options, str(folder)]) == 2
+    assert main(["benchmark", "icons", *options, str(folder)]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1] == (

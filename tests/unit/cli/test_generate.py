@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from milr.cli.main import main
 from milr.errors import MilrError
-from milr.models import embedded_folder
+from milr.models import checkpoint, embedded_folder, read_best_method
 from milr.models.devices import Placement
 from milr.runs import read_run
 from milr.settings import METHOD_SETTINGS, STRATEGIES, Settings, all_fields, make_settings
@@ -197,6 +198,30 @@ def test_the_default_is_the_models_best_measured_method_and_milr_is_the_papers(
     assert (stage.settings.get("strategy"), stage.settings.get("text_ratio")) == ("joint", 0.2)
     assert "milr: by the method milr, strategy joint\n" in capsys.readouterr().out
     assert main([*RUN[:-1], "own", "--image-ratio", "0.5"]) == 0 and stage.settings.get("strategy") == "joint"
+
+
+def test_a_model_without_a_measured_best_method_gets_the_papers(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_best_method(embedded_folder("embedded-small")) == {}
+    assert main([*RUN, "--model", "embedded-small"]) == 0
+    assert (stage.method, stage.settings.get("strategy")) == ("milr", "joint")
+    assert "milr: by the method milr, strategy joint\n" in capsys.readouterr().out
+
+
+def test_the_models_config_is_read_once_before_the_model_is_loaded(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read: list[Path] = []
+    open_checkpoint = checkpoint.open_checkpoint
+
+    def count(folder: Path, **options: Any) -> object:
+        read.append(folder)
+        return open_checkpoint(folder, **options)
+
+    monkeypatch.setattr(checkpoint, "open_checkpoint", count)
+    assert main([*RUN, "--text-ratio", "0.5"]) == 0
+    assert read == [embedded_folder()]
 
 
 @pytest.mark.parametrize(("least", "code"), [("0.75", 0), ("0.76", 1)])

@@ -141,7 +141,33 @@ def test_a_full_disk_under_any_command_is_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("milr.cli.info.list_words", fail)
-    assert refuse(capsys, "info", "--words") == "error: No space left on device\n"
+    assert main(["info", "--words"]) == 1  # nobody typed anything wrong
+    assert capsys.readouterr().err == "error: No space left on device\n"
+
+    def wrap() -> dict[str, object]:
+        try:
+            return fail()
+        except OSError as error:
+            raise UsageError("cannot write there: make room") from error
+
+    monkeypatch.setattr("milr.cli.info.list_words", wrap)
+    assert main(["info", "--words"]) == 1
+    assert capsys.readouterr().err == "error: cannot write there: make room\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["generate", "two dogs", "--steps"], "milr generate"),
+        (["data", "get", "--out"], "milr data get"),
+        (["compare", "runs", "--baseline"], "milr compare"),
+        (["--nothing"], "milr"),
+    ],
+)
+def test_a_missing_value_names_the_commands_own_help(
+    words: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refuse(capsys, *words).endswith(f"; see {command} --help\n")
 
 
 def test_a_terminal_without_a_character_shows_a_substitute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +250,7 @@ def test_a_reward_at_a_url_does_not_need_the_openai_package(monkeypatch: pytest.
         ["fetch", "org/none", "--yes"],
         ["generate", "two dogs", "--reward", "gpt-4o", "--vlm-url", "http://127.0.0.1:9/v1"],
         ["generate", "two dogs", "--reward", "http://127.0.0.1:9/score"],
+        ["data", "get", "geneval", "--accept-licence", "--out", "data"],
     ],
 )
 def test_a_socks_proxy_without_its_package_is_one_line(
