@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _interrupted_by_sigterm():
             status: object = _build_parser()(args=words, prog_name="milr", standalone_mode=False)
     except MilrError as error:
-        return _fail(str(error), CHECK_FAILED if _is_failure(error) else error.exit_code)
+        return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has gone
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:  # a path that the system refuses, a full disk
         said = f"{error.strerror or error}{f': {_shorten(str(error.filename))}' if error.filename else ''}"
-        return _fail(said, CHECK_FAILED if _is_failure(error) else 2)
+        return _fail(said, CHECK_FAILED if error.errno in _FAILURES else 2)
     except Exception as error:
         # the parser's own errors: their class moved between typer's versions, their method did not
         message = getattr(error, "format_message", None)
@@ -163,16 +163,7 @@ def start(
 _FAILURES = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 )
-"""Errors of the machine, which no other use of a command would have avoided."""
-
-
-def _is_failure(error: BaseException | None) -> bool:
-    """Return true if the machine failed, and nobody typed anything wrong: a full disk below an error."""
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.errno in _FAILURES
-        error = error.__cause__ or error.__context__
-    return False
+"""Errors of the machine that no command has foreseen: whoever typed it can mend nothing."""
 
 
 def _name_command(words: Sequence[str]) -> str:

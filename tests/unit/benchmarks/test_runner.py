@@ -500,7 +500,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
     assert main(["benchmark", "icons", *options, str(tmp_path / "whole")]) == 0
     printed = capsys.readouterr().out.splitlines()
     folder = small_disk / "run"
-    assert main(["benchmark", "icons", *options, str(folder)]) == 1
+    assert main(["benchmark", "icons", *options, str(folder)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1] == (
