@@ -84,8 +84,9 @@ def write_settings() -> str:
     for title, fields in parts.items():
         lines += [f"## {title}", "", "| setting | default | meaning |", "|---|---|---|"]
         for name, field in fields.items():
-            choices = " ".join(f"{one.help}." for one in field.metadata if isinstance(one, OneOf))
-            text = _escape(" ".join(f"{field.description or ''} {choices}".split()))
+            choices = "; ".join(one.help for one in field.metadata if isinstance(one, OneOf))
+            lines_of_text = [field.description or "", *re.split(r"; (?=[\w-]+: )", choices)]
+            text = "<br>".join(_escape(" ".join(line.split())) for line in lines_of_text if line)
             lines.append(f"| `{name}` | `{field.default}` | {text} |")
         lines.append("")
     return "\n".join(lines)
