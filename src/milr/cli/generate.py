@@ -22,6 +22,7 @@ from milr.cli.options import (
     Dtype,
     FailUnder,
     ModelName,
+    NoGraphs,
     Offline,
     Profile,
     Quiet,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from milr.runs import TaskRun
 
 _WITH_RESUME = (
-    *("resume", "quiet", "verbose", "as_json", "open_page", "offline", "yes", "fail_under"),
+    *("resume", "quiet", "verbose", "as_json", "open_page", "offline", "yes", "no_graphs", "fail_under"),
     *("panel", "vlm_url", "vlm_model", "vlm_budget", "vlm_price"),
 )
 
@@ -101,6 +102,7 @@ def generate(
     profile: Profile = None,
     offline: Offline = False,
     yes: Yes = False,
+    no_graphs: NoGraphs = False,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Images never depend on their neighbours in a batch, in bfloat16 too."),
@@ -124,7 +126,7 @@ def generate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
-        job, finished = _resume(resume, typed, vlm, HubAccess(offline, ask(screen, yes)), screen)
+        job, finished = _resume(resume, typed, vlm, HubAccess(offline, ask(screen, yes)), screen, not no_graphs)
         _draw(job, finished, vlm, screen, result, as_json, verbose, open_page, fail_under)
         return
     make_settings(method or "milr", given)
@@ -153,7 +155,7 @@ def generate(
     from milr.models.absent import check_latents
     from milr.models.devices import Placement
 
-    capabilities, placement = read_capabilities(source, profile), Placement(device, dtype)
+    capabilities, placement = read_capabilities(source, profile), Placement(device, dtype, not no_graphs)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, tasks, capabilities)
     if evaluator is not None:
@@ -179,7 +181,7 @@ def generate(
 
 
 def _resume(
-    folder: Path, typed: Sequence[str], vlm: VlmOptions, hub: HubAccess, screen: Console
+    folder: Path, typed: Sequence[str], vlm: VlmOptions, hub: HubAccess, screen: Console, graphs: bool
 ) -> tuple[Job, list[TaskRun]]:
     """Load the parts of an interrupted run; return its job, and the tasks that earlier sessions have finished.
 
@@ -194,7 +196,7 @@ def _resume(
     manifest, names = read_names(folder, typed)
     names = replace(names, panel=vlm.panel or names.panel)
     screen.print(f"milr: going on with {folder}: loading {_the_model(names.model)} ...")
-    placement = Placement(manifest.device, manifest.dtype)
+    placement = Placement(manifest.device, manifest.dtype, graphs)
     parts = load_parts(names, placement, vlm.client, hub, deterministic=manifest.deterministic)
     writer = resume_run(folder, manifest, parts, names, vlm.client)
     left = set(writer.remaining())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from milr.runs import read_run
 from milr.settings import METHOD_SETTINGS, STRATEGIES, Settings, all_fields, make_settings
 from milr.testing import FakeModel, FakeReward, fake_records
 from milr.types import Finished, StepRecord, Task
+from tests.support.forks import ForkServer
 
 APPLE, CLOCK = "a photo of a red apple", "a photo of a blue clock"
 RUN = ["generate", APPLE, "--out", "run"]
@@ -53,6 +54,7 @@ class Stage:
         self.change: Callable[[StepRecord], StepRecord] = lambda record: record
         self.defaults: dict[str, object] = {"learning_rate": 0.125, "guidance": 2.0}
         self.loaded: list[tuple[str, str, str | None]] = []
+        self.options: dict[str, object] = {}
         self.tasks: list[Task] = []
         self.settings = Settings()
         self.method = ""
@@ -65,6 +67,7 @@ class Stage:
             return make_settings(method, changes, self.defaults)
 
         self.loaded.append((name, device, dtype))
+        self.options = options
         return SimpleNamespace(name=name, folder=Path(), settings=settings, reads_free_prompts=False)
 
     def load_reward(
@@ -273,7 +276,9 @@ def test_every_setting_has_an_option(stage: Stage) -> None:
     assert main([*RUN, *map(str, argv), "--device", "cuda:1", "--dtype", "float32"]) == 0
     assert read_run("run").manifest.settings == make_settings("milr", given)
     assert stage.settings == make_settings("milr", {**given, "total_seconds": stage.settings.run.total_seconds})
-    assert stage.loaded == [("embedded", "cuda:1", "float32")]
+    assert stage.loaded == [("embedded", "cuda:1", "float32")] and stage.options["graphs"] is True
+    assert main(["generate", APPLE, "--no-graphs", "--out", "other"]) == 0
+    assert stage.options["graphs"] is False
 
 
 @pytest.mark.parametrize("reason", ["out of time", "out of reward calls", "out of drawings", "out of money"])
@@ -394,11 +399,13 @@ def test_an_interrupt_keeps_what_is_finished(stage: Stage, capsys: pytest.Captur
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_a_real_search_keeps_the_best_image_so_far(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_to_a_real_search_keeps_the_best_image_so_far(
+    number: signal.Signals, tmp_path: Path, forks: ForkServer
+) -> None:
     words = [*RUN, *["--reward", "icons-soft", "--stop-at", "1", "--steps", "1000", "--method", "milr", "--verbose"]]
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "milr", *words], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    ) as process:
+    milr = forks.caller("milr", "milr")
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([milr, *words], cwd=tmp_path, env=unbuffered, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert any("step  1" in line for line in lines)
