@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from milr._version import __version__
 
 if TYPE_CHECKING:
+    from milr.api import generate
     from milr.benchmarks import load_benchmark
     from milr.errors import MilrError, UsageError
     from milr.methods import load_method
     from milr.methods.runner import Runner, search
     from milr.models import load_model
+    from milr.results import Result, Results
     from milr.rewards import Reward, load_reward
     from milr.runs import RunWriter, read_run
     from milr.settings import MilrSettings, RunSettings, SamplingParams, Settings, make_settings
@@ -32,6 +34,8 @@ __all__ = [
     "Requirement",
     "Reward",
     "RunSettings",
+    "Result",
+    "Results",
     "RunWriter",
     "Runner",
     "SamplingParams",
@@ -42,6 +46,7 @@ __all__ = [
     "Unscored",
     "UsageError",
     "__version__",
+    "generate",
     "load_benchmark",
     "load_method",
     "load_model",
@@ -62,6 +67,8 @@ _HOMES = {
     "Requirement": "milr.types",
     "Reward": "milr.rewards",
     "RunSettings": "milr.settings",
+    "Result": "milr.results",
+    "Results": "milr.results",
     "RunWriter": "milr.runs",
     "Runner": "milr.methods.runner",
     "SamplingParams": "milr.settings",
@@ -71,6 +78,7 @@ _HOMES = {
     "Task": "milr.types",
     "Unscored": "milr.types",
     "UsageError": "milr.errors",
+    "generate": "milr.api",
     "load_benchmark": "milr.benchmarks",
     "load_method": "milr.methods",
     "load_model": "milr.models",
