@@ -12,7 +12,12 @@ from milr.types import Task
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: tasks, and the table that its paper prints of them."""
+    """A benchmark: tasks, and the table that its paper prints of them.
+
+    A benchmark from outside is an object of this class at the top of a module. `read` is called with the folder of the
+    option ``--data``, or None; the default evaluator `reward` is any name that `milr.load_reward` takes.
+    `milr.testing.contracts.check_benchmark` checks it.
+    """
 
     name: str
     title: str

@@ -56,7 +56,13 @@ Requests: TypeAlias = Generator[Request, Any, None]
 
 @dataclass(frozen=True)
 class Method:
-    """A method: a generator function and the settings model that it reads."""
+    """A method: a generator function and the settings model that it reads.
+
+    A method from outside is an object of this class, or the generator function alone, with its parameter annotated as
+    ``ctx: TaskContext[ItsSettings]``; its settings are a subclass of `milr.settings.MethodSettings`. It declares
+    nothing else: task, model and settings come by the context. It must end after whole images.
+    `milr.testing.contracts.check_method` checks it with fakes.
+    """
 
     name: str
     solve: Callable[[TaskContext[Any]], Requests]

@@ -136,7 +136,20 @@ class ImageRequest:
 
 
 class Model(Protocol):
-    """The protocol of a frozen unified model: it writes reasoning texts and draws images. Batch in, batch out."""
+    """The protocol of a frozen unified model: it writes reasoning texts and draws images. Batch in, batch out.
+
+    A model from outside is a class, or a function that makes one. `milr.load_model` calls it with those of
+    these that its parameters name: ``argument`` (what follows the name's colon, as in ``mine:FOLDER``, or None),
+    ``device``, ``dtype`` (None leaves the choice to the model), ``profile``, ``deterministic``, ``graphs``. Every other
+    parameter needs a default value.
+
+    The class, before it makes anything, must declare ``capabilities``: `Capabilities`, from which rewards, latents and
+    costs are checked before any weights are read. It may declare ``reads_free_prompts`` (default True).
+
+    A model with latents "image" is never asked for `text_logits`, one with "text" never for `image_logits` of latents,
+    and one with "none" for neither. One without `Capabilities.reads_images` is never asked `answer` or `reply`.
+    `milr.testing.contracts.check_model` checks all of this.
+    """
 
     name: str
     folder: Path

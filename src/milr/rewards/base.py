@@ -22,7 +22,22 @@ Scores = Callable[[], list[Score | Unscored]]
 
 
 class Reward(Protocol):
-    """The protocol of a reward: images and tasks to scores, batch in, batch out."""
+    """The protocol of a reward: images and tasks to scores, batch in, batch out.
+
+    Any callable ``(images, tasks) -> scores`` is a reward, and numbers in [0, 1] are scores: `make_reward` gives it a
+    name and a stop value. A wrong count or type is a `RewardError`, in every method.
+
+    A reward from outside is such a callable, or a class. `milr.load_reward` calls a class with those of these that its
+    parameters name: ``argument`` (what follows the name's colon, or None), ``model`` (the model that draws), ``vlm`` (a
+    `VlmClient` that all VLM judges share), ``device``, ``dtype``, ``load`` (loads another reward by name), and the
+    options that the caller gives. Every other parameter needs a default value.
+
+    It may declare, as attributes of the class or function: ``images`` ("icons" if it reads icons only, default "any"),
+    ``needs`` (what each task must have: "include list", "rules", "explanation", "category"), ``runs`` ("device", "cpu",
+    "model" or "server"; default by its parameters). Tasks and models that do not fit are refused before anything is
+    drawn. `WaitingReward` and `ComparingReward` are optional methods, `Score.regions` an optional field.
+    `milr.testing.contracts.check_reward` checks all of this.
+    """
 
     name: str
     """Name and versions, as in every score: "icons@1/c745efbc" has those of its rules and of its weights."""
