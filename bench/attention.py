@@ -24,7 +24,7 @@ from milr.files import write_text
 
 @dataclass(frozen=True)
 class Shape:
-    """Of one layer's cache: rows (two a drawing), key heads, tokens read so far, a head's width."""
+    """Shape of one layer's cache: rows (two per drawing), key heads, tokens so far, a head's width."""
 
     model: str
     rows: int
@@ -34,7 +34,7 @@ class Shape:
 
     @property
     def numbers(self) -> int:
-        """Of keys and values together."""
+        """Return the count of numbers in keys and values together."""
         return 2 * self.rows * self.heads * self.tokens * self.width
 
 
@@ -47,7 +47,7 @@ SHAPES = (
 
 
 def by_products(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Two batched products and a softmax, in the type of the keys."""
+    """Compute attention by two batched products and a softmax, in the dtype of the keys."""
     rows, heads, _, width = query.shape
     asked = (query.to(keys.dtype) * width**-0.5).reshape(rows * heads, width, 1)
     scores = torch.bmm(keys.flatten(0, 1), asked).float()  # (B H, T, 1)
@@ -57,9 +57,9 @@ def by_products(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -
 
 @torch.inference_mode()
 def measure(shape: Shape, tries: int) -> Mapping[str, float]:
-    """Return the seconds of each way."""
+    """Return the seconds of each implementation."""
     stream = torch.Generator().manual_seed(0)
-    # Room for more tokens than are filled, as in a drawing that is under way.
+    # room for more tokens than are filled, as in a drawing in progress
     room = torch.randn(2, shape.rows, shape.heads, 2 * shape.tokens, shape.width, generator=stream)
     query = torch.randn(shape.rows, shape.heads, 1, shape.width, generator=stream).bfloat16()
     half = room.bfloat16()

@@ -54,13 +54,13 @@ class Sizes:
 
 
 class FixedPrompts:
-    """Stands in for a model's prompts: random token ids of the lengths that Janus-Pro's prompts have."""
+    """A substitute for a model's prompts: random token ids with the lengths of Janus-Pro's prompts."""
 
     ends: frozenset[int] = frozenset()
     padding = 0
 
     def __init__(self, sizes: Sizes, vocabulary: int) -> None:
-        """Args: the lengths, and how many token ids there are."""
+        """Take the lengths and the number of token ids."""
         self.sizes, self.vocabulary = sizes, vocabulary
 
     def reasoning(self, prompt: str, critique: str = "") -> list[int]:
@@ -72,11 +72,11 @@ class FixedPrompts:
         return self._ids(self.sizes.image_prompt, 1)
 
     def up_to_end(self, tokens: list[int]) -> list[int]:
-        """Return all of them: no token ends a text."""
+        """Return all tokens, because none ends a text."""
         return tokens
 
     def without_end(self, tokens: list[int]) -> list[int]:
-        """As `up_to_end`."""
+        """Return all tokens, as `up_to_end`."""
         return tokens
 
     def _ids(self, count: int, seed: int) -> list[int]:
@@ -86,7 +86,7 @@ class FixedPrompts:
 
 @dataclass
 class Bench:
-    """A model, the plain loop over the same weights, and the lengths of a step."""
+    """A model, the plain loop with the same weights, and the lengths of a step."""
 
     model: Janus
     plain: PlainLoop
@@ -94,7 +94,7 @@ class Bench:
 
     @property
     def prompts(self) -> Any:
-        """The model's prompts, or what stands in for them."""
+        """Return the model's prompts, or their substitute."""
         return self.model.prompts
 
 
@@ -127,7 +127,7 @@ def load_random(size: JanusSize, dtype: str, text: int = 60) -> Bench:
 
 
 def _share_weights(model: Janus, network: Any, sizes: Sizes) -> Bench:
-    """Give the plain loop plain layers, since the engine's are packed; they share all the rest."""
+    """Give the plain loop plain layers, because the engine's are packed; all else is shared."""
     network.eval().requires_grad_(False)
     network.lm_head, network.model.vqmodel = model.network.lm_head, model.network.model.vqmodel
     network.model.vision_model = network.model.aligner = None
@@ -137,7 +137,7 @@ def _share_weights(model: Janus, network: Any, sizes: Sizes) -> Bench:
 
 @dataclass(frozen=True)
 class Part:
-    """Something to time, and how often it counts."""
+    """A timed part, and the number of times that it counts."""
 
     name: str
     work: Callable[[], object]
@@ -145,12 +145,12 @@ class Part:
 
 
 def simpson(first: int, last: int, tokens: int) -> list[tuple[int, float]]:
-    """Three context lengths from first to last, and each one's share of that many tokens."""
+    """Return three context lengths from first to last, and each one's share of that many tokens."""
     return [(first, tokens / 6), ((first + last) // 2, 4 * tokens / 6), (last, tokens / 6)]
 
 
 def plain_parts(bench: Bench, chunk: int | None) -> list[Part]:
-    """One step of one task; `chunk` image tokens at a time, or all of them."""
+    """Return the parts of one step of one task; `chunk` image tokens at a time, or all of them."""
     loop, sizes = bench.plain, bench.sizes
     text_prompt, image_prompt = bench.prompts.reasoning(PROMPT), bench.prompts.image(PROMPT, None)[: sizes.image_prompt]
     padding, stream, guidance = bench.prompts.padding, torch.Generator().manual_seed(0), SAMPLING.guidance
@@ -225,7 +225,7 @@ def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
 
 
 def _draw(model: Janus, batch: Sequence[tuple[ImageRequest, ImagePrompt]], total: int | None = None) -> None:
-    """Sample the image tokens of a batch, so many of each image or all."""
+    """Sample the image tokens of a batch: this many of each image, or all."""
     for request, prompt in batch:
         request.state.image_prompt = prompt  # so that no prompt is read
     model.sample_tokens([replace(request, until=total) for request, _ in batch], SAMPLING)
@@ -343,7 +343,7 @@ def compare(bench: Bench, batch: int, machine: Machine, chunk: int | None, repea
     slow, fast = middle([one for one, _ in times]), middle([one for _, one in times])
     passes = engine_work(bench, batch)
     floor = limit(passes, machine) / batch
-    unchanged = replace(fast, text=0.0)  # the image prompt would not be read again either, but that is left in
+    unchanged = replace(fast, text=0.0)  # the image prompt would not be prefilled again either, but that is counted
     return {
         "batch": batch,
         "repeats": repeats,
@@ -407,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = sizes[given.model]
         bench = load_random(replace(size, layers=given.layers or size.layers), given.dtype, given.text)
     machine = measure_machine(bench.model.network.dtype)
-    # A small model's whole step takes seconds: nothing has to be summed from pieces.
+    # a small model's whole step takes seconds, so nothing has to be extrapolated
     chunk = None if given.full or given.model == "embedded" else given.tokens
     results: list[dict[str, object]] = []
     for batch in given.batch:

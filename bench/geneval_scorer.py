@@ -1,4 +1,4 @@
-"""Time and memory of GenEval's scorer a picture, and how it scales over processes, with random weights.
+"""Time and memory of GenEval's scorer per image, and its scaling over processes, with random weights.
 
     python -m bench.geneval_scorer                                  # real size: 2 GB of weights are made first
     python -m bench.geneval_scorer --work build/speed --json        # keeps them; one JSON object
@@ -31,7 +31,7 @@ from typing import Any
 from milr.tasks import parse_prompt
 from milr.weights import ROOT_VARIABLE
 
-# Colours in two of six, as 194 of GenEval's 553 prompts have them.
+# colours in two of six, as in 194 of GenEval's 553 prompts
 PROMPTS = (
     "a photo of a dog",
     "a photo of a dog and a cat",
@@ -42,9 +42,9 @@ PROMPTS = (
 )
 SEEN = ("dog", "cat")
 WARM = PROMPTS[-1]
-"""Asks for a colour of both classes, so that CLIP and its texts are there before anything counts."""
+"""Task that asks for a colour of both classes, so that CLIP and its texts are loaded before anything counts."""
 _INTERVAL = 0.5
-"""Seconds between two looks at the memory."""
+"""Seconds between two readings of the memory."""
 
 Spread = dict[str, float]
 """{"median", "least", "most"}."""
@@ -84,7 +84,7 @@ def say(found: object) -> None:
 
 
 def measure_all(given: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Everything, each measurement in a fresh program."""
+    """Measure everything, each measurement in a fresh program."""
     weights = work / f"weights-{given.size}"
     os.environ[ROOT_VARIABLE] = str(weights)
     if not weights.exists():
@@ -130,12 +130,12 @@ def show(value: Spread | float | None) -> str:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, least and most."""
+    """Return median, least and most."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def run_apart(measure: str, *options: str) -> dict[str, Any]:
-    """One measurement in a fresh program, with the peaks of memory of it and of what it started."""
+    """Run one measurement in a fresh program; return its result with the peaks of memory of its processes."""
     command = [sys.executable, "-m", "bench.geneval_scorer", "--measure", measure, *options]
     largest = together = 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
@@ -153,7 +153,7 @@ def run_apart(measure: str, *options: str) -> dict[str, Any]:
 
 
 def look_at_memory(program: int) -> Iterator[tuple[float, float]]:
-    """Of a process and its descendants: the peak of its resident memory, its share of memory now; MiB."""
+    """Return a process tree's peak resident memory, and its share of memory now, in MiB."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -188,7 +188,7 @@ def write_weights(folder: Path, size: str) -> None:
 
 
 def write_pictures(folder: Path, warm: int, count: int, side: int) -> None:
-    """Patterns in GenEval's layout, no two alike: one a process that warms up, then those that count."""
+    """Write patterns in GenEval's layout, all different: one per process to warm up, then those that count."""
     from milr.rewards.geneval.detector import make_pattern
 
     for number in range(warm + count):
@@ -201,7 +201,7 @@ def write_pictures(folder: Path, warm: int, count: int, side: int) -> None:
 
 
 def measure_stages(side: int, repeats: int) -> dict[str, Spread | float]:
-    """Seconds of each stage of one picture."""
+    """Return the seconds of each stage of one image."""
     import torch
 
     from milr.rewards.geneval.detector import make_pattern, prepare, read_output
@@ -227,7 +227,7 @@ def measure_stages(side: int, repeats: int) -> dict[str, Spread | float]:
 
 
 def clock(call: Callable[[], Any], repeats: int) -> tuple[Spread, Any]:
-    """Seconds of some calls after one that does not count, and what the last gave."""
+    """Return the seconds of some calls after a first one that does not count, and the last result."""
     result = call()
     seconds: list[float] = []
     for _ in range(repeats):

@@ -51,13 +51,14 @@ PROMPTS = (
     "a photo of a bus above a chair",
 )
 TIE = 1e-5
-"""Distance in probability between a random number and a token's border, below which a device may choose otherwise."""
+"""Distance in probability between a random number and a token's border, below which devices may choose different
+tokens."""
 TARGETS = {"janus-7b": {1: 1.6, 32: 1.7}, "janus-1b": {1: 2.5, 32: 2.0}}
-"""Milliseconds of a recorded step, as a multiple of the limit, at most: by size and batch."""
+"""Most milliseconds of a recorded step, as a multiple of the limit: by size and batch."""
 
 
 class Repeater:
-    """Stands in for CUDA graphs where there are none: repeats the step that was recorded."""
+    """A substitute for CUDA graphs on a CPU: it repeats the recorded step."""
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """Return the step itself."""
@@ -67,13 +68,13 @@ class Repeater:
         """Drop nothing."""
 
     def used_bytes(self) -> int:
-        """Return 0: a CPU's allocator does not say."""
+        """Return 0, because a CPU's allocator does not report it."""
         return 0
 
 
 @dataclass
 class Bench:
-    """The device, the time that is left, and what was found so far."""
+    """The device, the remaining time, and the findings so far."""
 
     device: torch.device
     until: float
@@ -84,11 +85,11 @@ class Bench:
 
     @property
     def dtype(self) -> str:
-        """The weights' type: many CPUs are slow in bfloat16."""
+        """Return the weights' dtype: many CPUs are slow in bfloat16."""
         return "float32" if self.pretend else "bfloat16"
 
     def part(self, name: str, work: Callable[[], Any], *, needs: float = 0.0) -> None:
-        """Run one part, unless less than so many seconds are left; an error is a finding, not the end."""
+        """Run one part if enough seconds are left; an error is a finding, not the end."""
         left = self.until - time.monotonic()
         if left < needs:
             value: Any = f"left out: {left:.0f} s left, {needs:.0f} s needed"
@@ -96,7 +97,7 @@ class Bench:
             began = time.monotonic()
             try:
                 value = work()
-            except Exception as error:  # whatever fails on an unknown device, the other parts are worth having
+            except Exception as error:  # if a part fails on an unknown device, the others are still worth having
                 value = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             print(f"[{time.monotonic() - began:6.1f} s] ", end="")
         print(f"{name}: {json.dumps(value, default=str)}", flush=True)
@@ -111,11 +112,11 @@ class Bench:
             write_text(self.page, write_page(self.found))
 
     def recorder(self) -> Recorder:
-        """Return what records steps here."""
+        """Return the recorder of steps for this device."""
         return CudaRecorder(self.device) if self.device.type == "cuda" else Repeater()
 
     def engine(self, model: Janus, *, recorded: bool) -> None:
-        """Give a model an engine whose steps are recorded, or run eagerly; of equal shapes either way."""
+        """Give a model an engine whose steps are recorded or run eagerly, with equal shapes."""
         model.engine = Engine(
             model.network.model.language_model,
             recorder=self.recorder() if recorded else None,
@@ -137,7 +138,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def free(self) -> None:
-        """Give unused memory back and forget the peak."""
+        """Release unused memory and reset the peak."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -164,7 +165,7 @@ def describe(bench: Bench) -> dict[str, Any]:
 
 
 def measure_limits(bench: Bench) -> dict[str, float]:
-    """Measure bytes read a second and bfloat16 operations a second."""
+    """Measure bytes read per second and bfloat16 operations per second."""
     numbers, width = (2**16, 64) if bench.pretend else (2**29, 8192)
     much = torch.ones(numbers, dtype=torch.bfloat16, device=bench.device)
     square = torch.ones(width, width, dtype=torch.bfloat16, device=bench.device)
@@ -261,10 +262,10 @@ def check_graphs(bench: Bench) -> dict[str, Any]:
 
 
 class Strict(Fresh):
-    """Runs each step with an error wherever the host would wait for the device."""
+    """Buffers that run each step with an error if the host would wait for the device."""
 
     def run(self, key: object, step: Callable[[], None]) -> None:
-        """See `milr.decode.buffers.Buffers`."""
+        """Run a step (see `milr.decode.buffers.Buffers`)."""
         torch.cuda.set_sync_debug_mode("error")
         try:
             step()
@@ -284,7 +285,7 @@ def check_waiting(bench: Bench) -> str:
 
 
 def check_memory(bench: Bench) -> dict[str, Any]:
-    """Draw a batch that does not fit: milr drops its records, halves the batch and gives the same tokens."""
+    """Draw a batch that does not fit: milr drops its recordings, halves the batch and gives the same tokens."""
     if bench.device.type != "cuda":
         return {"not checked": "this is a CPU"}
     model = load_embedded(bench, "float32")
@@ -307,7 +308,7 @@ def check_memory(bench: Bench) -> dict[str, Any]:
 
 
 def check_deterministic(bench: Bench) -> str:
-    """Draw in bfloat16 alone and in a batch."""
+    """Draw in bfloat16, alone and in a batch."""
     until = 6 if bench.pretend else None
     model = load_embedded(bench, "bfloat16", deterministic=True)
     together = draw_tokens(model, requests_of(model, 4, until), 4)
@@ -322,7 +323,7 @@ def load_random(bench: Bench, size: JanusSize, work: Path) -> tuple[Janus, Sizes
     image = model.capabilities.image_tokens
     text = 6 if bench.pretend else 60
     sizes = Sizes(180, text, text // 5, 120, image, max(1, image // 50))
-    model.prompts = cast("Any", FixedPrompts(sizes, 700))  # ids that the tokenizer knows
+    model.prompts = cast("Any", FixedPrompts(sizes, 700))  # ids that the tokenizer has
     model.profile = replace(model.profile, max_reasoning_tokens=text)
     return model, sizes
 
@@ -351,7 +352,7 @@ def measure_size(bench: Bench, name: str, limits: dict[str, float], note: Callab
 
 
 def plan_size(bench: Bench, name: str, work: Path) -> dict[str, Any]:
-    """Return what `milr plan` says before the weights are loaded."""
+    """Return the output of `milr plan` before the weights are loaded."""
     if name in JANUS_SIZES:
         write_janus_config(work, JANUS_SIZES["janus-tiny" if bench.pretend else name])
     checkpoint = open_checkpoint(work if name in JANUS_SIZES else embedded_folder(), weights=False)
@@ -383,7 +384,7 @@ def measure_batch(bench: Bench, model: Janus, batch: int, limits: dict[str, floa
 
 
 def limit_of_step(model: Janus, batch: int, limits: dict[str, float]) -> float:
-    """Return the seconds that reading weights and cache once, or the arithmetic, take at least."""
+    """Return the least seconds of a step: those of reading weights and cache once, or of the arithmetic."""
     inner = model.network.model
     parts = (inner.language_model.layers, inner.generation_head, inner.generation_aligner)
     weights = sum(one.numel() * one.element_size() for part in parts for one in part.parameters())
@@ -406,7 +407,7 @@ def measure_text(bench: Bench, model: Janus, batch: int) -> float:
 
 
 def measure_decoding(bench: Bench, model: Janus, batch: int) -> float:
-    """Return the milliseconds in which an image is decoded from its tokens."""
+    """Return the milliseconds of decoding an image from its tokens."""
     tokens = [[1] * model.capabilities.image_tokens] * batch
     decode = torch.inference_mode()(model._decode_images)
     decode(tokens)
@@ -441,7 +442,7 @@ def measure_search(bench: Bench, model: Janus, images: int) -> dict[str, float]:
 
 
 def write_page(found: dict[str, Any]) -> str:
-    """Return everything that was found as a page of Markdown."""
+    """Return all findings as a page of Markdown."""
     lines = [f"# milr on {found.get('machine', {}).get('device', 'a device')}", ""]
     for name, value in found.items():
         lines += [f"## {name}", ""]
@@ -451,7 +452,7 @@ def write_page(found: dict[str, Any]) -> str:
 
 
 def write_value(value: Any) -> str:
-    """Return a number with four digits, and anything else as it is."""
+    """Return a number with four digits; return anything else unchanged."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
@@ -490,7 +491,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cpu" if given.pretend else given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("this torch sees no CUDA device: give --pretend to try the program out")
-    torch.set_float32_matmul_precision("highest")  # TF32 would make other tokens
+    torch.set_float32_matmul_precision("highest")  # TF32 would give other tokens
     bench = Bench(device, time.monotonic() + 60 * given.minutes, given.pretend, given.json, given.page, {})
     bench.part("machine", lambda: describe(bench))
     bench.part("limits", lambda: measure_limits(bench))

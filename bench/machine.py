@@ -1,4 +1,4 @@
-"""What this machine can do: bytes a second, sums a second. Measured by the programs that compare against it."""
+"""Limits of this machine, bytes and operations per second, measured by the programs that compare against them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ class Machine:
     torch: str
     threads: int
     bytes_a_second: float
-    """Of memory read in one stream."""
+    """Bytes per second of memory read in one stream."""
     operations_a_second: float
-    """Of a large packed matrix product in the weights' type; a multiplication and an addition are two."""
+    """Operations per second of a large packed matrix product in the weights' dtype; a multiplication and an addition
+    are two."""
 
 
 def clock() -> float:
-    """Seconds that this thread ran, where there is one: a busy machine counts for less. Otherwise the wall's."""
+    """Return the seconds that this thread ran, if known, because a busy machine counts less; else the wall's."""
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one run."""
+    """Return the seconds of one run."""
     started = clock()
     work()
     return clock() - started

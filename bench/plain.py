@@ -1,8 +1,8 @@
-"""The plain loop: one optimisation step of the method as its public description runs, one drawing at a time.
+"""The plain loop: one optimisation step of the method as publicly described, one drawing at a time.
 
-No key-value cache for the text, one that grows by concatenation for the image, everything read again at every step,
-guidance, softmax and sampling in the weights' own type. Written from the description in MILR's section "Method" and in
-docs/performance.md; the weights are transformers', driven by transformers' own forward passes.
+No key-value cache for the text, one that grows by concatenation for the image, everything prefilled again at every
+step, guidance, softmax and sampling in the weights' own type. Written from the description in MILR's section "Method"
+and in docs/performance.md; the weights are transformers', driven by transformers' own forward passes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from transformers import DynamicCache
 
 @dataclass
 class PlainLoop:
-    """Counts what it forwards and moves."""
+    """A loop that counts the tokens it processes and the bytes it moves."""
 
     network: Any
     """A `JanusForConditionalGeneration` with plain linear layers."""
     tokens: int = field(default=0, init=False)
     passes: int = field(default=0, init=False)
     cache_bytes: int = field(default=0, init=False)
-    """Moved: what attention reads, and what concatenation reads and writes."""
+    """Bytes moved: read by attention, read and written by concatenation."""
 
     @torch.inference_mode()
     def write(self, prompt: Sequence[int], prefix: Sequence[int], total: int) -> list[int]:
@@ -40,7 +40,7 @@ class PlainLoop:
 
     @torch.inference_mode()
     def read(self, prompt: Sequence[int], blank: int, prefix: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
-        """Read a drawing's two prompts and the prefix of its image; the cache and the last states (2, d)."""
+        """Prefill a drawing's two prompts and the prefix of its image; return the cache and the last states (2, d)."""
         pair = self._to_device([list(prompt), [prompt[0], *[blank] * (len(prompt) - 2), prompt[-1]]])
         words = self.network.get_input_embeddings()(pair)  # (2, T, d)
         drawn = self._embed(self._to_device(prefix)).expand(2, -1, -1)

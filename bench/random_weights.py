@@ -1,4 +1,4 @@
-"""Folders of random weights in the real classes and formats, for tests and for timing; they see nothing."""
+"""Folders of random weights in the real classes and formats, for tests and timing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from transformers import CLIPConfig, Mask2FormerConfig
 
 _CERTAIN = 40.0
-"""By how much class logits are stretched, so that random weights are sure of something and masks are read at all."""
+"""Factor of class logits, so that random weights are confident and masks are decoded at all."""
 
 
 def write_detector(folder: Path, config: Mask2FormerConfig, seed: int = 0, sees: Sequence[str] = ()) -> None:
     """Write a random Mask2Former in the form of `milr convert geneval-detector`.
 
     Args:
-        folder: To be made.
-        config: Of its size.
-        seed: Of its weights.
-        sees: Of GenEval's names; every query then says one of these. Empty leaves it to the weights.
+        folder: The folder to make.
+        config: A config of its size.
+        seed: Seed of its weights.
+        sees: Names from GenEval; every query then predicts one of these. Empty leaves it to the weights.
     """
     from transformers import Mask2FormerForUniversalSegmentation
 
@@ -66,10 +66,10 @@ def write_clip(folder: Path, config: CLIPConfig, seed: int = 0) -> None:
 
 @dataclass(frozen=True)
 class JanusSize:
-    """What tells the sizes of a Janus apart. Defaults: what Janus-Pro-1B and -7B have in common."""
+    """Parameters of a Janus's size. The defaults are those that Janus-Pro-1B and -7B have in common."""
 
     width: int
-    """d of the language model."""
+    """d, the width of the language model."""
     inner: int
     """Width of its feed-forward layers."""
     layers: int
@@ -79,7 +79,7 @@ class JanusSize:
     side: int = 384
     """Pixels of an image."""
     channels: int = 128
-    """Of the VQ decoder at full size."""
+    """Channels of the VQ decoder at full size."""
     latent_channels: int = 256
 
 
@@ -88,7 +88,7 @@ JANUS_SIZES: Mapping[str, JanusSize] = {
     "janus-7b": JanusSize(width=4096, inner=11008, layers=30, heads=32),
     "janus-tiny": JanusSize(32, 64, 2, 2, words=2048, codes=64, side=64, channels=32, latent_channels=32),
 }
-"""Sources: config.json of deepseek-community/Janus-Pro-1B and -7B. The tiny one tries out a program."""
+"""Sources: config.json of deepseek-community/Janus-Pro-1B and -7B. The tiny one is for trying out a program."""
 
 
 def write_janus_config(folder: Path, size: JanusSize) -> None:
@@ -167,7 +167,7 @@ def tiny_clip() -> CLIPConfig:
 
 
 def large_clip() -> CLIPConfig:
-    """ViT-L/14 as OpenAI published it."""
+    """Return the config of ViT-L/14 as OpenAI published it."""
     from transformers import CLIPConfig
 
     return CLIPConfig(

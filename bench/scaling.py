@@ -30,11 +30,11 @@ from milr.testing import FakeReward
 
 COLORS = ("red", "blue", "green", "yellow", "black", "white", "orange", "purple")
 THINGS = ("cat", "dog", "bird", "bus", "car", "apple", "clock", "chair")
-DRAWN = 16  # image tokens of a drawing: what is looked at is growth, not speed
+DRAWN = 16  # image tokens per drawing: the subject is growth, not speed
 
 
 def one(tasks: int, steps: int, batch_size: int) -> dict[str, float]:
-    """Search so many tasks for so many steps, none of which is met; seconds of this thread and peak memory."""
+    """Search this many tasks for this many steps, none of them met; return seconds of this thread and peak memory."""
     torch.set_num_threads(1)
     model = cast("Janus", load_model(dtype="bfloat16"))
     draw = model.draw
@@ -61,7 +61,7 @@ def one(tasks: int, steps: int, batch_size: int) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run each size in a process of its own and write what they took."""
+    """Run each size in its own process and write its cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])

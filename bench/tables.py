@@ -75,7 +75,7 @@ def comparison(report: Any) -> str:
 
 
 def profiles(report: Any) -> str:
-    """Where the engine's image tokens go, a column a batch; nothing where no profile was taken."""
+    """Return the time of the engine's image tokens by operation, one column per batch; nothing without a profile."""
     taken = {str(one["batch"]): one["profile"] for one in report["batches"] if "profile" in one}
     if not taken:
         return ""
@@ -86,7 +86,7 @@ def profiles(report: Any) -> str:
 
 
 def scaling(report: Any) -> str:
-    """Time and memory against tasks and K."""
+    """Return time and memory against tasks and K."""
     rows = [
         [str(one["tasks"]), str(one["steps"]), f"{one['seconds']:.3g}", f"{one['seconds_each']:.3g}", one["memory"]]
         for one in ({**one, "memory": f"{one['peak_bytes'] / 2**20:.0f}"} for one in report["runs"])
@@ -95,7 +95,7 @@ def scaling(report: Any) -> str:
 
 
 def attention(report: Any) -> str:
-    """One token's attention over the cache of a layer, a row a shape, a column a way."""
+    """Return one token's attention over the cache of a layer, one row per shape, one column per implementation."""
     ways = list(report["shapes"][0]["seconds"])
     least = report["machine"]["bytes_a_second"]
     rows = [
@@ -106,11 +106,11 @@ def attention(report: Any) -> str:
 
 
 WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling, "attention": attention}
-"""By the beginning of a file's name; all others are comparisons."""
+"""Writers by the beginning of a file's name; all others are comparisons."""
 
 
 def draw_scaling(report: Any, path: Path) -> None:
-    """Time against tasks, memory against tasks, time against K, as one SVG."""
+    """Draw time against tasks, memory against tasks, and time against K, as one SVG."""
     from matplotlib.figure import Figure
 
     tasks = [one for one in report["runs"] if one["steps"] == report["runs"][0]["steps"]]
@@ -131,7 +131,7 @@ def draw_scaling(report: Any, path: Path) -> None:
 
 
 def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
-    """Seconds a step of one drawing against the batch, a panel a report, as one SVG."""
+    """Draw seconds per step of one drawing against the batch, one panel per report, as one SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(reports), 3.4), layout="constrained")
@@ -152,7 +152,7 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Put each file's table between the marks that bear its name, and draw the figures."""
+    """Put each file's table between the marks with its name, and draw the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of JSON files")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to fill; its figures go to images/ beside it")

@@ -16,7 +16,7 @@ from milr.types import Score, Task, Unscored
 
 
 class Sharpness:
-    """Edges by their mean strength: a reward of the image alone, whatever the task asks for."""
+    """The mean strength of edges: a reward of the image alone, for any task."""
 
     name = "sharpness@1"
     stop_at = 0.9

@@ -29,7 +29,7 @@ FIRST = {
     "wise-verified": completion("Score: 0"),
     "unified-reward": completion("Final Score: 1"),
 }
-"""What the first image is told, so that the fault meets the second one."""
+"""Reply about the first image, so that the fault hits the second one."""
 
 
 def main(given: Sequence[str] | None = None) -> None:

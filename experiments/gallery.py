@@ -1,4 +1,4 @@
-"""Sixty prompts picked by a seeded shuffle, each with its first image and the best of a search: nothing is chosen.
+"""Sixty prompts picked by a seeded shuffle, each with its first image and the best of a search: none is selected.
 
     python -m experiments.gallery --out docs/images/gallery.webp
     python -m experiments.gallery --benchmark icons-hard --strategy steer --out ...

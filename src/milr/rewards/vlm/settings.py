@@ -45,13 +45,13 @@ class VlmSettings(BaseModel):
     most_faults: int = Field(default=8, ge=1)
     """Consecutive questions without an answer after which the server is not asked any more."""
     patience: float = Field(default=120.0, ge=0)
-    """The longest Retry-After that is waited for, in seconds; a longer one is a failure."""
+    """Longest Retry-After to wait for, in seconds; a longer one is a failure."""
     cache: Path | None = None
     """Folder of stored answers; None is `default_cache()`."""
 
 
 def check_url(url: str, what: str) -> None:
-    """Refuse what is no http(s) URL, and URLs that hold a password or a key, which would end up in run folders."""
+    """Refuse text that is not an http(s) URL, and URLs with a password or a key, which runs would store."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -88,4 +88,4 @@ def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "
 
 def find_key(hosted: bool) -> str:
     """Return the key for a server: OpenAI's goes to OpenAI alone, others get the user's own or a placeholder."""
-    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY, "").strip() or "none"  # files of keys end in a line end
+    return os.environ.get(OPENAI_KEY if hosted else OWN_KEY, "").strip() or "none"  # key files end with a line end

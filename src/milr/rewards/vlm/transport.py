@@ -1,9 +1,10 @@
-"""An event loop that waits for VLM judges, in a thread of its own, and the HTTP clients that live in it.
+"""An event loop that waits for VLM judges in its own thread, and its HTTP clients.
 
-A reply is read up to `MOST_BYTES`, unpacked ones too, and no redirect is followed: it would take the key elsewhere.
+A reply is read up to `MOST_BYTES`, also after unpacking, and redirects are not followed, because they would send the
+key elsewhere.
 
 No key, header or image is logged: the loggers of the libraries underneath, which would write whole requests at level
-DEBUG, are held to warnings.
+DEBUG, are set to warnings.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 from milr.rewards.vlm.messages import MOST_BYTES
 from milr.untrusted import UntrustedError, one_line
 
-# A filter holds for its own logger, not for those below it.
+# a filter applies to its own logger, not to those below it
 _LOUD = (
     *("openai", "openai._base_client", "openai._response", "openai._legacy_response", "httpx2", "httpcore2"),
     *(f"httpcore2.{part}" for part in ("http11", "http2", "connection", "proxy", "socks")),
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 
 class Wire:
-    """A loop in a daemon thread, and the HTTP clients that live in it."""
+    """A loop in a daemon thread, and its HTTP clients."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -42,17 +43,17 @@ class Wire:
         self.finalize = weakref.finalize(self, _shut, self._loop, self._thread, self._clients)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run it in the loop."""
+        """Run a coroutine in the loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def openai(self, url: str, key: str, timeout: float, *, hosted: bool) -> Any:
         """Return the client of that server; made once.
 
         Args:
-            url: The server's.
+            url: The server's URL.
             key: Sent with every request.
             timeout: Seconds.
-            hosted: It is OpenAI's: what the environment says of the user's organisation is sent to no other.
+            hosted: True if it is OpenAI's; the environment's organisation is sent to no other server.
         """
         if url not in self._clients:
             kind = import_module("openai").AsyncOpenAI
@@ -79,7 +80,7 @@ def _make_client(timeout: float) -> Any:
 
 
 async def _bound(response: Any) -> None:
-    """Put a limit on a response whose head has come."""
+    """Limit the size of a response whose head has arrived."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower() or "identity"
     stream_kind: Any = import_module("httpx2").AsyncByteStream
 
@@ -94,7 +95,7 @@ async def _bound(response: Any) -> None:
             await self._stream.aclose()
 
     if "content-encoding" in response.headers:
-        del response.headers["content-encoding"]  # what is read is unpacked already
+        del response.headers["content-encoding"]  # the content is already unpacked
     response.stream = Bounded(response.stream)
 
 
@@ -102,12 +103,12 @@ async def read_bounded(pieces: AsyncIterable[bytes], encoding: str, most: int = 
     """Yield a reply's bytes, unpacked piece by piece.
 
     Args:
-        pieces: As they come.
+        pieces: Packed bytes in any pieces.
         encoding: identity, gzip or deflate.
-        most: Bytes that the reply may have, unpacked.
+        most: Most bytes of the unpacked reply.
 
     Raises:
-        UntrustedError: It has more, or another encoding, or it is not packed as it says.
+        UntrustedError: It is longer, has an unknown encoding, or cannot be unpacked.
     """
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise UntrustedError(f"its encoding is {one_line(encoding, 40)!r}, which was not asked for")
@@ -133,7 +134,7 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: di
         for client in clients.values():
             await (client.aclose() if hasattr(client, "aclose") else client.close())
 
-    if threading.current_thread() is thread:  # the last reference went in the loop itself
+    if threading.current_thread() is thread:  # the last reference was dropped in the loop itself
         loop.stop()
         return
     try:
@@ -145,12 +146,12 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: di
 
 
 def _hold_loggers() -> None:
-    """Keep the libraries underneath from writing requests down, whatever level an application sets."""
+    """Prevent the libraries underneath from logging requests, whatever level an application sets."""
     for name in _LOUD:
         logger = logging.getLogger(name)
         if _warnings_only not in logger.filters:
             logger.addFilter(_warnings_only)
-    # Its warnings say that an attempt is repeated; what comes of it is in the score.
+    # its warnings report repeated attempts, whose outcome is in the score
     stamina = logging.getLogger("stamina")
     if _errors_only not in stamina.filters:
         stamina.addFilter(_errors_only)

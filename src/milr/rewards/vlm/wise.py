@@ -1,7 +1,7 @@
 """`wise` and `wise-verified`: WISE's two protocols, and how their scores are pooled.
 
-Source: PKU-YuanGroup/WISE (arXiv 2503.07265), WISE_legacy/gpt_eval.py and vllm_eval.py, commit eb51174. The words of
-both are part of their metrics, and not ours to ship: `milr data get` brings the two programs, which hold them.
+Source: PKU-YuanGroup/WISE (arXiv 2503.07265), WISE_legacy/gpt_eval.py and vllm_eval.py, commit eb51174. The questions
+of both are part of their metrics and may not be shipped: `milr data get` fetches the two programs that contain them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Wise(VlmReward):
 
 
 class WiseVerified(VlmReward):
-    """Right or wrong by the protocol of 2026; its numbers cannot be compared with `wise`."""
+    """Correct or wrong by the protocol of 2026; its numbers cannot be compared with `wise`."""
 
     def __init__(self, vlm: VlmClient) -> None:
         """Take the client that asks."""
@@ -76,7 +76,7 @@ class WiseVerified(VlmReward):
 
 
 def overall(groups: Mapping[str, float], weights: Mapping[str, float] = LEGACY_WEIGHTS) -> float:
-    """WISE's overall score of the six groups' means; a missing group is an error, never a zero.
+    """Return WISE's overall score from the six groups' means; a missing group is an error, never a zero.
 
     Raises:
         ValueError: The groups are not those of the weights.
