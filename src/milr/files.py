@@ -47,7 +47,7 @@ def hold(folder: Path, refuse: Callable[[], Exception], *, name: str = LOCK, pat
         patience: Seconds to wait for a process that holds it.
     """
     if (folder / name).is_symlink():
-        raise UsageError(f"{folder / name} is a link, and whoever holds it would change another file: remove it")
+        raise UsageError(f"{folder / name} is a link, and a process that locks it would change another file: remove it")
     lock = FileLock(folder / name, thread_local=False)
     try:
         lock.acquire(timeout=patience)

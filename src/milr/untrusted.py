@@ -46,9 +46,10 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
         OSError: It cannot be read.
     """
     with open(path, "rb", opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise UntrustedError("it is no regular file")
-        content = file.read(most + 1)
+        content = file.read(min(most, status.st_size) + 1)  # as much memory as the file needs
     if len(content) > most:
         raise UntrustedError(f"it has more than {most:,} bytes")
     return content

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from milr.errors import UsageError
 from milr.models.hub import WEIGHTS, Confirm, find_at_hub, parse_hub_name, refuse
 from milr.registry import Entry, construct, find, is_code, is_named, load
+from milr.untrusted import read_file
 
 if TYPE_CHECKING:
     from milr.models.base import Capabilities, Model
@@ -167,8 +168,8 @@ def reads_free_prompts(source: ModelSource) -> bool:
     if isinstance(source, ModelClass):
         return bool(getattr(source.make, "reads_free_prompts", True))
     try:
-        settings: object = json.loads((source / "milr.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings: object = json.loads(read_file(source / "milr.json"))
+    except (OSError, ValueError, RecursionError):
         return True
     return not (isinstance(settings, dict) and cast("dict[str, object]", settings).get("grammar") == "icons")
 
@@ -181,8 +182,8 @@ def read_best_method(source: ModelSource) -> dict[str, str]:
     if isinstance(source, ModelClass):
         return {}
     try:
-        settings: object = json.loads((source / "milr.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings: object = json.loads(read_file(source / "milr.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
     best = cast("dict[str, object]", settings).get("best") if isinstance(settings, dict) else None
     return cast("dict[str, str]", best) if isinstance(best, dict) else {}

@@ -7,7 +7,6 @@ transformers' modules hold the weights, from safetensors only; no remote code ru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities
 from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
+from milr.models.received import read_index, read_json, refusing
 from milr.settings import OLD_NAMES, all_fields
+from milr.untrusted import UntrustedError, first_fault, read_file
 from milr.weights import identify_weights
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _LARGEST: Mapping[str, int] = {
     "vocab_size": 2**21,
 }
 """Dimension of a config -> largest accepted value: at least ten times that of Janus-Pro-7B."""
+_MOST_PARAMETERS = 2e11
+"""More than ten times those of Janus-Pro-7B."""
 _NAMED = 8  # most weights in an error
 
 
@@ -118,7 +121,8 @@ class Checkpoint:
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             raise UsageError(f"{str(self.folder)!r} has no tokenizer.json: fetch the checkpoint's tokenizer files too")
-        backend: Any = Tokenizer.from_file(str(path))
+        with refusing(repr(str(path))):
+            backend: Any = Tokenizer.from_file(str(path))
         missing = [token for token in SPECIAL_TOKENS.values() if backend.token_to_id(token) is None]
         if missing:
             raise UsageError(f"{str(path)!r} lacks {', '.join(missing)}: it is no tokenizer of a Janus checkpoint")
@@ -154,12 +158,16 @@ class Checkpoint:
         """
         from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-        if self.layout == "transformers":
-            return JanusImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
-        described = _read_json(self.folder / "preprocessor_config.json")
-        settings = {name: described[name] for name in _IMAGE_SETTINGS if name in described}
-        side = described.get("image_size", self.config.vision_config.image_size)
-        return JanusImageProcessorPil(size={"height": side, "width": side}, **settings)
+        path = self.folder / "preprocessor_config.json"
+        with refusing(repr(str(path))):
+            if self.layout == "transformers":
+                return JanusImageProcessorPil.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False
+                )
+            described = read_json(path)
+            settings = {name: described[name] for name in _IMAGE_SETTINGS if name in described}
+            side = described.get("image_size", self.config.vision_config.image_size)
+            return JanusImageProcessorPil(size={"height": side, "width": side}, **settings)
 
     def load_network(
         self,
@@ -181,11 +189,18 @@ class Checkpoint:
         Raises:
             UsageError: A weight is missing, left over, of another shape, or milr does not know its name.
         """
+        with refusing(repr(str(self.folder))):
+            return self._load_network(dtype, device, tensors)
+
+    def _load_network(
+        self, dtype: torch.dtype, device: torch.device | None, tensors: Mapping[str, torch.Tensor] | None
+    ) -> Any:
         network = self._make_empty()
         known: dict[str, torch.Tensor] = network.state_dict(keep_vars=True)
         pairs = tensors.items() if tensors is not None else read_safetensors(self.folder)
         left: list[str] = []
         shapes: list[str] = []
+        broken: list[str] = []
         for name, tensor in self._translate(pairs) if self.layout == "deepseek" else pairs:
             weight = known.pop(name, None)
             if weight is None:
@@ -194,7 +209,10 @@ class Checkpoint:
                 shapes.append(name)
             else:
                 weight.data = tensor.to(device, dtype if tensor.is_floating_point() else None)
-        refuse_faults(str(self.folder), {"missing": known, "left over": left, "of another shape": shapes})
+                if not _is_finite(weight.data):
+                    broken.append(name)
+        faults = {"missing": known, "left over": left, "of another shape": shapes, "with NaN or infinity": broken}
+        refuse_faults(str(self.folder), faults)
         return network.to(device)
 
     def make_network(self, dtype: torch.dtype, device: torch.device | None = None) -> Any:
@@ -258,7 +276,7 @@ def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool =
     """
     if not folder.is_dir():
         raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a Janus checkpoint")
-    described = _read_json(folder / "config.json")
+    described = read_json(folder / "config.json")
     if weights and not any(folder.glob("*.safetensors")):
         pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pth"))
         raise UsageError(
@@ -290,13 +308,13 @@ def find_shards(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
-    names: set[str] = set(_read_json(index)["weight_map"].values())
-    missing = sorted(name for name in names if not (folder / name).is_file())
+    names = read_index(index)
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UsageError(
             f"{str(folder)!r} lacks {_some(missing)}, which its index names: fetch the rest of its weights"
         )
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in names]
 
 
 def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
@@ -322,7 +340,8 @@ def _make_config(
 
     kind = described.get("model_type")
     if kind == deepseek_layout.MODEL_TYPE:
-        return deepseek_layout.translate_config(described, token_ids, str(folder)), "deepseek"
+        with refusing(repr(str(folder / "config.json"))):
+            return deepseek_layout.translate_config(described, token_ids, str(folder)), "deepseek"
     if kind != "janus":
         raise UsageError(
             f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and "
@@ -330,7 +349,8 @@ def _make_config(
         )
     from transformers.models.janus.configuration_janus import JanusConfig
 
-    return JanusConfig.from_dict(described), "transformers"
+    with refusing(repr(str(folder / "config.json"))):
+        return JanusConfig.from_dict(described), "transformers"
 
 
 def _check_dimensions(folder: Path, config: Any) -> None:
@@ -345,6 +365,24 @@ def _check_dimensions(folder: Path, config: Any) -> None:
                         f"{str(folder / 'config.json')!r} says {name} {value} (in transformers' {part}): milr loads "
                         f"models with {least} to {largest}; fetch the checkpoint again"
                     )
+    for part in (config.text_config, config.vision_config):
+        width, depth = int(part.hidden_size), int(part.num_hidden_layers)
+        inner = int(getattr(part, "intermediate_size", None) or 4 * width)
+        parameters = depth * width * (4 * width + 3 * inner) + 2 * width * int(getattr(part, "vocab_size", 0) or 0)
+        if parameters > _MOST_PARAMETERS:
+            raise UsageError(
+                f"{str(folder / 'config.json')!r} describes a network of {parameters:.0e} weights: milr loads models "
+                f"with at most {_MOST_PARAMETERS:.0e}; fetch the checkpoint again"
+            )
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """Return true if no element is NaN or infinite; the sum tells it in one pass for all but enormous weights."""
+    if weight.is_meta or not weight.is_floating_point():
+        return True
+    import torch
+
+    return bool(torch.isfinite(weight.sum(dtype=torch.float32))) or bool(torch.isfinite(weight).all())
 
 
 def _names(folder: Path, described: dict[str, Any]) -> list[str]:
@@ -357,19 +395,8 @@ def _read_added_tokens(folder: Path) -> dict[str, int]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}
-    return {str(token["content"]): int(token["id"]) for token in _read_json(path).get("added_tokens", ())}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UsageError(f"{str(path.parent)!r} has no {path.name}: give a folder with a whole Janus checkpoint")
-    try:
-        read: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        read = None
-    if not isinstance(read, dict):
-        raise UsageError(f"{str(path)!r} is not a JSON object: fetch the checkpoint again")
-    return cast("dict[str, Any]", read)
+    with refusing(repr(str(path))):
+        return {str(token["content"]): int(token["id"]) for token in read_json(path).get("added_tokens", ())}
 
 
 def _read_settings(folder: Path) -> CheckpointSettings:
@@ -377,10 +404,11 @@ def _read_settings(folder: Path) -> CheckpointSettings:
     if not path.exists():
         return CheckpointSettings()
     try:
-        return CheckpointSettings.model_validate_json(path.read_text(encoding="utf-8"))
+        return CheckpointSettings.model_validate_json(read_file(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise UsageError(f"{path}: {first_fault(error)}") from error
+    except UntrustedError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _some(names: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 from milr.errors import UsageError
 from milr.files import find_cache
+from milr.models.received import read_index
 from milr.proxies import check_proxies
 
 _NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -133,7 +133,7 @@ def _find_in_cache(name: HubName, weights: str | None) -> Path | None:
     if weights is None:
         return folder
     indices = [folder / file for file in present if file.endswith(f"{weights}.index.json")]
-    needed = {file for index in indices for file in json.loads(index.read_text())["weight_map"].values()}
+    needed = {file for index in indices for file in read_index(index)}
     whole = needed <= present if needed else any(file.endswith(weights) for file in present)
     return folder if whole else None
 

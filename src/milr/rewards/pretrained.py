@@ -12,6 +12,8 @@ from transformers.utils import logging as transformers_logging
 
 from milr.errors import UsageError
 from milr.models.devices import find_device
+from milr.models.received import check_config
+from milr.untrusted import one_line
 
 
 def load_network(
@@ -30,12 +32,13 @@ def load_network(
         UsageError: It cannot be read, lacks weights, or there is no such device.
     """
     find_device(device)
+    check_config(folder)
     transformers_logging.disable_progress_bar()  # pyright: ignore[reportUnknownMemberType]
     try:
         network, report = kind.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # transformers and safetensors raise errors of many kinds on broken files
         raise _unreadable(kind, folder, error, way_out) from error
     missing = [] if unused is None else sorted(set(report["missing_keys"]) - set(unused))
     if missing:
@@ -67,11 +70,11 @@ def load_tokenizer(kind: Any, folder: Path, way_out: str) -> Any:
         UsageError: It cannot be read.
     """
     try:
-        return kind.from_pretrained(folder, local_files_only=True, split_special_tokens=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        return kind.from_pretrained(folder, local_files_only=True, split_special_tokens=True, trust_remote_code=False)
+    except Exception as error:  # as above
         raise _unreadable(kind, folder, error, way_out) from error
 
 
 def _unreadable(kind: Any, folder: Path, error: Exception, way_out: str) -> UsageError:
-    reason = str(error).strip().split("\n", 1)[0]
+    reason = one_line(f"{type(error).__name__}: {error}", 200)
     return UsageError(f"{str(folder)!r} holds no {kind.__name__} that can be read ({reason}): {way_out}")

@@ -1,7 +1,7 @@
 """`unified-reward`: UnifiedReward's pointwise protocol, through a server or in this process.
 
 Source: CodeGoat24/UnifiedReward (MIT), inference_qwen/image_generation; the models were tuned on these words. The
-authors of MILR stop at a score above 4, which is 0.75 here. The transformers script leaves sampling on; we do not.
+authors of MILR stop at a score above 4, which is 0.75 here. The transformers script samples; we decode greedily.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from PIL import Image
 
 from milr.errors import UsageError
 from milr.models.devices import choose_dtype, find_device
+from milr.models.received import check_config
 from milr.rewards.base import Scores, start_scoring
 from milr.rewards.images.convert import to_rgb
 from milr.rewards.vlm.budget import CallCost
@@ -23,6 +24,7 @@ from milr.rewards.vlm.parsers import Answer, Unreadable, read_unified
 from milr.rewards.vlm.reward import VlmProtocol, VlmReward
 from milr.tokens import find_control_tokens
 from milr.types import Score, Task, Unscored
+from milr.untrusted import one_line
 
 POINTWISE = VlmProtocol(
     name="unified-reward",
@@ -56,13 +58,13 @@ class UnifiedReward:
     stop_at = POINTWISE.stop_at
 
     def __init__(self, argument: str | None, vlm: VlmClient, *, device: str = "cpu", dtype: str | None = None) -> None:
-        """Choose how the model is reached.
+        """Choose a server or a folder.
 
         Args:
             argument: A folder with the model (Qwen2.5-VL in transformers' layout, safetensors), or None for a server.
             vlm: The client that asks the server.
-            device: Of the folder's model, as torch names it.
-            dtype: Of its weights; None leaves the choice to `milr.models.devices`.
+            device: Device of the folder's model, in torch's notation.
+            dtype: Dtype of its weights; None leaves the choice to `milr.models.devices`.
 
         Raises:
             UsageError: There is neither, or the folder holds no such model.
@@ -83,7 +85,7 @@ class UnifiedReward:
         return start_scoring(self._reader, images, tasks)
 
     def call_costs(self, image_size: int) -> list[CallCost]:
-        """Return the calls that scoring one image of that side takes; none in this process."""
+        """Return the calls for scoring one image of that side; none in this process."""
         return self._reader.call_costs(image_size) if isinstance(self._reader, VlmReward) else []
 
 
@@ -94,7 +96,7 @@ class InProcess:
         """Load a vision-language model.
 
         Raises:
-            UsageError: The folder holds none in safetensors, or there is no such device or dtype.
+            UsageError: The folder holds no such model in safetensors, or there is no such device or dtype.
         """
         if not folder.is_dir() or not any(folder.glob("*.safetensors")):
             raise UsageError(
@@ -105,16 +107,19 @@ class InProcess:
         numbers = choose_dtype(dtype, place)
         transformers = import_module("transformers")
         import_module("transformers.utils.logging").disable_progress_bar()
+        check_config(folder)
         try:
-            self._processor: Any = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-            self._network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=numbers
+            self._processor: Any = transformers.AutoProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            self._network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=numbers, trust_remote_code=False
+            )
+        except Exception as error:  # transformers and safetensors raise errors of many kinds on broken files
+            reason = one_line(f"{type(error).__name__}: {error}", 200)
             raise UsageError(f"{folder} holds no vision-language model that transformers reads: {reason}") from error
         self._network.to(place).eval().requires_grad_(False)
-        # An image takes its places in the text through such marks, so words may not spell any.
+        # such marks are an image's positions in the text, so other words must not spell any
         self._marks = sorted(find_control_tokens(self._processor.tokenizer))
         self.protocol = protocol
         self.stop_at = protocol.stop_at
@@ -135,7 +140,7 @@ class InProcess:
             verdict = self.protocol.read(answer)
         except Unreadable as error:
             return Unscored(str(error), self.name)
-        except (OSError, ValueError) as error:  # processors refuse shapes that their model cannot see
+        except (OSError, ValueError) as error:  # processors refuse shapes that their model cannot read
             return Unscored(f"the image cannot be read: {error}", self.name)
         return Score(
             verdict.value, self.name, self.stop_at, verdict.parts, verdict.explanation, {"answer": answer.text}
