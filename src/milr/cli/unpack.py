@@ -120,8 +120,10 @@ class _Artist:
         return redraw
 
     def _load(self, manifest: Manifest) -> Model:
-        from milr.models import load_model
+        from milr.models import MODELS, load_model
+        from milr.registry import check_stored
 
+        check_stored("model", manifest.model_asked or manifest.model, MODELS, "the packed run")
         asked, dtype, deterministic = manifest.model_asked or manifest.model, manifest.dtype, manifest.deterministic
         model = self._models.get((asked, dtype, deterministic))
         if model is None:
