@@ -42,6 +42,7 @@ EXAMPLES: Mapping[str, str] = {
     "score": 'milr score picture.png --prompt "two dogs" --reward icons',
     "score-folder": "milr score-folder images --benchmark geneval",
     "serve-judge": "milr serve-judge --reward icons --port 8000",
+    "show": "milr show runs/A/tasks/0000-1a2b3c4d5e6f7a8b/best.png",
     "unpack": "milr unpack A.run.xz --out runs",
 }
 """Command -> one example line."""

@@ -37,6 +37,7 @@ from milr.cli.score import score
 from milr.cli.score_folder import score_folder
 from milr.cli.serve import index, serve
 from milr.cli.serve_judge import serve_judge
+from milr.cli.show import show
 from milr.cli.unpack import unpack
 from milr.errors import MilrError, UsageError
 from milr.untrusted import printable
@@ -60,6 +61,7 @@ COMMANDS: Sequence[Callable[..., None]] = (
     score,
     score_folder,
     serve_judge,
+    show,
     unpack,
 )
 """A command is one file and one line here; `data` has commands of its own."""

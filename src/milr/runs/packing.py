@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from milr.errors import UsageError
 from milr.files import PART, move, write_bytes
 from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, name_task, say_fault
+from milr.runs.metadata import describe_image, describe_run, save_png
 from milr.runs.reader import Run, TaskRun, make_task_run
 from milr.runs.schema import Count, EvaluatedImage, Manifest, Name, StoredImage, StoredStep, dump, dump_lines
 from milr.runs.upgrade import upgrade_packed_run, upgrade_packed_task
@@ -212,10 +213,17 @@ def unpack_run(
                     strict=True,
                 )
             )
+            shared = describe_run(run.manifest, task.image)
+            made = {one.image.file: one for one in task.images}
+            texts = {step.step: step.reasoning for step in task.steps}
+            said = {
+                name: {**shared, **describe_image(task.task, texts[one.step], one.reward, one.step)}
+                for name, one in made.items()
+            }
             for name, image in images.items():
-                image.save(fresh / name)
+                save_png(image, fresh / name, said[name])
             best = images[task.answer.image.file]
-            best.save(fresh / "best.png")
+            save_png(best, fresh / "best.png", said[task.answer.image.file])
             same = digest(best) == digests[task.index, task.image]
         move(fresh, place)
         yield done, len(run.tasks), same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +11,27 @@ from milr.files import PART, move
 from milr.rewards.base import Reward
 from milr.runs.evaluating import Shown, evaluate_images
 from milr.runs.layout import EVALUATED, RECORDS, STRIP, name_image
+from milr.runs.metadata import describe_image, save_png
 from milr.runs.reader import load_image
 from milr.runs.schema import EvaluatedImage, StoredStep, dump, dump_lines, end_lines
 from milr.runs.strip import Frame, draw_strip, find_outcome
-from milr.types import Score, StepRecord, Task, Unscored
+from milr.types import Reasoning, Score, StepRecord, Task, Unscored
 
 
 class TaskFolder:
     """The folder of a task in progress. Images are not kept in memory: strip and evaluator read them from disk."""
 
-    def __init__(self, folder: Path, image: int) -> None:
+    def __init__(self, folder: Path, image: int, texts: Mapping[str, str]) -> None:
+        """Begin a task's folder.
+
+        Args:
+            folder: Its name once the task is finished.
+            image: Number of the image among the prompt's images.
+            texts: Of every image, for its PNG file.
+        """
         self.final = folder
         """Its name once the task is finished."""
-        self._image = image
+        self._image, self._texts = image, texts
         self._folder = folder.with_name(folder.name + PART)
         (self._folder / "steps").mkdir(parents=True)
         self.last: StepRecord | None = None
@@ -30,13 +39,17 @@ class TaskFolder:
         self._best = ""
         self._first: Score | Unscored = Unscored("no image yet", "")
         self._cells: list[_Cell] = []
+        self._reasonings: list[tuple[int, Reasoning]] = []
 
     def add(self, record: StepRecord) -> None:
         """Write the step's images and its line."""
         self._first = self._first if self._cells else record.scores[0]
+        if record.images:
+            self._reasonings.append((record.step, record.reasoning))
         names = [name_image(record.step, number) for number in range(len(record.images))]
         for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
-            sample.image.save(self._folder / name)
+            texts = describe_image(record.task, record.reasoning, score, record.step)
+            save_png(sample.image, self._folder / name, {**self._texts, **texts})
             label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")
             self._cells.append(_Cell(record.step, number, name, label, _reward_text(score)))
         if record.best_step == record.step:
@@ -53,7 +66,9 @@ class TaskFolder:
 
     def draw(self, record: StepRecord) -> Path:
         """Write the best image and the strip so far; return the folder."""
-        record.best.image.save(self._folder / "best.png")
+        text = next(one for step, one in self._reasonings if step == record.best_step)
+        texts = {**self._texts, **describe_image(record.task, text, record.best_score, record.best_step)}
+        save_png(record.best.image, self._folder / "best.png", texts)
         outcome = find_outcome(self._first, record)
         frames = [
             Frame(
@@ -64,7 +79,7 @@ class TaskFolder:
             )
             for cell in self._cells
         ]
-        draw_strip(record.task.shown, frames).save(self._folder / STRIP)
+        save_png(draw_strip(record.task.shown, frames), self._folder / STRIP, texts)
         return self._folder
 
     def evaluate(self, evaluator: Reward, task: Task) -> list[EvaluatedImage]:

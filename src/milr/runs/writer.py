@@ -29,6 +29,7 @@ from milr.runs.layout import (
     read_manifest,
 )
 from milr.runs.lock import hold_run
+from milr.runs.metadata import describe_run
 from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, read_task, read_whole
 from milr.runs.schema import Manifest, Status, dump, dump_lines
@@ -285,7 +286,7 @@ class RunWriter:
         with self._refusing_full_disks():
             if key not in self._open:
                 name = name_task(record.index, record.task, image)
-                self._open[key] = TaskFolder(self.folder / "tasks" / name, image)
+                self._open[key] = TaskFolder(self.folder / "tasks" / name, image, describe_run(self._manifest, image))
             task = self._open[key]
             task.add(record)
             self._spent[key] = _Spent(record.drawings_spent, record.tokens_spent, record.reward_calls, record.cost)

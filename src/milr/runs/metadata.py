@@ -1,0 +1,75 @@
+"""The text chunks of the PNG files that milr writes: prompt, seed, model, method, reasoning text, score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from milr._version import __version__
+from milr.errors import UsageError
+from milr.rewards.images.files import MOST_BYTES, UnreadableImage, decode_image
+from milr.runs.schema import Manifest
+from milr.types import Reasoning, Score, Task, Unscored
+from milr.untrusted import read_file
+
+KEYS = ("prompt", "reasoning", "score", "reward", "step", "seed", "model", "method", "settings", "software")
+"""The chunks' keys, in the order in which they are shown."""
+_LONGEST = 1 << 16  # characters of a text that is kept
+
+
+def describe_run(manifest: Manifest, image: int) -> dict[str, str]:
+    """Return the texts that all images of a prompt's image share.
+
+    Args:
+        manifest: The run's.
+        image: Number of the image among the prompt's images; its seed is the run's plus this number.
+    """
+    settings = manifest.settings
+    return {
+        "seed": str(settings.run.seed + image),
+        "model": manifest.model,
+        "method": settings.method,
+        "settings": json.dumps({name: value for name, value in settings.flat.items() if value is not None}),
+        "software": f"milr {__version__}",
+    }
+
+
+def describe_image(task: Task, reasoning: Reasoning, score: Score | Unscored, step: int) -> dict[str, str]:
+    """Return the texts of one image."""
+    said = f"{score.value:.6g}" if isinstance(score, Score) else f"unscored: {score.reason}"
+    return {
+        "prompt": task.shown,
+        "reasoning": reasoning.text,
+        "score": said,
+        "reward": score.reward,
+        "step": str(step),
+    }
+
+
+def save_png(image: Image.Image, file: Path, texts: Mapping[str, str]) -> None:
+    """Write an image as PNG with these texts in UTF-8 chunks before its pixels; empty texts are left out."""
+    chunks = PngImagePlugin.PngInfo()
+    for key in KEYS:
+        if texts.get(key):
+            chunks.add_itxt(key, texts[key][:_LONGEST].encode("utf-8", "replace").decode())
+    image.save(file, "PNG", pnginfo=chunks)
+
+
+def read_texts(file: Path) -> dict[str, str]:
+    """Return the texts that milr wrote into a PNG file, in the order of `KEYS`.
+
+    Raises:
+        UsageError: There is no such file, it is no PNG, or it has none of these texts.
+    """
+    try:
+        info = decode_image(read_file(file, MOST_BYTES), ["PNG"]).info
+    except (OSError, ValueError, UnreadableImage) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no PNG image"
+        raise UsageError(f"{file}: {reason}; give an image that milr wrote, for instance best.png of a task") from error
+    texts = {key: str(info[key])[:_LONGEST] for key in KEYS if isinstance(info.get(key), str)}
+    if "prompt" not in texts:
+        raise UsageError(f"{file} does not say how it was made: only images that milr wrote since version 0.2 do")
+    return texts
