@@ -33,6 +33,12 @@ def test_documents_have_examples() -> None:
     assert {"README.md#0", "CONTRIBUTING.md#0", "docs/methods.md#0", SOURCE} <= set(BLOCKS)
 
 
+def test_the_reference_has_all_that_is_public() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\.\. auto\w+:: milr\.(\w+)$", page, re.M))
+    assert listed == set(milr.__all__) - {"__version__"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(BLOCKS) - {SOURCE}))
 def test_an_example_runs(
