@@ -221,15 +221,16 @@ def test_models_are_loaded_when_they_are_asked_for_within_the_memory(serve: Open
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(serve: OpenSite) -> None:
-    faults = [OSError("disk"), UsageError("no safetensors in it")]
+    faults = [OSError("disk"), UsageError("/home/us/models has no safetensors")]
 
     def load() -> None:
         if faults:
             raise faults.pop()
 
+    told = "the model 'b' cannot be loaded: the server's log says why"  # and not where it looked for it
     with serve(fake_offer(), fake_offer("b", load=load)) as site:
-        assert site.result(site.search("an easy cat", model="b"))["error"] == "no safetensors in it"
-        assert site.result(site.search("an easy cat", model="b"))["error"] == "internal error (OSError)"
+        assert site.result(site.search("an easy cat", model="b"))["error"] == told
+        assert site.result(site.search("an easy cat", model="b"))["error"] == told
         assert site.result(site.search("an easy cat", model="b"))["state"] == "finished"
         assert site.result(site.search("an easy cat"))["state"] == "finished"
 
@@ -239,11 +240,14 @@ def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, mo
     from milr.serve.jobs import Job
 
     def full(*_: object) -> Any:
-        raise MilrError("cannot write it: make room there")
+        raise MilrError("cannot write /home/us/runs: make room there")
 
     with serve() as site:
         with monkeypatch.context() as patched:
             patched.setattr(Job, "write", full)
             found = site.result(site.search("two dogs", "an easy cat"))
-        assert (found["state"], found["error"]) == ("failed", "cannot write it: make room there")
+        assert (found["state"], found["error"]) == (
+            "failed",
+            "the server cannot write its steps, for want of room perhaps",
+        )
         assert site.result(site.search("an easy cat"))["state"] == "finished"

@@ -194,6 +194,7 @@ def test_the_schema_says_what_each_method_reads(site: Site) -> None:
     assert {"strategy", "steps", "guidance", "seed"} <= milr.keys() and "batch_size" not in milr
     assert all(one.get("description") for one in milr.values()), "each has a help text"
     assert schema["models"]["fake"]["defaults"]["milr"]["learning_rate"] == 0.2, "the model's own"
+    assert schema["models"]["fake"]["best_defaults"]["strategy"] == "steer", "of those who choose nothing"
     for preset in schema["presets"]:
         site.search("an easy cat", method=preset["method"], settings=preset["settings"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -12,8 +13,9 @@ from milr.methods import METHODS
 from milr.serve.asked import SERVERS_OWN, read_task
 from milr.serve.errors import ApiError
 from milr.serve.offers import Offer, choose_offer
-from milr.serve.server import ClientDep, Server, ServerDep
+from milr.serve.server import ClientDep, ServerDep
 from milr.settings import METHOD_SETTINGS, STRATEGIES, json_schema, make_settings
+from milr.settings.best import take_best
 from milr.tasks import COLORS, COUNT_WORDS, OBJECT_NAMES, RELATIONS, explain
 
 router = APIRouter()
@@ -56,7 +58,8 @@ async def read_schema(server: ServerDep, client: ClientDep) -> dict[str, Any]:
                 "best": dict(offer.best),
                 "free_prompts": offer.free,
                 "reward": offer.reward,
-                "defaults": {name: _defaults(name, offer) for name in METHOD_SETTINGS},
+                "defaults": {name: _defaults(name, {}, offer) for name in METHOD_SETTINGS},
+                "best_defaults": _defaults(*take_best(None, {}, offer.best), offer),
             }
             for offer in server.desk.offers
         },
@@ -125,8 +128,8 @@ def _schema(method: str) -> dict[str, Any]:
     return {**schema, "properties": {k: v for k, v in schema["properties"].items() if k not in SERVERS_OWN}}
 
 
-def _defaults(method: str, offer: Offer) -> dict[str, Any]:
-    flat = make_settings(method, {}, offer.defaults).flat
+def _defaults(method: str, given: Mapping[str, object], offer: Offer) -> dict[str, Any]:
+    flat = make_settings(method, given, offer.defaults).flat
     return {name: value for name, value in flat.items() if name not in (*SERVERS_OWN, "seed")}
 
 
@@ -147,8 +150,3 @@ def _presets() -> list[dict[str, Any]]:
         {"name": "one drawing, after a text", "method": "text-reasoning", "settings": {}},
         {"name": "one drawing", "method": "one-shot", "settings": {}},
     ]
-
-
-def is_ready(server: Server) -> bool:
-    """Return whether a server takes orders."""
-    return server.desk.ready

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from milr._version import __version__
 from milr.errors import UsageError
 from milr.files import hold
-from milr.serve import about, images, searches
+from milr.serve import about, front, images, searches
 from milr.serve.config import ServeSettings
 from milr.serve.desk import Desk
 from milr.serve.envelope import Envelope
@@ -84,7 +84,7 @@ def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | N
     )
     app.state.server = server
     handle_errors(app)
-    for part in (images, searches, about):
+    for part in (images, searches, about, front):
         app.include_router(part.router)
     app.add_middleware(Envelope, server=server)
     return app

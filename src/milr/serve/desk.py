@@ -172,7 +172,8 @@ class Desk:
                 self._tell(job, step)
                 self.metrics.step(worker.offer.name, record)
         except (MilrError, OSError, SQLAlchemyError) as error:
-            self._break(job, error)
+            log.error("run not written", extra={"facts": {"search": job.id, "error": str(error)}})
+            self._break(job, MilrError("the server cannot write its steps, for want of room perhaps"))
         if record.finished is not None:
             self._leave(worker, record.index)
             self._end_if_over(job)
@@ -207,8 +208,9 @@ class Desk:
                 job.close(GeneratorExit("the server ends"))
         elif error is not None:
             worker.queue.close()
+            told = MilrError(f"the model {worker.offer.name!r} cannot be loaded: the server's log says why")
             for index in self._indices(worker):
-                self.lost(worker, index, error)
+                self.lost(worker, index, told)
 
     # --- inside
 

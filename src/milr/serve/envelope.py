@@ -79,7 +79,7 @@ class Envelope:
             if replaced:
                 return
             if size > most and not status:
-                replaced = True  # whoever read the body took the error for one of the body's form
+                replaced = True  # the reader of the body took the error for one of the body's form
                 await _answer(write_on, _too_long())
                 return
             await write_on(message)

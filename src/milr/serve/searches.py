@@ -19,6 +19,7 @@ from milr.serve.streams import send_events, stream
 router = APIRouter(prefix="/v1/searches")
 Number = Annotated[int, Field(ge=0, le=10**6)]
 _MOST_RESULTS = 10_000
+_SHORT = {"Cache-Control": "private, no-cache"}
 _LONG = {"Cache-Control": "private, max-age=86400, immutable"}
 
 
@@ -96,6 +97,20 @@ async def read_image(
     row = await _find(server, client, search)
     file = read_step(server.settings.data / row.id, task, image, step, number)
     return Response(await run_in_threadpool(encode, file, form), media_type=FORMS[form], headers=_LONG)
+
+
+@router.get("/{search}/cover", summary="The best image of a search's first task", response_model=None)
+async def read_cover(search: str, server: ServerDep, client: ClientDep) -> Response:
+    """Return the best image so far of the first task that has one."""
+    row = await _find(server, client, search)
+    found = await run_in_threadpool(server.store.events, search, 0, 1, "image")
+    if not found:
+        raise ApiError(404, "not_found", "there is no image yet")
+    one = found[0].data
+    file = read_step(
+        server.settings.data / row.id, one["task"], one["image"], one["best"]["step"], one["best"]["number"]
+    )
+    return Response(await run_in_threadpool(file.read_bytes), media_type="image/png", headers=_SHORT)
 
 
 @router.get("/{search}/strip/{task}/{image}", summary="All images of a task, side by side", response_model=None)
