@@ -60,7 +60,7 @@ class BenchmarkSettings(BaseModel):
     profile: str | None = None
     """The prompt profile; None takes the checkpoint's own."""
     graphs: bool = True
-    """As in `milr.load_model`; no result depends on it."""
+    """Option of `milr.load_model`; no result depends on it."""
     settings: Mapping[str, Any] = Field(default_factory=dict[str, Any])
     """Settings of the method, by name; the model's defaults apply to the others."""
 

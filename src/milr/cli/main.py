@@ -165,7 +165,7 @@ def start(
 _FAILURES = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 )
-"""Errors of the machine that no command has foreseen: whoever typed it can mend nothing."""
+"""Errors of the machine that no command expects and no user can fix."""
 
 
 def _name_command(words: Sequence[str]) -> str:

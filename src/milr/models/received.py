@@ -13,7 +13,7 @@ from milr.errors import MilrError, UsageError
 from milr.untrusted import UntrustedError, one_line, read_file
 
 MOST_BYTES = 2**28
-"""Of one JSON file: a tokenizer of 250,000 words has 20 MB."""
+"""Most bytes of one JSON file: a tokenizer of 250,000 words has 20 MB."""
 _UNSAFE = re.compile(
     r"_?\w*(attn|attention|experts|kernel)s?_implementation\w*|use_kernels|kernel_config|auto_map|custom_pipelines?"
     r"|trust_remote_code|code_revision|quantization_config|use_pretrained_backbone|backbone_kwargs|_commit_hash"

@@ -196,7 +196,7 @@ class _Message(BaseModel):
 
 
 class _Request(BaseModel):
-    """What is read of a chat request; other fields are other models'."""
+    """Fields that are read of a chat request; others are for other models."""
 
     messages: list[_Message] = Field(min_length=1, max_length=64)
     logprobs: bool = False

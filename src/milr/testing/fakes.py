@@ -155,7 +155,7 @@ class FakeModel:
 
 
 @lru_cache(maxsize=4096)
-@torch.inference_mode(False)  # whoever asks first, others learn by it
+@torch.inference_mode(False)  # the first caller may be in any mode; the result is shared
 def _make_matrix(seed: int, name: str, rows: int, columns: int) -> torch.Tensor:
     return torch.randn(rows, columns, generator=open_stream(seed, name, 0, 0, "weights"), dtype=torch.float32)
 
