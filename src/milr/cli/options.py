@@ -44,7 +44,7 @@ Dtype = Annotated[
 ]
 NoGraphs = Annotated[
     bool,
-    typer.Option("--no-graphs", help="On a CUDA device, launch every decode step anew: no CUDA graphs, same images."),
+    typer.Option("--no-graphs", help="On a CUDA device, launch every decode step: no CUDA graphs, same images."),
 ]
 FailUnder = Annotated[
     float | None,

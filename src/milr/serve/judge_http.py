@@ -13,7 +13,7 @@ from typing import Any
 from milr.untrusted import one_line
 
 MOST_BYTES = 64 * 2**20
-"""Limits of a request."""
+"""Most bytes of a request."""
 MOST_CONNECTIONS = 64
 """Open at once; one more is closed."""
 SECONDS = 60.0
