@@ -41,6 +41,7 @@ class TimeLeft:
             places: Most tasks in progress at once.
         """
         self._waiting, self._drawings, self._places = tasks, drawings, max(1, places)
+        self._beyond = tasks - min(tasks, self._places)  # wait while the first round is drawn
         self._open: dict[Hashable, _Progress] = {}
         self._reached: Counter[int] = Counter()  # round, from 1 -> tasks that reached it
         self._ended: Counter[int] = Counter()  # round, from 1 -> tasks that ended with it
@@ -63,8 +64,8 @@ class TimeLeft:
             del self._open[task]
 
     def seconds(self) -> float | None:
-        """Return the expected seconds; None before the first record."""
-        if not self._reached:
+        """Return the expected seconds; None before the first round's records are all there."""
+        if not self._reached or self._waiting > self._beyond:
             return None
         most = self._most_rounds()
         rounds = [self._expected(one.rounds, most) for one in self._open.values()]
