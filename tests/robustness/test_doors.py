@@ -9,6 +9,7 @@ import stat
 import struct
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,39 @@ def test_a_reader_that_leaves_ends_no_work_and_escapes_do_not_reach_it(
             monkeypatch.setattr("sys.stdout", stream)
             for _ in range(3):
                 write("a line")
+
+
+def test_a_dollar_in_a_name_is_a_dollar_in_a_figure() -> None:
+    pytest.importorskip("matplotlib")
+    from milr.benchmarks.intervals import estimate_mean
+    from milr.report.figures import Figure, Series
+    from milr.report.plots import draw_figure
+
+    found = estimate_mean([0.5, 0.25], 2)
+    series = Series("costs $x^{ and $5_a", (found,))
+    figure = Figure(key="k", title="t", across="$\\frac{", positions=("$",), series=(series,), scale="names")
+    assert "costs $x^{" in draw_figure(figure)
+
+
+def test_a_file_that_drips_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    from milr.benchmarks import fetch
+
+    class Dripping:
+        status_code = 200
+
+        def __enter__(self) -> Dripping:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def iter_bytes(self) -> Iterator[bytes]:
+            while True:
+                clock[0] += 59.0
+                yield b"x"
+
+    clock = [0.0]
+    monkeypatch.setattr(fetch.httpx2, "stream", lambda *_, **__: Dripping())
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: clock[0])
+    with pytest.raises(OSError, match="has not ended after 600 s"):
+        fetch._read_address("https://example.org")
+    assert clock[0] < 700

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -20,6 +21,8 @@ MOST_BYTES = 20_000_000
 """Most bytes of a file: far more than any of the files has."""
 SECONDS = 60.0
 """Longest time in seconds without a byte from the server."""
+WHOLE_SECONDS = 600.0
+"""For a whole file, however slowly it comes."""
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -70,6 +73,7 @@ def _check_address(address: str) -> str:
 def _read_address(address: str) -> bytes:
     """Return what a server gives, up to the most that a file has; proxies of the environment are used."""
     content = b""
+    until = time.monotonic() + WHOLE_SECONDS
     with httpx2.stream("GET", address, timeout=SECONDS, follow_redirects=True) as answer:
         if answer.status_code != 200:
             raise OSError(f"{answer.status_code} {answer.reason_phrase}")
@@ -77,6 +81,8 @@ def _read_address(address: str) -> bytes:
             content += piece
             if len(content) > MOST_BYTES:
                 break
+            if time.monotonic() > until:
+                raise OSError(f"it has not ended after {WHOLE_SECONDS:g} s")
     return content
 
 

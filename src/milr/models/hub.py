@@ -13,6 +13,7 @@ from milr.errors import UsageError
 from milr.files import find_cache
 from milr.models.received import read_index
 from milr.proxies import check_proxies
+from milr.untrusted import one_line
 
 _NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SETTINGS = (".json", ".jinja")
@@ -187,8 +188,8 @@ def _call(name: HubName, function: Callable[..., Any], *arguments: Any, **option
         ) from error
     except RevisionNotFoundError as error:
         raise UsageError(f"{name.repository!r} has no revision {name.revision!r} at the hub") from error
-    except (unanswered, OSError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except (unanswered, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = one_line(str(error), 200) or type(error).__name__
         raise UsageError(
             f"there is no folder {str(name)!r}, and the hub could not be asked ({reason}): give a folder, or try again "
             f"where there is a network"

@@ -183,3 +183,15 @@ def test_a_hub_that_cannot_be_reached_is_one_line(hub: type[Hub], monkeypatch: p
     with pytest.raises(UsageError, match="the hub could not be asked") as caught:
         find_at_hub(name(), confirm=lambda download: True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>login</html>", b"[]", b"{}", b'{"siblings": 7, "id": 7}', b"\xff", b"[" * 90_000]
+)
+def test_a_hub_that_answers_something_else_is_one_line(
+    body: bytes, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "do_GET", lambda self: self.send(200, body, {}))
+    with pytest.raises(UsageError) as caught:
+        find_at_hub(name(), confirm=lambda download: True)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
