@@ -185,7 +185,7 @@ NOT_HERE = {
 }
 """Commands that need the hub, the benchmarks' data or a run that is not here -> what they say, exit code 2."""
 LEFT_OUT = re.compile(
-    r"milr (doctor|ablate|data|serve-judge) |\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b|\.\.\.|\\$|ablate-matrix"
+    r"milr (doctor|ablate|data|serve-judge) |milr (serve|index)\b|\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b|\.\.\.|\\$|ablate-matrix"
 )
 """What has tests of its own, or leaves words open."""
 SLOW = re.compile("milr report|--pool")

@@ -25,6 +25,8 @@ BLOCKS = {
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     for place, text in enumerate(BLOCK.findall(path.read_text(encoding="utf-8")))
 }
+SERVED = "docs/tutorials/serve.md#0"
+"""It needs a server that draws: `tests/serve/test_tutorial.py` runs it."""
 SOURCE = "docs/method.md#0"
 """Not a program, but the heart of the method as `milr.methods.milr` has it."""
 
@@ -40,7 +42,7 @@ def test_the_reference_has_all_that_is_public() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {SOURCE}))
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {SOURCE, SERVED}))
 def test_an_example_runs(
     name: str, embedded: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

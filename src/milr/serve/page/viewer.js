@@ -28,7 +28,7 @@ function drawBoxes(size, boxes) {
     { viewBox: `0 0 ${size} ${size}`, "aria-hidden": "true", class: "box" },
     boxes.map(({ name, box: [x0, y0, x1, y1], color }) => [
       s("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, "vector-effect": "non-scaling-stroke" }),
-      s("text", { x: x0 + 1, y: Math.max(y0 - 1, size / 16), "font-size": size / 18 }, `${color ?? ""} ${name}`.trim()),
+      s("text", { x: x0 + 1, y: Math.max(y0 - 1, size / 25), "font-size": size / 26, "stroke-width": size / 110 }, `${color ?? ""} ${name}`.trim()),
     ]),
   );
 }

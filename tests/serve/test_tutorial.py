@@ -1,0 +1,30 @@
+"""The tutorial's lines of Python, run as they stand against a server with the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from milr.rewards import load_reward
+from milr.serve.offers import Loaded, make_offer
+from tests.end_to_end.test_documents import BLOCKS, SERVED
+from tests.serve.conftest import open_site
+
+
+@pytest.mark.slow
+def test_the_tutorial_draws_dogs(
+    embedded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    offer = replace(make_offer("embedded"), load=lambda: Loaded(embedded, load_reward("icons"), {}))
+    with open_site(tmp_path / "runs", [offer]) as site:
+        exec(compile(BLOCKS[SERVED].replace("http://127.0.0.1:8000", site.url), SERVED, "exec"), {})
+    with Image.open("dogs.png") as image:
+        assert image.width == embedded.capabilities.image_size
+    assert "image_generation.completed" in capsys.readouterr().out
