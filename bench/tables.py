@@ -127,7 +127,7 @@ def draw_scaling(report: Any, path: Path) -> None:
         axes.set(xlabel={"tasks": "tasks", "steps": "K"}[across], ylabel=label)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
 
 
 def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
@@ -148,7 +148,15 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.minorticks_off()
     figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Save a figure with its letters as text: a third of the size, and the same bytes each time."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "milr"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
