@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sys
@@ -18,7 +19,7 @@ from milr.runs import RunWriter, evaluate_run, read_run
 from milr.settings import make_settings
 from milr.testing import FakeReward, brightness, fake_records
 from milr.types import Task
-from tests.robustness.file_events import full_disk, run_killed
+from tests.robustness.file_events import full_disk, run_killed, watch
 from tests.robustness.rounds import ROUNDS
 from tests.support.fake_benchmark import fakes
 
@@ -173,3 +174,24 @@ def test_a_command_that_is_killed_at_random_goes_on_as_if_nothing_had_been(
     capsys.readouterr()
     print(f"{kills} kills")
     assert kills > 6
+
+
+def test_a_task_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power failure after its folder has got its name would otherwise leave empty files in it."""
+    dirty: set[str] = set()
+    renamed: list[str] = []
+
+    def see(kind: str, path: object, content: bytes) -> None:
+        if kind in ("open", "write") and "tasks" in str(path):
+            dirty.add(str(path))
+        if kind == "replace" and "tasks" in str(path):
+            renamed.append(str(path))
+            assert not {one for one in dirty if one.startswith(str(path))}, f"{path} counts before it is on the disk"
+
+    def flush(descriptor: int) -> None:
+        dirty.discard(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr("milr.files.os.fsync", flush)
+    with watch(see):
+        begin(tmp_path / "run")
+    assert len([path for path in renamed if path.endswith(".part")]) == len(TASKS)
