@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import overload
 
 from PIL import Image
 
 from milr.runs import Manifest, Run, TaskRun, read_run
-from milr.runs.strip import find_outcome
-from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored
-
-_SHOWN = 320  # most pixels per side of an image in a notebook
-_CURVE = (240, 80)  # pixels of the reward curve
+from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored, say_score
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a result has cost."""
+    """Cost of a result."""
 
     drawings: float
     """Images drawn; a partial one counts as its share."""
@@ -128,7 +120,7 @@ class Result:
         return f"Result({self.prompt!r}, {say_score(self.score)}, {self._say_end()}, {str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        return show_result(self)
+        return self.run.to_html()
 
     def _say_end(self) -> str:
         drawings = self.cost.drawings
@@ -145,7 +137,7 @@ class Results(Sequence[Result]):
 
     @classmethod
     def read(cls, folder: Path | str) -> Results:
-        """Read the results of a run folder, whoever made it.
+        """Read the results of a run folder, made by any program.
 
         Raises:
             UsageError: It holds no run.
@@ -178,67 +170,4 @@ class Results(Sequence[Result]):
         return "\n".join([head, *(f"  {one!r}" for one in self)])
 
     def _repr_html_(self) -> str:
-        return "".join(map(show_result, self))
-
-
-def say_score(score: Score | Unscored) -> str:
-    """Return a score in a few words."""
-    return f"{score.value:.2f}" if isinstance(score, Score) else "unscored"
-
-
-def mark_changes(before: str, after: str) -> str:
-    """Return a text as HTML in which the words that another text lacks are marked."""
-    old, new = before.split(), after.split()
-    parts: list[str] = []
-    for tag, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        words = escape(" ".join(new[start:end]))
-        if words:
-            parts.append(words if tag == "equal" else f"<mark>{words}</mark>")
-    return " ".join(parts)
-
-
-def show_result(result: Result) -> str:
-    """Return a result as HTML: the best image, its text with changed words marked, and the rewards of all steps."""
-    first, outcome = result.run.first, find_outcome(result.run.first.scores[0], result.run.last)
-    text = mark_changes(first.reasoning.text, result.reasoning) or "(no text)"
-    why = result.score.explanation if isinstance(result.score, Score) else result.score.reason
-    evaluated = "" if result.evaluated is None else f", evaluator {say_score(result.evaluated)}"
-    facts = f"reward {say_score(result.score)}{evaluated}, {outcome}, at step {result.run.last.best_step}"
-    return (
-        f'<div style="display:flex;gap:1em;margin:.6em 0">{show_image(result.image)}<div>'
-        f"<b>{escape(result.prompt)}</b><br>{escape(facts)}<br>{escape(why)}<br>"
-        f"<small>{text}</small><br>{draw_curve(result.run)}</div></div>"
-    )
-
-
-def show_image(image: Image.Image) -> str:
-    """Return an image as HTML, inside the page, enlarged by a whole factor or made smaller."""
-    factor = max(1, _SHOWN // (2 * max(image.size)))
-    width, height = (side * factor for side in image.size)
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    data = base64.b64encode(out.getvalue()).decode("ascii")
-    style = f"image-rendering:pixelated;max-width:{_SHOWN}px;height:auto"
-    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" style="{style}">'
-
-
-def draw_curve(run: TaskRun) -> str:
-    """Return the rewards of all images, and the best so far as a line, as an SVG picture."""
-    width, height = _CURVE
-    places: list[tuple[int, float]] = []
-    best: list[tuple[int, float]] = []
-    last = max(1, run.last.step)
-    for step in run.steps:
-        places += [(step.step, score.value) for score in step.scores if isinstance(score, Score)]
-        if isinstance(step.best_score, Score):
-            best.append((step.step, step.best_score.value))
-
-    def put(step: int, value: float) -> str:
-        return f"{4 + step / last * (width - 8):.1f},{height - 4 - value * (height - 8):.1f}"
-
-    dots = "".join(
-        f'<circle cx="{x}" cy="{y}" r="2" fill="#59636e"/>' for x, y in (put(*one).split(",") for one in places)
-    )
-    line = f'<polyline points="{" ".join(put(*one) for one in best)}" fill="none" stroke="#1a7f37"/>'
-    title = "<title>reward of every image by step; the line is the best so far</title>"
-    return f'<svg width="{width}" height="{height}" role="img">{title}{line}{dots}</svg>'
+        return "".join(one.run.to_html() for one in self)

@@ -6,10 +6,13 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from html import escape
+from typing import Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
+
+from milr.display import show_image
 
 Relation = Literal["left of", "right of", "above", "below"]
 
@@ -50,6 +53,10 @@ class Task(BaseModel):
     typed: str | None = None
     """The prompt as the user typed it, if the model reads a rewritten one; None if both are equal."""
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Return what is not left at its default, for `repr`."""
+        return [(name, value) for name, value in super().__repr_args__() if value not in (None, ())]
+
     @property
     def shown(self) -> str:
         """Return the prompt in the user's own words."""
@@ -64,7 +71,7 @@ class Task(BaseModel):
         return hashlib.sha256(self.model_dump_json(by_alias=True, exclude={"typed"}).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reasoning:
     """The text that a model wrote before drawing."""
 
@@ -73,8 +80,12 @@ class Reasoning:
     tokens: tuple[int, ...]
     """Token ids without the end-of-sequence token."""
 
+    def __repr__(self) -> str:
+        """Return the text and the number of its tokens."""
+        return f"Reasoning({self.text!r}, {len(self.tokens)} tokens)"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class ImageSample:
     """Image tokens and the image that they decode to."""
 
@@ -82,6 +93,13 @@ class ImageSample:
     """Image token ids in raster order, rows from the top."""
     image: Image.Image
     """The image, RGB."""
+
+    def __repr__(self) -> str:
+        """Return the image's size and the number of its tokens."""
+        return f"ImageSample({self.image.width} x {self.image.height} pixels, {len(self.tokens)} tokens)"
+
+    def _repr_html_(self) -> str:
+        return show_image(self.image)
 
 
 @dataclass(frozen=True)
@@ -145,6 +163,11 @@ class Unscored:
     best image."""
     cost: float = 0.0
     """US dollars paid to VLM judges for the attempts."""
+
+
+def say_score(score: Score | Unscored) -> str:
+    """Return a score in a few words: "0.75", or "unscored"."""
+    return f"{score.value:.2f}" if isinstance(score, Score) else "unscored"
 
 
 def rank(score: Score | Unscored) -> float:
@@ -212,7 +235,7 @@ Finished = Literal[
 try. "unscored": the reward cannot score any more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepRecord:
     """The record of one step of a method for one task. Step 0 is the first image, before any update."""
 
@@ -254,3 +277,14 @@ class StepRecord:
     """Scores of the task's first image by the panel's rewards, by name; empty without a panel."""
     panel_best: Mapping[str, Score | Unscored] = field(default_factory=dict[str, "Score | Unscored"])
     """The same for `best`."""
+
+    def __repr__(self) -> str:
+        """Return prompt, step, scores and the best so far, on one line."""
+        scores = ", ".join(map(say_score, self.scores)) or "none"
+        best = f"best {say_score(self.best_score)} at step {self.best_step}"
+        end = f", {self.finished}" if self.finished else ""
+        return f"StepRecord({self.task.shown!r}, step {self.step}, scores {scores}, {best}{end})"
+
+    def _repr_html_(self) -> str:
+        shown = "".join(show_image(one.image) for one in self.images)
+        return f'<div style="display:flex;gap:.5em">{shown}</div>{escape(repr(self))}<br>{escape(self.reasoning.text)}'

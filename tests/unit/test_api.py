@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import milr
+from milr.display import mark_changes
 from milr.errors import MilrError
-from milr.results import Results, mark_changes
+from milr.results import Results
 from milr.testing import FakeModel, FakeReward, brightness
 from milr.types import Task
 
@@ -202,3 +203,21 @@ def test_a_wrong_use_is_told_in_one_line_and_leaves_no_run(use: str) -> None:
         call()
     assert told in str(error.value) and "\n" not in str(error.value), str(error.value)
     assert not [path for path in Path().rglob("best.png")]
+
+
+def test_records_runs_tasks_and_settings_are_said_in_a_line_and_shown_in_a_notebook() -> None:
+    result = milr.generate("a <red> cat", **FAKE, steps=1, out="run", stop_at=1)
+    record, run = result.records[-1], milr.read_run("run")
+    settings = run.manifest.settings
+    assert repr(record) == (
+        f"StepRecord('a <red> cat', step 1, scores {record.scores[0].value:.2f}, "  # type: ignore[union-attr]
+        f"best {result.score.value:.2f} at step {record.best_step}, out of steps)"  # type: ignore[union-attr]
+    )
+    assert repr(milr.Task(prompt="a cat", tag="colors")) == "Task(prompt='a cat', tag='colors')"
+    assert repr(run) == "Run(run, best-of-n, model fake, reward fake@1, 1 of 1 tasks, finished)"
+    assert repr(settings).startswith("Settings('best-of-n', steps=1, guidance=2.0") and "None" not in repr(settings)
+    assert "tokens)" in repr(record.reasoning) and repr(record.best) == "ImageSample(20 x 20 pixels, 25 tokens)"
+    for one in (record, run, run.tasks[0], settings, record.best):
+        assert len(repr(one)) < 500 and "\n" not in repr(one)
+        shown = one._repr_html_()
+        assert "<red>" not in shown and ("<img" in shown) is not isinstance(one, milr.Settings)

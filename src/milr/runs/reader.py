@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +14,7 @@ from pydantic_core import from_json
 from milr.errors import UsageError
 from milr.files import PART
 from milr.rewards.images.files import UnreadableImage, decode_image
+from milr.runs.display import show_search
 from milr.runs.layout import (
     EVALUATED,
     OLD_EVALUATED,
@@ -27,11 +29,14 @@ from milr.runs.layout import (
 )
 from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, split_lines
 from milr.runs.upgrade import is_old_step, upgrade_step
-from milr.types import Score, Task, Unscored
+from milr.types import Score, Task, Unscored, say_score
 from milr.untrusted import read_file
 
 MISSING = "no verdict of the run's evaluator is stored: type milr evaluate, or resume the run, to ask for it"
 """Reason why an image is unscored if its evaluator's score is missing."""
+
+
+_SHOWN = 20  # most tasks of a run in a notebook
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class RunImage:
     """None if the run has no evaluator."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskRun:
     """One finished task of a run."""
 
@@ -62,6 +67,20 @@ class TaskRun:
     """The evaluator's scores of every image, in order; empty if the run has no evaluator."""
     has_images: bool = True
     """False for a task of a packed run or of compact results, whose images have no files."""
+
+    def __repr__(self) -> str:
+        """Return prompt, steps, score and folder, on one line."""
+        score = say_score(self.last.best_score)
+        end = f"{len(self.steps)} steps, {score}, {self.last.finished}"
+        return f"TaskRun({self.task.shown!r}, {end}, {str(self.folder)!r})"
+
+    def to_html(self) -> str:
+        """Return the task as HTML: best image, text with changed words marked, reward curve."""
+        best = self.load_image(self.last.best) if self.has_images else None
+        return show_search(self.steps, self.answer.evaluator, best)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
     @property
     def first(self) -> StoredStep:
@@ -119,7 +138,7 @@ class TaskRun:
             raise damaged(self.folder, image.file, f"cannot be read ({say_fault(error)})") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder."""
 
@@ -129,6 +148,18 @@ class Run:
     """The finished tasks, in the order of the prompts and, for each, of its images."""
     damaged: tuple[str, ...] = ()
     """Finished tasks that cannot be read and are set aside: file, fault and fix of each."""
+
+    def __repr__(self) -> str:
+        """Return folder, method, model, reward and how much has finished, on one line."""
+        made = self.manifest
+        wanted = len(made.tasks) * made.images_per_prompt
+        parts = (str(self.folder), made.method, f"model {made.model}", f"reward {made.reward}")
+        return f"Run({', '.join(parts)}, {len(self.tasks)} of {wanted} tasks, {made.status})"
+
+    def _repr_html_(self) -> str:
+        left = len(self.tasks) - _SHOWN
+        more = f"<p>and {left} more: {escape(str(self.folder / 'index.html'))}</p>" if left > 0 else ""
+        return f"<p>{escape(repr(self))}</p>" + "".join(one.to_html() for one in self.tasks[:_SHOWN]) + more
 
     @property
     def notes(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, Self, cast, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
 
+from milr.display import show_table
 from milr.errors import UsageError, unknown_name
 from milr.registry import Entry, find, load
 from milr.settings.models import METHOD_SETTINGS, MethodSettings, MilrSettings, RunSettings, SamplingParams
@@ -48,6 +49,14 @@ class Settings(BaseModel):
         # settings may be read from files, so no method is imported for them
         declared = METHOD_SETTINGS.get(given.get("method", "milr"), OtherSettings)
         return {**given, "own": declared.model_validate(given.get("own", {}))}
+
+    def __repr__(self) -> str:
+        """Return the method and all settings that are set, as `make_settings` takes them, on one line."""
+        said = ", ".join(f"{name}={value!r}" for name, value in self.flat.items() if value is not None)
+        return f"Settings({self.method!r}, {said})"
+
+    def _repr_html_(self) -> str:
+        return show_table(f"settings of {self.method}", {k: v for k, v in self.flat.items() if v is not None})
 
     @property
     def flat(self) -> dict[str, Any]:
