@@ -34,6 +34,8 @@ class Listener(uvicorn.Server):
                 server_header=False,
                 ws="none",
                 lifespan="on",
+                timeout_keep_alive=75,  # longer than clients and proxies keep a connection, so that they close it first
+                backlog=4096,
                 limit_concurrency=settings.limits.streams + _SPARE,
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
             )
