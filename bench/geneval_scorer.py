@@ -43,6 +43,8 @@ PROMPTS = (
 SEEN = ("dog", "cat")
 WARM = PROMPTS[-1]
 """Task that asks for a colour of both classes, so that CLIP and its texts are loaded before anything counts."""
+PROGRAM = (sys.executable, "-m", "bench.geneval_scorer")
+"""Starts a fresh program of this one."""
 _INTERVAL = 0.5
 """Seconds between two readings of the memory."""
 
@@ -136,7 +138,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def run_apart(measure: str, *options: str) -> dict[str, Any]:
     """Run one measurement in a fresh program; return its result with the peaks of memory of its processes."""
-    command = [sys.executable, "-m", "bench.geneval_scorer", "--measure", measure, *options]
+    command = [*PROGRAM, "--measure", measure, *options]
     largest = together = 0.0
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None

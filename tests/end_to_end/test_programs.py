@@ -21,6 +21,7 @@ from PIL import Image
 from milr.rewards import load_reward
 from milr.tasks import OBJECT_NAMES, tasks_from_prompts
 from milr.types import Score
+from tests.support.forks import ForkServer
 from tests.support.paths import ROOT
 
 FOLDERS = ("bench", "experiments", "training", "examples")
@@ -133,10 +134,11 @@ def test_random_models_have_januss_sizes(name: str, parameters: int, tmp_path: P
 @pytest.mark.slow
 @runs("bench/geneval_scorer.py")
 def test_genevals_scorer_is_measured(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forks: ForkServer
 ) -> None:
     from bench import geneval_scorer
 
+    monkeypatch.setattr(geneval_scorer, "PROGRAM", [str(forks.caller("scorer", "bench.geneval_scorer"))])
     monkeypatch.setenv("MILR_WEIGHTS", "")  # the program sets it: put it back afterwards
     sizes = ["--size", "tiny", "--pictures", "1", "--repeats", "1", "--side", "32", "--processes", "1"]
     geneval_scorer.main([*sizes, "--work", str(tmp_path), "--json"])
