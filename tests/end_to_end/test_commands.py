@@ -111,8 +111,10 @@ def read_documents() -> list[tuple[str, str]]:
     """Return every command that a document prints in a block, with where it is, and without its comment."""
     found: list[tuple[str, str]] = []
     for path in DOCUMENTS:
+        inside = False
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if re.match(r" *milr ", line):
+            inside ^= line.lstrip().startswith("```")
+            if inside and re.match(r" *milr ", line):
                 for command in re.split(r"  +#|&&|  +today", line)[0:1] if "&&" not in line else line.split("&&"):
                     found.append((f"{path.relative_to(ROOT)}:{number}", command.split("   #")[0].strip()))
     return found
@@ -182,10 +184,12 @@ NOT_HERE = {
     "milr convert janus": "is neither a folder nor whole in the hub's cache",
     "milr benchmark geneval": "type milr data get geneval",
     "milr export": "holds no run",
+    "milr generate --resume": "holds no run",
 }
 """Commands that need the hub, the benchmarks' data or a run that is not here -> what they say, exit code 2."""
 LEFT_OUT = re.compile(
-    r"milr (doctor|ablate|data|serve-judge) |milr (serve|index)\b|\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b|\.\.\.|\\$|ablate-matrix"
+    r"milr (doctor|ablate|data|serve-judge) |milr (serve|index)\b|\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b"
+    r"|\.\.\.|\\$|ablate-matrix"
 )
 """What has tests of its own, or leaves words open."""
 SLOW = re.compile("milr report|--pool")
@@ -292,6 +296,9 @@ def test_quiet_prints_the_result_alone_and_not_with_verbose(
         "run",
         "page",
     ]
+    assert main(["generate", "two dogs", "--steps", "1", "--out", "j", "--quiet", "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and json.loads(said.out)["finished"]
     words = ["benchmark", "icons", "--limit", "2", "--steps", "1", "--out"]
     assert main([*words, "b", "-q"]) == 0
     quiet = capsys.readouterr()

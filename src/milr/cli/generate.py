@@ -243,17 +243,18 @@ def _draw(
             for outcome in progress.outcomes(folder):
                 print(json.dumps(outcome, ensure_ascii=False))
         vlm.client.close()
-    progress.conclude(folder, vlm.conclusion(progress.ends()), result)
+    ending = screen if as_json else result  # of a quiet command, the objects are the result
+    progress.conclude(folder, vlm.conclusion(progress.ends()), ending)
     bests = [last.best_score for _, last in progress.ends()]
     values = [best.value if isinstance(best, Score) else None for best in bests]
     if parts.evaluator is not None:
         values = [answer.value for answer in answers_of(read_run(folder))]
         known = [value for value in values if value is not None]
         mean = f"{sum(known) / len(known):.2f} on average" if known else "none scored"
-        result.print(f"evaluated:   {mean} by {parts.evaluator.name}, which was not optimised")
+        ending.print(f"evaluated:   {mean} by {parts.evaluator.name}, which was not optimised")
     if progress.unfinished():
         result.print(f"milr: {go_on}")
-    show_page(folder, result.print, open_page)
+    show_page(folder, ending.print, open_page)
     end_by_scores(values, fail_under)
 
 

@@ -213,10 +213,11 @@ def _usual(name: str, values: Sequence[object]) -> str:
 def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
     rows = [(run.manifest.settings.run.seed + task.image, run, task) for run in runs for task in run.tasks]
     seen = Counter((task.task.key, seed, task.index) for seed, _, task in rows)
-    for (_, seed, index), times in seen.items():
+    for (key, seed, index), times in seen.items():
         if times > 1:
-            folders = " and ".join(str(run.folder) for run in runs)
-            raise UsageError(f"task {index} under seed {seed} is in two of {folders}: leave one of the runs out")
+            same = [(run, task) for own, run, task in rows if (task.task.key, own, task.index) == (key, seed, index)]
+            folders = " and ".join(str(run.folder) for run, _ in same)
+            raise UsageError(f"{same[0][1].task.shown!r} under seed {seed} is in {folders}: leave one of the runs out")
     images = [task.images for _, _, task in rows]
     shape = len(rows), max(map(len, images))
     spent, step = np.full(shape, np.inf), np.full(shape, np.inf)
