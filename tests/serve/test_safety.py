@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +254,33 @@ def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, mo
             "the server cannot write its steps, for want of room perhaps",
         )
         assert site.result(site.search("an easy cat"))["state"] == "finished"
+
+
+def test_nothing_but_its_command_brings_the_server_with_it() -> None:
+    root = Path(__file__).parents[2] / "src" / "milr"
+    users = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"^\s*(from|import) milr\.serve\b", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert {user for user in users if not user.startswith("serve/")} == {"cli/serve.py", "cli/serve_judge.py"}
+    code = "import sys, milr, milr.cli.main; print(sorted({'fastapi', 'sqlalchemy', 'uvicorn'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_command_refuses_what_it_cannot_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from milr.cli.main import main
+
+    for words, told in (
+        (["serve", "--host", "0.0.0.0"], "give --keys FILE, or MILR_API_KEYS"),
+        (["serve", "--model", "embedded", "--model", "embedded"], "is there twice"),
+        (["serve", "--keys", str(tmp_path / "none")], "give a text file with a key a line"),
+        (["serve", "--memory", "0.000001"], "give more --memory"),
+        (["index", str(tmp_path / "none")], "is no folder"),
+    ):
+        more = ["--data", str(tmp_path / "runs")] if words[0] == "serve" else []
+        assert main([*words, *more]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["index", str(tmp_path)]) == 0
+    assert "0 runs with 0 steps" in capsys.readouterr().out
