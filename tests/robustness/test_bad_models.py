@@ -191,7 +191,7 @@ BAD: dict[str, Damage] = {
 HARMLESS: dict[str, Damage] = {"traps": lay_traps, "a kernel of the hub": set_kernel}
 
 
-@pytest.mark.parametrize("name", [*HARMLESS])
+@pytest.mark.parametrize("name", ["traps", pytest.param("a kernel of the hub", marks=pytest.mark.slow)])
 def test_code_beside_a_model_never_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from milr.models import load_model
 
@@ -203,7 +203,7 @@ def test_code_beside_a_model_never_runs(name: str, tmp_path: Path, monkeypatch: 
     assert "evil" not in str(vars(model.network.config)) if hasattr(model, "network") else True
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 29])
 def test_a_bad_folder_is_refused_in_one_line(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some values of a config change nothing that the network is made of; such a folder may load."""
     from milr.models import load_model

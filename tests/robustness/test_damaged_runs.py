@@ -181,8 +181,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("step", [pytest.param(1 if ROUNDS > 1 else 4, marks=pytest.mark.slow), 11])
+QUICK = ("compare", "export", "resume")
+"""Commands that the fast tests try, with a few kinds of damage."""
+CASES = [
+    *(pytest.param(command, 1 if ROUNDS > 1 else 4, marks=pytest.mark.slow) for command in COMMANDS),
+    *((command, 14) for command in QUICK),
+]
+
+
+@pytest.mark.parametrize(("command", "step"), CASES)
 def test_every_command_says_in_a_line_what_is_damaged(
     command: str,
     step: int,

@@ -70,7 +70,10 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("code", ["evil.py:make", "./evil.py:make", "evil:make", "mix:evil.py:make*0.5+icons*0.5"])
+MORE = ("./evil.py:make", "evil:make", "mix:evil.py:make*0.5+icons*0.5")
+
+
+@pytest.mark.parametrize("code", ["evil.py:make", *(pytest.param(code, marks=pytest.mark.slow) for code in MORE)])
 def test_code_that_a_run_names_is_not_loaded(
     code: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +135,7 @@ def test_nothing_is_written_over_and_a_link_is_not_followed(place: Path, capsys:
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("pictures", ["none", "ends"])
+@pytest.mark.parametrize("pictures", ["none", pytest.param("ends", marks=pytest.mark.slow)])
 def test_an_unpacked_run_is_read_by_every_command_or_refused_in_a_line(
     pictures: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,7 +180,7 @@ def run_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     yield run
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 23])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 40])
 def test_every_kind_of_reply_leaves_a_whole_run_with_right_scores(
     step: int, run_with: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
