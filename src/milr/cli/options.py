@@ -21,6 +21,7 @@ from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
 from milr.registry import is_code
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
+from milr.settings.best import take_best
 
 CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 1 is a failure of the machine too, 2 is wrong use
 INTERRUPTED = 130  # exit code of shells after Ctrl-C
@@ -156,10 +157,6 @@ def check_names(model: str, reward: str | None, dtype: str | None) -> None:
     check_dtype(dtype)
 
 
-_OWN_CHOICES = ("strategy", "text_ratio", "image_ratio", "learning_rate")
-"""Settings that choose a search: a user who gives one gets the paper's method with it."""
-
-
 def choose_search(
     method: str | None, given: Mapping[str, object], source: ModelSource
 ) -> tuple[str, dict[str, object]]:
@@ -172,10 +169,7 @@ def choose_search(
     """
     from milr.models import read_best_method
 
-    best = read_best_method(source)
-    if method is not None or not best or any(name in given for name in _OWN_CHOICES):
-        return method or "milr", dict(given)
-    return best.get("method", "milr"), {**{k: v for k, v in best.items() if k != "method"}, **given}
+    return take_best(method, given, read_best_method(source))
 
 
 def name_search(settings: Settings) -> str:
