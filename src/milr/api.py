@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -230,6 +232,10 @@ def _show(job: Job, wanted: bool | None) -> Generator[Any]:
     if not (screen.is_terminal or screen.is_jupyter if wanted is None else wanted):
         yield lambda record, path: None  # pyright: ignore[reportUnknownLambdaType]
         return
+    if screen.is_jupyter:
+        with _show_in_notebook(job) as show:
+            yield show
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, transient=True) as bar:
         manifest = job.writer.manifest
@@ -239,3 +245,25 @@ def _show(job: Job, wanted: bool | None) -> Generator[Any]:
             bar.update(done, advance=path is not None, description=f"{manifest.method}, step {record.step}")
 
         yield show
+
+
+@contextmanager
+def _show_in_notebook(job: Job) -> Generator[Any]:
+    """Yield the same function for a notebook, where it changes one line in place."""
+    shown: Any = import_module("IPython.display")
+    manifest, started, ended = job.writer.manifest, time.monotonic(), 0
+    line = shown.display(shown.HTML("drawing ..."), display_id=True)
+
+    def show(record: StepRecord, path: Path | None) -> None:
+        nonlocal ended
+        ended += path is not None
+        rest = len(manifest.tasks) - manifest.tasks_finished - ended
+        spent = time.monotonic() - started
+        left = f", about {spent / ended * rest:.0f} s left" if ended else ""
+        done = f"{manifest.tasks_finished + ended} of {len(manifest.tasks)} prompts"
+        line.update(shown.HTML(f"{manifest.method}: {done}, step {record.step}, {spent:.0f} s{left}"))
+
+    try:
+        yield show
+    finally:
+        line.update(shown.HTML(""))

@@ -13,7 +13,7 @@ from PIL import Image
 _SHOWN = 320  # most pixels per side of an image
 
 
-def show_image(image: Image.Image) -> str:
+def show_image(image: Image.Image, alt: str = "image") -> str:
     """Return an image as HTML, inside the page, enlarged by a whole factor or made smaller."""
     factor = max(1, _SHOWN // (2 * max(image.size)))
     width, height = (side * factor for side in image.size)
@@ -21,7 +21,8 @@ def show_image(image: Image.Image) -> str:
     image.save(out, "PNG")
     data = base64.b64encode(out.getvalue()).decode("ascii")
     style = f"image-rendering:pixelated;max-width:{_SHOWN}px;height:auto"
-    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" style="{style}">'
+    source = f"data:image/png;base64,{data}"
+    return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}" style="{style}">'
 
 
 def mark_changes(before: str, after: str) -> str:

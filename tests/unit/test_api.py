@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,3 +223,15 @@ def test_records_runs_tasks_and_settings_are_said_in_a_line_and_shown_in_a_noteb
         assert len(repr(one)) < 500 and "\n" not in repr(one)
         shown = one._repr_html_()
         assert "<red>" not in shown and ("<img" in shown) is not isinstance(one, milr.Settings)
+
+
+def test_progress_in_a_notebook_is_one_line_that_changes_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    notebook = ModuleType("IPython.display")
+    line = SimpleNamespace(update=lines.append)
+    notebook.__dict__.update(HTML=str, display=lambda text, display_id: lines.append(text) or line)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    milr.generate(["a", "b"], **FAKE, steps=1)
+    assert lines[0] == "drawing ..." and lines[-1] == ""
+    assert re.fullmatch(r"best-of-n: 2 of 2 prompts, step 1, \d+ s, about 0 s left", lines[-2])

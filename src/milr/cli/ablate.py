@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,8 +104,8 @@ def ablate(
     def run(settings: BenchmarkSettings, where: Path) -> None:
         try:
             job = start_or_resume(settings, where, vlm=vlm.client)
-            with BenchmarkProgress(job, screen, verbose=verbose) as progress:
-                for record, image, task in job.run():
+            with BenchmarkProgress(job, screen, verbose=verbose) as progress, closing(job.run()) as records:
+                for record, image, task in records:
                     progress.show(record, image, task)
         except MilrError as error:  # the other runs may succeed
             failed.append(where.name)

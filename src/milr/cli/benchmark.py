@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,8 +179,8 @@ def _run(
     for line in vlm.costs(parts.reward, evaluator, parts.model, progress.images()):
         screen.print(f"milr: {line}")
     try:
-        with progress:
-            for record, image, folder in job.run():
+        with progress, closing(job.run()) as records:
+            for record, image, folder in records:
                 progress.show(record, image, folder)
     except KeyboardInterrupt:
         always.print(f"milr: interrupted; to go on, type: milr benchmark --resume {job.folder}")

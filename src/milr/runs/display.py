@@ -30,7 +30,7 @@ def show_search(steps: Sequence[StoredStep], evaluated: Score | Unscored | None,
     why = last.best_score.explanation if isinstance(last.best_score, Score) else last.best_score.reason
     judged = "" if evaluated is None else f", evaluator {say_score(evaluated)}"
     facts = f"reward {say_score(last.best_score)}{judged}, {outcome}, at step {last.best_step}"
-    image = "" if best is None else show_image(best)
+    image = "" if best is None else show_image(best, last.task.shown)
     return (
         f'<div style="display:flex;gap:1em;margin:.6em 0">{image}<div>'
         f"<b>{escape(last.task.shown)}</b><br>{escape(facts)}<br>{escape(why)}<br>"

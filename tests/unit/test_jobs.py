@@ -1,0 +1,81 @@
+"""One job: benchmarks and ablations that Ctrl-C cuts keep the best image so far, and go on to equal results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milr.cli.main import main
+from milr.runs import read_run
+from milr.testing import FakeModel
+from tests.support.fake_benchmark import fakes
+
+ASKED = ["--limit", "4", "--evaluator", "icons-judge", "--seed", "5", "--steps", "2", "--batch-size", "2"]
+RECIPE = """title = "two"
+hardware = "any"
+settings = {steps = 2}
+runs = [{method = "best-of-n"}, {method = "best-of-n-sampled"}]
+"""
+
+
+@contextmanager
+def interrupted_at(call: int) -> Iterator[None]:
+    """Press Ctrl-C in so manieth drawing."""
+    draw, calls = FakeModel.draw, iter(range(call))
+
+    def cut(self: FakeModel, *arguments: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return draw(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeModel, "draw", cut)
+        yield
+
+
+def answers(folder: Path | str) -> list[object]:
+    tasks = read_run(folder).tasks
+    return [
+        (task.steps[-1].best, task.answer, task.evaluated, task.load_image(task.last.best).tobytes()) for task in tasks
+    ]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    with fakes():
+        yield
+
+
+def test_an_interrupted_benchmark_keeps_its_best_images_and_goes_on_to_equal_results(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["benchmark", "icons", "--method", "best-of-n", *ASKED]
+    assert main([*asked, "--out", "whole"]) == 0
+    with interrupted_at(5):
+        assert main([*asked, "--out", "cut"]) == 130
+    assert "type: milr benchmark --resume cut" in capsys.readouterr().err
+    begun = list(Path("cut/tasks").glob("*.part"))
+    assert begun and all((folder / "best.png").is_file() for folder in begun)
+    assert 0 < len(read_run("cut").tasks) < 4  # those that were cut are no answers
+    assert main(["benchmark", "--resume", "cut"]) == 0
+    assert answers("cut") == answers("whole") and len(answers("cut")) == 4
+
+
+def test_an_interrupted_ablation_goes_on_to_equal_results(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("two.toml").write_text(RECIPE)
+    asked = ["ablate", "two.toml", "--limit", "4", "--evaluator", "icons-judge", "--batch-size", "2"]
+    assert main([*asked, "--out", "whole"]) == 0
+    with interrupted_at(8):
+        assert main([*asked, "--out", "cut"]) == 130
+    assert "type the same command to go on in cut" in capsys.readouterr().err
+    assert list(Path("cut").rglob("*.part/best.png"))
+    assert main([*asked, "--out", "cut"]) == 0
+    names = sorted(path.name for path in Path("whole").iterdir() if path.is_dir())
+    assert len(names) == 2
+    for name in names:
+        assert answers(Path("cut") / name) == answers(Path("whole") / name)
