@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import Image, UnidentifiedImageError
 
@@ -71,7 +72,7 @@ def list_images(path: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return the image in a file, with all its pixels decoded.
+    """Return the image in a file, with all its pixels decoded; its attribute `filename` is the path.
 
     Raises:
         UnreadableImage: The file is missing, in none of `FORMATS`, cut off, or far too large.
@@ -81,7 +82,9 @@ def read_image(path: Path) -> Image.Image:
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise UnreadableImage(f"the image cannot be read: {path.name}: {said}") from error
-    return decode_image(content)
+    image = decode_image(content)
+    cast("Any", image).filename = str(path)  # as Pillow does: results from elsewhere name their images by file
+    return image
 
 
 def decode_image(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
