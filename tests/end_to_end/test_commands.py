@@ -453,6 +453,18 @@ def test_an_interrupted_search_is_gone_on_with_by_the_command_that_it_prints(
     ]
 
 
+def test_own_prompts_are_named_where_a_benchmark_is_meant(tmp_path: Path, capsys: Out) -> None:
+    own = str(tmp_path / "own")
+    assert main(["generate", "two dogs", "--steps", "1", "--out", own]) == 0
+    for command, said in (
+        (["benchmark", "--resume", own], f"holds no benchmark's run: type milr generate --resume {own}"),
+        (["compare", "runs/A", own], "ran different benchmarks (own prompts: two dogs and icons)"),
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -134,7 +134,7 @@ class BenchmarkJob(Job):
                 missing.
         """
         if read_manifest(folder).benchmark is None:
-            raise UsageError(f"{folder} holds no benchmark's run: give a folder that milr benchmark named")
+            raise UsageError(f"{folder} holds no benchmark's run: type milr generate --resume {folder}")
         manifest, names = read_names(folder, typed)
         assert manifest.benchmark is not None
         check_stored("benchmark", manifest.benchmark, BENCHMARKS, folder, typed)

@@ -77,6 +77,10 @@ def evaluate(
                 screen.print(f"milr: {note}")
     except MilrError as error:
         raise error.extend("; the same command goes on") from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the scores ({error.strerror or error}): make room there; the same command goes on"
+        ) from error
     finally:
         vlm.client.close()
     for line in vlm.conclusion([]):

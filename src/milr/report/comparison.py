@@ -126,7 +126,7 @@ def _check_pair(entry: Entry, base: Entry) -> None:
     """Refuse entries that cannot be compared."""
     where = f"{entry.runs[0].folder} and {base.runs[0].folder}"
     if entry.manifest.benchmark != base.manifest.benchmark:
-        ours, theirs = entry.manifest.benchmark, base.manifest.benchmark
+        ours, theirs = name_prompts(entry.manifest), name_prompts(base.manifest)
         raise UsageError(f"{where} ran different benchmarks ({ours} and {theirs}): compare runs of one benchmark")
     if _evaluator(entry) != _evaluator(base):
         raise UsageError(

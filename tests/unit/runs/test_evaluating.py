@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,6 +140,21 @@ def test_the_exit_code_tells_what_is_unscored_and_what_is_below_the_least_mean(
     monkeypatch.setattr("milr.cli.evaluate.load_reward", lambda *names, **options: Moody(value))
     words = ["evaluate", str(run), "--evaluator", "icons-judge", *(() if least is None else ("--fail-under", least))]
     assert [main(words), main(words)] == [code, code]
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("milr.runs.evaluate_run", fill)
+    monkeypatch.setattr("milr.cli.evaluate.load_reward", lambda *names, **options: OTHER)
+    assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "error: cannot write the scores (No space left on device): make room there; the same command goes on"
+    )
 
 
 def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
