@@ -8,6 +8,8 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +187,9 @@ def test_figures_are_counted(site: Site) -> None:
     assert "milr_images_waiting 0.0" in text
 
 
-def test_logs_are_lines_of_json_without_prompts_or_keys(serve: OpenSite) -> None:
+@contextmanager
+def read_logs() -> Iterator[io.StringIO]:
+    """Collect the server's log."""
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)
     handler.setFormatter(JsonLines())
@@ -194,14 +198,26 @@ def test_logs_are_lines_of_json_without_prompts_or_keys(serve: OpenSite) -> None
     before = logger.level
     logger.setLevel(logging.INFO)
     try:
-        with serve(key=KEY) as site:
-            site.openai.images.generate(prompt="an easy secret prompt")
-            site.http.post("/v1/searches", json={"tasks": ["a secret prompt"], "method": "none"})
+        yield lines
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+def test_prompts_are_logged_where_they_are_asked_for(serve: OpenSite) -> None:
+    with read_logs() as lines, serve(log_prompts=True) as site:
+        site.result(site.search("an easy cat"))
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
-    assert {"request", "model loaded", "search ended"} <= {one["event"] for one in told}
+    (accepted,) = [one for one in told if one["event"] == "search accepted"]
+    assert accepted["prompts"] == ["an easy cat"] and accepted["images"] == 1
+
+
+def test_logs_are_lines_of_json_without_prompts_or_keys(serve: OpenSite) -> None:
+    with read_logs() as lines, serve(key=KEY) as site:
+        site.openai.images.generate(prompt="an easy secret prompt")
+        site.http.post("/v1/searches", json={"tasks": ["a secret prompt"], "method": "none"})
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert {"request", "model loaded", "search accepted", "search ended"} <= {one["event"] for one in told}
     (request,) = [one for one in told if one.get("route") == "/v1/images/generations"]
     assert request["status"] == 200 and request["owner"] == KeyRing([KEY]).find(KEY) and request["ms"] >= 0
     assert "secret" not in lines.getvalue() and KEY not in lines.getvalue()

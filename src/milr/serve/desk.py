@@ -90,6 +90,10 @@ class Desk:
             self.store.add(make_row(job, "waiting"))
             self._jobs[job.id] = job
             self._hand_out(job)
+        facts: dict[str, object] = {"search": job.id, "model": order.model, "images": order.wanted}
+        if self.settings.log_prompts:
+            facts["prompts"] = [task.prompt for task in order.tasks]
+        log.info("search accepted", extra={"facts": facts})
         return job.id
 
     def stop(self, search: str, why: Finished = "cancelled") -> None:
