@@ -156,6 +156,18 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("pack prompts.txt", "prompts.txt holds no run"),
         ('pack ""', "holds no run"),
     ],
+    "show": [
+        ("show", "Missing argument"),
+        ("show none.png", "there is no such file"),
+        ("show .", "it is no PNG image"),
+        ("show /dev/null", "it is no PNG image"),
+        ("show ''", "it is no PNG image"),
+        ("show none.png --jsn", "--json"),
+        ("show --as-json none.png", "No such option"),
+        ("show none.png other.png", "none.png: there is no such file"),
+        ("show --prompt none.png", "No such option"),
+        ("show http://localhost/best.png", "there is no such file"),
+    ],
     "unpack": [
         ("unpack", "Missing argument 'files'"),
         ("unpack runs/A", "Missing option '--out'"),
