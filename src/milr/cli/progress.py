@@ -318,8 +318,8 @@ def _recall(task: TaskRun) -> StepRecord:
     """Return the last record of a task that an earlier session has finished, with its best image alone."""
     last = task.last
     values: dict[str, Any] = {one.name: getattr(last, one.name) for one in fields(StepRecord)}
-    best = ImageSample(last.best.tokens, task.load_image(last.best))
-    return StepRecord(**{**values, "images": (), "scores": (), "best": best})
+    values |= {"images": (), "scores": (), "best": ImageSample(last.best.tokens, task.load_image(last.best))}
+    return StepRecord(**values)
 
 
 def _say_numbers(record: StepRecord) -> tuple[str, ...]:
