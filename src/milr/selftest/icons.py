@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def labelled_drawings() -> list[tuple[Task, tuple[int, ...], bool]]:
 
     They come from `python -m training sheets`; the labels were given before any detector had scored the drawings.
     """
-    lines = (_ASSETS / "labelled-drawings.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    with lzma.open(_ASSETS / "labelled-drawings.jsonl.xz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     return [(parse_prompt(row["prompt"]), tuple(row["tokens"]), row["right"]) for row in rows]
 
 
