@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +106,7 @@ async def measure(url: str, clients: int, seconds: float, quality: str, process:
     return load
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and say whether every answer was one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url", help="of the server")
@@ -113,7 +114,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--quality", choices=("low", "medium", "high"), default="low")
     parser.add_argument("--process", type=int, help="the server's process id, whose memory is watched (Linux)")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     print("| clients | images/s | median s | 95 % s | memory, second half | answers |\n|---|---|---|---|---|---|")
     faults: list[str] = []
     for clients in given.clients:

@@ -21,6 +21,7 @@ from PIL import Image
 from milr.rewards import load_reward
 from milr.tasks import OBJECT_NAMES, tasks_from_prompts
 from milr.types import Score
+from tests.serve.conftest import open_site
 from tests.support.forks import ForkServer
 from tests.support.paths import ROOT
 
@@ -156,6 +157,26 @@ def test_scaling_is_measured(tmp_path: Path) -> None:
     scaling.main(["--tasks", "1", "--steps", "1", "--batch-size", "1", "--json", str(tmp_path / "scaling.json")])
     (run,) = json.loads((tmp_path / "scaling.json").read_text())["runs"]
     assert run["drawings"] == 2 and run["peak_bytes"] > 2**20
+
+
+@runs("bench/reply_times.py")
+def test_every_parser_of_replies_is_timed() -> None:
+    from bench import reply_times
+
+    found = list(reply_times.measure(reply_times.BEGINNINGS[:1], (32, 64)))
+    assert {one.parser for one in found} == set(reply_times.PARSERS)
+    assert all(one.seconds >= 0 and one.growth > 0 for one in found)
+
+
+@pytest.mark.slow
+@runs("bench/serve_load.py")
+def test_the_server_is_measured_under_clients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import serve_load
+
+    with open_site(tmp_path, []) as site:
+        assert serve_load.main([site.url, "--clients", "1", "2", "--seconds", "0.2"]) == 0
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["1", "2"]
 
 
 @pytest.mark.slow

@@ -28,11 +28,13 @@ def describe_run(manifest: Manifest, image: int) -> dict[str, str]:
         image: Number of the image among the prompt's images; its seed is the run's plus this number.
     """
     settings = manifest.settings
+    # Limits of the whole run decide how much is drawn, not how an image is.
+    own = {n: value for n, value in settings.flat.items() if value is not None and not n.startswith("total_")}
     return {
         "seed": str(settings.run.seed + image),
         "model": manifest.model,
         "method": settings.method,
-        "settings": json.dumps({name: value for name, value in settings.flat.items() if value is not None}),
+        "settings": json.dumps(own),
         "software": f"milr {__version__}",
     }
 

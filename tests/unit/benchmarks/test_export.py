@@ -160,7 +160,7 @@ def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, share
         assert prompts[places[index] + 1] == task.task.prompt
         assert pixels(found[places[index] + 1]) == answers(run)[index, 0]
     two = make_run(tmp_path / "two", "wise", choose("wise", shared_data, [0]), images=2)
-    with pytest.raises(UsageError, match="one picture a prompt, and these are 2"):
+    with pytest.raises(UsageError, match="one image per prompt, and these are 2"):
         export([read_run(two)], "wise", tmp_path / "more")
 
 

@@ -103,7 +103,7 @@ def test_doctor_alone_lists_what_it_can_check(capsys: pytest.CaptureFixture[str]
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:-1]] == list(DOCTORS)
-    assert lines[-1] == "to check one, type: milr doctor NAME"
+    assert lines[-1] == "to check one, type: milr doctor NAME; to check a run: milr doctor FOLDER"
 
 
 def test_data_get_without_a_terminal_says_what_to_pass(
