@@ -423,7 +423,11 @@ def test_a_signal_while_loading_ends_without_a_run(
     number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: signal.raise_signal(number))
-    assert main(RUN) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command ignores it
+    try:
+        assert main(RUN) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.strip() == "milr: interrupted" and not Path("run").exists()
 
 

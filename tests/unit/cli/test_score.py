@@ -164,6 +164,7 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
             ["empty", "--prompt", "a cat", "--reward", "icons"],
             "no images in 'empty': give files, or a folder with .png",
         ),
+        (["run", "--prompt", "a cat", "--reward", "icons"], "'run' is a run's folder: type milr evaluate run"),
         ([CATS, "--prompt", "a cat"], "nothing says what kind of images these are: give --reward icons for images of"),
         ([CATS, "--prompt", "a cat", "--reward", "self"], "'self' asks a model: give --model, the model that drew"),
         ([CATS, "--prompt", "a fine day", "--reward", "icons"], "give --reward one of these: self, gpt-4o, unified-re"),
@@ -187,6 +188,8 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
 )
 def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
     Path("empty").mkdir()
+    Path("run").mkdir()
+    Path("run/run.json").touch()
     Path("one.txt").write_text("a cat\n")
     assert main(["score", *argv]) == 2
     err = capsys.readouterr().err

@@ -66,6 +66,8 @@ def list_images(path: Path) -> list[Path]:
     if not is_folder:
         return [path]
     found = [one for one in list_visible(path) if one.suffix.lower() in SUFFIXES and one.is_file()]
+    if not found and (path / "run.json").is_file():
+        raise UsageError(f"{str(path)!r} is a run's folder: type milr evaluate {path} --evaluator NAME")
     if not found:
         raise UsageError(f"no images in {str(path)!r}: give files, or a folder with {', '.join(SUFFIXES)} in it")
     return found
