@@ -37,17 +37,16 @@ SPECIAL_TOKENS = {
 """Name -> special token of the family; a checkpoint's own tokenizer has all of them."""
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
 _IMAGE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
-_LARGEST: Mapping[str, int] = {
-    **dict.fromkeys(
-        ("num_hidden_layers", "depth", "num_res_blocks", "num_attention_heads", "num_key_value_heads"), 1024
-    ),
-    **dict.fromkeys(("hidden_size", "head_dim", "base_channels", "latent_channels", "embed_dim"), 2**16),
-    **dict.fromkeys(("projection_dim", "image_token_embed_dim", "image_size", "patch_size"), 2**16),
-    **dict.fromkeys(("num_channels", "in_channels", "out_channels", "channel_multiplier"), 2**10),
-    **dict.fromkeys(("intermediate_size", "num_embeddings", "num_image_tokens"), 2**18),
-    "vocab_size": 2**21,
+_BOUNDS: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("num_hidden_layers", "depth", "num_attention_heads", "num_key_value_heads"), (1, 1024)),
+    "num_res_blocks": (0, 1024),  # those beyond the one that each level has
+    **dict.fromkeys(("hidden_size", "head_dim", "base_channels", "latent_channels", "embed_dim"), (1, 2**16)),
+    **dict.fromkeys(("projection_dim", "image_token_embed_dim", "image_size", "patch_size"), (1, 2**16)),
+    **dict.fromkeys(("num_channels", "in_channels", "out_channels", "channel_multiplier"), (1, 2**10)),
+    **dict.fromkeys(("intermediate_size", "num_embeddings", "num_image_tokens"), (1, 2**18)),
+    "vocab_size": (1, 2**21),
 }
-"""Dimension of a config -> largest accepted value: at least ten times that of Janus-Pro-7B."""
+"""Dimension of a config -> smallest and largest accepted value; the latter is at least ten times Janus-Pro-7B's."""
 _MOST_PARAMETERS = 2e11
 """More than ten times those of Janus-Pro-7B."""
 _NAMED = 8  # most weights in an error
@@ -356,10 +355,9 @@ def _make_config(
 def _check_dimensions(folder: Path, config: Any) -> None:
     """Refuse a config whose network fits into no memory, before any of it is allocated."""
     for part in ("text_config", "vision_config", "vq_config"):
-        for name, largest in _LARGEST.items():
+        for name, (least, largest) in _BOUNDS.items():
             found: Any = getattr(getattr(config, part), name, None)
             for value in cast("list[Any]", found) if isinstance(found, list) else [found]:
-                least = 0 if name == "num_res_blocks" else 1
                 if isinstance(value, int) and not least <= value <= largest:
                     raise UsageError(
                         f"{str(folder / 'config.json')!r} says {name} {value} (in transformers' {part}): milr loads "

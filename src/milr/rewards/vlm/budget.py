@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from milr.errors import UsageError
 
@@ -115,14 +115,6 @@ class CallCost:
     def dollars(self) -> float:
         """Return the price of one question."""
         return (self.tokens_in * self.price[0] + self.tokens_out * self.price[1]) / 1e6
-
-
-class Costly(Protocol):
-    """A reward that asks VLM judges."""
-
-    def call_costs(self, image_size: int) -> Sequence[CallCost]:
-        """Return the calls for scoring one image of that side."""
-        ...
 
 
 def estimate(costs: Sequence[CallCost], images: int) -> list[str]:
