@@ -23,7 +23,7 @@ pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
 from milr.rewards.vlm.client import VlmClient  # noqa: E402
 from milr.rewards.vlm.settings import VlmSettings  # noqa: E402
-from milr.serve.judge import JudgeServer  # noqa: E402
+from tests.support.judges import judging  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 
 SCENES = DATA / "icon_scenes"
@@ -71,8 +71,8 @@ def reward(
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILR_CACHE", str(tmp_path_factory.mktemp("cache")))
         use_made_up_words(patch, tmp_path_factory.mktemp("data"))
-        server = stack.enter_context(JudgeServer(detector))
-        vlm = VlmClient(VlmSettings(url=server.url, first_wait=0))
+        url = stack.enter_context(judging(detector))
+        vlm = VlmClient(VlmSettings(url=url, first_wait=0))
         stack.callback(vlm.close)
         name = request.param
         if name == "http":

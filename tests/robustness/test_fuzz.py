@@ -24,7 +24,7 @@ from milr.rewards.vlm.official_words import read_words
 from milr.rewards.vlm.parsers import Unreadable
 from milr.runs import RunWriter, compact_run, pack_run, read_compact, read_packed, read_run
 from milr.runs.page import write_page
-from milr.serve.judge import BadRequest, JudgeServer
+from milr.serve.judge import BadRequest, ChatRequest, Judge
 from milr.settings import make_settings
 from milr.tasks import read_prompt_file
 from milr.testing import FakeReward, brightness, fake_records
@@ -140,8 +140,11 @@ def doors(
     words = 'messages = [{"role": "system", "content": [{"type": "text", "text": "s"}]}]\n' * 2
     kept = {"text": "0", "model": "m", "cut": False, "first_tokens": [["0", -0.1]], "tokens_in": 1, "tokens_out": 2}
     prompts = json.dumps([{"prompt": "a cat", "tag": "x"}, {"prompt": "two dogs", "explanation": "dogs"}]).encode()
-    server = JudgeServer(FakeReward(lambda image, task: 1.0))
-    server.close()
+    judge = Judge(FakeReward(lambda image, task: 1.0))
+
+    def judged(content: bytes) -> object:
+        return judge.answer(ChatRequest.model_validate_json(content))
+
     cache = AnswerCache(folder)
     (folder / "ab").mkdir()
     asked = {"messages": [{"content": [{"type": "text", "text": "x"}]}]}
@@ -161,7 +164,11 @@ def doors(
         "scores": (json.dumps({"scores": [score]}).encode(), read_scores, (*refused, ValidationError)),
         "cache": (json.dumps(kept).encode(), of_file("ab/abc.json", lambda file: cache.get("abc")), ()),
         "official words": (words.encode(), of_file("w.py", read_words), said),
-        "judge request": (json.dumps(asked).encode(), server._answer, (BadRequest,)),
+        "judge request": (
+            json.dumps(asked).encode(),
+            lambda content: judge.answer(ChatRequest.model_validate_json(content)),
+            (BadRequest, ValidationError),
+        ),
     }
     shutil.rmtree(folder)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from milr.rewards import Reward
 from milr.serve.app import make_app
 from milr.serve.config import ServeSettings
+from milr.serve.judge import Judge
 from milr.serve.keys import KeyRing
 from milr.serve.listen import Listener, listening
 from milr.serve.offers import Loaded, Offer
@@ -121,15 +122,17 @@ def _json(text: str) -> dict[str, Any]:
 
 class OpenSite(Protocol):
     def __call__(
-        self, *offers: Offer, data: Path | None = None, key: str = "", **settings: Any
+        self, *offers: Offer, data: Path | None = None, key: str = "", judge: Judge | None = None, **settings: Any
     ) -> AbstractContextManager[Site]: ...
 
 
 @contextmanager
-def open_site(data: Path, offers: Sequence[Offer], key: str = "", **settings: Any) -> Iterator[Site]:
+def open_site(
+    data: Path, offers: Sequence[Offer], key: str = "", judge: Judge | None = None, **settings: Any
+) -> Iterator[Site]:
     """Serve fake models during the block."""
     chosen = ServeSettings(**{"port": 0, "data": data, **settings})
-    app = make_app(offers or [fake_offer()], chosen, KeyRing([key] if key else []))
+    app = make_app(offers or [fake_offer()], chosen, KeyRing([key] if key else []), judge)
     with listening(app, chosen) as listener:
         site = Site(listener, chosen, key)
         yield site
@@ -140,7 +143,7 @@ def open_site(data: Path, offers: Sequence[Offer], key: str = "", **settings: An
 @pytest.fixture
 def serve(tmp_path: Path) -> OpenSite:
     """Return what serves fake models during a block."""
-    return lambda *offers, data=None, key="", **settings: open_site(data or tmp_path, offers, key, **settings)
+    return lambda *offers, data=None, **more: open_site(data or tmp_path, offers, **more)
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milr.cli.options import DEFAULT_MODEL, Device, Dtype, Reward, check_names
+from milr.cli.options import DEFAULT_MODEL, Device, Dtype, Reward, check_names, load_asked
 from milr.cli.screen import echo
 from milr.errors import UsageError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from milr.models.devices import Placement
+    from milr.serve.config import ServeSettings
+    from milr.serve.judge import Judge
 
 _GB = 10**9
 Data = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the runs and of their index.")]
@@ -44,16 +51,18 @@ def serve(
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    vlm_judge: Annotated[
+        str | None,
+        typer.Option(metavar="REWARD", help="A reward that answers as a VLM judge, for others' --vlm-url."),
+    ] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log too.")] = False,
 ) -> None:
     """Serve images and searches over HTTP, with a page to watch them."""
-    _check_installed()
+    check_installed()
     from milr.models.devices import Placement
     from milr.serve.app import make_app
     from milr.serve.config import ServeSettings
     from milr.serve.keys import VARIABLE, read_keys
-    from milr.serve.listen import listening, wait_for_end
-    from milr.serve.logs import start_logs
     from milr.serve.offers import make_offer
 
     names = _read_models(model)
@@ -69,18 +78,16 @@ def serve(
         log_prompts=log_prompts,
     )
     placement = Placement(device, dtype)
-    app = make_app(
-        [make_offer(name, reward=reward, panel=panel, placement=placement) for name in names], settings, ring
-    )
-    start_logs()
-    with listening(app, settings) as listener:
-        echo(f"milr: serving {', '.join(names)} at {listener.url} (Ctrl-C ends it; searches go on at the next start)")
-        wait_for_end(listener)
+    offers = [make_offer(name, reward=reward, panel=panel, placement=placement) for name in names]
+    judge = None if vlm_judge is None else load_judge(vlm_judge, names[0], placement)
+    app = make_app(offers, settings, ring, judge)
+    told = f"serving {', '.join(names)}" + (f", judging by {judge.name}," if judge else "")
+    run_server(app, settings, lambda url: f"{told} at {url} (Ctrl-C ends it; searches go on at the next start)")
 
 
 def index(data: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs")) -> None:
     """Rebuild the index of milr serve from the run folders: searches, their steps, their results."""
-    _check_installed()
+    check_installed()
     from milr.serve.reindex import reindex
 
     if not data.is_dir():
@@ -98,7 +105,53 @@ def _read_models(model: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Refuse to serve without the packages that it needs.
+
+    Raises:
+        UsageError: Names them.
+    """
     missing = [name for name in ("fastapi", "uvicorn", "sqlalchemy", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise UsageError(f'{", ".join(missing)} is not installed: pip install "milr[serve]"')
+
+
+def load_judge(reward: str | None, model: str, placement: Placement, flip: float = 0.0) -> Judge:
+    """Load a reward that answers questions about a model's images.
+
+    Args:
+        reward: A name; None takes the model's default.
+        model: Name or folder of the model whose images it will see.
+        placement: Where it computes.
+        flip: The share of verdicts that are inverted.
+
+    Raises:
+        UsageError: No such reward or model, a reward that cannot score its images, or no share.
+    """
+    check_names(model, reward, placement.dtype)
+    from milr.models import find_source, read_capabilities
+    from milr.rewards import check_scorable, default_reward, load_reward
+    from milr.serve.judge import Judge, check_flip
+
+    check_flip(flip)
+    capabilities = read_capabilities(find_source(model, weights=False))
+    reward = reward or default_reward(capabilities)
+    check_scorable(reward, (), capabilities)
+    return Judge(load_reward(reward, model=load_asked(reward, model, placement), placement=placement), flip=flip)
+
+
+def run_server(app: FastAPI, settings: ServeSettings, tell: Callable[[str], str]) -> None:
+    """Serve an application until it is told to end.
+
+    Args:
+        app: From `milr.serve.app.make_app`.
+        settings: How it runs.
+        tell: Returns what is said once it listens, from its address.
+    """
+    from milr.serve.listen import listening, wait_for_end
+    from milr.serve.logs import start_logs
+
+    start_logs()
+    with listening(app, settings) as listener:
+        echo(f"milr: {tell(listener.url)}")
+        wait_for_end(listener)

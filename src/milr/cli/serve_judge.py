@@ -1,15 +1,19 @@
-"""`milr serve-judge`: a local reward with the API of a VLM judge."""
+"""`milr serve-judge`: the server of `milr serve` with a judge and without a model that draws."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from milr.cli.options import DEFAULT_MODEL, Device, Dtype, Reward, check_names, load_asked
-from milr.cli.screen import echo
-from milr.rewards import check_scorable, default_reward, load_reward
+from milr.cli.options import DEFAULT_MODEL, Device, Dtype, Reward
+from milr.cli.serve import check_installed, load_judge, run_server
+
+_PER_MINUTE = 100_000
+"""Requests of one client: one that asks about every image of a search sends more than a page does."""
 
 
 def serve_judge(
@@ -22,23 +26,20 @@ def serve_judge(
 ) -> None:
     """Serve a local reward as an OpenAI-compatible VLM judge, for --vlm-url on this machine.
 
-    If MILR_VLM_KEY is set, requests must bring it, as milr's own do.
+    It is milr serve with --vlm-judge alone: nothing is drawn or kept. If MILR_VLM_KEY is set, requests must bring it,
+    as milr's own do.
     """
-    check_names(model, reward, dtype)
-    from milr.models import find_source, read_capabilities
+    check_installed()
     from milr.models.devices import Placement
     from milr.rewards.vlm.messages import OWN_KEY
-    from milr.serve.judge import JudgeServer
+    from milr.serve.app import make_app
+    from milr.serve.config import Limits, ServeSettings
+    from milr.serve.keys import KeyRing
 
-    capabilities, placement = read_capabilities(find_source(model, weights=False)), Placement(device, dtype)
-    reward = reward or default_reward(capabilities)
-    check_scorable(reward, (), capabilities)
-    scorer = load_reward(reward, model=load_asked(reward, model, placement), placement=placement)
-    key = os.environ.get(OWN_KEY, "").strip() or None
-    server = JudgeServer(scorer, port=port, flip=flip, key=key)
-    asks = f", for requests with the key in {OWN_KEY}" if key else ""
-    echo(f"milr: judging by {server.name} at {server.url}{asks} (Ctrl-C ends it)")
-    try:
-        server.serve_forever()
-    finally:
-        server.close()
+    judge = load_judge(reward, model, Placement(device, dtype), flip)
+    key = os.environ.get(OWN_KEY, "").strip()
+    with TemporaryDirectory(prefix="milr-judge-") as folder:
+        settings = ServeSettings(port=port, data=Path(folder), limits=Limits(per_minute=_PER_MINUTE))
+        app = make_app([], settings, KeyRing([key] if key else []), judge)
+        asks = f", for requests with the key in {OWN_KEY}" if key else ""
+        run_server(app, settings, lambda url: f"judging by {judge.name} at {url}/v1{asks} (Ctrl-C ends it)")

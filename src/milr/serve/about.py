@@ -32,9 +32,12 @@ class PromptRequest(BaseModel):
 
 @router.get("/v1/models", summary="The models that this server has")
 async def list_models(server: ServerDep, client: ClientDep) -> dict[str, Any]:
-    """Return the models, the default one first."""
+    """Return the models, the default one first, and the judge."""
     loaded = server.desk.loads()
-    return {"object": "list", "data": [_describe(offer, loaded[offer.name]) for offer in server.desk.offers]}
+    data = [_describe(offer, loaded[offer.name]) for offer in server.desk.offers]
+    if server.judge is not None:
+        data.append({"id": server.judge.name, "object": "model", "created": 0, "owned_by": "milr"})
+    return {"object": "list", "data": data}
 
 
 @router.get("/v1/models/{name:path}", summary="One model")

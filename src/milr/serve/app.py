@@ -12,11 +12,12 @@ from starlette.concurrency import run_in_threadpool
 from milr._version import __version__
 from milr.errors import UsageError
 from milr.files import hold
-from milr.serve import about, front, images, searches
+from milr.serve import about, chat, front, images, searches
 from milr.serve.config import ServeSettings
 from milr.serve.desk import Desk
 from milr.serve.envelope import Envelope
 from milr.serve.errors import handle_errors
+from milr.serve.judge import Judge
 from milr.serve.keys import KeyRing
 from milr.serve.links import Links, read_secret
 from milr.serve.metrics import Metrics
@@ -27,13 +28,16 @@ from milr.serve.store import Store
 _LOCK = "milr.lock"
 
 
-def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | None = None) -> FastAPI:
+def make_app(
+    offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | None = None, judge: Judge | None = None
+) -> FastAPI:
     """Return the application; its models are loaded once it runs.
 
     Args:
-        offers: The models, the default one first.
+        offers: The models, the default one first; none of them for a server that only judges.
         settings: How it runs.
         keys: Who may ask; None lets everybody, which only a server for this machine alone may.
+        judge: What answers questions about images; None refuses them.
 
     Raises:
         UsageError: The server can be reached from elsewhere and has no keys, a model is larger than the memory, or
@@ -59,7 +63,7 @@ def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | N
         raise UsageError(f"--data {settings.data}: {error.strerror or error}; give a folder to write to") from error
     metrics = Metrics()
     desk = Desk(offers, settings, store, metrics)
-    server = Server(settings, desk, store, keys, links, metrics, Gate(settings.limits))
+    server = Server(settings, desk, store, keys, links, metrics, Gate(settings.limits), judge)
     desk.on_change = server.bells.ring
 
     @asynccontextmanager
@@ -71,6 +75,8 @@ def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | N
         finally:
             server.bells.attach(None)
             await run_in_threadpool(desk.close)
+            if judge is not None:
+                judge.close()
             held.close()
 
     app = FastAPI(
@@ -84,7 +90,7 @@ def make_app(offers: Sequence[Offer], settings: ServeSettings, keys: KeyRing | N
     )
     app.state.server = server
     handle_errors(app)
-    for part in (images, searches, about, front):
+    for part in (images, searches, chat, about, front):
         app.include_router(part.router)
     app.add_middleware(Envelope, server=server)
     return app

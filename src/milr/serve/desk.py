@@ -18,7 +18,7 @@ from milr.methods.queue import Assignment
 from milr.runs import StoredStep
 from milr.serve.asked import Order
 from milr.serve.config import ServeSettings
-from milr.serve.errors import busy, draining
+from milr.serve.errors import busy, draining, say_error
 from milr.serve.jobs import Job
 from milr.serve.metrics import Metrics
 from milr.serve.offers import Loaded, Offer
@@ -56,15 +56,15 @@ class Desk:
         """Go on with the searches that an earlier process left, and load the first model."""
         for row in self.store.unfinished():
             self._take_up(row)
-        with self._lock:
-            self._find_worker(self.offers[0])
+        if self.offers:
+            with self._lock:
+                self._find_worker(self.offers[0])
         self._clock.start()
 
     @property
     def ready(self) -> bool:
-        """Return true if the first model is loaded and orders are accepted."""
-        worker = self._workers.get(self.offers[0].name)
-        return not self.draining and worker is not None and worker.ready
+        """Return true if the first model, where there is one, is loaded and orders are accepted."""
+        return not self.draining and (not self.offers or self.loads()[self.offers[0].name])
 
     def submit(self, order: Order, owner: str = "", client: str = "") -> str:
         """Take an order; return the search's id.
@@ -228,7 +228,7 @@ class Desk:
             for step in job.resume():
                 self._tell(job, step)
         except (ValueError, MilrError, OSError) as error:
-            self._write_end(row.id, "failed", _in_words(error))
+            self._write_end(row.id, "failed", say_error(error))
             return
         with self._lock:
             self._jobs[job.id] = job
@@ -280,8 +280,8 @@ class Desk:
 
     def _break(self, job: Job, error: Exception) -> None:
         """Note that a search has failed: none of its images begins any more, and its results stay."""
-        log.warning("search failed", extra={"facts": {"search": job.id, "error": _in_words(error)}})
-        job.error = job.error or _in_words(error)
+        log.warning("search failed", extra={"facts": {"search": job.id, "error": say_error(error)}})
+        job.error = job.error or say_error(error)
         self.stop(job.id)
 
     def _end_if_over(self, job: Job) -> None:
@@ -298,7 +298,7 @@ class Desk:
         try:
             job.close(MilrError(job.error) if job.error else GeneratorExit() if wanted is not None else None)
         except (MilrError, OSError) as error:
-            state, job.error = "failed", job.error or _in_words(error)
+            state, job.error = "failed", job.error or say_error(error)
         self._write_end(job.id, state, job.error, **job.conclude())
         with self._lock:
             del self._jobs[job.id]
@@ -310,7 +310,7 @@ class Desk:
             data = {"state": state, "error": error or None}
             self.store.record(search, "end", "end", data, state=state, error=error, ended=now(), **values)
         except SQLAlchemyError as fault:  # a full disk: the next start finds it unfinished and goes on
-            log.error("index not written", extra={"facts": {"search": search, "error": _in_words(fault)}})
+            log.error("index not written", extra={"facts": {"search": search, "error": say_error(fault)}})
         self.metrics.searches.labels(state).inc()
         log.info("search ended", extra={"facts": {"search": search, "state": state}})
 
@@ -350,10 +350,3 @@ def describe_tasks(tasks: Sequence[Any]) -> dict[str, str]:
     tags = dict.fromkeys(task.tag for task in tasks if task.tag)
     title = " · ".join(task.shown for task in tasks[:20])[:2000]
     return {"title": title, "tags": f",{','.join(tags)}," if tags else ""}
-
-
-def _in_words(error: Exception) -> str:
-    """Return an error of milr's in its own words; of others only the kind, which tells a client nothing more."""
-    if isinstance(error, MilrError):
-        return " ".join(str(error).split())[:500]
-    return f"internal error ({type(error).__name__})"

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from milr.serve.chat import PATH as JUDGED
 from milr.serve.errors import ApiError
 from milr.serve.server import Server
 
 log = logging.getLogger("milr.serve")
 BODY_SECONDS, SEND_SECONDS = 30.0, 60.0
 """Seconds that a request's body may take, and that a reader may pause."""
-JUDGE_PATH = "/v1/chat/completions"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
@@ -58,7 +58,7 @@ class Envelope:
         scope.setdefault("state", {})
         began, status, whole, replaced = time.monotonic(), 0, False, False
         limits, size = self._server.settings.limits, 0
-        most = limits.judge_bytes if scope["path"] == JUDGE_PATH else limits.body_bytes
+        most = limits.judge_bytes if scope["path"] == JUDGED else limits.body_bytes
 
         async def read() -> Message:
             nonlocal whole, size

@@ -109,3 +109,10 @@ def _first(error: RequestValidationError) -> ApiError:
     message = str(wrong["msg"]).removeprefix("Value error, ")
     param = ".".join(where) or None
     return ApiError(400, "invalid_value", f"{json.dumps(param)}: {message}" if param else message, param=param)
+
+
+def say_error(error: Exception) -> str:
+    """Return an error of milr's in its own words; of others only the kind, which tells a client nothing more."""
+    if isinstance(error, MilrError):
+        return " ".join(str(error).split())[:500]
+    return f"internal error ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""A VLM judge on this machine: an OpenAI-compatible server that answers from a reward of this package.
+"""`POST /v1/chat/completions`: a VLM judge on this machine, which answers from a reward of this package.
 
 It reads the questions of milr's own VLM protocols, scores the image by its reward (`self`: what the embedded model
 sees) and answers in the form that was asked for. Realism and beauty are beyond it: WISE gets the middle mark for both.
@@ -6,16 +6,19 @@ sees) and answers in the form that was asked for. Realism and beauty are beyond 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-import json
+import logging
 import math
-import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from milr.errors import UsageError
 from milr.rewards.base import Reward
@@ -25,11 +28,13 @@ from milr.rewards.vlm.gpt4o import BINARY, P_YES
 from milr.rewards.vlm.reward import VlmProtocol
 from milr.rewards.vlm.unified_reward import POINTWISE
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
-from milr.serve.judge_http import BadRequest, HttpServer
+from milr.serve.config import Limits
+from milr.serve.errors import ApiError, busy, say_error
 from milr.tasks import tasks_from_prompts
 from milr.types import Task, Unscored
-from milr.untrusted import first_fault
+from milr.untrusted import one_line
 
+log = logging.getLogger("milr.serve")
 _LEAST = 1e-6  # probabilities have logarithms
 
 
@@ -55,94 +60,114 @@ ANSWERS: Mapping[str, tuple[VlmProtocol, Callable[[float], str]]] = {
 """Protocol and how a value in [0, 1] is said in it."""
 
 
-class JudgeServer:
-    """A server that answers as a VLM judge, from a reward: a context manager, or `serve_forever`."""
+class BadRequest(ValueError):
+    """A question that cannot be answered; the message says why."""
 
-    def __init__(self, reward: Reward, *, port: int = 0, flip: float = 0.0, key: str | None = None) -> None:
-        """Take a port.
+
+class Judge:
+    """Answers questions by a reward, one after the other; clients take turns."""
+
+    def __init__(self, reward: Reward, *, flip: float = 0.0) -> None:
+        """Take a reward.
 
         Args:
             reward: What looks at the images.
-            port: 0 takes any that is free.
             flip: The share of verdicts, chosen by image and prompt, that are inverted: a judge that errs.
-            key: What requests must bring; None asks for none.
 
         Raises:
-            UsageError: The port is taken, or the share is none.
+            UsageError: The share is none.
         """
-        if not 0 <= flip <= 1:
-            raise UsageError(f"--flip {flip}: give a share from 0 to 1")
+        check_flip(flip)
         self.reward = reward
         self.flip = flip
         self.name = f"milr:{reward.name}" + (f":flip-{flip:g}" if flip else "")
-        self._lock = threading.Lock()  # one model, one question at a time
-        try:
-            self._server = HttpServer(port, lambda: self.name, self._answer, key)
-        except OSError as error:
-            raise UsageError(f"--port {port}: {error.strerror}; give another one") from error
-        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The value for --vlm-url."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def __enter__(self) -> JudgeServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self.close()
-
-    def serve_forever(self) -> None:
-        """Answer until interrupted."""
-        self._server.serve_forever(poll_interval=0.05)
+        self._open: Counter[str] = Counter()  # client -> questions that wait or are answered
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._free = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "milr-judge")  # one model, one question at a time
 
     def close(self) -> None:
-        """Give the port back."""
-        self._server.server_close()
+        """Begin with no other question."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, body: bytes) -> dict[str, Any]:
+    async def ask(self, question: ChatRequest, client: str, limits: Limits) -> dict[str, Any]:
+        """Return a chat completion.
+
+        Args:
+            question: What was sent.
+            client: Whose turn it takes.
+            limits: How many questions may wait, and how long.
+
+        Raises:
+            ApiError: Too many questions wait, no answer in time, no question of a known protocol, or an image that the
+                reward cannot score.
+        """
+        if self._open.total() >= limits.questions or self._open[client] >= limits.client_questions:
+            raise busy(f"{self._open.total()} questions wait, {self._open[client]} of yours", 1)
+        self._open[client] += 1
         try:
-            request: object = json.loads(body)
-        except (ValueError, RecursionError):
-            raise BadRequest("the request is no JSON") from None
-        return self.answer(cast("Mapping[str, Any]", request))
+            async with asyncio.timeout(limits.seconds):
+                async with self._turns.setdefault(client, asyncio.Lock()), self._free:
+                    return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+        except TimeoutError:
+            raise ApiError(504, "timeout", "the question was not answered in time", retry_after=5) from None
+        except BadRequest as error:
+            raise ApiError(400, "not_judged", one_line(str(error))) from None
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
 
-    def answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """One chat completion.
+    def answer(self, question: ChatRequest) -> dict[str, Any]:
+        """Return a chat completion, in this thread.
 
         Raises:
             BadRequest: No image, no question of a known protocol, or an image that the reward cannot score.
         """
-        request = _check_request(body)
-        if request.stream:
+        if question.stream:
             raise BadRequest("this server answers at once and streams nothing: leave stream out, or send false")
-        words, image = _read_request(request)
+        words, image = _read_request(question)
         protocol, task = recognise(words)
-        with self._lock:
-            (score,) = self.reward([image], [task])
+        (score,) = self.reward([image], [task])
         if isinstance(score, Unscored):
             raise BadRequest(score.reason)
-        value = 1 - score.value if self._flips(image, task) else score.value
+        value = 1 - score.value if self.flips(image, task) else score.value
         text = ANSWERS[protocol.name][1](value)
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": "stop",
             "message": {"role": "assistant", "content": text},
         }
-        if request.logprobs:
+        if question.logprobs:
             choice["logprobs"] = {"content": [_probabilities(text, value)]}
         usage = {"prompt_tokens": len(words) // 4, "completion_tokens": len(text.split())}
         usage["total_tokens"] = sum(usage.values())
         head = {"id": "milr", "object": "chat.completion", "created": 0, "model": self.name}
         return {**head, "choices": [choice], "usage": usage}
 
-    def _flips(self, image: Image.Image, task: Task) -> bool:
+    def flips(self, image: Image.Image, task: Task) -> bool:
+        """Return whether the verdict on this image and prompt is inverted."""
         digest = hashlib.sha256(f"{image_hash(image)}|{task.prompt}".encode()).digest()
         return int.from_bytes(digest[:8], "big") < self.flip * 2**64
+
+    def _answer(self, question: ChatRequest) -> dict[str, Any]:
+        try:
+            return self.answer(question)
+        except BadRequest:
+            raise
+        except Exception as error:  # the reward's own: the server goes on
+            log.exception("reward failed", extra={"facts": {"reward": self.reward.name}})
+            raise ApiError(500, "judge_failed", f"the reward failed: {say_error(error)}") from None
+
+
+def check_flip(flip: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        UsageError: It is outside [0, 1].
+    """
+    if not 0 <= flip <= 1:
+        raise UsageError(f"--flip {flip}: give a share from 0 to 1")
 
 
 def recognise(words: str) -> tuple[VlmProtocol, Task]:
@@ -195,24 +220,17 @@ class _Message(BaseModel):
     content: str | list[_Part] = Field(max_length=2**17)
 
 
-class _Request(BaseModel):
+class ChatRequest(BaseModel):
     """Fields that are read of a chat request; others are for other models."""
+
+    model_config = ConfigDict(strict=True)
 
     messages: list[_Message] = Field(min_length=1, max_length=64)
     logprobs: bool = False
     stream: bool | None = None
 
 
-def _check_request(body: object) -> _Request:
-    try:
-        return _Request.model_validate(body, strict=True)
-    except ValidationError as error:
-        raise BadRequest(
-            f"give one user message with a text and an image as a data URL ({first_fault(error)})"
-        ) from None
-
-
-def _read_request(request: _Request) -> tuple[str, Image.Image]:
+def _read_request(request: ChatRequest) -> tuple[str, Image.Image]:
     content = request.messages[-1].content
     parts = content if isinstance(content, list) else []
     words = "".join(part.text for part in parts if part.type == "text")

@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from milr.serve.config import Limits, ServeSettings
 from milr.serve.desk import Desk
 from milr.serve.errors import ApiError, busy
+from milr.serve.judge import Judge
 from milr.serve.keys import KeyRing
 from milr.serve.links import Links
 from milr.serve.metrics import Metrics
@@ -94,6 +95,8 @@ class Server:
     links: Links
     metrics: Metrics
     gate: Gate
+    judge: Judge | None = None
+    """What answers questions about images; None if nobody does."""
     bells: Bells = field(default_factory=Bells)
     streams: int = 0
     """Open event streams."""

@@ -19,9 +19,10 @@ pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 from milr.rewards.icons.reward import Icons, IconsSoft  # noqa: E402
 from milr.rewards.vlm.gpt4o import BINARY  # noqa: E402
 from milr.rewards.vlm.wise import LEGACY  # noqa: E402
-from milr.serve.judge import BadRequest, JudgeServer, recognise  # noqa: E402
+from milr.serve.judge import BadRequest, Judge, recognise  # noqa: E402
 from milr.testing import FakeReward  # noqa: E402
 from milr.types import Score, Task, Unscored  # noqa: E402
+from tests.support.judges import judging  # noqa: E402
 from tests.support.placed_reward import add_placed  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 
@@ -39,9 +40,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[JudgeServer]:
-    with JudgeServer(Icons()) as made:
-        yield made
+def judge() -> Iterator[str]:
+    with judging(Icons()) as url:
+        yield url
 
 
 def scored(*argv: str, capsys: Out) -> list[dict[str, object]]:
@@ -141,7 +142,7 @@ def test_a_judge_server_has_the_models_reward_where_it_was_told(
     argv: list[str], expected: str, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_placed(monkeypatch)
-    monkeypatch.setattr(JudgeServer, "serve_forever", lambda self: None)
+    monkeypatch.setattr("milr.serve.listen.wait_for_end", lambda listener: None)
     assert main(["serve-judge", "--port", "0", "--device", "meta", "--dtype", "float16", *argv]) == 0
     assert f"judging by milr:{expected}" in capsys.readouterr().out
 
@@ -198,27 +199,27 @@ def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise-verified", "unified-reward", "mix:gpt-4o+icons"])
-def test_vlm_judges_are_asked_over_the_wire(reward: str, server: JudgeServer, capsys: Out) -> None:
+def test_vlm_judges_are_asked_over_the_wire(reward: str, judge: str, capsys: Out) -> None:
     Path("tasks.jsonl").write_text(
         "".join(json.dumps({"prompt": p, "explanation": p}) + "\n" for p in ("three cats", "three cats"))
     )
-    argv = [CATS, APPLE, "--tasks", "tasks.jsonl", "--reward", reward, "--vlm-url", server.url]
+    argv = [CATS, APPLE, "--tasks", "tasks.jsonl", "--reward", reward, "--vlm-url", judge]
     right, wrong = scored(*argv, capsys=capsys)
     assert float(str(right["value"])) == pytest.approx(1.0, abs=1e-5)
     assert float(str(wrong["value"])) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_a_price_makes_a_cost(server: JudgeServer, capsys: Out) -> None:
-    argv = [CATS, "--prompt", "three cats", "--reward", "gpt-4o", "--vlm-url", server.url, "--vlm-price", "1000000,0"]
+def test_a_price_makes_a_cost(judge: str, capsys: Out) -> None:
+    argv = [CATS, "--prompt", "three cats", "--reward", "gpt-4o", "--vlm-url", judge, "--vlm-price", "1000000,0"]
     (first,) = scored(*argv, capsys=capsys)
     assert float(str(first["cost"])) >= 1  # a dollar per token
     (again,) = scored(*argv, capsys=capsys)
     assert "cost" not in again  # from the cache
 
 
-def test_wise_is_judged_with_middle_marks_for_beauty(server: JudgeServer, capsys: Out) -> None:
+def test_wise_is_judged_with_middle_marks_for_beauty(judge: str, capsys: Out) -> None:
     Path("tasks.jsonl").write_text('{"prompt": "three cats", "explanation": "cats"}\n')
-    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise", "--vlm-url", server.url, capsys=capsys)
+    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise", "--vlm-url", judge, capsys=capsys)
     assert row["value"] == pytest.approx(0.85)
 
 
@@ -238,11 +239,8 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
     pictures = [Image.new("RGB", (16, 16), (i, i // 2, 255 - i)) for i in range(200)]
 
     def flips(share: float) -> list[bool]:
-        server = JudgeServer(Icons(), flip=share)
-        try:
-            return [server._flips(picture, Task(prompt="a cat")) for picture in pictures]  # pyright: ignore[reportPrivateUsage]
-        finally:
-            server.close()
+        judge = Judge(Icons(), flip=share)
+        return [judge.flips(picture, Task(prompt="a cat")) for picture in pictures]
 
     tenth = flips(0.1)
     assert tenth == flips(0.1)
@@ -251,9 +249,9 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
 
 
 @pytest.mark.slow
-def test_generate_with_a_vlm_judge_a_panel_and_a_budget(server: JudgeServer, capsys: Out) -> None:
+def test_generate_with_a_vlm_judge_a_panel_and_a_budget(judge: str, capsys: Out) -> None:
     argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
-    argv += ["--vlm-url", server.url, "--vlm-budget", "2"]
+    argv += ["--vlm-url", judge, "--vlm-budget", "2"]
     # A stop value that nothing is above, and texts that differ, so that no answer is cached: the budget alone ends it.
     argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
