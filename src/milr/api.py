@@ -5,26 +5,28 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
+from datetime import timedelta
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from milr.errors import UsageError, unknown_name
-from milr.jobs import Job, Names, Parts, begin_run, load_parts, resume_run
-from milr.methods import load_method
-from milr.models import ModelSource, find_source, load_model, read_best_method, read_capabilities, reads_free_prompts
+from milr.jobs import Asked, Job, begin_run, load_parts, resume_run
+from milr.models import ModelSource, find_source, read_best_method, read_capabilities, reads_free_prompts
 from milr.models.base import Model
 from milr.models.devices import Placement
 from milr.results import Result, Results
-from milr.rewards import check_scorable, default_reward, load_reward
+from milr.rewards import check_scorable, default_reward
 from milr.rewards.base import Reward, RewardFunction, make_reward
 from milr.runs import check_folder, default_folder, read_manifest, read_run
 from milr.runs.layout import MANIFEST
+from milr.runs.time_left import TimeLeft
 from milr.settings import find_settings, make_settings
 from milr.settings.best import take_best
 from milr.settings.models import RunSettings, SamplingParams
@@ -136,30 +138,28 @@ def generate(
     if not again:
         check_folder(folder)
     placement = Placement(device, dtype)
-    names = None
-    if isinstance(model, str) and isinstance(reward, str) and isinstance(evaluator, str | None):
-        names = Names(model, reward, method, profile, evaluator)
-        parts = load_parts(names, placement, vlm, settings=given)
-    else:
-        parts = _load(model, reward, evaluator, method, placement, profile, vlm)
-    asked = parts.model.settings(method, **given)
+    asked = Asked(model, reward, method, profile, evaluator)
+    parts = load_parts(asked, placement, vlm, settings=given)
+    chosen = parts.model.settings(method, **given)
     if again:
         manifest = read_manifest(folder)
         wrong = (
-            "prompts" if manifest.tasks != tuple(tasks) else "settings" if manifest.settings.flat != asked.flat else ""
+            "prompts" if manifest.tasks != tuple(tasks) else "settings" if manifest.settings.flat != chosen.flat else ""
         )
         if wrong:
             raise UsageError(f"the run in {folder} has other {wrong}: give the same, or another folder")
-        writer = resume_run(folder, manifest, parts, names, vlm)
+        writer = resume_run(folder, manifest, parts, asked.names, vlm)
     else:
-        writer = begin_run(folder, tasks, asked, parts, names, placement, vlm, deterministic=parts.model.deterministic)
+        writer = begin_run(
+            folder, tasks, chosen, parts, asked.names, placement, vlm, deterministic=parts.model.deterministic
+        )
     job = Job(parts, writer)
     try:
         with _show(job, progress) as show, closing(job.run()) as records:
             for record, _, path in records:
                 show(record, path)
     except KeyboardInterrupt as error:
-        typed = f", or type: milr generate --resume {folder}" if names else ""
+        typed = f", or type: milr generate --resume {folder}" if asked.names else ""
         error.add_note(f"milr: what is finished is in {folder}; to go on, add out={str(folder)!r}, resume=True{typed}")
         raise
     results = Results(read_run(folder))
@@ -202,68 +202,43 @@ def _check_settings(method: str, given: Mapping[str, object]) -> None:
             raise near
 
 
-def _load(
-    model: str | Model,
-    reward: str | Reward | RewardFunction,
-    evaluator: str | Reward | RewardFunction | None,
-    method: str,
-    placement: Placement,
-    profile: str | None,
-    vlm: VlmClient | None,
-) -> Parts:
-    """Load what was given by name, and take objects as they are."""
-    if isinstance(model, str):
-        how = {"device": placement.device, "dtype": placement.dtype, "profile": profile}
-        model = load_model(model, **how, deterministic=True)  # pyright: ignore[reportArgumentType]
-    loaded = model
-
-    def read(scorer: str | Reward | RewardFunction) -> Reward:
-        if isinstance(scorer, str):
-            return load_reward(scorer, model=loaded, vlm=vlm, placement=placement)
-        return make_reward(scorer)
-
-    return Parts(loaded, read(reward), None if evaluator is None else read(evaluator), load_method(method))
-
-
 @contextmanager
-def _show(job: Job, wanted: bool | None) -> Generator[Any]:
-    """Yield a function of a record and a finished task's folder that moves a progress bar."""
+def _show(job: Job, wanted: bool | None) -> Generator[Callable[[StepRecord, Path | None], None]]:
+    """Yield a function of a record and a finished task's folder that moves a progress bar; in a notebook, one line."""
     screen = Console(file=sys.stderr, force_terminal=wanted)
     if not (screen.is_terminal or screen.is_jupyter if wanted is None else wanted):
-        yield lambda record, path: None  # pyright: ignore[reportUnknownLambdaType]
+        yield lambda record, path: None
         return
-    if screen.is_jupyter:
-        with _show_in_notebook(job) as show:
-            yield show
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
-        manifest = job.writer.manifest
-        done = bar.add_task(manifest.method, total=len(manifest.tasks), completed=manifest.tasks_finished)
+    manifest, ended, started = job.writer.manifest, job.writer.manifest.tasks_finished, time.monotonic()
+    tasks = len(manifest.tasks)
+    left = TimeLeft(tasks - ended, manifest.settings.most_images(1), manifest.settings.run.batch_size)
+    with _show_in_notebook() if screen.is_jupyter else _show_bar(screen, tasks, ended) as say:
 
         def show(record: StepRecord, path: Path | None) -> None:
-            bar.update(done, advance=path is not None, description=f"{manifest.method}, step {record.step}")
+            nonlocal ended
+            ended += path is not None
+            left.count(record, record.index)
+            spent = timedelta(seconds=round(time.monotonic() - started))
+            said = [manifest.method, f"{ended} of {tasks} prompts", f"step {record.step}", str(spent), left.say()]
+            say(ended, ", ".join(filter(None, said)))
 
         yield show
 
 
 @contextmanager
-def _show_in_notebook(job: Job) -> Generator[Any]:
+def _show_bar(screen: Console, tasks: int, ended: int) -> Generator[Callable[[int, str], None]]:
+    """Yield a function of the finished tasks and a line that moves a bar on a terminal."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), console=screen, transient=True) as bar:
+        done = bar.add_task("", total=tasks, completed=ended)
+        yield lambda finished, line: bar.update(done, completed=finished, description=line)
+
+
+@contextmanager
+def _show_in_notebook() -> Generator[Callable[[int, str], None]]:
     """Yield the same function for a notebook, where it changes one line in place."""
     shown: Any = import_module("IPython.display")
-    manifest, started, ended = job.writer.manifest, time.monotonic(), 0
-    line = shown.display(shown.HTML("drawing ..."), display_id=True)
-
-    def show(record: StepRecord, path: Path | None) -> None:
-        nonlocal ended
-        ended += path is not None
-        rest = len(manifest.tasks) - manifest.tasks_finished - ended
-        spent = time.monotonic() - started
-        left = f", about {spent / ended * rest:.0f} s left" if ended else ""
-        done = f"{manifest.tasks_finished + ended} of {len(manifest.tasks)} prompts"
-        line.update(shown.HTML(f"{manifest.method}: {done}, step {record.step}, {spent:.0f} s{left}"))
-
+    place = shown.display(shown.HTML("drawing ..."), display_id=True)
     try:
-        yield show
+        yield lambda finished, line: place.update(shown.HTML(escape(line)))
     finally:
-        line.update(shown.HTML(""))
+        place.update(shown.HTML(""))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
-from milr.errors import UsageError
+from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, load_method
+from milr.methods.queue import Assigned, Assignment, Repeats
 from milr.methods.runner import Runner
 from milr.models import MODELS, load_model
 from milr.models.base import Model
@@ -18,15 +18,16 @@ from milr.models.devices import Placement, machine_facts
 from milr.models.hub import HubAccess
 from milr.registry import check_stored
 from milr.rewards import REWARDS, check_installed, load_reward, locate_reward, needs_model
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, RewardFunction, make_reward
 from milr.rewards.icons.golden import check_scorer
 from milr.rewards.panel import watch
 from milr.rewards.spec import check_stored_name
 from milr.runs import Manifest, NotScored, RunFacts, RunWriter, check_resumable, read_manifest
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
-from milr.settings import LIMITS, Settings, make_settings
-from milr.types import StepRecord, Task, Unscored
+from milr.runs.schema import EvaluatedImage
+from milr.settings import Settings, make_settings
+from milr.types import KnownStep, StepRecord, Task, Unscored
 
 if TYPE_CHECKING:
     from milr.methods.context import Method
@@ -34,11 +35,33 @@ if TYPE_CHECKING:
 
 MOST_UNSCORED = 8
 """Tasks in a row of which the reward scores no image; then the run stops."""
+MOST_FAILED = 8
+"""Tasks in a row that fail twice in workers; then the run stops."""
 
 
 @dataclass(frozen=True)
-class Names:
-    """The names of a run's parts as they were asked for; resuming loads them again."""
+class Asked:
+    """A run's parts as they were asked for: names, and objects of a program."""
+
+    model: str | Model
+    reward: str | Reward | RewardFunction
+    method: str
+    profile: str | None = None
+    evaluator: str | Reward | RewardFunction | None = None
+    panel: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> Names | None:
+        """Return the names; None if there is an object among the parts, which nothing but its program can load."""
+        model, reward, evaluator = self.model, self.reward, self.evaluator
+        if isinstance(model, str) and isinstance(reward, str) and isinstance(evaluator, str | None):
+            return Names(model, reward, self.method, self.profile, evaluator, self.panel)
+        return None
+
+
+@dataclass(frozen=True)
+class Names(Asked):
+    """The names of a run's parts; resuming loads them again."""
 
     model: str
     reward: str
@@ -46,6 +69,40 @@ class Names:
     profile: str | None = None
     evaluator: str | None = None
     panel: tuple[str, ...] = ()
+
+
+class Records(Protocol):
+    """The records of a run's tasks, from a `Runner` or from workers; a record's index is a place in the source."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Reason why the whole run stopped; None if it did not."""
+        ...
+
+    @property
+    def cut(self) -> Collection[int]:
+        """Return the tasks that a total limit ended."""
+        ...
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        """Return itself."""
+        ...
+
+    def close(self) -> None:
+        """Abandon the tasks in progress."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What workers tell a job, and ask it, besides their records; a place is one in the job's source."""
+
+    evaluated: Callable[[int, Sequence[EvaluatedImage]], None]
+    """Gets the evaluator's scores of the next record's images."""
+    recall: Callable[[int], Sequence[KnownStep]]
+    """Returns the steps of a task in progress that are recorded."""
+    set_aside: Callable[[int, str], None]
+    """Gets a task that failed twice, and its error."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +121,22 @@ class Parts:
         """Return the reward that gives the headline numbers."""
         return self.evaluator or self.reward
 
+    @property
+    def evaluates(self) -> bool:
+        """Return true if the evaluator's scores come with the records, and not from the writer."""
+        return False
+
+    def start(self, source: Assigned, settings: Settings, hooks: Hooks) -> Records:
+        """Return the records of these tasks; total limits and batch size are those of the settings."""
+        return Runner(self.method, source, self.model, self.reward, settings)
+
+    def watch(self, records: Records) -> Iterable[StepRecord]:
+        """Return the records with the panel's scores."""
+        return watch(records, self.panel)
+
+    def close(self) -> None:
+        """End what was started for the run."""
+
     def __post_init__(self) -> None:
         """Let reward and evaluator test themselves on images with a known score.
 
@@ -76,7 +149,7 @@ class Parts:
 
 
 def load_parts(
-    names: Names,
+    asked: Asked,
     placement: Placement,
     vlm: VlmClient | None = None,
     hub: HubAccess | None = None,
@@ -87,7 +160,7 @@ def load_parts(
     """Load a run's parts: rewards that do not need the model first, so that what they lack is found early.
 
     Args:
-        names: Names.
+        asked: Names, which are loaded, and objects, which are taken as they are.
         placement: Device and dtype.
         vlm: Client of VLM judges.
         hub: Consent to downloads from the hub; None fetches nothing.
@@ -98,26 +171,32 @@ def load_parts(
         UsageError: A part cannot be loaded.
     """
     hub = hub or HubAccess()
-    asked = [names.reward, *filter(None, [names.evaluator]), *names.panel]
-    check_installed(*asked)
-    scorers = {name: load_reward(name, vlm=vlm, placement=placement) for name in asked if not needs_model(name)}
-    model = load_model(
-        names.model,
-        device=placement.device,
-        dtype=placement.dtype,
-        profile=names.profile,
-        offline=hub.offline,
-        confirm=hub.confirm,
-        deterministic=deterministic,
-        graphs=placement.graphs,
-        settings=settings,
-    )
-    for name in asked:
+    names = [one for one in (asked.reward, asked.evaluator, *asked.panel) if isinstance(one, str)]
+    check_installed(*names)
+    scorers = {name: load_reward(name, vlm=vlm, placement=placement) for name in names if not needs_model(name)}
+    model = asked.model
+    if isinstance(model, str):
+        model = load_model(
+            model,
+            device=placement.device,
+            dtype=placement.dtype,
+            profile=asked.profile,
+            offline=hub.offline,
+            confirm=hub.confirm,
+            deterministic=deterministic,
+            graphs=placement.graphs,
+            settings=settings,
+        )
+    for name in names:
         if name not in scorers:
             scorers[name] = load_reward(name, model=model, vlm=vlm, placement=placement)
-    evaluator = None if names.evaluator is None else scorers[names.evaluator]
-    panel = {name: scorers[name] for name in names.panel}
-    return Parts(model, scorers[names.reward], evaluator, load_method(names.method), panel)
+
+    def find(scorer: str | Reward | RewardFunction) -> Reward:
+        return scorers[scorer] if isinstance(scorer, str) else make_reward(scorer)
+
+    evaluator = None if asked.evaluator is None else find(asked.evaluator)
+    panel = {name: scorers[name] for name in asked.panel}
+    return Parts(model, find(asked.reward), evaluator, load_method(asked.method), panel)
 
 
 def begin_run(
@@ -240,11 +319,14 @@ class Job:
                 benchmark leaves them unfinished, because they are no answers.
         """
         self.parts, self.writer, self._keeps_cut = parts, writer, keeps_cut
-        self._unscored = 0  # tasks in a row
+        self._unscored = self._failed = 0  # tasks in a row
+        self._evaluated: dict[tuple[int, int], list[EvaluatedImage]] = {}  # by workers, of tasks in progress
         self.stopped: str | None = None
         """Reason why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
         self.cut: list[tuple[StepRecord, Path]] = []
         """Last record and folder of the tasks that an interrupt cut short, if the job keeps them."""
+        self.set_aside: dict[tuple[int, int], str] = {}
+        """Tasks, as (index, image), that failed twice in workers -> their last error. They are left for resuming."""
 
     @property
     def folder(self) -> Path:
@@ -277,71 +359,52 @@ class Job:
                 raise
 
     def _run(self, writer: RunWriter) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        manifest = writer.manifest
+        parts, manifest = self.parts, writer.manifest
         # a method from outside declares its settings only once it is loaded
-        stored = make_settings(manifest.method, {}, manifest.settings.flat, declared=self.parts.method.settings)
+        stored = make_settings(manifest.method, {}, manifest.settings.flat, declared=parts.method.settings)
         writer.evaluate_missing()
-        remaining = writer.remaining()
-        totals = _Totals(stored)
-        for image in range(manifest.images_per_prompt):
-            indices = [index for index, its_image in remaining if its_image == image]
-            allowed = totals.left()
-            self.stopped = next((LIMITS[kind] for kind, left in allowed.items() if left <= 0), self.stopped)
-            if indices and self.stopped is None:
-                totals_left = {f"total_{kind}": left for kind, left in allowed.items()}
-                settings = stored.change(seed=stored.run.seed + image, **totals_left)
-                yield from self._run_image(manifest, settings, indices, image, totals)
-        if not writer.remaining():
-            self.stopped = None
-
-    def _run_image(
-        self, manifest: Manifest, settings: Settings, indices: Sequence[int], image: int, totals: _Totals
-    ) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        parts = self.parts
-        with closing(Runner(parts.method, manifest.tasks, parts.model, parts.reward, settings)) as runner:
-            # a repeated prompt's random streams depend on the prompts before it: it gets all, skips the rest
-            for index in set(range(len(manifest.tasks))).difference(indices):
-                runner.cancel(index)
-            for record in watch(runner, parts.panel):
-                if record.finished == "unscored" and not self._keeps_cut:
+        places, repeats = writer.remaining(), Repeats()
+        keys = [repeats.key(task) for task in manifest.tasks]  # a repeated prompt has random streams of its own
+        seeded = [stored.change(seed=stored.run.seed + image) for image in range(manifest.images_per_prompt)]
+        source = Assigned([Assignment(manifest.tasks[i], parts.method, seeded[image], keys[i]) for i, image in places])
+        hooks = Hooks(
+            evaluated=lambda place, scores: self._evaluated.setdefault(places[place], []).extend(scores),
+            recall=lambda place: writer.recall(*places[place]),
+            set_aside=lambda place, error: self._set_aside(places[place], error),
+        )
+        with closing(parts.start(source, stored, hooks)) as runner:
+            for found in parts.watch(runner):
+                if found.finished == "unscored" and not self._keeps_cut:
                     # stored, it would count as finished for ever; left out, resuming draws it again
-                    raise NotScored(f"{'; '.join(record.notes)}; {parts.reward.name} scores nothing any more")
-                totals.count(record, image)
-                if not self._keeps_cut and record.index in runner.cut:
-                    self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
+                    raise NotScored(f"{'; '.join(found.notes)}; {parts.reward.name} scores nothing any more")
+                place = index, image = places[found.index]
+                record = replace(found, index=index)
+                if not self._keeps_cut and found.index in runner.cut:
+                    writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
-                    yield record, image, self.writer.write(record, image)
+                    scores = self._evaluated.pop(place, []) if parts.evaluates and record.finished else None
+                    yield record, image, writer.write(record, image, scores)
                     self._count_unscored(record)
-            self.stopped = runner.stopped
+            self.stopped = runner.stopped if writer.remaining() else None
+
+    def _set_aside(self, place: tuple[int, int], error: str) -> None:
+        """Note a task that failed twice; stop the run when it is one of many in a row."""
+        self._evaluated.pop(place, None)
+        self.set_aside[place] = error
+        self._failed += 1
+        if self._failed >= MOST_FAILED:
+            raise MilrError(f"{self._failed} tasks in a row failed twice, the last one: {error}")
 
     def _count_unscored(self, record: StepRecord) -> None:
         """Stop the run when the reward scored no image of several tasks in a row: it is down, whatever it says."""
         if record.finished is None:
             return
         best = record.best_score
+        self._failed = 0
         self._unscored = self._unscored + 1 if isinstance(best, Unscored) else 0
         if isinstance(best, Unscored) and self._unscored >= MOST_UNSCORED:
             raise NotScored(f"{self._unscored} tasks in a row could not be scored, the last one: {best.reason}")
-
-
-class _Totals:
-    """The rest of a run's total limits, over the runners of its images."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._limits = settings.run.limits("total")
-        self._started = time.monotonic()
-        self._spent: dict[tuple[int, int], tuple[float, int, float]] = {}  # drawings, reward calls, US dollars
-
-    def count(self, record: StepRecord, image: int) -> None:
-        self._spent[record.index, image] = record.drawings_spent, record.reward_calls, record.cost
-
-    def left(self) -> dict[str, float]:
-        """Return the limits less the amounts spent, by the names of `LIMITS`."""
-        drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
-        seconds = time.monotonic() - self._started
-        spent = {"drawings": drawings, "seconds": seconds, "reward_calls": calls, "cost": cost}
-        return {kind: limit - spent[kind] for kind, limit in self._limits.items()}
 
 
 def _list(names: Iterable[str]) -> str:

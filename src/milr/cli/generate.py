@@ -39,7 +39,7 @@ from milr.cli.options import (
     with_settings,
 )
 from milr.cli.progress import SearchProgress
-from milr.cli.vlm import Panel, VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl, most_images
+from milr.cli.vlm import Panel, VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
 from milr.models import MODELS, ModelSource, find_source, reads_free_prompts
 from milr.models.hub import HubAccess
@@ -222,7 +222,7 @@ def _draw(
     go_on = f"to go on, type: milr generate --resume {shlex.quote(str(folder))}"
     screen.print(f"milr: by the method {name_search(settings)}")
     watched = {**({} if parts.evaluator is None else {"evaluator": parts.evaluator}), **parts.panel}
-    for line in vlm.costs(parts.reward, watched, parts.model, most_images(settings, len(tasks) - len(finished))):
+    for line in vlm.costs(parts.reward, watched, parts.model, settings.most_images(len(tasks) - len(finished))):
         screen.print(f"milr: {line}")
     progress = SearchProgress(screen, tasks, settings, verbose=verbose, finished=finished)
     try:

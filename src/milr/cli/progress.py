@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from milr.cli.time_left import TimeLeft
-from milr.cli.vlm import most_images
 from milr.runs.layout import MANIFEST
+from milr.runs.time_left import TimeLeft
 from milr.settings import Settings
 from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored
 
@@ -53,7 +52,7 @@ class SearchProgress:
         steps = settings.get("steps")
         self._of = "" if steps is None else f"/{steps}"
         self._clock = time.monotonic()
-        self._left = TimeLeft(len(tasks) - len(finished), most_images(settings, 1), settings.run.batch_size)
+        self._left = TimeLeft(len(tasks) - len(finished), settings.most_images(1), settings.run.batch_size)
         self._first: dict[int, Score | Unscored] = {}
         self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
         for task in finished:
@@ -227,7 +226,7 @@ class BenchmarkProgress:
         kept = [] if run is None else [task for task in run.tasks if (task.index, task.image) not in left]
         self._answers = [] if run is None else answers_of(replace(run, tasks=tuple(kept)))
         self._before = len(self._answers)
-        each = most_images(manifest.settings, 1)
+        each = manifest.settings.most_images(1)
         self._left = TimeLeft(self._total - self._before, each, manifest.settings.run.batch_size)
         self._ends: list[Finished | None] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -249,7 +248,7 @@ class BenchmarkProgress:
 
     def images(self) -> int:
         """Return the most images that may still be drawn."""
-        return most_images(self._job.writer.manifest.settings, self._total - len(self._answers))
+        return self._job.writer.manifest.settings.most_images(self._total - len(self._answers))
 
     def scores(self) -> list[float | None]:
         """Return the scores of all finished tasks in the run's folder; None for unscored ones.

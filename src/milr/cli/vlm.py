@@ -16,7 +16,6 @@ from milr.rewards.panel import measure_gaps
 from milr.rewards.vlm.budget import estimate
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.settings import VlmSettings
-from milr.settings import Settings
 from milr.types import Score, StepRecord, Unscored
 
 VlmUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server of VLM judges, with /v1; default: OpenAI.")]
@@ -81,14 +80,6 @@ class VlmOptions:
         for model, fields in self.client.left_out().items():
             lines.append(f"VLM judges: {model} refuses {', '.join(fields)}, and was asked without")
         return lines + ([f"VLM judges: {budget.summary()}"] if budget.calls or budget.cached else [])
-
-
-def most_images(settings: Settings, tasks: int) -> int:
-    """Return the most images that a run of so many tasks draws."""
-    limits = settings.run
-    each = [settings.own.most_drawings, limits.max_drawings, limits.max_reward_calls]
-    total = [tasks * min(most for most in each if most is not None), limits.total_drawings, limits.total_reward_calls]
-    return math.ceil(min(most for most in total if most is not None))
 
 
 def _read_price(text: str) -> tuple[float, float]:

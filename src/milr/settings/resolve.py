@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, cast, get_args, get_type_hints
 
@@ -66,6 +67,14 @@ class Settings(BaseModel):
     def get(self, name: str, default: Any = None) -> Any:
         """Return one setting by name, or the default if the method does not read it."""
         return self.flat.get(name, default)
+
+    def most_images(self, tasks: int) -> int:
+        """Return the most images that a run of so many tasks draws."""
+        limits = self.run
+        each = [self.own.most_drawings, limits.max_drawings, limits.max_reward_calls]
+        most = tasks * min(limit for limit in each if limit is not None)
+        total = [most, limits.total_drawings, limits.total_reward_calls]
+        return math.ceil(min(limit for limit in total if limit is not None))
 
     def change(self, **changes: object) -> Self:
         """Return a checked copy with these values changed.

@@ -1,4 +1,4 @@
-"""Progress on the screen: what is folded, told once, left out or never cut; the time that is left."""
+"""Progress on the screen: what is folded, told once, left out or never cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from milr.cli.progress import SearchProgress
-from milr.cli.time_left import TimeLeft
 from milr.settings import make_settings
 from milr.tasks import tasks_from_prompts
 from milr.testing import fake_records
@@ -85,44 +84,3 @@ def test_flipped_is_told_once() -> None:
     said = show(search([[0.25, 0.5, 0.75], [0.5, 1.0]]))
     assert said.count("milr: flipped: tokens of the latents' prefix that differ from step 0's") == 1
     assert show([replace(one, trace=None) for one in search([[0.25, 0.5]])]).count("flipped") == 0
-
-
-def take(left: TimeLeft, index: int, steps: Sequence[int], *, ends: bool, seconds: float = 2.0) -> None:
-    """Count the records of a task whose rounds take so many seconds each."""
-    tasks = tasks_from_prompts("a dog", free=True)
-    for record in fake_records(tasks, [[0.0] * (steps[-1] + 1)]):
-        if record.step in steps:
-            last = ends and record.step == steps[-1]
-            spent = replace(record, seconds=seconds * (record.step + 1), finished="met" if last else None)
-            left.count(spent, index)
-
-
-def test_time_left_expects_all_drawings_where_no_task_has_ended() -> None:
-    left = TimeLeft(tasks=1, drawings=21, places=16)
-    assert (left.seconds(), left.say()) == (None, "")
-    take(left, 0, [0], ends=False)
-    assert left.seconds() == pytest.approx(20 * 2.0)
-    take(left, 0, [1, 2], ends=False)
-    assert left.seconds() == pytest.approx(18 * 2.0)
-    assert left.say() == "about 0:00:36 left"
-
-
-def test_one_straggler_counts_whole_however_many_tasks_ended_at_once() -> None:
-    left = TimeLeft(tasks=16, drawings=21, places=16)
-    for index in range(15):
-        take(left, index, [0], ends=True)
-        assert left.say() == ""  # the others' records of the same round are on their way
-    take(left, 15, [0], ends=False)
-    # The share that is done says that 1/16 is left: a tenth of a second.
-    assert left.seconds() == pytest.approx(20 * 2.0)
-
-
-def test_tasks_that_have_not_begun_take_what_others_took() -> None:
-    left = TimeLeft(tasks=12, drawings=21, places=4)
-    for index in range(4):
-        take(left, index, [0], ends=True)
-    assert left.seconds() == pytest.approx(2 * 2.0)  # eight tasks of one round each, four at a time
-    take(left, 4, [0, 1], ends=True)
-    for index in (5, 6, 7):
-        take(left, index, [0], ends=True)
-    assert left.seconds() == pytest.approx(2.0 * (1 + 1 / 8), rel=1e-6)  # one of eight went on, for one round more
