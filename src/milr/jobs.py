@@ -68,40 +68,6 @@ class Names(Asked):
     panel: tuple[str, ...] = ()
 
 
-class Records(Protocol):
-    """The records of a run's tasks, from a `Runner` or from workers; a record's index is a place in the source."""
-
-    @property
-    def stopped(self) -> str | None:
-        """Reason why the whole run stopped; None if it did not."""
-        ...
-
-    @property
-    def cut(self) -> Collection[int]:
-        """Return the tasks that a total limit ended."""
-        ...
-
-    def __iter__(self) -> Iterator[StepRecord]:
-        """Return itself."""
-        ...
-
-    def close(self) -> None:
-        """Abandon the tasks in progress."""
-        ...
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What workers tell a job, and ask it, besides their records; a place is one in the job's source."""
-
-    evaluated: Callable[[int, Sequence[EvaluatedImage]], None]
-    """Gets the evaluator's scores of the next record's images."""
-    recall: Callable[[int], Sequence[KnownStep]]
-    """Returns the steps of a task in progress that are recorded."""
-    set_aside: Callable[[int, str], None]
-    """Gets a task that failed twice, and its error."""
-
-
 @dataclass(frozen=True)
 class Parts:
     """The loaded objects of a run."""
