@@ -32,6 +32,7 @@ from milr import search
 from milr.decode import engine as engine_module
 from milr.decode.buffers import CudaRecorder, Fresh, Recorder
 from milr.decode.engine import Engine
+from milr.decode.llama import Llama
 from milr.decode.sampling import SAMPLE, open_stream
 from milr.files import write_text
 from milr.models import embedded_folder
@@ -118,7 +119,7 @@ class Bench:
     def engine(self, model: Janus, *, recorded: bool) -> None:
         """Give a model an engine whose steps are recorded or run eagerly, with equal shapes."""
         model.engine = Engine(
-            model.network.model.language_model,
+            Llama(model.network.model.language_model),
             recorder=self.recorder() if recorded else None,
             bucket=64,
             check_every=16,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from milr.decode.buffers import Buffers
+from milr.decode.decoder import Decoder
 from milr.decode.kv_cache import CachedPrefix, KVCache
-from milr.decode.llama import Decoder
 
 
 class DecodeBatch:
@@ -67,12 +67,13 @@ class DecodeBatch:
             self.cache.clear(row, longest - length)
             self.cache.put(row, prefix.parts if prefix else (), longest)
             self.real[row, : longest - length] = False
-        self.lengths = buffers.take("lengths", (rows, 1), torch.int64)
-        """(B, 1): each row's number of tokens, which is the position of its next one."""
-        if len(set(lengths)) == 1:
-            self.lengths.fill_(lengths[0])  # nothing is copied to the device
+        self.positions = buffers.take("positions", (rows, 1), torch.int64)
+        """(B, 1): the position of each row's next token."""
+        positions = [0 if prefix is None else prefix.next for prefix in prefixes]
+        if len(set(positions)) == 1:
+            self.positions.fill_(positions[0])  # nothing is copied to the device
         else:
-            self.lengths.copy_(torch.tensor(lengths)[:, None])
+            self.positions.copy_(torch.tensor(positions)[:, None])
         self.at = buffers.take("at", (1,), torch.int64).fill_(longest)
         """(1,): position of the next token in the cache."""
         self.places = torch.arange(end, out=buffers.take("places", (end,), torch.int64))
@@ -94,11 +95,11 @@ class DecodeBatch:
         self.padded = self.padded or min(map(len, rows)) < longest
         tokens = sum(map(len, rows))
         self.count(forwarded=tokens, prefilled=tokens, cache_read=self.cache.bytes_filled)
-        positions = (self.lengths + own.cumsum(-1) - 1).clamp_min(0)  # (B, T)
+        positions = (self.positions + own.cumsum(-1) - 1).clamp_min(0)  # (B, T)
         places = self.places[start : self.cache.filled]
         mask = self._mask(places, self.cache.filled) if self.padded or longest > 1 else None
         states = self.decoder(batch, positions, self.cache, places, self.cache.filled, mask)
-        self.lengths.add_(own.sum(-1, keepdim=True))
+        self.positions.add_(own.sum(-1, keepdim=True))
         self.at.add_(longest)
         self.newest.copy_(torch.where(own[:, -1:], states[:, -1].float(), self.newest))
         return states
@@ -122,16 +123,18 @@ class DecodeBatch:
             seen: From `reserve`.
         """
         mask = self._mask(self.at, seen) if self.padded or self.bucket > 1 else None
-        states = self.decoder(embeddings[:, None], self.lengths, self.cache, self.at, seen, mask)
+        states = self.decoder(embeddings[:, None], self.positions, self.cache, self.at, seen, mask)
         self.newest.copy_(states[:, 0])
-        self.lengths.add_(1)
+        self.positions.add_(1)
         self.at.add_(1)
 
     def extend_prefix(self, row: int, count: int) -> CachedPrefix:
         """Return the row's cached prefix extended by its last ``count`` tokens."""
         prefix = self.prefixes[row]
         read = self.cache.copy(row, self.cache.filled - count)
-        return CachedPrefix((*(prefix.parts if prefix else ()), read), self.newest[row].clone())
+        return CachedPrefix(
+            (*(prefix.parts if prefix else ()), read), self.newest[row].clone(), 0 if prefix is None else prefix.first
+        )
 
     def _reserve(self, count: int) -> None:
         if self.cache.filled + count > self.room:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from milr.decode.batch import DecodeBatch
 from milr.decode.batching import fitting, work_in_batches
 from milr.decode.buffers import Buffers, Fresh, GraphCounts, Recorded, Recorder
+from milr.decode.decoder import Architecture, Decoder
 from milr.decode.kv_cache import CachedPrefix
-from milr.decode.llama import Decoder
 from milr.decode.packed_linear import pack
 from milr.errors import MilrError
 
@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(
         self,
-        network: Any,
+        architecture: Architecture,
         *,
         deterministic: bool = False,
         recorder: Recorder | None = None,
@@ -65,7 +65,7 @@ class Engine:
         """Take over a decoder: its linear layers are packed in place.
 
         Args:
-            network: A frozen `LlamaModel`.
+            architecture: The adapter of a frozen network: `milr.decode.llama.Llama` for one.
             deterministic: Use batches of a fixed number of rows and lengths rounded up to a fixed grain, so that in
                 every dtype a row's numbers do not depend on its neighbours. Small batches cost as much as full ones.
             recorder: Records decode steps and replays them; batches then have 1, 2, 4, 8, ... items, to keep recordings
@@ -73,8 +73,8 @@ class Engine:
             bucket: See `DecodeBatch`; None takes `BUCKET`, and 1 on a CPU.
             check_every: See `DecodeBatch`; None takes `CHECK_EVERY`, and 1 on a CPU.
         """
-        pack(network)
-        self.decoder = Decoder(network)
+        pack(architecture.network)
+        self.decoder = Decoder(architecture)
         device = self.decoder.like.device
         on_cpu = device.type == "cpu"
         self.bucket = bucket or (1 if on_cpu else BUCKET)

@@ -18,6 +18,13 @@ class CachedPrefix:
     """(2, layers, G, T, w) each, keys and values of consecutive tokens. Rows may share parts."""
     last: torch.Tensor
     """(d,) float32: the hidden state of the last token."""
+    first: int = 0
+    """Position of the first token; the others follow it one by one."""
+
+    @property
+    def next(self) -> int:
+        """Return the position of the next token."""
+        return self.first + len(self)
 
     def __len__(self) -> int:
         """Return the number of tokens."""

@@ -1,4 +1,4 @@
-"""The forward pass of a Llama decoder: transformers' weights, our cache.
+"""The adapter of Llama: transformers' weights, fewer calls.
 
 transformers' own forward pass computes the same with more calls, and calls take most of a small model's time. Source of
 the architecture: `transformers.models.llama.modeling_llama`.
@@ -12,81 +12,32 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from milr.decode.attention import attend
-from milr.decode.kv_cache import KVCache
+from milr.decode.decoder import Attend, Turns, split_heads, turn
 
 
-class Decoder:
-    """The layers of a `LlamaModel`, without its embeddings."""
+class Llama:
+    """A `LlamaModel`: pre-norms, separate projections, rotary positions. Implements `milr.decode.decoder.Architecture`."""
 
     def __init__(self, network: Any) -> None:
-        """Take a frozen `LlamaModel`; its modules are used in place."""
+        """Take a frozen `LlamaModel`."""
         self.network = network
         config = network.config
-        self.layers: int = config.num_hidden_layers
+        self._blocks: list[Any] = list(network.layers)
+        self.layers = len(self._blocks)
         self.heads: int = config.num_key_value_heads
-        self.width: int = network.layers[0].self_attn.head_dim
+        self.width: int = self._blocks[0].self_attn.head_dim
         self.size: int = config.hidden_size
-        self.epsilon: float = config.rms_norm_eps
         self.longest = _longest(config)
         """Longest text for which the rotary embedding uses one set of frequencies; None if there is no limit."""
+        self._epsilon: float = config.rms_norm_eps
 
     @property
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
         return self.network.norm.weight[:0]
 
-    @property
-    def token_bytes(self) -> int:
-        """Return the bytes of one token's keys and values."""
-        return 2 * self.layers * self.heads * self.width * self.like.element_size()
-
-    def __call__(
-        self,
-        embeddings: torch.Tensor,
-        positions: torch.Tensor,
-        cache: KVCache,
-        places: torch.Tensor,
-        seen: int,
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Run the decoder on new tokens that follow those in the cache.
-
-        Args:
-            embeddings: (B, T, d).
-            positions: (B, T) int64, each token's position in its own row.
-            cache: Every layer writes its keys and values to it.
-            places: (T,) int64, positions in the cache.
-            seen: How many of the cache's positions attention reads.
-            mask: (B, 1, T, seen), added to the scores: 0 where a token sees a key, -inf elsewhere. None if each token
-                sees all.
-
-        Returns:
-            (B, T, d), the last hidden states.
-        """
-        states = embeddings
-        turns, turns_back = self._angles(positions, embeddings.dtype)
-        for place, layer in enumerate(self.network.layers):
-            own, mlp = layer.self_attn, layer.mlp
-            normal = self._normalise(states, layer.input_layernorm)
-            query = _turn(self._split(own.q_proj(normal)), turns, turns_back)
-            key = _turn(self._split(own.k_proj(normal)), turns, turns_back)
-            keys, values = cache.write(place, key, self._split(own.v_proj(normal)), places, seen)
-            found = attend(query, keys, values, mask)  # (B, H, T, w)
-            states = states + own.o_proj(found.transpose(1, 2).flatten(2))
-            normal = self._normalise(states, layer.post_attention_layernorm)
-            states = states + mlp.down_proj(F.silu(mlp.gate_proj(normal)) * mlp.up_proj(normal))
-        return self._normalise(states, self.network.norm)
-
-    def _normalise(self, states: torch.Tensor, norm: Any) -> torch.Tensor:
-        return F.rms_norm(states, states.shape[-1:], norm.weight, self.epsilon)
-
-    def _split(self, states: torch.Tensor) -> torch.Tensor:
-        """Reshape (B, T, heads w) to (B, heads, T, w)."""
-        return states.view(*states.shape[:2], -1, self.width).transpose(1, 2)
-
-    def _angles(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosine and signed sine of the rotary embedding, (B, 1, T, w) each.
+    def turns(self, positions: torch.Tensor, dtype: torch.dtype) -> Turns:
+        """Return the rotary embedding at positions (B, T).
 
         transformers' own function reads the positions on the host to choose frequencies, which makes a device wait.
         """
@@ -94,6 +45,24 @@ class Decoder:
         angles = (positions[..., None].float() * rotary.inv_freq)[:, None]  # (B, 1, T, w / 2)
         cosine, sine = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
         return torch.cat([cosine, cosine], dim=-1).to(dtype), torch.cat([-sine, sine], dim=-1).to(dtype)
+
+    def layer(self, place: int, states: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
+        """Run a layer on hidden states (B, T, d)."""
+        block, width = self._blocks[place], self.width
+        own, mlp = block.self_attn, block.mlp
+        normal = self._normalise(states, block.input_layernorm)
+        query = turn(split_heads(own.q_proj(normal), width), turns)
+        key = turn(split_heads(own.k_proj(normal), width), turns)
+        states = states + own.o_proj(attend(query, key, split_heads(own.v_proj(normal), width)))
+        normal = self._normalise(states, block.post_attention_layernorm)
+        return states + mlp.down_proj(F.silu(mlp.gate_proj(normal)) * mlp.up_proj(normal))
+
+    def finish(self, states: torch.Tensor) -> torch.Tensor:
+        """Normalise the last layer's output."""
+        return self._normalise(states, self.network.norm)
+
+    def _normalise(self, states: torch.Tensor, norm: Any) -> torch.Tensor:
+        return F.rms_norm(states, states.shape[-1:], norm.weight, self._epsilon)
 
 
 def _longest(config: Any) -> int | None:
@@ -103,8 +72,3 @@ def _longest(config: Any) -> int | None:
     if rotary["rope_type"] == "longrope" and rotary["short_factor"] != rotary["long_factor"]:
         return int(rotary["original_max_position_embeddings"])
     return None
-
-
-def _turn(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotate by position: the halves of a head's width are the real and imaginary parts."""
-    return torch.addcmul(states * cosine, states.roll(states.shape[-1] // 2, dims=-1), sine)

@@ -19,6 +19,7 @@ from milr.decode.batching import work_in_batches
 from milr.decode.buffers import CudaRecorder
 from milr.decode.engine import Counts, Engine
 from milr.decode.kv_cache import CachedPrefix
+from milr.decode.llama import Llama
 from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.packed_linear import pack
 from milr.decode.partial import fill_rest
@@ -96,7 +97,7 @@ class Janus:
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
         leave_out_idle_blocks(self.network.model.vqmodel.decoder)
         recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
-        self.engine = Engine(self.network.model.language_model, deterministic=deterministic, recorder=recorder)
+        self.engine = Engine(Llama(self.network.model.language_model), deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
         self.text_head = TextHead(self.network)
         self.prompts = Prompts(self.profile, self.tokenizer)

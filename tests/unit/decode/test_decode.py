@@ -16,6 +16,7 @@ from milr.decode.batch import DecodeBatch
 from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
 from milr.decode.engine import Counts, Engine
 from milr.decode.kv_cache import CachedPrefix, KVCache
+from milr.decode.llama import Llama
 from milr.decode.sampling import SAMPLE, open_stream, sample
 from milr.settings import SAMPLERS
 from milr.types import Task
@@ -128,7 +129,7 @@ def decoder() -> LlamaModel:
 
 @pytest.fixture
 def engine(decoder: LlamaModel) -> Engine:
-    return Engine(deepcopy(decoder))
+    return Engine(Llama(deepcopy(decoder)))
 
 
 def embeddings(lengths: Sequence[int], seed: int = 1) -> list[torch.Tensor]:
@@ -153,7 +154,7 @@ def test_cached_equals_uncached_for_rows_of_any_length(
     decoder: LlamaModel, lengths: tuple[int, ...], deterministic: bool
 ) -> None:
     rows, more = embeddings(lengths), embeddings([6] * len(lengths), seed=2)
-    engine = Engine(deepcopy(decoder), deterministic=deterministic)
+    engine = Engine(Llama(deepcopy(decoder)), deterministic=deterministic)
     batch = engine.open([None] * len(rows), max(lengths), 6)
     found = [[state[-length:]] for state, length in zip(batch.prefill(rows), lengths, strict=True)]
     for place in range(6):
@@ -210,7 +211,7 @@ def test_a_cut_shares_memory(engine: Engine) -> None:
 
 
 def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
-    engine = Engine(deepcopy(decoder))
+    engine = Engine(Llama(deepcopy(decoder)))
     assert engine.counts == Counts()
     prefixes = engine.prefill([(row, None) for row in embeddings([3, 5])])
     token = 2 * 2 * WIDTH * 4
@@ -267,7 +268,7 @@ def test_a_row_that_outgrows_its_room_is_an_error(engine: Engine) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_under_fixed_shapes_a_row_never_depends_on_its_neighbours(decoder: LlamaModel, dtype: torch.dtype) -> None:
     """Equal to the bit: alone, in a batch, in another place."""
-    engine = Engine(deepcopy(decoder).to(dtype), deterministic=True)
+    engine = Engine(Llama(deepcopy(decoder).to(dtype)), deterministic=True)
     rows = [row.to(dtype) for row in embeddings([3, 30, 7, 40, 12])]
 
     def last_states(places: Sequence[int]) -> dict[int, torch.Tensor]:

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from milr import search
 from milr.decode.buffers import Recorded
 from milr.decode.engine import Engine
+from milr.decode.llama import Llama
 from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.sampling import open_stream
 from milr.models import embedded_folder, load_model
@@ -56,7 +57,7 @@ def make_model(recorder: Replayer | None = None, **options: int) -> Janus:
     """Load the embedded model, with another engine."""
     model = cast("Janus", load_model())
     if recorder or options:
-        model.engine = Engine(model.network.model.language_model, recorder=recorder, **options)
+        model.engine = Engine(Llama(model.network.model.language_model), recorder=recorder, **options)
     return model
 
 
