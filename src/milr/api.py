@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from milr.errors import UsageError, unknown_name
 from milr.jobs import Asked, Job, begin_run, load_parts, resume_run
+from milr.methods.needs import check_able
 from milr.models import ModelSource, find_source, read_best_method, read_capabilities, reads_free_prompts
 from milr.models.base import Model
 from milr.models.devices import Placement
@@ -27,7 +28,7 @@ from milr.rewards.base import Reward, RewardFunction, make_reward
 from milr.runs import check_folder, default_folder, read_manifest, read_run
 from milr.runs.layout import MANIFEST
 from milr.runs.time_left import TimeLeft
-from milr.settings import find_settings, make_settings
+from milr.settings import find_settings
 from milr.settings.best import take_best
 from milr.settings.models import RunSettings, SamplingParams
 from milr.tasks import tasks_from_prompts
@@ -126,7 +127,7 @@ def generate(
     tasks = tasks_from_prompts([prompts] if isinstance(prompts, str | Task) else prompts, free=free)
     method, given = take_best(method, settings, best)
     _check_settings(method, given)
-    make_settings(method, given)
+    check_able(method, given, able)
     reward = default_reward(able) if reward is None else reward
     for role, scorer in (("reward", reward), ("evaluator", evaluator)):
         if scorer is not None:

@@ -102,7 +102,8 @@ def check_stored(kind: str, name: str, table: Mapping[str, Entry], where: object
     Raises:
         UsageError: Says how to type it.
     """
-    if not is_named(kind, name, table) and is_code(name) and name not in typed:
+    named = is_named(kind, name, table) or is_named(kind, name.partition(":")[0], table)  # the rest is its argument
+    if not named and is_code(name) and name not in typed:
         raise UsageError(
             f"{where} names the {kind} {name!r}, and code is loaded only when you type it: if you trust it, add "
             f"--{kind} {name}"

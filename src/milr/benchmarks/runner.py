@@ -15,6 +15,7 @@ from milr.benchmarks.tables import summarise_runs
 from milr.errors import UsageError
 from milr.jobs import Job, Names, Parts, begin_run, load_parts, read_names, resume_run
 from milr.methods import METHODS, POOLED, choose_method
+from milr.methods.needs import check_able
 from milr.models import find_source, read_capabilities, reads_free_prompts
 from milr.models.base import Capabilities, Model
 from milr.models.devices import Placement
@@ -195,6 +196,7 @@ def check_settings(
             "benchmark icons, or give --model the folder of a model that reads any text"
         )
     capabilities = read_capabilities(source, settings.profile)
+    check_able(method, settings.settings, capabilities)
     reward, tasks = settings.reward or _own_reward(benchmark, capabilities), [task for _, task in chosen]
     check_scorable(reward, tasks, capabilities)
     if settings.evaluator is not None:

@@ -90,12 +90,13 @@ def evaluate(
 
 def _find_capabilities(manifest: Manifest) -> Capabilities | None:
     """Return the capabilities of a run's model; None if the model is not here any more."""
-    from milr.models import find_model, read_capabilities
+    from milr.models import MODELS, find_source, read_capabilities
 
     for name in (manifest.model_asked, manifest.model_folder):
         try:
             if name is not None:
-                return read_capabilities(find_model(name, weights=False, offline=True), manifest.profile)
+                check_stored("model", str(name), MODELS, "the run")
+                return read_capabilities(find_source(name, weights=False, offline=True), manifest.profile)
         except UsageError:
             continue
     return None

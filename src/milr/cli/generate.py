@@ -151,8 +151,8 @@ def generate(
         screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
     from milr.jobs import Job, Names, begin_run, load_parts
+    from milr.methods.needs import check_able
     from milr.models import read_capabilities
-    from milr.models.absent import check_latents
     from milr.models.devices import Placement
 
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype, not no_graphs)
@@ -162,7 +162,7 @@ def generate(
         check_scorable(evaluator, tasks, capabilities, "--evaluator")
     for name in vlm.panel:
         check_scorable(name, tasks, capabilities, "--panel")
-    check_latents(given, capabilities)
+    check_able(method, given, capabilities)
     names = Names(model, reward, method, profile, evaluator, vlm.panel)
     hub = HubAccess(offline, ask(screen, yes))
     parts = load_parts(names, placement, vlm.client, hub, deterministic=deterministic)

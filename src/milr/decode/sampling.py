@@ -28,6 +28,20 @@ def open_stream(seed: int, task_key: str, drawing: int, step: int, purpose: str 
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
+def derive_stream(stream: torch.Generator, purpose: str) -> torch.Generator:
+    """Return a generator for a second random process of the same image, keyed by the seed of its first one.
+
+    It does not depend on how far the first one was advanced: the same request gives the same numbers, whatever was
+    sampled, given or left out before.
+
+    Args:
+        stream: The request's stream; it is not advanced.
+        purpose: Name of the process, "decoder" for instance.
+    """
+    digest = hashlib.sha256(f"{stream.initial_seed()}|{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A sampler: the random numbers that it takes, and the tokens that it chooses with them."""
@@ -43,8 +57,29 @@ class Sampler:
     """True if the numbers of a whole drawing are few enough to be made and copied to the device at once."""
 
 
+def keep_most_probable(logits: torch.Tensor, top_k: int, also: torch.Tensor | None = None) -> torch.Tensor:
+    """Set all but the largest logits to -inf; those that equal the smallest kept one are kept too.
+
+    Args:
+        logits: (B, V).
+        top_k: How many are kept; 0 keeps all.
+        also: (B, n) int64 tokens that are kept in any case.
+
+    Returns:
+        (B, V), the same tensor if all are kept.
+    """
+    if not 0 < top_k < logits.shape[-1]:
+        return logits
+    left_out = logits < logits.topk(top_k, dim=-1).values[:, -1:]
+    return logits.masked_fill(left_out if also is None else left_out.scatter(-1, also, False), float("-inf"))
+
+
 def sample(
-    logits: torch.Tensor, streams: Sequence[torch.Generator], temperature: float, sampler: str = "inverse"
+    logits: torch.Tensor,
+    streams: Sequence[torch.Generator],
+    temperature: float,
+    sampler: str = "inverse",
+    top_k: int = 0,
 ) -> torch.Tensor:
     """Sample one token per row.
 
@@ -53,13 +88,14 @@ def sample(
         streams: B generators, each advanced by one token's numbers.
         temperature: Above 0.
         sampler: One of `milr.settings.SAMPLERS`.
+        top_k: See `keep_most_probable`.
 
     Returns:
         (B,) int64.
     """
     how = SAMPLE[sampler]
     numbers = torch.cat([how.numbers(stream, 1, logits.shape[-1]) for stream in streams]).to(logits.device)
-    return how.choose(torch.softmax(logits / temperature, dim=-1), numbers)
+    return how.choose(torch.softmax(keep_most_probable(logits, top_k) / temperature, dim=-1), numbers)
 
 
 def sample_in_order(

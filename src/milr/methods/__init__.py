@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from milr.errors import UsageError
@@ -11,23 +12,53 @@ from milr.registry import Entry, find, load
 from milr.settings import METHOD_SETTINGS, read_declared
 
 if TYPE_CHECKING:
-    from milr.methods.context import Method
+    from milr.methods.context import Method, Need
 
-__all__ = ["METHODS", "POOLED", "choose_method", "load_method"]
+__all__ = ["METHODS", "POOLED", "MethodEntry", "choose_method", "load_method"]
 
-METHODS: Mapping[str, Entry] = {
-    "one-shot": Entry("milr.methods.one_shot:one_shot", "one drawing from the prompt alone"),
-    "text-reasoning": Entry("milr.methods.one_shot:text_reasoning", "one drawing after the model's greedy text"),
-    "best-of-n": Entry("milr.methods.best_of_n:best_of_n", "up to K + 1 drawings from one greedy text; the best one"),
-    "best-of-n-sampled": Entry("milr.methods.best_of_n:best_of_n_sampled", "the same, each from a text of its own"),
-    "parm": Entry("milr.methods.parm:parm", "the same from one text; drawings without potential are left unfinished"),
-    "reflection": Entry(
-        "milr.methods.reflection:reflection", "rewrite the text from what the reward criticises, redraw"
+
+@dataclass(frozen=True)
+class MethodEntry(Entry):
+    """One line of the table of methods."""
+
+    needs: frozenset[Need] = frozenset()
+    """What a model must have, see `milr.methods.needs`."""
+
+
+_TEXT: frozenset[Need] = frozenset({"text"})
+_TOKENS: frozenset[Need] = frozenset({"image tokens"})
+_LATENTS: frozenset[Need] = frozenset({"latents"})
+METHODS: Mapping[str, MethodEntry] = {
+    "one-shot": MethodEntry("milr.methods.one_shot:one_shot", "one drawing from the prompt alone"),
+    "text-reasoning": MethodEntry(
+        "milr.methods.one_shot:text_reasoning", "one drawing after the model's greedy text", needs=_TEXT
     ),
-    "milr": Entry("milr.methods.milr:milr", "the paper's search over the latents of text and image"),
-    "consensus": Entry("milr.methods.consensus:consensus", "ours: write several texts, draw those that agree most"),
-    "keep-right": Entry("milr.methods.keep_right:keep_right", "ours: draw again around the objects that are right"),
-    "grid-prune": Entry("milr.methods.grid_prune:grid_prune", "ours: drawings grow side by side, the worse half drops"),
+    "best-of-n": MethodEntry(
+        "milr.methods.best_of_n:best_of_n", "up to K + 1 drawings from one greedy text; the best one"
+    ),
+    "best-of-n-sampled": MethodEntry(
+        "milr.methods.best_of_n:best_of_n_sampled", "the same, each from a text of its own", needs=_TEXT
+    ),
+    "parm": MethodEntry(
+        "milr.methods.parm:parm",
+        "the same from one text; drawings without potential are left unfinished",
+        needs=_TOKENS,
+    ),
+    "reflection": MethodEntry(
+        "milr.methods.reflection:reflection", "rewrite the text from what the reward criticises, redraw", needs=_TEXT
+    ),
+    "milr": MethodEntry(
+        "milr.methods.milr:milr", "the paper's search over the latents of text and image", needs=_LATENTS
+    ),
+    "consensus": MethodEntry(
+        "milr.methods.consensus:consensus", "ours: write several texts, draw those that agree most", needs=_TEXT
+    ),
+    "keep-right": MethodEntry(
+        "milr.methods.keep_right:keep_right", "ours: draw again around the objects that are right", needs=_TOKENS
+    ),
+    "grid-prune": MethodEntry(
+        "milr.methods.grid_prune:grid_prune", "ours: drawings grow side by side, the worse half drops", needs=_TOKENS
+    ),
 }
 """Name -> entry. A method is one file and one line here."""
 POOLED = ("best-of-n", "best-of-n-sampled")
@@ -53,9 +84,10 @@ def load_method(name: str = "milr") -> Method:
 
     found = load(find("method", name, METHODS))
     if name in METHOD_SETTINGS:
-        return Method(name, found, METHOD_SETTINGS[name])
+        return Method(name, found, METHOD_SETTINGS[name], METHODS[name].needs)
     solve = found.solve if isinstance(found, Method) else found
     if not inspect.isgeneratorfunction(solve):
         said = f"{type(solve).__name__}, not a generator function"
         raise UsageError(f"the method {name!r} is a {said}: write def method(ctx): ... yield from ctx.draw()")
-    return Method(name, solve, read_declared(name, found))
+    declared = read_declared(name, found)
+    return replace(found, name=name) if isinstance(found, Method) else Method(name, solve, declared)

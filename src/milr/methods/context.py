@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -50,6 +50,9 @@ class ImageBatch:
 
 
 Request: TypeAlias = TextRequest | ImageBatch | Update
+Need: TypeAlias = Literal["text", "image tokens", "latents"]
+"""Something that a method asks of a model: a text of its own, images that can be begun and gone on with token by token,
+or latents that its settings move."""
 Requests: TypeAlias = Generator[Request, Any, None]
 """A running method: a generator that ends after a batch of whole images."""
 
@@ -67,6 +70,8 @@ class Method:
     name: str
     solve: Callable[[TaskContext[Any]], Requests]
     settings: type[MethodSettings]
+    needs: frozenset[Need] = frozenset()
+    """What a model must have, see `milr.methods.needs`; a model without it is refused before it is loaded."""
 
 
 class MethodError(MilrError):
@@ -103,7 +108,7 @@ class TaskContext(Generic[Own]):
         self.step = self.tokens_spent = self.reward_calls = 0
         self.cost = 0.0
         self.started = time.monotonic()
-        self._total = model.capabilities.image_tokens
+        self._total = model.capabilities.image_tokens or 1  # an image without tokens is drawn whole
         self._texts = self._images = self._decoded = 0  # texts sampled, images requested, image tokens decoded
         self._requests = method.solve(self)
         self.request: Request | None = None
@@ -146,7 +151,12 @@ class TaskContext(Generic[Own]):
             critique: Faults of an earlier image.
             offsets: As in `TextRequest`.
             stream: Random stream of a sampled text; None takes the task's next one.
+
+        Returns:
+            An empty text, which nobody was asked for, if the model writes none.
         """
+        if not self.model.capabilities.writes_text:
+            return TextOutput(Reasoning("", ()), (), torch.zeros(0, self.model.capabilities.width))
         sampled = sampled or self.model.text_temperature > 0
         numbers = (stream or self._next_text_stream()) if sampled else None
         text = yield TextRequest(self.state, tuple(prefix), offsets, numbers, critique)

@@ -15,7 +15,9 @@ from typing import Any, Self
 from milr.errors import MilrError, UsageError
 from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, TaskContext
 from milr.methods.latents import Update, take_steps
+from milr.methods.needs import check_needs
 from milr.methods.queue import Assignment, Listed, TaskQueue, TaskSource
+from milr.models.absent import check_latents
 from milr.models.base import ImageOutput, ImageRequest, Model, TextRequest
 from milr.models.devices import own_numbers
 from milr.rewards import check_scorable, load_reward
@@ -69,6 +71,9 @@ class Runner(Iterator[StepRecord]):
         self.reward = load_reward(reward, model=model) if isinstance(reward, str) else make_reward(reward)
         listed = tasks if isinstance(tasks, TaskQueue) else _read_tasks(tasks, free=model.reads_free_prompts)
         check_scorable(self.reward, listed if isinstance(listed, list) else (), model.capabilities)
+        check_needs(method, settings, model.capabilities)
+        if settings.sampling.guidance != 1 and not model.capabilities.takes_guidance:
+            check_latents({"guidance": settings.sampling.guidance}, model.capabilities)
         self.method, self.model, self.settings = method, model, settings
         self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
         self._on_lost = on_lost

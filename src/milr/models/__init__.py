@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from milr.errors import UsageError
+from milr.models.families import FAMILIES, FamilyEntry, find_family
 from milr.models.hub import WEIGHTS, Confirm, find_at_hub, parse_hub_name, refuse
 from milr.registry import Entry, construct, find, is_code, is_named, load
 from milr.untrusted import read_file
 
 if TYPE_CHECKING:
-    from milr.models.base import Capabilities, Model
+    from milr.models.base import Capabilities, Description, Model
 
 __all__ = [
+    "FAMILIES",
     "MODELS",
+    "FamilyEntry",
     "ModelClass",
     "ModelEntry",
     "ModelSource",
     "check_model",
+    "describe_model",
     "embedded_folder",
     "find_model",
     "find_source",
@@ -31,7 +35,7 @@ __all__ = [
     "reads_free_prompts",
 ]
 
-JANUS = "milr.models.janus:Janus"
+_OWN = FAMILIES["janus"].target
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,13 @@ class ModelEntry(Entry):
 
 MODELS: Mapping[str, ModelEntry] = {
     "embedded": ModelEntry(
-        JANUS, "a Janus checkpoint in miniature that comes with milr: draws icons", is_checkpoint=True
+        _OWN, "a Janus checkpoint in miniature that comes with milr: draws icons", is_checkpoint=True
     ),
     "embedded-small": ModelEntry(
-        JANUS, "its sibling of a quarter of the size, made by the same recipe", is_checkpoint=True
+        _OWN, "its sibling of a quarter of the size, made by the same recipe", is_checkpoint=True
     ),
 }
-"""Name -> entry. A model is one file and one line here; folders and hub names are loaded as Janus."""
+"""Name -> entry: checkpoints that come with milr, and models that are no folder of one of `FAMILIES`."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +67,47 @@ class ModelClass:
     """Makes the model; its parameters name what it needs."""
     argument: str | None = None
     """The text after the name's colon."""
+    offline: bool = False
+    """True if nothing may be fetched, not even the small files that describe it."""
 
     @property
     def capabilities(self) -> Capabilities:
         """Return the capabilities that the class declares before it makes a model.
 
         Raises:
-            UsageError: It declares none.
+            UsageError: It declares none, or its argument names no model.
         """
-        from milr.models.base import Capabilities
+        return self.description.capabilities
 
+    @property
+    def description(self) -> Description:
+        """Return what the class says of the model that it would make: by `describe`, or by its attributes.
+
+        Raises:
+            UsageError: It declares no capabilities, or its argument names no model.
+        """
+        from milr.models.base import Capabilities, Description
+
+        if callable(describe := getattr(self.make, "describe", None)):
+            found: object = describe(self.argument, offline=self.offline)
+            if not isinstance(found, Description):
+                raise UsageError(f"describe() of the model {self.name!r} returns no milr.models.base.Description")
+            return found
         declared: object = getattr(self.make, "capabilities", None)
         if not isinstance(declared, Capabilities):
             raise UsageError(
                 f"the model {self.name!r} declares no capabilities: give its class the attribute capabilities = "
                 "milr.models.base.Capabilities(...)"
             )
-        return declared
+        defaults: object = getattr(self.make, "defaults", None)
+        return Description(
+            capabilities=declared,
+            defaults=cast("Mapping[str, object]", defaults) if isinstance(defaults, Mapping) else {},
+            profile="",
+            summary="",
+            size=None,
+            reads_free_prompts=bool(getattr(self.make, "reads_free_prompts", True)),
+        )
 
 
 ModelSource: TypeAlias = Path | ModelClass
@@ -109,7 +137,7 @@ def find_source(name: str, *, weights: bool = True, offline: bool = False, confi
         return find_model(name, weights=weights, offline=offline, confirm=confirm)
     base, colon, argument = name.partition(":")
     if is_named("model", base, MODELS):
-        return ModelClass(base, load(find("model", base, MODELS)), argument if colon else None)
+        return ModelClass(base, load(find("model", base, MODELS)), argument if colon else None, offline)
     if is_code(name):
         return ModelClass(name, load(find("model", name, MODELS)))
     return find_model(name, weights=weights, offline=offline, confirm=confirm)
@@ -154,9 +182,19 @@ def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabi
     """
     if isinstance(source, ModelClass):
         return source.capabilities
-    from milr.models.checkpoint import open_checkpoint
+    about = find_family(source).about()
+    return about.read_capabilities(source, profile=profile)
 
-    return open_checkpoint(source, profile=profile, weights=False).capabilities
+
+def describe_model(source: ModelSource, profile: str | None = None) -> Description:
+    """Return everything that is known about a model before its weights are loaded; it may take seconds.
+
+    Raises:
+        UsageError: As `read_capabilities`.
+    """
+    if isinstance(source, ModelClass):
+        return source.description
+    return find_family(source).about().describe(source, profile=profile)
 
 
 def reads_free_prompts(source: ModelSource) -> bool:
@@ -204,9 +242,9 @@ def load_model(
     """Load a frozen model.
 
     Args:
-        name: One of `MODELS`, the path of a folder with a Janus checkpoint, or its name at the Hugging Face hub; a name
-            of an installed package; or ``package.module:attribute``, ``./file.py:attribute``: a class, or a function
-            that makes a model.
+        name: One of `MODELS`, with its argument after a colon; the path of a folder with a checkpoint of one of
+            `FAMILIES`, or its name at the Hugging Face hub; a name of an installed package; or
+            ``package.module:attribute``, ``./file.py:attribute``: a class, or a function that makes a model.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Dtype of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
         profile: Its prompt profile, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
@@ -235,10 +273,11 @@ def load_model(
     how = {"device": device, "dtype": dtype, "profile": profile, "deterministic": deterministic, "graphs": graphs}
     with own_numbers():
         if isinstance(source, ModelClass):
-            made: Model = construct(source.make, {"argument": source.argument, **how})
+            hub = {"offline": offline, "confirm": confirm}
+            made: Model = construct(source.make, {"argument": source.argument, **hub, **how})
             _check_members(name, made)
         else:
-            made = load(MODELS["embedded"])(source, **how)
+            made = load(find_family(source))(source, **how)
     return made
 
 

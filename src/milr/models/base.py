@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,9 +22,10 @@ class Capabilities:
     image_size: int
     """Pixels per side."""
     image_tokens: int
-    """Tokens per image."""
+    """Tokens per image that the model chooses: forced ones, such as ends of lines, are neither counted nor kept nor
+    given. 0 if an image is not made of tokens, so that none can be begun, given or left unfinished."""
     width: int
-    """d, the width of one latent."""
+    """d, the width of one latent; 0 if there are no latents."""
     latents: Literal["none", "text", "image", "both"]
     """The hidden states that a method may move."""
     passes: Literal[1, 2] = 2
@@ -33,6 +34,105 @@ class Capabilities:
     """Content of the model's images: any scenes, or icons on a plain ground, which the reward `icons` reads."""
     reads_images: bool = True
     """True if it answers questions about images, as the reward `self` needs."""
+    writes_text: bool = True
+    """False if it draws from the prompt alone: it is never asked for a reasoning text."""
+    noise_shape: tuple[int, ...] = ()
+    """Shape of the random numbers that an image starts from; () if it is sampled token by token, or elsewhere."""
+    branches: Literal[1, 2] = 2
+    """Rows that guidance needs for an image: 2 with an unconditional one, 1 if the model has none."""
+    guidance_input: bool = False
+    """True if a model of one branch reads the weight of guidance as an input, as FLUX.1-dev does. One that does not
+    allows a guidance of 1 only."""
+    prompt_limit: int | None = None
+    """Length of the longest prompt that is read whole; None if the context alone limits it."""
+    prompt_unit: Literal["tokens", "characters"] = "tokens"
+    """Unit of `prompt_limit`."""
+    image_bytes: int = 0
+    """Bytes of memory of one image in progress, beside the weights, in half precision; computed, an estimate. 0 if it
+    is drawn elsewhere."""
+    family: str = ""
+    """The family's name, as `milr info` lists it."""
+    licence: str = ""
+    """Note on the licence of the weights; "" if unknown."""
+    verification: str = ""
+    """How its agreement with the authors' code was tested; "" if it was not: the model is *unverified*."""
+
+    def __post_init__(self) -> None:
+        """Refuse capabilities that contradict each other."""
+        if self.latents in ("image", "both") and not self.image_tokens:
+            raise ValueError("image latents need image tokens: give image_tokens, or other latents")
+        if self.latents in ("text", "both") and not self.writes_text:
+            raise ValueError("text latents need a model that writes text: set writes_text, or other latents")
+
+    def has_latents(self, modality: str) -> bool:
+        """Return true if the model has latents of that modality, "text" or "image"."""
+        return self.latents in (modality, "both")
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Return true if the weight of guidance may be another than 1."""
+        return self.branches == 2 or self.guidance_input
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model takes in memory, as numbers of weights and activations, from its config alone."""
+
+    parameters: Mapping[str, int]
+    """Part of the network -> number of its weights."""
+    prompt_tokens: int = 0
+    """Tokens assumed for a prompt and its template."""
+    reasoning_tokens: int = 0
+    """Most tokens of a reasoning text."""
+    numbers_per_token: int = 0
+    """Keys and values of one token in all layers; 0 without a KV cache."""
+    numbers_per_image: int = 0
+    """Largest intermediate results of one image in progress, where no KV cache is what it takes."""
+    read_per_token: int = 0
+    """Weights that a decode step reads for one image token; 0 if images are not decoded token by token."""
+
+    def image_bytes(self, able: Capabilities, item: int) -> int:
+        """Return the bytes of one image in progress: the cache of its rows, or its activations, and its latents.
+
+        Args:
+            able: The model's capabilities; `Capabilities.image_bytes` is not read.
+            item: Bytes of a number of the network.
+        """
+        cache = able.branches * self.context(able) * self.numbers_per_token
+        return item * (cache + self.numbers_per_image) + self.latent_bytes(able)
+
+    def context(self, able: Capabilities) -> int:
+        """Return the longest context in tokens: prompt, reasoning and image in one."""
+        return self.prompt_tokens + self.reasoning_tokens + able.image_tokens
+
+    def latent_bytes(self, able: Capabilities) -> int:
+        """Return the bytes of one task's latents, if all text and image positions were latents."""
+        text = self.reasoning_tokens if able.has_latents("text") else 0
+        image = able.branches * able.image_tokens if able.has_latents("image") else 0
+        return _LATENT_COPIES * _FLOAT32_BYTES * able.width * (text + image)
+
+
+_LATENT_COPIES = 5  # of each latent: current, initial, gradient, and Adam's two moments
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything that is known about a model before its weights are loaded."""
+
+    capabilities: Capabilities
+    defaults: Mapping[str, object]
+    """Settings whose best values depend on the model, by name."""
+    profile: str
+    """Name of its prompt profile or recipe."""
+    summary: str
+    """The profile in a few words."""
+    size: ModelSize | None
+    """None if it computes elsewhere."""
+    reads_free_prompts: bool = True
+    """False if prompts must follow the grammar of `milr.tasks`."""
+    best: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The best measured method, and its strategy if it has one; {} means the paper's, or the first that works."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +152,8 @@ class ImageOutput:
 
     sample: ImageSample
     hidden: torch.Tensor | None
-    """(n, 2, d) float32: conditional and unconditional state of each of the first n tokens; None if the first tokens
-    came from latents or were given."""
+    """(n, branches, d) float32: conditional and unconditional state of each of the first n tokens that the model chose
+    itself; None if the first tokens came from latents or were given. Positions without a choice are left out."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +224,8 @@ class ImageRequest:
     reasoning: Reasoning | None
     """The text that the image follows; None draws from the prompt alone."""
     stream: torch.Generator
-    """Random stream of its tokens; a copy is advanced."""
+    """Random stream of its tokens, or of its start noise; a copy is advanced. A second random process after the tokens,
+    a diffusion decoder's for instance, draws from `milr.decode.sampling.derive_stream` of it."""
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, computed from latents; None computes all logits in the decoder."""
     tokens: Sequence[int | None] = ()
@@ -144,11 +245,14 @@ class Model(Protocol):
     parameter needs a default value.
 
     The class, before it makes anything, must declare ``capabilities``: `Capabilities`, from which rewards, latents and
-    costs are checked before any weights are read. It may declare ``reads_free_prompts`` (default True).
+    costs are checked before any weights are read. It may declare ``reads_free_prompts`` (default True). Where these
+    depend on the argument, it has a static method ``describe(argument, *, offline) -> Description`` in their place,
+    which reads small files alone.
 
     A model with latents "image" is never asked for `text_logits`, one with "text" never for `image_logits` of latents,
-    and one with "none" for neither. One without `Capabilities.reads_images` is never asked `answer` or `reply`.
-    `milr.testing.contracts.check_model` checks all of this.
+    and one with "none" for neither. One without `Capabilities.reads_images` is never asked `answer` or `reply`, one
+    without `Capabilities.writes_text` never `reason` or `spell`, and one without image tokens gets no prefix, no given
+    tokens and no `until`. `milr.testing.contracts.check_model` checks all of this.
     """
 
     name: str
@@ -192,7 +296,7 @@ class Model(Protocol):
         ...
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
-        """Map (n, 2, d) float32 to (n, V) float32 guided logits u + w (c - u); differentiable."""
+        """Map (n, branches, d) float32 to (n, V) float32 guided logits u + w (c - u); differentiable."""
         ...
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:

@@ -8,14 +8,14 @@ transformers' modules hold the weights, from safetensors only; no remote code ru
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from milr.errors import UsageError, unknown_name
-from milr.models.base import Capabilities
+from milr.models.base import Capabilities, Description, ModelSize
 from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
 from milr.models.received import read_index, read_json, refusing
 from milr.settings import OLD_NAMES, all_fields
@@ -50,6 +50,12 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
 _MOST_PARAMETERS = 2e11
 """More than ten times those of Janus-Pro-7B."""
 _NAMED = 8  # most weights in an error
+PROMPT_TOKENS = 256
+"""Tokens assumed for a prompt and its template."""
+_VERIFIED = (
+    "logits, answers and images of random weights in float32 equal a plain PyTorch implementation of the original "
+    "architecture to 1e-5; names and shapes of the full 1B model fit; published weights were not run"
+)
 
 
 class CheckpointSettings(BaseModel):
@@ -93,14 +99,63 @@ class Checkpoint:
     def capabilities(self) -> Capabilities:
         """Return the model's capabilities."""
         vision, text = self.config.vision_config, self.config.text_config
-        return Capabilities(
+        able = Capabilities(
             image_size=vision.image_size,
             image_tokens=vision.num_image_tokens,
             width=text.hidden_size,
             latents="both",
             passes=self.profile.passes,
             image_language="icons" if self.settings.grammar == "icons" else "natural",
+            prompt_limit=text.max_position_embeddings - self.profile.max_reasoning_tokens - vision.num_image_tokens,
+            family="janus",
+            licence=self.profile.licence,
+            verification=_VERIFIED,
         )
+        return replace(able, image_bytes=self._size({}).image_bytes(able, 2))
+
+    @property
+    def description(self) -> Description:
+        """Return everything that is known before the weights are loaded; counting them takes about a second."""
+        return Description(
+            capabilities=self.capabilities,
+            defaults=self.settings.search,
+            profile=self.profile_name,
+            summary=self.profile.summary,
+            size=self._size(self._count_parameters()),
+            reads_free_prompts=self.settings.grammar == "free",
+            best=self.settings.best,
+        )
+
+    def _size(self, parameters: Mapping[str, int]) -> ModelSize:
+        """Return what the model takes; without `parameters` nothing of the network."""
+        text = self.config.text_config
+        heads = text.num_key_value_heads or text.num_attention_heads
+        head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        table = text.vocab_size * text.hidden_size  # of the word embeddings, which a step does not read
+        return ModelSize(
+            parameters=parameters,
+            prompt_tokens=PROMPT_TOKENS,
+            reasoning_tokens=self.profile.max_reasoning_tokens,
+            numbers_per_token=2 * text.num_hidden_layers * heads * head_width,
+            read_per_token=parameters["decoder"] - table + parameters["image head"] if parameters else 0,
+        )
+
+    def _count_parameters(self) -> dict[str, int]:
+        import torch
+        from transformers.models.janus.modeling_janus import JanusForConditionalGeneration
+
+        with torch.device("meta"):
+            network: Any = JanusForConditionalGeneration(self.config)
+        inner = network.model
+        parts = {
+            "decoder": inner.language_model,
+            "text head": network.lm_head,
+            "image head": inner.generation_head,
+            "image tokens": torch.nn.ModuleList([inner.generation_embeddings, inner.generation_aligner]),
+            "image decoder": inner.vqmodel,
+            "vision tower": torch.nn.ModuleList([inner.vision_model, inner.aligner]),
+        }
+        return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
 
     @property
     def version(self) -> str:
@@ -260,6 +315,24 @@ def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         shard = cast("Any", safe_open(path, framework="pt"))
         for key in shard.keys():  # noqa: SIM118 - not a dictionary
             yield key, shard.get_tensor(key)
+
+
+def describe(folder: Path, *, profile: str | None = None) -> Description:
+    """Describe a folder's model; its weights are not read.
+
+    Raises:
+        UsageError: As `open_checkpoint`.
+    """
+    return open_checkpoint(folder, profile=profile, weights=False).description
+
+
+def read_capabilities(folder: Path, *, profile: str | None = None) -> Capabilities:
+    """Return the capabilities of a folder's model, as `describe` does, but in milliseconds.
+
+    Raises:
+        UsageError: As `open_checkpoint`.
+    """
+    return open_checkpoint(folder, profile=profile, weights=False).capabilities
 
 
 def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool = True) -> Checkpoint:

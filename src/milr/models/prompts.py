@@ -64,6 +64,8 @@ def _strip(parts: Sequence[Part]) -> list[Part]:
     return [part for part in stripped if part.text]
 
 
+_FINE_TUNED = "DeepSeek Model License of its base, and what the checkpoint's card says"
+
 ANSWERING = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
@@ -92,6 +94,8 @@ class PromptProfile:
     question: Turn
     """Prompt for a yes/no question about an image at ``{image}``."""
     max_reasoning_tokens: int
+    licence: str = ""
+    """Note on the licence of checkpoints with this profile; "" if unknown."""
     open_question: Turn = Turn("{image}\n{question}", system=ANSWERING)
     """Prompt for any other question about an image."""
     text_temperature: float = 0.0
@@ -141,6 +145,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         plain=Turn("{prompt}"),  # Janus-Pro's own roles, with which its published scores were produced
         question=_QUESTION,
         max_reasoning_tokens=512,
+        licence="DeepSeek Model License, of Janus-Pro",
         criticised="{prompt}. An image that was drawn from an earlier answer is wrong: {critique}",
     ),
     "t2i-r1": PromptProfile(
@@ -151,6 +156,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         plain=Turn("{prompt}", user="User", assistant="Assistant"),
         question=_QUESTION,
         max_reasoning_tokens=512,
+        licence=_FINE_TUNED,
         text_temperature=1.0,
         names=("t2i-r1",),
     ),
@@ -167,6 +173,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         plain=Turn("{prompt}", user="User", assistant="Assistant"),
         question=_QUESTION,
         max_reasoning_tokens=600,
+        licence=_FINE_TUNED,
         text_temperature=1.0,
         ends=frozenset({"image start"}),
         added_tokens=("<|box_start|>", "<|box_end|>", "<|obj_start|>", "<|obj_end|>"),
@@ -182,6 +189,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         plain=Turn("A photo of {prompt}."),
         question=_QUESTION,
         max_reasoning_tokens=448,
+        licence=_FINE_TUNED,
         text_temperature=1.0,
         ends=frozenset({"end of sequence", "image start"}),
         cut=("A photo of", "a photo of"),
@@ -196,6 +204,7 @@ PROFILES: Mapping[str, PromptProfile] = {
         question=Turn("{image}\n{question}"),
         open_question=Turn("{image}\n{question}"),
         max_reasoning_tokens=96,
+        licence="Apache-2.0, as milr",
         keeps_spaces=False,
     ),
 }

@@ -21,7 +21,7 @@ from milr.errors import UsageError, unknown_name
 from milr.files import LOCK, hold, write_text
 from milr.methods import METHODS, POOLED
 from milr.methods.latents import count_latents
-from milr.models import MODELS, find_model
+from milr.models import MODELS, find_source
 from milr.registry import check_stored, is_named
 from milr.report.comparison import without_gradient
 from milr.rewards import REWARDS
@@ -255,15 +255,15 @@ def _settings(values: Values) -> BenchmarkSettings:
 
 def _ratio(latents: int | str, model: str) -> float | None:
     """Return the image_ratio that gives this many image latents; None if the model's own ratio already does."""
-    from milr.models.checkpoint import open_checkpoint
+    from milr.models import describe_model
 
-    checkpoint = open_checkpoint(find_model(model, weights=False), weights=False)
-    many = checkpoint.capabilities.image_tokens
+    described = describe_model(find_source(model, weights=False))
+    many = described.capabilities.image_tokens
     if latents == "all":
         return 1.0
     if not isinstance(latents, int) or not 0 <= latents <= many:
         raise UsageError(f'image_latents {latents!r}: give a number from 0 to {many}, or "all"')
-    usual: float = make_settings("milr", defaults=checkpoint.settings.search).get("image_ratio")
+    usual: float = make_settings("milr", defaults=described.defaults).get("image_ratio")
     return None if count_latents(usual, many)[0] == latents else latents / many
 
 

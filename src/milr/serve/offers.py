@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from milr.errors import UsageError
-from milr.models import find_model, load_model
+from milr.models import describe_model, find_source, load_model
 from milr.models.base import Capabilities, Model
-from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import Placement
 from milr.models.sizing import make_plan
 from milr.rewards import Reward, check_scorable, default_reward, load_reward
@@ -58,23 +57,23 @@ def make_offer(
         UsageError: No such model or reward, or a reward that cannot score its images.
     """
     placement = placement or Placement()
-    checkpoint = open_checkpoint(find_model(name), weights=False)
-    capabilities = checkpoint.capabilities
+    described = describe_model(find_source(name))
+    capabilities = described.capabilities
     icons = capabilities.image_language == "icons"
     reward = reward or default_reward(capabilities)
     panel = (["icons-judge"] if icons else []) if panel is None else panel
     check_scorable(reward, (), capabilities)
     for one in panel:
         check_scorable(one, (), capabilities, "--panel")
-    best = checkpoint.settings.best or {}
+    plan = make_plan(described, device=placement.device, dtype=placement.dtype)
     return Offer(
         name=name,
         capabilities=capabilities,
-        defaults=checkpoint.settings.search,
-        free=checkpoint.settings.grammar == "free",
-        best=dict(best),
+        defaults=described.defaults,
+        free=described.reads_free_prompts,
+        best=dict(described.best),
         reward=reward,
-        bytes=make_plan(checkpoint, device=placement.device, dtype=placement.dtype).weights,
+        bytes=0 if plan is None else plan.weights,
         load=partial(_load, name, reward, panel, placement),
     )
 

@@ -1,19 +1,28 @@
-"""A model that lacks latents: ratios asked for are refused, defaults become a note."""
+"""A model that lacks something: what is asked for in vain is refused with what works, defaults become a note."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 from milr import search
+from milr.decode.sampling import derive_stream, open_stream
 from milr.errors import UsageError
+from milr.methods import METHODS
+from milr.methods.needs import check_able
 from milr.models.absent import check_latents
+from milr.models.base import Capabilities
 from milr.testing import FakeModel, FakeReward
 from milr.types import Task
 
+ABLE = FakeModel.capabilities
+NOISE = Capabilities(64, 0, 0, "none", reads_images=False, writes_text=False, noise_shape=(4, 8, 8))
+TOKENS = replace(ABLE, latents="image", writes_text=False, branches=1)
 
-@pytest.mark.parametrize(("there", "absent"), [("image", ["text"]), ("text", ["image"]), ("none", ["text", "image"])])
+
+@pytest.mark.parametrize(("there", "absent"), [("image", ["text"]), ("text", ["image"])])
 def test_a_search_moves_what_there_is_and_says_what_there_is_not(there: str, absent: list[str]) -> None:
     model = FakeModel()
     model.capabilities = replace(model.capabilities, latents=there)
@@ -26,14 +35,81 @@ def test_a_search_moves_what_there_is_and_says_what_there_is_not(there: str, abs
     assert (first.text_latents == 0) == ("text" in absent)
     assert (first.image_latents == 0) == ("image" in absent)
     for trace in later:
-        assert trace is not None and not set(absent) & set(trace.moved)
-        assert trace.moved or there == "none"
+        assert trace is not None and trace.moved and not set(absent) & set(trace.moved)
 
 
 def test_a_ratio_that_was_asked_for_in_vain_is_refused() -> None:
-    image_only = replace(FakeModel.capabilities, latents="image")
+    image_only = replace(ABLE, latents="image")
     with pytest.raises(UsageError, match="text_ratio 0.2: this model has no text latents"):
         check_latents({"text_ratio": 0.2}, image_only)
     check_latents({"text_ratio": 0.0, "image_ratio": 0.1}, image_only)
     check_latents({}, image_only)
-    check_latents({"text_ratio": 0.2}, FakeModel.capabilities)
+    check_latents({"text_ratio": 0.2}, ABLE)
+
+
+@pytest.mark.parametrize(
+    ("able", "working"),
+    [
+        (ABLE, set(METHODS)),
+        (NOISE, {"one-shot", "best-of-n"}),
+        (TOKENS, {"one-shot", "best-of-n", "parm", "keep-right", "grid-prune", "milr"}),
+        (replace(ABLE, latents="none"), set(METHODS) - {"milr"}),
+    ],
+)
+def test_a_method_that_needs_what_is_not_there_is_refused_with_those_that_work(
+    able: Capabilities, working: set[str]
+) -> None:
+    for method in METHODS:
+        if method in working:
+            check_able(method, {}, able)
+            continue
+        with pytest.raises(UsageError, match=f"the method '{method}' needs ") as refused:
+            check_able(method, {}, able)
+        assert set(str(refused.value).partition("--method ")[2].split(" or ")) == working
+
+
+def test_a_strategy_needs_latents_of_its_own() -> None:
+    for strategy in ("joint", "alt", "t2v", "no-text"):
+        check_able("milr", {"strategy": strategy}, TOKENS)
+    with pytest.raises(UsageError, match=r"needs text latents \(strategy 'steer'\), and this model has image latents"):
+        check_able("milr", {"strategy": "steer"}, TOKENS)
+
+
+def test_guidance_needs_a_branch_and_sampling_needs_tokens() -> None:
+    with pytest.raises(UsageError, match="guidance 5.0: this model has no branch without the prompt"):
+        check_able("one-shot", {"guidance": 5.0}, TOKENS)
+    check_able("one-shot", {"guidance": 1.0}, TOKENS)
+    check_able("one-shot", {"guidance": 5.0}, NOISE)
+    check_able("one-shot", {"guidance": 5.0}, replace(NOISE, branches=1, guidance_input=True))
+    with pytest.raises(UsageError, match="temperature 0.9: this model samples no image tokens"):
+        check_able("one-shot", {"temperature": 0.9}, NOISE)
+    model = FakeModel()
+    model.capabilities = replace(ABLE, branches=1)
+    with pytest.raises(UsageError, match="guidance 2.0"):  # the run's settings, whoever made them
+        search("two dogs", model, FakeReward(), method="one-shot", guidance=2.0)
+
+
+def test_capabilities_do_not_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="image latents need image tokens"):
+        replace(NOISE, latents="image")
+    with pytest.raises(ValueError, match="text latents need a model that writes text"):
+        replace(TOKENS, latents="both")
+
+
+def test_a_model_that_writes_no_text_is_never_asked_for_one() -> None:
+    model = FakeModel()
+    model.capabilities = replace(ABLE, latents="image", writes_text=False)
+    settings = model.settings("milr", steps=2, image_ratio=0.2, stop_at=1.0)
+    records = list(search("two dogs", model, FakeReward(), settings))
+    assert model.reasoned == [] and all(record.reasoning.text == "" for record in records)
+    trace = records[-1].trace
+    assert trace is not None and trace.moved == ("image",)
+
+
+def test_a_second_random_process_depends_on_the_request_alone() -> None:
+    stream = open_stream(0, "key", 0, 0)
+    first = torch.rand(3, generator=derive_stream(stream, "decoder"))
+    torch.rand(100, generator=stream)
+    assert torch.equal(first, torch.rand(3, generator=derive_stream(stream.clone_state(), "decoder")))
+    others = (derive_stream(stream, "other"), derive_stream(open_stream(0, "key", 1, 0), "decoder"), stream)
+    assert not any(torch.equal(first, torch.rand(3, generator=other)) for other in others)

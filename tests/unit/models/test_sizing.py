@@ -11,10 +11,10 @@ import torch
 
 from milr.cli.main import main
 from milr.errors import UsageError
-from milr.models.checkpoint import open_checkpoint
+from milr.models.checkpoint import PROMPT_TOKENS, describe, open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.janus import Janus
-from milr.models.sizing import PROMPT_TOKENS, make_plan, plan_cards
+from milr.models.sizing import make_plan, plan_cards
 from tests.support.janus_folders import tiny_sizes, write_deepseek, write_settings
 from tests.support.plain_janus import TINY, PlainJanus
 
@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
-    made = make_plan(open_checkpoint(folder, weights=False), dtype="bfloat16")
+    made = make_plan(described := describe(folder), dtype="bfloat16")
+    assert made is not None
     plain = PlainJanus(TINY)
     unused = sum(parameter.numel() for name, parameter in plain.named_parameters() if "attn_pool" in name)
     assert sum(made.parameters.values()) == sum(parameter.numel() for parameter in plain.parameters()) - unused
@@ -43,27 +44,30 @@ def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
     assert made.row == 2 * made.tokens * made.cache_per_token + made.latents
     assert made.latents == 5 * 4 * TINY.width * (512 + 2 * 16)
     assert made.rows is not None and made.rows > 0
+    assert described.capabilities.image_bytes == made.row  # half precision too
 
 
 def test_a_reward_takes_rows_away_and_too_much_leaves_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milr.models.sizing.free_bytes", lambda device: 10**9)
-    found = open_checkpoint(folder, weights=False)
-    alone, beside = (make_plan(found, reward=reward) for reward in (0, 10**8))
+    found = describe(folder)
+    alone, beside, none = (make_plan(found, reward=reward) for reward in (0, 10**8, 10**10))
+    assert alone and beside and none
     assert alone.rows == int((0.8e9 - alone.weights) // alone.row)
     assert alone.rows - beside.rows == pytest.approx(10**8 / alone.row, abs=1)  # pyright: ignore
-    assert make_plan(found, reward=10**10).rows == 0
+    assert none.rows == 0
 
 
 def test_cards_hold_what_is_left_beside_the_weights(folder: Path) -> None:
-    checkpoint = open_checkpoint(folder, weights=False)
-    plan, cards = make_plan(checkpoint, dtype="bfloat16"), plan_cards(checkpoint)
+    found = describe(folder)
+    plan, cards = make_plan(found, dtype="bfloat16"), plan_cards(found)
+    assert plan is not None
     assert [card.gigabytes for card in cards] == [8, 12, 24, 48, 80]
     for card in cards:
         usable = card.gigabytes * 2**30 * 0.8 - plan.weights
         assert card.rows * plan.row <= usable < (card.rows + 1) * plan.row
         assert card.seconds_alone is not None and card.seconds_together is not None
         assert card.seconds_together < card.seconds_alone
-    assert plan_cards(checkpoint, reward=9 * 2**30)[0].seconds_alone is None
+    assert plan_cards(found, reward=9 * 2**30)[0].seconds_alone is None
 
 
 def test_the_command_says_it_all_without_weights(

@@ -1,0 +1,84 @@
+"""Families of checkpoints: what a folder holds is found in its config, and each family describes and loads its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from milr.errors import UsageError
+from milr.models.received import read_json
+from milr.registry import Entry
+from milr.untrusted import one_line
+
+if TYPE_CHECKING:
+    from milr.models.base import Capabilities, Description
+
+PIPELINE = "model_index.json"
+"""The file that makes a folder a pipeline of diffusers."""
+
+
+class About(Protocol):
+    """The module of a family that reads small files alone: two functions of a folder."""
+
+    def read_capabilities(self, folder: Path, *, profile: str | None = None) -> Capabilities:
+        """Return the model's capabilities, in milliseconds.
+
+        Raises:
+            UsageError: The folder holds no such model, or there is no such profile.
+        """
+        ...
+
+    def describe(self, folder: Path, *, profile: str | None = None) -> Description:
+        """Return everything that is known; this may count weights of the network on the meta device.
+
+        Raises:
+            UsageError: As `read_capabilities`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FamilyEntry(Entry):
+    """One line of the table of families. Its target is a class, made with a folder and what `load_model` offers."""
+
+    module: str = ""
+    """The module `About` the family."""
+    model_types: tuple[str, ...] = ()
+    """Values of `model_type` in config.json by which its folders are known."""
+
+    def about(self) -> About:
+        """Import the module that describes its folders."""
+        return cast("About", import_module(self.module))
+
+
+FAMILIES: Mapping[str, FamilyEntry] = {
+    "janus": FamilyEntry(
+        "milr.models.janus:Janus",
+        "Janus-Pro and its fine-tunes: text and image latents, answers about images",
+        module="milr.models.checkpoint",
+        model_types=("janus", "multi_modality"),
+    ),
+}
+"""Name -> entry. A family of checkpoints is its files and one line here."""
+
+
+def find_family(folder: Path) -> FamilyEntry:
+    """Return the family whose checkpoint a folder holds; only config.json is read.
+
+    Raises:
+        UsageError: There is no such folder, or it holds no checkpoint of `FAMILIES`.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a checkpoint")
+    if (folder / PIPELINE).is_file():
+        raise UsageError(f"{str(folder)!r} holds a pipeline of diffusers: type --model diffusers:{folder}")
+    kind: object = read_json(folder / "config.json").get("model_type")
+    for entry in FAMILIES.values():
+        if kind in entry.model_types:
+            return entry
+    known = [f"{name} ({', '.join(entry.model_types)})" for name, entry in FAMILIES.items()]
+    shown = one_line(repr(kind), 80)
+    raise UsageError(f"{str(folder)!r} holds a model of type {shown}: milr loads folders of {' and '.join(known)}")
