@@ -23,7 +23,7 @@ ICON_PACKAGES := noto@1.2.9 material-symbols@1.2.98 mdi@1.2.3 fluent-emoji-flat@
 	game-icons@1.2.4 twemoji@1.2.5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fast test fuzz docs train wheel clean _ruff _words _imports _pyright _fast-tests _tests
+.PHONY: help setup demo check fast test fuzz tables docs train wheel clean _ruff _words _imports _pyright _fast-tests _tests
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,10 @@ _tests:
 
 fuzz: setup  ## The seeded programs of tests/robustness, ROUNDS (10) times as long as in the tests
 	MILR_FUZZ=$(or $(ROUNDS),10) $(PYTEST) tests/robustness
+
+tables: setup  ## Write every table and figure of README and docs again from the results in the repository
+	$(BIN)/python -m experiments.tables
+	$(BIN)/python -m bench.tables
 
 docs: $(DOCS_READY)  ## Build the documentation site into build/docs; warnings are errors
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -b html docs build/docs

@@ -1,8 +1,9 @@
-"""Every program beside the package runs, at tiny size."""
+"""Every program outside the package runs at tiny size."""
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ TESTED: set[str] = set()
 
 
 def runs(program: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Mark the test that runs a program."""
+    """Register the test of a program."""
 
     def note(test: Callable[..., None]) -> Callable[..., None]:
         TESTED.add(program)
@@ -47,7 +48,7 @@ def test_every_program_has_a_test_here() -> None:
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure the machine by a few megabytes."""
+    """Measure the machine with a few megabytes."""
     from bench import machine
 
     sizes = {"_BYTES": 2**22, "_ROWS": 8, "_INPUTS": 64, "_OUTPUTS": 64}
@@ -140,7 +141,7 @@ def test_genevals_scorer_is_measured(
     from bench import geneval_scorer
 
     monkeypatch.setattr(geneval_scorer, "PROGRAM", [str(forks.caller("scorer", "bench.geneval_scorer"))])
-    monkeypatch.setenv("MILR_WEIGHTS", "")  # the program sets it: put it back afterwards
+    monkeypatch.setenv("MILR_WEIGHTS", "")  # the program sets it; monkeypatch restores it
     sizes = ["--size", "tiny", "--pictures", "1", "--repeats", "1", "--side", "32", "--processes", "1"]
     geneval_scorer.main([*sizes, "--work", str(tmp_path), "--json"])
     found = json.loads(capfd.readouterr().out.splitlines()[-1])
@@ -188,8 +189,40 @@ def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(tables.PAGE.read_text())
     tables.main(["--page", str(page)])
-    assert page.read_text() == tables.PAGE.read_text(), "type: python -m bench.tables"
-    assert {path.name for path in (tmp_path / "images").iterdir()} == {"batches.svg", "scaling.svg"}
+    assert page.read_text() == tables.PAGE.read_text(), "type: make tables"
+    drawn = {path.name: path for path in (tmp_path / "images").iterdir()}
+    assert set(drawn) == {"batches.svg", "scaling.svg"}
+    for name, path in drawn.items():
+        assert read_figure(path) == read_figure(tables.PAGE.parent / "images" / name), "type: make tables"
+
+
+def read_figure(path: Path) -> list[str]:
+    """Return a figure's texts and paths, without the version of matplotlib."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if "matplotlib" not in line.lower()]
+
+
+@pytest.mark.slow
+@runs("experiments/tables.py")
+def test_every_table_is_that_of_the_compact_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments import tables
+
+    assert tables.main(["--check"]) == 0, capsys.readouterr().out
+    wrong = tmp_path / "page.md"
+    wrong.write_text("<!-- table: pool -->\n| best of | 1 |\n<!-- end -->\n")
+    assert tables.main(["--check", "--pages", str(wrong)]) == 1
+    assert tables.main(["--pages", str(wrong)]) == 0
+    assert tables.main(["--check", "--pages", str(wrong)]) == 0
+    assert "`icons-hard`" in wrong.read_text()
+
+
+def test_no_table_of_experiments_is_typed_in() -> None:
+    from experiments import tables
+
+    texts = [path.read_text(encoding="utf-8") for path in tables.PAGES]
+    marks = [name for text in texts for _, name, _ in tables.MARKS.findall(text)]
+    assert sorted(marks) == sorted(tables.TABLES)
+    outside = tables.MARKS.sub("", texts[1])
+    assert not re.search(r"^ *\|", outside, re.M)
 
 
 @runs("experiments/fault_table.py")
@@ -265,7 +298,7 @@ def test_the_prompt_lists_are_written(tmp_path: Path) -> None:
 
 
 class FakeDocument(list[SimpleNamespace]):
-    """A prompt as spaCy would give it: every word a noun, all of them one phrase."""
+    """A prompt in spaCy's form: each word is a noun, and all words are one phrase."""
 
     def __init__(self, text: str) -> None:
         words = text.split()
@@ -298,7 +331,7 @@ def test_the_table_of_phrases_is_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def paint_icons(sizes: dict[str, int]) -> dict[tuple[str, int, str, str], np.ndarray]:
-    """Icons of noise for every name, in place of the drawn ones, which need npm."""
+    """Return icons of noise for every name; the drawn ones need npm."""
     from training.icons import COLORS, NATURAL, tint
 
     random = np.random.default_rng(0)
@@ -314,7 +347,7 @@ def paint_icons(sizes: dict[str, int]) -> dict[tuple[str, int, str, str], np.nda
 
 
 def shrink(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the training with everything small, and two steps of each phase."""
+    """Make training small: tiny sizes and two steps per phase."""
     settings["vq"] |= {"codebook": 4 + 11 * 20, "rounds": 1, "base_channels": 32, "channel_multiplier": [1] * 5}
     settings["vq"] |= {"latent_channels": 32, "batch": 1, "decoder_steps": 2, "encoder_steps": 2}
     settings["tokenizer"] |= {"sentences": 500}

@@ -1,6 +1,6 @@
-"""Every command of README.md, in order, in one folder: what a new user types after installing.
+"""Every command of README.md, in order, in one folder, as a new user types them after installing.
 
-The hub's Janus-Pro is a folder of small random weights here, CUDA is the CPU, and the VLM server is a local one.
+A folder of small random weights replaces Janus-Pro, the CPU replaces CUDA, and the VLM server is local.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ import pytest
 from PIL import Image
 
 from milr.cli.main import main
-from milr.report.comparison import END, compare
-from milr.report.entries import make_entries
-from milr.report.inputs import find_runs
-from milr.report.statistics import OVERALL
 from tests.support.janus_folders import tiny_sizes, write_deepseek
 from tests.support.paths import ROOT
 from tests.support.vlm_servers import JudgeServer, say
@@ -25,14 +21,6 @@ from tests.support.vlm_servers import JudgeServer, say
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S) for line in block.splitlines()]
 INSTALL = ["python3 -m venv .venv", "source .venv/bin/activate", "pip install ."]
-RUNS = {
-    "One image": "method-text-reasoning",
-    "MILR as in the paper": "",
-    "The same search with a zero gradient": "credit-zero",
-    "Best of N sampled texts": "method-best-of-n-sampled",
-    "MILR with `--strategy steer` (ours)": "strategy-steer_text_ratio-1.0_learning_rate-0.015",
-}
-"""Row of the table -> its compact results in experiments/runs/icons-hard, which are those of three seeds."""
 SHORTER = {"generate": ["--steps", "1"], "benchmark": ["--steps", "1", "--limit", "2"]}
 
 
@@ -71,7 +59,7 @@ def test_every_command_works_as_written(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    Image.new("RGB", (144, 144), "white").save("best.png")  # the Python example's; test_documents.py runs it
+    Image.new("RGB", (144, 144), "white").save("best.png")  # made by the Python example, which test_documents.py runs
     with tiny_sizes(), JudgeServer(say("0")) as server:
         write_deepseek(Path("Janus-Pro-1B"))
         for line in LINES:
@@ -82,22 +70,8 @@ def test_every_command_works_as_written(
             words = shlex.split(here)[1:]
             code = main([*words, *SHORTER.get(words[0], [])])
             printed = capsys.readouterr()
-            # Random weights answer nothing that `self` can read: then all is drawn and nothing scored.
+            # `self` cannot read the answers of random weights: all images are drawn and none is scored.
             unread = "Janus" in line and "--vlm-url" not in line and "no one Score in the answer" in printed.out
             assert code == (3 if unread else 0), f"{line}\n{printed.out}{printed.err}"
             assert printed.out
         assert server.asked
-
-
-@pytest.mark.parametrize("row", RUNS)
-def test_the_table_comes_from_the_compact_results(row: str) -> None:
-    name, folder = RUNS[row], ROOT / "experiments" / "runs" / "icons-hard"
-    names = [name or "default", *("_".join(filter(None, (name, f"seed-{seed}"))) for seed in (1, 2))]
-    (entry,) = make_entries(find_runs([folder / f"{one}.results.xz" for one in names]).runs)
-    end = compare([entry]).scores[entry.label][OVERALL][END]
-    correct, interval, drawn = (
-        f"{100 * end.value:.0f} %",
-        f"{100 * end.low:.0f} to {100 * end.high:.0f} %",
-        f"{entry.drawings:.1f}".removesuffix(".0"),
-    )
-    assert f"| {row} | {correct} | {interval} | {drawn} |" in README

@@ -1,0 +1,378 @@
+"""Fill the tables of README.md and docs/experiments.md from the compact results in experiments/runs.
+
+    python -m experiments.tables            # write the tables into the pages
+    python -m experiments.tables --check    # write nothing; exit code 1 if a page shows other numbers
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Each number comes from a file that
+`milr pack --compact` wrote; none is typed in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from milr.benchmarks.intervals import Estimate
+from milr.files import write_text
+from milr.report.comparison import AREA, END, compare
+from milr.report.entries import Entry, make_entries
+from milr.report.failures import KINDS, diagnose
+from milr.report.inputs import find_runs
+from milr.report.statistics import OVERALL, mean_by_prompt
+from milr.report.tables import Cell
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = Path(__file__).resolve().parent / "runs"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md")
+MARKS = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+HARD, GENEVAL = "icons-hard", "geneval"
+JOINT, SAMPLED, CONSENSUS = "default", "method-best-of-n-sampled", "method-consensus"
+STEER = "strategy-steer_text_ratio-1.0_learning_rate-0.015"
+NONE = "–"
+SEEDS = 3
+
+
+@dataclass
+class Results:
+    """The runs of a folder of compact results, read once each and joined over seeds on demand."""
+
+    folder: Path = RUNS
+    _read: dict[tuple[str, str, int], Entry | None] = field(default_factory=dict)
+
+    def find(self, benchmark: str, name: str, seeds: int = 1) -> Entry | None:
+        """Return the entry of a run under its first `seeds` seeds; None if the folder does not have them all."""
+        key = benchmark, name, seeds
+        if key not in self._read:
+            base = "" if name == JOINT else f"{name}_"
+            names = [name, *(f"{base}seed-{seed}" for seed in range(1, seeds))]
+            paths = [self.folder / benchmark / f"{one}.results.xz" for one in names]
+            there = all(path.exists() for path in paths)
+            self._read[key] = make_entries(find_runs(paths).runs)[0] if there else None
+        return self._read[key]
+
+    def get(self, benchmark: str, name: str, seeds: int = 1) -> Entry:
+        """Return the entry of a run under its first `seeds` seeds.
+
+        Raises:
+            FileNotFoundError: The folder does not have them all.
+        """
+        found = self.find(benchmark, name, seeds)
+        if found is None:
+            raise FileNotFoundError(f"{self.folder / benchmark} lacks {name} under {seeds} seed(s)")
+        return found
+
+
+Columns = Mapping[str, Estimate]
+"""Column of a comparison ("8" drawings, `AREA`, `END`) -> estimate."""
+
+
+def scores(entry: Entry) -> Columns:
+    """Return an entry's scores over all tags."""
+    return compare([entry]).scores[entry.label][OVERALL]
+
+
+def differences(entry: Entry, base: Entry, clock: bool = False) -> Columns:
+    """Return an entry minus another one, paired by prompt; with `clock`, at equal wall-clock time."""
+    one, other = Entry("it", entry.runs, entry.outcomes), Entry("base", base.runs, base.outcomes)
+    found = compare([one, other], "base")
+    return (found.on_the_clock if clock else found.differences)["it"][OVERALL]
+
+
+def write(estimate: Estimate, signed: bool = False) -> str:
+    """Return a number with its interval, bold if it is a clear difference."""
+    cell = Cell.of(estimate, signed=signed)
+    return f"**{cell.text}**" if cell.clear else cell.text
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+def readme(results: Results) -> str:
+    """Return README's table: five methods on icons-hard, three seeds."""
+    rows: list[list[str]] = []
+    for label, name in (
+        ("One image", "method-text-reasoning"),
+        ("MILR as in the paper", JOINT),
+        ("The same search with a zero gradient", "credit-zero"),
+        ("Best of N sampled texts", SAMPLED),
+        ("MILR with `--strategy steer` (ours)", STEER),
+    ):
+        entry = results.get(HARD, name, SEEDS)
+        end = scores(entry)[END]
+        interval = f"{100 * end.low:.0f} to {100 * end.high:.0f} %"
+        rows.append([label, f"{100 * end.value:.0f} %", interval, f"{entry.drawings:.1f}".removesuffix(".0")])
+    return table(("", "correct images", "95 % interval", "images drawn per prompt"), rows)
+
+
+METHODS = (
+    ("`one-shot`", "method-one-shot"),
+    ("`text-reasoning`", "method-text-reasoning"),
+    ("`milr`, the paper's search (JOINT)", JOINT),
+    ("..., ALT", "strategy-alt"),
+    ("..., T2V", "strategy-t2v"),
+    ("..., no image latents", "image_ratio-0.0"),
+    ("..., no text latents", "text_ratio-0.0"),
+    ("..., zero gradient", "credit-zero"),
+    ("..., negated gradient", "credit-negated"),
+    ("..., random gradient", "credit-random"),
+    ("..., fixed noise", "noise-fixed"),
+    ("`milr --strategy steer` (ours)", STEER),
+    ("..., zero gradient", f"{STEER}_credit-zero"),
+    ("`consensus` (ours)", CONSENSUS),
+    ("`keep-right` (ours)", "method-keep-right"),
+    ("`grid-prune` (ours)", "method-grid-prune"),
+    ("`best-of-n-sampled`", SAMPLED),
+    ("`best-of-n`, one greedy text", "method-best-of-n"),
+    ("`parm`", "method-parm"),
+    ("`reflection`", "method-reflection"),
+)
+
+
+def methods(results: Results) -> str:
+    """Return each method's score, area and drawings on both benchmarks."""
+    rows = [
+        [label, *_spent(results.find(HARD, name, SEEDS)), *_spent(results.find(GENEVAL, name))]
+        for label, name in METHODS
+    ]
+    head = ("", "`icons-hard`", "area", "drawings", "GenEval", "area", "drawings")
+    return table(head, rows)
+
+
+def _spent(entry: Entry | None) -> tuple[str, str, str]:
+    if entry is None:
+        return (NONE, NONE, NONE)
+    found = scores(entry)
+    return write(found[END]), Cell.of(found[AREA]).number, f"{entry.drawings:.1f}"
+
+
+def latents(results: Results) -> str:
+    """Return searches over latents minus their controls."""
+    rows: list[list[str]] = []
+    for label, name, control in (
+        ("JOINT - zero gradient", JOINT, "credit-zero"),
+        ("JOINT - random gradient", JOINT, "credit-random"),
+        ("steer - zero gradient", STEER, f"{STEER}_credit-zero"),
+    ):
+        row = [label]
+        for benchmark, seeds in ((HARD, SEEDS), (GENEVAL, 1)):
+            search, base = results.get(benchmark, name, seeds), results.get(benchmark, control, seeds)
+            found = differences(search, base)
+            row += [write(found[column], signed=True) for column in (END, AREA)]
+        rows.append(row)
+    return table(("paired difference", "`icons-hard`, at the end", "by area", "GenEval, at the end", "by area"), rows)
+
+
+def rivals(results: Results) -> str:
+    """Return methods minus best-of-n-sampled and minus JOINT on icons-hard."""
+    rows: list[list[str]] = []
+    for label, name in (
+        ("JOINT", JOINT),
+        ("steer", STEER),
+        ("consensus", CONSENSUS),
+        ("reflection", "method-reflection"),
+        ("keep-right", "method-keep-right"),
+        ("grid-prune", "method-grid-prune"),
+        ("best-of-n-sampled", SAMPLED),
+    ):
+        row = [label]
+        for other in (SAMPLED, JOINT):
+            if name == other:
+                row += [NONE, NONE]
+                continue
+            found = differences(results.get(HARD, name, SEEDS), results.get(HARD, other, SEEDS))
+            row += [write(found[column], signed=True) for column in (END, AREA)]
+        rows.append(row)
+    head = ("`icons-hard`, paired", "- best-of-n-sampled, at the end", "by area", "- JOINT, at the end", "by area")
+    return table(head, rows)
+
+
+def clock(results: Results) -> str:
+    """Return our methods minus best-of-n-sampled at equal wall-clock time."""
+    base = results.get(HARD, SAMPLED, SEEDS)
+    budgets = ("2", "4", "8", "21")
+    rows: list[list[str]] = []
+    for label, name in (("consensus", CONSENSUS), ("steer", STEER), ("JOINT", JOINT)):
+        found = differences(results.get(HARD, name, SEEDS), base, clock=True)
+        rows.append([label, *(write(found[budget], signed=True) for budget in budgets)])
+    head = ("minus best-of-n-sampled, in its time for", *(f"{budget} drawings" for budget in budgets))
+    return table(head, rows)
+
+
+def _sweep(results: Results, head: str, steps: Sequence[tuple[str, str]], reference: str) -> str:
+    base = results.get(HARD, JOINT)
+    rows: list[list[str]] = []
+    for label, name in steps:
+        entry = results.get(HARD, name)
+        gap = NONE if name == JOINT else write(differences(entry, base)[END], signed=True)
+        rows.append([label, write(scores(entry)[END]), f"{entry.drawings:.1f}", gap])
+    return table((head, "at the end", "drawings", f"paired with {reference}"), rows)
+
+
+def text_ratio(results: Results) -> str:
+    """Return the sweep over the ratio of text latents."""
+    steps = [(f"{ratio:g}", f"text_ratio-{ratio}") for ratio in (0.0, 0.1, 0.4, 0.6, 0.8, 1.0)]
+    return _sweep(results, "text ratio", [*steps[:2], ("0.2, the paper's", JOINT), *steps[2:]], "0.2")
+
+
+def image_latents(results: Results) -> str:
+    """Return the sweep over the number of image latents."""
+    steps = [(many, f"image_latents-{many}") for many in ("2", "5", "11", "29", "all")]
+    ends = [("0", "image_ratio-0.0"), ("1, the default", JOINT), *steps]
+    return _sweep(results, "image latents, of 81", ends, "1")
+
+
+def rewards(results: Results) -> str:
+    """Return the paper's search under several rewards, minus its zero-gradient control under the same reward."""
+    rows: list[list[str]] = []
+    for label, name, control in (
+        ("`icons`", JOINT, "credit-zero"),
+        ("`icons-soft`", "reward-icons-soft", "reward-icons-soft_credit-zero"),
+        (
+            "half `icons-soft`, half `self:p-yes`",
+            "reward-mix-icons-soft-0.5-self-p-yes-0.5",
+            "reward-mix-icons-soft-0.5-self-p-yes-0.5_credit-zero",
+        ),
+        ("`self:p-yes`, the model's own answers", "reward-self-p-yes", "reward-self-p-yes_credit-zero"),
+    ):
+        row = [label]
+        for benchmark in (HARD, GENEVAL):
+            entry, base = results.find(benchmark, name), results.find(benchmark, control)
+            if entry is None or base is None:
+                row += [NONE, NONE, NONE]
+            else:
+                row += [
+                    write(scores(entry)[END]),
+                    write(differences(entry, base)[END], signed=True),
+                    f"{entry.drawings:.1f}",
+                ]
+        rows.append(row)
+    head = ("reward", "`icons-hard`", "- zero gradient", "drawings", "GenEval", "- zero gradient", "drawings")
+    return table(head, rows)
+
+
+def l2(results: Results) -> str:
+    """Return reward and evaluator at the answers of searches with different L2 weights, and hacked answers."""
+    rows: list[list[str]] = []
+    for label, name in (
+        ("0", "reward-self-p-yes"),
+        *((f"{weight:g}", f"reward-self-p-yes_l2-{weight}") for weight in (0.001, 0.01, 0.1, 1.0, 10.0)),
+    ):
+        entry = results.get(HARD, name)
+        outcomes = entry.outcomes
+        last = np.where(np.isfinite(outcomes.spent), np.nan_to_num(outcomes.reward, nan=-1.0), -1.0).max(axis=1)
+        hacked = sum(KINDS[2] in one.failures for one in diagnose(entry))
+        rows.append([label, f"{last.mean():.2f}", write(scores(entry)[END]), f"{hacked} of {len(outcomes.prompts)}"])
+    return table(("L2 weight", "the reward says", "the evaluator says", "hacked answers"), rows)
+
+
+def pool(results: Results) -> str:
+    """Return the best of n sampled texts from a pool of 64 for each prompt."""
+    entry = results.get(HARD, "pool-64_method-best-of-n-sampled")
+    budgets = ("1", "2", "4", "8", "21", "64")
+    found = scores(entry)
+    return table(("best of", *budgets), [["`icons-hard`", *(write(found[budget]) for budget in budgets)]])
+
+
+def seeds(results: Results) -> str:
+    """Return each method's score by seed, and the number of prompts whose answers differ between seeds."""
+    rows: list[list[str]] = []
+    for label, name in (
+        ("JOINT", JOINT),
+        ("steer", STEER),
+        ("random gradient", "credit-random"),
+        ("best-of-n-sampled", SAMPLED),
+        ("consensus", CONSENSUS),
+    ):
+        entry = results.get(HARD, name, SEEDS)
+        outcomes = entry.outcomes
+        ends = entry.answers([float("inf")])[:, 0]
+        by_seed: list[str] = []
+        found: dict[str, set[float]] = {}
+        for prompt, end in zip(outcomes.prompts, ends, strict=True):
+            found.setdefault(prompt, set()).add(float(end))
+        for seed in sorted(set(outcomes.seeds)):
+            chosen = [place for place, one in enumerate(outcomes.seeds) if one == seed]
+            names = [outcomes.prompts[place] for place in chosen]
+            means = mean_by_prompt(ends[chosen][:, None], names, list(dict.fromkeys(names)))
+            by_seed.append(f"{means.mean():.2f}")
+        differ = sum(len(values) > 1 for values in found.values())
+        rows.append([label, *by_seed, f"{differ} of {len(found)}"])
+    head = ("`icons-hard`, at the end", *(f"seed {seed}" for seed in range(SEEDS)), "prompts whose answers differ")
+    return table(head, rows)
+
+
+def sibling(results: Results) -> str:
+    """Return one image after a greedy text, by tag, of both embedded models."""
+    tags = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+    rows: list[list[str]] = []
+    for label, folder, name in (
+        ("the embedded model", GENEVAL, "method-text-reasoning"),
+        ("its sibling", "sibling", "sibling-geneval"),
+    ):
+        entry = results.get(folder, name)
+        found = compare([entry]).scores[entry.label]
+        rows.append([label, *(f"{found[tag][END].value:.2f}" for tag in tags), write(found[OVERALL][END])])
+    return table(("GenEval, one image", "single", "two", "counting", "colours", "position", "attribution", "all"), rows)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "results": readme,
+    "methods": methods,
+    "latents": latents,
+    "rivals": rivals,
+    "clock": clock,
+    "text-ratio": text_ratio,
+    "image-latents": image_latents,
+    "rewards": rewards,
+    "l2": l2,
+    "pool": pool,
+    "seeds": seeds,
+    "sibling": sibling,
+}
+"""Name between the marks -> function that writes the table."""
+
+
+def fill(text: str, results: Results) -> str:
+    """Return a page with its tables written anew.
+
+    Raises:
+        KeyError: The page has the mark of a table that is not in `TABLES`.
+    """
+    return MARKS.sub(lambda found: f"{found[1]}\n{TABLES[found[2]](results)}\n\n{found[3]}", text)
+
+
+def compare_pages(pages: Sequence[Path], results: Results) -> Iterator[tuple[Path, str]]:
+    """Return pages whose tables are not those of the results, each with its right text."""
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        right = fill(text, results)
+        if right != text:
+            yield path, right
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables, or compare them; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare and write nothing")
+    parser.add_argument("--results", type=Path, default=RUNS, help="a folder of compact results")
+    parser.add_argument("--pages", type=Path, nargs="+", default=PAGES, help="pages with marks")
+    given = parser.parse_args(argv)
+    changed = list(compare_pages(given.pages, Results(given.results)))
+    for path, right in changed:
+        if not given.check:
+            write_text(path, right)
+        print(f"{path}: {'has other numbers' if given.check else 'written'}")  # noqa: T201
+    return 1 if given.check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
