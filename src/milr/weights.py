@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from milr.errors import UsageError
 from milr.files import find_cache
@@ -85,6 +85,12 @@ class Weights:
                 )
         return self.folder
 
+    def update(self, digest: Digest) -> None:
+        """Put what tells these weights from others into a hash: each file's name, size and first megabyte."""
+        for file in self.files:
+            if file.name != CONVERSION:
+                _update(digest, self.find() / file.name)
+
     def examine(self) -> Iterator[Finding]:
         """Yield one finding per file (present, size, hash), then one about the origin of the weights."""
         for file in self.files:
@@ -139,6 +145,30 @@ def weights_root() -> Path:
         raise UsageError(f"{ROOT_VARIABLE}={root}: this user has no home folder; write the path out") from None
 
 
+class Digest(Protocol):
+    """A hash that is being computed."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes."""
+        ...
+
+
+def name_with(metric: str, *weights: Weights) -> str:
+    """Return a reward's name with the version of its weights, as "geneval@1/c745efbc".
+
+    Args:
+        metric: Name and version of its rules.
+        weights: All weights that it reads.
+
+    Raises:
+        UsageError: A file is missing.
+    """
+    digest = hashlib.sha256()
+    for one in weights:
+        one.update(digest)
+    return f"{metric}/{digest.hexdigest()[:8]}"
+
+
 def identify_weights(folder: Path) -> str:
     """Return eight hexadecimal digits that identify the weights in a folder.
 
@@ -147,9 +177,13 @@ def identify_weights(folder: Path) -> str:
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
+        _update(digest, path)
     return digest.hexdigest()[:8]
+
+
+def _update(digest: Digest, path: Path) -> None:
+    with path.open("rb") as file:
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
 
 
 def hash_file(path: Path) -> str:

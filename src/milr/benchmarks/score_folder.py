@@ -10,10 +10,10 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import current_process, get_context, parent_process
@@ -182,19 +182,35 @@ class FolderJob:
         """Score the remaining images, in no fixed order; each score is stored before it is yielded.
 
         Raises:
-            MilrError: The reward cannot be loaded or fails its self-test, a process died, or another program scores
-                into the same folder.
+            MilrError: The reward cannot be loaded or fails its self-test, the folder holds scores of other weights, a
+                process died, or another program scores into the same folder.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         digests = {picture.key: digest for picture, digest in self._left}
-        with _hold(self.out), self._open_journal() as journal:
-            for picture, score in self._score([picture for picture, _ in self._left]):
-                line = _Line.of(picture, digests[picture.key], score)
-                journal.write(line.model_dump_json().encode() + b"\n")
-                journal.flush()
-                self._lines[picture.key] = line
-                yield picture, score
+        with _hold(self.out), closing(self._make_scorer()) as scorer:
+            self._refuse_others(scorer.name)
+            with self._open_journal() as journal:
+                for picture, score in scorer.score_all(self.folder, [picture for picture, _ in self._left]):
+                    line = _Line.of(picture, digests[picture.key], score)
+                    journal.write(line.model_dump_json().encode() + b"\n")
+                    journal.flush()
+                    self._lines[picture.key] = line
+                    yield picture, score
         self._left = []
+
+    def _make_scorer(self) -> _Worker | _Pool:
+        several = min(self._processes, len(self._left)) > 1
+        return _Pool(self._setup, min(self._processes, len(self._left))) if several else _Worker(self._setup)
+
+    def _refuse_others(self, name: str) -> None:
+        """Refuse scores of the same reward with other weights, or of another model behind the same VLM judge."""
+        left = {picture.key for picture, _ in self._left}
+        found = sorted({line.reward for key, line in self._lines.items() if key not in left} - {name})
+        if found:
+            raise UsageError(
+                f"{self.out} holds scores of {' and '.join(found)}, and here is {name}: give another --out, or remove "
+                f"{JOURNAL} there to score all again"
+            )
 
     def conclude(self) -> str:
         """Write the official result files, the list of unscored images and the summary; return the summary."""
@@ -292,32 +308,6 @@ class FolderJob:
         write_text(self.out / JOURNAL, "".join(f"{line.model_dump_json()}\n" for line in (self._header, *kept)))
         return (self.out / JOURNAL).open("ab")
 
-    def _score(self, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
-        if not pictures:
-            return
-        if self._processes == 1:
-            with closing(_Worker(self._setup)) as worker:
-                yield from ((picture, worker.score(self.folder / picture.key, picture.task)) for picture in pictures)
-            return
-        pool = ProcessPoolExecutor(
-            min(self._processes, len(pictures)), mp_context=get_context("spawn"), initializer=_follow_parent
-        )
-        try:
-            futures: dict[Future[Score | Unscored], FoundPicture] = {
-                pool.submit(_score_in_pool, self._setup, self.folder / picture.key, picture.task): picture
-                for picture in pictures
-            }
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise MilrError(
-                "a scoring process died, most likely for want of memory; what was scored is kept: type the same "
-                "command again, with fewer --processes (in a program of your own, call this below "
-                "`if __name__ == '__main__':`, since each process runs the program's top again)"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
 
 def _hold(out: Path) -> AbstractContextManager[None]:
     """Lock the results against a second program."""
@@ -352,6 +342,15 @@ class _Worker:
             self._vlm = VlmClient(setup.vlm)
         self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, placement=setup.placement, **dict(setup.options))
 
+    @property
+    def name(self) -> str:
+        """Return the reward's name, with its versions."""
+        return self.reward.name
+
+    def score_all(self, folder: Path, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
+        """Yield each image with its score."""
+        yield from ((picture, self.score(folder / picture.key, picture.task)) for picture in pictures)
+
     def score(self, path: Path, task: Task) -> Score | Unscored:
         """Return the image's score; a file that is not an image is unscored."""
         try:
@@ -367,9 +366,53 @@ class _Worker:
             self._vlm.close()
 
 
+class _Pool:
+    """Several worker processes; each has its own reward."""
+
+    def __init__(self, setup: _Setup, processes: int) -> None:
+        self._setup = setup
+        self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_follow_parent)
+
+    @property
+    def name(self) -> str:
+        """Return the reward's name, with its versions."""
+        with _named_death():
+            return self._pool.submit(_name_in_pool, self._setup).result()
+
+    def score_all(self, folder: Path, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
+        """Yield each image with its score, in the order in which they end."""
+        futures: dict[Future[Score | Unscored], FoundPicture] = {}
+        with _named_death():
+            for picture in pictures:
+                futures[self._pool.submit(_score_in_pool, self._setup, folder / picture.key, picture.task)] = picture
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+
+    def close(self) -> None:
+        """Drop what has not begun, and wait for the processes."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _named_death() -> Generator[None]:
+    """Say what to do about a process that died."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise MilrError(
+            "a scoring process died, most likely for want of memory; what was scored is kept: type the same command "
+            "again, with fewer --processes (in a program of your own, call this below "
+            "`if __name__ == '__main__':`, since each process runs the program's top again)"
+        ) from error
+
+
 @cache
 def _pool_worker(setup: _Setup) -> _Worker:
     return _Worker(setup)
+
+
+def _name_in_pool(setup: _Setup) -> str:
+    return _pool_worker(setup).name
 
 
 def _score_in_pool(setup: _Setup, path: Path, task: Task) -> Score | Unscored:

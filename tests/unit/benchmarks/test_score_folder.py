@@ -17,11 +17,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bench.random_weights import write_detector
 from milr.benchmarks.layouts.geneval import GenEvalLayout, summarise
 from milr.benchmarks.score_folder import JOURNAL, SUMMARY, UNSCORED, FolderJob
 from milr.cli.main import main
 from milr.errors import UsageError
+from milr.models.devices import Placement
 from milr.rewards import load_reward
+from milr.rewards.geneval.known_answers import tiny_config
+from milr.rewards.geneval.weights import DETECTOR
 from milr.tasks import parse_prompt
 from tests.support.forks import ForkServer
 from tests.support.placed_reward import add_placed
@@ -130,9 +134,10 @@ def test_the_summary_says_what_scored(folder: Path, tmp_path: Path, capsys) -> N
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "geneval-hf", "--no-self-test"]
     assert main(command) == 3
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Scored by geneval-hf-approximation@1, milr ")
+    scorer = load_reward("geneval-hf", self_test=False).name
+    assert lines[0].startswith(f"Scored by {scorer}, milr ") and scorer.startswith("geneval-hf-approximation@1/")
     assert lines[1:4] == [
-        "Not this benchmark's own scorer: compare only with numbers of geneval-hf-approximation@1.",
+        f"Not this benchmark's own scorer: compare only with numbers of {scorer}.",
         "The self-test was skipped: these numbers prove nothing.",
         "6 prompts are here; the whole benchmark has 553.",
     ]
@@ -296,6 +301,32 @@ def test_scores_of_another_scorer_are_not_mixed_in(folder: Path, tmp_path: Path)
         FolderJob(folder, "geneval", reward="icons-soft", out=tmp_path / "out")
     with pytest.raises(UsageError, match="holds other files"):
         icons(folder, folder)
+
+
+@pytest.mark.parametrize("left", [0, 1], ids=["all is scored", "an image is left"])
+@pytest.mark.parametrize("reward", ["geneval", "placed"])
+def test_scores_of_older_weights_of_the_same_reward_are_not_taken(
+    reward: str, left: int, folder: Path, tmp_path: Path, geneval_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_placed(monkeypatch)
+    for number in range(1, 6):
+        shutil.rmtree(folder / f"{number:05d}")  # one image is enough
+    out, options = tmp_path / "out", {"self_test": False}
+    finish(FolderJob(folder, "geneval", reward=reward, out=out, options=options))
+    if left:
+        shutil.copytree(folder / "00000", folder / "00001")
+    new = Placement("cpu", "float16")  # `placed` has it in its name
+    if reward == "geneval":
+        shutil.copytree(geneval_root, tmp_path / "weights")
+        write_detector(tmp_path / "weights" / DETECTOR.name, tiny_config(), seed=2)
+        monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path / "weights"))
+    before = files(out), (out / JOURNAL).read_bytes()
+    again = FolderJob(folder, "geneval", reward=reward, out=out, options=options, placement=new)
+    with pytest.raises(
+        UsageError, match=f"holds scores of {reward}@1/.*, and here is {reward}@1/.*: give another --out"
+    ):
+        list(again.run())
+    assert (files(out), (out / JOURNAL).read_bytes()) == before
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from milr.rewards.compbench.scorers import Scorers
 from milr.rewards.compbench.three_in_one import Scorer, combine, scorers_of
 from milr.rewards.images.tensors import read_rgb
 from milr.types import Score, Task, Unscored
+from milr.weights import name_with
 
 STOP_AT: Mapping[Category, float] = {
     "color": 0.9,
@@ -90,6 +91,7 @@ class T2ICompBench:
         self.name = "t2i-compbench@2"
         self.name += "" if blip.is_official else "+blip-hub-copy"
         self.name += f"+{substitute.name}-for-unidet" if substitute else "+unidet"
+        self.name = name_with(self.name, *self.scorers.weights)
         self._blip_note = "" if blip.is_official else f"BLIP-VQA: {blip.title}"
         self._spatial_note = f"{substitute.title} in UniDet's place" if substitute else ""
 

@@ -29,7 +29,9 @@ class Scorers:
 
         self._unidet = unidet
         self._device = device
-        for part in (weights.BLIP, weights.CLIP, *(() if unidet else (weights.OWLV2, weights.LABELS))):
+        self.weights = (weights.BLIP, weights.CLIP, *(() if unidet else (weights.OWLV2, weights.LABELS)))
+        """All weights that it reads."""
+        for part in self.weights:
             part.find()
         self.blip_origin = weights.describe_blip(weights.BLIP.folder)
         """Origin of the weights of BLIP-VQA."""

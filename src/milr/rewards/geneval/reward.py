@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from PIL import Image
 
@@ -15,7 +16,7 @@ from milr.rewards.geneval.rules import Detection, apply_rules, conditions_met, k
 from milr.rewards.geneval.weights import CLIP, DETECTOR, HUB_DETECTOR
 from milr.tasks import check_task
 from milr.types import Score, Task, Unscored
-from milr.weights import Finding, Weights
+from milr.weights import Finding, Weights, name_with
 
 
 class GenEval:
@@ -26,7 +27,8 @@ class GenEval:
     is loaded when the first colour is needed. Loaded weights pass a self-test before anything is scored.
     """
 
-    name = "geneval@1"
+    metric: ClassVar[str] = "geneval@1"
+    """Version of the rules, increased with every change."""
     stop_at = 0.9
     doctor = "geneval"
     """Its line in `milr doctor`."""
@@ -47,6 +49,7 @@ class GenEval:
         find_device(device)
         folder = self.detector_weights.find()
         self._clip_folder = CLIP.find()
+        self.name = name_with(self.metric, *self.weights())
         self._device = device
         self._self_test = self_test
         self.detector = GenEvalDetector.from_folder(folder, device)
@@ -134,6 +137,6 @@ class GenEvalHub(GenEval):
     Its scores are not GenEval's, so the thresholds of 0.3 and 0.9 have another meaning.
     """
 
-    name = "geneval-hf-approximation@1"
+    metric = "geneval-hf-approximation@1"
     doctor = "geneval-hf"
     detector_weights = HUB_DETECTOR

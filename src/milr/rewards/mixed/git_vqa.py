@@ -18,7 +18,7 @@ from milr.rewards.images.tensors import read_rgb
 from milr.rewards.mixed.known_answers import refuse_blind
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.types import Requirement, Score, Task, Unscored
-from milr.weights import WeightFile, Weights
+from milr.weights import WeightFile, Weights, name_with
 
 WEIGHTS = Weights(
     name="git-large-vqav2",
@@ -39,7 +39,6 @@ def write_question(item: Requirement) -> str:
 class GitVqa:
     """The mean of GIT's p(yes) / (p(yes) + p(no)) over the questions about a task; the parts are the answers."""
 
-    name = "git-vqa@1"
     stop_at = 0.8
 
     def __init__(self, *, device: str = "cpu", self_test: bool = True) -> None:
@@ -54,6 +53,7 @@ class GitVqa:
             MilrError: The self-test failed.
         """
         folder = WEIGHTS.find()
+        self.name = name_with("git-vqa@1", WEIGHTS)
         self.device = device
         self.network = load_network(GitForCausalLM, folder, f"type {WEIGHTS.mend[0]}", device)
         self.tokenizer = load_tokenizer(BertTokenizer, folder, f"type {WEIGHTS.mend[0]}")

@@ -24,7 +24,7 @@ from milr.rewards.mixed.known_answers import refuse_blind
 from milr.rewards.pretrained import load_network, load_tokenizer
 from milr.tasks import check_task
 from milr.types import Region, Relation, Requirement, Score, Task, Unscored
-from milr.weights import WeightFile, Weights
+from milr.weights import WeightFile, Weights, name_with
 
 WEIGHTS = Weights(
     name="grounding-dino-tiny",
@@ -134,7 +134,6 @@ class GroundingDino:
     A score's parts are the counts or the placement, its regions are all detections, without colours.
     """
 
-    name = "grounding-dino@1"
     stop_at = 0.8
 
     def __init__(
@@ -153,6 +152,7 @@ class GroundingDino:
             MilrError: The self-test failed.
         """
         folder = WEIGHTS.find()
+        self.name = name_with("grounding-dino@1", WEIGHTS)
         self.device = device
         self.network = load_network(GroundingDinoForObjectDetection, folder, f"type {WEIGHTS.mend[0]}", device)
         self.tokenizer = load_tokenizer(BertTokenizer, folder, f"type {WEIGHTS.mend[0]}")

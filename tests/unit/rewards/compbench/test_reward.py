@@ -118,7 +118,7 @@ def test_complex_prompts_of_the_other_lists(reward: T2ICompBench, shared_data: P
 
 
 def test_what_stands_in_is_named_everywhere(reward: T2ICompBench, official: dict[str, Task]) -> None:
-    assert reward.name == "t2i-compbench@2+blip-hub-copy+owlv2-for-unidet"
+    assert reward.name.startswith("t2i-compbench@2+blip-hub-copy+owlv2-for-unidet/")
     titles = reward.column_titles()
     assert titles["non_spatial"] == "non_spatial"
     assert "OWLv2 in UniDet's place" in titles["spatial"]
@@ -197,7 +197,7 @@ def test_unidets_own_results_take_owlv2s_place(in_root: Path, official: dict[str
     (tmp_path / "mapping.json").write_text('[{"image": "x_000000.png", "question_id": 0}]')
     photograph().save(tmp_path / "x_000000.png")
     reward = T2ICompBench(unidet=tmp_path, self_test=False)
-    assert reward.name == "t2i-compbench@2+blip-hub-copy+unidet"
+    assert reward.name.startswith("t2i-compbench@2+blip-hub-copy+unidet/")
     assert reward.column_titles()["spatial"] == "spatial"
     with Image.open(tmp_path / "x_000000.png") as image:
         known, unknown = reward([image, photograph()], [official["spatial"]] * 2)
