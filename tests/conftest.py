@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings for all tests."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from milr.models import embedded_folder, load_model
 from tests.support.forks import ForkServer
 
 if TYPE_CHECKING:
-    from milr.models.janus import Janus  # brings transformers, which most tests do without
+    from milr.models.janus import Janus  # imports transformers, which most tests do not need
 
-# A busy machine is no defect.
+# A busy machine must not fail a test.
 settings.register_profile("milr", deadline=None)
 settings.register_profile("fast", deadline=None, max_examples=25)  # `make fast`
 settings.load_profile("milr")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several worker processes one torch thread, and the programs that it starts too."""
+    """Give each worker process one torch thread, also in the programs that it starts."""
     if hasattr(config, "workerinput"):
         import torch
 
@@ -35,14 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave the objects of torch, transformers and the tests out of later garbage collection."""
+    """Exclude the objects of torch, transformers and the tests from later garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _hasty_disk() -> Iterator[None]:
-    """Let nobody wait for the disk, as finished tasks do: no test pulls the plug."""
+    """Turn fsync off: finished tasks would wait for the disk, and no test cuts the power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("milr.files.os.fsync", lambda file: None)
         yield
@@ -50,7 +50,7 @@ def _hasty_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The benchmarks' data: `data` in $MILR_SHARED, or in ../shared as seen from the repository."""
+    """Return the folder of the benchmarks' data: `data` in $MILR_SHARED, or in ../shared beside the repository."""
     root = Path(__file__).resolve().parents[1]
     folder = Path(os.environ.get("MILR_SHARED", root.parent / "shared")) / "data"
     if not folder.is_dir():
@@ -60,7 +60,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def embedded() -> Janus:
-    """The embedded model in float32."""
+    """Return the embedded model in float32."""
     if not embedded_folder().is_dir():
         pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
     return cast("Janus", load_model())
@@ -68,7 +68,7 @@ def embedded() -> Janus:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer]:
-    """Programs that run in forks of one process: `forks.caller("milr", "milr")` is milr without seconds of imports."""
+    """Return a server that runs programs in forks of one process: `forks.caller("milr", "milr")` starts at once."""
     if sys.platform != "linux":
         pytest.skip("needs Linux: elsewhere, libraries that are imported need not survive a fork")
     with TemporaryDirectory(prefix="milr-") as folder:
@@ -79,7 +79,7 @@ def forks() -> Iterator[ForkServer]:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: tiny networks lose more by sharing than they win."""
+    """Run torch on one thread, which is faster for tiny networks."""
     import torch
 
     before = torch.get_num_threads()
@@ -90,7 +90,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def geneval_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that `geneval` and `geneval-hf` read, tiny and random."""
+    """Return a folder with all files of `geneval` and `geneval-hf`, tiny and random."""
     from bench.random_weights import tiny_clip, write_clip, write_detector
     from milr.rewards.geneval.known_answers import tiny_config
     from milr.rewards.geneval.weights import CLIP, DETECTOR, HUB_DETECTOR
@@ -104,6 +104,6 @@ def geneval_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def geneval_weights(geneval_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, where the rewards look for them."""
+    """The same files in the folder where the rewards look for them."""
     monkeypatch.setenv("MILR_WEIGHTS", str(geneval_root))
     return geneval_root

@@ -1,4 +1,4 @@
-"""What ships for plug-in authors: milr's own pass, and each breach is told in one line."""
+"""Contract checks for authors of plug-ins: milr's own parts pass, and each violation is one line."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_reward_that_breaks_its_contract_is_told_how(fault: str) -> None:
 
 
 class Forgetful(FakeModel):
-    """Draws something else in a batch."""
+    """A model whose images depend on the batch."""
 
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
         found = super().draw(requests, sampling)
@@ -120,14 +120,14 @@ class Forgetful(FakeModel):
 
 
 class Deaf(FakeModel):
-    """Ignores the given beginning of a text."""
+    """A model that ignores the given prefix of a text."""
 
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
         return super().reason([replace(one, prefix=(5,) if one.prefix else ()) for one in requests])
 
 
 class Short(FakeModel):
-    """Draws a token too few."""
+    """A model that draws one token too few."""
 
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
         found = super().draw(requests, sampling)

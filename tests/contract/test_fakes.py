@@ -1,4 +1,4 @@
-"""Tests of the fakes that plug-in authors test with."""
+"""Tests of the fakes for authors of plug-ins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROMPTS = ("a red cat", "two dogs", "a big tree", "one")
 
 
 def draw(model: FakeModel, prompt: str, words: str | None) -> ImageSample:
-    """Draw an image whose stream is always the same."""
+    """Draw an image, always with the same random stream."""
     reasoning = None if words is None else Reasoning(words, ())
     request = ImageRequest(TaskState(Task(prompt=prompt)), reasoning, open_stream(0, "any", 0, 0))
     return model.draw([request], SamplingParams(guidance=2.0))[0].sample

@@ -1,4 +1,4 @@
-"""What every reward promises, the examples among them. A new one is a line in `REWARDS_TO_TEST`."""
+"""Contract of every reward, the examples included. A new reward is one line in `REWARDS_TO_TEST`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEED_WEIGHTS = {
     "t2i-compbench",
     "grounding-dino",
     "git-vqa",
-}  # their own tests hold them to the same
+}  # their own tests check the same
 CATS = parse_prompt("three cats").model_copy(update={"explanation": "Three cats."})
 ODD = {
     "1 x 1": Image.new("RGB", (1, 1), "red"),
@@ -67,7 +67,7 @@ def detector() -> Icons:
 def reward(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, detector: Icons
 ) -> Iterator[Reward]:
-    """Each by its name, VLM judges behind a real server that answers from the icon detector."""
+    """Return each reward by name; VLM judges ask a real server that answers by the icon detector."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILR_CACHE", str(tmp_path_factory.mktemp("cache")))
         use_made_up_words(patch, tmp_path_factory.mktemp("data"))
@@ -83,7 +83,7 @@ def reward(
 
 
 class example_server:  # noqa: N801
-    """The example's own server, in its own process, as a user starts it."""
+    """Start the example's server in its own process, as a user does."""
 
     def __enter__(self) -> int:
         code = (

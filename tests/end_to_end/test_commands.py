@@ -1,6 +1,6 @@
-"""Commands as people type them: every line of the documents, newcomers' prompts, ten wrong uses of each command.
+"""Commands as users type them: every line of the documents, prompts of newcomers, ten wrong uses of each command.
 
-All run in this process, on fakes; what they say, and their exit codes, are real.
+All run in this process with fake models and rewards; output and exit codes are real.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 def load_fake_model(entry: Entry) -> Callable[..., FakeModel]:
     def make(folder: Path, **options: object) -> FakeModel:
         model = FakeModel()
-        model.reads_free_prompts = False  # as the embedded model, whose place it takes
+        model.reads_free_prompts = False  # like the embedded model, which it replaces
         return model
 
     return make
@@ -53,7 +53,7 @@ def load_fake_reward(entry: Entry) -> type[Reward]:
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fakes for models and rewards; no hub, no keys, no files of the user's."""
+    """Use fake models and rewards, no hub, no keys and no files of the user."""
     monkeypatch.setattr("milr.models.load", load_fake_model)
     monkeypatch.setattr("milr.rewards.load", load_fake_reward)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -66,7 +66,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with all that the documents' commands name."""
+    """Return a working folder with all files that the documents' commands name."""
     where = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(where)
@@ -108,7 +108,7 @@ def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, fakes: None) -> Non
 
 
 def read_documents() -> list[tuple[str, str]]:
-    """Return every command that a document prints in a block, with where it is, and without its comment."""
+    """Return each command in a document's code blocks, with its place and without its comment."""
     found: list[tuple[str, str]] = []
     for path in DOCUMENTS:
         inside = False
@@ -129,7 +129,7 @@ SPANS = [(f"milr {name} --help", example) for name, example in EXAMPLES.items()]
 
 
 def write_out(command: str) -> list[str]:
-    """Return a command's words after "milr"; what a document leaves open is filled in or left out."""
+    """Return a command's words after "milr", with a document's placeholders filled in or left out."""
     text = re.sub(r"\[[^\]]*\]|\.\.\.|\\$|;.*", "", command)
     text = re.sub(r"\bI/N\b", "1/2", re.sub(r"(?<=--pool )N\b|(?<=--limit )N\b", "3", text))
     return [word.split("|")[0] for word in shlex.split(text, comments=True)][1:]
@@ -141,7 +141,7 @@ def test_there_are_documents_to_read() -> None:
 
 
 def find_fault(command: str) -> str | None:
-    """Parse a command, and run nothing; return what is wrong with it."""
+    """Parse a command without running it; return the error."""
     words = write_out(command)
     parser, name = _build_parser(), "milr"
     while words and not words[0].startswith("-") and hasattr(parser, "commands"):
@@ -152,7 +152,7 @@ def find_fault(command: str) -> str | None:
     try:
         parser.make_context(name, words)
     except Exception as error:
-        # A line in the middle of a sentence may leave arguments out, but names no option that is not there.
+        # A command inside a sentence may omit arguments, but must not name an unknown option.
         unsaid = type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError", "Exit")
         return None if unsaid or "requires an argument" in str(error) else str(error)
     return None
@@ -186,12 +186,12 @@ NOT_HERE = {
     "milr export": "holds no run",
     "milr generate --resume": "holds no run",
 }
-"""Commands that need the hub, the benchmarks' data or a run that is not here -> what they say, exit code 2."""
+"""Commands that need the hub, the benchmarks' data or a missing run -> their message, with exit code 2."""
 LEFT_OUT = re.compile(
     r"milr (doctor|ablate|data|serve-judge) |milr (serve|index)\b|\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b"
     r"|\.\.\.|\\$|ablate-matrix"
 )
-"""What has tests of its own, or leaves words open."""
+"""Commands that have their own tests, or contain placeholders."""
 SLOW = re.compile("milr report|--pool")
 RUN = [(where, command) for where, command in BLOCKS if not LEFT_OUT.search(command)]
 
@@ -212,7 +212,7 @@ def shorten(words: list[str]) -> list[str]:
 def test_every_documented_command_does_what_it_is_for(
     where: str, command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # some change a run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # some of them change a run
     monkeypatch.chdir(tmp_path)
     words = [path for word in shorten(write_out(command)) for path in sorted(map(str, Path().glob(word))) or [word]]
     if words[0] == "benchmark" and "--out" in words:
@@ -338,10 +338,10 @@ def test_a_package_that_is_missing_is_said_before_a_model_is_loaded(
 
 
 def find_advice() -> list[tuple[str, bool, str, str]]:
-    """Return every command that a text of the package names: file, whether it says to type it, command, the rest."""
+    """Return each command named in the package's texts: file, whether the text says to type it, command, the rest."""
     found: list[tuple[str, bool, str, str]] = []
     for path in sorted((ROOT / "src").rglob("*.py")):
-        # what is filled in when a text is made stands for one word
+        # a value that is filled in later counts as one word
         text = re.sub(r"\{[^{}\n]*\}", "X", path.read_text(encoding="utf-8"))
         text = re.sub(r"[\"']\n\s*f?[\"']", "", text)
         for said, name, rest in re.findall(r"(type:? )?\bmilr ((?:data )?[a-z][a-z-]+)((?: [^;,\n]*)?)", text):
@@ -369,7 +369,7 @@ def test_every_command_that_the_package_advises_exists() -> None:
 
 
 def test_documents_name_only_folders_that_a_sweep_makes(capsys: Out) -> None:
-    """`runs/ablate-RECIPE-BENCHMARK/RUN`, as the sweep's plan says; what a pattern leaves open is anybody's."""
+    """Return true for `runs/ablate-RECIPE-BENCHMARK/RUN` as in the sweep's plan; a pattern matches any run."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
     named = set(re.findall(r"runs/ablate-([a-z-]+)-(icons-hard|icons)/([a-z-]+)?", text))
     assert ("gradients", "icons-hard", "gradient-zero") in named
@@ -380,7 +380,7 @@ def test_documents_name_only_folders_that_a_sweep_makes(capsys: Out) -> None:
         assert not run or f"{run}: " in plan.out
 
 
-# --- runs that are gone on with ---
+# --- runs that are continued ---
 
 SEARCH = [
     "generate",
@@ -398,7 +398,7 @@ SEARCH = [
 
 
 class Interrupting(FakeReward):
-    """Scores as the fake does, and is interrupted at one of its calls."""
+    """The fake's reward, interrupted at one of its calls."""
 
     made = 0
     at = 0
@@ -439,7 +439,7 @@ def test_an_interrupted_search_is_gone_on_with_by_the_command_that_it_prints(
     assert {task.last.finished for task in read_run("a run").tasks} >= {"cancelled"}
     (command,) = re.findall(r"to go on, type: milr (.*)", said)
     monkeypatch.setattr(Interrupting, "at", Interrupting.made + 1)
-    assert main(shlex.split(command)) == 130  # before any new image: nothing is lost
+    assert main(shlex.split(command)) == 130  # before any new image, so nothing is lost
     assert {task.last.finished for task in read_run("a run").tasks} >= {"cancelled"}
     monkeypatch.setattr(Interrupting, "at", 0)
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The Python that README, CONTRIBUTING and docs print runs as it stands, and README's passes a strict type checker."""
+"""The Python code in README, CONTRIBUTING and docs runs as printed; README's passes a strict type checker."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BLOCKS = {
     for place, text in enumerate(BLOCK.findall(path.read_text(encoding="utf-8")))
 }
 SERVED = "docs/tutorials/serve.md#0"
-"""It needs a server that draws: `tests/serve/test_tutorial.py` runs it."""
+"""Needs a server; `tests/serve/test_tutorial.py` runs it."""
 SOURCE = "docs/method.md#0"
-"""Not a program, but the heart of the method as `milr.methods.milr` has it."""
+"""Not a program, but the method's source in `milr.methods.milr`."""
 
 
 def test_documents_have_examples() -> None:
@@ -50,7 +50,7 @@ def test_an_example_runs(
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(milr.__dict__, "load_model", lambda name="embedded": embedded)
     monkeypatch.setattr(embedded, "defaults", {**embedded.defaults, "steps": 1})
-    # What an example may take for granted: images and tasks, and a server.
+    # Names that an example may use: images, tasks, and a server.
     space: dict[str, Any] = {
         "images": [Image.new("RGB", (96, 96))],
         "tasks": milr.tasks_from_prompts("a red apple"),

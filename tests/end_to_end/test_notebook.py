@@ -1,4 +1,4 @@
-"""The tutorial notebook, cell by cell, as a kernel runs it; and as a script in an editor's strict mode."""
+"""The tutorial notebook, run cell by cell as a kernel does, and checked as a script in pyright's strict mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CELLS = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["c
 
 
 def run_cell(source: str, space: dict[str, Any]) -> object:
-    """Run a cell; return what its last line shows, if that is an expression."""
+    """Run a cell; return the value of its last line, if that is an expression."""
     body = ast.parse(source).body
     last = body.pop() if isinstance(body[-1], ast.Expr) else None
     exec(compile(ast.Module(body, []), "cell", "exec"), space)

@@ -1,4 +1,4 @@
-"""The four example plug-ins, installed beside milr's wheel in an environment of their own, from CLI and Python."""
+"""The four example plug-ins, installed with milr's wheel in a separate environment, used from CLI and Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print("found", last.best_score.value)
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a fresh virtual environment with milr's wheel and the plug-ins; their dependencies are this one's."""
+    """Return a new virtual environment with milr's wheel and the plug-ins, and this environment's dependencies."""
     root = tmp_path_factory.mktemp("plugins")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", root], cwd=ROOT, check=True)
     shutil.copytree(ROOT / "examples" / "plugins", root / "plugins")
@@ -46,7 +46,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(environment: Path, *words: str) -> str:
-    """Return what a program of the environment prints; it runs outside the repository."""
+    """Run a program of the environment outside the repository; return its output."""
     done = subprocess.run(
         [environment / "venv" / "bin" / words[0], *words[1:]], cwd=environment, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""The icon world and the sequences made of it: what training shows, and what it must never show."""
+"""The icon world and its training sequences: what training shows, and what it must never show."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def test_plans_name_every_object_with_its_place() -> None:
 
 
 def draw_first_code(grids: torch.Tensor) -> torch.Tensor:
-    """Image tokens as if decoded: every pixel of a picture bears its grid's first token."""
+    """Return images of tokens: every pixel has the value of its grid's first token."""
     return grids[:, 0, 0].float()[:, None, None, None].expand(-1, 3, 144, 144)
 
 
 def make_icon(shade: int, color: tuple[int, int, int], opaque: int = 16) -> np.ndarray:
-    """48 x 48 RGBA, tinted: its left columns shaded, its right ones and all but some rows empty."""
+    """Return a tinted RGBA icon of 48 x 48 pixels with shaded left columns; the rest is empty."""
     icon = np.zeros((48, 48, 4), np.uint8)
     icon[:opaque, :20, :3], icon[:opaque, :20, 3] = [round(shade / 255 * part) for part in color], 255
     return icon
@@ -127,7 +127,7 @@ def make_icon(shade: int, color: tuple[int, int, int], opaque: int = 16) -> np.n
 
 @pytest.fixture
 def painted() -> vq.Library:
-    """Two icons that differ in shade and form, in every tint."""
+    """Return two icons of different shade and form, in every tint."""
     tints = {"natural": (200, 100, 50), **ICON_COLORS}
     return {
         (name, 0, tint, "small"): make_icon(shade, color, opaque)
@@ -169,12 +169,12 @@ def test_codes_of_one_tint_or_of_one_shape_lie_nearer_than_others() -> None:
 
 @torch.no_grad()
 def test_shipped_scale_draws_and_encodes_as_training_does() -> None:
-    """Transformers' own classes, whose GroupNorm has an epsilon of 1e-6, give what training's give with theirs."""
+    """The classes of transformers, with an epsilon of 1e-6 in GroupNorm, give the results of training's classes."""
     settings = stage.read_settings()
     settings["vq"] |= {"codebook": CODES, "base_channels": 32, "channel_multiplier": [1, 1], "latent_channels": 16}
     torch.manual_seed(0)
     ours = vq.Autoencoder(vq.vq_config(settings)).eval()
-    for parameter in ours.parameters():  # residuals begin with nothing: give them something
+    for parameter in ours.parameters():  # residual blocks start with zero weights: randomise them
         if parameter.requires_grad and parameter.ndim == 4:
             parameter.add_(0.05 * torch.randn_like(parameter))
     shipped = JanusVQVAE(vq.vq_config(settings)).eval()
@@ -190,7 +190,7 @@ def test_shipped_scale_draws_and_encodes_as_training_does() -> None:
 
 
 def unit_vectors(network: vq.Autoencoder, codes: torch.Tensor) -> torch.Tensor:
-    """Unit code vectors (B, width, h, w)."""
+    """Return unit code vectors (B, width, h, w)."""
     return network.codes()[codes].permute(0, 3, 1, 2).contiguous()
 
 
@@ -292,7 +292,7 @@ def test_a_thinned_batch_keeps_every_cell_of_every_object(feeder: unified.Feeder
 
 
 def test_facts_are_those_of_the_plan(feeder: unified.Feeder) -> None:
-    """Each object's last word is followed by a comma, and says its place; each cell bears its object's name."""
+    """A comma follows each object's last word, which has its place; each cell has its object's name."""
     batch = next(feeder.drawings(drawing_settings(True, batch=8)))
     facts, decode = batch.facts, feeder.tokenizer.decode
     places = list(scenes.PLACES)
@@ -324,7 +324,7 @@ def test_a_plan_left_out_tells_places_of_cells_alone(feeder: unified.Feeder) -> 
 
 
 def test_probes_read_each_fact_where_it_is_to_be_known(feeder: unified.Feeder) -> None:
-    """States that hold the answer at the right layer and position are read; shifted by one position they are not."""
+    """The probe reads states that hold the answer at the right layer and position, not one position later."""
     batch = next(feeder.drawings(drawing_settings(True, batch=4)))
     facts, probes = batch.facts, Probes(64)
     where = batch.lengths[:, None] - 1 + torch.arange(batch.targets.shape[1])[None]
@@ -360,7 +360,7 @@ def test_a_line_of_the_raster_has_its_own_wavelengths() -> None:
 
 
 def test_rotary_frequencies_stay_exact_in_training(tiny: JanusForConditionalGeneration) -> None:
-    """Rounded ones would turn every position otherwise than in the model that is loaded."""
+    """Rounded frequencies would rotate positions differently from the loaded model."""
     network = unified.to_bfloat16(copy.deepcopy(tiny))
     assert network.dtype == torch.bfloat16
     assert network.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
@@ -381,7 +381,7 @@ def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.
     shares: list[float] = []
     for thinned in (False, True):
         batches = feeder.drawings(drawing_settings(thinned, batch=100))
-        pool = [next(batches) for _ in range(4)]  # a pool is dealt out by length: only the whole of it is fair
+        pool = [next(batches) for _ in range(4)]  # a pool is sorted by length, so only the whole pool is representative
         objects = sum(float((batch.weights * batch.objects).sum()) for batch in pool)
         shares.append(objects / sum(float(batch.weights.sum()) for batch in pool))
     assert shares[1] == pytest.approx(shares[0], rel=0.15)
@@ -456,7 +456,7 @@ def test_damaged_pictures_show_other_tokens_than_their_scene_has(feeder: unified
 
 
 def words_of(said: torch.Tensor) -> str:
-    """What is said of one patch, as a plan says it of an object."""
+    """Words about one patch, as a plan has them about an object."""
     spoken = zip(seeing.KINDS.values(), said.tolist(), strict=True)
     name, color, place = ("" if number == seeing.UNSAID else words[number] for words, number in spoken)
     return " ".join(filter(None, (place, color, name)))
@@ -500,9 +500,9 @@ def test_the_tower_is_right_where_patches_lie_with_their_words(feeder: unified.F
         told = batch.said[..., kind] != seeing.UNSAID
         seen[told] += own[batch.said[..., kind][told]]
     good, figures = seeing.seeing_loss(seen, batch, words, random)
-    bad, wrong = seeing.seeing_loss(seen.roll(1, dims=0), batch, words, random)  # another picture's words
+    bad, wrong = seeing.seeing_loss(seen.roll(1, dims=0), batch, words, random)  # words of another image
     assert figures["seen_off"] == 0 < wrong["seen_off"] and bad > good + 1
-    for kind in seeing.KINDS:  # not always 1: words of a kind may share tokens
+    for kind in seeing.KINDS:  # not always 1, because words of one kind may share tokens
         assert figures[f"seen_{kind}_right"] > max(0.5, wrong[f"seen_{kind}_right"])
 
 
@@ -571,7 +571,7 @@ def test_a_code_that_was_never_shown_learns_from_its_shape_and_its_tint() -> Non
     assert torch.equal(table[grounds + 2 * tints + 7], made[1][2] + made[2][7])
     again = parts(*parts.right_inverse(table.detach()))
     assert torch.allclose(again, table, atol=1e-6)
-    # Shape 2 in tint 3 and shape 4 in tint 7 are shown; shape 2 in tint 7 is not.
+    # Training shows shape 2 in tint 3 and shape 4 in tint 7, but not shape 2 in tint 7.
     (table[grounds + 2 * tints + 3] + table[grounds + 4 * tints + 7]).sum().backward()
     with torch.no_grad():
         moved = parts(*(part + part.grad for part in made if part.grad is not None)) - table
@@ -615,7 +615,7 @@ def test_plans_of_a_batch_are_those_of_its_rows_read_anew_for_every_token(
 
 @pytest.fixture
 def examiner(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> unified.Examiner:
-    """Wants half of the plans right; its network's average is 0.25 everywhere."""
+    """An examination that wants half of the plans right; its network's weights are 0.25."""
     network = copy.deepcopy(tiny)
     masters = unified.Masters(unified.trainable(network))
     with torch.no_grad():
@@ -633,7 +633,7 @@ def examiner(feeder: unified.Feeder, tiny: JanusForConditionalGeneration) -> uni
 
 @pytest.fixture
 def exams(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], bool]]:
-    """The questions of each examination, and whether the average answered; six more answers are right in each."""
+    """The questions of each examination, and whether the averaged network answered; six more are right each time."""
     held: list[tuple[list[tuple[int, ...]], bool]] = []
 
     def write(network: JanusForConditionalGeneration, _: object, questions: list[list[int]]) -> list[str]:
@@ -694,7 +694,7 @@ def test_what_is_made_from_nothing_reads_and_writes_nothing_that_ships(size: str
     made = [anew["paths"]["build"], anew["paths"]["shapes"], anew["export"]["folder"]]
     made += [critic["folder"] for critic in anew["critics"].values()]
     assert len(set(made)) == len(made) and all(Path(path).parent == tmp_path for path in made)
-    for place in (shipped, anew):  # in all else, the same
+    for place in (shipped, anew):  # otherwise equal
         del place["paths"], place["export"]["folder"]
         for critic in place["critics"].values():
             del critic["folder"]

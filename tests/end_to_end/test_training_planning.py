@@ -1,4 +1,4 @@
-"""Plans read back as scenes, and judged by GenEval's rules."""
+"""Plans are parsed to scenes and judged by GenEval's rules."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_two_objects_in_one_place_do_not_do_it(seed: int) -> None:
     [
         ("left small cat, right small dog, grey ground", True),
         ("right small dog, left large cat, grey ground", True),
-        ("right small cat, left small dog, grey ground", False),  # the wrong way round
+        ("right small cat, left small dog, grey ground", False),  # reversed
         ("left small cat, right small dog, purple ground", False),  # no such ground
         ("left small cat, right small dog", False),  # cut off
         ("small cat, right small dog, grey ground", False),  # no place

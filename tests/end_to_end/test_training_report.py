@@ -1,4 +1,4 @@
-"""The figures of the embedded model's card: each counts what its name says."""
+"""The figures on the embedded model's card count what their names say."""
 
 from __future__ import annotations
 

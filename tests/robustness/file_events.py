@@ -1,4 +1,4 @@
-"""Every change that a program makes to the file system, one after another, so that a test can stop it before any."""
+"""Hooks on every change to the file system, so that a test can stop a program before any of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHANGES = ("mkdir", "replace", "rename", "unlink", "remove", "rmdir", "truncate
 
 @contextmanager
 def watch(on_event: Callable[[str, object, bytes], None]) -> Iterator[None]:
-    """Call a function before each change: folders, names, files that are opened for writing, and every write.
+    """Call a function before each change: folders, names, files opened for writing, and writes.
 
     Args:
         on_event: Gets the kind, the path and, for a write, the bytes; what it raises comes out of the change.
@@ -60,7 +60,7 @@ def watch(on_event: Callable[[str, object, bytes], None]) -> Iterator[None]:
 
 
 def run_killed(work: Callable[[], object], before: int) -> bool:
-    """Do some work in a process that is killed before a change; return whether it came so far.
+    """Do some work in a process that is killed before a change; return true if it reached that change.
 
     Args:
         work: Done in a fork of this process.
@@ -97,7 +97,7 @@ _KILLED = 9
 
 @contextmanager
 def suppress_all() -> Iterator[None]:
-    """Pass over every error: the process is about to die."""
+    """Ignore every error, because the process is about to die."""
     try:
         yield
     except Exception:
@@ -106,7 +106,7 @@ def suppress_all() -> Iterator[None]:
 
 @contextmanager
 def full_disk(after: int) -> Iterator[list[str]]:
-    """Let every change fail for want of room, from one on; names can still be removed.
+    """Let every change fail with "no space left", starting at one of them; names can still be removed.
 
     Args:
         after: How many changes succeed.

@@ -1,8 +1,8 @@
-"""How long the seeded programs here run: once in the tests, `make fuzz` sets MILR_FUZZ to a factor."""
+"""Length of the seeded programs here: 1 in the tests; `make fuzz` sets MILR_FUZZ to a factor."""
 
 from __future__ import annotations
 
 import os
 
 ROUNDS = int(os.environ.get("MILR_FUZZ", "1"))
-"""Every count of cases is multiplied by this."""
+"""Factor for all numbers of cases."""

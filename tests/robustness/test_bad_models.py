@@ -1,4 +1,4 @@
-"""A hundred model folders that somebody damaged or laid a trap in: no code runs, and each is refused in one line."""
+"""A hundred damaged or hostile model folders: no code runs, and each is refused in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 
 
 def copy_model(folder: Path) -> Path:
-    """Return a copy of the embedded model, whose weights are a link until somebody changes them."""
+    """Return a copy of the embedded model; its weights are a link until a test changes them."""
     folder.mkdir()
     for path in embedded_folder().iterdir():
         if path.suffix == ".safetensors":
@@ -91,7 +91,7 @@ def _first(header: dict[str, Any]) -> dict[str, Any]:
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -101,7 +101,7 @@ class Trap:
 
 
 def lay_traps(folder: Path) -> None:
-    """Put code into every place from which transformers has ever run some."""
+    """Put code into every place from which any version of transformers has run code."""
     mark = folder.parent / "ran"
     for name in (
         "modeling_evil.py",
@@ -121,7 +121,7 @@ def lay_traps(folder: Path) -> None:
 
 
 def set_kernel(folder: Path) -> None:
-    """Name a kernel of the hub as the way to compute attention, at every level."""
+    """Name a kernel of the hub as the attention implementation, at every level of the config."""
 
     def change(described: dict[str, Any]) -> None:
         kernel = {"_attn_implementation": "kernels-community/evil", "attn_implementation": "evil/evil"}
@@ -146,7 +146,7 @@ def _of_json(name: str) -> dict[str, Damage]:
 
 
 def _of_config() -> dict[str, Damage]:
-    """Return every fifth of all pairs of a key of the config and a value that it cannot have."""
+    """Return every fifth pair of a config key and an invalid value."""
     described = json.loads((embedded_folder() / "config.json").read_text())
     places = [[key] for key in described] + [
         [key, inner] for key, value in described.items() if isinstance(value, dict) for inner in value
@@ -205,7 +205,7 @@ def test_code_beside_a_model_never_runs(name: str, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 29])
 def test_a_bad_folder_is_refused_in_one_line(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some values of a config change nothing that the network is made of; such a folder may load."""
+    """Some config values do not affect the network; such a folder may load."""
     from milr.models import load_model
 
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody was asked"))

@@ -1,4 +1,4 @@
-"""Forty kinds of damage to a run, and every command that reads one: a line for each, no traceback, no silent change."""
+"""Forty kinds of damage to a run, for every command that reads one: one line each, no traceback, no silent change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.robustness.rounds import ROUNDS
 from tests.support.fake_benchmark import fakes
 
 Damage = Callable[[Path], object]
-"""Gets the run's folder."""
+"""A kind of damage; it receives the run's folder."""
 
 
 def task(run: Path) -> Path:
@@ -33,7 +33,7 @@ FILES: dict[str, Callable[[Path], Path]] = {
 
 
 def _best(run: Path) -> Path:
-    """Return the step's image that is the first task's answer."""
+    """Return the image that is the first task's answer."""
     records = (task(run) / "records.jsonl").read_text().splitlines()
     return task(run) / json.loads(records[-2])["best"]["file"]
 
@@ -45,7 +45,7 @@ def _replace(path: Path, content: bytes | None) -> None:
 
 
 def _link_out(path: Path) -> None:
-    """Put the file outside of the run, and a link to it in its place."""
+    """Move a file out of the run and replace it by a link."""
     outside = next(parent for parent in path.parents if parent.name == "r").parent / f"outside-{path.name}"
     outside.write_bytes(path.read_bytes())
     path.unlink()
@@ -85,7 +85,7 @@ def _edit(file: str, change: Callable[[bytes], bytes]) -> Damage:
 
 
 def _line(file: str, place: int) -> Damage:
-    """Take a line out; the end mark is the last one."""
+    """Remove a line; the last one is the end mark."""
 
     def change(content: bytes) -> bytes:
         lines = content.splitlines(keepends=True)
@@ -152,7 +152,7 @@ HARMLESS = (
     "the lock is a folder",
     "the page is a folder",
 )
-"""Damage to what no number, image or verdict is read from."""
+"""Damage to parts from which no number, image or verdict is read."""
 COMMANDS: dict[str, list[str]] = {
     "compare": ["compare", "r", "--format", "json"],
     "report": ["report", "r", "--format", "json"],
@@ -165,15 +165,15 @@ COMMANDS: dict[str, list[str]] = {
     "resume": ["benchmark", "--resume", "r"],
 }
 NAMES = ("run.json: a benchmark that is none", "run.json: a method that is none")
-"""Damage that changes what a run calls itself, and no number."""
+"""Damage that changes a run's description and no number."""
 TABLES = ("compare", "report")
 SAID = ("set aside: ", "left out: ", "are missing", "error: ")
-"""What tells a reader that numbers are not of the whole run."""
+"""Messages which say that numbers are not from the whole run."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run `r`: three tasks with an evaluator."""
+    """Return a folder with the run `r`: three tasks and an evaluator."""
     folder = tmp_path_factory.mktemp("whole")
     words = ["--limit", "3", "--steps", "1", "--reward", "icons-soft", "--evaluator", "icons", "--stop-at", "1"]
     with fakes():

@@ -1,4 +1,4 @@
-"""The doors for what comes from outside: how much is read, which formats, where files go, which words are printed."""
+"""Limits on outside input: how much is read, which formats, where files are written, which characters are printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from milr.untrusted import UntrustedError, one_line, printable, read_file, read_
 
 
 def make_png(width: int, height: int) -> bytes:
-    """Return a black PNG of one bit a pixel, some kilobytes of any size."""
+    """Return a black PNG with one bit per pixel: a few kilobytes at any size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -47,7 +47,7 @@ def test_formats_that_are_not_on_the_list_reach_no_reader(format: str, tmp_path:
     content = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(content, format)
     (tmp_path / "image.png").write_bytes(content.getvalue())
-    if format == "MPO":  # a JPEG, and read as one
+    if format == "MPO":  # a JPEG, read as one
         assert read_image(tmp_path / "image.png").size == (8, 8)
         return
     with pytest.raises(UnreadableImage, match="it is no PNG, JPEG, WEBP, BMP, GIF, TIFF"):
@@ -117,7 +117,7 @@ def test_what_exists_and_is_no_file_is_written_to_and_links_are_followed(tmp_pat
     (tmp_path / "link").symlink_to("file")
     write_bytes(tmp_path / "link", b"new", asked=True)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
-    write_bytes(tmp_path / "link", b"own")  # of a folder from elsewhere
+    write_bytes(tmp_path / "link", b"own")  # of a received folder
     assert not (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
     (tmp_path / "own.part").symlink_to("file")
     write_bytes(tmp_path / "own", b"own")

@@ -1,4 +1,4 @@
-"""Seeded damage to every file and reply that milr reads: it is read, or refused in one line by its door's error."""
+"""Seeded damage to every file and reply that milr reads: it is read, or refused in one line of the right kind."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PIECES += [b"../", b"\x1b[2J", b"\\ud800", b"9" * 5000, b"[" * 3000, b"\xe2\x80\
 
 
 def damage(content: bytes, dice: random.Random) -> bytes:
-    """Return bytes with a few changes: pieces put in, cut out, doubled, bits turned."""
+    """Return bytes with a few changes: pieces inserted, removed, doubled, or with flipped bits."""
     for _ in range(dice.choice((1, 1, 2, 5))):
         start = dice.randrange(len(content) + 1)
         end = min(len(content), start + dice.choice((0, 1, 4, 60)))
@@ -80,7 +80,7 @@ Doors = dict[str, tuple[bytes, Door, tuple[type[Exception], ...]]]
 def doors(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, tuple[bytes, Door, tuple[type[Exception], ...]]]]:
-    """Each door's good input, its reader, and the errors by which it refuses."""
+    """For each kind of input: a good example, its reader, and the errors with which it refuses."""
     folder = tmp_path_factory.mktemp("fuzz")
     run = folder / "run"
     facts = {"tasks": TASKS, "settings": make_settings(), "model": "fake", "reward": "fake@1"}
@@ -179,7 +179,7 @@ NAMES = (
 )
 
 
-@pytest.mark.filterwarnings("ignore")  # Python's own, of odd escapes in a program that is parsed
+@pytest.mark.filterwarnings("ignore")  # Python's own warning about odd escapes in parsed code
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_input_is_read_or_refused_in_one_line(name: str, doors: Doors) -> None:
     good, read, allowed = doors[name]
@@ -195,12 +195,12 @@ def test_damaged_input_is_read_or_refused_in_one_line(name: str, doors: Doors) -
 
 
 SLOW = ("run.json", "records", "verdicts", "image of a run")
-"""Doors whose reader also writes the run's page."""
+"""Kinds of input whose reader also writes the run's page."""
 
 
 @pytest.mark.slow
 def test_bombs_take_little_memory(tmp_path: Path) -> None:
-    """A small file of each kind that would unpack to hundreds of megabytes or more."""
+    """One small file per kind that would unpack to hundreds of megabytes or more."""
     from tests.robustness.test_doors import make_png
 
     bombs: dict[str, Callable[[], object]] = {}

@@ -1,4 +1,4 @@
-"""Runs from elsewhere whose names, links and paths mean harm: nothing runs, is overwritten or leaves its folder."""
+"""Received runs with harmful names, links and paths: no code runs, nothing is overwritten or written outside."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from milr.runs import pack_run, read_run
 from tests.support.fake_benchmark import fakes
 
 Change = Callable[[dict[str, Any]], object]
-"""Changes a manifest or a packed task."""
+"""A function that changes a manifest or a packed task."""
 
 
 @pytest.fixture(scope="module")
 def received(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `r` and its packed form."""
+    """Return a folder with a run `r` and its packed form."""
     folder = tmp_path_factory.mktemp("received")
     words = ["--limit", "2", "--steps", "1", "--reward", "icons-soft", "--evaluator", "icons", "--stop-at", "1"]
     with fakes():
@@ -36,7 +36,7 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(received: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy to work in."""
+    """Return a copy of that folder."""
     folder = tmp_path / "here"
     shutil.copytree(received, folder)
     monkeypatch.chdir(folder)
@@ -44,7 +44,7 @@ def place(received: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def set_all(code: str) -> Change:
-    """Put the name of code wherever a run names something that could be loaded."""
+    """Put the name of some code into every field of a run that names something loadable."""
 
     def change(manifest: dict[str, Any]) -> None:
         for name in ("benchmark", "model_asked", "model", "model_folder", "reward_asked", "evaluator_asked", "profile"):

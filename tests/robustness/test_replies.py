@@ -1,4 +1,4 @@
-"""Replies of servers, seeded and hostile: every parser answers or refuses in one line, soon, whatever comes."""
+"""Seeded and hostile server replies: every parser answers or refuses in one line, quickly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from milr.untrusted import UntrustedError
 from tests.robustness.rounds import ROUNDS
 
 ALLOWED = (Unreadable, LastingFault, PassingFault, BadRequest, UntrustedError)
-"""The errors by which a parser says no."""
+"""The errors with which a parser refuses."""
 
 
 def make_replies(many: int, seed: int) -> list[str]:
-    """Return texts of the pieces that verdicts are made of, in any order and number, some of 64 KB."""
+    """Return texts from pieces of verdicts in any order and number, some of 64 KB."""
     dice = random.Random(seed)
     pieces = [
         *reply_times.UNITS,
@@ -53,7 +53,7 @@ def test_whatever_a_server_says_is_read_or_refused_in_one_line(name: str) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("name", reply_times.PARSERS)
 def test_64_kilobytes_of_any_repeated_sign_are_read_at_once(name: str) -> None:
-    """A quadratic parser takes minutes for one of these, and cannot be interrupted. `bench/reply_times.py` measures."""
+    """A parser of quadratic time would take minutes for one of these; `bench/reply_times.py` measures it."""
     parser = reply_times.PARSERS[name]
     dice = random.Random(name)
     for unit in reply_times.UNITS:

@@ -1,4 +1,4 @@
-"""A hundred kinds of reply and fourteen faults of a server, each over a run: no run is lost, no score is wrong."""
+"""A hundred kinds of reply and fourteen server faults, each in a whole run: no run is lost, no score is wrong."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ KINDS: dict[str, tuple[Reply, float | None]] = {
 
 @pytest.fixture(scope="module")
 def run_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    """A search of two tasks and two steps whose server gives a reply to every second question."""
+    """Run a search of two tasks and two steps whose server gives this reply to every second question."""
     root = tmp_path_factory.mktemp("runs")
 
     def run(number: int, reply: Reply) -> Path:

@@ -1,4 +1,4 @@
-"""A run that is killed, or meets a full disk, before every change that it makes to the file system."""
+"""A run that is killed, or finds the disk full, before any of its changes to the file system."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ VALUES = [[0.25, 0.5], [0.75, 0.5]]
 EVALUATOR = FakeReward(brightness, name="bright@1")
 OTHER = FakeReward(lambda image, task: 1 - brightness(image, task), name="other@2")
 STRIDE = 1 if ROUNDS > 1 else 3
-"""Every so many changes are tried; `make fuzz` tries all."""
+"""Distance between the changes that are tried; `make fuzz` tries all."""
 
 
 def begin(folder: Path) -> None:
-    """Make the run from nothing."""
+    """Make the whole run."""
     facts = {"tasks": TASKS, "settings": make_settings(), "model": "fake", "reward": "fake@1"}
     _write(RunWriter(folder, **facts, evaluator=EVALUATOR))  # type: ignore[arg-type]
 
 
 def go_on(folder: Path) -> None:
-    """Finish the run, as the same command would: begun anew where there is no manifest yet."""
+    """Finish the run as the same command would; start again if there is no manifest yet."""
     if (folder / "run.json").exists():
         _write(RunWriter.resume(folder, evaluator=EVALUATOR))
     else:
@@ -56,7 +56,7 @@ def _write(writer: RunWriter) -> None:
 
 
 def content(folder: Path) -> object:
-    """Return all of a run that must not depend on when it was cut off."""
+    """Return everything of a run that must not depend on when it was interrupted."""
     run = read_run(folder)
     images = [[task.load_image(one.image).tobytes() for one in task.images] for task in run.tasks]
     steps = [[step.model_copy(update={"seconds": 0.0}) for step in task.steps] for task in run.tasks]
@@ -66,14 +66,14 @@ def content(folder: Path) -> object:
 
 
 def evaluate(folder: Path) -> None:
-    """Show the run to another evaluator."""
+    """Score the run by another evaluator."""
     for _ in evaluate_run(folder, OTHER, "other"):
         pass
 
 
 Work = Callable[[Path], None]
 WALKS: dict[str, tuple[Work | None, Work, Work]] = {
-    # name: what is there before, what is stopped, what goes on
+    # name: the state before, the work that is stopped, the work that continues
     "a run from nothing": (None, begin, go_on),
     "another evaluator": (begin, evaluate, evaluate),
 }
@@ -85,7 +85,7 @@ def finished_tasks(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What each walk must end with."""
+    """Expected result of each walk."""
     found: dict[str, object] = {}
     for name, (before, work, _) in WALKS.items():
         folder = tmp_path_factory.mktemp("expected") / "run"
@@ -148,7 +148,7 @@ WORDS = ["--limit", "3", "--steps", "2", "--reward", "icons-soft", "--evaluator"
 
 
 def command(folder: Path) -> None:
-    """Make the run by the command, or go on with it."""
+    """Make the run with the command, or continue it."""
     there = (folder / "run.json").exists()
     words = ["--resume", str(folder)] if there else ["icons", *WORDS, "--out", str(folder)]
     with fakes():
@@ -159,7 +159,7 @@ def command(folder: Path) -> None:
 def test_a_command_that_is_killed_at_random_goes_on_as_if_nothing_had_been(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed up to three times in a row, at changes that a seed chooses."""
+    """The run is killed up to three times in a row, at changes that a seed chooses."""
     dice = random.Random(29)
     command(tmp_path / "whole")
     expected = content(tmp_path / "whole")
@@ -177,7 +177,7 @@ def test_a_command_that_is_killed_at_random_goes_on_as_if_nothing_had_been(
 
 
 def test_a_task_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power failure after its folder has got its name would otherwise leave empty files in it."""
+    """Otherwise a power failure after a folder got its name could leave empty files in it."""
     dirty: set[str] = set()
     renamed: list[str] = []
 

@@ -527,7 +527,7 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
             assert process.stderr
             assert any(" so far " in line for line in process.stderr), "it ended before it could be killed"
             process.send_signal(signal.SIGKILL)
-            process.communicate()  # until its streams are closed, it is not gone
+            process.communicate()  # it has ended only when its streams are closed
         assert process.returncode == -signal.SIGKILL
     with start(resume) as process:
         process.communicate()
