@@ -1,4 +1,4 @@
-"""`milr.generate` and its results; wrong uses of the Python API, each with its one line."""
+"""`milr.generate` and its results; wrong uses of the Python API, each with a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job: benchmarks and ablations that Ctrl-C cuts keep the best image so far, and go on to equal results."""
+"""Jobs: benchmarks and ablations that Ctrl-C interrupts keep the best image so far, and resume to equal results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ runs = [{method = "best-of-n"}, {method = "best-of-n-sampled"}]
 
 @contextmanager
 def interrupted_at(call: int) -> Iterator[None]:
-    """Press Ctrl-C in so manieth drawing."""
+    """Press Ctrl-C during the drawing with this number."""
     draw, calls = FakeModel.draw, iter(range(call))
 
     def cut(self: FakeModel, *arguments: Any) -> Any:
@@ -61,7 +61,7 @@ def test_an_interrupted_benchmark_keeps_its_best_images_and_goes_on_to_equal_res
     assert "type: milr benchmark --resume cut" in capsys.readouterr().err
     begun = list(Path("cut/tasks").glob("*.part"))
     assert begun and all((folder / "best.png").is_file() for folder in begun)
-    assert 0 < len(read_run("cut").tasks) < 4  # those that were cut are no answers
+    assert 0 < len(read_run("cut").tasks) < 4  # interrupted tasks are not answers
     assert main(["benchmark", "--resume", "cut"]) == 0
     assert answers("cut") == answers("whole") and len(answers("cut")) == 4
 

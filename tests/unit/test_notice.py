@@ -1,4 +1,4 @@
-"""NOTICE names every prompt that the package sends, and the package keeps none that is not ours to ship."""
+"""NOTICE names every prompt that the package sends, and the package contains none that may not be distributed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package as people meet it: names, help, `python -m milr`, addresses."""
+"""The package as users see it: names, help, `python -m milr`, URLs."""
 
 from __future__ import annotations
 

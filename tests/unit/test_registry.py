@@ -1,4 +1,4 @@
-"""Names from outside: installed packages, modules, files; what a wrong one is told; what is never loaded."""
+"""Names from installed packages, modules and files: their errors, and code that is never loaded."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ KINDS = pytest.mark.parametrize("kind", GROUPS)
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enter a folder that holds a module, a package's metadata with an entry point of each kind, and a file."""
+    """Work in a folder with a module, a package's metadata with an entry point of each kind, and a file."""
     (tmp_path / "site").mkdir()
     for place in ("mine.py", "site/outside_module.py"):
         (tmp_path / place).write_text(CODE)
@@ -152,7 +152,7 @@ def test_a_wrong_name_is_told_the_nearest_on_one_line(here: Path, kind: str) -> 
 def test_code_that_cannot_be_loaded_says_why_on_one_line(tmp_path: Path, code: str, told: str | None) -> None:
     (tmp_path / "bad.py").write_text(code)
     if told is None:
-        assert load_reward(f"{tmp_path}/bad.py:x").name == "x"  # wrong only once it is called
+        assert load_reward(f"{tmp_path}/bad.py:x").name == "x"  # wrong only when it is called
         return
     with pytest.raises(UsageError) as error:
         load_reward(f"{tmp_path}/bad.py:x")

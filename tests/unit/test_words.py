@@ -1,4 +1,4 @@
-"""Docstrings begin with a verb or a noun, and the word list of `make check` finds the words that are not used here."""
+"""Docstrings begin with a verb or a noun, and the word list of `make check` finds words that are not used here."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_pickled_shards_become_transformers_safetensors(tmp_path: Path) -> None:
         Janus(source)
     assert main(["convert", "janus", str(source), str(target)]) == 0
     made = Janus(target)
-    assert made.profile is expected.profile  # kept, though the new folder's name says nothing
+    assert made.profile is expected.profile  # kept, although the new folder's name does not tell
     assert made.network.dtype == torch.float32
     loaded = made.network.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in expected.network.state_dict().items())
@@ -60,7 +60,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 class Planted:
-    """Runs when it is unpickled, if anything lets it."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, (Path("planted"),))
@@ -79,7 +79,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(
 
 @pytest.mark.slow
 def test_a_head_of_its_own_is_loaded_though_a_config_is_silent_about_it(tmp_path: Path) -> None:
-    """To transformers silence means heads that are tied to the embeddings; such files have both."""
+    """Without an entry, transformers ties the head to the embeddings; such files have both."""
     source, target = tmp_path / "in", tmp_path / "out"
     plain = write_deepseek(source)
     assert main(["convert", "janus", str(source), str(target)]) == 0

@@ -1,4 +1,4 @@
-"""Attention of one token gives what torch's own function gives."""
+"""Attention of one token equals torch's own function."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from milr.decode.attention import attend
 
 
 def added(sees: torch.Tensor) -> torch.Tensor:
-    """What is added to the scores, for a mask that is true where a query sees a key."""
+    """Return what is added to the scores, from a mask that is true if a query may attend to a key."""
     return torch.zeros(sees.shape).masked_fill(~sees, float("-inf"))
 
 
 @pytest.mark.parametrize("heads", [4, 8])
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("piece", [1, 700, 2**20])  # numbers: one head, some heads, all of them at once
+@pytest.mark.parametrize("piece", [1, 700, 2**20])  # block sizes: one head, some heads, all heads at once
 def test_attention_is_that_of_torch(
     heads: int, queries: int, masked: bool, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,7 +26,7 @@ def test_attention_is_that_of_torch(
     chance = torch.Generator().manual_seed(heads + queries)
     query = torch.randn(3, heads, queries, 16, generator=chance)
     room = torch.randn(2, 3, 4, 20, 16, generator=chance)
-    key, value = room[..., :11, :]  # views, as a cache gives them
+    key, value = room[..., :11, :]  # views, as from a cache
     mask = torch.ones(queries, 11, dtype=torch.bool).tril(11 - queries).expand(3, 1, -1, -1).clone()
     if masked:
         mask[1, :, :, :4] = False
@@ -37,7 +37,7 @@ def test_attention_is_that_of_torch(
 
 
 def test_half_precision_is_summed_in_full() -> None:
-    """Against float64, the error is what rounding the result to bfloat16 leaves."""
+    """Compared with float64, the error is only that of rounding the result to bfloat16."""
     chance = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 4, length, 16, generator=chance).bfloat16() for length in (1, 300, 300))
     found = attend(query, key, value, None)

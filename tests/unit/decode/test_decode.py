@@ -1,4 +1,4 @@
-"""Tests of the decoding engine: random streams, samplers, the KV cache, batches of unequal rows, memory."""
+"""Tests of the decoding engine: random streams, samplers, KV cache, batches of rows with different lengths, memory."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_sample_at_next_to_no_temperature_is_the_argmax(sampler: str) -> None:
 
 @pytest.fixture(scope="module")
 def decoder() -> LlamaModel:
-    """Make a tiny Llama of random weights, so large that every position matters."""
+    """Make a tiny Llama with random weights that are large enough for every position to matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -144,7 +144,7 @@ def step(batch: DecodeBatch, row: torch.Tensor) -> torch.Tensor:
 
 
 def uncached(decoder: Any, row: torch.Tensor) -> torch.Tensor:
-    """Return all hidden states (T, d) of one row by itself, all positions at once, no cache, no padding."""
+    """Return all hidden states (T, d) of one row alone, in one pass without cache or padding."""
     return decoder(inputs_embeds=row[None], use_cache=False).last_hidden_state[0]
 
 
@@ -170,7 +170,7 @@ def test_cached_equals_uncached_for_rows_of_any_length(
 def test_rows_go_on_after_their_cached_prefixes(
     engine: Engine, decoder: LlamaModel, lengths: tuple[int, ...], prefixes: tuple[int, ...]
 ) -> None:
-    """Prompts, prefixes and neighbours of unequal lengths, read in three pieces and in another order."""
+    """Prompts, prefixes and neighbours of different lengths, read in three pieces and in another order."""
     rows = embeddings(lengths)
     firsts, cached = [row[:2] for row in rows], list[CachedPrefix]()
     for row, first in zip(rows, engine.prefill([(first, None) for first in firsts]), strict=True):
@@ -189,7 +189,7 @@ def test_a_cached_prefix_holds_its_own_row_and_its_last_state(engine: Engine, de
     rows = embeddings([3, 5])
     short, long = engine.prefill([(row, None) for row in rows])
     assert (len(short), len(long)) == (3, 5)
-    token = 2 * 2 * WIDTH * 4  # keys and values of two layers, float32
+    token = 2 * 2 * WIDTH * 4  # keys and values of two layers in float32
     assert [part.nbytes for part in (*short.parts, *long.parts)] == [3 * token, 5 * token]
     for prefix, row in zip((short, long), rows, strict=True):
         torch.testing.assert_close(prefix.last, uncached(decoder, row)[-1], rtol=1e-5, atol=1e-5)
@@ -226,7 +226,7 @@ def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
 
 
 def test_wrong_padding_would_exceed_the_tolerance(decoder: LlamaModel) -> None:
-    """If a row's padding were seen, or its positions counted from the padding, its states would be far off."""
+    """If padding were attended to, or counted in positions, the states would differ a lot."""
     (row,) = embeddings([5])
     right = uncached(decoder, row)
     seen = uncached(decoder, torch.cat([torch.zeros(3, WIDTH), row]))[3:]
@@ -267,7 +267,7 @@ def test_a_row_that_outgrows_its_room_is_an_error(engine: Engine) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_under_fixed_shapes_a_row_never_depends_on_its_neighbours(decoder: LlamaModel, dtype: torch.dtype) -> None:
-    """Equal to the bit: alone, in a batch, in another place."""
+    """Results are equal to the bit: alone, in a batch, in another place of the batch."""
     engine = Engine(Llama(deepcopy(decoder).to(dtype)), deterministic=True)
     rows = [row.to(dtype) for row in embeddings([3, 30, 7, 40, 12])]
 
@@ -290,7 +290,7 @@ def test_under_fixed_shapes_a_row_never_depends_on_its_neighbours(decoder: Llama
 
 
 def failing(error: Exception, most: int) -> Callable[[Sequence[int]], list[int]]:
-    """Return work that fails above so many items at a time."""
+    """Return work that fails for more than this many items at once."""
 
     def work(part: Sequence[int]) -> list[int]:
         if len(part) > most:

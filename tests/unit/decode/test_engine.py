@@ -1,4 +1,4 @@
-"""Tests of the engine inside a whole model: the work of a step, and results that do not depend on the batch."""
+"""Tests of the engine in a whole model: the work of a step, and results that do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from milr.models.janus import Janus
 from milr.settings import SamplingParams
 from milr.types import Reasoning, Task
 
-PROMPTS = (  # of unequal lengths
+PROMPTS = (  # of different lengths
     "a photo of a cat",
     "a photo of a red apple left of a blue clock",
     "two dogs",
@@ -29,13 +29,13 @@ PROMPTS = (  # of unequal lengths
     "a photo of two red cars and a dog",
 )
 TASKS = [Task(prompt=prompt) for prompt in PROMPTS]
-DRAWN = 24  # image tokens: enough to differ, and quick
+DRAWN = 24  # image tokens: enough to differ, but fast
 SAMPLING = SamplingParams()
 
 
 @lru_cache(maxsize=1)
 def load(dtype: str, deterministic: bool) -> Janus:
-    """Load the embedded model; in bfloat16, which many CPUs are slow at, the small one."""
+    """Load the embedded model; in bfloat16, which is slow on many CPUs, the small one."""
     name = "embedded-small" if dtype == "bfloat16" else "embedded"
     if not embedded_folder(name).is_dir():
         pytest.skip(f"no embedded model in {embedded_folder(name)}: `make train` makes one")
@@ -66,7 +66,7 @@ def step(model: Janus, states: Sequence[TaskState], number: int = 0) -> tuple[li
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "deterministic"), [("float32", False), ("bfloat16", True)])
 def test_a_batch_is_its_singles(dtype: str, deterministic: bool) -> None:
-    """N = 1, 3, 8: texts and images of prompts of unequal lengths; equal to the bit if shapes are fixed."""
+    """For batches of 1, 3 and 8, texts and images are equal, and equal to the bit with fixed shapes."""
     model = load(dtype, deterministic)
     texts, images = step(model, model.start(TASKS))
     assert len({len(text.tokens) for text in texts}) > 1
@@ -85,11 +85,11 @@ def test_a_batch_is_its_singles(dtype: str, deterministic: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "deterministic"), [("float32", False), ("bfloat16", True)])
 def test_a_refilled_place_changes_nothing_for_the_others(dtype: str, deterministic: bool) -> None:
-    """States keep their prompts from step to step; a new task next to them starts from nothing."""
+    """States keep their prompts from step to step; a new task beside them is prefilled."""
     model = load(dtype, deterministic)
     first, second, third = model.start(TASKS[:3])
     step(model, [first, second])
-    _, (neighbour, newcomer) = step(model, [second, third], number=1)  # the first has gone
+    _, (neighbour, newcomer) = step(model, [second, third], number=1)  # the first one has ended
     _, (alone,) = step(model, model.start([TASKS[1]]), number=1)
     assert neighbour.sample.tokens == alone.sample.tokens
     _, (single,) = step(model, model.start([TASKS[2]]), number=1)
@@ -98,13 +98,13 @@ def test_a_refilled_place_changes_nothing_for_the_others(dtype: str, determinist
 
 @pytest.mark.slow
 def test_a_step_forwards_no_more_than_it_must() -> None:
-    """docs/performance.md, "What a step must do": counts, by phase and by what has changed."""
+    """The counts of docs/performance.md, "What a step must do", by phase and by what has changed."""
     model = load("float32", False)
     (state,) = model.start([TASKS[1]])
     text_prompt = len(model.prompts.reasoning(PROMPTS[1]))
 
     def spent() -> tuple[int, int]:
-        """Return the tokens forwarded and, of these, prefilled since the last call."""
+        """Return the tokens that were forwarded, and of these prefilled, since the last call."""
         nonlocal before
         now = model.counts
         found = now.forwarded - before.forwarded, now.prefilled - before.prefilled
@@ -115,7 +115,7 @@ def test_a_step_forwards_no_more_than_it_must() -> None:
     (text,) = model.reason([TextRequest(state)])
     assert spent() == (text_prompt + len(text.tokens) - 1, text_prompt)  # the last token is not read
 
-    # The unconditional prompts' beginning is read once for all; then of each only its last token.
+    # The beginning of the unconditional prompts is read once; then only the last token of each.
     total, n = model.capabilities.image_tokens, 5
     request = ImageRequest(state, text.reasoning, open_stream(0, "any", 0, 0), keep_hidden=n)
     image_prompt = len(model.prompts.image(PROMPTS[1], text.reasoning))
@@ -124,7 +124,7 @@ def test_a_step_forwards_no_more_than_it_must() -> None:
     (image,) = model.draw([request], SAMPLING)
     assert spent() == (image_prompt + 1 + 2 * (total - 1), image_prompt + 1)
 
-    # The text as it was: neither text nor prompt is read again, only the prefix of the image, in both rows.
+    # Text unchanged: neither text nor prompt is read again, only the image's prefix, in both rows.
     assert model.reason([TextRequest(state, text.tokens[:3])]) == [text]
     assert spent() == (0, 0)
     assert image.hidden is not None
@@ -132,7 +132,7 @@ def test_a_step_forwards_no_more_than_it_must() -> None:
     model.draw([after], SAMPLING)
     assert spent() == (2 * n + 2 * (total - n - 1), 2 * n)
 
-    # Another text: its prompt is cached, so only its prefix and its new tokens are read.
+    # New text: its prompt is cached, so only its prefix and its new tokens are read.
     token = next(token for token in text.tokens[1:] if token != text.tokens[0])
     (changed,) = model.reason([TextRequest(state, (token, *text.tokens[1:3]))])
     assert spent() == (len(changed.tokens) - 1, 3)
@@ -206,7 +206,7 @@ def test_an_image_whose_tokens_are_all_known_needs_no_decoder() -> None:
 
 @pytest.mark.slow
 def test_an_image_is_whole_although_memory_ran_out_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch is decoded again in halves, and every stream is read from its beginning."""
+    """The batch is decoded again in halves, with every random stream from its beginning."""
     model = load("float32", False)
     states = model.start(TASKS[:3])
     _, expected = step(model, states)

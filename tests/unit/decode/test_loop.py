@@ -1,4 +1,4 @@
-"""The decoding loop: the same tokens eagerly and replayed, on a CPU and on a pretended device, which never waits."""
+"""The decoding loop: equal tokens eagerly and replayed, on a CPU and on a pretended device, which never waits."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.support.pretended_device import DEVICE, DeviceTensor, load_janus, pre
 pytestmark = pytest.mark.skipif(not embedded_folder().is_dir(), reason="no embedded model: `make train` makes one")
 
 TASKS = [Task(prompt=prompt) for prompt in ("two dogs", "a red apple left of a blue clock", "three green cups")]
-DRAWN = 20  # image tokens: enough to pass some buckets of 8
+DRAWN = 20  # image tokens: enough to use several buckets of 8
 GUIDED = SamplingParams(guidance=4.0)
 Work = tuple[list[TextOutput], list[ImageOutput]]
 
 
 class Replayer:
-    """Stands in for CUDA graphs: repeats the first step that was recorded, with the tensors that it had then."""
+    """A replacement for CUDA graphs: it repeats the recorded step with the tensors of that time."""
 
     def __init__(self) -> None:
         self.replayed = self.dropped = 0
@@ -54,7 +54,7 @@ class Replayer:
 
 
 def make_model(recorder: Replayer | None = None, **options: int) -> Janus:
-    """Load the embedded model, with another engine."""
+    """Load the embedded model with another engine."""
     model = cast("Janus", load_model())
     if recorder or options:
         model.engine = Engine(Llama(model.network.model.language_model), recorder=recorder, **options)
@@ -62,7 +62,7 @@ def make_model(recorder: Replayer | None = None, **options: int) -> Janus:
 
 
 def work(model: Janus, round_: int = 0) -> Work:
-    """Write and draw in every way that a request knows: each batch has rows of unequal lengths."""
+    """Write and draw with every kind of request, in batches of rows with different lengths."""
     states, make = model.start(TASKS), partial(open_stream, 0, "any", step=round_)
     texts = model.reason([TextRequest(state) for state in states])
     pull = 0.5 * torch.randn(2, model.capabilities.width, generator=torch.Generator().manual_seed(1)).to(model.device)
@@ -90,7 +90,7 @@ def replace_sampler(name: str) -> SamplingParams:
 
 
 def check_equal(found: Work, wanted: Work) -> None:
-    """Equal tokens; hidden states up to rounding."""
+    """Check that tokens are equal, and hidden states up to rounding."""
     assert [one.tokens for one in found[0]] == [one.tokens for one in wanted[0]]
     assert [one.sample.tokens for one in found[1]] == [one.sample.tokens for one in wanted[1]]
     for ours, theirs in zip([*found[0], *found[1]], [*wanted[0], *wanted[1]], strict=True):
@@ -102,14 +102,14 @@ def check_equal(found: Work, wanted: Work) -> None:
 
 @pytest.fixture(scope="module")
 def wanted() -> list[Work]:
-    """What the CPU gives, two rounds."""
+    """Return the CPU's results, two rounds."""
     model = make_model()
     return [work(model, round_) for round_ in (0, 1)]
 
 
 @pytest.mark.slow
 def test_replayed_steps_are_eager_ones(wanted: list[Work]) -> None:
-    """The second round replays what the first recorded, from tensors at the same addresses."""
+    """The second round replays the first round's recording, from tensors at the same addresses."""
     recorder = Replayer()
     model = make_model(recorder, bucket=8, check_every=4)
     check_equal(work(model, 0), wanted[0])
@@ -172,7 +172,7 @@ def test_a_drawing_waits_for_the_device_as_often_whatever_its_length() -> None:
         (state,) = model.start(TASKS[:1])
         (text,) = model.reason([TextRequest(state)])
         found: list[tuple[int, int]] = []
-        for until in (4, 8, 24):  # the first one reads the beginning of all unconditional prompts too
+        for until in (4, 8, 24):  # the first one also reads the beginning of all unconditional prompts
             request = ImageRequest(state, text.reasoning, open_stream(0, "x", until, 0), until=until, keep_hidden=2)
             state.image_prompt = None
             with watch() as traffic:
@@ -186,14 +186,14 @@ def test_a_drawing_waits_for_the_device_as_often_whatever_its_length() -> None:
 def test_a_search_step_waits_for_the_device_a_few_times_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_device():
         model = load_janus(embedded_folder())
-        monkeypatch.setattr(model, "_total", lambda request: 12)  # the rest of each image is flat
+        monkeypatch.setattr(model, "_total", lambda request: 12)  # the rest of each image is plain
         waits = {batch: count_waits(model, TASKS[:batch]) for batch in (1, 3)}
     assert all(waits[3][kind] - waits[1][kind] <= 2 * 4 for kind in (0, 1)), waits
     assert waits[1][0] <= 8 and waits[1][1] <= 12, waits
 
 
 def count_waits(model: Janus, tasks: Sequence[Task]) -> tuple[int, int]:
-    """Reads and copies of the second step of a search."""
+    """Count reads and copies in the second step of a search."""
     own = model.settings("milr", strategy="joint", image_ratio=0.05, steps=3)
     records = iter(search(tasks, model, FakeReward(lambda image, task: 0.2), own))
     for _ in range(2 * len(tasks)):
@@ -206,7 +206,7 @@ def count_waits(model: Janus, tasks: Sequence[Task]) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_steps_of_a_bucket_dispatch_the_same_operators() -> None:
-    """The same shapes, strides and constants, and none of them waits."""
+    """All steps have the same shapes, strides and constants, and none of them waits."""
     with pretended_device():
         model = load_janus(embedded_folder())
         loop = open_loop(model)
@@ -221,7 +221,7 @@ def test_steps_of_a_bucket_dispatch_the_same_operators() -> None:
 
 
 def open_loop(model: Janus, ends: frozenset[int] = frozenset({2})) -> DecodeLoop:
-    """A loop over text of every kind of input, after its first token."""
+    """Return a loop over text with every kind of input, after its first token."""
     with torch.no_grad():
         (prefix,) = model.engine.prefill_all(model._embed_text([[1, 2, 3]]))
         rows = model.engine.open([prefix, prefix], 0, 8)
@@ -248,7 +248,7 @@ def test_steps_with_other_numbers_of_ends_are_recorded_apart() -> None:
 
 
 def test_a_step_can_be_traced_without_numbers() -> None:
-    """With torch's fake tensors, control flow that depends on data is an error."""
+    """Under torch's fake tensors, control flow that depends on data is an error."""
     model = make_model(bucket=64)
     loop = open_loop(model)
     seen = loop._batch.reserve()

@@ -1,4 +1,4 @@
-"""Searches under a real limit of address space (`ulimit -v`), each in a process of its own."""
+"""Searches under a real limit of address space (`ulimit -v`), each in its own process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ NOT_MET = "no limit that was tried was met: malloc had kept enough of what was f
 
 
 def run(rows: int, room: int | None, *, blind: bool = False, after: int = 0) -> Any:
-    """A search with so many bytes left, from the beginning or after some records."""
+    """Run a search with this many bytes left, from the start or after some records."""
     given = json.dumps([rows, room, blind, after])
     done = subprocess.run([sys.executable, "-c", SEARCH, given], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -71,7 +71,7 @@ def run(rows: int, room: int | None, *, blind: bool = False, after: int = 0) -> 
 
 @pytest.fixture(scope="module")
 def free() -> Any:
-    """The search without a limit."""
+    """Run the search without a limit."""
     found = run(6, None)
     assert len(found["found"]) == 6 and found["batches"] == [6]
     return found
@@ -104,15 +104,15 @@ def test_where_memory_runs_out_nothing_is_lost(free: Any) -> None:
 
 
 def test_what_is_finished_stays_when_not_even_one_row_fits(free: Any) -> None:
-    # Below what is taken already: nothing new can be had.
+    # Less than the memory in use: nothing more can be allocated.
     found = meet(free, (-64, -96, -128), lambda run: run["error"] is not None, rows=1, after=2)
-    assert 2 <= len(found["found"]) < 6  # what was freed before may still do for one more
+    assert 2 <= len(found["found"]) < 6  # memory that was freed before may be enough for one more
     assert found["found"] == free["found"][: len(found["found"])]
     assert "one row at a time" in found["error"]
 
 
 def test_the_folder_of_such_a_run_is_whole(tmp_path: Path) -> None:
-    """`ulimit -v` on the command line itself: an end in one line, and every finished picture readable."""
+    """`ulimit -v` on the command line: the error is one line, and every finished image is readable."""
     from milr import read_run
 
     folder = tmp_path / "run"

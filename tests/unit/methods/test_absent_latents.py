@@ -1,4 +1,4 @@
-"""A model that lacks something: what is asked for in vain is refused with what works, defaults become a note."""
+"""A model without some latents: a setting for them is refused with alternatives, and a default becomes a note."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_guidance_needs_a_branch_and_sampling_needs_tokens() -> None:
         check_able("one-shot", {"temperature": 0.9}, NOISE)
     model = FakeModel()
     model.capabilities = replace(ABLE, branches=1)
-    with pytest.raises(UsageError, match="guidance 2.0"):  # the run's settings, whoever made them
+    with pytest.raises(UsageError, match="guidance 2.0"):  # the run's settings, from any caller
         search("two dogs", model, FakeReward(), method="one-shot", guidance=2.0)
 
 

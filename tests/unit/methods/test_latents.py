@@ -1,4 +1,4 @@
-"""The policy gradient and one step of it, against formulas written out by hand."""
+"""The policy gradient and one step of it, compared with formulas written by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def likely(latents: Latents, guidance: float = 5.0) -> tuple[list[int], list[int
 
 @dataclass(frozen=True)
 class RolledOut:
-    """Tokens and rewards, chosen at will."""
+    """Tokens and rewards as a test chooses them."""
 
     text: tuple[int, ...]
     images: tuple[tuple[int, ...], ...]
@@ -48,7 +48,7 @@ class RolledOut:
 
 
 def seen(*rewards: float, text: Sequence[int] = (3, 1, 4), images: Sequence[Sequence[int]] = ((5, 2),)) -> RolledOut:
-    """Return what was rolled out."""
+    """Return the rollout."""
     return RolledOut(tuple(text), tuple(tuple(image) for image in images), rewards)
 
 
@@ -60,7 +60,7 @@ def split_settings(settings: dict[str, Any]) -> tuple[MilrSettings, SamplingPara
 def step(
     latents: Latents, rolled: RolledOut, *, moves: Sequence[str] = BOTH, stream: int = 0, **settings: Any
 ) -> float:
-    """Take one step; random directions, where there are any, come from that stream. Return log p before it."""
+    """Take one step, with random directions from that stream; return log p before the step."""
     numbers = torch.Generator().manual_seed(stream)
     update = Update(latents, rolled.text, rolled.images, rolled.rewards, tuple(moves), numbers)
     (log_p,) = take_step(MODEL, [update], *split_settings(settings))
@@ -70,7 +70,7 @@ def step(
 
 
 def gradient(latents: Latents, name: str) -> torch.Tensor:
-    """Return the gradient of the first step, from what Adam kept of it."""
+    """Return the gradient of the first step from Adam's state."""
     return latents.moments[name].mean / (1 - 0.9)
 
 
@@ -79,7 +79,7 @@ def moved(latents: Latents, name: str) -> torch.Tensor:
 
 
 def off_target(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
-    """One-hot minus softmax, (n, V): the gradient of log p of the tokens in the logits."""
+    """Return one-hot minus softmax, (n, V): the gradient of the tokens' log p with respect to the logits."""
     return torch.nn.functional.one_hot(torch.tensor(tokens), logits.shape[-1]) - logits.softmax(-1)
 
 
@@ -89,7 +89,7 @@ def test_the_tokens_of_these_tests_are_not_the_likeliest() -> None:
     assert all(a != b for a, b in zip(image, seen(0.0).images[0], strict=True))
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.0, 5.0, 1000.0])  # the last: gradients that clipping would cut
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 5.0, 1000.0])  # the last one has gradients that clipping would change
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("reward", [0.0, 0.75])
 def test_the_gradient_is_the_formula(guidance: float, temperature: float, reward: float) -> None:
@@ -203,7 +203,7 @@ def test_gradient_random_steps_as_far_elsewhere() -> None:
         a, b = moved(real, name), moved(randomly, name)
         assert float(b.norm()) == pytest.approx(float(a.norm()), rel=1e-4)
         assert abs(float((a * b).sum() / (a.norm() * b.norm()))) < 0.7
-        assert float(b.abs().std()) > 0.01  # a direction of its own, not the signs of Adam's step shuffled
+        assert float(b.abs().std()) > 0.01  # its own direction, not Adam's step with shuffled signs
 
 
 def test_gradient_random_is_keyed_by_its_stream() -> None:
@@ -302,7 +302,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     for name in BOTH:
         torch.testing.assert_close(latents.now[name], before[name], rtol=0, atol=0, equal_nan=True)
 
-    latents.now["image"] = good  # mended, it steps as if nothing had happened
+    latents.now["image"] = good  # afterwards it steps as if nothing had happened
     fresh = make_latents()
     for one in (latents, fresh):
         step(one, seen(0.0))
@@ -326,7 +326,7 @@ def test_latents_are_a_float32_copy() -> None:
 
 
 def make_updates(seed: int = 0) -> list[Update]:
-    """Return updates of tasks that differ in all that tasks may differ in."""
+    """Return updates of tasks that differ in every way that is possible."""
     numbers = torch.Generator().manual_seed(100 + seed)
 
     def tokens(many: int, most: int = 12) -> tuple[int, ...]:
@@ -380,7 +380,7 @@ def assert_same(together: Latents, alone: Latents, atol: float = 1e-6) -> None:
 def test_a_step_of_many_tasks_is_that_of_each(rule: str) -> None:
     settings, sampling = split_settings({"gradient": rule, "l2": 0.1, "guidance": 3.0, "temperature": 0.7})
     batch, single = make_updates(), make_updates()
-    for round in range(4):  # Adam's state is each task's own
+    for round in range(4):  # each task has its own Adam state
         together = log_p_of(take_step(MODEL, batch, settings, sampling))
         alone = [log_p_of(take_step(MODEL, [one], settings, sampling))[0] for one in single]
         assert together == pytest.approx(alone, abs=1e-4)
@@ -389,7 +389,7 @@ def test_a_step_of_many_tasks_is_that_of_each(rule: str) -> None:
             for name in BOTH:
                 moves = name in one.moves and len(one.latents.now[name])
                 assert one.latents.moments[name].steps == (round + 1 if moves else 0)
-                still = not moves or (rule == "zero" and round == 0)  # then l2 pulls back to the start itself
+                still = not moves or (rule == "zero" and round == 0)  # then l2 pulls back to the start
                 assert bool(moved(one.latents, name).any()) != (still or rule == "zero"), (place, name)
         batch, single = go_on(batch, round + 1), go_on(single, round + 1)
 
@@ -399,7 +399,7 @@ def test_a_task_without_a_finite_gradient_leaves_the_others_as_they_would_be() -
     batch, single = make_updates(), make_updates()
     sick = 1
     for round in range(3):
-        if round == 1:  # after a good step, which Adam remembers
+        if round == 1:  # after a good step, which is in Adam's state
             good = batch[sick].latents.now["image"].clone()
             batch[sick].latents.now["image"][2, 1, 0] = math.inf
             before = {name: batch[sick].latents.now[name].clone() for name in BOTH}
@@ -432,7 +432,7 @@ def test_what_is_not_finite_in_latents_that_rest_is_no_error() -> None:
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return how many updates each call of `take_step` had."""
+    """Return the number of updates in each call of `take_step`."""
     sizes: list[int] = []
 
     def watch(model: Any, updates: Sequence[Update], *rest: Any) -> list[float | GradientError]:
@@ -448,7 +448,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [
         (2048, False, [8]),
         (12, False, [1, 1, 2, 2, 2]),  # rows: 5, 12, 4, 5, 5, 7, 6, 0
-        (1, False, [1] * 8),  # a task of more rows than the limit has a step of its own
+        (1, False, [1] * 8),  # a task with more rows than the limit has its own step
         (2048, True, [1] * 8),
     ],
 )

@@ -1,4 +1,4 @@
-"""What every method promises (`milr.methods`), and what is particular to each."""
+"""The contract of every method (`milr.methods`), and each method's own behaviour."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
     reward: FakeReward | None = None,
     **settings: Any,
 ) -> list[StepRecord]:
-    """Return all records of a method that stops at nothing unless told; it is given the settings that it reads."""
+    """Return all records of a method that does not stop early by default; it gets the settings that it reads."""
     model = model or FakeModel()
     given = {one: value for one, value in (SETTINGS | {"stop_at": NEVER} | settings).items() if reads(name, one)}
     return list(Runner(load_method(name), tasks, model, reward or FakeReward(), model.settings(name, **given)))
@@ -53,19 +53,19 @@ def reads(name: str, setting: str) -> bool:
 
 
 def timeless(records: Sequence[StepRecord], index: int | None = None) -> list[StepRecord]:
-    """Return the records of one task, or of all in the order of tasks, without what depends on the clock."""
+    """Return the records of one task, or of all tasks in order, without times."""
     kept = [replace(record, seconds=0) for record in records if index in (None, record.index)]
     return sorted(kept, key=lambda record: (record.index, record.step))
 
 
 def scripted(*values: float) -> Callable[[Image.Image, Task], float]:
-    """Return scores that are known before, one per image."""
+    """Return prepared scores, one per image."""
     left = iter(values)
     return lambda image, task: next(left)
 
 
 class Watched(FakeModel):
-    """Keeps what it wrote, with the prefixes and critiques that it was given."""
+    """A model that records its texts, and the prefixes and critiques that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Watched(FakeModel):
         return outputs
 
 
-# --- what every method promises
+# --- the contract of every method
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -146,7 +146,7 @@ def test_a_reward_may_have_one_stop_per_task(name: str) -> None:
 def test_neither_places_nor_neighbours_nor_refills_change_a_record(name: str) -> None:
     endless = run(name, TASKS)
     values = sorted(rank(record.best_score) for record in endless if record.finished)
-    stop = (values[1] + values[2]) / 2  # two of the four tasks get above it
+    stop = (values[1] + values[2]) / 2  # two of the four tasks exceed it
     together = run(name, TASKS, stop_at=stop)
     assert {record.finished for record in together} >= {"met", "out of steps"}
     assert timeless(run(name, TASKS, stop_at=stop, batch_size=1)) == timeless(together)
@@ -309,7 +309,7 @@ def test_parm_with_a_reward_that_finds_nothing_finishes_everything() -> None:
 
 
 def test_parm_leaves_nothing_that_no_other_drawing_could_replace() -> None:
-    worse = scripted(0.9, 0.9, 0.1, 0.5)  # the second has no potential, and is the last that the budget holds
+    worse = scripted(0.9, 0.9, 0.1, 0.5)  # the second has no potential, and the budget allows no further one
     records = run("parm", [CAT], reward=FakeReward(worse), steps=1)
     assert [record.drawings_spent for record in records] == [1, 2]
 
@@ -320,7 +320,7 @@ def test_parm_leaves_nothing_that_no_other_drawing_could_replace() -> None:
 @pytest.mark.parametrize(
     ("critique", "kept"),
     [
-        ("expected dog>=1, found 0", 5),  # "top left red cat," stands before the clause
+        ("expected dog>=1, found 0", 5),  # "top left red cat," comes before the clause
         ("expected red cat>=1, found blue", 0),
         ("the ground is wet", 9),
         ("a zebra", 0),
@@ -352,10 +352,10 @@ def test_reflection_goes_on_from_the_best_text() -> None:
     assert all(prefix == base[: len(prefix)] for prefix, _, _ in model.texts)
 
 
-# --- keep what is right
+# --- keep correct objects
 
 ABLE = Capabilities(image_size=80, image_tokens=100, width=8, latents="both")
-"""Cells of 8 pixels."""
+"""Return cells of 8 pixels."""
 
 
 def seen(value: float, **detections: list[list[object]]) -> ScoredImage:
@@ -394,7 +394,7 @@ def test_nothing_is_kept_of_an_image_without_regions() -> None:
 
 
 class Finder(FakeReward):
-    """Finds a cat in the upper left 2 x 2 cells of every image; values as usual."""
+    """A reward that finds a cat in the upper left 2 x 2 cells of every image."""
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         found = (Region("cat", (0, 0, 8, 8), 0.9, "red"),)
@@ -422,7 +422,7 @@ def test_where_nothing_is_right_each_image_has_a_new_text() -> None:
     ]
 
 
-# --- growing side by side
+# --- growing in parallel
 
 
 def test_the_better_half_grows_on() -> None:

@@ -1,4 +1,4 @@
-"""Algorithm 1 with a fake model: what moves, what is redrawn, what is returned, when it ends."""
+"""Algorithm 1 with a fake model: which latents move, what is drawn again, what is returned, when it ends."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from milr.types import LatentTrace, Score, StepRecord, Task, Unscored, rank
 CAT, DOGS, TREE, ONE = (Task(prompt=p) for p in ("a red cat", "two dogs", "a big tree", "one"))
 TASKS = [CAT, DOGS, TREE, ONE]
 NEVER = 1.0  # no reward is strictly above it
-# Five image latents of 25, half of the text, steps large enough to flip tokens.
+# Five image latents of 25, half of the text, and steps large enough to change tokens.
 SETTINGS: dict[str, Any] = {"steps": 5, "text_ratio": 0.5, "image_ratio": 0.2, "learning_rate": 0.2, "guidance": 2.0}
 
 
 def run(
     tasks: Sequence[Task], model: FakeModel | None = None, reward: FakeReward | None = None, **settings: Any
 ) -> list[StepRecord]:
-    """Return all records of a search that stops at nothing unless told."""
+    """Return all records of a search that does not stop early by default."""
     own = dict(SETTINGS)
     if settings.get("strategy") == "steer":
         del own["image_ratio"]  # a strategy without image latents does not read it
@@ -47,19 +47,19 @@ def run(
 
 
 def trace(record: StepRecord) -> LatentTrace:
-    """Return what a record says of the latents."""
+    """Return a record's part about latents."""
     assert record.trace is not None
     return record.trace
 
 
 def timeless(records: Sequence[StepRecord], index: int | None = None) -> list[StepRecord]:
-    """Return the records of one task, or of all in the order of tasks, without what depends on the clock."""
+    """Return the records of one task, or of all tasks in order, without times."""
     kept = [replace(record, seconds=0) for record in records if index in (None, record.index)]
     return sorted(kept, key=lambda record: (record.index, record.step))
 
 
 def scripted(*values: float) -> Callable[[Image.Image, Task], float]:
-    """Return scores that are known before, one per image."""
+    """Return prepared scores, one per image."""
     left = iter(values)
     return lambda image, task: next(left)
 
@@ -72,7 +72,7 @@ def share_of_dark(image: Image.Image, task: Task) -> float:
 
 @dataclass
 class Step:
-    """One task's part of a call of `take_steps`, seen from outside."""
+    """One task's part of a call of `take_steps`, as a test records it."""
 
     update: Update
     before: dict[str, torch.Tensor]
@@ -81,7 +81,7 @@ class Step:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    """Return every latent step of the searches of a test."""
+    """Return every step over latents in a test's searches."""
     made: list[Step] = []
 
     def watch(model: Model, updates: Sequence[Update], *rest: Any) -> list[float | GradientError]:
@@ -96,7 +96,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 
 class Watched(FakeModel):
-    """Keeps what it was asked to write, and what it wrote."""
+    """A model that records requests and texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def test_steer_writes_every_word_after_the_words_before_it(steps: list[Step]) ->
     assert any(trace(record).flipped_text for record in records)
     for (prefix, output), offsets in zip(model.texts, model.offsets, strict=True):
         assert prefix == ()
-        # The decoder's own states, moved, say each word: no word is chosen without those before it.
+        # Each word is read from the decoder's moved state, so it depends on the words before it.
         states = output.hidden.clone()
         states[: len(offsets)] += offsets[: len(states)]
         assert tuple(model.text_logits(states).argmax(-1).tolist()) == output.tokens
@@ -211,7 +211,7 @@ def test_new_prefixes_are_read_from_the_latents_that_moved(steps: list[Step]) ->
 
 @pytest.mark.parametrize(("value", "theirs"), [(0.5, False), (0.8, True), (0.9, True)])
 def test_a_value_equal_to_the_stop_does_not_stop(value: float, theirs: bool) -> None:
-    """The paper's rule, R > tau. The authors compare R - 1 with a tau of -0.1 as written, and 0.9 - 1 is above that."""
+    """The paper's rule is R > tau. The authors compare R - 1 with -0.1, and in floating point 0.9 - 1 is above that."""
     assert (value - 1 > round(value - 1, 1)) == theirs
     reward = FakeReward(lambda image, task: value, stop_at=value)
     records = run([CAT], reward=reward, stop_at=None)
@@ -319,7 +319,7 @@ def test_a_finished_tasks_place_is_given_to_the_next() -> None:
     at_once = FakeReward(lambda image, task: float(task is CAT))
     records = run(TASKS, reward=at_once, steps=2, stop_at=0.9, batch_size=2)
     order = [(record.index, record.step) for record in records]
-    # The cat leaves after its first image, and the tree begins beside the dogs' step 1.
+    # The cat ends after its first image, and the tree starts beside the dogs' step 1.
     assert order == [(0, 0), (1, 0), (1, 1), (2, 0), (1, 2), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
 
 
@@ -327,7 +327,7 @@ def test_neither_places_nor_neighbours_change_a_record() -> None:
     settings: dict[str, Any] = {"reward": FakeReward(share_of_dark), "drawings_per_step": 2}
     endless = run(TASKS, **settings, stop_at=1.0)
     found = sorted(rank(record.best_score) for record in endless if record.finished)
-    settings["stop_at"] = (found[1] + found[2]) / 2  # two of the four tasks get above it
+    settings["stop_at"] = (found[1] + found[2]) / 2  # two of the four tasks exceed it
     together = run(TASKS, **settings)
     ends = {record.index: record.step for record in together if record.finished}
     assert len(set(ends.values())) > 1, "a test of tasks that finish at different steps"
@@ -384,7 +384,7 @@ def test_fresh_noise_and_no_gradient_redraw_new_images() -> None:
 
 @pytest.mark.slow
 def test_without_a_gradient_it_is_all_the_same_what_would_move() -> None:
-    """One zero-gradient control stands for all searches that differ in these settings only."""
+    """One zero-gradient control serves all searches that differ only in these settings."""
 
     def draw(**settings: Any) -> list[tuple[object, object]]:
         records = timeless(run(TASKS, gradient="zero", **settings))
@@ -394,7 +394,7 @@ def test_without_a_gradient_it_is_all_the_same_what_would_move() -> None:
     assert usual == draw(strategy="alt") == draw(strategy="t2v")
     assert usual == draw(text_ratio=0.0) == draw(l2=1.0) == draw(learning_rate=0.5)
     assert without_image == draw(strategy="steer") == draw(strategy="steer", text_ratio=1.0, learning_rate=0.5)
-    # Image latents know the first image's tokens, not each other's: how many there are changes what is drawn.
+    # Image latents depend on the first image's tokens, not on each other: their number changes the image.
     assert usual != without_image
 
 
@@ -407,7 +407,7 @@ def test_under_fixed_noise_an_image_changes_only_where_the_latents_changed_a_tok
             assert same
         if trace(record).flipped_image:
             assert not same
-    # A flipped word need not change the image, but somewhere one does.
+    # A changed word need not change the image, but one of them does.
     assert any(trace(record).flipped_text and not trace(record).flipped_image and not same for record, same in later)
     assert any(same for _, same in later)
 
@@ -458,7 +458,7 @@ def test_without_text_latents_the_text_stays(strategy: str) -> None:
 
 
 def test_the_authors_form_without_text_draws_from_the_bare_prompt() -> None:
-    """Their Table 3's "w/o Text": no reasoning at all, where a text ratio of 0 reasons first and draws after that."""
+    """Row "w/o Text" of the paper's Table 3 has no reasoning; a text ratio of 0 reasons first and then draws."""
     model = Watched()
     records = run([CAT], model, strategy="no-text")
     assert model.texts == [] and len(records) == 6
@@ -520,7 +520,7 @@ def test_the_end_token_is_one_of_the_text_positions() -> None:
         assert trace(record).text_latents == len(record.reasoning.tokens) + (record in ended)
 
 
-# --- what could not be scored
+# --- unscored images
 
 
 def test_an_unscored_image_is_asked_about_once_more() -> None:
@@ -592,7 +592,7 @@ def test_a_search_whose_reward_is_down_ends_without_a_score() -> None:
     assert isinstance(records[-1].best_score, Unscored) and records[-1].best_step == 0
 
 
-# --- what a record tells
+# --- contents of a record
 
 
 def test_a_gradient_that_is_not_finite_names_step_and_task_and_spares_the_records_before() -> None:
@@ -641,7 +641,7 @@ def test_tokens_are_counted_where_they_are_sampled() -> None:
         for record in run([CAT], model, strategy=strategy, learning_rate=1.0, drawings_per_step=2):
             if STRATEGIES[strategy].reasons and (record.step == 0 or "text" in trace(record).moved):
                 prefix, output = next(outputs)
-                # A prefix is read from the latents; only what follows is sampled.
+                # A prefix is read from the latents; only the tokens after it are sampled.
                 spent += max(0, len(output.tokens) - len(prefix))
             spent += 2 * 25
             assert record.tokens_spent == spent
@@ -731,7 +731,7 @@ def test_a_strategy_without_image_latents_refuses_a_ratio_of_them(ratio: float) 
 
 
 def sampled_texts(tasks: list[Task], temperature: float = 1.0, **changes: Any) -> list[tuple[int, ...]]:
-    """Return the texts of a search on a model that samples its texts, by task and step."""
+    """Return the texts by task and step of a search on a model that samples texts."""
     settings = {"steps": 3, "learning_rate": 0.2, "guidance": 2.0, "stop_at": NEVER} | changes
     model = FakeModel(text_temperature=temperature)
     records = search(tasks, model, FakeReward(lambda image, task: 0.0), **settings)

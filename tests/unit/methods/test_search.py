@@ -1,4 +1,4 @@
-"""`milr.search` and the runner as people call them: prompts as strings, rewards by name or as functions."""
+"""`milr.search` and the runner as users call them: prompts as strings, rewards by name or as functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lightness(images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[floa
 
 
 class Lightness:
-    """The same as a whole reward."""
+    """The same as a complete reward class."""
 
     name = "lightness"
     stop_at = 0.9
@@ -139,7 +139,7 @@ def dogs() -> list[tuple[object, ...]]:
 def test_what_a_program_has_set_in_torch_changes_no_result(
     setting: Callable[[], AbstractContextManager[object]], dogs: list[tuple[object, ...]]
 ) -> None:
-    """And the program finds its own settings between the records and afterwards."""
+    """The program's own torch settings are in force between the records and afterwards."""
     with setting():
         before = torch.get_default_dtype(), torch.is_inference_mode_enabled(), torch.is_grad_enabled()
         assert draw_dogs() == dogs
@@ -147,7 +147,7 @@ def test_what_a_program_has_set_in_torch_changes_no_result(
 
 
 class Even(FakeReward):
-    """Calls every image 0.5, so that nothing but `compare` tells them apart."""
+    """A reward of 0.5 for every image, so that only `compare` distinguishes them."""
 
     def __init__(self, said: Callable[[Candidate, Candidate], object]) -> None:
         super().__init__(lambda image, task: 0.5)
@@ -175,7 +175,7 @@ def test_a_comparison_that_is_no_number_is_refused(said: object) -> None:
 
 
 class ImageLatentsOnly(FakeModel):
-    """A model that has no logits of text latents."""
+    """A model without logits of text latents."""
 
     capabilities = replace(FakeModel.capabilities, latents="image")
 

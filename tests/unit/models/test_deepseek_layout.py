@@ -1,4 +1,4 @@
-"""Tests of checkpoints in DeepSeek's layout, against a plain statement of the architecture in float32."""
+"""Tests of checkpoints in DeepSeek's layout, compared with the architecture in plain PyTorch in float32."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tables() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlainJanus]:
-    """A folder in one file, and the plain model with its weights."""
+    """Return a checkpoint in one file, and the plain model with its weights."""
     folder = tmp_path_factory.mktemp("deepseek") / "Janus-Pro-Tiny"
     return folder, write_deepseek(folder)
 
@@ -88,7 +88,7 @@ def test_the_text_logits_are_the_plain_models(model: Janus, plain: PlainJanus) -
 
 
 def test_the_image_logits_are_the_plain_models(model: Janus, plain: PlainJanus) -> None:
-    """Text, then image tokens in the same context, read by the image head."""
+    """Text is followed by image tokens in the same context, which the image head reads."""
     row = torch.cat([plain.embed_text(text_ids()), plain.embed_image(image_ids())], dim=1)
     expected = plain.image_logits(plain.language_model.read(row))
     network = model.network
@@ -100,7 +100,7 @@ def test_the_image_logits_are_the_plain_models(model: Janus, plain: PlainJanus) 
 
 
 def test_the_vision_path_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
-    """Tower and aligner, and the words after an image."""
+    """The vision tower and aligner, and the words after an image, are equal."""
     features = plain.encode(pixels())
     row = torch.cat([plain.embed_text(text_ids()[:, :3]), features, plain.embed_text(text_ids()[:, 3:])], dim=1)
     expected = plain.language_model.lm_head(plain.language_model.read(row))
@@ -112,7 +112,7 @@ def test_the_vision_path_is_the_plain_models(model: Janus, plain: PlainJanus) ->
 
 
 def test_images_are_decoded_as_the_plain_model_does(model: Janus, plain: PlainJanus) -> None:
-    """In float64: convolutions in float32 round by 1e-5 according to the number of threads alone."""
+    """In float64, because the last digits of float32 convolutions depend on the number of threads."""
     vq, vision = deepcopy(model.network.model.vqmodel).double(), deepcopy(plain.gen_vision_model).double()
     with torch.inference_mode():
         found = vq.decode(image_ids())
@@ -132,7 +132,7 @@ def test_the_encoders_features_are_the_plain_models(model: Janus, plain: PlainJa
 
 
 def test_an_image_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJanus) -> None:
-    """Guided, at next to no temperature: every token is the likeliest one by the plain model's own states."""
+    """With guidance and almost no temperature, every token is the plain model's most probable one."""
     task, reasoning = Task(prompt=PROMPT), Reasoning("a dog", ())
     request = ImageRequest(TaskState(task), reasoning, open_stream(0, "any", 0, 0))
     (image,) = model.draw([request], SamplingParams(temperature=1e-6))
@@ -152,7 +152,7 @@ def test_an_image_of_our_engine_is_the_plain_models(model: Janus, plain: PlainJa
 
 
 def test_every_tensor_is_loaded_and_none_is_left_over(written: tuple[Path, PlainJanus]) -> None:
-    """Names and numbers: the files' tensors, renamed, are the network's, all of them."""
+    """All tensors of the files, renamed, are those of the network."""
     source = load_file(written[0] / "model.safetensors")
     converted: dict[str, torch.Tensor] = {}
     dropped: list[str] = []
@@ -162,7 +162,7 @@ def test_every_tensor_is_loaded_and_none_is_left_over(written: tuple[Path, Plain
         dropped += [] if renamed else [key]
         assert not converted.keys() & renamed.keys()
         converted |= renamed
-    # Not of `model`: there oneDNN holds the decoder's matrices in a layout of its own.
+    # Not of `model`, whose decoder has matrices in oneDNN's own layout.
     loaded = open_checkpoint(written[0]).load_network(torch.float32).state_dict()
     assert converted.keys() == loaded.keys()
     assert all(torch.equal(converted[name], loaded[name]) for name in loaded)
@@ -170,7 +170,7 @@ def test_every_tensor_is_loaded_and_none_is_left_over(written: tuple[Path, Plain
 
 
 def test_the_full_size_map_fills_transformers_model() -> None:
-    """Janus-Pro-1B's own config, on no device at all: the plain model's names become transformers', none missing."""
+    """With Janus-Pro-1B's config, without numbers, the plain model's names become transformers' names, all of them."""
     from types import SimpleNamespace
 
     from transformers import JanusForConditionalGeneration
@@ -207,7 +207,7 @@ def test_weights_take_the_dtype_that_is_asked_for(written: tuple[Path, PlainJanu
 
 
 def test_the_tokenizer_is_the_files_and_prompts_begin_with_one_first_token(model: Janus) -> None:
-    """Though the folder's config names Llama's class, and whether or not the file adds the first token."""
+    """Although the config names Llama's class, and whether or not the file adds the first token."""
     text = "User: three  blue\n\nowls é"
     assert model.tokenizer(text, add_special_tokens=False)["input_ids"] == make_tokenizer().encode(text).ids
     prompt = model.prompts.reasoning(PROMPT)
@@ -226,13 +226,13 @@ def test_images_are_prepared_as_the_folder_says(model: Janus) -> None:
     (values,) = model.vqa.image_processor([image], return_tensors="pt")["pixel_values"]
     assert values.shape == (3, TINY.side, TINY.side)
     assert values[:, TINY.side // 2, 0].tolist() == pytest.approx([1, -1, -1])
-    assert values[:, 0, 0].tolist() == pytest.approx([127 / 127.5 - 1] * 3, abs=1e-5)  # the padding's grey
+    assert values[:, 0, 0].tolist() == pytest.approx([127 / 127.5 - 1] * 3, abs=1e-5)  # the grey of the padding
 
 
 def test_questions_about_images_are_answered(model: Janus) -> None:
     images = [Image.new("RGB", (30, 30), colour) for colour in ("black", "red")]
     values = model.answer(images, ["Is it red?"] * 2)
-    assert all(map(math.isnan, values))  # random weights would say neither yes nor no
+    assert all(map(math.isnan, values))  # random weights answer neither yes nor no
     assert model.reply(images, ["Is it red?"] * 2, 4) == [model.reply([one], ["Is it red?"], 4)[0] for one in images]
     first, second = model.vqa._embed(images, ["Is it red?"] * 2, model.prompts.question)  # pyright: ignore[reportPrivateUsage]
     assert not torch.equal(first, second), "the question holds the image"
@@ -285,7 +285,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_what_transformers_model_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    """From the config alone: there are no weights."""
+    """Only the config is read: there are no weights."""
     write_settings(tmp_path)
     (tmp_path / "model.safetensors").touch()
     described = describe()

@@ -1,4 +1,4 @@
-"""Checkpoints by their hub names, against a hub on this machine: sizes shown, agreement asked, the cache, offline."""
+"""Checkpoints by hub name, with a hub on this machine: sizes, consent, cache, offline use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMIT = "1234567890123456789012345678901234567890"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's API as finding and fetching a model needs."""
+    """The part of the hub's API that finding and fetching a model needs."""
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str]] = []
@@ -74,7 +74,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
-    """The hub, and an empty cache."""
+    """Return the hub, with an empty cache."""
     Hub.files, Hub.asked = dict(FILES), []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -116,7 +116,7 @@ def test_a_checkpoint_is_fetched_once_agreed_and_then_read_from_the_cache(hub: t
         return True
 
     folder = find_at_hub(name(), confirm=agree)
-    fetched = set(FILES) - {"modeling.py"}  # code stays where it is
+    fetched = set(FILES) - {"modeling.py"}  # code is not fetched
     assert {path.name for path in folder.iterdir()} == fetched
     assert (folder / "model-1.safetensors").read_bytes() == FILES["model-1.safetensors"]
     (download,) = shown

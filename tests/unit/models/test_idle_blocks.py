@@ -1,4 +1,4 @@
-"""Blocks that add nothing are left out, and the pixels stay the same to the last bit."""
+"""Residual blocks with zero weights are skipped, and pixels stay equal to the last bit."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Janus checkpoints: the embedded one against transformers' own forward passes, and what is refused."""
+"""Janus checkpoints: the embedded one compared with transformers' forward passes, and refused folders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write(model: Janus, *states: TaskState, offsets: Sequence[torch.Tensor | Non
 
 @pytest.fixture(scope="module")
 def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
-    """An image at next to no temperature: its prompt, its tokens, its hidden states."""
+    """Draw an image at almost no temperature; return prompt, tokens and hidden states."""
     total = embedded.capabilities.image_tokens
     found = draw(embedded, open_stream(0, "any", 0, 0), keep_hidden=total, guidance=3.0, temperature=1e-6)
     assert embedded.profile.image is not None and found.hidden is not None
@@ -54,7 +54,7 @@ def greedy(embedded: Janus) -> tuple[str, tuple[int, ...], torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def plain(embedded: Janus) -> Any:
-    """The same weights in transformers' own layers."""
+    """Return transformers' own layers with the same weights."""
     network: Any = JanusForConditionalGeneration.from_pretrained(embedded.folder, dtype=torch.float32)
     return network.eval().requires_grad_(False)
 
@@ -75,7 +75,7 @@ def test_the_greedy_image_is_transformers_own(
 def test_the_sampled_image_is_transformers_own(
     embedded: Janus, plain: Any, greedy: tuple[str, tuple[int, ...], torch.Tensor]
 ) -> None:
-    """Both get the same random numbers."""
+    """Both models get the same random numbers."""
     prompt, likeliest, _ = greedy
     found = draw(embedded, torch.Generator().manual_seed(3), guidance=3.0, sampler="race")
     ids = ids_of(embedded, prompt)
@@ -176,7 +176,7 @@ def test_half_precision_weights_still_give_float32_logits(embedded: Janus) -> No
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder that looks right until its weights are read."""
+    """A folder whose error is found only when weights are read."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "janus"}))
@@ -185,7 +185,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def refusal(name: object, **options: str) -> str:
-    """Return the one line that a user sees."""
+    """Return the user's one-line error."""
     with pytest.raises(UsageError) as caught:
         load_model(str(name), **options)
     assert "\n" not in str(caught.value)
@@ -284,7 +284,7 @@ def test_offsets_change_the_words_at_their_places_and_zeros_change_none(embedded
     zeros = [torch.zeros(3, width), torch.zeros(0, width)]
     for text, same in zip(plain, write(embedded, *embedded.start(tasks), offsets=zeros), strict=True):
         assert text.tokens == same.tokens
-    # Pushed from the likeliest word to another one at place 1, it writes that word there and goes on after it.
+    # Moved from the most probable word to another at position 1, it writes that word and continues after it.
     likely = embedded.text_logits(plain[0].hidden[1:2])[0].topk(2).indices
     head = embedded.network.lm_head.weight.float()
     push = torch.zeros(2, width)
@@ -297,8 +297,8 @@ def test_offsets_change_the_words_at_their_places_and_zeros_change_none(embedded
     torch.testing.assert_close(moved.hidden, follows.hidden, rtol=1e-3, atol=1e-3)  # the decoder's own states
     (alone,) = write(embedded, TaskState(tasks[0]), offsets=[push])
     assert alone.tokens == moved.tokens
-    # A text with offsets is not cached as the model's own.
+    # A text with offsets is not cached as the model's own text.
     assert write(embedded, *states)[0].tokens == plain[0].tokens
-    # In one call only some requests may have offsets.
+    # Only some requests of a call may have offsets.
     mixed = write(embedded, *embedded.start(tasks), offsets=[push, None])
     assert [text.tokens for text in mixed] == [moved.tokens, plain[1].tokens]

@@ -20,7 +20,7 @@ from milr.settings import SamplingParams
 from milr.testing import FakeModel
 from milr.types import Task
 
-TASKS = [  # prompts of three lengths, with texts of their own
+TASKS = [  # prompts of three lengths, each with its own text
     Task(prompt="a photo of a cat"),
     Task(prompt="a photo of a red apple left of a blue clock"),
     Task(prompt="two dogs"),
@@ -30,7 +30,7 @@ GUIDANCE = 3.0
 
 @dataclass(frozen=True)
 class Batch:
-    """All tasks reasoned about and drawn together, with every hidden state."""
+    """All tasks, reasoned and drawn together, with all hidden states."""
 
     model: FakeModel | Janus
     states: list[TaskState]
@@ -38,7 +38,7 @@ class Batch:
     images: list[ImageOutput]
 
     def requests(self) -> list[ImageRequest]:
-        """Return the image requests again, each stream at its beginning."""
+        """Return the image requests again, with each stream at its beginning."""
         return [
             ImageRequest(state, text.reasoning, open_stream(0, state.task.key, 0, 0))
             for state, text in zip(self.states, self.texts, strict=True)
@@ -61,7 +61,7 @@ class Batch:
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("embedded", marks=pytest.mark.slow)])
 def batch(request: pytest.FixtureRequest) -> Batch:
-    """One batch of three, drawn once for all tests of this file."""
+    """Return one batch of three, drawn once for all tests of this file."""
     model: FakeModel | Janus = FakeModel() if request.param == "fake" else request.getfixturevalue("embedded")
     states = model.start(TASKS)
     made = Batch(model, states, model.reason([TextRequest(state) for state in states]), [])
@@ -112,7 +112,7 @@ def test_a_batch_draws_as_its_singles_do(batch: Batch) -> None:
 
 
 def test_prefixes_of_unequal_lengths_are_written_on(batch: Batch) -> None:
-    """After its own first tokens a text goes on as before, in any batch."""
+    """After its own first tokens, a text continues as before, in any batch."""
     prefixes = [text.tokens[:count] for text, count in zip(batch.texts, (1, 0, 2), strict=True)]
     for again, before in zip(write(batch.model, TASKS, prefixes), batch.texts, strict=True):
         assert again.tokens == before.tokens
@@ -125,11 +125,11 @@ def test_a_prefix_is_kept_word_for_word(batch: Batch) -> None:
     token = next(t for text in batch.texts for t in text.tokens if t not in {own[0], *end})
     (text,) = write(batch.model, TASKS[:1], [(token,)])
     assert text.tokens[0] == token
-    assert int(batch.model.text_logits(text.hidden[:1]).argmax()) == own[0]  # its state says what it was instead of
+    assert int(batch.model.text_logits(text.hidden[:1]).argmax()) == own[0]  # its state names the text that it replaced
 
 
 def test_a_text_that_is_its_prefix_grows_no_further(batch: Batch) -> None:
-    """It ended by itself or at the limit."""
+    """The text ended by itself or at the limit."""
     tokens = [text.tokens for text in batch.texts]
     for again, before in zip(write(batch.model, TASKS, tokens), batch.texts, strict=True):
         assert again.tokens == before.tokens
@@ -160,7 +160,7 @@ def test_an_image_is_what_the_capabilities_say(batch: Batch) -> None:
 
 
 def test_unmoved_latents_and_the_same_stream_give_the_same_image(batch: Batch) -> None:
-    """Next to a new request without a prefix, and next to a longer prefix."""
+    """Neighbours are a new request without prefix and one with a longer prefix."""
     first, newcomer, third = batch.requests()
     mixed = [replace(first, prefix=batch.read(0, 5)), newcomer, replace(third, prefix=batch.read(2, 9))]
     again = batch.draw(mixed, keep_hidden=3)
@@ -179,7 +179,7 @@ def test_every_state_yields_its_token_from_the_streams_own_numbers(batch: Batch)
 
 def test_another_stream_gives_another_image_even_after_a_prefix(batch: Batch) -> None:
     total = batch.model.capabilities.image_tokens
-    unsure = batch.read(0, total) * 0.2  # a model that is sure samples the same from any stream
+    unsure = batch.read(0, total) * 0.2  # a model with confident logits samples the same from any stream
     requests = [replace(batch.requests()[0], prefix=unsure, stream=open_stream(1, name, 0, 0)) for name in ("a", "b")]
     one, other = (one.sample.tokens for one in batch.draw(requests))
     assert one != other
@@ -198,7 +198,7 @@ def test_a_sampled_text_depends_on_its_stream_alone(batch: Batch, monkeypatch: p
 
 
 def test_greedy_and_sampled_texts_may_be_mixed(batch: Batch) -> None:
-    """Each request's answer is what it is alone, and the stream is read from a copy."""
+    """Each request's answer is the same as alone, and the stream is read from a copy."""
     stream = open_stream(0, TASKS[1].key, 0, 0, "text")
     before = stream.get_state()
     first, second, third = batch.model.start(TASKS)
@@ -230,7 +230,7 @@ def test_a_critique_changes_no_other_text(batch: Batch) -> None:
 
 
 def test_given_tokens_stand_where_they_were_given(batch: Batch) -> None:
-    """At the beginning, and among sampled tokens; next to a request that has none."""
+    """Given tokens at the beginning and among sampled ones, beside a request without any."""
     first, newcomer, third = batch.requests()
     mine, theirs = batch.tokens()[2][:7], batch.tokens()[0][9:12]
     tokens: list[int | None] = [*mine[:4], None, None, *theirs]
@@ -252,7 +252,7 @@ def test_given_tokens_go_before_latents(batch: Batch) -> None:
 
 
 def test_an_image_may_stop_early(batch: Batch) -> None:
-    """Its tokens are the first ones of the whole image, its neighbour is whole, and a new request continues it."""
+    """A partial image has the first tokens of the whole one, its neighbour is whole, and a new request continues it."""
     able = batch.model.capabilities
     first, second, third = batch.requests()
     part, whole, none = batch.draw([replace(first, until=7), second, replace(third, until=3, tokens=(1, 2, 3, 4))])
@@ -327,7 +327,7 @@ def test_answers_are_probabilities_in_order(batch: Batch) -> None:
 
 
 def test_weights_are_loaded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host never holds two weights of the file at a time."""
+    """Loading never holds two of the file's weights in memory at once."""
     read, alive = checkpoint.read_safetensors, list[weakref.ref[torch.Tensor]]()
 
     def watched(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

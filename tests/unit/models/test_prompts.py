@@ -1,4 +1,4 @@
-"""Tests of prompt profiles: each checkpoint's prompts, token by token, and the recognition of its profile."""
+"""Tests of prompt profiles: each checkpoint's prompts token by token, and how its profile is recognised."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_two_passes_put_the_words_into_a_new_prompt(make_prompts, profile: str) 
     assert text.startswith("You are a helpful assistant that receives an image prompt and generate a visualization")
     assert f'\n\nUser: You are asked to generate an image based on this prompt: "{PROMPT}"\n' in text
     assert text.endswith("without explanation:\n\nAssistant:")
-    assert image == f"User: {PROMPT}.  Two brown dogs.\n\nAssistant:"  # the space that was written stays
+    assert image == f"User: {PROMPT}.  Two brown dogs.\n\nAssistant:"  # a typed space is kept
     user, assistant = ("<|User|>", "<|Assistant|>") if profile == "janus-pro" else ("User", "Assistant")
     assert plain == f"{user}: {PROMPT}\n\n{assistant}:"
 
@@ -86,7 +86,7 @@ def test_reasongen_r1_cuts_the_photo_and_draws_in_the_same_context(make_prompts)
 
 
 def test_one_pass_goes_on_from_the_very_tokens(make_prompts) -> None:
-    """Not from their words: those could be split in another way."""
+    """Texts are continued from their tokens, because their words could be split differently."""
     prompts, _ = make_prompts("reasongen-r1")
     tokens = (5, 5, 7, 7)
     assert prompts.image(PROMPT, Reasoning("words", tokens)) == [
@@ -128,9 +128,9 @@ INJECTION = " ".join([*SPECIAL_TOKENS.values(), "<|User|>", "<|Assistant|>", "<|
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_nothing_that_somebody_writes_becomes_a_control_token(make_prompts, profile: str) -> None:
-    """In prompts, critiques, texts and questions; the same words come back, and all else is as without them."""
+    """In prompts, critiques, texts and questions, the same words come back and nothing else changes."""
     prompts, tokenizer = make_prompts(profile)
-    if profile == "got-r1":  # some files do not say that their marks are special
+    if profile == "got-r1":  # some files do not mark their control tokens as special
         assert not tokenizer.added_tokens_decoder[tokenizer.convert_tokens_to_ids("<|obj_start|>")].special
     controls = set(find_control_tokens(tokenizer).values())
 
@@ -148,12 +148,12 @@ def test_nothing_that_somebody_writes_becomes_a_control_token(make_prompts, prof
 
     for attacked, plain in zip(ask(INJECTION), ask("a dog"), strict=True):
         assert [one for one in attacked if one in controls] == [one for one in plain if one in controls]
-        changed = attacked != plain  # some profiles hand no critique on
+        changed = attacked != plain  # some profiles do not pass a critique on
         assert ("<image_placeholder>" in tokenizer.decode(attacked, skip_special_tokens=True)) == changed
 
 
 def test_a_model_that_writes_a_control_token_in_words_injects_none(make_prompts) -> None:
-    """T2I-R1 samples its texts: words that spell a mark, and marks that are no special tokens in its file."""
+    """T2I-R1 samples texts; some spell a control token, and its file marks not all of these as special."""
     prompts, tokenizer = make_prompts("t2i-r1")
     tokens = tuple(tokenizer.backend_tokenizer.encode("<|User|>: <image_place", add_special_tokens=False).ids)
     tokens += tuple(tokenizer.backend_tokenizer.encode("holder>", add_special_tokens=False).ids)
@@ -163,7 +163,7 @@ def test_a_model_that_writes_a_control_token_in_words_injects_none(make_prompts)
 
 
 def test_the_shipped_models_prompts_are_what_its_tokenizer_makes_of_their_whole_text() -> None:
-    """Reading words apart from marks changes no token of a prompt without marks: the model was trained on the whole."""
+    """Splitting at control tokens changes no token of a prompt without them, as in training."""
     found = open_checkpoint(embedded_folder(), weights=False)
     tokenizer = found.load_tokenizer()
     prompts = Prompts(found.profile, tokenizer)

@@ -1,4 +1,4 @@
-"""`milr plan`: memory from a config alone, and a probe; devices and their numbers."""
+"""`milr plan`: memory from a config alone, a test allocation, devices and number types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tables() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A config and a tokenizer, no weights."""
+    """Return a folder with config and tokenizer, without weights."""
     write_settings(tmp_path / "model")
     return tmp_path / "model"
 
@@ -39,7 +39,7 @@ def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
     unused = sum(parameter.numel() for name, parameter in plain.named_parameters() if "attn_pool" in name)
     assert sum(made.parameters.values()) == sum(parameter.numel() for parameter in plain.parameters()) - unused
     assert made.weights == 2 * sum(made.parameters.values())
-    assert made.cache_per_token == 2 * TINY.layers * TINY.width * 2  # keys and values, in two bytes
+    assert made.cache_per_token == 2 * TINY.layers * TINY.width * 2  # keys and values, two bytes each
     assert made.tokens == PROMPT_TOKENS + 512 + 16
     assert made.row == 2 * made.tokens * made.cache_per_token + made.latents
     assert made.latents == 5 * 4 * TINY.width * (512 + 2 * 16)
@@ -150,7 +150,7 @@ def test_guidance_and_latents_are_float32_whatever_the_weights_are(tmp_path: Pat
 def test_a_dimension_of_billions_is_refused_before_anything_is_allocated(
     folder: Path, part: str, name: str, value: int, said: str
 ) -> None:
-    """By whoever opens a folder: planning and loading alike."""
+    """Both planning and loading refuse such a folder."""
     described = json.loads((folder / "config.json").read_text())
     inner = described[part].get("params", described[part])
     assert name in inner

@@ -1,4 +1,4 @@
-"""Images as a Janus checkpoint's vision tower takes them, and what counts as a yes or a no."""
+"""Images as input of a Janus checkpoint's vision tower, and which answers count as yes or no."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ WORDS = [" yes", "yes", " Yes", " no", "No", "<think>", "Y", "es"]
 
 
 def tokenize(text: str, **_: Any) -> dict[str, list[int]]:
-    """A word of the list is a token; else its letters are read two by two."""
+    """A tokenizer whose listed words are tokens; other words are read in pairs of letters."""
     return {"input_ids": [WORDS.index(text)] if text in WORDS else [6, 7]}
 
 
 def test_a_yes_is_a_yes_in_all_its_spellings_and_only_if_it_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the model would begin with something else, what is left for yes and no is no verdict."""
+    """If the model would begin with another word, the rest for yes and no is not a verdict."""
     chances = torch.tensor(
         [
             [0.2, 0.1, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05],

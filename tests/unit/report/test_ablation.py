@@ -1,4 +1,4 @@
-"""Recipes: what they plan, what they refuse, and that finished runs are not made again."""
+"""Recipes: their plans, their refusals, and that finished runs are not made again."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_recipe_of_the_icon_world_can_be_planned(name: str) -> None:
     assert len({one.name for one in planned}) == len(planned)
     searches = [one.settings for one in planned if (one.settings.method or "milr") == "milr"]
     gradients = [settings.settings.get("gradient", "reward") for settings in searches]
-    assert "zero" in gradients or not searches  # what a result needs
+    assert "zero" in gradients or not searches  # needed for a result
 
 
 @pytest.mark.slow
@@ -100,9 +100,9 @@ def test_searches_that_would_be_the_same_with_a_zero_gradient_share_a_control() 
         *("default", "gradient-zero", "strategy-alt", "text_ratio-0.0", "l2-1.0"),
         *("image_ratio-0.0", "image_ratio-0.0_gradient-zero", "strategy-steer", "steps-5", "steps-5_gradient-zero"),
     ]
-    # The text of another model may be sampled anew wherever it may move.
+    # Another model's text may be sampled again if it may move.
     assert len(plan_runs(recipe, {"model": "some/janus-pro"})) == 14
-    # What a recipe names itself is run, control or not.
+    # A run that the recipe names is made, control or not.
     own = Recipe(**BASE, controls=True, runs=({}, {"strategy": "alt", "gradient": "zero"}))
     assert [one.name for one in plan_runs(own)] == ["default", "gradient-zero", "strategy-alt_gradient-zero"]
 
@@ -172,10 +172,10 @@ def test_a_run_does_without_common_settings_that_its_method_does_not_read() -> N
     assert found["method-one-shot"] == {"temperature": 0.5}
     assert found["method-best-of-n"] == {"steps": 5, "temperature": 0.5}
     assert found["strategy-steer"] == {k: v for k, v in whole.items() if k != "image_ratio"} | {"strategy": "steer"}
-    # For every method, the change too is only for those that read it.
+    # With every method, a change applies only to methods that read it.
     assert found["method-milr_l2-1.0"] == whole | {"l2": 1.0}
     assert found["method-parm"] == {"steps": 5, "temperature": 0.5}
-    # A recipe that follows names only what its runs read.
+    # A following recipe has only settings that its runs read.
     then = Recipe(**BASE, settings={"steps": 5}, then=("steps",), runs=({"method": "one-shot"},))
     assert [one.name for one in plan_runs(then)][:2] == ["method-one-shot", "evaluator-icons-judge_steps-30"]
 
@@ -261,7 +261,7 @@ def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
     done = [(one.name, done) for one, _, done in run_plan(planned, tmp_path / "out", run)]
     assert made == ["a", "b", "b", "c"] and done == [("a", True), ("b", False), ("c", False)]
     assert set(json.loads((tmp_path / "out" / PLAN).read_text())) == {"a", "b", "c"}
-    # A sweep may grow, and be asked for in part; under one name it never has two settings.
+    # A sweep may grow or be made in part; one name never has two settings.
     more = [planned[1], PlannedRun("d", planned[0].settings)]
     assert [(one.name, done) for one, _, done in run_plan(more, tmp_path / "out", run)] == [("b", True), ("d", False)]
     assert set(json.loads((tmp_path / "out" / PLAN).read_text())) == {"a", "b", "c", "d"}
@@ -278,7 +278,7 @@ def test_two_processes_make_different_runs(tmp_path: Path) -> None:
         make_run(folder, tasks=make_tasks(1), steps=0)
 
     first = run_plan(planned, tmp_path / "out", run)
-    assert next(first)[0].name == "a"  # and holds it
+    assert next(first)[0].name == "a"  # and holds the lock
     assert [one.name for one, _, _ in run_plan(planned, tmp_path / "out", run)] == ["b", "c"]
     assert [(one.name, done) for one, _, done in first] == [("b", True), ("c", True)]
     assert made == ["b", "c", "a"]
@@ -286,7 +286,7 @@ def test_two_processes_make_different_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path, forks: ForkServer) -> None:
-    """Two processes on one sweep, one of them killed in the middle; then the same command once more."""
+    """Two processes share a sweep, one is killed; then the same command is run again."""
     out = tmp_path / "sweep"
     command = [str(forks.caller("fake", "tests.support.fake_benchmark")), "ablate", "gradients"]
     command += ["--limit", "60", "--steps", "2"]

@@ -1,4 +1,4 @@
-"""Entries and comparisons: what is joined, paired, refused and flagged; and the four forms of a table."""
+"""Entries and comparisons: joining, pairing, refusals, warnings, and the forms of a table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A search, its zero-gradient control, and a pool; four prompts each."""
+    """Return a search, its zero-gradient control, and a pool, with four prompts each."""
     root, tasks = tmp_path_factory.mktemp("runs"), make_tasks(4)
     return {
         "joint": make_run(root / "joint", tasks=tasks),
@@ -83,7 +83,7 @@ def test_differences_are_paired_by_prompt(runs: dict[str, Path]) -> None:
     assert found.differences["milr, gradient zero"][OVERALL][END].value == pytest.approx(np.mean(by_tag))
     first = found.differences["milr, gradient zero"][OVERALL]["1"]
     assert first.value == 0 and first.prompts == 4  # the first image is the same
-    assert first.low < -0.3 and first.high > 0.3  # which four prompts do not prove for others
+    assert first.low < -0.3 and first.high > 0.3  # four prompts do not prove this for others
     assert compare(entries, "zero").baseline is zero
     assert compare(entries, str(runs["zero"])).baseline is zero
     turned = compare(entries, "zero").differences["milr"][OVERALL][END]
@@ -160,7 +160,7 @@ def test_one_search_of_zero_gradient_is_the_control_of_all_that_would_draw_the_s
         made = [make_run(root / name, tasks=tasks, embedded=embedded, **given) for name, given in settings.items()]  # type: ignore[arg-type]
         joint, zero, alt, text, fixed, image, still, steer = entries = read_entries(made)
         assert find_control(joint, entries) is zero
-        shared = zero if embedded else None  # another model's text may be sampled anew where it may move
+        shared = zero if embedded else None  # another model's text may be sampled again if it may move
         assert (find_control(alt, entries), find_control(text, entries)) == (shared, shared)
         assert find_control(image, entries) is still
         assert find_control(steer, entries) is (still if embedded else None)  # it has no image latents

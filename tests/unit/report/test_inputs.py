@@ -1,4 +1,4 @@
-"""Whatever lies in a folder of runs, `milr report` and `milr compare` find the runs in it."""
+"""`milr report` and `milr compare` find the runs in a folder, whatever else it contains."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.report_runs import make_run, make_tasks
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user's `runs` looks like after a day."""
+    """Return a folder as a user's `runs` after a day."""
     root = tmp_path_factory.mktemp("home") / "runs"
     dogs, cats = [Task(prompt="two dogs")], [Task(prompt="two cats"), Task(prompt="a dog")]
     make_run(root / "dogs", tasks=dogs, steps=1, benchmark=None, evaluator=None)
@@ -94,7 +94,7 @@ def test_the_summary_calls_best_only_what_the_interval_calls_so(tmp_path: Path) 
         tmp_path / "pool", tasks=make_tasks(40), method="best-of-n-sampled", evaluator="bright@1", steps=15, stop_at=1.0
     )
     (with_pool,) = make_sections([*many.values(), read_run(pool)])
-    assert summarise(with_pool) == said  # 16 images are no better method than 4
+    assert summarise(with_pool) == said  # 16 images are not a better method than 4
     (alike,) = make_sections([many["one-shot"]])
     assert summarise(alike) == ""  # nothing to be better than
 
@@ -121,7 +121,7 @@ def test_a_terminals_tables_are_as_wide_as_it_is(width: int) -> None:
     assert max(map(len, lines)) <= max(width, 20 + 2 + len("+0.25 [+0.10, +0.30]"))
     text = "\n".join(lines)
     assert all(f"column {number}" in text for number in range(6)) and text.count("+0.25 [+0.10, +0.30]") == 6
-    assert max(map(len, write_tables([WIDE], "text").splitlines())) > 72  # a file is as wide as it must be
+    assert max(map(len, write_tables([WIDE], "text").splitlines())) > 72  # a file is as wide as necessary
 
 
 def test_latex_has_every_number_and_no_letter_that_tex_takes_for_itself() -> None:

@@ -1,4 +1,4 @@
-"""The report: the paper's tables and figures with our runs in them, failures, and one page that needs no other file."""
+"""The report: the paper's tables and figures with our runs, failures, and one page that needs no other file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.report_runs import CATEGORIES, make_run, make_tasks
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    """What fills every table and figure: icons by several settings, T2I-CompBench and riddles by one."""
+    """Return runs for every table and figure: icons with several settings, T2I-CompBench and riddles with one."""
     root, tasks = tmp_path_factory.mktemp("runs"), make_tasks(6)
     settings: dict[str, dict[str, object]] = {
         "half": {"text_ratio": 0.5},
@@ -85,7 +85,7 @@ def test_published_rows_say_of_how_many_prompts_and_have_no_interval() -> None:
         "table-6": "553",
         "table-7": "1,800",
     }
-    assert tables["table-2"].cells(tables["table-2"].rows[2])[0].text == "1,800"  # DALL-E 3 has no number of WISE
+    assert tables["table-2"].cells(tables["table-2"].rows[2])[0].text == "1,800"  # DALL-E 3 has no number for WISE
     counts = [cell.prompts for cell in tables["table-1"].rows[0].cells]
     assert counts == [80, 99, 80, 94, 100, 100, 553]
     assert not any(cell.beside for table in tables.values() for row in table.rows for cell in table.cells(row))
@@ -149,7 +149,7 @@ def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
 
 @pytest.mark.slow
 def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> None:
-    """However many ablations were made before them; the zero-gradient control is always beside the search."""
+    """The zero-gradient control is always shown with its search, after any number of ablations."""
     settings: list[dict[str, object]] = [
         {},
         {"gradient": "zero"},
@@ -161,7 +161,7 @@ def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> No
     (section,) = make_sections([read_run(folder) for folder in made])
     figure = by_key(make_figures([section]))["curves-icons--evaluated-by-even-1"]
     labels = [series.label for series in figure.series]
-    steer = "milr, strategy steer, text ratio 1, learning rate 0.015"  # the strategy brings its own
+    steer = "milr, strategy steer, text ratio 1, learning rate 0.015"  # the strategy has its own defaults
     methods = ["milr, strategy alt", "milr, strategy t2v", steer]
     methods += ["best-of-n", "best-of-n-sampled", "parm", "consensus"]  # no one-shot: a single drawing has no curve
     areas = {name: section.comparison.scores[name][OVERALL]["area"].value for name in methods}
@@ -178,7 +178,7 @@ def test_a_search_beside_its_variant_of_no_latents_is_no_line_of_one_point(tmp_p
 
 
 def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_paper(tmp_path: Path) -> None:
-    """Prompts that are solved at once finish first: what there is of it would look better than it is."""
+    """Prompts that are solved at once finish first, so an unfinished run looks too good."""
     made = {
         ratio: make_run(tmp_path / str(ratio), tasks=make_tasks(6), steps=1, text_ratio=ratio) for ratio in (0.2, 0.4)
     }
@@ -186,7 +186,7 @@ def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_pape
         (tmp_path / "0.4" / "run.json").read_text().replace('"finished"', '"running"', 1)
     )
     sections = make_sections([read_run(folder) for folder in made.values()])
-    assert len(sections[0].entries) == 2  # compared all the same, with a flag
+    assert len(sections[0].entries) == 2  # still compared, with a warning
     assert any("is not finished" in flag for flag in sections[0].comparison.flags)
     whole = finished(sections)
     assert [entry.settings.get("text_ratio") for entry in whole[0].entries] == [0.2]
@@ -199,7 +199,7 @@ def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_pape
 
 @pytest.mark.slow
 def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
-    """As in one report of the whole matrix: the L2 weight is swept under a weaker reward than all else."""
+    """As in a report of the whole matrix, the L2 weight is varied under a weaker reward than the rest."""
     settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]
     settings += [{"reward": "contrast@1", "l2": weight} for weight in (0.5, 1.0)]
     made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
@@ -241,7 +241,7 @@ def test_hacking_is_a_reward_far_above_its_evaluator(tmp_path: Path) -> None:
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to."""
+    """A parser that collects a page's references."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ def test_the_page_needs_no_other_file(runs: list[Run]) -> None:
         assert f"Table {number}:" in text
     assert "Table 7:" not in text and "Table 7 (milr ablate rewards-compbench)" in text
     assert text.index("Our runs, compared</h2>") < text.index("Table 1:")
-    assert text == draw_page(runs)  # nothing in it depends on the hour or on chance
+    assert text == draw_page(runs)  # nothing in it depends on time or chance
 
 
 @pytest.mark.slow
@@ -299,13 +299,13 @@ def test_the_command_writes_a_page_or_tables(
     keys = [table["key"] for table in json.loads(capsys.readouterr().out)]
     papers = [key for key in keys if key.startswith("table-")]
     assert papers == ["table-1", "table-2", "table-3", "table-6"] and keys[-1] == "runs"  # no run fills Table 7
-    assert keys.index("scores") < keys.index("table-1")  # what was measured here comes first
+    assert keys.index("scores") < keys.index("table-1")  # own measurements come first
     assert main(["report", *folders]) == 2
     assert "--out report.html" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["report", *folders, "--out", str(tmp_path / "page.html")]) == 2
     assert 'pip install "milr[report]"' in capsys.readouterr().err and not (tmp_path / "page.html").exists()
-    assert main(["report", *folders, "--out", str(tmp_path / "tables.md"), "--format", "md"]) == 0  # does without
+    assert main(["report", *folders, "--out", str(tmp_path / "tables.md"), "--format", "md"]) == 0  # leaves it out
     assert "## Table 1: GenEval" in (tmp_path / "tables.md").read_text()
 
 

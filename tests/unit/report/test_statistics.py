@@ -1,4 +1,4 @@
-"""Answers at a budget, best of n from a pool, estimates by tag and areas: by hand and by their properties."""
+"""Answers at a budget, best of n from a pool, estimates by tag, and areas, on hand-made cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_answer_is_the_evaluators_score_of_the_rewards_first_best() -> None:
     reward = np.array([[0.2, 0.7, 0.7, 0.5], [NAN, 1.0, NAN, NAN], [0.0, 0.1, NAN, NAN]])
     evaluator = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 1.0, NAN, NAN], [NAN, 0.9, NAN, NAN]])
     found = answers(spent, reward, evaluator, [1, 2, 3, 64])
-    # Row 0: the second image and the third are equal, the first of them stays. Row 1: an unscored image is the
+    # Row 0: the second and third image are equal, so the second stays. Row 1: an unscored image is the
     # answer until another comes, and the answer of a search that ended stays. Row 2: nothing for one drawing.
     np.testing.assert_array_equal(found, [[0.1, 0.2, 0.2, 0.2], [0.5, 1.0, 1.0, 1.0], [NAN, NAN, NAN, 0.9]])
 
@@ -54,10 +54,10 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_subsets(
 
 
 def test_best_of_n_from_a_pool_by_hand() -> None:
-    # One right drawing of four: a pair holds it with probability 1/2. What N drawings cannot tell is not told.
+    # One correct drawing of four: a pair has it with probability 1/2. More than N drawings give no value.
     pool = np.array([[0.0, 1.0, 0.0, 0.0]])
     np.testing.assert_allclose(expected_best(pool, pool, [1, 2, 4, 5]), [[0.25, 0.5, 1.0, NAN]])
-    # A score that is missing where it may be needed makes the answer unknown, not zero.
+    # A missing score that may be needed makes the answer unknown, not zero.
     np.testing.assert_allclose(expected_best(pool, np.array([[0.5, NAN, 0.5, 0.5]]), [1]), [[NAN]])
 
 
@@ -113,7 +113,7 @@ def test_the_order_of_prompts_changes_no_mean_and_an_interval_holds_it(rows: lis
 
 
 def test_areas_by_hand() -> None:
-    # 0 after one drawing, 1 after two: a straight line. Constant curves have their own value. 1 from the third on:
+    # 0 after one drawing, 1 after two: a straight line. A constant curve has its own value. 1 from the third on:
     # on log2 the axis is 0, 1, 1.585, 2.
     np.testing.assert_allclose(area(np.array([[0.0, 1.0], [0.4, 0.4]])), [0.5, 0.4])
     third = (np.log2(3) - 1) / 2 + (2 - np.log2(3))

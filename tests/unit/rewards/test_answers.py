@@ -1,4 +1,4 @@
-"""What a reward may be and may return, and what is said of everything else."""
+"""What a reward may be and may return, and the errors for everything else."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_everything_else_is_refused_in_one_line(found: object, said: str) -> Non
 
 
 class Waiting(FakeReward):
-    """A reward that waits, and then returns what it was told."""
+    """A reward that waits and then returns prepared results."""
 
     def __init__(self, answers: list[list[object]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What rewards remember: each thing is found once, and forgetting changes no answer."""
+"""Caches of rewards: each result is computed once, and evicting it changes no answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_findings_are_those_of_no_cache_and_nothing_is_found_twice_in_a_call(cal
         assert cache.get_all(keys, find) == [10 * key for key in keys]
         assert len(set(found)) == len(found) and set(found) <= set(keys)
         newest = list(dict.fromkeys(reversed(last)))[:room]
-        assert not set(found) & set(newest)  # what was asked for last is known
+        assert not set(found) & set(newest)  # the latest entry is kept
         last += keys
 
 

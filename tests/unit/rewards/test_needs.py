@@ -1,4 +1,4 @@
-"""What rewards need: the default reward of a model, refusals before anything is drawn, one placement."""
+"""Needs of rewards: a model's default reward, refusals before anything is drawn, one device for all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ UNKNOWN = Task(prompt="a unicorn", include=(Requirement.model_validate({"class":
 
 
 def able(task: Task, capabilities: Capabilities | None) -> set[str]:
-    """The rewards that are not refused."""
+    """Return the rewards that are not refused."""
     found: set[str] = set()
     for name in REWARDS.keys() - {"mix", "http"}:
         try:
@@ -99,7 +99,7 @@ def test_every_part_of_a_mix_must_be_able_to_score() -> None:
 
 
 def test_in_python_a_search_refuses_before_it_begins() -> None:
-    model = FakeModel()  # its images are no icons
+    model = FakeModel()  # its images are not icons
     with pytest.raises(UsageError, match="'icons' reads icons only"):
         search([APPLE], model, Icons())
     with pytest.raises(UsageError, match="'icons' reads icons only"):
@@ -108,7 +108,7 @@ def test_in_python_a_search_refuses_before_it_begins() -> None:
     with pytest.raises(UsageError, match="'icons' needs an include list, which the task 'morning fog"):
         search([APPLE, FREE], model, Icons())
     assert not model.reasoned and not model.drawn
-    next(search([FREE], model, FakeReward(brightness)))  # of one's own: nobody knows what it needs
+    next(search([FREE], model, FakeReward(brightness)))  # a user's own reward: its needs are unknown
 
 
 def test_the_table_says_what_the_constructors_take() -> None:

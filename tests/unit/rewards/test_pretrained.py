@@ -1,4 +1,4 @@
-"""Tokenizers of rewards read a prompt's words as text."""
+"""Tokenizers of rewards read a prompt as plain text."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def test_a_prompt_injects_no_special_token(name: str, tmp_path: Path) -> None:
     attacked = tokenizer(f"a {' '.join(marks)} dog")["input_ids"]
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     assert [one for one in attacked if one in special] == [one for one in plain if one in special] != []
-    assert len(attacked) > len(plain) + len(marks)  # each of them is spelled
+    assert len(attacked) > len(plain) + len(marks)  # each of them is spelled out

@@ -1,4 +1,4 @@
-"""`self`: what the model is asked, in its training's words, and what its answers make."""
+"""`self`: its questions, in the words of the training, and the scores from the answers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ GREY = Image.new("RGB", (20, 20), (200, 200, 200))
 
 
 def grey(level: int) -> Image.Image:
-    """An image of its own, of the same pixels as any other of that level."""
+    """Return a new image with the same pixels as all others of that level."""
     return Image.new("RGB", (20, 20), (level, level, level))
 
 
 class Icons(FakeModel):
-    """Reads the icon world's questions alone; answers as told."""
+    """A model that reads only the icon world's questions and gives prepared answers."""
 
     name = "told"
     reads_free_prompts = False
@@ -43,7 +43,7 @@ class Icons(FakeModel):
 
 
 class Talker(FakeModel):
-    """Reads free text; replies as told."""
+    """A model that reads free text and gives prepared answers."""
 
     def __init__(self, *replies: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_conditions_are_asked_one_by_one(prompt: str, questions: list[str]) -> N
 
 
 def test_the_words_are_those_of_the_training() -> None:
-    """Whatever the training asked about a scene and answered yes is what a task of that content is asked."""
+    """A task's questions are those that training asks, with the answer yes, about a scene of that content."""
     from training.scenes import World, read_held_out
 
     world = World(np.random.default_rng(0), read_held_out(), frozenset())
@@ -114,7 +114,7 @@ def test_a_model_that_reads_free_text_gives_a_verdict_and_a_probability() -> Non
     assert (reward.read, reward.unreadable) == (2, 1)
     assert model.calls == 1  # all images at once
     again = reward([grey(150), grey(200)], [Task(prompt="a cat")] * 2)
-    assert again == [wrong, right] and model.calls == 1  # the same pixels, other objects
+    assert again == [wrong, right] and model.calls == 1  # equal pixels, other image objects
 
 
 def test_the_same_pixels_are_asked_the_same_question_once() -> None:
@@ -138,7 +138,7 @@ def test_a_probability_that_is_none_is_unscored() -> None:
     talker = Talker('{"Score": 0}')
     talker.answer = lambda images, questions: [math.nan] * len(images)  # type: ignore[method-assign]
     (score,) = load_reward("self", model=talker)([GREY], [Task(prompt="a cat")])
-    assert isinstance(score, Score) and score.parts == {"verdict": 1.0}  # which needs no probability
+    assert isinstance(score, Score) and score.parts == {"verdict": 1.0}  # this needs no probability
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_the_embedded_model_answers_and_replies(embedded: Janus) -> None:
         (alone,) = load_reward("self", model=embedded)([image], [task])
         if isinstance(score, Score):
             assert isinstance(alone, Score) and alone.value == pytest.approx(score.value, abs=1e-5)
-        else:  # of an image unlike all that it has seen it may say neither yes nor no
+        else:  # about an unusual image it may say neither yes nor no
             assert alone == score and score.reason == "the model would say neither yes nor no"
     assert embedded.reply([], [], 5) == []
     together = embedded.reply([blank, GREY], ["is there a dog?", "is there a red apple?"], 6)
@@ -166,7 +166,7 @@ def test_the_embedded_model_answers_and_replies(embedded: Janus) -> None:
 
 @pytest.mark.slow
 def test_where_shapes_are_fixed_a_verdict_hangs_on_no_neighbour() -> None:
-    """To the last bit, in half precision too: else a resumed benchmark would stop elsewhere."""
+    """Equal to the last bit, also in half precision; otherwise a resumed benchmark would stop at another step."""
     model = Janus(embedded_folder(), dtype="bfloat16", deterministic=True)
     tasks = [parse_prompt(text) for text in ("a red apple left of a blue clock", "three dogs", "a cat")]
     images = [Image.effect_noise((144, 144), 40 + 20 * place).convert("RGB") for place in range(3)]
@@ -179,4 +179,4 @@ def test_where_shapes_are_fixed_a_verdict_hangs_on_no_neighbour() -> None:
 
     model.network.model.vision_model.register_forward_hook(count)
     load_reward("self", model=model)(images, tasks)
-    assert towers == [1, 1, 1]  # an image goes through the vision tower once, however much is asked about it
+    assert towers == [1, 1, 1]  # the vision tower runs once per image for any number of questions

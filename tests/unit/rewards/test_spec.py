@@ -1,4 +1,4 @@
-"""Names with arguments: what is read, and what a wrong part is told."""
+"""Names with arguments: how they are read, and the errors for wrong parts."""
 
 from __future__ import annotations
 

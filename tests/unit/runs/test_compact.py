@@ -1,4 +1,4 @@
-"""Compact results give every number of the run that they were made of, and no image."""
+"""Compact results give every number of their run, and no image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.report_runs import make_run, make_tasks
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A search, its control and another method."""
+    """Return a search, its control and another method."""
     root = tmp_path_factory.mktemp("runs")
     settings: dict[str, dict[str, object]] = {
         "joint": {},
@@ -35,7 +35,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def tables_of(runs: list[Run], *left: str) -> dict[str, object]:
-    """All tables of the report but those that need images, under the runs' own names."""
+    """Return all tables of the report that need no images, with the runs' own names."""
     named = [replace(run, folder=Path(run.folder.name.removesuffix(COMPACT_SUFFIX))) for run in runs]
     return {table.title: as_data(table) for table in report_tables(named) if table.key not in left}
 
@@ -50,11 +50,11 @@ def test_every_table_comes_out_of_compact_results_as_out_of_the_run(folders: lis
     assert len(tables_of(whole)) > 8
     assert tables_of(again, "failures") == tables_of(whole, "failures")
     failures = next(table for table in report_tables(again) if table.key == "failures")
-    assert [row.cells[2].value for row in failures.rows] == [None] * 3  # visual collapse: not seen is not "none"
+    assert [row.cells[2].value for row in failures.rows] == [None] * 3  # visual collapse: unknown is not "none"
     assert any("have no images" in note for note in failures.notes)
     for section in make_sections(again):
         kinds = dict(show_failures(section, diagnose_all(section)))
-        assert KINDS[1] not in kinds and not any(kinds.values())  # neither shown nor called absent
+        assert KINDS[1] not in kinds and not any(kinds.values())  # neither shown nor reported as missing
         hacked = any(KINDS[2] in one.failures for _, own in diagnose_all(section) for one in own)
         assert (KINDS[2] in kinds) != hacked
 

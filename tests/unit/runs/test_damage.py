@@ -1,4 +1,4 @@
-"""Finished tasks that a full disk or a power failure damaged: named by the readers, made anew by resuming."""
+"""Finished tasks that a full disk or a power failure damaged: readers name them, and resuming makes them again."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_resuming_makes_a_damaged_task_anew(run: Path, kind: str) -> None:
 
 
 def test_an_unpacked_task_has_few_images_and_is_no_damaged_one(run: Path) -> None:
-    (first_task(run) / "strip.png").unlink()  # as unpacking leaves it
+    (first_task(run) / "strip.png").unlink()  # as after unpacking
     shutil.rmtree(first_task(run) / "steps")
     assert len(read_run(run).tasks) == len(TASKS)
     assert RunWriter.resume(run).remaining() == []
@@ -114,7 +114,7 @@ EVALUATOR = FakeReward(brightness, name="bright@1", stop_at=0.9)
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
-    """The same run, with an evaluator."""
+    """Return the same run with an evaluator."""
     folder = tmp_path / "judged"
     facts = {"tasks": TASKS, "settings": make_settings(), "model": "fake", "reward": "fake@1"}
     with RunWriter(folder, **facts, evaluator=EVALUATOR) as writer:  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ def judged(tmp_path: Path) -> Path:
 
 
 def drop_last_step(task: Path) -> None:
-    """Leave a file of whole lines: the step that ended the task and the end mark are gone."""
+    """Cut a file at the end of a line, without the task's last step and the end mark."""
     file = task / "records.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-2]))
 
@@ -194,7 +194,7 @@ def test_a_missing_verdict_is_missing_and_never_the_optimised_rewards_word(judge
 
 @pytest.mark.parametrize("name", ["steps/01-0.png", "records.jsonl", "steps"])
 def test_a_link_out_of_a_run_is_not_followed(judged: Path, tmp_path: Path, name: str) -> None:
-    """A received run would have whatever it points at copied into the folder that is published."""
+    """Otherwise a received run's link would copy any file into the exported folder."""
     task = first_task(judged)
     (tmp_path / "elsewhere").mkdir()
     moved = tmp_path / "elsewhere" / Path(name).name

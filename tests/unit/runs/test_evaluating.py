@@ -1,4 +1,4 @@
-"""Another evaluator scores a finished run: as if it had done so from the start."""
+"""Another evaluator scores a finished run with the same result as from the start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OTHER = FakeReward(lambda image, task: 1 - brightness(image, task), name="other@
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A finished run of fakes, evaluated by parity."""
+    """Return a finished run of fakes, evaluated by parity."""
     folder = tmp_path / "run"
     words = ["--limit", "6", "--steps", "2", "--reward", "icons-soft", "--evaluator", "icons", "--out", str(folder)]
     with fakes():
@@ -90,7 +90,7 @@ def test_an_evaluator_that_cannot_score_the_run_is_refused(run: Path, capsys: py
 def test_an_evaluator_of_icons_is_not_shown_a_natural_models_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run's model is looked up; where it is not here any more, nobody knows, and nothing is refused for it."""
+    """The run's model is looked up; if it is missing, nothing is refused because of it."""
     free = tmp_path / "free"
     shutil.copytree(embedded_folder(), free, ignore=shutil.ignore_patterns("*.safetensors"))
     said = json.loads((free / "milr.json").read_text())
@@ -114,7 +114,7 @@ def test_self_is_not_asked_about_another_models_images(
 
 
 class Moody:
-    """Scores every image by a value; None leaves it unscored."""
+    """A reward with one value for every image; None leaves it unscored."""
 
     name, stop_at = "moody@1", 0.9
 
@@ -136,7 +136,7 @@ class Moody:
 def test_the_exit_code_tells_what_is_unscored_and_what_is_below_the_least_mean(
     run: Path, monkeypatch: pytest.MonkeyPatch, value: float | None, least: str | None, code: int
 ) -> None:
-    """The same again where nothing is left to ask: the code is of what stands in the runs."""
+    """The exit code is the same again if nothing is left to score: it depends on the runs' contents."""
     monkeypatch.setattr("milr.cli.evaluate.load_reward", lambda *names, **options: Moody(value))
     words = ["evaluate", str(run), "--evaluator", "icons-judge", *(() if least is None else ("--fail-under", least))]
     assert [main(words), main(words)] == [code, code]
@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 
 def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
-    """As one sweep has one client: a run costs what was asked for it, not what was asked before."""
+    """A sweep has one client, but each run counts only its own requests."""
     calls = [10]  # before the first run
     costs: list[object] = []
     for name in ("first", "second"):
@@ -235,7 +235,7 @@ def test_an_evaluator_that_scores_nothing_any_more_is_said(run: Path) -> None:
 
 
 class Down:
-    """A reward whose server is down for all images but the first so many."""
+    """A reward whose server is down after this many images."""
 
     stop_at = 0.9
 
@@ -270,7 +270,7 @@ def test_resuming_asks_again_what_evaluator_or_reward_could_not_score(down: str,
     with fakes():
         assert main(["benchmark", "--resume", str(folder)]) == 0
         before = read_run(folder)
-        assert main(["benchmark", "--resume", str(folder)]) == 0  # nothing is left to ask
+        assert main(["benchmark", "--resume", str(folder)]) == 0  # nothing is left to score
     assert read_run(folder).tasks == before.tasks
     again = [[(one.reward, one.evaluator) for one in task.images] for task in before.tasks]
     assert again == [[(one.reward, one.evaluator) for one in task.images] for task in read_run(whole).tasks]
@@ -280,7 +280,7 @@ def test_resuming_asks_again_what_evaluator_or_reward_could_not_score(down: str,
 def test_an_outage_stops_the_run_with_exit_code_3_and_the_same_command_goes_on(
     down: str, final: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A task that was never scored is unfinished: eight of them in a row, or a reward that is left for good, end it."""
+    """A task that was never scored is unfinished; eight of them in a row, or a reward that is given up, end the run."""
     words = ["--limit", "11", "--steps", "1", "--stop-at", "1", "--reward", "icons-soft", "--evaluator", "icons"]
     folder = tmp_path / "run"
     with fakes({down: Down(f"{down}@1", up=6, final=final)}):

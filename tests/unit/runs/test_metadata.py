@@ -1,4 +1,4 @@
-"""The text chunks of a run's PNG files, and `milr show`."""
+"""Text chunks of a run's PNG files, and `milr show`."""
 
 from __future__ import annotations
 

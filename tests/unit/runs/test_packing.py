@@ -1,4 +1,4 @@
-"""A packed run is the run: what comes out again is what went in, but for evidence and strips."""
+"""Packing and unpacking gives the same run, except for evidence and strips."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def no_tasks(manifest: object) -> Sequence[Task]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of fakes, two images a prompt."""
+    """Return a finished run of fakes with two images per prompt."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = [
         "--limit",
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def painter(run: Run) -> Redraw:
-    """Draws tokens as they were drawn in the run."""
+    """A model that draws the run's tokens again."""
     images = {tuple(one.image.tokens): task.load_image(one.image) for task in run.tasks for one in task.images}
     return lambda tasks, drawn: [images[tuple(tokens)] for tokens in drawn]
 

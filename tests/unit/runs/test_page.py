@@ -1,4 +1,4 @@
-"""The page in a run's folder: every prompt, its images and what was said of them, in one file."""
+"""The page in a run's folder: every prompt, its images and their scores, in one file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_run_that_ends_has_a_page_with_all_of_it(run: Path) -> None:
     text, found = (run / INDEX).read_text(), read_run(run)
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)]
     strips = [len(task.images) for task in found.tasks if len(task.images) > 1]
-    assert len(pictures) == sum(strips) + len(found.tasks)  # every image, the best once more
+    assert len(pictures) == sum(strips) + len(found.tasks)  # every image, and the best one twice
     assert all(Image.open(io.BytesIO(picture)).format == "JPEG" for picture in pictures)
     headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert len(headings) == 6 and text.count(", best: ") >= 1

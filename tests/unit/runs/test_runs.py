@@ -1,4 +1,4 @@
-"""Run folders: what is kept, what a kill costs, what is refused."""
+"""Run folders: contents, the loss after a kill, refusals."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TASKS = [Task(prompt="a photo of a red apple"), Task(prompt="two blue clocks")]
 
 
 def writer(folder: Path) -> RunWriter:
-    """A writer for the tasks above."""
+    """Return a writer for the tasks above."""
     return RunWriter(folder, tasks=TASKS, settings=make_settings(given={"seed": 7}), model="fake", reward="fake@1")
 
 
 def names(folder: Path) -> list[str]:
-    """The task folders' names."""
+    """Return the names of the task folders."""
     return sorted(path.name for path in (folder / "tasks").iterdir())
 
 
@@ -101,7 +101,7 @@ def test_however_a_run_ends_finished_tasks_stay(tmp_path: Path, error: BaseExcep
 
 
 def test_a_kill_leaves_a_readable_run_with_the_finished_tasks(tmp_path: Path) -> None:
-    run = writer(tmp_path).__enter__()  # and never left: what a kill looks like
+    run = writer(tmp_path).__enter__()  # and never closed, as after a kill
     for record in fake_records(TASKS, [[0.1, 0.2], [0.95]]):
         if record.finished != "out of steps":
             run.write(record)
@@ -170,7 +170,7 @@ def test_unscored_stays_unscored_and_odd_evidence_is_kept(tmp_path: Path) -> Non
 
 
 def finished_run(folder: Path, **more: Any) -> None:
-    """A run of the tasks above, all of them finished."""
+    """Return a finished run of the tasks above."""
     facts = {"tasks": TASKS, "settings": Settings(), "model": "fake", "reward": "fake@1", **more}
     with RunWriter(folder, **facts) as run:
         for record in fake_records(TASKS, [[0.25, 0.75, 0.5], [0.0, 1.0]], drawings_per_step=2):
@@ -295,12 +295,15 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_
         other.kill()
     with RunWriter.resume(run) as again:
         assert again.remaining() == [(0, 0)]
-    assert [session.status for session in read_run(run).manifest.sessions] == ["running", "stopped"]  # nothing was done
+    assert [session.status for session in read_run(run).manifest.sessions] == [
+        "running",
+        "stopped",
+    ]  # nothing was changed
 
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: both are an OSError of a write."""
+    """A limit on file sizes replaces a full disk: both make a write fail with OSError."""
     code = (
         "import resource, sys; from milr.cli.main import _fail; from milr.errors import MilrError\n"
         "from tests.unit.runs.test_runs import finished_run\n"
@@ -326,7 +329,7 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_p
 @pytest.mark.parametrize(
     ("count", "size", "expected"),
     [
-        (1, 16, (320, 16 + 26 + 12 + 128 + 22 + 16)),  # enlarged 8 times, and widened for the title
+        (1, 16, (320, 16 + 26 + 12 + 128 + 22 + 16)),  # enlarged 8 times, and wider for the title
         (3, 128, (2 * 16 + 3 * 128 + 2 * 12, 16 + 26 + 12 + 128 + 22 + 16)),
         (21, 100, (2 * 16 + 7 * 200 + 6 * 12, 16 + 26 + 12 + 3 * (200 + 22) + 2 * 12 + 16)),
         (2, 768, (2 * 16 + 2 * 384 + 12, 16 + 26 + 12 + 384 + 22 + 16)),
@@ -337,7 +340,7 @@ def test_a_strip_wraps_to_rows_and_enlarges_by_whole_factors(count: int, size: i
     frames = [Frame(blue, f"step {i}", "0.50", None if i else "met") for i in range(count)]
     strip = draw_strip("a red apple", frames)
     assert strip.size == expected
-    assert strip.getpixel((16, 54)) == (0, 0, 255)  # the first picture's corner
+    assert strip.getpixel((16, 54)) == (0, 0, 255)  # the first image's corner
     assert strip.getpixel((15, 53)) == (0x1A, 0x7F, 0x37)  # its frame, since it is the best
 
 

@@ -1,4 +1,4 @@
-"""The time that is left, from step records."""
+"""Estimates of the time left, from step records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milr.testing import fake_records
 
 
 def take(left: TimeLeft, index: int, steps: Sequence[int], *, ends: bool, seconds: float = 2.0) -> None:
-    """Count the records of a task whose rounds take so many seconds each."""
+    """Count the records of a task whose rounds take this many seconds each."""
     tasks = tasks_from_prompts("a dog", free=True)
     for record in fake_records(tasks, [[0.0] * (steps[-1] + 1)]):
         if record.step in steps:
@@ -36,9 +36,9 @@ def test_one_straggler_counts_whole_however_many_tasks_ended_at_once() -> None:
     left = TimeLeft(tasks=16, drawings=21, places=16)
     for index in range(15):
         take(left, index, [0], ends=True)
-        assert left.say() == ""  # the others' records of the same round are on their way
+        assert left.say() == ""  # the records of other tasks in the same round will follow
     take(left, 15, [0], ends=False)
-    # The share that is done says that 1/16 is left: a tenth of a second.
+    # By the share that is done, 1/16 is left: a tenth of a second.
     assert left.seconds() == pytest.approx(20 * 2.0)
 
 
@@ -50,4 +50,4 @@ def test_tasks_that_have_not_begun_take_what_others_took() -> None:
     take(left, 4, [0, 1], ends=True)
     for index in (5, 6, 7):
         take(left, index, [0], ends=True)
-    assert left.seconds() == pytest.approx(2.0 * (1 + 1 / 8), rel=1e-6)  # one of eight went on, for one round more
+    assert left.seconds() == pytest.approx(2.0 * (1 + 1 / 8), rel=1e-6)  # one of eight continued for one more round

@@ -1,4 +1,4 @@
-"""Runs of milr 0.1 (format 1) read as runs of today; they are not resumed."""
+"""Runs of milr 0.1 (format 1) are read as today's runs, and not resumed."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ JUDGED = [
 
 
 def write_old(folder: Path, **changes: Any) -> Path:
-    """A run folder as milr 0.1 left it."""
+    """Return a run folder as milr 0.1 wrote it."""
     manifest = {**MANIFEST, **changes}
     task = folder / "tasks" / f"0000-{Task.model_validate(TASK).key}"
     (task / "steps").mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_a_folder_of_format_1_reads_field_by_field(tmp_path: Path) -> None:
         assert step.panel_first == {"sharp@1": Score(0.5, "sharp@1", 0.9)}
     assert [one.evaluator for one in task.images] == [Score(line["score"]["value"], "even@1", 0.9) for line in JUDGED]
     assert task.load_image(task.answer.image).getpixel((0, 0)) == (40, 0, 0)
-    (entry,) = make_entries([run])  # and can be reported
+    (entry,) = make_entries([run])  # and can be in a report
     assert entry.evaluated and entry.settings.get("gradient") == "negated"
 
 
@@ -237,7 +237,7 @@ def test_a_method_keeps_the_settings_that_it_reads_and_others_have_no_trace(tmp_
 def test_a_wrong_value_is_refused_and_steers_ratio_is_kept() -> None:
     with pytest.raises(UsageError, match="unknown strategy 'sideways'"):
         upgrade_settings("milr", {**CONFIG, "strategy": "sideways"})
-    # It was stored with every run, read or not: two runs of it stay the same entry.
+    # It was stored with every run, used or not; two such runs stay one entry.
     assert upgrade_settings("milr", {**CONFIG, "strategy": "steer"})["own"]["image_ratio"] == 0.25
 
 
@@ -292,7 +292,7 @@ def test_a_packed_run_of_format_1_is_the_folder_and_is_packed_anew_in_format_2(t
 
 @pytest.fixture(scope="module")
 def published() -> Run:
-    """A run of all of icons-hard, as milr 0.1 packed it."""
+    """Return a run of all of icons-hard, as milr 0.1 packed it."""
     run, _ = read_packed(Path(__file__).parent / "data" / "milr-0.1.run.xz", no_tasks)
     return run
 

@@ -102,7 +102,7 @@ def test_the_embedded_model_is_examined(embedded: Janus) -> None:
 
 @pytest.mark.parametrize(("right", "fine"), [(30, True), (27, True), (10, False), (55, False)])
 def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other images of the same quality pass; a model that lost or gained much does not."""
+    """Other images of the same quality pass; a model that became much worse or better does not."""
     said = examination.Figures(
         benchmark="icons", evaluator="icons-judge", prompts=60, seed=1, right={"one-shot": 30}, seen=50
     )
@@ -124,7 +124,9 @@ def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypa
 def test_the_card_is_measured_over_all_tags_with_what_a_drawing_is_worth() -> None:
     wanted = {"evaluator": "icons", "prompts": 6, "seed": 1}
     model = FakeModel()
-    model.capabilities = replace(model.capabilities, image_language="icons")  # a card is of a model that draws icons
+    model.capabilities = replace(
+        model.capabilities, image_language="icons"
+    )  # only models that draw icons have such a card
     card = examination.measure_card(model, [{"benchmark": name, **wanted} for name in ("icons", "icons-hard")])
     assert [one.benchmark for one in card.figures] == ["icons", "icons-hard"]
     for one in card.figures:

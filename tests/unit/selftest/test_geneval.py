@@ -1,4 +1,4 @@
-"""`milr doctor geneval` where a package is missing."""
+"""`milr doctor geneval` without a required package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: what each method reads, which value wins, what is refused and in which words."""
+"""Settings: which ones each method reads, which value wins, and the refusals with their messages."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_setting_that_the_method_does_not_read_is_refused_and_names_those_that
 
 
 def test_most_settings_of_the_search_are_its_own() -> None:
-    """The test above has cases: without them it would pass."""
+    """The test above has cases; without cases it would pass."""
     assert readers("strategy") == ["milr"] and len(readers("steps")) == 8 and len(readers("seed")) == 10
 
 
@@ -363,7 +363,7 @@ def test_most_drawings_are_what_a_method_makes_at_most() -> None:
 
 
 class Fruit(BaseModel):
-    """An entry of a table."""
+    """A value of a table."""
 
     summary: str
 
@@ -405,7 +405,7 @@ def test_stored_settings_of_a_method_that_is_not_there_are_kept() -> None:
     assert changed.flat == {**settings.flat, "seed": 5}, "a change keeps them too"
     assert Settings.model_validate_json(changed.model_dump_json()) == changed
     with pytest.raises(UsageError, match="unknown setting 'tries'"):
-        read.change(tries=4)  # without its model nothing can be checked
+        read.change(tries=4)  # without its settings model nothing can be checked
 
 
 def test_a_table_of_names_may_be_any_mapping() -> None:

@@ -1,4 +1,4 @@
-"""Files of prompts: every form in which people have them, and the benchmarks' own."""
+"""Prompt files in every common form, and the benchmarks' own."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_pipes_and_standard_input_are_read(tmp_path: Path, monkeypatch: pytest.M
         read_tasks("-")
 
 
-# --- the benchmarks' own files, read where they are ---
+# --- the benchmarks' own files ---
 
 
 @pytest.mark.slow

@@ -292,7 +292,7 @@ def test_models_of_any_text_get_it_as_it_was_typed() -> None:
     free = tasks_from_prompts(typed, free=True)
     assert [task.prompt for task in free] == typed
     assert {task.typed for task in free} == {None}
-    # What is judged is all that the prompt asks for, or nothing.
+    # Either everything that the prompt asks for is judged, or nothing.
     assert [bool(task.include) for task in free] == [True, False, False, False, True]
 
 

@@ -1,4 +1,4 @@
-"""Prompts as people type them who have not read the grammar: what the model gets, what is said, or the error."""
+"""Prompts of users who have not read the grammar: the model's prompt, the notes, or the error."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_model_gets_its_own_form_and_the_user_a_note(typed: str, prompt: str
     said = explain(reading.task)
     assert (said is None) == (not notes)
     assert said is None or all(note in said for note in (*notes, repr(prompt)))
-    # The model's form is read as itself.
+    # A prompt in the model's form stays unchanged.
     again = read_prompt(prompt)
     assert (again.task.key, again.task.typed, again.notes) == (reading.task.key, None, ())
 

@@ -1,4 +1,4 @@
-"""The reward `t2i-compbench` end to end: tiny random weights in the real classes, photographs, official prompts."""
+"""The reward `t2i-compbench` end to end: tiny random weights in the real classes, official prompts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def photograph(name: str = "astronaut") -> Image.Image:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all weights, in miniature."""
+    """Return a folder with tiny versions of all weights."""
     root = tmp_path_factory.mktemp("weights")
     torch.manual_seed(1)
     plain = PlainBlip(width=16, layers=2, heads=2, side=32, patch=8, words=VOCABULARY + 2, places=64)
@@ -74,7 +74,7 @@ def reward(in_root: Path) -> T2ICompBench:
 
 @pytest.fixture(scope="session")
 def official(shared_data: Path) -> dict[str, Task]:
-    """The first prompt of each category, with no tag: the table knows where it stands."""
+    """Return the first prompt of each category without a tag; the table knows its category."""
     folder = shared_data / "t2i_compbench"
     return {name: Task(prompt=(folder / f"{name}_val.txt").read_text().splitlines()[0]) for name in CATEGORIES}
 
@@ -101,7 +101,7 @@ def test_each_category_has_its_scorers(reward: T2ICompBench, official: dict[str,
         "texture": attributes,
         "spatial": {"spatial"},
         "non_spatial": {"clip"},
-        "complex": {"blip-vqa", "spatial"},  # the first complex prompt stands in the spatial list
+        "complex": {"blip-vqa", "spatial"},  # the first complex prompt is in the spatial list
     }
 
 
@@ -242,7 +242,7 @@ def test_a_clip_without_quick_gelu_is_refused(root: Path, tmp_path: Path) -> Non
 def test_owlv2_is_the_whole_models_best_box_of_each_name(root: Path) -> None:
     labels = ("giraffe", "table, desk", "person")
     detector = Owlv2Detector.from_folder(root / "owlv2-base-patch16-ensemble", labels)
-    image = photograph("coffee")  # wider than high: padded below
+    image = photograph("coffee")  # wider than high: padded at the bottom
     seen = {one.name: one for one in detector.detect(image)}
     tokenizer = pytest.importorskip("transformers").CLIPTokenizer.from_pretrained(root / "owlv2-base-patch16-ensemble")
     names = ("giraffe", "table", "desk", "person")
@@ -277,7 +277,7 @@ def test_no_pickle_lies_among_the_weights(root: Path) -> None:
 
 
 def write_folder(folder: Path, shared_data: Path, category: str, *, prompts: int = 2, each: int = 2) -> Path:
-    """Photographs under the official names, final dots kept as the official generator does."""
+    """Return photographs with official names; final dots are kept, as by the official generator."""
     (folder / "samples").mkdir(parents=True)
     lines = (shared_data / "t2i_compbench" / f"{category}_val.txt").read_text().splitlines()[:prompts]
     for number in range(prompts * each):
@@ -343,7 +343,7 @@ def test_a_cut_off_scoring_goes_on(in_root: Path, tmp_path: Path, shared_data: P
     whole, summary = score(folder)
     kept = answers(whole.out / "annotation_blip")
     lines = (whole.out / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    (whole.out / "journal.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])  # as a kill leaves it
+    (whole.out / "journal.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])  # as after a kill
     job = FolderJob(folder, "t2i-compbench", options={"self_test": False})
     assert job.done == 2
     assert len(list(job.run())) == 2

@@ -33,7 +33,7 @@ FILES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 
 
 def tagged(text: str) -> Analysis:
-    """An analysis written by hand: "a/. red/A cat/N"."""
+    """Return a hand-written analysis: "a/. red/A cat/N"."""
     words: list[Word] = []
     prompt = ""
     for item in text.split():
@@ -94,7 +94,7 @@ def test_known_phrases_and_objects(shared_data: Path) -> None:
 
 
 def test_the_sheets_count_of_unknown_objects_holds(shared_data: Path) -> None:
-    """100 of the 300 spatial prompts name an object that is no UniDet label; tagging can only add to them."""
+    """100 of the 300 spatial prompts name an object without a UniDet label; tagging errors can only add more."""
     labels = set(read_labels(shared_data / "t2i_compbench" / "unidet_labels.json"))
     assert len(labels) == 677
     lines = (shared_data / "t2i_compbench" / "spatial_val.txt").read_text().splitlines()
@@ -136,7 +136,7 @@ def test_clips_text_of_a_complex_prompt_has_no_adjectives() -> None:
         ("a cat on side of a dog", "on side of"),
         ("a cat next to a dog on side of a cow", "on side of"),
         ("a cat near a dog on the left of a cow", "near"),
-        ("a nearby cat on the left of a cow", "near"),  # officially looked for inside words too
+        ("a nearby cat on the left of a cow", "near"),  # the official code also finds it inside words
         ("a cat on the top of a dog", "on the top of"),
         ("a cat on top of a dog", "on top of"),
         ("a cat On Top Of a dog", None),
@@ -159,7 +159,7 @@ def test_simple_objects_are_the_first_and_the_last_noun() -> None:
         ("The/. red/A hat/N was/. on/. top/N of/. the/. coat/N rack/N ./.", ("hat", "coat")),
         ("The/. hat/N is/. on/. the/. left/A of/. the/. man/N ./.", ("hat", "person")),
         ("The/. Eiffel/P lay/. near/. the/. sea/N ./.", ("Eiffel", "sea")),
-        # No noun behind: the first proper noun that none follows, and never the last word.
+        # No noun after it: the first proper noun that none follows, and never the last word.
         ("The/. hat/N lay/. near/. Notre/P Dame/P ./.", ("hat", "Dame")),
         ("The/. hat/N lay/. near/. Rome/P", None),
         ("The/. hat/N lay/. near/. a/. cat/N next/. to/. a/. dog/N", None),  # four objects
@@ -187,11 +187,11 @@ def test_complex_objects_stand_around_a_place_word(text: str, objects: tuple[str
         ("on the top of", box(200, 100), box(210, 300), 1.0),
         ("on the bottom of", box(200, 300), box(210, 100), 1.0),
         ("on the bottom of", box(200, 100), box(210, 300), 0.0),
-        ("on the left of", box(100, 100), box(200, 200), 0.0),  # as far down as across
+        ("on the left of", box(100, 100), box(200, 200), 0.0),  # the same distance down and across
         ("on the left of", box(100, 100), box(200, 199), 1.0),
         ("on top of", box(200, 100), box(210, 300), 0.0),
         (None, box(100, 200), box(300, 210), 0.0),
-        ("next to", box(0, 0), box(149, 400), 1.0),  # either axis is enough
+        ("next to", box(0, 0), box(149, 400), 1.0),  # one axis is enough
         ("near", box(0, 0), box(150, 150), 1.0),
         ("on side of", box(0, 0), box(200, 300), 0.5),
         ("next to", box(0, 0), box(151, 160), 150 / 160),
@@ -282,7 +282,7 @@ def test_names_must_be_equal() -> None:
 
 
 def test_a_prompt_of_one_noun_counts_it_twice() -> None:
-    """As the official script does: first and last noun are one word, its box stands by itself."""
+    """As in the official script, if first and last noun are the same word, its box counts alone."""
     verdict = score_spatial("next to", ("cat", "cat"), [Seen("cat", 0.8, box(1, 1))])
     assert verdict.value == pytest.approx(0.9)
 
@@ -307,7 +307,7 @@ HEADER = "key,oid_freebase,oid_name,objects365_name,coco_name,mapillary_name\n"
 
 
 def test_labels_of_a_label_space(tmp_path: Path, shared_data: Path) -> None:
-    """Some of every kind of row, held against the benchmark's own list."""
+    """Some rows of every kind equal the benchmark's own list."""
     path = tmp_path / "learned_mAP+M.csv"
     path.write_text(
         HEADER + "_cup_cup,,,cup,cup,\n"

@@ -1,4 +1,4 @@
-"""GenEval's detector: preparing against OpenCV's own arrays, reading the output against cases made by hand."""
+"""GenEval's detector: preparation compared with OpenCV's arrays, reading the output with hand-made cases."""
 
 from __future__ import annotations
 
@@ -129,12 +129,12 @@ def test_a_image_without_pixels_is_refused() -> None:
 
 
 def prepared(size: tuple[int, int]) -> Prepared:
-    """What `prepare` says of an image of (width, height), whose pixels do not matter."""
+    """Return `prepare`'s frame for an image of (width, height); its pixels do not matter."""
     return prepare(Image.new("RGB", size))
 
 
 def logits(*rows: dict[str, float], nothing: float = 0.0) -> torch.Tensor:
-    """A query a row, its classes' logarithms of probability up to a constant; the rest is hopeless."""
+    """Return class logits, one query per row, from log probabilities; other classes are impossible."""
     found = torch.full((len(rows), len(OBJECT_NAMES) + 1), -1e4)
     found[:, -1] = nothing
     for query, row in enumerate(rows):
@@ -175,7 +175,7 @@ def test_boxes_end_behind_the_last_pixel() -> None:
 
 
 def test_the_mask_is_cut_before_it_is_brought_to_the_images_size() -> None:
-    # 64 x 32 becomes 1333 x 667, padded to 1344 x 672: what lies in the padding is not seen.
+    # 64 x 32 becomes 1333 x 667, padded to 1344 x 672: masks in the padding are ignored.
     shape = prepared((64, 32))
     assert shape.pixels.shape[-2:] == (672, 1344)
     mask = masks(1, (168, 336))
@@ -216,7 +216,7 @@ def test_the_mean_is_over_the_mask_at_the_images_size() -> None:
     assert seen.score == pytest.approx(np.mean(inside), abs=1e-5)
 
 
-# --- the whole, with tiny random weights in the real class ---
+# --- the whole detector, with tiny random weights in the real class ---
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_what_is_not_the_object_becomes_grey() -> None:
 
 
 def columns(pixels: torch.Tensor) -> list[int]:
-    """The red channel of the first row, in levels."""
+    """Return the red channel of the first row."""
     return [round((float(value) * 0.26862954 + 0.48145466) * 255) for value in pixels[0, 0]]
 
 
@@ -51,14 +51,14 @@ def test_the_middle_is_cut_out_with_halves_to_the_even_side(width: int, first: i
 
 
 def test_the_long_side_is_rounded_down() -> None:
-    # 3 x 5 at 32: the long side is 53.3, so 53, and 10.5 is cut off on the left, so 10.
+    # 3 x 5 at 32: the long side is 53.3, so 53; 10.5 pixels are cropped on the left, so 10.
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8))
     expected = image.resize((53, 32), Image.Resampling.BICUBIC).crop((10, 0, 42, 32))
     assert columns(prepare(image, 32)) == [expected.getpixel((x, 0))[0] for x in range(32)]
 
 
 class FakeClip:
-    """Directions in a plane: a text's is set by its colour, and so is its length; an image's by its first pixel."""
+    """A fake CLIP: a text's direction and length depend on its colour, an image's direction on its first pixel."""
 
     config = SimpleNamespace(vision_config=SimpleNamespace(image_size=4))
 
@@ -79,7 +79,7 @@ class FakeClip:
     def __call__(self, texts: Sequence[str], **_: object):
         self.texts += texts
         angles = torch.tensor([COLORS.index(next(color for color in COLORS if f" {color}" in text)) for text in texts])
-        # The third text points another way and is ten times as long: it must weigh no more than the others.
+        # The third text has another direction and ten times the length: it must not count more than the others.
         turned = angles + torch.tensor([0.0, 0.0, 1.2])
         length = torch.tensor([1.0, 1.0, 10.0])
         return Batch(input_ids=torch.stack([turned.cos() * length, turned.sin() * length], dim=1), attention_mask=None)
@@ -104,7 +104,7 @@ def whole(name: str, size: int = 4) -> Instance:
 def test_a_colour_is_the_mean_of_three_normalised_texts() -> None:
     clip = FakeClip()
     colors = ColorClassifier(clip, clip)
-    # Each text normalised, the mean of angles 0, 0 and 1.2 is 0.39; by length it were near 1.2.
+    # With normalised texts the mean of angles 0, 0 and 1.2 is 0.39; without, it would be near 1.2.
     image = Image.new("RGB", (4, 4), (round(20 * (2 + 0.39)), 0, 0))
     assert colors.classify(image, [whole("tv remote")]) == [COLORS[2]]
     assert clip.texts[:3] == [
@@ -129,7 +129,7 @@ def test_a_clip_without_quick_gelu_is_refused(tmp_path: Path) -> None:
 
 
 class SeesThis:
-    """A detector that sees what it was told, on any image."""
+    """A detector with prepared detections for any image."""
 
     def __init__(self, *seen: tuple[str, float, tuple[int, int, int, int]]) -> None:
         self.seen = seen
@@ -144,7 +144,7 @@ class SeesThis:
 
 
 class SaysThis:
-    """Colours by the left edge of the object's box; remembers what it was asked."""
+    """A fake colour classifier by the left edge of the object's box; it records its calls."""
 
     def __init__(self, **by_left: str) -> None:
         self.by_left = {int(left[1:]): color for left, color in by_left.items()}
@@ -251,7 +251,7 @@ def test_photographs_in_the_real_classes(geneval_weights: Path) -> None:
     first = reward(images, tasks)
     assert all(isinstance(one, Score) and one.value in (0, 1) for one in first)
     assert first == [*reward(images[:1], tasks[:1]), *reward(images[1:], tasks[1:])]
-    # The most confident object was asked for its colour, by the CLIP in the folder.
+    # The CLIP in the folder classified the most confident object's colour.
     best = next(region for region in first[0].regions if region.name == seen[0])  # type: ignore[union-attr]
     assert best.color in COLORS
 
@@ -272,7 +272,7 @@ def test_the_approximation_says_so_and_reads_its_own_detector(geneval_weights: P
     assert not torch.equal(reward.detector.run(pixels)[0], official.detector.run(pixels)[0])
 
 
-# --- what has to be there ---
+# --- required files ---
 
 
 def test_missing_weights_are_named_with_the_commands(tmp_path: Path, monkeypatch) -> None:
@@ -381,7 +381,7 @@ def test_the_doctor_knows_files_that_are_not_the_official_ones(geneval_weights: 
     assert "743b7d99... or c9d0c4f2... is the official checkpoint" in findings["geneval-detector: its source"].said
     assert findings["clip-vit-large-patch14/model.safetensors"].fine is False
     assert "1,710,540,580 are expected" in findings["clip-vit-large-patch14/model.safetensors"].said
-    # Nobody here knows the hash of the hub's file, so nobody says that it is right.
+    # The hash of the hub's file is unknown, so no one says that it is right.
     hub = {finding.subject: finding for finding in examine("geneval-hf")}
     assert hub["mask2former-swin-small-coco-instance/model.safetensors"].fine is None
 

@@ -21,7 +21,7 @@ from milr.types import Task
 def seen(
     x: float = 0, y: float = 0, score: float = 0.99, color: str | None = None, width: float = 2, height: float = 2
 ) -> Detection:
-    """A detection by the centre of its box."""
+    """Return a detection from the centre of its box."""
     return (x - width / 2, y - height / 2, x + width / 2, y + height / 2, score, color)
 
 
@@ -36,7 +36,7 @@ CAT_LEFT = parse_prompt("a cat left of a dog")
 
 
 def holds(relation: str, x: float, y: float, *, sizes: tuple[float, float] = (0, 0)) -> bool:
-    """Whether a cat at (x, y) is so placed by a dog at the origin; `sizes` are the sums of both widths and heights."""
+    """Return whether a cat at (x, y) has this relation to a dog at the origin; `sizes` sums widths and heights."""
     width, height = sizes[0] / 2, sizes[1] / 2
     detections = {
         "dog": [seen(width=width, height=height)],
@@ -117,7 +117,7 @@ def test_boxes_that_touch_share_a_column_of_pixels() -> None:
 
 
 def test_only_what_is_kept_suppresses() -> None:
-    # The middle one goes for the first's sake, so the last, which overlaps only the middle one, stays.
+    # The middle one is removed because of the first, so the last, which overlaps only the middle one, stays.
     chain = {"dog": [(0, 0, 9, 9, 0.99, None), (0, 6, 9, 15, 0.98, None), (0, 12, 9, 21, 0.97, None)]}
     assert apply_rules(chain, TWO_DOGS, max_overlap=0.2).correct
 
@@ -184,7 +184,7 @@ def test_all_of_the_first_objects_need_the_colour() -> None:
     task = task_of([{"class": "dog", "count": 2, "color": "red"}])
     best = [seen(score=0.9, color="red"), seen(10, score=0.8, color="red")]
     assert apply_rules({"dog": [*best, seen(20, score=0.7, color="blue")]}, task).correct
-    # Two red ones, but one of them stands third.
+    # Two are red, but one of them is third.
     third = [seen(score=0.9, color="red"), seen(10, score=0.8, color="blue"), seen(20, score=0.7, color="red")]
     assert not apply_rules({"dog": third}, task).correct
 
@@ -217,7 +217,7 @@ def test_an_offset_of_exactly_half_is_no_relation() -> None:
 
 
 def test_the_offset_is_shortened_but_its_length_is_not() -> None:
-    # Shortened to (4.5, 0) of length 10: 0.45. By its own length it were 1.
+    # Shortened to (4.5, 0) of length 10: 0.45. By its own length it would be 1.
     assert not holds("right of", 8, 6, sizes=(35, 60))
     assert holds("right of", 8, 6, sizes=(29, 60))
 
@@ -230,7 +230,7 @@ def test_sizes_are_without_the_last_pixel() -> None:
 def test_offsets_below_a_thousandth_are_none() -> None:
     assert not holds("right of", 0.0009, 0)
     assert holds("right of", 0.001, 0)
-    # One axis above the limit is enough for both.
+    # One axis above the limit is enough.
     assert holds("right of", 0.0009, 0.001)
 
 
@@ -251,7 +251,7 @@ def test_every_pair_needs_the_relation() -> None:
 def test_only_the_first_objects_are_placed() -> None:
     detections = {"dog": [seen(), seen(-30, score=0.5)], "cat": [seen(-10), seen(50, score=0.5)]}
     assert apply_rules(detections, CAT_LEFT).correct
-    # The most confident cat stands on the wrong side; the right one does not help.
+    # The most confident cat is on the wrong side; another cat on the right side does not help.
     assert not apply_rules({"dog": [seen()], "cat": [seen(-10, score=0.5), seen(50)]}, CAT_LEFT).correct
 
 
@@ -275,7 +275,7 @@ def test_a_failing_item_does_not_stop_the_others() -> None:
     assert verdict.reason == "expected cat>=1, found 0; expected blue dog>=1, found red; expected cow<3, found 3"
 
 
-# --- the whole ---
+# --- whole verdicts ---
 
 
 def test_a_task_without_requirements_is_never_correct() -> None:
@@ -312,7 +312,7 @@ def test_a_perfect_scene_of_every_geneval_task_is_correct_and_needs_every_object
 
 
 names = st.sampled_from(["dog", "cat", "cow"])
-# Few values, so that ties, thresholds and right answers are common.
+# Few values, so that ties, thresholds and correct answers are common.
 found = st.builds(
     seen,
     st.sampled_from([-20, -10, 0, 10]),
@@ -401,7 +401,7 @@ def test_a_position_rises_from_the_opposite_side_to_its_limit() -> None:
     assert turning[-1] == 1
     assert value(10_000, 0) == pytest.approx(0, abs=1e-3)
     assert value(0, 0) == 0.5
-    # At the limit itself it does not hold yet.
+    # Exactly at the limit the condition does not hold.
     tie = {"dog": [seen(width=25)], "cat": [seen(-10, width=25)]}
     assert conditions_met(tie, CAT_LEFT)["cat: left of dog"] == 0.99
 

@@ -114,8 +114,8 @@ def test_a_image_that_was_seen_before_is_not_searched_again(icons: Icons, monkey
     detector = IconDetector(icons.detector.network, icons.detector.config)
     images = [stop_sign(), plain((255, 0, 0))]
     first = detector.detect(images)
-    first[0].clear()  # what a caller does with it is the caller's
-    monkeypatch.setattr(detector, "network", None)  # whoever looks now fails
+    first[0].clear()  # a caller may change it
+    monkeypatch.setattr(detector, "network", None)  # the detector now fails if it is called
     assert detector.detect(images[::-1]) == icons.detector.detect(images[::-1])
     with pytest.raises(AttributeError):
         detector.detect([stop_sign(size=143)])
@@ -155,7 +155,7 @@ def test_a_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
 
 @pytest.mark.parametrize("name", sorted(PROMPTS))
 def test_rendered_scenes_are_judged(icons: Icons, soft: IconsSoft, name: str):
-    # Drawn by training/scenes.py; what is missing or wrong is one thing in each prompt.
+    # Drawn by training/scenes.py; each prompt has exactly one missing or wrong object.
     with Image.open(SCENES / name) as image:
         image.load()
     for wanted in ("right", "wrong"):

@@ -88,12 +88,12 @@ def test_boxes_become_corners_in_pixels() -> None:
 
 
 def test_suppression_needs_corners() -> None:
-    """Two boxes that lie beside each other; read as corners, their centres and sizes would overlap."""
+    """Two boxes beside each other; if centres and sizes were read as corners, they would overlap."""
     centred = torch.tensor([[0.3, 0.5, 0.2, 0.8], [0.55, 0.5, 0.2, 0.8]])
     corners = to_corners(centred, 100, 100)
     assert len(suppress([(0.9, corners[0]), (0.8, corners[1])])) == 2
     wrong = [tuple(row) for row in (centred * 100).tolist()]
-    assert wrong[0][0] > wrong[0][2]  # as corners such a box would be inside out
+    assert wrong[0][0] > wrong[0][2]  # read as corners, such a box would be reversed
     near = [(0.5, (0.0, 0.0, 10.0, 10.0)), (0.9, (1.0, 0.0, 11.0, 10.0)), (0.4, (6.0, 0.0, 16.0, 10.0))]
     assert suppress(near) == [near[1], near[2]]
 
@@ -239,7 +239,7 @@ def test_git_answers_about_photographs(root: Path, monkeypatch: pytest.MonkeyPat
     assert first.value == pytest.approx(sum(first.parts.values()) / 2)
     assert list(first.parts) == ["Is this a red apple?", "Is this a blue bed?"]
     assert isinstance(git([Image.new("CMYK", (1, 1))], tasks[:1])[0], Score)
-    # The answer by hand: [CLS] and the question without [SEP], the last place of all.
+    # The answer by hand: [CLS] and the question without [SEP]; the last position counts.
     ids = git.tokenizer("Is this a red apple?")["input_ids"][:-1]
     with torch.inference_mode():
         logits = git.network(input_ids=torch.tensor([ids]), pixel_values=git._pixels(photograph())).logits[0, -1]

@@ -1,4 +1,4 @@
-"""VLM judges against real servers that misbehave on purpose: scores, number of requests, cost, silence."""
+"""VLM judges with real servers that misbehave on purpose: scores, number of requests, cost, no logs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def clients() -> Iterator[list[VlmClient]]:
-    """Those made in a test; closed after it."""
+    """Return a test's clients, which are closed after it."""
     made: list[VlmClient] = []
     yield made
     for client in made:
@@ -74,7 +74,7 @@ def clients() -> Iterator[list[VlmClient]]:
 
 
 def load(server: JudgeServer, clients: list[VlmClient], name: str = "gpt-4o", **settings: object) -> Reward:
-    """A reward whose VLM judge is that server, with no waits between attempts."""
+    """Return a reward whose VLM judge is that server, without waits between attempts."""
     values = {"url": server.url, "first_wait": 0, "timeout": 20, **settings}
     clients.append(VlmClient(VlmSettings.model_validate(values)))
     return load_reward(name, vlm=clients[-1])
@@ -85,7 +85,7 @@ def shown(score: Score | Unscored) -> float | str:
 
 
 def refuse(*fields: str, status: int = 400) -> Reply:
-    """Refuse a request that has one of these fields, the first of them by name; answer others."""
+    """Refuse a request that has one of these fields and name the first; answer other requests."""
 
     def reply(handler: Any, body: dict[str, Any]) -> None:
         named = next((field for field in fields if field in body), None)
@@ -107,7 +107,7 @@ ODD = json.dumps(
     }
 ).encode()
 FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
-    # name: reward, replies, value or what the reason says, requests
+    # name: reward, replies, value or a part of the reason, requests
     "a plain verdict": ("gpt-4o", [OK], 1.0, 1),
     "429, then an answer": ("gpt-4o", [fail(429, Retry_After="0"), OK], 1.0, 2),
     "429 for ever": ("gpt-4o", [fail(429, Retry_After="0")], "HTTP 429", 4),
@@ -202,7 +202,7 @@ def test_a_server_that_never_answers_is_left(clients: list[VlmClient]) -> None:
 
 
 def test_a_server_that_dribbles_is_left_too(clients: list[VlmClient]) -> None:
-    """Every byte comes in time, the answer never does: only a limit of the whole catches it."""
+    """Every byte arrives in time, but the answer never ends: only a limit on the total time helps."""
 
     def dribble(handler: object, body: object) -> None:
         send_to = handler.wfile  # type: ignore[attr-defined]
@@ -378,7 +378,7 @@ def test_an_answer_is_asked_for_once(clients: list[VlmClient]) -> None:
         load(server, clients, model="another")([RED], [CAT])
         assert len(server.asked) == 4
     with JudgeServer(say("-1")) as other:
-        assert shown(load(other, clients)([RED], [CAT])[0]) == 0.0  # another server is another judge
+        assert shown(load(other, clients)([RED], [CAT])[0]) == 0.0  # another server counts as another judge
 
 
 def test_what_could_not_be_read_is_asked_again(clients: list[VlmClient]) -> None:
@@ -472,7 +472,7 @@ def test_an_estimate_is_made_before_the_start(clients: list[VlmClient], monkeypa
     assert line.startswith("gpt-4o-2024-11-20 at api.openai.com: at most 21 calls, about ")
     assert "$0.0" in line
     assert count_image_tokens(384, 384) == 255
-    assert count_image_tokens(1024, 1024) == 765  # OpenAI's own example
+    assert count_image_tokens(1024, 1024) == 765  # OpenAI's example
     assert count_image_tokens(2048, 4096) == 1105  # and its other one
     with JudgeServer(OK) as server:
         assert "$" not in estimate(load(server, clients).call_costs(384), 21)[0]  # type: ignore[attr-defined]
@@ -488,7 +488,7 @@ def test_a_score_costs_the_tokens_that_it_used(clients: list[VlmClient]) -> None
     with JudgeServer(OK) as server:
         reward = load(server, clients, price=price)
         first, twin = reward([RED, RED.copy()], [CAT, CAT])
-        assert [first.cost, twin.cost] == [pytest.approx(once), 0.0]  # asked once, paid once
+        assert [first.cost, twin.cost] == [pytest.approx(once), 0.0]  # one request, one payment
         (again,) = reward([RED], [CAT])
         assert again.cost == 0.0  # from the cache
         assert load(server, clients, price=None, model="another")([RED], [CAT])[0].cost == 0.0  # no known price
@@ -500,7 +500,7 @@ def test_a_score_costs_the_tokens_that_it_used(clients: list[VlmClient]) -> None
         ("wise", [say("nothing"), say("nothing"), say(WISE)], 3),  # unreadable answers are paid for
         ("wise", [say("nothing")], 3),
         ("gpt-4o", [say(None, refusal="Not this one.")], 1),
-        ("gpt-4o", [hang_up, fail(503), OK], 1),  # what gave no completion is not
+        ("gpt-4o", [hang_up, fail(503), OK], 1),  # requests without a completion are not
         ("gpt-4o", [fail(400)], 0),
     ],
 )
@@ -546,7 +546,7 @@ def test_a_field_that_is_refused_is_left_out_from_then_on(status: int, clients: 
         {"max_completion_tokens"},
         {"max_completion_tokens"},
     ]
-    assert server.asked[-1]["max_completion_tokens"] == 500 + 4096  # a model that thinks has room for it
+    assert server.asked[-1]["max_completion_tokens"] == 500 + 4096  # leaves room for a model that thinks
     assert clients[0].left_out() == {"Qwen3.5-35B-A3B": ("chat_template_kwargs", "max_tokens", "temperature")}
     assert "temperature" in str((clients[0].usage() or {})["Qwen3.5-35B-A3B asked without"])
     assert clients[0].budget.reserved == 0
@@ -562,7 +562,7 @@ def test_a_server_that_refuses_everything_is_left_after_three_questions(clients:
 
 
 def test_some_questions_may_be_refused(clients: list[VlmClient]) -> None:
-    """One answer shows that the server takes questions; a content filter's no is about the image alone."""
+    """One answer shows that the server works; a content filter's refusal concerns the image only."""
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(8)]
     with JudgeServer(fail(400), fail(400), OK, fail(400)) as server:
         load(server, clients, concurrency=1)(images, [CAT] * 8)
@@ -605,7 +605,7 @@ def test_questions_are_asked_at_once_up_to_the_limit(clients: list[VlmClient]) -
     together = threading.Barrier(3)
 
     def meet(handler: object, body: object) -> None:
-        together.wait(timeout=30)  # answers only once three are here
+        together.wait(timeout=30)  # answers only when three are waiting
         OK(handler, body)  # type: ignore[arg-type]
 
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(6)]
@@ -629,7 +629,7 @@ def test_answers_come_back_in_order(clients: list[VlmClient]) -> None:
 
 
 def test_a_server_that_is_down_is_left_after_eight_questions_in_a_row(clients: list[VlmClient]) -> None:
-    """An answer between them begins the count anew: a server that is slow at times is not down."""
+    """An answer between failures resets the count, because a slow server is not down."""
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(24)]
     with JudgeServer(*[fail(500)] * 7, OK, fail(500)) as server:
         scores = load(server, clients, concurrency=1, attempts=1)(images, [CAT] * 24)
@@ -715,7 +715,7 @@ def test_only_a_number_from_0_to_1_is_a_remote_rewards_score(value: str, clients
     assert isinstance(score, Unscored) and "no score (value" in score.reason
 
 
-# --- silence
+# --- no logs
 
 
 def test_no_key_header_or_image_is_ever_logged(

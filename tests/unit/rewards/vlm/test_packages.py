@@ -1,4 +1,4 @@
-"""VLM judges through software of others: `transformers serve`, and transformers in this process. Plumbing, no table.
+"""VLM judges run by other software: `transformers serve`, and transformers in this process.
 
 Both run the embedded model, which answers in the icon world's words: a verdict would be luck, so what is looked for is
 that its answer arrives and is told to be none.
@@ -36,7 +36,7 @@ TASKS = [Task(prompt="a photo of a red apple")] * 3
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `transformers serve`; skips where its own extra is not installed."""
+    """Return the URL of `transformers serve`; skip if its extra is not installed."""
     for package in ("fastapi", "uvicorn", "accelerate", "openai"):
         if find_spec(package) is None:
             pytest.skip(f'no {package}: pip install "transformers[serving]" accelerate "milr[vlm]"')

@@ -1,4 +1,4 @@
-"""What VLM judges write and what is read of it; a thousand answers that nobody foresaw."""
+"""Answers of VLM judges and how they are read, including a thousand random ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READERS: list[Read] = [read_binary, read_yes, read_wise, read_wise_verified, rea
 
 
 def value(read: Read, text: str, *, cut: bool = False) -> float | str:
-    """The value, or why there is none."""
+    """Return the value, or the reason why there is none."""
     try:
         return read(Answer(text, cut=cut)).value
     except Unreadable as error:
@@ -264,7 +264,7 @@ def test_talk_about_verdicts_hides_none(read: Read, text: str, expected: float) 
     ],
 )
 def test_answers_of_64_kb_are_read_in_one_pass(text: str) -> None:
-    for read in READERS:  # before, the first of them took minutes
+    for read in READERS:  # earlier, the first of them took minutes
         value(read, text)
 
 

@@ -1,4 +1,4 @@
-"""Searches whose reward asks others: drawing goes on, faults cost an update, a spent budget ends cleanly, gaps show."""
+"""Searches whose reward asks a server: drawing continues, faults skip an update, a spent budget ends the search."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def timeless(records: Sequence[StepRecord]) -> list[StepRecord]:
 
 
 class Elsewhere:
-    """A reward whose scores come from elsewhere; keeps what happened in order."""
+    """A reward whose scores come from a server; it records events in order."""
 
     stop_at = 0.9
     name = "elsewhere@1"
@@ -64,7 +64,7 @@ class Elsewhere:
 
 
 class Drawer(FakeModel):
-    """Says when it draws."""
+    """A model that records when it draws."""
 
     def __init__(self, events: list[str]) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Drawer(FakeModel):
 
 
 class Spent(FakeReward):
-    """Scores so many images, then nothing any more."""
+    """A reward that scores this many images and no more."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -135,8 +135,8 @@ def test_a_spent_budget_ends_the_search_with_the_best_so_far() -> None:
         assert last.best_score.value == max(values)
         assert last.notes[-1] == "ended with the best so far: the VLM budget of calls is spent"
     assert [record.step for record in records] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert reward.asked == len(model.drawn) == 8  # what is final is not asked again, nor is anything drawn after it
-    assert 2 not in {record.index for record in records}  # what cannot be scored is not begun
+    assert reward.asked == len(model.drawn) == 8  # a final refusal is not retried, and nothing is drawn after it
+    assert 2 not in {record.index for record in records}  # tasks that cannot be scored are not begun
 
 
 def test_a_image_that_is_met_beside_a_spent_budget_is_met() -> None:
@@ -191,7 +191,7 @@ def test_half_a_mix_is_unscored_and_names_the_part() -> None:
 
 
 class Priced(FakeReward):
-    """A reward that costs a dollar a score."""
+    """A reward that costs a dollar per score."""
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         return [replace(score, cost=1.0) for score in super().__call__(images, tasks)]
@@ -253,12 +253,12 @@ def test_a_panel_looks_at_the_first_and_at_each_new_best_image() -> None:
 @pytest.mark.parametrize(
     ("first", "best", "alarm"),
     [
-        ((0.2, 0.2), (0.8, 0.8), False),  # both rise
+        ((0.2, 0.2), (0.8, 0.8), False),  # both values rise
         ((0.2, 0.2), (0.8, 0.2), True),  # only the reward does
         ((0.2, 0.5), (0.8, 0.4), True),  # the panel even falls
         ((0.5, 0.5), (0.5, 0.1), False),  # the reward stands still
         ((0.2, 0.9), (0.8, 1.0), True),
-        ((0.2, 0.2), (0.25, 0.2), False),  # too little to be called so
+        ((0.2, 0.2), (0.25, 0.2), False),  # too small for an alarm
     ],
 )
 def test_an_alarm_is_a_gap_that_grows_while_the_reward_rises(
@@ -272,7 +272,7 @@ def test_what_a_panel_cannot_score_is_left_out_of_the_means() -> None:
     reward = FakeReward(lambda image, task: next(values))
     records = list(watch(fake_records(TASKS[:3], [[0.2], [0.4], [0.6]]), {"p": reward}))
     ends = [(record.scores[0], record) for record in records]
-    assert isinstance(records[1].panel_best["p"], Score)  # it was asked once more
+    assert isinstance(records[1].panel_best["p"], Score)  # it was tried once more
     assert [gap.images for gap in measure_gaps(ends)] == [2]
     silent = FakeReward(unscored_calls=range(99))
     records = list(watch(fake_records(TASKS[:1], [[0.2, 0.9]]), {"p": silent}))
@@ -324,7 +324,7 @@ def test_a_search_goes_on_through_faults(by_vlm: Callable[..., Any]) -> None:
         records = run(TASKS[:1], by_vlm(server.url), steps=9, stop_at=0.9)
         assert len(server.asked) == len(replies)
     shown = [score.value if isinstance(score, Score) else score.reason[:9] for r in records for score in r.scores]
-    # Step 1 survived two faults, step 2's image was asked about twice in vain and cost step 3 its update.
+    # Step 1 survived two faults; two questions about step 2's image failed, so step 3 had no update.
     assert shown == [0.0, 0.0, "the VLM j", 0.0, 1.0]
     assert [record.trace.moved for record in records if record.trace] == [
         (),
