@@ -101,7 +101,7 @@ REWARDS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", REWARDS)
-def test_a_reward_that_breaks_its_contract_is_told_how(fault: str) -> None:
+def test_a_reward_that_breaks_its_contract_gets_a_clear_error(fault: str) -> None:
     broken, told = REWARDS[fault]
     with pytest.raises(Exception, match=told) as error:
         check_reward(broken)
@@ -153,7 +153,7 @@ class Numb(FakeModel):
         (Numb(), r"answer\(\) returned"),
     ],
 )
-def test_a_model_that_breaks_its_contract_is_told_how(model: FakeModel, told: str) -> None:
+def test_a_model_that_breaks_its_contract_gets_a_clear_error(model: FakeModel, told: str) -> None:
     with pytest.raises(Exception, match=told):
         check_model(model)
 
@@ -181,7 +181,7 @@ def neighbourly() -> Callable[[TaskContext[OneShotSettings]], Requests]:
     ("solve", "told"),
     [(no_image, "must end after whole images"), (too_many, "and says at most 1"), (neighbourly(), "its neighbours")],
 )
-def test_a_method_that_breaks_its_contract_is_told_how(solve: Callable[..., Requests], told: str) -> None:
+def test_a_method_that_breaks_its_contract_gets_a_clear_error(solve: Callable[..., Requests], told: str) -> None:
     with pytest.raises(Exception, match=told):
         check_method(Method("odd", solve, OneShotSettings))
 
@@ -196,6 +196,6 @@ def test_a_method_that_breaks_its_contract_is_told_how(solve: Callable[..., Requ
         ({"read": lambda folder: []}, "has no tasks"),
     ],
 )
-def test_a_benchmark_that_breaks_its_contract_is_told_how(change: dict[str, Any], told: str) -> None:
+def test_a_benchmark_that_breaks_its_contract_gets_a_clear_error(change: dict[str, Any], told: str) -> None:
     with pytest.raises((ContractError, Exception), match=told):
         check_benchmark(replace(load_benchmark("icons"), **change))

@@ -152,7 +152,7 @@ def test_odd_images_are_scored_or_refused_by_name(reward: Reward, odd: str) -> N
         assert odd != "0 x 5"
 
 
-def test_one_image_that_cannot_be_scored_spares_its_neighbours(reward: Reward) -> None:
+def test_an_unscorable_image_does_not_affect_its_neighbours(reward: Reward) -> None:
     images, tasks = scenes()
     alone = reward(images, tasks)
     beside = reward([images[0], ODD["0 x 5"], *images[1:]], [tasks[0], CATS, *tasks[1:]])

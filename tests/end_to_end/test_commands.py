@@ -172,7 +172,7 @@ def test_every_documented_command_has_its_options() -> None:
         ("milr benchmark icons --limit FEW", "valid integer"),
     ],
 )
-def test_a_document_that_fell_behind_is_found(command: str, fault: str) -> None:
+def test_an_outdated_document_is_found(command: str, fault: str) -> None:
     assert fault in str(find_fault(command))
 
 
@@ -239,7 +239,7 @@ def test_most_documented_commands_run_here() -> None:
 
 
 @pytest.mark.parametrize(("typed", "prompt", "said"), PROMPTS)
-def test_a_newcomers_prompt_is_drawn_as_it_was_read_or_refused_with_a_way_out(
+def test_a_newcomers_prompt_is_drawn_or_refused_with_advice(
     typed: str, prompt: str | None, said: str, tmp_path: Path, capsys: Out
 ) -> None:
     out = tmp_path / "run"
@@ -276,7 +276,7 @@ def test_a_wrong_use_is_one_line_that_says_what_is_wrong(command: str, said: str
     assert sorted(folder.rglob("*")) == before
 
 
-def test_where_nobody_can_be_asked_a_licence_needs_an_option(capsys: Out) -> None:
+def test_without_a_terminal_a_licence_needs_an_option(capsys: Out) -> None:
     assert main(["data", "get", "geneval"]) == 2
     printed = capsys.readouterr()
     assert "MIT" in printed.out and "type milr data get geneval --accept-licence" in printed.err
@@ -325,7 +325,7 @@ def test_quiet_prints_the_result_alone_and_not_with_verbose(
         ("serve-judge --port 0 --reward mix:self*0.5+gpt-4o*0.5", "openai", "vlm"),
     ],
 )
-def test_a_package_that_is_missing_is_said_before_a_model_is_loaded(
+def test_a_missing_package_is_named_before_a_model_is_loaded(
     command: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
     loaded: list[object] = []
@@ -419,7 +419,7 @@ def list_tokens(run: str) -> list[list[tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("at", [2, 4, 6])
-def test_an_interrupted_search_is_gone_on_with_by_the_command_that_it_prints(
+def test_an_interrupted_search_is_resumed_by_the_command_that_it_prints(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -474,7 +474,7 @@ def test_own_prompts_are_named_where_a_benchmark_is_meant(tmp_path: Path, capsys
         ("generate --resume runs/A --steps 3", "leave --steps out"),
     ],
 )
-def test_what_cannot_be_gone_on_with_is_one_line(command: str, said: str, capsys: Out) -> None:
+def test_a_run_that_cannot_be_resumed_is_a_one_line_error(command: str, said: str, capsys: Out) -> None:
     assert main(shlex.split(command)) == 2
     assert said in capsys.readouterr().err
 

@@ -41,7 +41,7 @@ def test_make_knows_the_targets(line: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_links_of_all_documents_lead_somewhere() -> None:
+def test_links_of_all_documents_have_targets() -> None:
     found = {
         (path, link.partition("#")[0])
         for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md")]

@@ -154,7 +154,7 @@ def test_a_token_is_a_shape_in_a_tint(painted: vq.Library, tmp_path: Path) -> No
     assert not np.array_equal(bank["cat", 0, "red", "small"], bank["dog", 0, "red", "small"])
 
 
-def test_codes_of_one_tint_or_of_one_shape_lie_nearer_than_others() -> None:
+def test_codes_of_one_tint_or_shape_are_nearer_than_others() -> None:
     shapes = torch.rand(40, 512, generator=torch.Generator().manual_seed(0))
     vectors = vq.code_vectors(shapes, 32)
     tints = len(vq.TINTS)
@@ -194,7 +194,7 @@ def unit_vectors(network: vq.Autoencoder, codes: torch.Tensor) -> torch.Tensor:
     return network.codes()[codes].permute(0, 3, 1, 2).contiguous()
 
 
-def test_what_is_air_shows_the_ground() -> None:
+def test_empty_cells_show_the_background() -> None:
     cells = np.full((3, 3), 2)
     icon = np.full((3, 3), scenes.AIR)
     icon[1, 1] = 7
@@ -323,7 +323,7 @@ def test_a_plan_left_out_tells_places_of_cells_alone(feeder: unified.Feeder) -> 
     assert (facts.cells[:, 0] == 0).all()
 
 
-def test_probes_read_each_fact_where_it_is_to_be_known(feeder: unified.Feeder) -> None:
+def test_probes_read_each_fact_at_its_position(feeder: unified.Feeder) -> None:
     """The probe reads states that hold the answer at the right layer and position, not one position later."""
     batch = next(feeder.drawings(drawing_settings(True, batch=4)))
     facts, probes = batch.facts, Probes(64)
@@ -343,7 +343,7 @@ def test_probes_read_each_fact_where_it_is_to_be_known(feeder: unified.Feeder) -
     assert right["column"] > 1
 
 
-def test_a_line_of_the_raster_has_its_own_wavelengths() -> None:
+def test_raster_lines_have_their_own_wavelengths() -> None:
     settings = stage.read_settings()
     width = settings["model"]["width"] // settings["model"]["heads"]
     config = LlamaConfig(
@@ -377,7 +377,7 @@ def test_a_drawing_of_few_cells_does_not_tell_where_objects_stand(feeder: unifie
 
 
 @pytest.mark.slow
-def test_the_ground_that_is_kept_speaks_for_the_ground_left_out(feeder: unified.Feeder) -> None:
+def test_kept_background_tokens_are_weighted_for_left_out_ones(feeder: unified.Feeder) -> None:
     shares: list[float] = []
     for thinned in (False, True):
         batches = feeder.drawings(drawing_settings(thinned, batch=100))
@@ -442,7 +442,7 @@ def test_some_pictures_are_described_without_a_question_before(feeder: unified.F
         assert asked.endswith(f"{unified.DESCRIBE}\n\n<|Assistant|>:") and asked.count("<|User|>") == 1
 
 
-def test_half_of_the_pictures_looked_at_are_what_the_vq_model_draws(feeder: unified.Feeder) -> None:
+def test_half_of_the_images_for_questions_are_decoded_by_the_vq_model(feeder: unified.Feeder) -> None:
     shown, batch = next(feeder.pictures(4, LOOKING))
     assert batch.pixels[:2].abs().max() <= 1
     firsts = [scenes.token_grid(scene, feeder.bank)[0, 0] for scene in shown]
@@ -474,7 +474,7 @@ def test_every_patch_is_told_in_the_words_of_the_plan(feeder: unified.Feeder) ->
                 assert words_of(corner) == item.words.replace(f" {item.size}", "")
 
 
-def test_a_name_in_a_question_is_to_know_where_the_picture_shows_it(feeder: unified.Feeder) -> None:
+def test_a_name_in_a_question_learns_its_place_in_the_image(feeder: unified.Feeder) -> None:
     shown, seen = next(feeder.pictures(4, LOOKING))
     batch = feeder._converse(shown, seen, [6] * 4)  # pyright: ignore[reportPrivateUsage]
     facts = zip(batch.asked.words.tolist(), batch.asked.places, batch.asked.colors, strict=True)
@@ -490,7 +490,7 @@ def test_a_name_in_a_question_is_to_know_where_the_picture_shows_it(feeder: unif
 
 
 @torch.no_grad()
-def test_the_tower_is_right_where_patches_lie_with_their_words(feeder: unified.Feeder) -> None:
+def test_the_tower_is_right_if_patches_are_near_their_words(feeder: unified.Feeder) -> None:
     batch, lexicon = next(feeder.seeings(LOOKING)), seeing.Lexicon(feeder.encode)
     table = torch.randn(len(feeder.tokenizer), 256, generator=torch.Generator().manual_seed(0))
     words, random = lexicon.vectors(table), np.random.default_rng(0)
@@ -522,7 +522,7 @@ def test_words_that_stand_for_patches_are_what_a_faultless_tower_would_see(
     assert seeing.seeing_loss(steady, batch.seen, words, random)[1]["seen_off"] == 0
 
 
-def test_looking_at_words_teaches_the_language_model_alone(
+def test_questions_about_words_train_the_language_model_alone(
     tiny: JanusForConditionalGeneration, feeder: unified.Feeder
 ) -> None:
     network = copy.deepcopy(tiny).train()
@@ -535,7 +535,7 @@ def test_looking_at_words_teaches_the_language_model_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("probed", [False, True])
-def test_looking_teaches_the_tower_and_the_language_model(
+def test_questions_about_images_train_tower_and_language_model(
     tiny: JanusForConditionalGeneration, feeder: unified.Feeder, probed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.probes.FOUND_LAYER", 2)
@@ -550,7 +550,7 @@ def test_looking_teaches_the_tower_and_the_language_model(
     assert {"vision_model", "aligner", "language_model"} <= taught
 
 
-def test_seeing_alone_leaves_the_language_model_as_it_is(
+def test_training_the_tower_alone_does_not_change_the_language_model(
     tiny: JanusForConditionalGeneration, feeder: unified.Feeder
 ) -> None:
     network = copy.deepcopy(tiny).train()
@@ -597,7 +597,7 @@ def test_tables_of_codes_are_plain_where_they_are_shipped(tiny: JanusForConditio
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_plans_of_a_batch_are_those_of_its_rows_read_anew_for_every_token(
+def test_plans_of_a_batch_equal_plans_without_cache(
     feeder: unified.Feeder, tiny: JanusForConditionalGeneration
 ) -> None:
     questions = [feeder.ask(parse_prompt(prompt)) for prompt in ("a dog", "three red cats", "a bed above a blue vase")]
@@ -645,7 +645,7 @@ def exams(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], 
     return held
 
 
-def test_a_phase_ends_when_the_weights_that_would_ship_plan_as_well_as_is_wanted(
+def test_a_phase_ends_when_the_averaged_weights_plan_well_enough(
     examiner: unified.Examiner, exams: list[tuple[list[tuple[int, ...]], bool]]
 ) -> None:
     before = examiner.model.lm_head.weight.clone()
@@ -655,7 +655,7 @@ def test_a_phase_ends_when_the_weights_that_would_ship_plan_as_well_as_is_wanted
     assert torch.equal(examiner.model.lm_head.weight, before), "training goes on with the weights that it had"
 
 
-def test_what_is_examined_hangs_on_the_step_alone(
+def test_examinations_depend_on_the_step_only(
     examiner: unified.Examiner, exams: list[tuple[list[tuple[int, ...]], bool]]
 ) -> None:
     for step in (10, 20, 10):
@@ -689,7 +689,7 @@ def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:
 
 
 @pytest.mark.parametrize("size", [None, "small"])
-def test_what_is_made_from_nothing_reads_and_writes_nothing_that_ships(size: str | None, tmp_path: Path) -> None:
+def test_training_from_nothing_does_not_touch_shipped_files(size: str | None, tmp_path: Path) -> None:
     shipped, anew = stage.read_settings(size=size), stage.read_settings(size=size, into=tmp_path)
     made = [anew["paths"]["build"], anew["paths"]["shapes"], anew["export"]["folder"]]
     made += [critic["folder"] for critic in anew["critics"].values()]

@@ -22,7 +22,7 @@ def make_world(seed: int) -> World:
 
 
 @given(SEEDS)
-def test_a_plan_is_read_back_as_its_scene_which_does_what_was_asked(seed: int) -> None:
+def test_a_plan_is_parsed_to_its_scene_which_satisfies_the_request(seed: int) -> None:
     world = make_world(seed)
     task = world.request()
     scene = world.scene(task)
@@ -31,7 +31,7 @@ def test_a_plan_is_read_back_as_its_scene_which_does_what_was_asked(seed: int) -
 
 
 @given(SEEDS)
-def test_a_plan_with_one_object_fewer_or_another_one_does_not_do_it(seed: int) -> None:
+def test_a_plan_with_a_missing_or_wrong_object_does_not_satisfy_the_request(seed: int) -> None:
     world = make_world(seed)
     task = world.request()
     scene = world.scene(task)
@@ -46,7 +46,7 @@ def test_a_plan_with_one_object_fewer_or_another_one_does_not_do_it(seed: int) -
 
 
 @given(SEEDS)
-def test_two_objects_in_one_place_do_not_do_it(seed: int) -> None:
+def test_two_objects_in_one_place_do_not_satisfy_the_request(seed: int) -> None:
     world = make_world(seed)
     task = world.request()
     scene = world.scene(task)
@@ -70,7 +70,7 @@ def test_two_objects_in_one_place_do_not_do_it(seed: int) -> None:
         ("", False),
     ],
 )
-def test_what_a_plan_must_say(plan: str, right: bool) -> None:
+def test_the_parts_of_a_complete_plan(plan: str, right: bool) -> None:
     assert fulfils(plan, parse_prompt("a photo of a cat left of a dog")) is right
 
 
@@ -86,7 +86,7 @@ def test_what_a_plan_must_say(plan: str, right: bool) -> None:
         ("a cat, a dog and a bed", "three"),
     ],
 )
-def test_what_kind_a_request_is_of(prompt: str, kind: str | None) -> None:
+def test_the_kind_of_a_request(prompt: str, kind: str | None) -> None:
     assert kind_of(parse_prompt(prompt)) == kind
 
 

@@ -37,7 +37,7 @@ def test_an_object_stands_where_its_plan_says_and_nowhere_else(place: str) -> No
     assert [report.stands(Item("apple", None, other, "small"), found) for other in PLACES].count(True) == 1
 
 
-def test_a_faint_detection_does_not_stand() -> None:
+def test_a_weak_detection_is_ignored() -> None:
     item = Item("apple", None, "middle", "small")
     top, left, bottom, right = (float(TOKEN * side) for side in item.box)
     assert not report.stands(item, {"apple": [(left, top, right, bottom, 0.3, None)]})

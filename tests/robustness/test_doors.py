@@ -71,7 +71,7 @@ def test_a_packed_file_is_unpacked_piece_by_piece(tmp_path: Path, monkeypatch: p
         list(read_packed_lines(file))
 
 
-def test_what_is_no_regular_file_or_too_long_is_not_read(tmp_path: Path) -> None:
+def test_special_and_too_long_files_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UntrustedError, match="no regular file"):
         read_file(tmp_path / "pipe")
@@ -106,13 +106,13 @@ def test_a_path_that_leaves_its_root_is_refused(path: str, tmp_path: Path) -> No
         ("two\nlines\there", "two\nlines\there"),
     ],
 )
-def test_foreign_words_steer_no_terminal(words: str, shown: str) -> None:
+def test_untrusted_text_does_not_control_the_terminal(words: str, shown: str) -> None:
     assert printable(words) == shown
     assert "\n" not in one_line(words) and len(one_line(words * 900, 100)) <= 400
     shown.encode()
 
 
-def test_what_exists_and_is_no_file_is_written_to_and_links_are_followed(tmp_path: Path) -> None:
+def test_devices_and_pipes_are_written_to_and_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to("file")
     write_bytes(tmp_path / "link", b"new", asked=True)
@@ -132,9 +132,7 @@ def test_what_exists_and_is_no_file_is_written_to_and_links_are_followed(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "own", "pipe"]
 
 
-def test_a_reader_that_leaves_ends_no_work_and_escapes_do_not_reach_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_pipe_ends_no_work_and_gets_no_escape_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "kept"
     with kept.open("w") as stream:
         monkeypatch.setattr("sys.stdout", stream)
@@ -162,7 +160,7 @@ def test_a_dollar_in_a_name_is_a_dollar_in_a_figure() -> None:
     assert "costs $x^{" in draw_figure(figure)
 
 
-def test_a_file_that_drips_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_arrives_too_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from milr.benchmarks import fetch
 
     class Dripping:

@@ -41,7 +41,7 @@ def make_replies(many: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", reply_times.PARSERS)
-def test_whatever_a_server_says_is_read_or_refused_in_one_line(name: str) -> None:
+def test_any_server_reply_is_read_or_refused_in_one_line(name: str) -> None:
     parser = reply_times.PARSERS[name]
     for text in make_replies(60 * ROUNDS, seed=29):
         try:
@@ -64,7 +64,7 @@ def test_64_kilobytes_of_any_repeated_sign_are_read_at_once(name: str) -> None:
             continue
 
 
-def test_a_judges_words_are_recognised_whatever_stands_in_their_slots() -> None:
+def test_a_judges_questions_are_recognised_with_any_content() -> None:
     one, two = 'Is this "{prompt}"?', "Prompt: {prompt}\nMeaning: {explanation}\nScore?"
     assert find_prompt(one, 'Is this "a "cat"?"?') == 'a "cat"?'
     assert find_prompt(one, 'Is this ""?') == "" and find_prompt(one, 'Is that "x"?') is None

@@ -156,7 +156,7 @@ def command(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_command_that_is_killed_at_random_goes_on_as_if_nothing_had_been(
+def test_a_command_killed_at_random_resumes_to_the_same_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The run is killed up to three times in a row, at changes that a seed chooses."""

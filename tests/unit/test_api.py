@@ -200,7 +200,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("use", WRONG)
-def test_a_wrong_use_is_told_in_one_line_and_leaves_no_run(use: str) -> None:
+def test_a_wrong_use_is_one_line_and_leaves_no_run(use: str) -> None:
     call, told = WRONG[use]
     with pytest.raises(MilrError) as error:
         call()
@@ -208,7 +208,7 @@ def test_a_wrong_use_is_told_in_one_line_and_leaves_no_run(use: str) -> None:
     assert not [path for path in Path().rglob("best.png")]
 
 
-def test_records_runs_tasks_and_settings_are_said_in_a_line_and_shown_in_a_notebook() -> None:
+def test_records_runs_tasks_and_settings_have_a_short_repr_and_a_notebook_view() -> None:
     result = milr.generate("a <red> cat", **FAKE, steps=1, out="run", stop_at=1)
     record, run = result.records[-1], milr.read_run("run")
     settings = run.manifest.settings

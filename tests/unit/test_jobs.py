@@ -51,7 +51,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-def test_an_interrupted_benchmark_keeps_its_best_images_and_goes_on_to_equal_results(
+def test_an_interrupted_benchmark_keeps_its_best_images_and_resumes_to_equal_results(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = ["benchmark", "icons", "--method", "best-of-n", *ASKED]
@@ -66,7 +66,7 @@ def test_an_interrupted_benchmark_keeps_its_best_images_and_goes_on_to_equal_res
     assert answers("cut") == answers("whole") and len(answers("cut")) == 4
 
 
-def test_an_interrupted_ablation_goes_on_to_equal_results(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_ablation_resumes_to_equal_results(capsys: pytest.CaptureFixture[str]) -> None:
     Path("two.toml").write_text(RECIPE)
     asked = ["ablate", "two.toml", "--limit", "4", "--evaluator", "icons-judge", "--batch-size", "2"]
     assert main([*asked, "--out", "whole"]) == 0

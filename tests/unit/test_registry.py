@@ -122,7 +122,7 @@ def test_everything_is_named_by_file_by_module_and_by_a_packages_entry_point(her
 
 
 @KINDS
-def test_a_wrong_name_is_told_the_nearest_on_one_line(here: Path, kind: str) -> None:
+def test_a_wrong_name_gets_the_nearest_one_on_one_line(here: Path, kind: str) -> None:
     offer_all(here / "site")
     load = LOADERS[kind]
     near = {
@@ -236,7 +236,7 @@ def test_settings_of_a_method_from_outside_are_checked(here: Path) -> None:
         milr.load_method("./mine.py:bright")
 
 
-def test_a_run_of_code_goes_on_only_when_the_code_is_typed_again(
+def test_a_run_with_user_code_resumes_only_if_the_code_is_named_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"--model": "./mine.py:Grey", "--reward": "./mine.py:bright", "--method": "./mine.py:twice"}
@@ -266,5 +266,5 @@ def test_a_recipe_names_no_code_unless_it_was_typed(here: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["icons", "gpt-4o:p-yes", "unified-reward:/a/b", "a/b@c", "C:\\models\\x", "http://h/x"]
 )
-def test_what_is_no_code_is_not_taken_for_it(name: str) -> None:
+def test_names_without_code_are_not_treated_as_code(name: str) -> None:
     assert not is_code(name)

@@ -38,7 +38,7 @@ def test_no_docstring_begins_with_a_clause() -> None:
     assert not found
 
 
-def test_a_clause_would_be_found() -> None:
+def test_clause_first_words_are_found() -> None:
     assert begins_with_clause("What the row began with.")
     assert not begins_with_clause("If true, the step has random streams of its own.")
 

@@ -257,7 +257,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"not a checkpoint", b"PK\x03\x04", b"\x80\x02"])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(UsageError, match="file.pth"):

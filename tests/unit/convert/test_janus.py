@@ -78,7 +78,7 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(
 
 
 @pytest.mark.slow
-def test_a_head_of_its_own_is_loaded_though_a_config_is_silent_about_it(tmp_path: Path) -> None:
+def test_an_untied_head_is_loaded_if_the_config_does_not_mention_it(tmp_path: Path) -> None:
     """Without an entry, transformers ties the head to the embeddings; such files have both."""
     source, target = tmp_path / "in", tmp_path / "out"
     plain = write_deepseek(source)

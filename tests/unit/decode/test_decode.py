@@ -167,7 +167,7 @@ def test_cached_equals_uncached_for_rows_of_any_length(
 
 @pytest.mark.parametrize("lengths", [(6, 6), (2, 7, 5)])
 @pytest.mark.parametrize("prefixes", [(3, 3, 3), (4, 1, 2), (2, 0, 3)])
-def test_rows_go_on_after_their_cached_prefixes(
+def test_rows_continue_after_their_cached_prefixes(
     engine: Engine, decoder: LlamaModel, lengths: tuple[int, ...], prefixes: tuple[int, ...]
 ) -> None:
     """Prompts, prefixes and neighbours of different lengths, read in three pieces and in another order."""
@@ -258,7 +258,7 @@ def test_the_cache_hands_out_views() -> None:
     assert values[0, 0, :, 0].tolist() == [2, 2, 2, 4]
 
 
-def test_a_row_that_outgrows_its_room_is_an_error(engine: Engine) -> None:
+def test_a_row_longer_than_its_cache_is_an_error(engine: Engine) -> None:
     batch = engine.open([None], 3)
     batch.prefill(embeddings([3]))
     with pytest.raises(IndexError, match="room for 3 tokens, not 4"):
@@ -309,7 +309,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_where_memory_runs_out_half_as_many_are_worked_and_none_is_lost(error: Exception) -> None:
+def test_out_of_memory_halves_the_batch_and_loses_nothing(error: Exception) -> None:
     assert work_in_batches(range(11), failing(error, 3), 11) == ([10 * item for item in range(11)], 3)
     assert work_in_batches(range(11), failing(error, 20), 11) == ([10 * item for item in range(11)], 11)
     assert work_in_batches([], failing(error, 3), 4) == ([], 4)
@@ -322,7 +322,7 @@ def test_one_row_that_does_not_fit_is_an_error_of_one_line(error: Exception) -> 
     assert "\n" not in str(caught.value)
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+def test_another_error_is_not_treated_as_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="a defect"):
         work_in_batches(range(5), failing(RuntimeError("a defect"), 2), 5)
 

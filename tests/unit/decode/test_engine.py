@@ -84,7 +84,7 @@ def test_a_batch_is_its_singles(dtype: str, deterministic: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "deterministic"), [("float32", False), ("bfloat16", True)])
-def test_a_refilled_place_changes_nothing_for_the_others(dtype: str, deterministic: bool) -> None:
+def test_a_refilled_place_does_not_change_other_tasks(dtype: str, deterministic: bool) -> None:
     """States keep their prompts from step to step; a new task beside them is prefilled."""
     model = load(dtype, deterministic)
     first, second, third = model.start(TASKS[:3])

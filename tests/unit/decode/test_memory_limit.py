@@ -97,13 +97,13 @@ def test_batches_are_as_large_as_the_limit_allows(free: Any) -> None:
     assert 1 <= max(found["batches"]) < 6
 
 
-def test_where_memory_runs_out_nothing_is_lost(free: Any) -> None:
+def test_out_of_memory_loses_nothing(free: Any) -> None:
     found = meet(free, (24, 20, 28), lambda run: len(run["batches"]) > 1 and run["error"] is None, rows=6, blind=True)
     assert found["found"] == free["found"] and found["error"] is None
     assert found["batches"][:2] == [6, 3]
 
 
-def test_what_is_finished_stays_when_not_even_one_row_fits(free: Any) -> None:
+def test_finished_tasks_stay_if_not_even_one_row_fits(free: Any) -> None:
     # Less than the memory in use: nothing more can be allocated.
     found = meet(free, (-64, -96, -128), lambda run: run["error"] is not None, rows=1, after=2)
     assert 2 <= len(found["found"]) < 6  # memory that was freed before may be enough for one more

@@ -23,7 +23,7 @@ TOKENS = replace(ABLE, latents="image", writes_text=False, branches=1)
 
 
 @pytest.mark.parametrize(("there", "absent"), [("image", ["text"]), ("text", ["image"])])
-def test_a_search_moves_what_there_is_and_says_what_there_is_not(there: str, absent: list[str]) -> None:
+def test_a_search_moves_existing_latents_and_names_absent_ones(there: str, absent: list[str]) -> None:
     model = FakeModel()
     model.capabilities = replace(model.capabilities, latents=there)
     settings = model.settings("milr", steps=2, text_ratio=0.5, image_ratio=0.2, stop_at=1.0)
@@ -38,7 +38,7 @@ def test_a_search_moves_what_there_is_and_says_what_there_is_not(there: str, abs
         assert trace is not None and trace.moved and not set(absent) & set(trace.moved)
 
 
-def test_a_ratio_that_was_asked_for_in_vain_is_refused() -> None:
+def test_a_ratio_without_effect_is_refused() -> None:
     image_only = replace(ABLE, latents="image")
     with pytest.raises(UsageError, match="text_ratio 0.2: this model has no text latents"):
         check_latents({"text_ratio": 0.2}, image_only)
@@ -56,9 +56,7 @@ def test_a_ratio_that_was_asked_for_in_vain_is_refused() -> None:
         (replace(ABLE, latents="none"), set(METHODS) - {"milr"}),
     ],
 )
-def test_a_method_that_needs_what_is_not_there_is_refused_with_those_that_work(
-    able: Capabilities, working: set[str]
-) -> None:
+def test_a_method_with_unmet_needs_is_refused_and_alternatives_are_named(able: Capabilities, working: set[str]) -> None:
     for method in METHODS:
         if method in working:
             check_able(method, {}, able)
@@ -68,7 +66,7 @@ def test_a_method_that_needs_what_is_not_there_is_refused_with_those_that_work(
         assert set(str(refused.value).partition("--method ")[2].split(" or ")) == working
 
 
-def test_a_strategy_needs_latents_of_its_own() -> None:
+def test_a_strategy_needs_its_latents() -> None:
     for strategy in ("joint", "alt", "t2v", "no-text"):
         check_able("milr", {"strategy": strategy}, TOKENS)
     with pytest.raises(UsageError, match=r"needs text latents \(strategy 'steer'\), and this model has image latents"):
@@ -96,7 +94,7 @@ def test_capabilities_do_not_contradict_each_other() -> None:
         replace(TOKENS, latents="both")
 
 
-def test_a_model_that_writes_no_text_is_never_asked_for_one() -> None:
+def test_a_model_without_reasoning_is_never_asked_for_a_text() -> None:
     model = FakeModel()
     model.capabilities = replace(ABLE, latents="image", writes_text=False)
     settings = model.settings("milr", steps=2, image_ratio=0.2, stop_at=1.0)

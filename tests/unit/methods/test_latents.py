@@ -83,7 +83,7 @@ def off_target(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(tokens), logits.shape[-1]) - logits.softmax(-1)
 
 
-def test_the_tokens_of_these_tests_are_not_the_likeliest() -> None:
+def test_the_tokens_of_these_tests_are_not_the_most_probable() -> None:
     text, image = likely(make_latents())
     assert all(a != b for a, b in zip(text, seen(0.0).text, strict=True))
     assert all(a != b for a, b in zip(image, seen(0.0).images[0], strict=True))
@@ -107,7 +107,7 @@ def test_the_gradient_is_the_formula(guidance: float, temperature: float, reward
     torch.testing.assert_close(gradient(latents, "image"), pair, rtol=1e-3, atol=1e-3)
 
 
-def test_a_wrong_image_makes_its_own_tokens_less_likely_not_the_likeliest_ones() -> None:
+def test_a_wrong_image_lowers_the_probability_of_its_own_tokens() -> None:
     latents = make_latents()
     rolled = seen(0.0)
     best_text, best_image = likely(latents)
@@ -137,7 +137,7 @@ def test_a_reward_of_one_gives_no_gradient() -> None:
         assert torch.equal(latents.now[name], latents.start[name])
 
 
-def test_the_lower_the_reward_the_harder_the_push() -> None:
+def test_a_lower_reward_gives_a_larger_step() -> None:
     gradients: list[torch.Tensor] = []
     for reward in (0.75, 0.5, 0.0):
         latents = make_latents()
@@ -170,7 +170,7 @@ def test_images_are_compared_with_their_mean(rewards: tuple[float, ...], text: f
     assert image_advantages.tolist() == pytest.approx(images)
 
 
-def test_the_better_of_two_images_becomes_likelier() -> None:
+def test_the_better_of_two_images_becomes_more_probable() -> None:
     worse, better = (5, 2), (7, 7)
     latents = make_latents()
     step(latents, seen(0.25, 0.75, images=(worse, better)), moves=("image",))
@@ -256,7 +256,7 @@ def test_without_l2_nothing_pulls_back() -> None:
 
 
 @pytest.mark.parametrize("mover", BOTH)
-def test_what_is_not_named_rests(mover: str) -> None:
+def test_latents_that_are_not_named_do_not_move(mover: str) -> None:
     latents = make_latents()
     for _ in range(3):
         step(latents, seen(0.0), l2=0.1, moves=(mover,))
@@ -265,7 +265,7 @@ def test_what_is_not_named_rests(mover: str) -> None:
     assert bool((moved(latents, mover) != 0).all())
 
 
-def test_each_modality_has_an_adam_of_its_own() -> None:
+def test_each_modality_has_its_own_adam() -> None:
     later, at_once = make_latents(), make_latents()
     for _ in range(5):
         step(later, seen(0.0), moves=("text",))
@@ -377,7 +377,7 @@ def assert_same(together: Latents, alone: Latents, atol: float = 1e-6) -> None:
 
 
 @pytest.mark.parametrize("rule", GRADIENTS)
-def test_a_step_of_many_tasks_is_that_of_each(rule: str) -> None:
+def test_a_joint_step_of_many_tasks_equals_single_steps(rule: str) -> None:
     settings, sampling = split_settings({"gradient": rule, "l2": 0.1, "guidance": 3.0, "temperature": 0.7})
     batch, single = make_updates(), make_updates()
     for round in range(4):  # each task has its own Adam state
@@ -394,7 +394,7 @@ def test_a_step_of_many_tasks_is_that_of_each(rule: str) -> None:
         batch, single = go_on(batch, round + 1), go_on(single, round + 1)
 
 
-def test_a_task_without_a_finite_gradient_leaves_the_others_as_they_would_be() -> None:
+def test_a_task_without_a_finite_gradient_does_not_change_others() -> None:
     settings, sampling = split_settings({"l2": 0.1})
     batch, single = make_updates(), make_updates()
     sick = 1
@@ -422,7 +422,7 @@ def test_a_task_without_a_finite_gradient_leaves_the_others_as_they_would_be() -
         batch, single = go_on(batch, round + 1), go_on(single, round + 1)
 
 
-def test_what_is_not_finite_in_latents_that_rest_is_no_error() -> None:
+def test_non_finite_values_in_unmoved_latents_are_no_error() -> None:
     updates = make_updates()
     updates[4].latents.now["image"][0, 0, 0] = math.nan  # its text moves
     found = take_step(MODEL, updates, *split_settings({}))

@@ -143,7 +143,7 @@ def test_a_reward_may_have_one_stop_per_task(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_neither_places_nor_neighbours_nor_refills_change_a_record(name: str) -> None:
+def test_position_neighbours_and_refills_do_not_change_a_record(name: str) -> None:
     endless = run(name, TASKS)
     values = sorted(rank(record.best_score) for record in endless if record.finished)
     stop = (values[1] + values[2]) / 2  # two of the four tasks exceed it
@@ -178,7 +178,7 @@ def test_the_same_task_twice_has_streams_of_its_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_spent_is_what_the_model_and_the_reward_were_asked(name: str) -> None:
+def test_spending_equals_the_requests_to_model_and_reward(name: str) -> None:
     model, shown = FakeModel(), 0
 
     def look(image: Image.Image, task: Task) -> float:
@@ -210,7 +210,7 @@ def test_every_whole_image_is_in_a_record_with_its_score(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_reward_that_is_spent_ends_every_task_with_its_best(name: str) -> None:
+def test_a_reward_without_budget_ends_every_task_with_its_best_image(name: str) -> None:
     class Spent(FakeReward):
         def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             over = self.calls > 0
@@ -229,7 +229,7 @@ def test_no_tasks_are_no_records(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_unscored_image_is_no_reason_to_end(name: str) -> None:
+def test_an_unscored_image_does_not_end_the_search(name: str) -> None:
     last = run(name, [CAT], reward=FakeReward(unscored_calls=range(100)))[-1]
     assert last.finished == "out of steps"
     assert isinstance(last.best_score, Unscored)
@@ -237,7 +237,7 @@ def test_an_unscored_image_is_no_reason_to_end(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_real_model_and_a_real_reward_are_led_alike(name: str, embedded: Janus) -> None:
+def test_a_real_model_and_a_real_reward_run_in_every_method(name: str, embedded: Janus) -> None:
     tasks = [parse_prompt("three red cats"), parse_prompt("a blue dog left of a clock")]
     given: dict[str, Any] = {"stop_at": NEVER} if name in ONCE else {"stop_at": NEVER, "steps": 1}
     settings = embedded.settings(name, **given)
@@ -289,7 +289,7 @@ def test_best_of_n_reasons_once_and_with_sampled_texts_for_every_image() -> None
 # --- PARM
 
 
-def test_parm_leaves_what_has_less_potential_and_finishes_what_has_more() -> None:
+def test_parm_abandons_drawings_with_less_potential() -> None:
     model = FakeModel()
     #       first: clear at once    second: clear, worse   third: not clear, then not, then clear, as first of its look
     scores = scripted(0.4, 0.6, 0.2, 0.0, 0.0, 0.3, 0.7, *[0.9] * 20)
@@ -308,7 +308,7 @@ def test_parm_with_a_reward_that_finds_nothing_finishes_everything() -> None:
     assert records[-1].reward_calls == 6 * 4
 
 
-def test_parm_leaves_nothing_that_no_other_drawing_could_replace() -> None:
+def test_parm_does_not_abandon_the_last_affordable_drawing() -> None:
     worse = scripted(0.9, 0.9, 0.1, 0.5)  # the second has no potential, and the budget allows no further one
     records = run("parm", [CAT], reward=FakeReward(worse), steps=1)
     assert [record.drawings_spent for record in records] == [1, 2]
@@ -332,7 +332,7 @@ def test_a_text_is_rewritten_from_the_clause_that_names_what_is_wrong(critique: 
     assert find_criticised(pieces, critique) == kept
 
 
-def test_reflection_passes_the_critique_and_keeps_what_stands_before() -> None:
+def test_reflection_passes_the_critique_and_keeps_the_text_before_it() -> None:
     class Critic(FakeReward):
         def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             return [Score(0.5, self.name, 0.9, explanation="the tree is red") for _ in images]
@@ -345,7 +345,7 @@ def test_reflection_passes_the_critique_and_keeps_what_stands_before() -> None:
     assert len({record.reasoning for record in records}) > 4
 
 
-def test_reflection_goes_on_from_the_best_text() -> None:
+def test_reflection_continues_from_the_best_text() -> None:
     model = Watched()
     run("reflection", [TREE], model, FakeReward(scripted(0.5, 0.1, 0.2, 0.3), name="big@1"), steps=3)
     base = model.texts[0][2].tokens
@@ -364,7 +364,7 @@ def seen(value: float, **detections: list[list[object]]) -> ScoredImage:
     return ScoredImage(ImageSample(tuple(range(100)), Image.new("RGB", (80, 80))), score)
 
 
-def test_right_objects_are_those_that_meet_what_is_asked_of_them() -> None:
+def test_correct_objects_are_those_that_meet_their_conditions() -> None:
     task = parse_prompt("a red cat left of a dog")
     cat, blue, dog = (0.0, 0, 20, 20, 0.9, "red"), (0.0, 40, 20, 60, 0.95, "blue"), (50.0, 0, 70, 20, 0.8, "brown")
     assert set(right_objects({"cat": [cat, blue], "dog": [dog]}, task)) == {cat, dog}
@@ -374,7 +374,7 @@ def test_right_objects_are_those_that_meet_what_is_asked_of_them() -> None:
     assert right_objects({"cat": [(0.0, 0, 20, 20, 0.2, "red")]}, task) == []
 
 
-def test_of_too_many_objects_as_many_are_kept_as_were_asked_for() -> None:
+def test_surplus_objects_are_not_kept() -> None:
     dogs = [(20.0 * n, 0.0, 20.0 * n + 15, 15.0, 0.99 - n / 100, None) for n in range(4)]
     assert right_objects({"dog": dogs}, parse_prompt("two dogs")) == dogs[:2]
 
@@ -402,7 +402,7 @@ class Finder(FakeReward):
         return [replace(score, regions=found) if isinstance(score, Score) else score for score in scores]
 
 
-def test_what_is_right_stays_until_an_image_is_no_better() -> None:
+def test_correct_objects_are_kept_until_an_image_is_not_better() -> None:
     model = FakeModel()
     task = parse_prompt("a cat and a dog")
     records = run("keep-right", [task], model, Finder(scripted(0.4, 0.5, 0.5, 0.3, 0.2, 0.1)))
@@ -414,7 +414,7 @@ def test_what_is_right_stays_until_an_image_is_no_better() -> None:
     assert texts[0] == texts[1] == texts[2] != texts[3] == texts[4] != texts[5]
 
 
-def test_where_nothing_is_right_each_image_has_a_new_text() -> None:
+def test_without_a_correct_object_each_image_has_a_new_text() -> None:
     records = run("keep-right", [CAT])
     assert len({record.reasoning for record in records}) > 3
     assert [record.images[0].tokens for record in records[1:]] != [
@@ -425,7 +425,7 @@ def test_where_nothing_is_right_each_image_has_a_new_text() -> None:
 # --- growing in parallel
 
 
-def test_the_better_half_grows_on() -> None:
+def test_the_better_half_continues() -> None:
     model = FakeModel()
     # One image; then four partial ones, three times; then four whole ones.
     values = [0.1, *(0.1, 0.4, 0.2, 0.3), *(0.5, 0.1, 0.1, 0.1), *(0.0, 0.0, 0.0, 0.9), *(0.2, 0.8, 0.3, 0.4)]
@@ -460,7 +460,7 @@ def test_partial_images_never_answer() -> None:
 # --- consensus
 
 
-def test_the_text_that_agrees_most_comes_first_whatever_its_places() -> None:
+def test_the_text_with_most_agreement_comes_first_in_any_order() -> None:
     red_cat, lost, swapped = "top small red cat, left small blue dog", "top small cat", "top small blue cat, red dog"
     moved = "right small red cat, bottom small blue dog"
     assert rank_by_agreement([lost, swapped, red_cat, moved])[0] in (2, 3)

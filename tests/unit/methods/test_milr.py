@@ -125,9 +125,7 @@ class Watched(FakeModel):
         ("no-text", ["image"] * 5),
     ],
 )
-def test_a_strategy_moves_what_it_names_and_not_a_bit_of_the_rest(
-    strategy: str, expected: list[str], steps: list[Step]
-) -> None:
+def test_a_strategy_moves_only_the_latents_that_it_names(strategy: str, expected: list[str], steps: list[Step]) -> None:
     records = run([CAT], strategy=strategy)
     assert [" ".join(trace(record).moved) for record in records] == ["", *expected]
     for step, names in zip(steps, expected, strict=True):
@@ -183,7 +181,7 @@ def test_t2v_of_one_step_moves_the_image() -> None:
     assert [STRATEGIES["t2v"].moves(k, 4) for k in (1, 2, 3, 4)] == [("text",), ("text",), ("image",), ("image",)]
 
 
-def test_a_text_whose_latents_rest_is_not_decoded_again() -> None:
+def test_a_text_with_unchanged_latents_is_not_decoded_again() -> None:
     model = Watched()
     records = run([CAT, DOGS], model, strategy="alt")
     assert len(model.texts) == 2 * (1 + 3)  # the first texts, then steps 1, 3 and 5
@@ -323,7 +321,7 @@ def test_a_finished_tasks_place_is_given_to_the_next() -> None:
     assert order == [(0, 0), (1, 0), (1, 1), (2, 0), (1, 2), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
 
 
-def test_neither_places_nor_neighbours_change_a_record() -> None:
+def test_position_and_neighbours_do_not_change_a_record() -> None:
     settings: dict[str, Any] = {"reward": FakeReward(share_of_dark), "drawings_per_step": 2}
     endless = run(TASKS, **settings, stop_at=1.0)
     found = sorted(rank(record.best_score) for record in endless if record.finished)
@@ -358,7 +356,7 @@ def test_a_search_repeats_itself_and_another_seed_does_not() -> None:
     assert run([CAT], seed=1)[0].best.tokens != run([CAT])[0].best.tokens
 
 
-def test_images_of_a_step_have_streams_of_their_own() -> None:
+def test_each_image_of_a_step_has_its_own_stream() -> None:
     for record in run([CAT], drawings_per_step=3):
         assert len({sample.tokens for sample in record.images}) == 3
         assert len({sample.tokens[:5] for sample in record.images}) > 1
@@ -383,7 +381,7 @@ def test_fresh_noise_and_no_gradient_redraw_new_images() -> None:
 
 
 @pytest.mark.slow
-def test_without_a_gradient_it_is_all_the_same_what_would_move() -> None:
+def test_without_a_gradient_the_choice_of_latents_does_not_matter() -> None:
     """One zero-gradient control serves all searches that differ only in these settings."""
 
     def draw(**settings: Any) -> list[tuple[object, object]]:
@@ -418,7 +416,7 @@ def test_ablations_begin_with_the_same_image(noise: str) -> None:
     assert all(timeless([first]) == timeless([firsts[0]]) for first in firsts)
 
 
-def test_a_random_gradient_moves_as_far_by_another_way(steps: list[Step]) -> None:
+def test_a_random_gradient_has_the_same_step_length(steps: list[Step]) -> None:
     run([CAT], steps=1)
     run([CAT], steps=1, gradient="random")
     run([CAT], steps=1, gradient="random")
@@ -475,7 +473,7 @@ def test_the_authors_form_without_text_draws_from_the_bare_prompt() -> None:
 
 
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "no-text"])
-def test_without_image_latents_every_image_begins_anew(strategy: str) -> None:
+def test_without_image_latents_every_image_starts_from_its_first_token(strategy: str) -> None:
     model = FakeModel()
     records = run([CAT], model, image_ratio=0, strategy=strategy)
     assert len(records) == 6
@@ -531,7 +529,7 @@ def test_an_unscored_image_is_asked_about_once_more() -> None:
     assert [trace(record).moved for record in records] == [(), ("text", "image"), ("text", "image")]
 
 
-def test_only_what_could_not_be_scored_is_asked_about_again() -> None:
+def test_only_unscored_images_are_asked_about_again() -> None:
     asked: list[Task] = []
 
     def fails_for_the_cat_at_first(image: Image.Image, task: Task) -> float:
@@ -627,7 +625,7 @@ def test_log_p_is_that_of_the_images_prefix_tokens(steps: list[Step]) -> None:
         assert trace(record).log_probability == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_step_is_of_what_was_drawn_before_it(steps: list[Step]) -> None:
+def test_a_step_depends_on_the_images_before_it(steps: list[Step]) -> None:
     records = run([CAT], reward=FakeReward(share_of_dark), drawings_per_step=2)
     for step, record in zip(steps, records, strict=False):
         assert step.update.images == tuple(sample.tokens[:5] for sample in record.images)
@@ -693,7 +691,7 @@ def test_a_text_that_ends_inside_its_prefix_moves_by_what_it_wrote_only(steps: l
     assert inside, "no text of this test ended inside its prefix"
 
 
-def test_it_takes_the_models_own_settings_where_none_are_given() -> None:
+def test_the_models_own_settings_are_the_default() -> None:
     model = FakeModel()
     records = list(search([CAT], model, FakeReward(stop_at=0.6)))
     own = model.settings("milr")
@@ -738,7 +736,7 @@ def sampled_texts(tasks: list[Task], temperature: float = 1.0, **changes: Any) -
     return [record.reasoning.tokens for record in sorted(records, key=lambda r: (r.task.prompt, r.step))]
 
 
-def test_a_model_that_samples_its_text_is_searched_as_reproducibly() -> None:
+def test_a_search_on_a_model_that_samples_texts_is_reproducible() -> None:
     tasks = [Task(prompt="a dog and a cat"), Task(prompt="two red clocks")]
     sampled = sampled_texts(tasks)
     assert sampled == sampled_texts(tasks)

@@ -98,7 +98,7 @@ def test_a_grammar_model_is_given_its_own_form_of_a_prompt_and_refuses_others() 
         ({"settings": FakeModel().settings("parm"), "method": "milr"}, "settings of 'parm' are none of 'milr'"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_drawn(changed: dict[str, Any], said: str) -> None:
+def test_errors_come_before_anything_is_drawn(changed: dict[str, Any], said: str) -> None:
     model = FakeModel()
     with pytest.raises(UsageError) as caught:
         search(**{"tasks": "two dogs", "model": model, "reward": FakeReward(), **changed})
@@ -136,7 +136,7 @@ def dogs() -> list[tuple[object, ...]]:
 @pytest.mark.parametrize(
     "setting", [float64, torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)]
 )
-def test_what_a_program_has_set_in_torch_changes_no_result(
+def test_a_programs_torch_settings_change_no_result(
     setting: Callable[[], AbstractContextManager[object]], dogs: list[tuple[object, ...]]
 ) -> None:
     """The program's own torch settings are in force between the records and afterwards."""
@@ -169,7 +169,7 @@ def test_a_reward_that_compares_decides_between_equals_in_every_method(method: s
 
 
 @pytest.mark.parametrize("said", [None, "a", math.nan, [1]])
-def test_a_comparison_that_is_no_number_is_refused(said: object) -> None:
+def test_a_comparison_that_is_not_a_number_is_refused(said: object) -> None:
     with pytest.raises(RewardError, match="compare of the reward 'fake@1' returned .*: return a number, above 0 where"):
         list(search("a red cat", FakeModel(), Even(lambda a, b: said), method="best-of-n", steps=2))
 

@@ -284,7 +284,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         ({"gen_head_config": {"n_embed": None}}, "has no gen_head_config.params.n_embed"),
     ],
 )
-def test_what_transformers_model_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_configs_that_transformers_cannot_build_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     """Only the config is read: there are no weights."""
     write_settings(tmp_path)
     (tmp_path / "model.safetensors").touch()

@@ -98,7 +98,7 @@ def name(text: str = NAME):
 
 
 @pytest.mark.parametrize("text", ["embedded", "/a/b", "./a", "../a", "a/b/c", "a b/c", "a/", ""])
-def test_what_is_no_hub_name(text: str) -> None:
+def test_names_that_are_not_hub_names(text: str) -> None:
     assert parse_hub_name(text) is None
 
 
@@ -134,7 +134,7 @@ def test_nothing_is_fetched_before_somebody_agrees(hub: type[Hub]) -> None:
     assert not any(line.startswith("GET") and "/resolve/" in line for line in hub.asked)
 
 
-def test_a_half_fetched_checkpoint_is_not_taken_and_only_the_rest_is_counted(hub: type[Hub]) -> None:
+def test_a_partly_fetched_checkpoint_is_not_used_and_only_the_rest_is_counted(hub: type[Hub]) -> None:
     small = find_at_hub(name(), weights=())
     assert {path.name for path in small.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors.index.json"}
     shown: list[Download] = []

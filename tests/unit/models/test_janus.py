@@ -232,7 +232,7 @@ def test_a_folder_without_a_config_is_refused(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
-def test_a_config_that_is_no_object_is_refused(checkpoint: Path, text: str) -> None:
+def test_a_config_that_is_not_an_object_is_refused(checkpoint: Path, text: str) -> None:
     (checkpoint / "config.json").write_text(text)
     assert "is not a JSON object" in refusal(checkpoint)
 
@@ -271,7 +271,7 @@ def test_an_unknown_device_is_refused(checkpoint: Path) -> None:
     assert "unknown device 'gpu'" in refusal(checkpoint, device="gpu")
 
 
-def test_cuda_is_refused_where_there_is_none(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_refused_if_it_is_absent(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "no CUDA device" in refusal(checkpoint, device="cuda")
 

@@ -159,7 +159,7 @@ def test_an_image_is_what_the_capabilities_say(batch: Batch) -> None:
     assert len(set(batch.tokens())) == len(TASKS)
 
 
-def test_unmoved_latents_and_the_same_stream_give_the_same_image(batch: Batch) -> None:
+def test_unchanged_latents_and_the_same_stream_give_the_same_image(batch: Batch) -> None:
     """Neighbours are a new request without prefix and one with a longer prefix."""
     first, newcomer, third = batch.requests()
     mixed = [replace(first, prefix=batch.read(0, 5)), newcomer, replace(third, prefix=batch.read(2, 9))]
@@ -217,7 +217,7 @@ def test_a_sampled_text_keeps_its_prefix(batch: Batch) -> None:
         assert text.hidden.shape[0] == len(text.tokens)
 
 
-def test_what_the_tokens_spell_is_the_text(batch: Batch) -> None:
+def test_the_tokens_decode_to_the_text(batch: Batch) -> None:
     for text in batch.texts:
         pieces = batch.model.spell(text.reasoning.tokens)
         assert len(pieces) == len(text.reasoning.tokens)
@@ -284,7 +284,7 @@ def test_the_models_defaults_are_settings(batch: Batch) -> None:
         model.settings("one-shot", learning_rate=0.1)
 
 
-def test_there_may_be_nothing_to_do(batch: Batch) -> None:
+def test_latents_may_be_empty(batch: Batch) -> None:
     total = batch.model.capabilities.image_tokens
     width = batch.model.capabilities.width
     assert batch.model.draw([], SamplingParams()) == [] == batch.model.reason([])
@@ -294,7 +294,7 @@ def test_there_may_be_nothing_to_do(batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
-def test_guidance_leads_from_the_unconditional_through_the_conditional_logits(batch: Batch, guidance: float) -> None:
+def test_guidance_extrapolates_from_unconditional_to_conditional_logits(batch: Batch, guidance: float) -> None:
     hidden = batch.images[0].hidden
     assert hidden is not None
     pair = hidden[:4]

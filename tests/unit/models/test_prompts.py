@@ -96,7 +96,7 @@ def test_one_pass_goes_on_from_the_very_tokens(make_prompts) -> None:
     ]
 
 
-def test_what_ends_a_reasoning(make_prompts) -> None:
+def test_a_reasoning_ends_at_an_end_token_or_the_limit(make_prompts) -> None:
     for profile, ends in (("janus-pro", "end"), ("got-r1", "image"), ("reasongen-r1", "end image")):
         prompts, tokenizer = make_prompts(profile)
         marks = {"end": tokenizer.eos_token_id, "image": tokenizer.boi_token_id}
@@ -118,7 +118,7 @@ def test_januss_system_prompt_stands_before_questions_and_before_no_request_for_
         assert turn is None or turn.system == ""
 
 
-def test_braces_in_a_prompt_are_words(make_prompts) -> None:
+def test_braces_in_a_prompt_are_plain_text(make_prompts) -> None:
     prompts, tokenizer = make_prompts("janus-pro")
     assert "{reasoning} {0}" in tokenizer.decode(prompts.image("{reasoning} {0}", Reasoning("x", ())))
 
@@ -127,7 +127,7 @@ INJECTION = " ".join([*SPECIAL_TOKENS.values(), "<|User|>", "<|Assistant|>", "<|
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_nothing_that_somebody_writes_becomes_a_control_token(make_prompts, profile: str) -> None:
+def test_no_user_text_becomes_a_control_token(make_prompts, profile: str) -> None:
     """In prompts, critiques, texts and questions, the same words come back and nothing else changes."""
     prompts, tokenizer = make_prompts(profile)
     if profile == "got-r1":  # some files do not mark their control tokens as special
@@ -152,7 +152,7 @@ def test_nothing_that_somebody_writes_becomes_a_control_token(make_prompts, prof
         assert ("<image_placeholder>" in tokenizer.decode(attacked, skip_special_tokens=True)) == changed
 
 
-def test_a_model_that_writes_a_control_token_in_words_injects_none(make_prompts) -> None:
+def test_a_models_text_that_spells_a_control_token_injects_none(make_prompts) -> None:
     """T2I-R1 samples texts; some spell a control token, and its file marks not all of these as special."""
     prompts, tokenizer = make_prompts("t2i-r1")
     tokens = tuple(tokenizer.backend_tokenizer.encode("<|User|>: <image_place", add_special_tokens=False).ids)
@@ -193,7 +193,7 @@ def test_a_profile_is_recognised(names: list[str], tokens: list[str], expected: 
     assert recognise_profile(names, tokens) == expected
 
 
-def test_what_is_asked_for_goes_before_the_settings_and_those_before_the_name(tmp_path: Path) -> None:
+def test_typed_profiles_override_stored_ones_and_those_the_name(tmp_path: Path) -> None:
     folder = tmp_path / "T2I-R1"
     assert checkpoint(folder).profile_name == "t2i-r1"
     (folder / "milr.json").write_text('{"profile": "got-r1"}')
@@ -204,7 +204,7 @@ def test_what_is_asked_for_goes_before_the_settings_and_those_before_the_name(tm
         checkpoint(folder, "gotr1")
 
 
-def test_added_tokens_need_room(tmp_path: Path) -> None:
+def test_added_tokens_need_embedding_rows(tmp_path: Path) -> None:
     write_settings(tmp_path, SimpleNamespace(**{**vars(TINY), "words": 268}))
     with tiny_sizes():
         found = open_checkpoint(tmp_path, profile="got-r1", weights=False)

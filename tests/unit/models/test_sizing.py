@@ -47,7 +47,7 @@ def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
     assert described.capabilities.image_bytes == made.row  # half precision too
 
 
-def test_a_reward_takes_rows_away_and_too_much_leaves_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_reduces_the_batch_and_may_leave_no_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milr.models.sizing.free_bytes", lambda device: 10**9)
     found = describe(folder)
     alone, beside, none = (make_plan(found, reward=reward) for reward in (0, 10**8, 10**10))
@@ -57,7 +57,7 @@ def test_a_reward_takes_rows_away_and_too_much_leaves_none(folder: Path, monkeyp
     assert none.rows == 0
 
 
-def test_cards_hold_what_is_left_beside_the_weights(folder: Path) -> None:
+def test_gpus_hold_caches_beside_the_weights(folder: Path) -> None:
     found = describe(folder)
     plan, cards = make_plan(found, dtype="bfloat16"), plan_cards(found)
     assert plan is not None
@@ -70,7 +70,7 @@ def test_cards_hold_what_is_left_beside_the_weights(folder: Path) -> None:
     assert plan_cards(found, reward=9 * 2**30)[0].seconds_alone is None
 
 
-def test_the_command_says_it_all_without_weights(
+def test_the_command_needs_no_weights(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["plan", "--model", str(folder), "--profile", "got-r1", "--reward", "self", "--json"]) == 0

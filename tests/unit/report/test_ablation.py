@@ -92,7 +92,7 @@ def test_each_search_gets_its_control_and_nothing_else_does() -> None:
 
 
 @pytest.mark.slow
-def test_searches_that_would_be_the_same_with_a_zero_gradient_share_a_control() -> None:
+def test_searches_with_equal_zero_gradient_controls_share_one() -> None:
     changes = ({}, {"strategy": "alt"}, {"text_ratio": 0.0}, {"l2": 1.0}, {"image_ratio": 0.0}, {"strategy": "steer"})
     recipe = Recipe(**BASE, controls=True, runs=(*changes, {"steps": 5}))
     names = [one.name for one in plan_runs(recipe)]
@@ -121,7 +121,7 @@ def test_all_runs_come_under_the_first_seed_before_any_comes_under_the_next() ->
     assert len(plan_runs(recipe, seeds=1)) == 6
 
 
-def test_a_recipe_that_follows_adds_nothing_that_is_there_already() -> None:
+def test_a_following_recipe_adds_no_existing_run() -> None:
     recipe = Recipe(**BASE, then=("gradients",), settings={"evaluator": "icons-judge"}, runs=({"gradient": "reward"},))
     assert [one.name for one in plan_runs(recipe)] == [f"gradient-{x}" for x in ("reward", "zero", "random", "negated")]
 
@@ -153,7 +153,7 @@ def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first
     assert {one.settings.get("seed", 0) for one in settings} == ({0, 1, 2} if benchmark == "icons-hard" else {0})
 
 
-def test_what_the_user_says_goes_before_the_recipe_and_after_the_sweep() -> None:
+def test_options_override_the_recipes_settings_but_not_its_runs() -> None:
     recipe = Recipe(**BASE, settings={"steps": 30, "evaluator": "icons"}, runs=({}, {"steps": 5}))
     given = {"steps": 10, "seed": 3, "benchmark": "icons-hard", "limit": 7}
     first, second = plan_runs(recipe, given)
@@ -162,7 +162,7 @@ def test_what_the_user_says_goes_before_the_recipe_and_after_the_sweep() -> None
 
 
 @pytest.mark.slow
-def test_a_run_does_without_common_settings_that_its_method_does_not_read() -> None:
+def test_a_run_ignores_common_settings_that_its_method_does_not_read() -> None:
     common = {"steps": 5, "learning_rate": 0.1, "image_latents": 11, "temperature": 0.5}
     changes = ({}, {"method": "one-shot"}, {"method": "best-of-n"}, {"strategy": "steer"}, {"method": "*", "l2": 1.0})
     planned = plan_runs(Recipe(**BASE, settings=common, runs=changes), {"noise": "fixed"})
@@ -285,7 +285,7 @@ def test_two_processes_make_different_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path, forks: ForkServer) -> None:
+def test_the_other_process_takes_a_killed_processs_run(tmp_path: Path, forks: ForkServer) -> None:
     """Two processes share a sweep, one is killed; then the same command is run again."""
     out = tmp_path / "sweep"
     command = [str(forks.caller("fake", "tests.support.fake_benchmark")), "ablate", "gradients"]
@@ -310,7 +310,7 @@ def test_a_kill_leaves_its_run_to_the_other_process(tmp_path: Path, forks: ForkS
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
+def test_a_failing_run_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin = BenchmarkJob.begin

@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def test_an_entry_holds_what_the_run_holds(runs: dict[str, Path]) -> None:
+def test_an_entry_has_all_values_of_its_runs(runs: dict[str, Path]) -> None:
     (entry,), run = read_entries([runs["joint"]]), read_run(runs["joint"])
     outcomes = entry.outcomes
     assert (entry.label, entry.evaluated, entry.embedded, entry.pooled) == ("milr", True, False, False)
@@ -103,7 +103,7 @@ def test_a_pool_gives_every_best_of_n(runs: dict[str, Path]) -> None:
     assert np.isnan(found[:, 2]).all()
 
 
-def test_what_a_run_did_not_pay_for_is_not_known(tmp_path: Path) -> None:
+def test_values_beyond_a_runs_budget_are_unknown(tmp_path: Path) -> None:
     short = make_run(tmp_path / "short", tasks=make_tasks(2), steps=1, stop_at=1.0)
     (entry,) = read_entries([short])
     found = entry.answers([1, 2, 4])
@@ -114,7 +114,7 @@ def test_what_a_run_did_not_pay_for_is_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_unlike_runs_are_refused_and_odd_ones_flagged(tmp_path: Path, runs: dict[str, Path]) -> None:
+def test_different_runs_are_refused_and_unusual_ones_flagged(tmp_path: Path, runs: dict[str, Path]) -> None:
     tasks = make_tasks(4)
 
     def beside(name: str, **settings: object) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def test_unlike_runs_are_refused_and_odd_ones_flagged(tmp_path: Path, runs: dict
     )
 
 
-def test_a_search_without_its_control_is_no_result(runs: dict[str, Path]) -> None:
+def test_a_search_without_its_control_is_not_a_result(runs: dict[str, Path]) -> None:
     joint, zero, pool = read_entries(runs.values())
     assert needs_control(joint) and not needs_control(zero) and not needs_control(pool)
     assert find_control(joint, [pool, zero]) is zero and find_control(joint, [pool]) is None
@@ -220,7 +220,7 @@ def test_the_same_number_has_the_same_interval_in_every_command(
         assert printed.overall.write(2).rpartition(",")[0] in shown
 
 
-def test_every_interval_says_of_how_many_prompts(runs: dict[str, Path]) -> None:
+def test_every_interval_has_its_number_of_prompts(runs: dict[str, Path]) -> None:
     tables = comparison_tables(compare(read_entries(runs.values())))
     for table in tables:
         if table.key != "spent":

@@ -57,7 +57,7 @@ def test_every_way_to_name_them_reports_them(
     assert ("left out, no run:" in said) == (pattern == "*")
 
 
-def test_own_prompts_are_told_apart_by_what_they_say(home: Path) -> None:
+def test_own_prompts_are_distinguished_by_content(home: Path) -> None:
     runs = [read_run(home / name) for name in ("dogs", "cats")]
     assert [section.benchmark.partition(" (")[0] for section in make_sections(runs)] == [
         "own prompts: two dogs",
@@ -65,7 +65,7 @@ def test_own_prompts_are_told_apart_by_what_they_say(home: Path) -> None:
     ]
 
 
-def test_what_is_no_run_alone_is_refused(home: Path) -> None:
+def test_a_single_folder_without_a_run_is_refused(home: Path) -> None:
     with pytest.raises(UsageError, match="notes.txt holds no run"):
         find_runs([home / "notes.txt"])
     with pytest.raises(UsageError, match="nowhere does not exist"):
@@ -116,7 +116,7 @@ WIDE = Table(
 
 
 @pytest.mark.parametrize("width", [30, 40, 72])
-def test_a_terminals_tables_are_as_wide_as_it_is(width: int) -> None:
+def test_tables_are_as_wide_as_the_terminal(width: int) -> None:
     lines = write_tables([WIDE], "text", width).splitlines()
     assert max(map(len, lines)) <= max(width, 20 + 2 + len("+0.25 [+0.10, +0.30]"))
     text = "\n".join(lines)
@@ -124,7 +124,7 @@ def test_a_terminals_tables_are_as_wide_as_it_is(width: int) -> None:
     assert max(map(len, write_tables([WIDE], "text").splitlines())) > 72  # a file is as wide as necessary
 
 
-def test_latex_has_every_number_and_no_letter_that_tex_takes_for_itself() -> None:
+def test_latex_has_every_number_and_escapes_special_characters() -> None:
     text = write_tables([WIDE], "latex")
     assert text.count(r"\textbf{+0.25} [+0.10, +0.30]") == 6 and text.count("0.50 [0.25, 0.75]") == 6
     assert r"50\% of\_it \{x\} \#1 \textasciitilde{}" in text and r"\emph{ours \& more}" in text

@@ -75,7 +75,7 @@ def test_the_published_tables_are_the_papers() -> None:
     assert len(read_published("t2i_compbench_rewards")[1]) == 6
 
 
-def test_published_rows_say_of_how_many_prompts_and_have_no_interval() -> None:
+def test_published_rows_have_their_number_of_prompts_and_no_interval() -> None:
     tables = {table.key: table for table in paper_tables([])}
     shown = {key: table.cells(table.rows[0])[0].text for key, table in tables.items()}
     assert shown == {
@@ -94,7 +94,7 @@ def test_published_rows_say_of_how_many_prompts_and_have_no_interval() -> None:
 
 
 @pytest.mark.slow
-def test_sections_are_found_by_what_runs_are(sections: list[Section]) -> None:
+def test_sections_depend_on_the_runs_contents(sections: list[Section]) -> None:
     icons, compbench, riddles = sections
     assert (icons.name, len(icons.entries)) == ("icons, evaluated by even@1", 9)
     assert icons.reference is not None and icons.reference.runs[0].folder.name == "joint"
@@ -170,14 +170,14 @@ def test_curves_show_the_methods_that_lead_and_no_ablation(tmp_path: Path) -> No
     assert figure.notes[0].startswith(f"The methods that lead by area; {len(settings) - 8} more entries")
 
 
-def test_a_search_beside_its_variant_of_no_latents_is_no_line_of_one_point(tmp_path: Path) -> None:
+def test_a_sweep_of_one_value_is_not_a_line(tmp_path: Path) -> None:
     made = [make_run(tmp_path / str(ratio), tasks=make_tasks(6), steps=1, image_ratio=ratio) for ratio in (0.0, 0.1)]
     figures = by_key(make_figures(make_sections([read_run(folder) for folder in made])))
     assert figures["figure-5-image"].positions == ("0", "0.1")
     assert not figures["figure-5-counts"].series and figures["figure-5-counts"].told.startswith("no run given")
 
 
-def test_a_run_that_is_not_finished_stands_in_no_figure_and_no_table_of_the_paper(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_in_no_figure_and_no_table_of_the_paper(tmp_path: Path) -> None:
     """Prompts that are solved at once finish first, so an unfinished run looks too good."""
     made = {
         ratio: make_run(tmp_path / str(ratio), tasks=make_tasks(6), steps=1, text_ratio=ratio) for ratio in (0.2, 0.4)
@@ -309,7 +309,9 @@ def test_the_command_writes_a_page_or_tables(
     assert "## Table 1: GenEval" in (tmp_path / "tables.md").read_text()
 
 
-def test_a_run_that_has_only_begun_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_finished_task_is_left_out_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     done, begun = make_run(tmp_path / "done", tasks=make_tasks(2), steps=0), make_run(tmp_path / "begun", tasks=[])
     for command in (["compare"], ["report", "--format", "md"]):
         assert main([*command, str(done), str(begun)]) == 0

@@ -17,7 +17,7 @@ unit = st.floats(0, 1, allow_nan=False)
 grades = st.sampled_from([0.0, 0.25, 0.5, 1.0, NAN])
 
 
-def test_the_answer_is_the_evaluators_score_of_the_rewards_first_best() -> None:
+def test_the_answer_is_the_evaluators_score_of_the_first_image_that_the_reward_ranks_best() -> None:
     spent = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, INF, INF], [2.0, 4.0, INF, INF]])
     reward = np.array([[0.2, 0.7, 0.7, 0.5], [NAN, 1.0, NAN, NAN], [0.0, 0.1, NAN, NAN]])
     evaluator = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 1.0, NAN, NAN], [NAN, 0.9, NAN, NAN]])
@@ -62,7 +62,7 @@ def test_best_of_n_from_a_pool_by_hand() -> None:
 
 
 @given(st.permutations(range(5)))
-def test_a_pool_knows_no_order(order: list[int]) -> None:
+def test_a_pools_value_is_independent_of_order(order: list[int]) -> None:
     reward = np.array([[0.1, 0.9, 0.9, 0.4, NAN]])
     evaluator = np.array([[0.3, 0.6, 0.2, 0.9, 0.5]])
     plain = expected_best(reward, evaluator, [1, 2, 3, 5])

@@ -85,14 +85,14 @@ class Waiting(FakeReward):
 
 
 @pytest.mark.parametrize("begin", [start_scoring, begin_scoring])
-def test_rewards_that_wait_are_held_to_the_same(begin: Callable[..., Scores]) -> None:
+def test_rewards_that_wait_keep_the_same_contract(begin: Callable[..., Scores]) -> None:
     wait = begin(Waiting([[0.5]]), IMAGES, TASKS)
     with pytest.raises(RewardError, match="returned 1 scores for 2 images"):
         wait()
     assert [one.value for one in begin(Waiting([[0.5, 1.0]]), IMAGES, TASKS)() if isinstance(one, Score)] == [0.5, 1.0]
 
 
-def test_a_second_try_is_held_to_the_same() -> None:
+def test_a_second_try_must_pass_the_same_checks() -> None:
     with pytest.raises(RewardError, match="returned 2 scores for 1 images"):
         begin_scoring(Waiting([[0.5, LOST], [0.5, 0.5]]), IMAGES, TASKS)()
 
@@ -116,7 +116,7 @@ def test_a_function_is_a_reward_of_its_name() -> None:
         (None, "None (NoneType) is no reward"),
     ],
 )
-def test_what_is_no_reward_is_refused(given: object, said: str) -> None:
+def test_objects_that_are_not_rewards_are_refused(given: object, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         make_reward(given)  # pyright: ignore[reportArgumentType]
     assert str(caught.value).startswith(said)

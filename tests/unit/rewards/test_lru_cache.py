@@ -12,7 +12,9 @@ from milr.rewards.lru_cache import LruCache
 
 
 @given(st.lists(st.lists(st.integers(0, 6))), st.integers(1, 8))
-def test_findings_are_those_of_no_cache_and_nothing_is_found_twice_in_a_call(calls: list[list[int]], room: int) -> None:
+def test_results_equal_those_without_cache_and_nothing_is_computed_twice_in_a_call(
+    calls: list[list[int]], room: int
+) -> None:
     cache: LruCache[int, int] = LruCache(room)
     last: list[int] = []
     for keys in calls:
@@ -29,7 +31,7 @@ def test_findings_are_those_of_no_cache_and_nothing_is_found_twice_in_a_call(cal
         last += keys
 
 
-def test_what_fails_leaves_nothing_behind() -> None:
+def test_a_failed_conversion_leaves_no_file() -> None:
     cache: LruCache[str, int] = LruCache(4)
 
     def fail(places: Sequence[int]) -> list[int]:

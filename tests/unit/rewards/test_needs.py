@@ -66,7 +66,7 @@ OF_ICONS = {"icons", "icons-soft", "icons-judge"}
         (UNKNOWN, ICONS, OF_ANY | {"git-vqa"}),
     ],
 )
-def test_who_can_score_what(task: Task, capabilities: Capabilities | None, expected: set[str]) -> None:
+def test_rewards_that_can_score_a_task(task: Task, capabilities: Capabilities | None, expected: set[str]) -> None:
     assert able(task, capabilities) == expected
 
 
@@ -76,7 +76,7 @@ def test_the_default_reward_follows_the_model() -> None:
     assert load_reward().name == Icons().name
 
 
-def test_a_refusal_is_one_line_that_names_those_that_can() -> None:
+def test_a_refusal_is_one_line_that_names_alternatives() -> None:
     with pytest.raises(UsageError) as error:
         check_scorable("icons", [APPLE, FREE], NATURAL)
     assert str(error.value) == (
@@ -159,7 +159,7 @@ def test_facts_of_the_machine_say_where_rewards_compute() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:7", "xpu", "mps", "cpu:x"])
-def test_a_device_that_is_not_here_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_device_is_a_one_line_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: name == "cuda:7")
     with pytest.raises(UsageError, match=name) as error:
         find_device(name)

@@ -132,7 +132,7 @@ def test_its_probability_can_be_the_score() -> None:
     assert isinstance(score, Score) and score.value == pytest.approx(200 / 255)
 
 
-def test_a_probability_that_is_none_is_unscored() -> None:
+def test_an_invalid_probability_is_unscored() -> None:
     (score,) = load_reward("self", model=Icons(apple=float("nan")))([GREY], [parse_prompt("an apple")])
     assert isinstance(score, Unscored) and score.reason == "the model would say neither yes nor no"
     talker = Talker('{"Score": 0}')
@@ -165,7 +165,7 @@ def test_the_embedded_model_answers_and_replies(embedded: Janus) -> None:
 
 
 @pytest.mark.slow
-def test_where_shapes_are_fixed_a_verdict_hangs_on_no_neighbour() -> None:
+def test_with_fixed_shapes_a_verdict_is_independent_of_neighbours() -> None:
     """Equal to the last bit, also in half precision; otherwise a resumed benchmark would stop at another step."""
     model = Janus(embedded_folder(), dtype="bfloat16", deterministic=True)
     tasks = [parse_prompt(text) for text in ("a red apple left of a blue clock", "three dogs", "a cat")]

@@ -89,7 +89,7 @@ def test_steps_texts_and_scores_are_kept(folders: list[Path], tmp_path: Path) ->
     assert compact_run(again) == file.read_bytes()
 
 
-def test_what_was_unscored_stays_so(folders: list[Path], tmp_path: Path) -> None:
+def test_unscored_images_stay_unscored(folders: list[Path], tmp_path: Path) -> None:
     run = read_run(folders[0])
     task = run.tasks[0]
     step = task.steps[0].model_copy(update={"scores": (Unscored("the server is down", "far@1", True, 0.25),)})
@@ -113,7 +113,7 @@ def test_prompts_that_are_not_ours_stay_out_and_are_named_by_their_places(folder
     assert [task.task.tag for task in found.runs[0].tasks] == [task.task.tag for task in run.tasks]
 
 
-def test_a_file_that_is_none_is_refused(folders: list[Path], tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(folders: list[Path], tmp_path: Path) -> None:
     whole = compact_run(read_run(folders[0]))
     lines = lzma.decompress(whole).splitlines()
     task = json.loads(lines[1])

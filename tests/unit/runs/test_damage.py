@@ -74,7 +74,7 @@ def test_a_task_without_its_images_is_named_where_they_are_needed(run: Path, kin
 
 
 @pytest.mark.parametrize("kind", [*BROKEN_RECORDS, *GONE_IMAGES])
-def test_resuming_makes_a_damaged_task_anew(run: Path, kind: str) -> None:
+def test_resuming_makes_a_damaged_task_again(run: Path, kind: str) -> None:
     ({**BROKEN_RECORDS, **GONE_IMAGES}[kind][0])(first_task(run))
     kept = read_run(run).tasks[-1].folder
     before = kept.stat().st_mtime_ns
@@ -96,7 +96,7 @@ def test_an_unpacked_task_has_few_images_and_is_no_damaged_one(run: Path) -> Non
     assert RunWriter.resume(run).remaining() == []
 
 
-def test_what_somebody_puts_among_the_tasks_is_no_task_and_stays(run: Path) -> None:
+def test_foreign_files_among_the_tasks_are_ignored_and_kept(run: Path) -> None:
     stray = run / "tasks" / "0000-copy"
     shutil.copytree(first_task(run), stray)
     (run / "tasks" / "notes.txt").write_text("mine")
@@ -159,7 +159,7 @@ CHANGED: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("kind", CHANGED)
-def test_what_is_lost_or_changed_is_noticed_and_the_other_tasks_are_read(judged: Path, kind: str) -> None:
+def test_lost_or_changed_lines_are_noticed_and_other_tasks_are_read(judged: Path, kind: str) -> None:
     damage, said = CHANGED[kind]
     damage(first_task(judged))
     found = read_run(judged)
@@ -180,7 +180,7 @@ LOST: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("kind", LOST)
-def test_a_missing_verdict_is_missing_and_never_the_optimised_rewards_word(judged: Path, kind: str) -> None:
+def test_a_missing_verdict_is_never_replaced_by_the_optimised_reward(judged: Path, kind: str) -> None:
     whole = [answer.value for answer in answers_of(read_run(judged))]
     LOST[kind](first_task(judged))
     found = read_run(judged)

@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     )
 
 
-def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -> None:
+def test_requests_of_a_shared_client_are_counted_per_run(tmp_path: Path) -> None:
     """A sweep has one client, but each run counts only its own requests."""
     calls = [10]  # before the first run
     costs: list[object] = []
@@ -176,7 +176,7 @@ def test_a_client_that_serves_several_runs_is_counted_for_each(tmp_path: Path) -
     assert costs == [{"url": "u", "calls": 7}] * 2
 
 
-def test_an_evaluator_that_stops_leaves_the_run_as_it_was_and_the_next_call_goes_on(run: Path) -> None:
+def test_an_evaluator_that_stops_leaves_the_run_unchanged_and_the_next_call_continues(run: Path) -> None:
     before, manifest = scores(run), (run / "run.json").read_bytes()
     going = evaluate_run(run, OTHER, "other")
     assert [next(going), next(going)] == [(1, 6), (2, 6)]
@@ -191,7 +191,7 @@ def test_an_evaluator_that_stops_leaves_the_run_as_it_was_and_the_next_call_goes
 
 
 @pytest.mark.slow
-def test_what_another_evaluator_left_is_not_taken_for_this_ones(run: Path) -> None:
+def test_another_evaluators_verdicts_are_not_used(run: Path) -> None:
     going = evaluate_run(run, OTHER, "other")
     next(going)
     going.close()
@@ -221,7 +221,7 @@ def test_the_command_evaluates_runs_again(run: Path, capsys: pytest.CaptureFixtu
     assert "unknown reward 'icon-judge': did you mean" in capsys.readouterr().err
 
 
-def test_an_evaluator_that_scores_nothing_any_more_is_said(run: Path) -> None:
+def test_an_evaluator_that_stops_scoring_is_reported(run: Path) -> None:
     class Spent:
         name, stop_at = "spent@1", 0.9
 
@@ -249,7 +249,7 @@ class Down:
         return [Score(0.5, self.name, 0.9) if n < self.up else lost for n in places]
 
 
-def test_what_an_evaluator_could_not_score_is_asked_again_and_nothing_else(run: Path) -> None:
+def test_only_images_without_a_verdict_are_evaluated_again(run: Path) -> None:
     list(evaluate_run(run, Down("other@2", up=4), "other"))
     images = [one for task in read_run(run).tasks for one in task.images]
     assert [isinstance(one.evaluator, Score) for one in images] == [True] * 4 + [False] * (len(images) - 4)
@@ -260,7 +260,7 @@ def test_what_an_evaluator_could_not_score_is_asked_again_and_nothing_else(run: 
 
 
 @pytest.mark.parametrize("down", ["icons", "icons-soft"])
-def test_resuming_asks_again_what_evaluator_or_reward_could_not_score(down: str, tmp_path: Path) -> None:
+def test_resuming_scores_unscored_images_again(down: str, tmp_path: Path) -> None:
     words = ["--limit", "3", "--steps", "1", "--stop-at", "1", "--reward", "icons-soft", "--evaluator", "icons"]
     whole, folder = tmp_path / "whole", tmp_path / "run"
     with fakes():
@@ -277,7 +277,7 @@ def test_resuming_asks_again_what_evaluator_or_reward_could_not_score(down: str,
 
 
 @pytest.mark.parametrize(("down", "final"), [("icons", True), ("icons-soft", False)])
-def test_an_outage_stops_the_run_with_exit_code_3_and_the_same_command_goes_on(
+def test_an_outage_stops_the_run_with_exit_code_3_and_the_same_command_continues(
     down: str, final: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A task that was never scored is unfinished; eight of them in a row, or a reward that is given up, end the run."""

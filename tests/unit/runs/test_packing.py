@@ -75,7 +75,7 @@ def unpack(file: Path, folder: Path, redraw: Redraw | None, which: Which) -> tup
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["none", "ends", "all"])
-def test_what_comes_out_is_what_went_in(run: Path, tmp_path: Path, which: Which) -> None:
+def test_unpacking_gives_the_packed_run(run: Path, tmp_path: Path, which: Which) -> None:
     before = read_run(run)
     file = tmp_path / "a.run.xz"
     file.write_bytes(pack_run(before))
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_refused(run: Path, tmp_path: Path, data: st.DataObjec
         read_packed(file, no_tasks)
 
 
-def test_a_file_whose_lines_do_not_fit_together_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_file_with_inconsistent_lines_is_refused(run: Path, tmp_path: Path) -> None:
     lines = lzma.decompress(pack_run(read_run(run))).splitlines()
     task = json.loads(lines[1])
     for wrong in ({"index": 99}, {"steps": [{**task["steps"][0], "best": "steps/none.png"}]}, {"steps": [{}]}):

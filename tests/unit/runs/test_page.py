@@ -90,7 +90,7 @@ def test_a_long_strip_is_thinned_out_and_says_so(run: Path, monkeypatch: pytest.
     assert len(re.findall(r"step 0(, best: \w+)?</b>", text)) == 2  # the first image stays
 
 
-def test_an_image_that_is_gone_leaves_the_rest(tmp_path: Path) -> None:
+def test_a_missing_image_does_not_affect_the_rest(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", tasks=make_tasks(2), steps=1)
     next(iter(sorted((folder / "tasks").glob("*/steps/*.png")))).write_bytes(b"no image")
     assert "the image is gone" in write_page(folder).read_text()

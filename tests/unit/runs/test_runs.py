@@ -84,7 +84,7 @@ def test_the_manifest_tells_how_the_run_was_made_and_what_it_cost(tmp_path: Path
     ("error", "status"),
     [(MilrError("step 2 of task 0: the gradient is NaN"), "failed"), (KeyboardInterrupt(), "interrupted")],
 )
-def test_however_a_run_ends_finished_tasks_stay(tmp_path: Path, error: BaseException, status: str) -> None:
+def test_finished_tasks_stay_after_any_end_of_a_run(tmp_path: Path, error: BaseException, status: str) -> None:
     def stopping() -> Iterator[StepRecord]:
         yield from [record for record in fake_records(TASKS, [[0.1, 0.2, 0.3], [0.95]]) if record.step < 2]
         raise error
@@ -131,7 +131,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     check_folder(tmp_path / "empty")
 
 
-def test_default_folders_are_named_by_the_prompt_and_never_taken(tmp_path: Path) -> None:
+def test_default_folders_are_named_by_the_prompt_and_always_new(tmp_path: Path) -> None:
     seen: list[Path] = []
     for _ in range(3):
         folder = default_folder("A photo of: 2 red/apples" + "!" * 300, tmp_path)
@@ -142,7 +142,7 @@ def test_default_folders_are_named_by_the_prompt_and_never_taken(tmp_path: Path)
     assert default_folder("?!", tmp_path).name.endswith("-run")
 
 
-def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no run \(run.json is missing\)"):
         read_run(tmp_path)
     (tmp_path / "run.json").write_text('{"format": 3}')
@@ -209,7 +209,7 @@ def test_an_evaluator_whose_budget_is_spent_ends_the_run_and_keeps_no_task_in_pa
     assert read_run(tmp_path).manifest.status == "failed"
 
 
-def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+def test_a_run_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
     records = list(fake_records(TASKS, [[0.25, 0.75, 0.5], [0.0, 1.0]]))
     finished_run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt), writer(tmp_path / "cut") as run:
@@ -263,7 +263,7 @@ def test_reward_and_evaluator_cost_money_together(tmp_path: Path) -> None:
     assert read_run(tmp_path).tasks[1].last.finished == "out of money"
 
 
-def test_images_of_a_prompt_are_tasks_of_their_own(tmp_path: Path) -> None:
+def test_each_image_of_a_prompt_is_a_task(tmp_path: Path) -> None:
     tasks = TASKS[:1]
     facts: dict[str, Any] = {"tasks": tasks, "settings": Settings(), "model": "fake", "reward": "fake@1"}
     with RunWriter(tmp_path, **facts, images_per_prompt=2) as run:
@@ -278,7 +278,7 @@ def test_images_of_a_prompt_are_tasks_of_their_own(tmp_path: Path) -> None:
     assert found.manifest.tasks_finished == 2
 
 
-def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_dead_processs_lock_is_ignored(tmp_path: Path) -> None:
     code = (
         "import sys, time; from milr.runs import RunWriter; from milr.settings import Settings; "
         "from milr.types import Task\n"
@@ -366,7 +366,7 @@ def test_a_strips_frame_tells_met_improved_and_failed(
     assert find_outcome(made(first), last) == outcome
 
 
-def test_outcomes_have_frames_of_their_own_colors() -> None:
+def test_each_outcome_has_its_own_frame_colour() -> None:
     image = Image.new("RGB", (128, 128), "blue")
     outcomes: list[Outcome] = ["met", "improved", "failed"]
     frames = [draw_strip("a dog", [Frame(image, "step 0", "0.00", one)]).getpixel((15, 53)) for one in outcomes]

@@ -32,7 +32,7 @@ def test_time_left_expects_all_drawings_where_no_task_has_ended() -> None:
     assert left.say() == "about 0:00:36 left"
 
 
-def test_one_straggler_counts_whole_however_many_tasks_ended_at_once() -> None:
+def test_one_late_task_counts_fully() -> None:
     left = TimeLeft(tasks=16, drawings=21, places=16)
     for index in range(15):
         take(left, index, [0], ends=True)

@@ -225,7 +225,7 @@ def test_reward_calls_that_were_not_counted_were_one_per_drawing(tmp_path: Path)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_keeps_the_settings_that_it_reads_and_others_have_no_trace(tmp_path: Path, method: str) -> None:
+def test_a_method_keeps_its_settings_and_methods_without_latents_have_no_trace(tmp_path: Path, method: str) -> None:
     run = read_run(write_old(tmp_path / "old", method=method))
     settings = run.manifest.settings
     assert settings.method == method
@@ -265,7 +265,7 @@ def no_tasks(manifest: object) -> list[Task]:
     raise AssertionError("the tasks are in the file")
 
 
-def test_a_packed_run_of_format_1_is_the_folder_and_is_packed_anew_in_format_2(tmp_path: Path) -> None:
+def test_a_packed_run_of_format_1_equals_its_folder_and_is_repacked_in_format_2(tmp_path: Path) -> None:
     folder = read_run(write_old(tmp_path / "old"))
     steps = [
         {**{k: v for k, v in step.items() if k not in ("task", "index", "image")}, "best": step["best"]["picture"]}

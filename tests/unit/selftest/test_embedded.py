@@ -35,7 +35,7 @@ def test_both_icon_detectors_pass(capsys: pytest.CaptureFixture[str], monkeypatc
     assert {finding[:6].strip() for finding in findings} <= {"ok", "?"} and not blank and last == "icons: ready"
 
 
-def test_labelled_drawings_tell_a_reward_that_lets_all_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelled_drawings_reveal_a_reward_that_accepts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = Image.new("RGB", (16, 16))
     monkeypatch.setattr(icons, "draw_labelled", lambda: [blank] * len(labelled_drawings()))
     labelled = labelled_drawings()
@@ -46,7 +46,7 @@ def test_labelled_drawings_tell_a_reward_that_lets_all_through(monkeypatch: pyte
     assert lost.fine is True and kept.fine is None and f"calls 0 of {len(labelled) - wrong} right" in kept.said
 
 
-def test_golden_images_tell_a_blind_reward() -> None:
+def test_golden_images_reveal_a_reward_that_ignores_the_image() -> None:
     for always in (0.0, 1.0):
         findings = list(check_golden(FakeReward(lambda image, task, value=always: value)))
         assert [finding.fine for finding in findings].count(False) == 3

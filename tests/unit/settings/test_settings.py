@@ -283,7 +283,7 @@ def test_a_ratio_of_latents_that_a_strategy_does_not_have_is_refused(ratio: floa
 
 
 @ALL
-def test_a_change_keeps_all_else(method: str) -> None:
+def test_a_change_keeps_other_settings(method: str) -> None:
     given = read_by(method)
     settings = make_settings(method, given)
     changed = settings.change(seed=11, guidance=4.0)
@@ -293,7 +293,7 @@ def test_a_change_keeps_all_else(method: str) -> None:
     assert settings.change() == settings
 
 
-def test_a_change_of_strategy_brings_what_the_strategy_recommends() -> None:
+def test_a_new_strategy_sets_its_recommended_values() -> None:
     settings = make_settings("milr", {"learning_rate": 0.7, "steps": 4})
     steer = settings.change(strategy="steer")
     assert (steer.get("learning_rate"), steer.get("text_ratio"), steer.get("steps")) == (0.015, 1.0, 4)

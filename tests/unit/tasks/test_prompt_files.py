@@ -73,7 +73,7 @@ def test_cells_and_keys_say_tag_and_explanation(tmp_path: Path) -> None:
     assert read_tasks(array, free=True) == [task]
 
 
-def test_what_no_task_holds_is_passed_over_with_a_note(tmp_path: Path) -> None:
+def test_files_outside_the_tasks_are_skipped_with_a_note(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     more = {"index": 3, "detailed_caption": "x", "tag": "counting", "include": [{"class": "dog", "count": 2}]}
     path.write_text(json.dumps({**more, "prompt": "a photo of two dogs"}) + '\n{"index": 4, "prompt": "a cat"}')
@@ -203,7 +203,7 @@ def test_missing_empty_and_unreadable_files_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_free_file_takes_any_line(tmp_path: Path) -> None:
+def test_a_plain_prompt_file_accepts_any_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("the stars\na dog\n")
     assert read_tasks(path, free=True) == [Task(prompt="the stars"), parse_prompt("a dog")]
@@ -248,7 +248,7 @@ def test_broken_forms_are_refused_and_never_drawn(tmp_path: Path, name: str, tex
     assert str(path) in str(caught.value) and part in str(caught.value), str(caught.value)
 
 
-def test_what_is_no_list_of_prompts_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_a_prompt_list_is_not_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_files, "_MOST_BYTES", 1000)
     with pytest.raises(UsageError, match="'/dev/zero' is longer than"):
         read_tasks("/dev/zero")

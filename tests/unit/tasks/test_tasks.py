@@ -93,7 +93,7 @@ def test_geneval_jsonl_file_is_read_as_it_stands(shared_data: Path, geneval_line
 
 
 @given(phrases, st.data(), st.booleans(), st.booleans())
-def test_what_is_written_is_read_back(said: list[Phrase], data: st.DataObject, photo: bool, article: bool) -> None:
+def test_written_scores_are_read_back(said: list[Phrase], data: st.DataObject, photo: bool, article: bool) -> None:
     between = data.draw(st.lists(joiners, min_size=len(said) - 1, max_size=len(said) - 1))
     task = parse_prompt(write_prompt(said, between, photo=photo, article=article))
 
@@ -191,7 +191,7 @@ def test_orange_is_a_colour_before_an_object_else_the_fruit(prompt: str, include
         ("a dog! a cat?", "a dog and a cat"),
     ],
 )
-def test_thanks_quotes_and_stops_are_in_nobodys_way(typed: str, prompt: str) -> None:
+def test_politeness_quotes_and_final_dots_are_accepted(typed: str, prompt: str) -> None:
     assert parse_prompt(typed).prompt == prompt
 
 
@@ -251,7 +251,7 @@ def cry(text: str) -> str:
 
 @pytest.mark.parametrize("change", [str.upper, str.title, str.capitalize, pad, cry])
 @pytest.mark.parametrize("blank", [" ", "  ", "\t", "\n", "\u00a0", "\u3000", "\u200b \u2009"])
-def test_letters_blanks_and_stops_make_no_other_task(change: Callable[[str], str], blank: str) -> None:
+def test_case_spaces_and_final_dots_do_not_change_a_task(change: Callable[[str], str], blank: str) -> None:
     plain = parse_prompt("a red apple left of two blue clocks")
     typed = change(plain.prompt).replace(" ", blank).strip()
     task = parse_prompt(typed)
@@ -260,7 +260,7 @@ def test_letters_blanks_and_stops_make_no_other_task(change: Callable[[str], str
     assert (task.key, task.include, task.exclude) == (plain.key, plain.include, plain.exclude)
 
 
-def test_what_was_typed_is_kept_only_where_it_differs() -> None:
+def test_the_typed_prompt_is_stored_only_if_it_differs() -> None:
     assert parse_prompt("  Two   DOGS. \n").typed == "Two   DOGS."
     assert parse_prompt(" two dogs ").typed is None
 
@@ -383,7 +383,7 @@ def test_prompts_become_tasks_in_order() -> None:
         tasks_from_prompts([5])  # pyright: ignore[reportArgumentType]
 
 
-def test_free_prompts_become_tasks_with_nothing_to_judge_by() -> None:
+def test_free_prompts_become_tasks_without_conditions() -> None:
     free = tasks_from_prompts(["the stars, by van Gogh", "a dog", "a dog and a dog"], free=True)
     assert free[0] == Task(prompt="the stars, by van Gogh")
     assert free[1] == parse_prompt("a dog")

@@ -105,7 +105,7 @@ REFUSED = [
 MAY_SUGGEST = {"a dgo", "twoo dogs", "a cel phone", "a mouse", "a dog left a cat"}
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_enough_kinds_of_damage() -> None:
     assert len(READ) + len(REFUSED) >= 60
 
 

@@ -117,7 +117,7 @@ def test_complex_prompts_of_the_other_lists(reward: T2ICompBench, shared_data: P
             assert score.value == pytest.approx(max(0.0, sum(scorers.values()) / count))
 
 
-def test_what_stands_in_is_named_everywhere(reward: T2ICompBench, official: dict[str, Task]) -> None:
+def test_substitutes_are_named_everywhere(reward: T2ICompBench, official: dict[str, Task]) -> None:
     assert reward.name.startswith("t2i-compbench@2+blip-hub-copy+owlv2-for-unidet/")
     titles = reward.column_titles()
     assert titles["non_spatial"] == "non_spatial"
@@ -155,7 +155,7 @@ def test_odd_images_are_scored_or_refused_by_name(reward: T2ICompBench, official
     assert isinstance(reward([Image.new(mode, (0, 1))], [official["color"]])[0], Unscored)
 
 
-def test_what_cannot_be_scored_says_why(reward: T2ICompBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unscorable_images_have_a_reason(reward: T2ICompBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "_load_spacy", lambda: None)
     tasks = {
         "is none of T2I-CompBench's prompts: give the task a tag": Task(prompt="a wug"),
@@ -267,7 +267,7 @@ def test_owlv2_is_the_whole_models_best_box_of_each_name(root: Path) -> None:
     assert [one.score for one in detector.detect(image)] == sorted((s.score for s in seen.values()), reverse=True)
 
 
-def test_no_pickle_lies_among_the_weights(root: Path) -> None:
+def test_no_pickle_is_among_the_weights(root: Path) -> None:
     for folder in ("blip-vqa", "clip-vit-base-patch32", "owlv2-base-patch16-ensemble"):
         assert load_file(root / folder / "model.safetensors")
         assert not list((root / folder).glob("*.bin"))
@@ -338,7 +338,7 @@ def _id(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
 
 
-def test_a_cut_off_scoring_goes_on(in_root: Path, tmp_path: Path, shared_data: Path) -> None:
+def test_an_interrupted_scoring_continues(in_root: Path, tmp_path: Path, shared_data: Path) -> None:
     folder = write_folder(tmp_path / "images", shared_data, "shape")
     whole, summary = score(folder)
     kept = answers(whole.out / "annotation_blip")

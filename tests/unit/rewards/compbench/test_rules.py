@@ -93,7 +93,7 @@ def test_known_phrases_and_objects(shared_data: Path) -> None:
     assert simple_objects(analyse(lines[1])) == ("person", "frog")
 
 
-def test_the_sheets_count_of_unknown_objects_holds(shared_data: Path) -> None:
+def test_the_count_of_unknown_objects_is_right(shared_data: Path) -> None:
     """100 of the 300 spatial prompts name an object without a UniDet label; tagging errors can only add more."""
     labels = set(read_labels(shared_data / "t2i_compbench" / "unidet_labels.json"))
     assert len(labels) == 677
@@ -168,7 +168,7 @@ def test_simple_objects_are_the_first_and_the_last_noun() -> None:
         ("The/. hat/N is/. next/. to", None),
     ],
 )
-def test_complex_objects_stand_around_a_place_word(text: str, objects: tuple[str, str] | None) -> None:
+def test_complex_objects_are_on_both_sides_of_a_relation_word(text: str, objects: tuple[str, str] | None) -> None:
     if text.endswith("to"):
         text += "/."
     assert complex_objects(tagged(text)) == objects
@@ -203,7 +203,7 @@ def test_geometry(relation: str | None, first, second, value: float) -> None:
     assert score_geometry(relation, first, second) == pytest.approx(value)
 
 
-def test_boxes_that_overlap_lose() -> None:
+def test_overlapping_boxes_are_removed() -> None:
     first, second = box(100, 100, 100), box(150, 100, 100)
     shared = overlap(first, second)
     assert shared == pytest.approx(1 / 3)
@@ -258,7 +258,7 @@ def test_both_found_and_placed() -> None:
     assert verdict.parts == {"cat: confidence": 0.8, "dog: confidence": 0.6, LEFT: 1.0}
 
 
-def test_below_a_half_is_nothing() -> None:
+def test_below_one_half_there_is_no_probability() -> None:
     apart = [Seen("cat", 0.9, box(300, 200)), Seen("dog", 0.9, box(100, 200))]
     assert score_spatial(LEFT, ("cat", "dog"), apart).value == 0  # 0.45 for both confidences
     assert score_spatial(LEFT, ("cat", "dog"), apart[:1]).value == 0
@@ -268,7 +268,7 @@ def test_below_a_half_is_nothing() -> None:
     assert score_spatial(LEFT, ("cat", "dog"), sure).value == 0.5
 
 
-def test_the_surest_of_a_name_counts_whatever_the_order() -> None:
+def test_the_most_confident_box_of_a_name_counts_in_any_order() -> None:
     seen = [Seen("cat", 0.3, box(400, 200)), Seen("dog", 0.9, box(300, 200)), Seen("cat", 0.8, box(100, 200))]
     assert score_spatial(LEFT, ("cat", "dog"), seen) == score_spatial(LEFT, ("cat", "dog"), seen[::-1])
     assert score_spatial(LEFT, ("cat", "dog"), seen).parts[LEFT] == 1

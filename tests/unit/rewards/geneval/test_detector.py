@@ -116,11 +116,11 @@ def test_exif_turns_the_image() -> None:
         assert decode(image).size == (2, 4)
 
 
-def test_sixteen_bits_keep_their_upper_eight() -> None:
+def test_sixteen_bit_images_keep_their_upper_eight_bits() -> None:
     assert decode(Image.fromarray(np.array([[0x12FF]], dtype=np.uint16))).getpixel((0, 0)) == (0x12, 0x12, 0x12)
 
 
-def test_a_image_without_pixels_is_refused() -> None:
+def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 5"):
         decode(Image.new("RGB", (0, 5)))
 
@@ -157,14 +157,14 @@ def test_a_score_is_class_probability_times_mask_score() -> None:
     assert seen.mask.shape == (32, 32)
 
 
-def test_a_query_may_be_two_detections() -> None:
+def test_one_query_may_give_two_detections() -> None:
     found = read_output(logits({"dog": 0.0, "cat": 0.5}, nothing=-9.0), masks(1, (200, 200), 9.0), prepared((32, 32)))
     assert [seen.name for seen in found] == ["cat", "dog"]
     assert found[0].box == found[1].box
     assert found[0].score + found[1].score == pytest.approx(1, abs=1e-3)
 
 
-def test_boxes_end_behind_the_last_pixel() -> None:
+def test_boxes_end_after_the_last_pixel() -> None:
     mask = masks(1, (200, 200))
     # Each pixel of the image is 25 of the input, 6.25 of the map: columns 4 to 7, rows 8 to 23.
     mask[0, 50:150, 25:50] = 10.0
@@ -196,7 +196,7 @@ def test_a_mask_of_logit_zero_is_empty() -> None:
     assert read_output(logits({"dog": 9.0}), masks(1, (200, 200), 0.0), prepared((32, 32))) == []
 
 
-def test_there_are_a_hundred_pairs_at_most_and_the_likeliest_come_first() -> None:
+def test_there_are_at_most_a_hundred_pairs_and_the_most_probable_come_first() -> None:
     class_logits = torch.randn(10, 81, generator=torch.Generator().manual_seed(0))
     found = read_output(class_logits, masks(10, (200, 200), 9.0), prepared((32, 32)), least_score=0.0)
     assert len(found) == 100
@@ -220,7 +220,7 @@ def test_the_mean_is_over_the_mask_at_the_images_size() -> None:
 
 
 @pytest.mark.slow
-def test_a_photographs_detections_repeat_and_lie_in_it() -> None:
+def test_a_photographs_detections_are_reproducible_and_inside_it() -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 
     from milr.rewards.geneval.known_answers import tiny_config

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # --- colours ---
 
 
-def test_what_is_not_the_object_becomes_grey() -> None:
+def test_pixels_outside_the_object_become_grey() -> None:
     mask = np.zeros((4, 6), dtype=bool)
     mask[1:3, 2:5] = True
     mask[1, 2] = False
@@ -231,7 +231,7 @@ def test_regions_are_what_counts_and_nothing_else(reward: GenEval) -> None:
     assert found.regions == (Region("cat", (70, 40, 90, 60), 0.9, None),)
 
 
-def test_what_cannot_be_scored_is_unscored(reward: GenEval) -> None:
+def test_unscorable_images_are_unscored(reward: GenEval) -> None:
     for image, task in (
         (PICTURE, Task(prompt="the stars")),
         (Image.new("RGB", (0, 3)), parse_prompt("a dog")),
@@ -303,7 +303,7 @@ def test_a_detector_of_other_classes_is_refused(tmp_path: Path, monkeypatch) -> 
         GenEval(self_test=False)
 
 
-def test_a_device_that_is_not_there_is_refused(geneval_weights: Path) -> None:
+def test_an_absent_device_is_refused(geneval_weights: Path) -> None:
     with pytest.raises(UsageError, match="no device 'cuda:99' here"):
         GenEval(device="cuda:99")
 
@@ -386,7 +386,7 @@ def test_the_doctor_knows_files_that_are_not_the_official_ones(geneval_weights: 
     assert hub["mask2former-swin-small-coco-instance/model.safetensors"].fine is None
 
 
-def test_a_doctor_on_a_device_that_is_not_there(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_doctor_on_an_absent_device(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
     assert main(["doctor", "geneval", "--device", "cuda:99"]) == 2
     assert "no device 'cuda:99' here" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def holds(relation: str, x: float, y: float, *, sizes: tuple[float, float] = (0,
         (task_of([{"class": "dog"}], [{"class": "cat", "count": 1}], tag="mixed"), 0.3),
     ],
 )
-def test_a_score_must_lie_above_the_threshold(task: Task, threshold: float) -> None:
+def test_a_score_must_be_above_the_threshold(task: Task, threshold: float) -> None:
     def correct(score: float) -> bool:
         return apply_rules(
             {"dog": [seen(score=score, color="red") for _ in range(task.include[0].count)]}, task
@@ -116,7 +116,7 @@ def test_boxes_that_touch_share_a_column_of_pixels() -> None:
     assert apply_rules(apart, TWO_DOGS, max_overlap=0.001).correct
 
 
-def test_only_what_is_kept_suppresses() -> None:
+def test_only_kept_boxes_suppress_others() -> None:
     # The middle one is removed because of the first, so the last, which overlaps only the middle one, stays.
     chain = {"dog": [(0, 0, 9, 9, 0.99, None), (0, 6, 9, 15, 0.98, None), (0, 12, 9, 21, 0.97, None)]}
     assert apply_rules(chain, TWO_DOGS, max_overlap=0.2).correct
@@ -189,7 +189,7 @@ def test_all_of_the_first_objects_need_the_colour() -> None:
     assert not apply_rules({"dog": third}, task).correct
 
 
-def test_an_unknown_colour_is_no_colour() -> None:
+def test_an_unknown_colour_is_not_a_colour() -> None:
     verdict = apply_rules({"dog": [seen()]}, RED_DOG)
     assert (verdict.correct, verdict.reason) == (False, "expected red dog>=1, found no colour")
 
@@ -209,7 +209,7 @@ def test_relations_are_seen_from_the_reference_with_y_down(x: float, y: float, r
     assert {name for name in ("left of", "right of", "above", "below") if holds(name, x, y)} == relations
 
 
-def test_an_offset_of_exactly_half_is_no_relation() -> None:
+def test_an_offset_of_exactly_half_is_not_a_relation() -> None:
     # (10 - 0.1 * 50) / 10 is 0.5 without rounding.
     for relation, x, y in (("left of", -10, 0), ("right of", 10, 0), ("above", 0, -10), ("below", 0, 10)):
         assert not holds(relation, x, y, sizes=(50, 50))
@@ -255,13 +255,13 @@ def test_only_the_first_objects_are_placed() -> None:
     assert not apply_rules({"dog": [seen()], "cat": [seen(-10, score=0.5), seen(50)]}, CAT_LEFT).correct
 
 
-def test_a_reference_that_failed_places_nothing() -> None:
+def test_an_incorrect_reference_satisfies_no_relation() -> None:
     task = parse_prompt("a cat left of a red dog")
     verdict = apply_rules({"dog": [seen(color="blue")], "cat": [seen(-10)]}, task)
     assert verdict.reason == "expected red dog>=1, found blue; no dog for cat to be left of"
 
 
-def test_a_reference_in_the_wrong_place_places_nothing() -> None:
+def test_a_reference_on_the_wrong_side_satisfies_no_relation() -> None:
     task = parse_prompt("a cow above a cat left of a dog")
     good = {"dog": [seen()], "cat": [seen(-10)], "cow": [seen(-10, -10)]}
     assert apply_rules(good, task).correct
@@ -339,7 +339,7 @@ def tasks(draw: st.DrawFn) -> Task:
 
 
 @given(scenes, tasks(), st.sampled_from([1.0, 0.5]))
-def test_all_conditions_are_met_exactly_where_the_verdict_is_correct(
+def test_all_conditions_are_met_exactly_if_the_verdict_is_correct(
     scene: dict[str, list[Detection]], task: Task, max_overlap: float
 ) -> None:
     conditions = conditions_met(scene, task, max_overlap=max_overlap)
@@ -348,7 +348,7 @@ def test_all_conditions_are_met_exactly_where_the_verdict_is_correct(
 
 
 @given(scenes, st.data())
-def test_a_verdict_does_not_hang_on_the_order_of_detections(
+def test_a_verdict_is_independent_of_the_order_of_detections(
     scene: dict[str, list[Detection]], data: st.DataObject
 ) -> None:
     task = data.draw(tasks())
@@ -360,7 +360,7 @@ def test_a_verdict_does_not_hang_on_the_order_of_detections(
 # --- the soft form ---
 
 
-def test_conditions_are_named_by_what_they_ask() -> None:
+def test_conditions_are_named_by_their_question() -> None:
     task = parse_prompt("two red cats left of a dog")
     assert list(conditions_met({}, task)) == [
         "dog: present",
@@ -371,7 +371,7 @@ def test_conditions_are_named_by_what_they_ask() -> None:
     ]
 
 
-def test_a_doubtful_object_weighs_its_score() -> None:
+def test_an_uncertain_object_counts_by_its_score() -> None:
     conditions = conditions_met({"dog": [seen(score=0.15, color="red")]}, RED_DOG)
     assert conditions == {"dog: present": pytest.approx(0.5), "dog: red": pytest.approx(0.5)}
     assert conditions_met({"dog": [seen(score=0.3)]}, DOG) == {"dog: present": 0.99}
@@ -411,12 +411,12 @@ def test_doubtful_objects_are_placed_by_their_weights() -> None:
     assert conditions_met(doubtful, CAT_LEFT)["cat: left of dog"] == pytest.approx(0.5 * 0.2)
 
 
-def test_what_is_asked_twice_counts_by_the_worse() -> None:
+def test_a_condition_given_twice_counts_by_the_worse_score() -> None:
     task = task_of([{"class": "dog", "count": 2, "color": "red"}, {"class": "dog", "count": 1, "color": "red"}])
     pair = {"dog": [seen(color="red"), seen(10, color="blue")]}
     assert conditions_met(pair, task) == {"dog: at least 2": 1.0, "dog: red": 0.5, "dog: present": 1.0}
 
 
 @pytest.mark.parametrize("score", [math.nan, 0.0, -1.0])
-def test_a_score_that_is_none_weighs_nothing(score: float) -> None:
+def test_an_unscored_image_has_no_weight(score: float) -> None:
     assert conditions_met({"dog": [seen(score=score)]}, DOG) == {"dog: present": 0}

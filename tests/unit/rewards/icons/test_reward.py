@@ -110,7 +110,7 @@ def test_modes_that_hold_the_same_pixels_score_the_same(icons: Icons):
     assert icons.detector.detect(same) == [expected] * 3
 
 
-def test_a_image_that_was_seen_before_is_not_searched_again(icons: Icons, monkeypatch: pytest.MonkeyPatch):
+def test_a_known_image_is_not_searched_again(icons: Icons, monkeypatch: pytest.MonkeyPatch):
     detector = IconDetector(icons.detector.network, icons.detector.config)
     images = [stop_sign(), plain((255, 0, 0))]
     first = detector.detect(images)
@@ -137,7 +137,7 @@ def test_images_of_another_size_have_boxes_in_their_own_pixels(icons: Icons):
     assert all(0 <= v <= 512 for v in large[:4])
 
 
-def test_a_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
+def test_a_hand_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
     image = stop_sign()
     right, colored, two, other = (
         parse_prompt(f"a photo of {words}")
@@ -182,7 +182,7 @@ def test_icons_soft_stops_exactly_where_icons_does(icons: Icons, soft: IconsSoft
             assert slope.parts == hard.parts
 
 
-def test_what_cannot_be_judged_is_unscored(icons: Icons):
+def test_tasks_without_conditions_are_unscored(icons: Icons):
     tasks = [
         Task(prompt="a fine day"),
         Task(prompt="no dogs", exclude=(Requirement.model_validate({"class": "dog", "count": 1}),)),
@@ -226,7 +226,7 @@ def test_the_evaluator_is_another_network_than_the_reward():
     assert reward.network.state_dict().keys() != evaluator.network.state_dict().keys()
 
 
-def test_a_name_of_no_reward_is_told():
+def test_an_unknown_reward_name_is_reported():
     with pytest.raises(UsageError, match="did you mean 'icons'"):
         load_reward("icon")
 
@@ -242,6 +242,6 @@ def test_a_folder_without_a_detector_is_a_usage_error(tmp_path):
         Icons(tmp_path)
 
 
-def test_saving_keeps_what_is_seen(tmp_path, icons: Icons):
+def test_saving_keeps_visible_pixels(tmp_path, icons: Icons):
     icons.detector.save(tmp_path)
     assert Icons(tmp_path).detector.detect([stop_sign()]) == icons.detector.detect([stop_sign()])

@@ -127,7 +127,7 @@ def test_places(dog, cat, value: float) -> None:
     assert parts["dog: present"] == float(bool(dog))
 
 
-def test_places_are_of_the_surest_boxes() -> None:
+def test_positions_come_from_the_most_confident_boxes() -> None:
     dogs = [(0.5, (200.0, 0.0, 220.0, 20.0)), (0.9, (0.0, 0.0, 20.0, 20.0))]
     assert score_places(include("a dog left of a cat"), {"dog": dogs, "cat": boxes(1, 100)})[0] == pytest.approx(0.9)
 
@@ -258,7 +258,7 @@ def test_missing_weights_come_with_their_command(made, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("cat", "pizza", "fine"), [(0.6, 0.4, True), (0.4, 0.6, False), (0.5, 0.5, False)])
-def test_a_cat_must_be_a_cat_sooner_than_a_pizza(cat: float, pizza: float, fine: bool) -> None:
+def test_a_cat_is_recognised_before_a_pizza(cat: float, pizza: float, fine: bool) -> None:
     values = {"a photo of a cat": cat, "a photo of a pizza": pizza}
     reward = FakeReward(lambda image, task: values[task.prompt])
     assert check_cat(reward).fine is fine
@@ -266,7 +266,7 @@ def test_a_cat_must_be_a_cat_sooner_than_a_pizza(cat: float, pizza: float, fine:
         refuse_blind(reward)
 
 
-def test_a_part_that_is_blind_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_ignores_the_image_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(root))
     monkeypatch.setattr(known_answers, "check_cat", lambda reward: Finding(reward.name, False, "blind"))
     for make in (partial(GroundingDino, short_side=128, long_side=200), GitVqa):

@@ -194,14 +194,14 @@ def test_a_fault_is_a_score_or_unscored_with_its_reason(name: str, clients: list
         assert len(said) < 4000
 
 
-def test_a_server_that_never_answers_is_left(clients: list[VlmClient]) -> None:
+def test_a_server_that_never_answers_is_given_up(clients: list[VlmClient]) -> None:
     with JudgeServer(lambda handler, body: server.released.wait() and None) as server:
         (score,) = load(server, clients, timeout=0.2, attempts=2)([RED], [CAT])
         assert "no answer within 0.2 s" in str(shown(score))
         assert len(server.asked) == 2
 
 
-def test_a_server_that_dribbles_is_left_too(clients: list[VlmClient]) -> None:
+def test_a_server_that_sends_byte_by_byte_is_given_up(clients: list[VlmClient]) -> None:
     """Every byte arrives in time, but the answer never ends: only a limit on the total time helps."""
 
     def dribble(handler: object, body: object) -> None:
@@ -216,7 +216,7 @@ def test_a_server_that_dribbles_is_left_too(clients: list[VlmClient]) -> None:
         assert "no answer within 0.3 s" in str(shown(score))
 
 
-def test_nobody_listens(clients: list[VlmClient]) -> None:
+def test_a_server_that_is_absent(clients: list[VlmClient]) -> None:
     with JudgeServer(OK) as server:
         pass
     (score,) = load(server, clients)([RED], [CAT])
@@ -301,7 +301,7 @@ def test_openais_key_goes_to_openai_alone(clients: list[VlmClient], monkeypatch:
     assert [headers["authorization"] for headers in server.headers] == [f"Bearer {KEY}", "Bearer none"]
 
 
-def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="finds no key: set OPENAI_API_KEY"):
         load_reward("gpt-4o")
     with pytest.raises(UsageError, match="needs a server: .*--vlm-url"):
@@ -381,7 +381,7 @@ def test_an_answer_is_asked_for_once(clients: list[VlmClient]) -> None:
         assert shown(load(other, clients)([RED], [CAT])[0]) == 0.0  # another server counts as another judge
 
 
-def test_what_could_not_be_read_is_asked_again(clients: list[VlmClient]) -> None:
+def test_unreadable_answers_are_asked_again(clients: list[VlmClient]) -> None:
     with JudgeServer(say("maybe"), fail(400), OK) as server:
         reward = load(server, clients)
         assert [type(reward([RED], [CAT])[0]) for _ in range(4)] == [Unscored, Unscored, Score, Score]
@@ -403,7 +403,7 @@ def test_a_broken_cache_costs_a_call_and_no_more(clients: list[VlmClient], tmp_p
     assert AnswerCache(tmp_path / "kept").get("0" * 64) is None
 
 
-def test_a_image_is_known_by_its_pixels() -> None:
+def test_an_image_is_identified_by_its_pixels() -> None:
     buffer = io.BytesIO()
     RED.save(buffer, "PNG")
     assert image_hash(Image.open(buffer)) == image_hash(RED)
@@ -432,7 +432,7 @@ def test_a_token_budget_never_goes_over(clients: list[VlmClient]) -> None:
     assert 0 < sum(isinstance(score, Score) for score in scores) < 30
 
 
-def test_what_the_cache_gives_is_free(clients: list[VlmClient]) -> None:
+def test_cached_answers_cost_nothing(clients: list[VlmClient]) -> None:
     with JudgeServer(OK) as server:
         load(server, clients)([RED], [CAT])
         assert shown(load(server, clients, budget="0")([RED], [CAT])[0]) == 1.0
@@ -452,7 +452,7 @@ def test_budgets_are_read(text: str | None, most: float, unit: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "5 dollars", "_"])
-def test_no_budget_is_made_up(text: str) -> None:
+def test_no_budget_is_guessed(text: str) -> None:
     with pytest.raises(UsageError, match="give calls or tokens"):
         parse_budget(text)
 
@@ -552,7 +552,7 @@ def test_a_field_that_is_refused_is_left_out_from_then_on(status: int, clients: 
     assert clients[0].budget.reserved == 0
 
 
-def test_a_server_that_refuses_everything_is_left_after_three_questions(clients: list[VlmClient]) -> None:
+def test_a_server_that_refuses_everything_is_given_up_after_three_questions(clients: list[VlmClient]) -> None:
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(8)]
     with JudgeServer(fail(400, b'{"error": {"message": "no images here, max_tokens or not"}}')) as server:
         scores = load(server, clients, concurrency=1)(images, [CAT] * 8)
@@ -588,7 +588,7 @@ def test_a_rewards_score_is_kept_whatever_its_other_fields_are(clients: list[Vlm
     assert (score.value, dict(score.parts), score.explanation, dict(score.evidence)) == (0.5, {}, "", {})
 
 
-def test_a_reward_that_refuses_everything_is_left_too(clients: list[VlmClient]) -> None:
+def test_a_reward_that_refuses_everything_is_given_up(clients: list[VlmClient]) -> None:
     with JudgeServer(DESCRIBED, fail(400, b'{"error": "no such task"}')) as server:
         reward = load_remote(server, clients)
         found = [reward([RED], [CAT])[0] for _ in range(5)]
@@ -628,7 +628,7 @@ def test_answers_come_back_in_order(clients: list[VlmClient]) -> None:
 # --- outages, redirects, bombs
 
 
-def test_a_server_that_is_down_is_left_after_eight_questions_in_a_row(clients: list[VlmClient]) -> None:
+def test_a_server_that_is_down_is_given_up_after_eight_questions_in_a_row(clients: list[VlmClient]) -> None:
     """An answer between failures resets the count, because a slow server is not down."""
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(24)]
     with JudgeServer(*[fail(500)] * 7, OK, fail(500)) as server:
@@ -665,9 +665,7 @@ def test_a_packed_reply_is_unpacked_as_far_as_a_verdict_goes(
     assert "more than 8,388,608 bytes" in str(shown(score)) if bomb else shown(score) == 1.0
 
 
-def test_what_the_environment_says_of_an_organisation_goes_to_openai_alone(
-    clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_organisation_ids_go_to_openai_alone(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-123456")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-123456")
     with JudgeServer(OK) as server:
@@ -698,7 +696,7 @@ HOSTILE: dict[str, object] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_remote_rewards_words_are_kept_clean_and_short(name: str, clients: list[VlmClient], tmp_path: Path) -> None:
+def test_a_remote_rewards_texts_are_cleaned_and_shortened(name: str, clients: list[VlmClient], tmp_path: Path) -> None:
     with JudgeServer(DESCRIBED, write(json.dumps({"scores": [HOSTILE[name]]}).encode())) as server:
         (score,) = load_remote(server, clients)([RED], [CAT])
     assert isinstance(score, Score) and score.value == 0.5
@@ -757,7 +755,7 @@ def test_keys_and_data_are_taken_out_of_a_servers_words() -> None:
 
 
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=100).map(completion)))
-def test_whatever_comes_over_the_wire_is_a_score_or_unscored(body: bytes) -> None:
+def test_any_reply_becomes_a_score_or_unscored(body: bytes) -> None:
     from milr.rewards.vlm.parsers import Unreadable
 
     try:

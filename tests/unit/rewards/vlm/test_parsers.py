@@ -106,7 +106,7 @@ def test_wise_scores_are_read_and_weighed(text: str) -> None:
         ("x" * 1_000_000 + "Consistency: 2\nRealism: 2\nAesthetic Quality: 2", "1,000,046 characters"),
     ],
 )
-def test_what_is_no_wise_score_says_why(text: str, said: str) -> None:
+def test_an_invalid_wise_score_has_a_reason(text: str, said: str) -> None:
     assert said in str(value(read_wise, text))
 
 
@@ -162,7 +162,7 @@ def test_unified_marks_become_parts() -> None:
     assert verdict.parts == {"apple (object)": 1.0, "left of (relation)": 0.0}
 
 
-def test_a_number_at_the_cut_is_not_trusted() -> None:
+def test_a_number_at_the_cut_is_not_used() -> None:
     assert value(read_unified, "Final Score: 4") == 0.75
     assert "cut off" in str(value(read_unified, "Final Score: 4", cut=True))
     assert (
@@ -206,7 +206,7 @@ def test_the_self_verdict_is_read_leniently(text: str, expected: float) -> None:
         "Score: 0 Score: -1",
     ],
 )
-def test_no_self_verdict_is_made_up(text: str) -> None:
+def test_no_self_verdict_is_guessed(text: str) -> None:
     assert isinstance(value(read_self_verdict, text), str)
 
 
@@ -234,7 +234,7 @@ W = "Consistency: {0}\nRealism: {0}\nAesthetic Quality: {0}"
         (read_self_verdict, '<THINK>{"Score": -1}?</THINK>{"Score": 0, "Reason": "x"}', False, 1.0),
     ],
 )
-def test_thinking_is_no_verdict(read: Read, text: str, cut: bool, expected: float | str) -> None:
+def test_thinking_is_not_a_verdict(read: Read, text: str, cut: bool, expected: float | str) -> None:
     found = value(read, text, cut=cut)
     assert found == expected or (isinstance(expected, str) and expected in str(found))
 
@@ -251,7 +251,7 @@ def test_thinking_is_no_verdict(read: Read, text: str, cut: bool, expected: floa
         (read_unified, "I thought of a Final Score: 2 at first.\n\nMy final score is 4 out of 5.", 0.75),
     ],
 )
-def test_talk_about_verdicts_hides_none(read: Read, text: str, expected: float) -> None:
+def test_text_about_verdicts_does_not_hide_one(read: Read, text: str, expected: float) -> None:
     assert value(read, text) == expected
 
 

@@ -96,7 +96,7 @@ class Spent(FakeReward):
 # --- waiting
 
 
-def test_drawing_goes_on_while_a_vlm_judge_answers() -> None:
+def test_drawing_continues_while_a_vlm_judge_answers() -> None:
     events: list[str] = []
     run(TASKS[:4], Elsewhere(events), Drawer(events), batch_size=16, steps=1)
     assert events == [
@@ -139,7 +139,7 @@ def test_a_spent_budget_ends_the_search_with_the_best_so_far() -> None:
     assert 2 not in {record.index for record in records}  # tasks that cannot be scored are not begun
 
 
-def test_a_image_that_is_met_beside_a_spent_budget_is_met() -> None:
+def test_an_image_that_is_met_as_the_budget_ends_is_met() -> None:
     class Half(Spent):
         def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             return [Score(1.0, self.name, 0.9), Unscored("spent", self.name, final=True)]
@@ -212,7 +212,7 @@ def test_a_second_try_costs_too() -> None:
     assert isinstance(score, Score) and score.cost == 2.0
 
 
-def test_a_mix_asks_elsewhere_before_it_looks_itself() -> None:
+def test_a_mix_asks_servers_before_it_computes() -> None:
     events: list[str] = []
 
     def look(image: Image.Image, task: Task) -> float:
@@ -267,7 +267,7 @@ def test_an_alarm_is_a_gap_that_grows_while_the_reward_rises(
     assert Gap("p", first[0], best[0], first[1], best[1], 1).alarm == alarm
 
 
-def test_what_a_panel_cannot_score_is_left_out_of_the_means() -> None:
+def test_images_that_a_panel_cannot_score_are_left_out_of_the_means() -> None:
     values = iter([0.1, math.nan, 0.5, math.nan, math.nan])
     reward = FakeReward(lambda image, task: next(values))
     records = list(watch(fake_records(TASKS[:3], [[0.2], [0.4], [0.6]]), {"p": reward}))
@@ -315,7 +315,7 @@ def by_vlm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable
         client.close()
 
 
-def test_a_search_goes_on_through_faults(by_vlm: Callable[..., Any]) -> None:
+def test_a_search_continues_after_faults(by_vlm: Callable[..., Any]) -> None:
     from tests.support.vlm_servers import JudgeServer, fail, hang_up, say
 
     wrong = say("-1")
