@@ -1,4 +1,4 @@
-"""What people type: wrong uses of every command, and prompts of somebody who has not read the grammar."""
+"""Input of users: wrong uses of every command, and prompts of users who have not read the grammar."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("help", "help"),
     ],
 }
-"""Command -> what was typed, and a fragment of the one line that answers it, in any case."""
+"""Command -> the typed arguments, and a part of the one-line answer, in upper or lower case."""
 
 PROMPTS: list[tuple[str, str | None, str]] = [
     ("a dog", "a dog", ""),
@@ -336,4 +336,4 @@ PROMPTS: list[tuple[str, str | None, str]] = [
     ("dog left cat", None, "did you mean 'left of'?"),
     ("a cat, a dog, a bird and a horse", None, "more than three kinds of objects"),
 ]
-"""What was typed, the prompt that the embedded model gets (None: refused), and a fragment of what is said."""
+"""The typed prompt, the embedded model's prompt (None: refused), and a part of the message."""

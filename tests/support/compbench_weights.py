@@ -13,7 +13,7 @@ WORDS = (
     *("and", "next", "to", "near", "traffic", "light", "stop", "sign", "person", "bed", "clock", "apple"),
 )
 VOCABULARY = 3098
-"""BLIP's two own tokens come behind it."""
+"""Write a vocabulary; BLIP's two own tokens come after it."""
 LABELS = (
     "key,oid_freebase,oid_name,objects365_name,coco_name,mapillary_name\n"
     "Giraffe_giraffe_giraffe,/m/1,Giraffe,giraffe,giraffe,\n"
@@ -25,7 +25,7 @@ LABELS = (
 
 
 def write_bert_vocabulary(folder: Path) -> None:
-    """A vocab.txt with what matters where bert-base-uncased has it, and some words."""
+    """Write a vocab.txt with the special tokens at the positions of bert-base-uncased, and some words."""
     tokens = [f"[unused{i}]" for i in range(VOCABULARY)]
     places = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
     places |= {2748: "yes", 2053: "no"} | {1100 + i: word for i, word in enumerate(WORDS)}
@@ -36,7 +36,7 @@ def write_bert_vocabulary(folder: Path) -> None:
 
 
 def write_clip_vocabulary(folder: Path) -> int:
-    """CLIP's vocab.json and merges.txt with single letters only; returns the number of tokens."""
+    """Write CLIP's vocab.json and merges.txt with single letters only; return the number of tokens."""
     letters = [chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def write_clip_vocabulary(folder: Path) -> int:
 
 
 def make_blip_config():
-    """The converter's config in miniature: 32 pixels, width 16."""
+    """Return a tiny version of the converter's config: 32 pixels, width 16."""
     from transformers import BlipConfig
 
     sizes = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -65,7 +65,7 @@ def make_blip_config():
 
 
 def write_clip(folder: Path, *, owl: bool = False) -> None:
-    """A CLIP of 32 pixels, or an OWLv2 of 32 pixels and sixteen text places."""
+    """Write a CLIP of 32 pixels, or an OWLv2 of 32 pixels and sixteen text positions."""
     from transformers import CLIPConfig, CLIPModel, Owlv2Config, Owlv2ForObjectDetection
 
     count = write_clip_vocabulary(folder)
@@ -79,7 +79,7 @@ def write_clip(folder: Path, *, owl: bool = False) -> None:
 
 
 def write_git(folder: Path) -> None:
-    """A GIT of 28 pixels."""
+    """Write a GIT of 28 pixels."""
     from transformers import GitConfig, GitForCausalLM
 
     write_bert_vocabulary(folder)
@@ -90,7 +90,7 @@ def write_git(folder: Path) -> None:
 
 
 def write_grounding_dino(folder: Path) -> None:
-    """A GroundingDINO of width 32."""
+    """Write a GroundingDINO of width 32."""
     from transformers import BertConfig, GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
 
     write_bert_vocabulary(folder)

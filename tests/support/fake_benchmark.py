@@ -1,6 +1,6 @@
 """`milr` with a fake model and fake rewards: ``python -m tests.support.fake_benchmark benchmark icons ...``.
 
-A program of its own, so that tests can kill it.
+It is a separate program, so that tests can kill it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from milr.types import Task
 
 
 def parity(image: Image.Image, task: Task) -> float:
-    """Another value than brightness, of the image alone."""
+    """A reward that differs from brightness and depends on the image only."""
     return float(sum(read_tokens(image)) % 2)
 
 
 def fakes(rewards: Mapping[str, Reward] | None = None) -> Any:
-    """Put fakes in the place of the runner's loaders, and these rewards of theirs; a context manager."""
+    """Replace the runner's loaders by fakes with these rewards; a context manager."""
 
     def load_reward(name: str, **options: object) -> Reward:
         if rewards and name in rewards:

@@ -34,10 +34,10 @@ IMPORTS = (
     *("transformers.models.janus.modeling_janus", "transformers.models.llama.modeling_llama", "PIL.PngImagePlugin"),
     *("filelock", "openai", "stamina"),
 )
-"""What most commands import late."""
+"""Modules that most commands import late."""
 
 MANY = 256
-"""More than the numbers of the files that the server or a caller has open."""
+"""A number above all file descriptors of the server or a caller."""
 
 CALLER = """#!{python}
 import json, os, signal, socket, sys
@@ -75,7 +75,7 @@ sys.exit(code)
 
 
 class ForkServer:
-    """The server's process; callers of modules, as programs, are made in a folder with a short path."""
+    """The server's process; it makes callers, which are small programs, in a folder with a short path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ class ForkServer:
         assert self._process.stdout.readline() == "ready\n"
 
     def caller(self, name: str, module: str) -> Path:
-        """Return a program of that name that runs the module as ``python -m`` does."""
+        """Return a program with this name that runs the module as ``python -m`` does."""
         program = self.folder / name
         if not program.exists():
             text = CALLER.format(python=sys.executable, uid=os.getuid(), module=module, address=self.address)
@@ -103,8 +103,8 @@ class ForkServer:
 
 
 def serve(address: str) -> None:
-    """Run a command for each caller, until standard input ends."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background would ignore it
+    """Run one command per caller, until standard input ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background would ignore it
     for name in IMPORTS:
         importlib.import_module(name)
     gc.collect()
@@ -116,7 +116,7 @@ def serve(address: str) -> None:
         selector.register(sys.stdin, selectors.EVENT_READ)
         print("ready", flush=True)
         while True:
-            (key, _), *_ = selector.select()  # one event at a time: each may end what others are about
+            (key, _), *_ = selector.select()  # one event at a time, because each may close the files of others
             if key.fileobj is sys.stdin:
                 return
             if key.fileobj is door:
@@ -126,7 +126,7 @@ def serve(address: str) -> None:
 
 
 def _begin(door: socket.socket, selector: selectors.BaseSelector) -> None:
-    """Start the command that a caller asks for; wait for the end of either."""
+    """Start the caller's command; wait until the caller or the command ends."""
     caller, _ = door.accept()
     head, files, _, _ = socket.recv_fds(caller, 8, 64)
     body = caller.makefile("rb").read(int.from_bytes(head, "big"))
@@ -146,7 +146,7 @@ def _begin(door: socket.socket, selector: selectors.BaseSelector) -> None:
 
 
 def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
-    """Tell a caller how its command ended, or kill the command of a caller that is gone."""
+    """Tell a caller how its command ended; kill the command if its caller is gone."""
     process, caller, ended = key.data
     if key.fileobj is caller:
         os.kill(process, signal.SIGKILL)
@@ -160,7 +160,7 @@ def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
 
 
 def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
-    """Run a module as the caller's own process would, and end."""
+    """Run a module as the caller's process would, then exit."""
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["surroundings"])

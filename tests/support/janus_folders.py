@@ -21,7 +21,7 @@ from tests.support.plain_janus import TINY, PlainJanus
 
 @contextmanager
 def tiny_sizes(sizes: SimpleNamespace = TINY) -> Iterator[None]:
-    """Add a tiny tower and a tiny VQ model to the tables that configs in DeepSeek's layout refer to."""
+    """Add a tiny tower and a tiny VQ model to the tables to which configs in DeepSeek's layout refer."""
     tower = {
         "hidden_size": sizes.tower_width,
         "num_hidden_layers": sizes.tower_layers,
@@ -88,7 +88,7 @@ def describe(sizes: SimpleNamespace = TINY) -> dict[str, Any]:
 
 
 def make_tokenizer() -> Tokenizer:
-    """Make a tokenizer of bytes and the family's special tokens; like DeepSeek's file it adds no first token."""
+    """Make a tokenizer of bytes and the family's special tokens; like DeepSeek's, it adds no first token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: place for place, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,7 +104,7 @@ def write_settings(folder: Path, sizes: SimpleNamespace = TINY) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(describe(sizes)))
     make_tokenizer().save(str(folder / "tokenizer.json"))
-    # What DeepSeek's folders say; taken at its word, transformers 5 would split words in Llama's way.
+    # DeepSeek's folders name this class; transformers 5 would then split words as Llama does.
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "model_max_length": 16384})
     )
@@ -126,7 +126,7 @@ def write_settings(folder: Path, sizes: SimpleNamespace = TINY) -> None:
 
 
 def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], shards: int = 1) -> None:
-    """Write safetensors, in one file or in several with an index."""
+    """Write safetensors, as one file or as several files with an index."""
     tensors = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
@@ -139,12 +139,12 @@ def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], shards: int
 
 
 def write_deepseek(folder: Path, *, shards: int = 1, seed: int = 0, sizes: SimpleNamespace = TINY) -> PlainJanus:
-    """Write a whole checkpoint in DeepSeek's layout; return the plain model that has its weights."""
+    """Write a whole checkpoint in DeepSeek's layout; return the plain model with its weights."""
     torch.manual_seed(seed)
     plain = PlainJanus(sizes).eval().requires_grad_(False)
     for name, parameter in plain.named_parameters():
         if name.startswith("language_model.") and parameter.ndim == 2:
-            parameter.mul_(2.0)  # a default start is so small that a wrong position would hardly show
+            parameter.mul_(2.0)  # with the small default weights a wrong position would hardly matter
     write_settings(folder, sizes)
     write_weights(folder, plain.state_dict(), shards)
     return plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from milr.serve.listen import listening
 
 
 @contextmanager
-def judging(reward: Reward, *, key: str = "", **limits: int) -> Iterator[str]:
+def judging(reward: Reward, *, key: str = "", **limits: int) -> Generator[str]:
     """Serve a reward as a judge during the block; give the value for --vlm-url."""
     with TemporaryDirectory() as folder:
         settings = ServeSettings(port=0, data=Path(folder), limits=Limits(**{"per_minute": 100_000, **limits}))

@@ -1,6 +1,6 @@
-"""Makes tests/data/opencv_resize.npz: what OpenCV and mmcv's arithmetic make of scikit-image's photographs.
+"""Make tests/data/opencv_resize.npz: photographs of scikit-image, resized by OpenCV as mmcv does.
 
-OpenCV is in no extra of this project, so this runs in an environment of its own:
+OpenCV is in no extra of this project, so this runs in a separate environment:
 
     pip install "opencv-python-headless==4.7.0.72" "numpy<2" scikit-image
     python tests/make_opencv_arrays.py

@@ -1,7 +1,6 @@
 """A Mask2Former with a Swin backbone as mmdet 2.x computes it and names it, in plain PyTorch.
 
-Stated from the papers and mmdet's configuration, without transformers, so that the converter has something to be held
-against. Its `state_dict` has the keys of an mmdet checkpoint.
+Written from the papers and mmdet's configuration, without transformers, so that the converter can be compared with it.
 
 Shapes: B images, C channels, (h, w) a map, Q queries, E width of the decoder.
 """
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """GenEval's detector by default."""
+    """Sizes of the network; the defaults are GenEval's detector."""
 
     width: int = 96
     depths: tuple[int, ...] = (2, 2, 18, 2)
@@ -35,7 +34,7 @@ class Shape:
 
 
 class Names(nn.Module):
-    """Holds modules by name: mmdet nests some deeper than the arithmetic needs."""
+    """A container of modules by name, because mmdet nests some deeper than necessary."""
 
     def __init__(self, **modules: nn.Module) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class Names(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x + W2 act(W1 x); keys layers.0.0 and layers.1."""
+    """A feed-forward block, x + W2 act(W1 x); keys layers.0.0 and layers.1."""
 
     def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", index)
 
     def forward(self, x: Tensor, apart: Tensor | None) -> Tensor:
-        """(windows, n, C); `apart` (windows of an image, n, n) is true where two places must not see each other."""
+        """Attend in windows (windows, n, C); `apart` (windows of an image, n, n) is true where attention is masked."""
         count, n, width = x.shape
         q, k, v = self.qkv(x).view(count, n, 3, self.heads, -1).permute(2, 3, 0, 1, 4)  # (heads, windows, n, d)
         scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
@@ -87,7 +86,7 @@ class SwinBlock(nn.Module):
         self.ffn = FeedForward(width, 4 * width, nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C), the same out."""
+        """Map (B, h, w, C) to the same shape."""
         height, width = x.shape[1:3]
         size = self.window
         inner = F.pad(self.norm1(x), (0, 0, 0, -width % size, 0, -height % size))
@@ -118,7 +117,7 @@ class SwinBlock(nn.Module):
         return x.reshape(b, height, width, c)
 
     def _apart(self, height: int, width: int) -> Tensor:
-        """After the roll a window may hold strips that do not touch in the image."""
+        """Return which positions of a window are not neighbours in the image after the roll."""
 
         def strip(length: int) -> Tensor:
             place = torch.arange(length)
@@ -136,7 +135,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B, h / 2, w / 2, 2C). Unfolding gives channel-major neighbours."""
+        """Map (B, h, w, C) to (B, h / 2, w / 2, 2C); unfolding orders neighbours by channel first."""
         b, height, width, _ = x.shape
         unfolded = F.unfold(x.permute(0, 3, 1, 2), kernel_size=2, stride=2).transpose(1, 2)
         return self.reduction(self.norm(unfolded)).view(b, height // 2, width // 2, -1)
@@ -158,7 +157,7 @@ class Swin(nn.Module):
             self.add_module(f"norm{stage}", nn.LayerNorm(width))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps (B, C 2^s, H / 4 / 2^s, W / 4 / 2^s)."""
+        """Map (B, 3, H, W) to feature maps (B, C 2^s, H / 4 / 2^s, W / 4 / 2^s)."""
         x = self.patch_embed.norm(self.patch_embed.projection(pixels).permute(0, 2, 3, 1))
         maps = []
         for stage, parts in enumerate(self.stages):
@@ -171,7 +170,7 @@ class Swin(nn.Module):
 
 
 def sine_positions(height: int, width: int, embed: int) -> Tensor:
-    """(E, h, w): sines and cosines of the row, then of the column, each counted from 1 and scaled to 2 pi."""
+    """Return (E, h, w): sines and cosines of the row, then of the column, counted from 1 and scaled to 2 pi."""
     half = embed // 2
     wavelength = 10000 ** (2 * (torch.arange(half) // 2) / half)
 
@@ -198,7 +197,7 @@ class DeformableAttention(nn.Module):
         self.output_proj = nn.Linear(embed, embed)
 
     def forward(self, x: Tensor, positions: Tensor, centres: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-        """(B, n, E) over all levels' places; `centres` (n, 2) in [0, 1], x first."""
+        """Attend over the positions of all levels, (B, n, E); `centres` (n, 2) in [0, 1], x first."""
         b, n, embed = x.shape
         query = x + positions
         offsets = self.sampling_offsets(query).view(b, n, self.heads, self.levels, self.points, 2)
@@ -240,7 +239,7 @@ class PixelDecoder(nn.Module):
             conv = nn.Conv2d(inputs, embed, size, padding=size // 2, bias=bias)
             return Names(conv=conv, gn=nn.GroupNorm(32, embed))
 
-        # From the coarsest map on.
+        # starting with the coarsest map
         self.input_convs = nn.ModuleList([convolution(shape.width * 2**stage, 1, bias=True) for stage in (3, 2, 1)])
         self.encoder = Names(layers=nn.ModuleList([EncoderLayer(shape) for _ in range(shape.encoder_layers)]))
         self.level_encoding = nn.Embedding(3, embed)
@@ -249,7 +248,7 @@ class PixelDecoder(nn.Module):
         self.mask_feature = nn.Conv2d(embed, embed, 1)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Swin's four maps -> the mask features (B, E, H / 4, W / 4), and three maps, the coarsest first."""
+        """Map Swin's four maps to mask features (B, E, H / 4, W / 4) and three maps, the coarsest first."""
         inputs, positions, centres, sizes = [], [], [], []
         for level, convolution in enumerate(self.input_convs):
             x = convolution.gn(convolution.conv(maps[3 - level]))
@@ -287,7 +286,7 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(shape.embed) for _ in range(3)])
 
     def forward(self, x: Tensor, places: Tensor, memory: Tensor, memory_places: Tensor, hidden: Tensor) -> Tensor:
-        """Cross-attention, self-attention, feed-forward, a norm behind each."""
+        """A layer of cross-attention, self-attention and feed-forward, each with a norm after it."""
         cross, own = (attention.attn for attention in self.attentions)
         x = self.norms[0](x + cross(x + places, memory + memory_places, memory, attn_mask=hidden)[0])
         x = self.norms[1](x + own(x + places, x + places, x)[0])
@@ -326,7 +325,7 @@ class Head(nn.Module):
             level = i % 3
             hidden = F.interpolate(masks, levels[level].shape[-2:], mode="bilinear", align_corners=False)
             hidden = hidden.flatten(2).sigmoid() < 0.5  # (B, Q, h w)
-            hidden = hidden & ~hidden.all(-1, keepdim=True)  # who would see nothing sees everything
+            hidden = hidden & ~hidden.all(-1, keepdim=True)  # a query whose mask is empty attends to everything
             hidden = hidden.repeat_interleave(self.heads, dim=0)
             x = layer(x, self.query_embed.weight, memories[level], places[level], hidden)
             classes, masks = self._read(x, features)
@@ -338,7 +337,7 @@ class Head(nn.Module):
 
 
 class MmdetMask2Former(nn.Module):
-    """Pixels -> class logits (B, Q, 81) and mask logits (B, Q, H / 4, W / 4)."""
+    """Map pixels to class logits (B, Q, 81) and mask logits (B, Q, H / 4, W / 4)."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -349,7 +348,7 @@ class MmdetMask2Former(nn.Module):
         return self.panoptic_head(self.backbone(pixels))
 
     def randomise(self, seed: int) -> None:
-        """Random everywhere, norms and biases too, so that no key can be left out unseen."""
+        """Make all parameters random, norms and biases too, so that a missing key changes the result."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, weight in self.named_parameters():

@@ -1,4 +1,4 @@
-"""A reward that says in its name where it was told to compute."""
+"""A reward whose name says on which device it was told to compute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from milr.types import Score, Task, Unscored
 
 
 class Placed:
-    """A reward with networks, none of them loaded."""
+    """A reward that has networks and loads none of them."""
 
     stop_at = 0.9
 
@@ -26,6 +26,6 @@ class Placed:
 
 
 def add_placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `placed` be a reward's name."""
+    """Register `placed` as a reward's name."""
     entry = RewardEntry(f"{__name__}:Placed", "says where it computes")
     monkeypatch.setitem(cast("dict[str, RewardEntry]", REWARDS), "placed", entry)

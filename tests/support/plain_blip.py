@@ -1,7 +1,6 @@
-"""BLIP for questions in plain PyTorch, under the names of Salesforce's checkpoint, stated apart from transformers.
+"""BLIP for questions in plain PyTorch, with the key names of Salesforce's checkpoint, independent of transformers.
 
-Written from the paper (arXiv 2201.12086) and BERT's and ViT's, for tests alone: what the converter and the scorer do is
-held against it. Shapes: B questions, T tokens, P patches and the class token, d width, V vocabulary.
+Written for tests from the papers (arXiv 2201.12086, BERT, ViT): the converter and the scorer are compared with it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ def module(**parts: nn.Module) -> nn.ModuleDict:
 
 
 def attend(query, key, value, heads: int, mask=None):
-    """(B, T, d), (B, S, d), (B, S, d) -> (B, T, d); mask (B, S) is 1 where to look."""
+    """Attend from (B, T, d) to (B, S, d); the mask (B, S) is 1 for positions that count."""
     split = lambda x: x.unflatten(-1, (heads, -1)).transpose(1, 2)  # noqa: E731
     query, key, value = split(query), split(key), split(value)
     weights = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -26,7 +25,7 @@ def attend(query, key, value, heads: int, mask=None):
 
 
 class PlainBlip(nn.Module):
-    """All of it; a base-size one has width 768, 12 layers and heads, 480 pixels, 30,524 words."""
+    """The whole model; the base size has width 768, 12 layers and heads, 480 pixels, 30,524 words."""
 
     def __init__(self, *, width: int, layers: int, heads: int, side: int, patch: int, words: int, places: int) -> None:
         super().__init__()
@@ -99,7 +98,7 @@ class PlainBlip(nn.Module):
         return vision.norm(states)
 
     def read(self, bert, ids, mask, others, others_mask=None):
-        """(B, T) ids and mask, states (B, S, d) to look at -> (B, T, d)."""
+        """Map ids and mask (B, T) and image states (B, S, d) to (B, T, d)."""
         embeddings = bert.embeddings
         states = embeddings["word_embeddings"](ids) + embeddings["position_embeddings"].weight[: ids.shape[1]]
         states = embeddings["LayerNorm"](states)
@@ -116,7 +115,7 @@ class PlainBlip(nn.Module):
         return looks["output"]["LayerNorm"](looks["output"]["dense"](seen) + states)
 
     def answer(self, pixels, ids, mask, start: int, yes: int, no: int):
-        """p(yes) / (p(yes) + p(no)) of a padded batch of questions, as T2I-CompBench asks it; (B,)."""
+        """Return p(yes) / (p(yes) + p(no)) of a padded batch of questions, as in T2I-CompBench; (B,)."""
         states = self.read(self.text_encoder, ids, mask, self.look(pixels))
         first = torch.full((len(ids), 1), start)
         seen = self.read(self.text_decoder.bert, first, torch.ones_like(first), states, mask)[:, 0]

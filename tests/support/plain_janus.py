@@ -1,4 +1,4 @@
-"""Janus in plain PyTorch under the names of DeepSeek's checkpoints, stated apart from transformers.
+"""Janus in plain PyTorch with the key names of DeepSeek's checkpoints, independent of transformers.
 
 Written from the papers (arXiv 2410.13848 and 2501.17811; Llama, SigLIP's ViT, LlamaGen's VQ model), for tests alone:
 the models that milr loads are compared with it. Shapes: B rows, T tokens, P patches, d width, h and w of a feature map.
@@ -63,7 +63,7 @@ class PlainLlama(nn.Module):
         self.lm_head = line(d, sizes.words)
 
     def rotate(self, x):
-        """(B, T, d): pairs (i, i + w / 2) of each head turn by position / 10000^(2 i / w)."""
+        """Rotate pairs (i, i + w / 2) of each head by position / 10000^(2 i / w); (B, T, d)."""
         head = x.unflatten(-1, (self.sizes.heads, -1))  # (B, T, H, w)
         half = head.shape[-1] // 2
         speeds = 10000.0 ** (-torch.arange(half) / half)
@@ -73,7 +73,7 @@ class PlainLlama(nn.Module):
         return torch.cat(turned, -1).flatten(2)
 
     def read(self, states):
-        """Embeddings (B, T, d) -> last hidden states (B, T, d)."""
+        """Map embeddings (B, T, d) to last hidden states (B, T, d)."""
         for layer in self.model.layers:
             attention, x = layer["self_attn"], layer["input_layernorm"](states)
             query, key = self.rotate(attention["q_proj"](x)), self.rotate(attention["k_proj"](x))
@@ -85,7 +85,7 @@ class PlainLlama(nn.Module):
 
 
 class PlainTower(nn.Module):
-    """`vision_model`: SigLIP's ViT, all layers, GELU with the error function, no class token; patches come out."""
+    """`vision_model`: SigLIP's ViT with all layers, exact GELU and no class token; returns patches."""
 
     def __init__(self, sizes: SimpleNamespace) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class PlainTower(nn.Module):
             for _ in range(sizes.tower_layers)
         )
         tower.norm = norm()
-        # SigLIP's pooling is in the files, unused.
+        # SigLIP's pooling is in the files but unused.
         tower.attn_pool = module(q=nn.Linear(d, d), kv=nn.Linear(d, 2 * d), proj=nn.Linear(d, d), norm=norm())
         tower.attn_pool.register_parameter("latent", nn.Parameter(torch.randn(1, 1, d)))
         self.vision_tower = tower
@@ -151,7 +151,7 @@ class Residual(nn.Module):
 
 
 class FeatureMapAttention(nn.Module):
-    """Attention of all places of a feature map, one head."""
+    """Attention over all positions of a feature map, one head."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class FeatureMapAttention(nn.Module):
 
 
 class PlainImageTokenizer(nn.Module):
-    """`gen_vision_model`: LlamaGen's VQ model; codes lie on the unit sphere."""
+    """`gen_vision_model`: LlamaGen's VQ model, with codes on the unit sphere."""
 
     def __init__(self, sizes: SimpleNamespace) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class PlainImageTokenizer(nn.Module):
         return x
 
     def read(self, pixels):
-        """(B, 3, side, side) in [-1, 1] -> what is compared with the codes, (B, c, h, w)."""
+        """Map (B, 3, side, side) in [-1, 1] to features that are compared with the codes, (B, c, h, w)."""
         x = self.encoder.conv_in(pixels)
         for level in self.encoder.conv_blocks:
             x = self._through(level, x)
@@ -229,7 +229,7 @@ class PlainImageTokenizer(nn.Module):
         return self.quant_conv(self.encoder.conv_out(F.silu(self.encoder.norm_out(x))))
 
     def decode(self, tokens, side: int):
-        """(B, P) -> pixels (B, 3, side, side)."""
+        """Map (B, P) to pixels (B, 3, side, side)."""
         codes = F.normalize(self.quantize["embedding"].weight, dim=-1)[tokens]  # (B, P, c)
         x = self.post_quant_conv(codes.transpose(1, 2).unflatten(2, (side // 16, side // 16)))
         x = self.decoder.conv_in(x)
@@ -243,7 +243,7 @@ class PlainImageTokenizer(nn.Module):
 
 
 class PlainJanus(nn.Module):
-    """All of it. Janus-Pro-1B: width 2048, inner 5632, 24 layers, 16 heads, 102,400 words, 16,384 codes of width 8."""
+    """The whole model. Janus-Pro-1B: width 2048, inner 5632, 24 layers, 16 heads, 16,384 codes of width 8."""
 
     def __init__(self, sizes: SimpleNamespace) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A pretended accelerator: real numbers, computed on the CPU, in tensors that say that they are on another device.
+"""A pretended accelerator: tensors that claim to be on another device, with numbers computed on the CPU.
 
 It counts what would make a real accelerator and its host wait for each other: reads of numbers by Python, and copies
 between the two. Tensors of both in one operator are an error, as they are on a real device.
@@ -30,7 +30,7 @@ _READS = {
     getattr(torch.Tensor, name)
     for name in ("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__contains__")
 } | {torch.Tensor.__format__, torch.Tensor.__repr__}
-_DYNAMIC = {  # the shapes of their results depend on numbers: a real device would be asked
+_DYNAMIC = {  # the shape of the result depends on numbers, so a real device would be read
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,
     torch.ops.aten.repeat_interleave.Tensor,
@@ -44,7 +44,7 @@ class DeviceTensor(torch.Tensor):
     """A tensor of the pretended device."""
 
     inner: torch.Tensor
-    """Its numbers, on the CPU."""
+    """The numbers, on the CPU."""
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> DeviceTensor:
@@ -57,7 +57,7 @@ class DeviceTensor(torch.Tensor):
         return made  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Iterate over the first axis; over numbers, that is a read."""
+        """Iterate over the first axis; for a tensor of numbers this is a read."""
         if self.dim() == 1:
             _count("read", "__iter__")
         return super().__iter__()
@@ -66,12 +66,12 @@ class DeviceTensor(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Count reads by Python, which never reach the operators."""
+        """Count reads by Python, which do not reach the operators."""
         kwargs = dict(kwargs or {})
         if func in _READS:
             _count("read", getattr(func, "__name__", str(func)))
             return func(*tree_map(_unwrap, list(args)), **kwargs)
-        if func is F.scaled_dot_product_attention:  # whose kernel depends on the device
+        if func is F.scaled_dot_product_attention:  # the kernel depends on the device
             return DeviceTensor(func(*tree_map(_unwrap, list(args)), **tree_map(_unwrap, kwargs)))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
@@ -86,14 +86,14 @@ class DeviceTensor(torch.Tensor):
 
 @dataclass
 class Traffic:
-    """What went between the host and the pretended device."""
+    """Traffic between the host and the pretended device."""
 
     reads: Counter[str] = field(default_factory=Counter[str])
-    """Numbers read by Python, and operators whose shapes depend on numbers."""
+    """Reads of numbers by Python, and operators whose shapes depend on numbers."""
     copies: Counter[str] = field(default_factory=Counter[str])
     """Copies between the two, by direction."""
     operators: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]])
-    """Every operator with its constants and the shapes and strides of its tensors, if `trace` is set."""
+    """Operators with constants, shapes and strides of their tensors, if `trace` is set."""
     trace: bool = False
 
 
@@ -110,7 +110,7 @@ def _unwrap(value: Any) -> Any:
 
 
 class _Factories(TorchDispatchMode):
-    """Makes tensors on the pretended device, and sees every operator."""
+    """A mode that makes tensors on the pretended device and intercepts every operator."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -119,7 +119,7 @@ class _Factories(TorchDispatchMode):
 
 
 def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on the CPU; its results are on the device that they would be on."""
+    """Run an operator on the CPU; the results claim the device where they would be."""
     found: list[torch.Tensor] = []
     tree_map(lambda value: found.append(value) if isinstance(value, torch.Tensor) else None, [list(args), kwargs])
     ours = [one for one in found if isinstance(one, DeviceTensor)]
@@ -158,7 +158,7 @@ def run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 @contextmanager
 def pretended_device() -> Iterator[None]:
-    """Let `DEVICE` be there.
+    """Make `DEVICE` available.
 
     torch's wrapped tensors do not work in inference mode; it is replaced by not recording gradients.
     """

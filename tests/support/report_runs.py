@@ -1,4 +1,4 @@
-"""Runs for the report's tests: real searches of the fake model, written by the real writer."""
+"""Runs for the report's tests: real searches with the fake model, written by the real writer."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ WORDS = ("cat", "dog", "tree", "red", "blue", "big", "small", "above", "below")
 
 
 def make_tasks(many: int = 12, tags: Sequence[str] = TAGS) -> list[Task]:
-    """Tasks of those tags in turn."""
+    """Return tasks with these tags in turn."""
     return [
         Task(prompt=f"a {WORDS[i % 9]} {WORDS[(i // 9 + i) % 9]} {i}", tag=tags[i % len(tags)]) for i in range(many)
     ]
 
 
 def even(image: Image.Image, task: Task) -> float:
-    """An evaluator that the brightness reward does not know: the share of even tokens."""
+    """An evaluator that is independent of brightness: the share of even tokens."""
     tokens = read_tokens(image)
     return sum(token % 2 == 0 for token in tokens) / len(tokens)
 
 
 def contrast(image: Image.Image, task: Task) -> float:
-    """Another reward: how far apart the greys are."""
+    """Another reward: the contrast of the grey values."""
     tokens = read_tokens(image)
     return (max(tokens) - min(tokens)) / 15
 
@@ -55,7 +55,7 @@ def make_run(
     embedded: bool = False,
     **settings: object,
 ) -> Path:
-    """One run of a method: three updates unless `steps` says otherwise, if the method reads it; gives its folder."""
+    """Make a run of a method with three steps, or `steps`; return its folder."""
     from milr.models import embedded_folder
 
     tasks = make_tasks() if tasks is None else tasks

@@ -1,4 +1,4 @@
-"""Real HTTP servers on this machine that answer as told, or misbehave on purpose."""
+"""Real HTTP servers on this machine that give prepared answers, or misbehave on purpose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Reply = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
 
 
 class JudgeServer:
-    """Gives the replies in order, the last one for ever; keeps what it was asked. A context manager."""
+    """A server that gives prepared replies in order, the last one for ever, and records requests; a context manager."""
 
     def __init__(self, *replies: Reply) -> None:
         self.replies = list(replies)
@@ -75,7 +75,7 @@ class JudgeServer:
 def send(
     handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> None:
-    """One whole response."""
+    """Send one complete response."""
     handler.send_response(status)
     for name, value in {
         "Content-Type": "application/json",
@@ -90,7 +90,7 @@ def send(
 def completion(
     text: object, *, finish: str = "stop", first: Sequence[tuple[str, float]] = (), **message: object
 ) -> bytes:
-    """A chat completion."""
+    """Return a chat completion."""
     top = [{"token": token, "logprob": value, "bytes": None} for token, value in first]
     logprobs = {"content": [{"token": top[0]["token"], "logprob": 0, "top_logprobs": top}]} if top else None
     choice = {"index": 0, "finish_reason": finish, "logprobs": logprobs}
@@ -109,17 +109,17 @@ def completion(
 
 
 def say(text: object, **how: Any) -> Reply:
-    """Answer with that text."""
+    """Answer with this text."""
     return lambda handler, _: send(handler, completion(text, **how))
 
 
 def fail(status: int, body: bytes = b"{}", **headers: str) -> Reply:
-    """Answer with that status."""
+    """Answer with this status."""
     return lambda handler, _: send(handler, body, status, {k.replace("_", "-"): v for k, v in headers.items()})
 
 
 def write(body: bytes, promised: int | None = None) -> Reply:
-    """Answer with those bytes, having promised more where told, then hang up."""
+    """Answer with these bytes, announce more of them if asked to, then close the connection."""
 
     def reply(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
         send(handler, body, headers={"Content-Length": str(promised or len(body))})
@@ -129,13 +129,13 @@ def write(body: bytes, promised: int | None = None) -> Reply:
 
 
 def hang_up(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     handler.close_connection = True
     handler.connection.close()
 
 
 def image_of(body: dict[str, Any]) -> Image.Image:
-    """The image in a chat request."""
+    """Return the image of a chat request."""
     for part in body["messages"][-1]["content"]:
         if part["type"] == "image_url":
             data = part["image_url"]["url"].removeprefix("data:image/png;base64,")

@@ -1,4 +1,4 @@
-"""Evaluators in the form of WISE's, with words of our own: its words are not ours to ship."""
+"""Evaluators in WISE's form with our own words, because WISE's may not be distributed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ That is all.""",
 
 
 def use_made_up_words(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Put them where `milr data get` would put the official ones, and let them pass for those."""
+    """Put them where `milr data get` puts the official ones, and accept them in their place."""
     patch.setenv("MILR_DATA", str(folder))
     for name in ("wise", "wise-verified"):
         source = SOURCES[name]

@@ -1,4 +1,4 @@
-"""Benchmarks: their lists, their aggregation on cases made by hand, which tasks a run takes."""
+"""Benchmarks: their lists, their aggregation on hand-made cases, the tasks of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OURS = [name for name in BENCHMARKS if name not in FOLDERS]
 
 
 def answers(tag: str, values: Sequence[float | None], images: int = 1, first: int = 0) -> list[Answer]:
-    """Answers of one tag, image by image of each prompt."""
+    """Return answers of one tag, with all images of each prompt."""
     return [
         Answer(Task(prompt=f"{tag} {first + i // images}", tag=tag), first + i // images, i % images, value)
         for i, value in enumerate(values)
@@ -47,7 +47,9 @@ def test_the_published_lists_are_read_whole_and_in_order(name: str, shared_data:
     benchmark = load_benchmark(name)
     tasks = benchmark.read(shared_data / FOLDERS[name])
     assert Counter(task.tag for task in tasks) == benchmark.columns
-    assert len({task.key for task in tasks}) == benchmark.prompts  # a task's folder and streams go by its key
+    assert (
+        len({task.key for task in tasks}) == benchmark.prompts
+    )  # a task's folder and random streams depend on its key
 
 
 def test_the_published_lists_are_numbered_as_their_scorers_do(shared_data: Path) -> None:
@@ -145,7 +147,7 @@ def test_several_images_of_a_prompt_are_pooled_for_the_mean_and_one_observation_
 
 
 def test_t2i_compbenchs_overall_is_the_mean_of_its_categories() -> None:
-    """The paper's own row: Table 2's Janus-Pro-7B has 0.3921 overall."""
+    """The paper's row: Janus-Pro-7B has 0.3921 overall in Table 2."""
     row = {
         "color": 0.6359,
         "shape": 0.3528,
@@ -160,7 +162,7 @@ def test_t2i_compbenchs_overall_is_the_mean_of_its_categories() -> None:
 
 
 def test_wise_weighs_its_groups_and_gives_no_overall_score_of_a_part() -> None:
-    """Janus-Pro-7B's row of WISE's leaderboard: .30 .37 .49 .36 .42 .26, overall .35."""
+    """The row of Janus-Pro-7B on WISE's leaderboard: .30 .37 .49 .36 .42 .26, overall .35."""
     wise = load_benchmark("wise")
     row = dict(zip(wise.columns, (0.30, 0.37, 0.49, 0.36, 0.42, 0.26), strict=True))
     first, given = 0, list[Answer]()
@@ -219,7 +221,7 @@ TOY = Benchmark(
 
 
 def chosen(**options: object) -> list[str]:
-    """The prompts that a selection leaves."""
+    """Return the prompts of a selection."""
     return [task.prompt for _, task in select(TOY, TOY.read(None), **options)]  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Exports, re-read by checkers that follow the official scorers' rules and not our own readers."""
+"""Exports, checked by readers that follow the official scorers' rules and share no code with ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDERS = {"geneval": "geneval", "t2i-compbench": "t2i_compbench", "wise": "wise
 def make_run(
     folder: Path, benchmark: str, chosen: Sequence[tuple[int, Task]], images: int = 1, finish: bool = True
 ) -> Path:
-    """A benchmark's run of fake pictures: three steps a task, the second one the best."""
+    """Return a benchmark's run with fake images: three steps per task, the second one the best."""
     tasks = [task for _, task in chosen]
     with RunWriter(
         folder,
@@ -47,19 +47,19 @@ def make_run(
 
 
 def choose(benchmark: str, shared_data: Path, places: Sequence[int]) -> list[tuple[int, Task]]:
-    """Some tasks of a benchmark with their places."""
+    """Return some tasks of a benchmark with their positions."""
     folder = FOLDERS[benchmark]
     tasks = load_benchmark(benchmark).read(None if folder is None else shared_data / folder)
     return [(place, tasks[place]) for place in places]
 
 
 def answers(run: Path) -> dict[tuple[int, int], bytes]:
-    """(index, image) -> the answer's pixels."""
+    """Return (index, image) -> the answer's pixels."""
     return {(task.index, task.image): task.load_image(task.answer.image).tobytes() for task in read_run(run).tasks}
 
 
 def pixels(path: Path) -> bytes:
-    """A picture's pixels; refuses what is no PNG."""
+    """Return an image's pixels; refuse files that are not PNG."""
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         return picture.convert("RGB").tobytes()
@@ -78,7 +78,7 @@ def find_as_geneval(root: Path) -> list[tuple[Mapping[str, Any], Path]]:
 
 
 def find_as_t2i_compbench(category: Path) -> dict[int, tuple[str, Path]]:
-    """One category's scorers: every file is a picture, its prompt before the first underscore, its number last."""
+    """Read a category as its scorers do: images whose names begin with the prompt and end with a number."""
     assert [path.name for path in category.iterdir()] == ["samples"]
     found: dict[int, tuple[str, Path]] = {}
     for picture in (category / "samples").iterdir():
@@ -91,7 +91,7 @@ def find_as_t2i_compbench(category: Path) -> dict[int, tuple[str, Path]]:
 
 
 def find_as_wise(folder: Path, prompts: Sequence[Mapping[str, Any]]) -> dict[int, Path]:
-    """gpt_eval.py: <prompt_id>.png of every prompt; a prompt without one is passed over."""
+    """Read a folder as gpt_eval.py does: <prompt_id>.png for each prompt; a prompt without image is skipped."""
     found = {row["prompt_id"]: folder / f"{row['prompt_id']}.png" for row in prompts}
     return {number: path for number, path in found.items() if path.exists()}
 
@@ -136,7 +136,7 @@ def test_t2i_compbenchs_scorers_find_each_category_numbered_through(
     for index, (place, task) in enumerate(chosen):
         for image in range(images):
             prompt, picture = found[str(task.tag)][place % 300 * images + image]
-            assert prompt == task.prompt  # a final dot stays, as in the official generator's names
+            assert prompt == task.prompt  # a final dot is kept, as in the official generator's names
             assert pixels(picture) == expected[index, image]
     for name in found:
         assert load_layout("t2i-compbench").find(tmp_path / "out" / name, None)

@@ -1,4 +1,4 @@
-"""`milr data get`, against a server on this machine."""
+"""`milr data get` with a server on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a server with two files."""
+    """Return the address of a server with two files."""
     for name in ("first.txt", "second.txt"):
         (tmp_path / "there" / "folder").mkdir(parents=True, exist_ok=True)
         (tmp_path / "there" / "folder" / name).write_bytes(CONTENT)
@@ -42,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> Source:
-    """A benchmark of one file of prompts and an evaluator, known by the name "toy"."""
+    """Register a benchmark with one file of prompts and an evaluator, named "toy"."""
     known = hashlib.sha256(CONTENT).hexdigest()
     files = tuple(DataFile(name, f"folder/{name}", known) for name in ("first.txt", "second.txt"))
     made = Source("toy", "somebody/toy", "0" * 40, "MIT, (c) somebody", files[:1], files[1])

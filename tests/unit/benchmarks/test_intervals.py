@@ -1,4 +1,4 @@
-"""Intervals: against scipy, by coverage in a small simulation, and never of width zero."""
+"""Intervals: compared with scipy, tested for coverage in a small simulation, and never of width zero."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]
 
 
 def of_pairs(won: float, lost: float) -> tuple[Draw, float]:
-    """Pairs of which these shares are won and lost, and the mean difference."""
+    """Return pairs with these shares won and lost, and the mean difference."""
     return lambda draw, shape: draw.choice([1.0, -1.0, 0.0], shape, p=[won, lost, 1 - won - lost]), won - lost
 
 
@@ -103,7 +103,7 @@ def test_wilsons_interval_is_the_textbooks() -> None:
 
 def test_pooling_weighs_what_is_there_and_leaves_one_tag_as_it_is() -> None:
     one, other = estimate_mean([1.0, 1.0, 1.0, 0.5]), estimate_mean([0.0, 1.0])
-    assert pool([one], [1 / 6]) is one  # not 0.87 beside 0.88
+    assert pool([one], [1 / 6]) is one  # not 0.87 and 0.88
     assert pool([one, NOTHING], [0.5, 0.5]) is one
     both = pool([one, other], [1 / 6, 1 / 6])
     assert both.value == pytest.approx((0.875 + 0.5) / 2) and both.prompts == 6

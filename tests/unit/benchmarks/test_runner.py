@@ -1,4 +1,4 @@
-"""`milr benchmark`: what it runs, what it prints, what a kill costs."""
+"""`milr benchmark`: its runs, its output, and the loss after a kill."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ HERE = ROOT
 
 @pytest.fixture(autouse=True)
 def faked() -> Iterator[None]:
-    """A fake model, a fake reward `icons-soft` (brightness) and a fake evaluator `icons` (parity)."""
+    """Use a fake model, a fake reward `icons-soft` (brightness) and a fake evaluator `icons` (parity)."""
     with fakes():
         yield
 
 
 def run(folder: Path, **settings: Any) -> Path:
-    """A whole run of fakes."""
+    """Return a whole run of fakes."""
     given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "evaluator": "icons", **settings}
     reads_steps = "steps" in METHOD_SETTINGS[str(given.get("method") or "milr")].model_fields
     given["settings"] = {**({"steps": 2} if reads_steps else {}), **given.get("settings", {})}
@@ -56,7 +56,7 @@ def run(folder: Path, **settings: Any) -> Path:
 
 
 def content(folder: Path) -> dict[str, object]:
-    """Everything of a run that must not depend on how often it was cut off: no times, no sessions."""
+    """Return everything of a run that must not depend on interruptions: no times, no sessions."""
     kept: dict[str, object] = {}
     for path in sorted((folder / "tasks").rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -70,7 +70,7 @@ def content(folder: Path) -> dict[str, object]:
 
 
 def table(folder: Path, benchmark: str = "icons") -> str:
-    """The run's table."""
+    """Return the run's table."""
     return str(summarise_runs(load_benchmark(benchmark), [read_run(folder)]))
 
 
@@ -105,7 +105,7 @@ def test_image_n_is_what_the_seed_plus_n_draws(tmp_path: Path) -> None:
     assert [t.answer.image.tokens for t in second] == [t.answer.image.tokens for t in other.tasks]
     first = [task for task in four.tasks if task.image == 0]
     assert [t.answer.image.tokens for t in second] != [t.answer.image.tokens for t in first]
-    assert "2 of 80" not in table(tmp_path / "four")  # images are no prompts
+    assert "2 of 80" not in table(tmp_path / "four")  # images are not prompts
 
 
 def test_a_pool_never_stops_and_begins_as_any_smaller_one(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_shards_together_are_the_whole_run(tmp_path: Path) -> None:
 
 
 def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
-    """A run that was left after so many records, ready to be gone on with."""
+    """Return a run that was interrupted after this many records."""
     given = {"benchmark": "icons", "limit": 6, "reward": "icons-soft", "evaluator": "icons", **settings}
     records = BenchmarkJob.begin(BenchmarkSettings(**given), folder).run()
     for _ in range(after + 1):
@@ -161,7 +161,7 @@ def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
-    """Its random streams must not depend on a task's place in the list, nor on its neighbours."""
+    """A task's random streams must not depend on its position in the list or on its neighbours."""
     steps = {"steps": 3} if "steps" in METHOD_SETTINGS[method].model_fields else {}
     settings = {"method": method, "limit": 4, "settings": {**steps, "batch_size": 2}}
     whole = run(tmp_path / "whole", **settings)
@@ -193,7 +193,7 @@ def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_t
 
 @pytest.mark.slow
 def test_a_total_limit_ends_the_run_cleanly_and_resuming_draws_what_it_cut_short(tmp_path: Path) -> None:
-    """The limit holds for each call, over both images of a prompt; sessions together are the uninterrupted run."""
+    """The limit holds for each command, over both images of a prompt; all sessions equal one whole run."""
     settings = {"limit": 4, "images_per_prompt": 2, "settings": {"steps": 3, "batch_size": 1}}
     whole = run(tmp_path / "whole", **settings)
     everything = read_run(whole).manifest.drawings
@@ -203,7 +203,7 @@ def test_a_total_limit_ends_the_run_cleanly_and_resuming_draws_what_it_cut_short
     cut_short = 0
     for record, _, folder in job.run():
         if record.finished in ("out of drawings", "out of time"):
-            assert folder is None  # its last record is seen, and not stored as finished
+            assert folder is None  # its last record is shown, but not stored as finished
             cut_short += 1
         else:
             assert (folder is not None) == (record.finished is not None)
@@ -290,7 +290,7 @@ def test_a_setting_that_the_method_does_not_read_is_refused_before_anything_is_l
 
 
 def test_the_scorer_of_the_icon_world_is_for_models_that_draw_icons(tmp_path: Path, shared_data: Path) -> None:
-    """By what the model's folder says, not by its name; no weights are there to be read."""
+    """The choice depends on the model's folder, not on its name, and reads no weights."""
     folder = embedded_folder("embedded-small")
     free = tmp_path / "free"
     shutil.copytree(folder, free, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -388,7 +388,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
     lines = [line for line in captured.err.splitlines() if " so far " in line]
     assert [line.split()[0] for line in lines] == [f"{done}/6" for done in range(1, 7)]
     assert all(" left  " in line for line in lines)
-    # Resuming what is finished does nothing and prints the same table.
+    # Resuming a finished run does nothing and prints the same table.
     assert main(["benchmark", "--resume", str(out)]) == 0
     assert table(out) in capsys.readouterr().out
     assert main(["benchmark", "icons", "--limit", "1", "--steps", "0", "--out", str(tmp_path / "other")]) == 0
@@ -468,7 +468,7 @@ def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 160 KB."""
+    """Return a disk of 160 KB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     made = subprocess.run(
@@ -510,12 +510,12 @@ def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
     assert 0 < len(read_run(folder).tasks) < 6
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert main(["benchmark", "--resume", str(folder)]) == 0
-    assert capsys.readouterr().out.splitlines()[:-2] == printed[:-2]  # the last lines are the folder and its page
+    assert capsys.readouterr().out.splitlines()[:-2] == printed[:-2]  # the last lines name the folder and its page
     assert content(folder) == content(tmp_path / "whole")
 
 
 def kill_twice(command: Sequence[str], folder: Path) -> None:
-    """Start the command, kill it after a finished task, go on, kill it after another one, go on to the end."""
+    """Start the command, kill it after a finished task, resume, kill it after another one, resume to the end."""
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
 
     def start(words: Sequence[str]) -> subprocess.Popen[str]:
@@ -537,8 +537,8 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "model"), [("tests.support.fake_benchmark", "fake"), ("milr", "embedded")])
 def test_two_kills_change_no_image_and_no_table(module: str, model: str, tmp_path: Path, forks: ForkServer) -> None:
-    """Kill -9 twice in the middle, then --resume. Batches of two tasks, so that a task gets other neighbours."""
-    # Fakes are fast: they need more tasks for a kill to meet one in flight.
+    """Kill the run twice, then resume it. Batches of two tasks give a task other neighbours."""
+    # Fakes are fast: with more tasks a kill meets one in progress.
     many = "40" if model == "fake" else "6"
     options = ["--limit", many, "--steps", "1", "--batch-size", "2", "--seed", "3"]
     options += ["--reward", "icons-soft", "--evaluator", "icons-judge"]

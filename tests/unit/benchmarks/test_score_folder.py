@@ -1,4 +1,4 @@
-"""`milr score-folder`: official folders in, official files out, whatever happens in between."""
+"""`milr score-folder`: official folders in, official files out, also after interruptions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COLUMNS = ["filename", "tag", "prompt", "correct", "reason", "metadata", "detail
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Seven photographs for six prompts, all tags, in GenEval's layout, and two files that are not images."""
+    """Return seven photographs of six prompts with all tags in GenEval's layout, and two files that are not images."""
     folder = tmp_path / "pictures"
     for number, prompt in enumerate(PROMPTS):
         samples = folder / f"{number:05d}" / "samples"
@@ -181,7 +181,7 @@ def test_a_scorer_that_needs_more_than_the_folder_has_is_refused(folder: Path, t
 
 
 def icons(folder: Path, out: Path) -> FolderJob:
-    """With a reward whose weights are quick: what is kept has nothing to do with it."""
+    """Uses a fast reward, because the journal does not depend on the reward."""
     return FolderJob(folder, "geneval", reward="icons", out=out)
 
 
@@ -193,7 +193,7 @@ def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path) -
     journal = out / JOURNAL
     lines = journal.read_bytes().splitlines(keepends=True)
     assert len(lines) == 1 + 4
-    # The kill came in the middle of a line.
+    # The kill came while a line was written.
     journal.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
     resumed = job(folder, out)
     assert resumed.done == 3
@@ -202,7 +202,7 @@ def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path) -
 
 
 def start(milr: Path, folder: Path, out: Path, processes: int) -> subprocess.Popen[str]:
-    """The command line in a program of its own; whoever inherits its error stream keeps that open."""
+    """Run the command line as a separate program; its children keep its error stream open."""
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--no-self-test"]
     command += ["--out", str(out), "--processes", str(processes)]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -216,7 +216,7 @@ def start(milr: Path, folder: Path, out: Path, processes: int) -> subprocess.Pop
 
 
 def kill_after(program: subprocess.Popen[str], journal: Path, pictures: int) -> int:
-    """SIGKILL as soon as that many pictures are in the journal; gives how many whole lines of pictures it then has."""
+    """Kill the command when this many images are in the journal; return the number of complete lines."""
     deadline = time.monotonic() + DEADLINE
     while not journal.is_file() or journal.read_bytes().count(b"\n") < 1 + pictures:
         assert time.monotonic() < deadline, "nothing was scored"
@@ -224,7 +224,7 @@ def kill_after(program: subprocess.Popen[str], journal: Path, pictures: int) -> 
             program.wait(0.01)
             raise AssertionError(f"it ended before it could be killed: {program.communicate()[1]}")
     program.kill()
-    # Returns when the last of its processes is gone: none stays behind with its weights.
+    # Returns when the last of its processes has ended: none is left with its weights.
     program.communicate(timeout=DEADLINE)
     assert program.returncode == -signal.SIGKILL
     return journal.read_bytes().count(b"\n") - 1
@@ -242,7 +242,7 @@ def test_a_killed_program_goes_on_and_gives_the_same_files(
     assert not (out / "results.jsonl").exists()
     resumed = start(milr, folder, out, processes)
     _, said = resumed.communicate(timeout=DEADLINE)
-    assert resumed.returncode == 3, said  # two pictures are broken
+    assert resumed.returncode == 3, said  # two images are broken
     assert re.search(r"milr: [1-9]\d* of 9 images are scored already", said)
     assert files(out) == expected
 
@@ -251,7 +251,7 @@ def test_a_finished_folder_is_not_scored_again(folder: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     expected = finish(icons(folder, out))
     again = icons(folder, out)
-    # What could not be scored is tried again: the next time it may be there.
+    # Images that could not be scored are tried again.
     assert again.done == 7
     assert {picture.key for picture, _ in again.run()} == {"00002/samples/0001.png", "00003/samples/0001.png"}
     again.conclude()
@@ -315,7 +315,7 @@ def test_scores_of_older_weights_of_the_same_reward_are_not_taken(
     finish(FolderJob(folder, "geneval", reward=reward, out=out, options=options))
     if left:
         shutil.copytree(folder / "00000", folder / "00001")
-    new = Placement("cpu", "float16")  # `placed` has it in its name
+    new = Placement("cpu", "float16")  # the name of `placed` has it
     if reward == "geneval":
         shutil.copytree(geneval_root, tmp_path / "weights")
         write_detector(tmp_path / "weights" / DETECTOR.name, tiny_config(), seed=2)
@@ -510,7 +510,7 @@ def test_the_summary_is_the_official_one() -> None:
             ("color_attr", 4, True),
         ]
     ]
-    # Worked out by hand from summary_scores.py: 3 of 6, 3 of 4 prompts, the mean of 1/2, 1/3 and 1.
+    # Computed by hand from summary_scores.py: 3 of 6, 3 of 4 prompts, the mean of 1/2, 1/3 and 1.
     assert summarise(rows) == (
         "Summary\n=======\nTotal images: 6\nTotal prompts: 4\n% correct images: 50.00%\n% correct prompts: 75.00%\n\n"
         "Task breakdown\n==============\nsingle_object    = 50.00% (1 / 2)\ncounting         = 33.33% (1 / 3)\n"

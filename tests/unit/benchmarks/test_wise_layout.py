@@ -1,4 +1,4 @@
-"""WISE's folder and result file."""
+"""Layout and result file of WISE."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def prompt(number: int) -> dict[str, object]:
 def prompts(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    listed = [prompt(801), {**prompt(802), "prompt_id": "0802"}, prompt(10)]  # a mark, a padded id: both are read
+    # a byte order mark and a padded id are both accepted
+    listed = [prompt(801), {**prompt(802), "prompt_id": "0802"}, prompt(10)]
     (folder / "natural_science.json").write_text("\ufeff" + json.dumps(listed))
     (folder / "natural_science_rewrite.json").write_text(json.dumps([{**prompt(801), "Prompt": "resolved"}]))
     return folder
@@ -51,7 +52,7 @@ def test_pictures_are_found_by_their_ids(folder: Path, prompts: Path) -> None:
     assert [picture.key for picture in found] == ["10.png", "801.png", "802.png"]
     assert found[1].task.prompt == "prompt 801"
     assert found[1].task.explanation == "what 801 means"
-    (folder / "801.png").unlink()  # padded names stand in for what is absent
+    (folder / "801.png").unlink()  # padded names are used if the plain ones are missing
     assert [picture.key for picture in load_layout("wise").find(folder, prompts)] == ["10.png", "0801.png", "802.png"]
     (folder / "801.png").touch()
     one_file = load_layout("wise").find(folder, prompts / "natural_science.json")
@@ -90,7 +91,12 @@ def test_the_overall_score_weighs_the_groups() -> None:
 @pytest.mark.parametrize(
     ("reward", "category", "group", "note"),
     [
-        ("wise-verified@2/q", "x", "Space            = 1.0000 (1 / 120)", ""),  # the prompts do not tell
+        (
+            "wise-verified@2/q",
+            "x",
+            "Space            = 1.0000 (1 / 120)",
+            "",
+        ),  # the prompts do not tell which edition it is
         ("wise-verified@2/q", "Space", "Space            = 1.0000 (1 / 120)", ""),
         (
             "wise-verified@2/q",
@@ -153,7 +159,7 @@ def test_a_vlm_judge_of_ones_own_scores_the_folder(
     command = ["score-folder", str(folder), "--benchmark", "wise", "--prompts", str(prompts)]
     assert main(command) == 2
     assert "give --vlm-url" in capsys.readouterr().err
-    # The second picture finds no budget any more; the next command asks about it and the third alone.
+    # The budget ends before the second image; the next command asks only about the second and the third.
     with JudgeServer(say("Consistency: 2\nRealism: 1\nAesthetic Quality: 0")) as server:
         to = ["--vlm-url", server.url, "--vlm-model", "eye"]
         assert main([*command, *to, "--vlm-budget", "1"]) == 3

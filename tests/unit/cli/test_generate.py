@@ -1,4 +1,4 @@
-"""`milr generate` with a fake model: its output, its refusals, its run folder."""
+"""`milr generate` with a fake model: output, refusals, run folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUN = ["generate", APPLE, "--out", "run"]
 
 
 class Played:
-    """A runner that yields what a test wants."""
+    """A runner that yields a test's records."""
 
     stopped = None
 
@@ -42,11 +42,11 @@ class Played:
         return self._records
 
     def close(self) -> None:
-        """Be closed."""
+        """Close the runner."""
 
 
 class Stage:
-    """Everything after the command line: tests set what the search yields and read what it was given."""
+    """The search behind the command line: tests set its records and read its arguments."""
 
     def __init__(self) -> None:
         self.values: list[list[float]] = [[0.25, 0.5, 0.75]]
@@ -98,7 +98,7 @@ class Stage:
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
-    """A stage in an empty working folder."""
+    """Return a stage in an empty working folder."""
     stage = Stage()
     for name in ("load_model", "load_reward", "load_method"):
         monkeypatch.setattr(f"milr.jobs.{name}", getattr(stage, name))
@@ -112,7 +112,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must fail, and gives its one line."""
+    """Run a command that must fail; return its one line."""
 
     def run(*argv: str) -> str:
         before = sorted(Path().rglob("*"))
@@ -122,7 +122,7 @@ def refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Refused:
         assert captured.err.startswith("error: ")
         assert captured.err.count("\n") == 1
         assert sorted(Path().rglob("*")) == before
-        assert not stage.loaded  # refused before the model was loaded
+        assert not stage.loaded  # refused before the model is loaded
         return captured.err
 
     return run
@@ -423,7 +423,7 @@ def test_a_signal_while_loading_ends_without_a_run(
     number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: signal.raise_signal(number))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background command of a shell ignores it
     try:
         assert main(RUN) == 130
     finally:
@@ -466,7 +466,7 @@ def test_the_model_gets_its_form_and_the_run_keeps_the_users_words(
 
 
 def make_natural(folder: Path) -> None:
-    """A folder of a model that reads any text and draws scenes of any kind, without weights."""
+    """Return the folder of a model that reads any text and draws any scene, without weights."""
     shutil.copytree(embedded_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     said = json.loads((folder / "milr.json").read_text())
     (folder / "milr.json").write_text(json.dumps({**said, "grammar": "free"}))

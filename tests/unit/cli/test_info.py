@@ -1,4 +1,4 @@
-"""`milr info`: every name, its settings, and their JSON schemas."""
+"""`milr info`: all names, their settings and JSON schemas."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_every_new_name_exists(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_words_that_only_look_like_old_ones_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is now" not in refuse(capsys, "compare", "judge", "judge")  # a folder of that name
+    assert "is now" not in refuse(capsys, "compare", "judge", "judge")  # a folder with that name
     assert "is now" not in refuse(capsys, "compare", "--", "--judge")
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_under_any_command_is_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("milr.cli.info.list_words", fail)
-    assert main(["info", "--words"]) == 1  # nobody typed anything wrong
+    assert main(["info", "--words"]) == 1  # the user made no mistake
     assert capsys.readouterr().err == "error: No space left on device\n"
 
     def refuse_path() -> dict[str, object]:
@@ -191,7 +191,7 @@ def test_whoever_has_no_home_folder_is_told_which_variable_to_set(
     monkeypatch.setattr(Path, "home", classmethod(homeless))
     for name in ("XDG_CACHE_HOME", "MILR_CACHE", "MILR_DATA", "MILR_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
-    VlmClient()  # asks for no folder before a judge is asked
+    VlmClient()  # needs no folder before a judge is asked
     for find, variable in (
         (weights_root, "MILR_WEIGHTS"),
         (lambda: SOURCES["geneval"].folder, "MILR_DATA"),

@@ -1,4 +1,4 @@
-"""Options of the settings: derived from their models, and refused where the method does not read them."""
+"""Options of settings: derived from the models, and refused if the method does not read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from milr.settings import METHOD_SETTINGS, OneOf, all_fields
 
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal on which no help is wrapped."""
+    """Use a terminal so wide that help is not wrapped."""
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000)
 
 
@@ -94,7 +94,7 @@ def test_a_setting_that_nothing_reads_is_refused_at_once(
 ) -> None:
     assert main(argv.split()) == 2
     captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", f"error: {answer}\n")  # no line says that anything is being loaded
+    assert (captured.out, captured.err) == ("", f"error: {answer}\n")  # no line says that something is being loaded
 
 
 def list_commands() -> list[tuple[str, Any]]:

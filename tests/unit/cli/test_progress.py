@@ -1,4 +1,4 @@
-"""Progress on the screen: what is folded, told once, left out or never cut."""
+"""Progress on the screen: lines that are folded, printed once, left out, or never cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALIKE = [f"{'a very long prompt that says the same ' * 3}and ends with {word}" f
 
 
 def show(records: Sequence[StepRecord], *, width: int = 70, terminal: bool = False, verbose: bool = False) -> str:
-    """Return what a search of these records prints."""
+    """Return the output of a search with these records."""
     out = io.StringIO()
     screen = Console(
         file=out, width=width, force_terminal=terminal, color_system=None, highlight=False, markup=False, soft_wrap=True
@@ -33,7 +33,7 @@ def show(records: Sequence[StepRecord], *, width: int = 70, terminal: bool = Fal
 
 
 def search(values: Sequence[Sequence[float]], prompts: Sequence[str] = ALIKE) -> list[StepRecord]:
-    """Return the records of a search in which nothing but the reward may change."""
+    """Return records of a search in which only the reward changes."""
     tasks = tasks_from_prompts(prompts[: len(values)], free=True)
     return [
         replace(record, trace=record.trace and replace(record.trace, flipped_text=0, flipped_image=0))
@@ -76,7 +76,7 @@ def test_nothing_that_tells_prompts_apart_is_cut_on_a_narrow_terminal(terminal: 
     said = show(search([[0.25, 1.0], [0.5, 1.0]]), width=70, terminal=terminal)
     text = " ".join(said.split())
     for prompt in ALIKE:
-        assert text.count(" ".join(prompt.split())) == 2  # with its first and its last line
+        assert text.count(" ".join(prompt.split())) == 2  # with its first and last line
     assert "…" not in text and "..." not in text
 
 

@@ -1,4 +1,4 @@
-"""`milr score`, VLM options and panel of `milr generate`, `milr serve-judge`: through the command line."""
+"""`milr score`, `milr serve-judge`, and VLM options and panels of `milr generate` on the command line."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
         ([CATS, "--prompt", "a cat", "--reward", "unified-reward"], "needs a server"),
         pytest.param(
             [CATS, "--prompt", "a cat", "--reward", "http://127.0.0.1:9/x"], "start its server", marks=pytest.mark.slow
-        ),  # asked four times, with growing pauses
+        ),  # four requests, with growing pauses
         ([CATS, "--prompt", "a cat", "--vlm-budget", "lots"], "give calls or tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-url", "there"], "is no URL"),
         ([CATS, "--prompt", "a cat", "--reward", "icons", "--fail-under", "90"], "'--fail-under': Input should be"),
@@ -252,7 +252,7 @@ def test_a_share_of_verdicts_can_be_turned_round() -> None:
 def test_generate_with_a_vlm_judge_a_panel_and_a_budget(judge: str, capsys: Out) -> None:
     argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
     argv += ["--vlm-url", judge, "--vlm-budget", "2"]
-    # A stop value that nothing is above, and texts that differ, so that no answer is cached: the budget alone ends it.
+    # No reward is above the stop value, and no answer is cached, so only the budget ends the search.
     argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""BLIP from its checkpoint to an answer, held against a BLIP in plain PyTorch."""
+"""BLIP from checkpoint to answer, compared with a BLIP in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def plain() -> PlainBlip:
     torch.manual_seed(0)
     model = PlainBlip(width=16, layers=2, heads=2, side=32, patch=8, words=VOCABULARY + 2, places=64).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # louder than the default, so that answers differ from a half
+        for parameter in model.parameters():  # larger than the default, so that answers differ from 0.5
             parameter.mul_(2.0)
     return model
 
 
 @pytest.fixture(scope="module")
 def folder(plain: PlainBlip, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Converted as a user would, but for the size."""
+    """Convert as a user does, at a small size."""
     root = tmp_path_factory.mktemp("blip")
     torch.save({"model": plain.state_dict()}, root / "model.pth")
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def test_a_conversion_is_not_overwritten(folder: Path, plain: PlainBlip, tmp_pat
 
 
 def test_answers_are_those_of_the_original_padded_and_masked(plain: PlainBlip, blip: BlipVqa) -> None:
-    """Unpadded questions grouped by length here, one padded and masked batch there."""
+    """Our questions are grouped by length without padding; the plain model has one padded, masked batch."""
     picture = photograph()
     small = np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
     mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -128,7 +128,7 @@ def test_a_batch_is_its_singles(blip: BlipVqa) -> None:
 
 
 def test_heads_and_epsilon_matter(plain: PlainBlip, blip: BlipVqa) -> None:
-    """With transformers' default number of heads the same weights answer otherwise: the trap is real."""
+    """With transformers' default number of heads, the same weights give other answers."""
     config = make_blip_config()
     config.text_config.num_attention_heads = 4
     wrong = BlipVqa(blip_vqa.make_network(plain.state_dict(), config), blip.tokenizer)
@@ -199,7 +199,7 @@ def test_questions_are_cleaned_as_blips_data_set_does(question: str, cleaned: st
 
 
 def test_questions_with_commas_keep_them(shared_data: Path) -> None:
-    """72 questions of the official prompts have commas: 5 of 5 colour prompts, 67 of 64 complex ones."""
+    """Commas are in 72 questions of the official prompts: 5 of 5 colour prompts, 67 of 64 complex ones."""
     questions, prompts = Counter[str](), Counter[str]()
     for category in CATEGORIES:
         lines = (shared_data / "t2i_compbench" / f"{category}_val.txt").read_text(encoding="utf-8").splitlines()
