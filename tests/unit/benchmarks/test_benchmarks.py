@@ -196,14 +196,14 @@ def test_one_columns_overall_score_is_that_column() -> None:
     assert table.running.write(2) == "0.88 [0.40, 0.99], n = 4"
 
 
-def test_what_could_not_be_scored_is_left_out_and_counted() -> None:
+def test_unscored_images_are_left_out_and_counted() -> None:
     table = summarise(load_benchmark("geneval"), answers("colors", [1, None, 0]))
     assert (table.columns[0].mean, table.columns[0].prompts, table.unscored) == (0.5, 2, 1)
     assert "unscored, left out above: 1 pictures" in str(table)
     assert summarise(load_benchmark("geneval"), answers("colors", [None])).overall is None
 
 
-def test_a_picture_that_is_there_twice_is_refused() -> None:
+def test_an_image_that_is_given_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="prompt 0 of geneval is there twice"):
         summarise(load_benchmark("geneval"), answers("colors", [1]) * 2)
     with pytest.raises(UsageError, match="has the tag 'shape', which geneval does not know"):
@@ -253,9 +253,7 @@ def test_tags_and_places() -> None:
         chosen(limit=0)
 
 
-def test_data_that_are_not_there_or_not_the_official_ones_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_or_unofficial_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILR_DATA", str(tmp_path / "none"))
     with pytest.raises(UsageError, match="do not come with milr; type milr data get geneval"):
         load_benchmark("geneval").read(None)

@@ -173,7 +173,7 @@ def test_shards_are_exported_as_one_and_only_once(tmp_path: Path, shared_data: P
     assert not (tmp_path / "again").exists()
 
 
-def test_what_would_make_a_wrong_score_is_refused(
+def test_folders_that_would_give_wrong_scores_are_refused(
     tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = make_run(tmp_path / "half", "icons", choose("icons", shared_data, [0, 1]), finish=False)

@@ -88,7 +88,7 @@ def test_a_file_that_is_not_the_known_one_is_not_kept(server: str, source: Sourc
         list(fetch(source, tmp_path / "out", server))
 
 
-def test_what_cannot_be_fetched_is_no_wrong_use_and_an_interrupt_says_how_to_go_on(
+def test_a_failed_download_is_exit_code_1_and_an_interrupt_prints_the_next_command(
     server: str, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["data", "get", "toy", "--out", str(tmp_path / "out"), "--accept-licence", "--from"]

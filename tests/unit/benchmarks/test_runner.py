@@ -97,7 +97,7 @@ def test_a_run_takes_every_tag_and_its_table_is_the_evaluators(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_image_n_is_what_the_seed_plus_n_draws(tmp_path: Path) -> None:
+def test_image_n_has_the_seed_plus_n(tmp_path: Path) -> None:
     four = read_run(run(tmp_path / "four", images_per_prompt=2, settings={"seed": 5, "batch_size": 1}))
     other = read_run(run(tmp_path / "other", settings={"seed": 6, "batch_size": 1}))
     assert len(four.tasks) == 2 * len(other.tasks)
@@ -148,7 +148,7 @@ def cut(folder: Path, after: int, **settings: Any) -> BenchmarkJob:
 
 
 @pytest.mark.parametrize("after", [4, *(pytest.param(after, marks=pytest.mark.slow) for after in (0, 1, 7))])
-def test_a_run_that_was_cut_off_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, after: int) -> None:
+def test_a_run_interrupted_anywhere_ends_like_an_uninterrupted_one(tmp_path: Path, after: int) -> None:
     settings = {"images_per_prompt": 2, "settings": {"steps": 2, "batch_size": 2}}
     whole = run(tmp_path / "whole", **settings)
     again = cut(tmp_path / "cut", after, **settings)
@@ -172,7 +172,7 @@ def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
     assert content(tmp_path / "cut") == content(whole)
 
 
-def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_those_tasks_again(
+def test_a_reward_that_stops_scoring_ends_the_run_and_resuming_draws_those_tasks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Spent(FakeReward):
@@ -192,7 +192,7 @@ def test_a_reward_that_scores_nothing_any_more_ends_the_run_and_resuming_draws_t
 
 
 @pytest.mark.slow
-def test_a_total_limit_ends_the_run_cleanly_and_resuming_draws_what_it_cut_short(tmp_path: Path) -> None:
+def test_a_total_limit_ends_the_run_and_resuming_draws_the_unfinished_tasks(tmp_path: Path) -> None:
     """The limit holds for each command, over both images of a prompt; all sessions equal one whole run."""
     settings = {"limit": 4, "images_per_prompt": 2, "settings": {"steps": 3, "batch_size": 1}}
     whole = run(tmp_path / "whole", **settings)
@@ -242,7 +242,7 @@ def test_a_total_in_which_no_task_can_finish_says_so(tmp_path: Path, capsys: pyt
         )
 
 
-def test_a_prompt_that_is_there_twice_has_its_own_images_in_a_resumed_run_too(
+def test_a_repeated_prompt_has_its_own_images_also_after_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     benchmark = load_benchmark("icons")
@@ -314,7 +314,7 @@ def test_the_scorer_of_the_icon_world_is_for_models_that_draw_icons(tmp_path: Pa
 
 
 @pytest.mark.parametrize("role", ["reward", "evaluator"])
-def test_what_a_reward_cannot_score_is_refused_before_anything_is_loaded(
+def test_unscorable_tasks_are_refused_before_anything_is_loaded(
     role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("load_model", "load_reward"):
@@ -414,7 +414,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
         (["--resume", "nowhere"], "nowhere holds no run"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
+def test_impossible_requests_are_refused_in_one_line(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -425,7 +425,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_goes_on_only_with_what_it_was_made_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_only_with_its_own_model_and_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(tmp_path / "run", limit=1)
     monkeypatch.setattr(jobs, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
     with pytest.raises(UsageError, match="made with the reward icons-soft@1, and here is icons-soft@2: begin"):
@@ -455,7 +455,7 @@ def test_profile_consent_and_graphs_reach_the_model_and_the_profile_is_kept_for_
     assert [options["graphs"] for options in asked] == [False, True, False, False]
 
 
-def test_a_model_of_the_icon_world_is_not_asked_what_it_cannot_read(
+def test_an_icon_model_gets_no_prompt_that_it_cannot_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
 ) -> None:
     monkeypatch.setattr(jobs, "load_model", lambda *names, **options: pytest.fail("loaded"))

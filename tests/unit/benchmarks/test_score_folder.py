@@ -171,7 +171,7 @@ def test_the_scorer_goes_where_the_command_says(folder: Path, tmp_path: Path, mo
     assert capsys.readouterr().out.startswith("Scored by placed@1/meta/float16, milr ")
 
 
-def test_a_scorer_that_needs_more_than_the_folder_has_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_scorer_with_needs_that_the_folder_lacks_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'wise' needs an explanation, .* give --reward one of these: .*geneval"):
         FolderJob(folder, "geneval", reward="wise", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -232,7 +232,7 @@ def kill_after(program: subprocess.Popen[str], journal: Path, pictures: int) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_program_goes_on_and_gives_the_same_files(
+def test_a_killed_program_resumes_to_the_same_files(
     folder: Path, tmp_path: Path, processes: int, forks: ForkServer
 ) -> None:
     expected = finish(job(folder, tmp_path / "whole"))
@@ -258,7 +258,7 @@ def test_a_finished_folder_is_not_scored_again(folder: Path, tmp_path: Path) -> 
     assert files(out) == expected
 
 
-def test_a_kill_before_the_journal_leaves_a_folder_to_go_on_in(folder: Path, tmp_path: Path) -> None:
+def test_a_kill_before_the_journal_leaves_a_folder_that_can_be_resumed(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "lock").write_text("")
@@ -278,7 +278,7 @@ def test_two_programs_do_not_score_into_one_folder(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_what_changed_is_scored_again(folder: Path, tmp_path: Path) -> None:
+def test_changed_images_are_scored_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     finish(icons(folder, out))
     shutil.copy(folder / "00000/samples/0000.png", folder / "00002/samples/0001.png")
@@ -305,7 +305,7 @@ def test_scores_of_another_scorer_are_not_mixed_in(folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("left", [0, 1], ids=["all is scored", "an image is left"])
 @pytest.mark.parametrize("reward", ["geneval", "placed"])
-def test_scores_of_older_weights_of_the_same_reward_are_not_taken(
+def test_scores_of_older_weights_of_the_same_reward_are_not_used(
     reward: str, left: int, folder: Path, tmp_path: Path, geneval_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_placed(monkeypatch)
@@ -336,7 +336,7 @@ def test_several_processes_give_the_same_files(folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_program_without_a_guard_is_told_so_once(folder: Path, tmp_path: Path) -> None:
+def test_a_program_without_a_main_guard_gets_one_error(folder: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "from pathlib import Path\nfrom milr.benchmarks.score_folder import FolderJob\n"
@@ -357,7 +357,7 @@ def test_an_error_of_a_process_is_told(folder: Path, tmp_path: Path) -> None:
 # --- the layout ---
 
 
-def test_only_what_the_official_scorer_finds_is_found(folder: Path) -> None:
+def test_only_files_that_the_official_scorer_finds_are_found(folder: Path) -> None:
     (folder / "notes").mkdir()
     samples = folder / "00000" / "samples"
     (folder / "00000" / "grid.png").write_bytes(b"")
@@ -420,7 +420,7 @@ def test_metadata_that_cannot_be_read_is_refused_before_anything_is_scored(
     assert "00001" in str(error.value)
 
 
-def test_what_is_no_such_folder_is_refused(tmp_path: Path, capsys) -> None:
+def test_a_folder_of_another_layout_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["score-folder", str(tmp_path), "--benchmark", "geneval"]) == 2
     assert "no images" in capsys.readouterr().err
     assert main(["score-folder", str(tmp_path / "no"), "--benchmark", "geneval"]) == 2
@@ -428,12 +428,12 @@ def test_what_is_no_such_folder_is_refused(tmp_path: Path, capsys) -> None:
     assert "did you mean 'geneval'" in capsys.readouterr().err
 
 
-def test_a_name_of_digits_that_are_no_number_is_passed_over(folder: Path) -> None:
+def test_a_name_of_non_decimal_digits_is_skipped(folder: Path) -> None:
     (folder / "\u00b2" / "samples").mkdir(parents=True)
     assert len(GenEvalLayout().find(folder, None)) == 9
 
 
-def test_a_picture_that_vanishes_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_disappears_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = GenEvalLayout().find(folder, None)
     monkeypatch.setattr(GenEvalLayout, "find", lambda *_: found)
     (folder / "00004/samples/0000.png").unlink()
@@ -473,7 +473,7 @@ def test_prompts_in_any_script_go_through(folder: Path, tmp_path: Path, capsys) 
     assert first["filename"] == str(named / "00000/samples/0000.png")
 
 
-def test_a_rewards_argument_is_no_path(folder: Path, tmp_path: Path) -> None:
+def test_a_rewards_argument_is_not_a_path(folder: Path, tmp_path: Path) -> None:
     out = FolderJob(folder, "geneval", reward="mix:icons*0.5+unified-reward:/models/x*0.5").out
     assert out == tmp_path / "pictures-mix-icons-0.5+unified-reward-models-x-0.5"
 

@@ -128,7 +128,7 @@ def test_groups_are_those_of_the_prompts_edition(
     assert row == {"prompt_id": 530, "Subcategory": "Optics", name: 1.0}
 
 
-def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: Path) -> None:
+def test_unreadable_prompts_are_refused(folder: Path, prompts: Path, tmp_path: Path) -> None:
     layout = load_layout("wise")
     with pytest.raises(UsageError, match="give --prompts"):
         layout.find(folder, None)
@@ -145,7 +145,7 @@ def test_what_cannot_be_read_is_refused(folder: Path, prompts: Path, tmp_path: P
             layout.find(folder, prompts)
 
 
-def test_a_vlm_judge_of_ones_own_scores_the_folder(
+def test_a_users_own_vlm_judge_scores_the_folder(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')

@@ -303,7 +303,7 @@ def test_a_task_that_ends_without_new_images_keeps_its_best(stage: Stage, capsys
 
 
 @pytest.mark.slow
-def test_what_paid_judges_cost_is_in_the_json(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_of_paid_judges_is_in_the_json(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.change = lambda record: replace(record, cost=0.25 * (record.step + 1))
     assert main([*RUN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cost"] == 0.75
@@ -361,7 +361,7 @@ def test_a_run_is_never_overwritten(stage: Stage, refused: Refused, capsys: pyte
     assert Path("run/run.json").read_bytes() == kept
 
 
-def test_a_word_that_the_model_cannot_read_is_refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_word_is_refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "a photo of a red appel"]) == 2
     error = capsys.readouterr().err
     assert "appel" in error and error.count("\n") == 1
@@ -541,7 +541,7 @@ def test_shards_together_draw_what_the_whole_draws_and_an_evaluator_scores_every
     assert "--shard 4/9 has none of 3 prompts" in capsys.readouterr().err
 
 
-def test_an_interrupted_search_goes_on_to_the_results_of_an_uninterrupted_one(
+def test_an_interrupted_search_resumes_to_the_results_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

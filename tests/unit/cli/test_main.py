@@ -114,7 +114,7 @@ def test_data_get_without_a_terminal_says_what_to_pass(
     assert "type milr data get geneval --accept-licence" in capsys.readouterr().err
 
 
-def test_a_prompt_in_a_commands_place_is_told_about_generate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_in_place_of_a_command_gets_a_hint_at_generate(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'type milr generate "two dogs"' in refuse(capsys, "two dogs")
 
 
@@ -182,7 +182,7 @@ def test_a_width_of_zero_is_no_width(
     assert max(map(len, capsys.readouterr().out.splitlines())) > 60
 
 
-def test_whoever_has_no_home_folder_is_told_which_variable_to_set(
+def test_without_a_home_folder_the_error_names_the_variable_to_set(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def homeless(kind: type[Path]) -> Path:
@@ -202,13 +202,13 @@ def test_whoever_has_no_home_folder_is_told_which_variable_to_set(
 
 
 @pytest.mark.parametrize("name", ["meta", "hpu", "xpu", "cuda:99"])
-def test_a_device_that_is_not_here_is_one_line(name: str) -> None:
+def test_an_absent_device_is_a_one_line_error(name: str) -> None:
     with pytest.raises(UsageError, match=f"no device '{name}' here"):
         find_device(name)
 
 
 @pytest.mark.parametrize(("given", "meant"), [("fp16", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")])
-def test_a_short_name_of_a_dtype_is_told_the_long_one(given: str, meant: str) -> None:
+def test_an_abbreviated_dtype_gets_the_full_name(given: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
         check_dtype(given)
 

@@ -70,7 +70,7 @@ def test_each_image_may_have_a_task_of_its_own(capsys: Out) -> None:
     }
 
 
-def test_what_cannot_be_scored_is_said(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unscorable_images_are_reported(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = FakeReward(unscored_calls=[0])
     monkeypatch.setattr("milr.cli.score.load_reward", lambda name, **options: lost)
     assert main(["score", CATS, "--prompt", "a fine day", "--reward", "gpt-4o", "--json"]) == 3
@@ -235,7 +235,7 @@ def test_a_judge_server_knows_whose_question_it_is(tmp_path: Path, monkeypatch: 
         recognise("What is this?")
 
 
-def test_a_share_of_verdicts_can_be_turned_round() -> None:
+def test_a_share_of_verdicts_can_be_reversed() -> None:
     pictures = [Image.new("RGB", (16, 16), (i, i // 2, 255 - i)) for i in range(200)]
 
     def flips(share: float) -> list[bool]:

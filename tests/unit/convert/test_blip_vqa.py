@@ -146,7 +146,7 @@ def test_untied_matrices_survive(plain: PlainBlip, folder: Path) -> None:
     assert not torch.equal(head, saved["text_decoder.bert.embeddings.word_embeddings.weight"])
 
 
-def test_what_a_folder_is(folder: Path, tmp_path: Path) -> None:
+def test_kinds_of_folders_are_recognised(folder: Path, tmp_path: Path) -> None:
     converted = describe_blip(folder)
     assert not converted.is_official  # 32 pixels
     assert "model.pth at 32 px" in converted.title
