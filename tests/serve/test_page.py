@@ -1,4 +1,4 @@
-"""The page: whole, of this server alone, under its own security policy, and it starts in a real browser."""
+"""The page is complete, needs this server only, obeys its own security policy, and starts in a real browser."""
 
 from __future__ import annotations
 

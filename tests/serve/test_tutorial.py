@@ -1,4 +1,4 @@
-"""The tutorial's lines of Python, run as they stand against a server with the embedded model."""
+"""The tutorial's Python code, run as printed against a server with the embedded model."""
 
 from __future__ import annotations
 
