@@ -1,6 +1,6 @@
 """Test-time search over the latents of a frozen unified model, guided by a reward.
 
-What is listed in `__all__` is public. Everything is imported when first used, so `import milr` costs nothing.
+The names in `__all__` are public. Everything is imported when first used, so `import milr` costs nothing.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def generate(
 
 
 def _check_types(prompts: object, model: object, out: object) -> None:
-    """Refuse what is neither one prompt nor several, no model, and no folder."""
+    """Refuse prompts, models and folders of a wrong type."""
     if isinstance(prompts, Mapping | bytes) or not isinstance(prompts, str | Task | Iterable):
         said = f"{prompts!r} ({type(prompts).__name__})"  # pyright: ignore[reportUnknownArgumentType]
         raise UsageError(f"{said} is no prompt: give words, a milr.Task, or a list of them")

@@ -20,7 +20,7 @@ class MilrError(Exception):
 
 
 class UsageError(MilrError):
-    """The error for a value that is not allowed; the message says what is."""
+    """The error for a value that is not allowed; the message lists the allowed ones."""
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:

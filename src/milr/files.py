@@ -80,7 +80,7 @@ def write_bytes(path: Path, content: bytes, *, asked: bool = False) -> None:
     path = path.resolve() if asked else path
     fresh = path.with_name(f"{path.name}{PART}")
     fresh.unlink(missing_ok=True)
-    with fresh.open("xb") as file:  # never by a link that somebody put there
+    with fresh.open("xb") as file:  # never through an existing link
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

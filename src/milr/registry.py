@@ -1,9 +1,9 @@
 """Names of models, rewards, methods and benchmarks: milr's own, those of installed packages, and code that is typed.
 
 A name is looked up in milr's table, then among the entry points of installed packages (the groups in `GROUPS`), and is
-imported only when it is asked for. In the place of a name stands ``package.module:attribute`` or
-``./file.py:attribute``. Such code is loaded only when somebody types it: a name that was read from a run, a recipe or
-a request goes through `check_stored` first.
+imported only when it is asked for. A name may also be ``package.module:attribute`` or ``./file.py:attribute``. Such
+code is loaded only if the user types its name: a name from a run, a recipe or a request goes through `check_stored`
+first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text tokenisation: what a user or a model wrote never becomes a control token."""
+"""Text tokenisation: text of a user or a model never becomes a control token."""
 
 from __future__ import annotations
 

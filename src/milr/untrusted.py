@@ -66,7 +66,7 @@ def read_packed_lines(path: Path) -> Iterator[bytes]:
         path: In xz's format.
 
     Raises:
-        UntrustedError: It is no such file, it was cut off, or a line or the whole is far longer than any run.
+        UntrustedError: It is another kind of file, it was cut off, or a line or the file is far too long.
         OSError: It cannot be read.
     """
     whole = 0
@@ -122,7 +122,7 @@ def resolve_inside(root: Path, path: Path | str) -> Path:
 
 
 def printable(text: str, longest: int | None = None) -> str:
-    """Return foreign words as they may be printed: whatever steers a terminal or hides words is written as its code.
+    """Return untrusted text in printable form: characters that control a terminal or hide text become their codes.
 
     Args:
         text: Any; line ends and tabs stay.
@@ -140,7 +140,7 @@ def _show(sign: str) -> str:
         return sign
     if sign in _UNSEEN or ord(sign) < 0x20 or 0x7F <= ord(sign) < 0xA0 or 0xD800 <= ord(sign) < 0xE000:
         return f"\\x{ord(sign):02x}" if ord(sign) < 0x100 else f"\\u{ord(sign):04x}"
-    return sign  # blanks of other widths, and what a newer Unicode has
+    return sign  # blanks of other widths, and characters of a newer Unicode
 
 
 def one_line(text: str, longest: int = MOST_WORDS) -> str:
@@ -152,13 +152,13 @@ def keep_plain(value: object, clean: Callable[[str], str], *, most: int = 1000, 
     """Return foreign JSON with clean words in it.
 
     Args:
-        value: What a JSON reader gave.
+        value: The value from a JSON reader.
         clean: Makes a string fit to be kept.
         most: Values that it may hold, all levels together.
         depth: Levels that it may have.
 
     Raises:
-        UntrustedError: It has more of either, or is no JSON.
+        UntrustedError: It has more of either, or is not JSON.
     """
     left = most
 

@@ -1,7 +1,7 @@
 """Weights: which ones a folder holds; where those outside the package are stored and how to get them.
 
 They are in one folder, `$MILR_WEIGHTS` or `~/.cache/milr/weights`, with a folder per model. Nothing is downloaded here:
-if a file is missing, the error says what to type.
+if a file is missing, the error names the command to type.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Weights:
         return self.folder
 
     def update(self, digest: Digest) -> None:
-        """Put what tells these weights from others into a hash: each file's name, size and first megabyte."""
+        """Hash what distinguishes these weights from others: each file's name, size and first megabyte."""
         for file in self.files:
             if file.name != CONVERSION:
                 _update(digest, self.find() / file.name)

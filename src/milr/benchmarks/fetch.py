@@ -71,7 +71,7 @@ def _check_address(address: str) -> str:
 
 
 def _read_address(address: str) -> bytes:
-    """Return what a server gives, up to the most that a file has; proxies of the environment are used."""
+    """Return a server's reply, up to a file's largest size, through the environment's proxies."""
     content = b""
     until = time.monotonic() + WHOLE_SECONDS
     with httpx2.stream("GET", address, timeout=SECONDS, follow_redirects=True) as answer:

@@ -1,10 +1,10 @@
 """Our own benchmarks in the icon world; `training/benchmarks.py` wrote their lists, which come with the package.
 
-* `icons`: fresh prompts of GenEval's six kinds, as many of each, none of them asking what one of GenEval's asks (but
-  for the 80 bare objects, which no list of that kind can avoid).
+* `icons`: new prompts of GenEval's six kinds, the same number of each. None asks for the same as one of GenEval's,
+except for the 80 single objects, which cannot be avoided.
 * `icons-hard`: three objects with colours, exact counts with colours, places with colours.
-* `icons-compbench`: stand-ins for T2I-CompBench's columns from the icon world, named as such. Their numbers compare
-  with nothing of T2I-CompBench's.
+* `icons-compbench`: stand-ins for T2I-CompBench's columns from the icon world, named as such. Their numbers cannot be
+compared with T2I-CompBench's.
 * `riddles`: one object each, by something said of it, cultural, temporal or geometric as in the poster. "wording": the
   training told the fact in other words; "fact": the training never told it.
 """

@@ -389,7 +389,7 @@ class _Pool:
                 yield futures[future], future.result()
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for the processes."""
+        """Drop images that have not been started, and wait for the processes."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -61,7 +61,7 @@ def ablate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Make a recipe's runs and compare them. Killed, the same command goes on; finished runs are not made again.
+    """Make a recipe's runs and compare them. After an interruption, the same command makes the remaining runs.
 
     Typed twice at the same time, each process makes other runs.
     """

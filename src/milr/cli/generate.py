@@ -214,7 +214,7 @@ def _draw(
     open_page: bool,
     fail_under: float | None,
 ) -> None:
-    """Draw what is left of a run, and say what was reached."""
+    """Draw the rest of a run, and print the result."""
     from milr.benchmarks.tables import answers_of
 
     parts, folder, manifest = job.parts, job.folder, job.writer.manifest

@@ -165,7 +165,7 @@ def choose_search(
     Args:
         method: As typed; "milr" is the paper as published, None the model's best where it has evidence for one.
         given: Settings as typed.
-        source: Where the model comes from.
+        source: The model's folder or name.
     """
     from milr.models import read_best_method
 

@@ -52,7 +52,7 @@ def score(
 ) -> None:
     """Score images by a reward. Without a search: any images, of any size.
 
-    Nobody can see from a file what drew it: give --reward, or --model for that model's default reward. A file that
+    A file does not tell which model drew it: give --reward, or --model for that model's default reward. A file that
     cannot be read is unscored; where an image is, the exit code is 3.
     """
     if reward is not None:

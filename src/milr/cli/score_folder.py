@@ -46,7 +46,7 @@ def score_folder(
     ] = True,
     quiet: Quiet = False,
 ) -> None:
-    """Score a folder of pictures as the benchmark does; killed, it goes on where it was."""
+    """Score a folder of images as the benchmark does; after an interruption, the same command continues."""
     check_dtype(dtype)
     options: dict[str, object] = {} if self_test else {"self_test": False}
     options |= {} if unidet is None else {"unidet": str(unidet)}

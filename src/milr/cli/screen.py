@@ -13,7 +13,7 @@ from milr.untrusted import printable
 
 
 class Screen(Console):
-    """A console for lines of text, of prompts, servers and received runs among them."""
+    """A console for lines of text, which may contain prompts, replies of servers, and texts of received runs."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
@@ -37,7 +37,7 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def leave(stream: TextIO) -> None:
-    """Send what else is written to a stream nowhere."""
+    """Discard all further output to a stream."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

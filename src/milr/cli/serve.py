@@ -141,12 +141,12 @@ def load_judge(reward: str | None, model: str, placement: Placement, flip: float
 
 
 def run_server(app: FastAPI, settings: ServeSettings, tell: Callable[[str], str]) -> None:
-    """Serve an application until it is told to end.
+    """Serve an application until the process gets a signal to end.
 
     Args:
         app: From `milr.serve.app.make_app`.
         settings: How it runs.
-        tell: Returns what is said once it listens, from its address.
+        tell: Returns the message that is printed when the server listens, from its address.
     """
     from milr.serve.listen import listening, wait_for_end
     from milr.serve.logs import start_logs

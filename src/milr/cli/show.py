@@ -15,7 +15,7 @@ def show(
     files: Annotated[list[Path], typer.Argument(help="PNG files that milr wrote.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per file on standard output.")] = False,
 ) -> None:
-    """Print what an image says of itself: prompt, reasoning, score, seed, model, method and settings."""
+    """Print the texts in an image's file: prompt, reasoning, score, seed, model, method and settings."""
     from milr.runs.metadata import read_texts
 
     for place, file in enumerate(files):

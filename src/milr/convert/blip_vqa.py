@@ -46,8 +46,8 @@ def make_config() -> BlipConfig:
     """Return the config of BLIP base for questions at 480 pixels.
 
     Three of transformers' defaults are not BLIP's: twelve text heads, not eight (`med_config.json` of salesforce/BLIP);
-    an epsilon of 1e-6 in the image's layer norms, not 1e-5; and 480 pixels, not 384. The decoder's output matrix is
-    kept apart from its embeddings, so that whatever the checkpoint holds is carried over.
+    an epsilon of 1e-6 in the image's layer norms, not 1e-5; and 480 pixels, not 384. The decoder's output matrix and
+    its embeddings are separate, as in the checkpoint.
     """
     from transformers.models.blip.configuration_blip import BlipConfig
 
@@ -67,7 +67,7 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
         any_hash: Without effect, because the official hash is unknown.
 
     Raises:
-        UsageError: Keys that the map does not know or lacks.
+        UsageError: Unknown or missing keys.
     """
     state = read_checkpoint(source, SHA256_START, any_hash)
     save_converted(make_network(state, make_config()), source, target)
@@ -81,7 +81,7 @@ def make_network(state: Mapping[str, Tensor], config: BlipConfig) -> BlipForQues
         config: A config of their shape.
 
     Raises:
-        UsageError: Keys that the map does not know or lacks, or other shapes.
+        UsageError: Unknown or missing keys, or other shapes.
     """
     from transformers.models.blip.modeling_blip import BlipForQuestionAnswering
 

@@ -133,7 +133,7 @@ def convert(source: Path, target: Path, *, any_hash: bool = False) -> None:
         any_hash: Accept a file whose hash is not the official one.
 
     Raises:
-        UsageError: Another hash, or keys that the map does not know or lacks.
+        UsageError: Another hash, or unknown or missing keys.
     """
     state = read_checkpoint(source, tuple(SOURCES), any_hash)
     save_converted(make_network(state, make_config()), source, target)
@@ -147,7 +147,7 @@ def make_network(state: Mapping[str, Tensor], config: Mask2FormerConfig) -> Mask
         config: A config of their shape.
 
     Raises:
-        UsageError: Keys that the map does not know or lacks, or other shapes.
+        UsageError: Unknown or missing keys, or other shapes.
     """
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 

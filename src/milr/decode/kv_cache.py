@@ -88,7 +88,7 @@ class KVCache:
             layer: Index.
             keys: (B, G, T, w).
             values: (B, G, T, w).
-            places: (T,) int64 positions on the cache's device, which the host need not know.
+            places: (T,) int64 positions on the cache's device; the host does not read them.
             seen: Number of positions that attention gets.
         """
         all_keys, all_values = self._layers[layer]  # (B, G, room, w)

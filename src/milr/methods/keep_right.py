@@ -1,4 +1,4 @@
-"""Ours: keep what is correct, draw the rest again.
+"""Ours: keep correct objects, draw the rest again.
 
 An image of several objects is correct only if all of them are; drawing all of it again loses the correct objects. This
 method gives the image tokens under objects that meet their conditions to the next drawing, and the model draws all

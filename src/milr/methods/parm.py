@@ -11,7 +11,8 @@ picture; for a raster model nothing is published. What is ours here:
 * a drawing without potential is left as it is, and its rest is saved. The public code finishes every drawing and
   saves nothing; PARM's paper speaks of leaving them.
 
-What never gets clear is finished. The best finished picture is the answer, by the same reward. A drawing that is left
+A drawing that never gets clear is finished. The best finished picture is the answer, by the same reward. A drawing that
+is left
 counts as its share; each look counts as a call of the reward.
 """
 

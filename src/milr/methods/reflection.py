@@ -1,4 +1,4 @@
-"""Reflection: draw, criticise, rewrite the reasoning, draw again. As Reflect-DiT and ReflectionFlow, untrained.
+"""Reflection: draw, criticise, rewrite the reasoning, draw again; Reflect-DiT and ReflectionFlow without training.
 
 Those two train a model to turn a critique into a better image. Here nothing is trained. The critique is the reward's
 explanation of what is wrong (with the reward `self`, the model's own words about its image). The rewrite samples the

@@ -204,7 +204,7 @@ class _Parts:
             raise UsageError(f"{self.origin!r}: {part}.params.{name} is {found!r}, but milr reads only {value!r}")
 
     def look_up(self, part: str, name: str | None, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return the sizes that a name stands for: a parameter of the part, or its class."""
+        """Return the sizes that a name means: a parameter of the part, or its class."""
         said = str(self.get(part, name)) if name else str(self.described.get(part, {}).get("cls"))
         if said not in table:
             raise UsageError(f"{self.origin!r}: {part} names {said!r}, but milr knows {_list(table)}")

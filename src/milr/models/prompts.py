@@ -17,7 +17,7 @@ class Part(NamedTuple):
 
     text: str
     template: bool
-    """If true, control tokens in the text are read as such; if false, the text is somebody's words."""
+    """If true, control tokens in the text are read as such; if false, the text is plain words."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Turn:
         """Return the parts of the whole text, up to the assistant's turn.
 
         Args:
-            words: Texts to fill in: somebody's words, or a part of the template.
+            words: Texts to fill in: words of a user or a model, or a part of the template.
         """
         before = f"{self.system}\n\n" if self.system else ""
         filled: list[Part] = []

@@ -54,7 +54,7 @@ def check_config(folder: Path) -> None:
     """Refuse a folder that transformers reads by itself if its config has an unsafe key.
 
     Raises:
-        UsageError: It has one; `auto_map` passes, since transformers is told to run no code.
+        UsageError: It has one; `auto_map` is allowed, because transformers is told to run no code.
     """
     for name in ("config.json", "generation_config.json"):
         path = folder / name
@@ -63,7 +63,7 @@ def check_config(folder: Path) -> None:
         try:
             found: object = json.loads(read_file(path, MOST_BYTES))
         except (ValueError, RecursionError):
-            continue  # transformers says what is wrong with it
+            continue  # transformers reports the error
         for key in _find_unsafe(found):
             raise UsageError(f"{str(path)!r} has {key!r}, which may load code or kernels: remove it, if you trust it")
 
@@ -98,10 +98,10 @@ def read_index(path: Path) -> list[str]:
 
 @contextmanager
 def refusing(what: str) -> Generator[None]:
-    """Turn whatever the libraries raise over a broken file into one line.
+    """Turn any error of the libraries about a broken file into one line.
 
     Args:
-        what: What is read, in quotes.
+        what: The name of what is read, in quotes.
 
     Raises:
         UsageError: Anything but an error of milr's or an interrupt was raised.

@@ -175,7 +175,7 @@ def _by_value(section: Section, setting: str) -> list[tuple[str, Entry]]:
 
 
 def _line(points: list[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
-    """Return the points; none if there is only one, because a search without a variant is no line."""
+    """Return the points; none if there is only one, because a search without a variant gives no line."""
     return points if len(points) > 1 else []
 
 

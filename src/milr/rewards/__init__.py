@@ -138,7 +138,7 @@ def check_installed(*names: str | None) -> None:
     """Refuse rewards whose packages are not installed, before a model is loaded for them.
 
     Args:
-        names: Names of rewards; None and what is not installed with milr is passed over.
+        names: Names of rewards; None and rewards of other packages are skipped.
 
     Raises:
         UsageError: With the command that installs them.

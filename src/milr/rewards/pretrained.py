@@ -23,7 +23,7 @@ def load_network(
 
     Args:
         kind: Class of the network.
-        folder: As `save_pretrained` writes it.
+        folder: A folder in the form of `save_pretrained`.
         way_out: Advice for the error if it cannot be read.
         device: In torch's notation.
         unused: The only weights that the folder may lack; None skips the check.

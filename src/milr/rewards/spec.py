@@ -103,6 +103,6 @@ def list_parts(text: str, table: Mapping[str, Entry]) -> list[str]:
 
 
 def check_stored_name(text: str, table: Mapping[str, Entry], where: object, typed: Collection[str] = ()) -> None:
-    """Refuse code in a reward's name, or in parts of a mix, that nobody typed: see `milr.registry.check_stored`."""
+    """Refuse code in a reward's name or in parts of a mix that the user did not type: see `check_stored`."""
     for part in [] if text in typed else list_parts(text, table):
         check_stored("reward", split_name(part, table)[0], table, where, typed)

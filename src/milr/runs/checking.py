@@ -1,4 +1,4 @@
-"""Checks of a run folder: every file that its readers need, and the commands that fix what is wrong."""
+"""Checks of a run folder: every file that its readers need, and commands that repair it."""
 
 from __future__ import annotations
 

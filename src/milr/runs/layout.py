@@ -78,7 +78,7 @@ def check_resumable(folder: Path) -> None:
 
 
 def check_inside(folder: Path) -> None:
-    """Refuse to write a run whose tasks are elsewhere, by a link: what is there is not the run's to change.
+    """Refuse to write a run whose tasks folder is a link, because the files there do not belong to the run.
 
     Raises:
         UsageError: They are.

@@ -1,6 +1,6 @@
-"""Lock of a run folder: one process writes, a second one is told who does.
+"""Lock of a run folder: one process writes, and a second one gets an error that names the first.
 
-The operating system holds the lock and releases it when its process ends, however it ends; so there are no stale locks.
+The operating system releases the lock when the process ends in any way, so there are no stale locks.
 The run's manifest names its holder.
 """
 

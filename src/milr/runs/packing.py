@@ -122,7 +122,7 @@ def read_packed(file: Path, tasks: Callable[[Manifest], Sequence[Task]]) -> tupl
 
     Args:
         file: A file made by `pack_run`.
-        tasks: Returns the tasks for a manifest without tasks.
+        tasks: Function that returns the tasks for a manifest without tasks.
 
     Returns:
         The run, and the digests of the answers by index and image.

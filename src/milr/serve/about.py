@@ -84,7 +84,7 @@ async def read_words(client: ClientDep) -> dict[str, Any]:
 
 @router.post("/v1/prompts", summary="How a prompt is read")
 async def read_prompt(asked: PromptRequest, server: ServerDep, client: ClientDep) -> dict[str, Any]:
-    """Return how a model reads a prompt: what it was taken for, or why it cannot be read and what to write instead."""
+    """Return how a model reads a prompt: the meaning, or the reason for a refusal and words to write instead."""
     try:
         offer = choose_offer(server.desk.offers, asked.model)
         task = read_task(asked.prompt, offer, server.settings.limits)
@@ -103,7 +103,7 @@ async def say_alive() -> dict[str, str]:
 
 @router.get("/readyz", include_in_schema=False)
 async def say_ready(server: ServerDep) -> dict[str, str]:
-    """Return whether orders are taken, and the first model is loaded."""
+    """Return whether requests are accepted and the first model is loaded."""
     if not server.desk.ready:
         raise ApiError(
             503, "not_ready", "the first model is being loaded, or the server is about to end", retry_after=2

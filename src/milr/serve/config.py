@@ -29,7 +29,7 @@ class Limits(BaseModel):
     waiting: int = Field(default=256, ge=1)
     """Images that wait or are in progress, of all clients: more are answered by 429."""
     per_client: int = Field(default=64, ge=1)
-    """The same of one key, or of one address where there are no keys."""
+    """The same for one key, or for one address without keys."""
     per_minute: int = Field(default=600, ge=1)
     """Requests a minute of one key or address."""
     streams: int = Field(default=400, ge=1)

@@ -48,7 +48,7 @@ class Envelope:
         self._app, self._server = app, server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, whatever happens inside."""
+        """Answer a request, also after an unexpected error."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -127,7 +127,7 @@ class Envelope:
             log.info("request", extra={"facts": facts})
 
     def _check_origin(self, method: str, headers: Headers) -> None:
-        """Refuse what another site's page asks for, and names that lead a browser here by a trick.
+        """Refuse requests of other sites' pages, and host names that point a browser here by a trick.
 
         Raises:
             ApiError: The request comes from elsewhere.

@@ -71,11 +71,11 @@ class Judge:
         """Take a reward.
 
         Args:
-            reward: What looks at the images.
+            reward: The reward that scores images.
             flip: The share of verdicts, chosen by image and prompt, that are inverted: a judge that errs.
 
         Raises:
-            UsageError: The share is none.
+            UsageError: The share is not a number in [0, 1].
         """
         check_flip(flip)
         self.reward = reward
@@ -161,7 +161,7 @@ class Judge:
 
 
 def check_flip(flip: float) -> None:
-    """Refuse what is no share.
+    """Refuse a number that is not a share.
 
     Raises:
         UsageError: It is outside [0, 1].
@@ -174,7 +174,7 @@ def recognise(words: str) -> tuple[VlmProtocol, Task]:
     """Return the protocol of a question, and its prompt.
 
     Raises:
-        BadRequest: None of `ANSWERS` has these words, or the prompt is none.
+        BadRequest: No protocol of `ANSWERS` has these words, or the prompt is invalid.
     """
     absent: list[str] = []
     for wordless, _ in ANSWERS.values():

@@ -44,7 +44,7 @@ def read_keys(file: Path | None, environment: str | None) -> KeyRing:
     """Read keys from a file, one a line, `#` begins a comment, and from the environment, with commas between them.
 
     Raises:
-        UsageError: The file cannot be read, or a key is none.
+        UsageError: The file cannot be read, or a line is not a key.
     """
     words = (environment or "").split(",")
     if file is not None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from milr.serve.errors import ApiError
 
 FILE = "milr.secret"
-"""The file with what links are signed by, in the folder of the runs."""
+"""Name of the file with the key that signs links, in the folder of the runs."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of a search, and the form that was asked for."""
+    """An image of a search, and the requested form."""
 
     search: str
     task: int
@@ -35,7 +35,7 @@ class Links:
     """Signs links and reads them back."""
 
     def __init__(self, secret: bytes, seconds: int) -> None:
-        """Take what is signed by, and how long a link lasts."""
+        """Take the signing key, and the lifetime of a link."""
         self._secret, self._seconds = secret, seconds
 
     def sign(self, picture: Picture) -> str:
@@ -44,10 +44,10 @@ class Links:
         return f"{_encode(content + self._seal(content))}.{picture.form}"
 
     def read(self, link: str) -> Picture:
-        """Return what a link leads to.
+        """Return the target of a link.
 
         Raises:
-            ApiError: It is none of ours, or has expired.
+            ApiError: It was not made here, or has expired.
         """
         word, _, form = link.rpartition(".")
         try:
@@ -68,7 +68,7 @@ class Links:
 
 
 def read_secret(folder: Path) -> bytes:
-    """Return what links are signed by, made at the first time: links outlast a restart."""
+    """Return the signing key, made at the first call; links stay valid after a restart."""
     path = folder / FILE
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -20,7 +20,7 @@ _SPARE = 200  # connections beside the event streams
 
 
 class Listener(uvicorn.Server):
-    """uvicorn's server; told to end, it lets event streams end first, which would hold it up."""
+    """uvicorn's server; at a signal it first ends event streams, which would delay it."""
 
     def __init__(self, app: FastAPI, settings: ServeSettings) -> None:
         """Prepare to listen."""
@@ -92,7 +92,7 @@ def listening(app: FastAPI, settings: ServeSettings) -> Generator[Listener]:
 
 
 def wait_for_end(listener: Listener) -> None:
-    """Wait until the process is told to end, or the server ends by itself."""
+    """Wait until a signal ends the process, or the server ends by itself."""
     told = Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line; no prompts in them unless they are asked for, never a key."""
+"""Logs, one JSON object per line; prompts only with an option, never a key."""
 
 from __future__ import annotations
 

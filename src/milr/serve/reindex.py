@@ -30,7 +30,8 @@ class Found:
 def reindex(folder: Path) -> Found:
     """Index every run in a folder, and forget those that are gone.
 
-    Searches that a server goes on with stay as they are. Who asked for a search is kept where the index knew it; of
+    Unfinished searches, which a server continues, are left unchanged. Who asked for a search is kept where the index
+    knew it; of
     others nobody knows, and they are shown where no keys are needed.
 
     Args:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 State = Literal["waiting", "running", "finished", "cancelled", "failed"]
 LIVE: tuple[State, ...] = ("waiting", "running")
 FILE = "milr.sqlite"
-"""The index's file, in the folder of the runs."""
+"""Name of the index's file in the folder of the runs."""
 
 
 class Base(DeclarativeBase):

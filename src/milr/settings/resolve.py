@@ -19,7 +19,7 @@ _BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal",
 
 
 class OtherSettings(MethodSettings):
-    """Settings of a method that this process does not know, as they were stored."""
+    """Stored settings of a method that this process does not know."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -69,7 +69,7 @@ class Settings(BaseModel):
         return self.flat.get(name, default)
 
     def most_images(self, tasks: int) -> int:
-        """Return the most images that a run of so many tasks draws."""
+        """Return the largest number of images that a run of this many tasks draws."""
         limits = self.run
         each = [self.own.most_drawings, limits.max_drawings, limits.max_reward_calls]
         most = tasks * min(limit for limit in each if limit is not None)

@@ -1,4 +1,4 @@
-"""Errors about prompts: the word that cannot be read, what it may mean, and what can be written instead."""
+"""Errors about prompts: the unreadable word, its possible meaning, and words to write instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PromptError(UsageError):
 
 
 def refuse_word(cursor: Cursor, way_out: str) -> PromptError:
-    """Return the error that names the next word and says what to write instead."""
+    """Return the error that names the next word and the words to write instead."""
     word = cursor.words[cursor.at]
     english = "" if word.isascii() else "prompts are read in English only; "
     return PromptError(f"cannot read {quote(word)} in {quote(cursor.prompt)}: {english}{way_out}")

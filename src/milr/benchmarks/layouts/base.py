@@ -15,7 +15,7 @@ class FoundPicture:
     """An image to be scored."""
 
     key: str
-    """Its path in the folder, with "/"."""
+    """Path in the folder, with "/"."""
     task: Task
     metadata: Mapping[str, object] = field(default_factory=dict[str, object])
     """Data for the layout's own use when it writes results."""

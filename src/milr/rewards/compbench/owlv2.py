@@ -1,6 +1,6 @@
 """OWLv2 over UniDet's class names: the default substitute for UniDet.
 
-It keeps the rule's exact label space, and with it the words that UniDet does not know. Its confidences are not
+It keeps the rule's exact label space, including the words that UniDet does not know. Its confidences are not
 UniDet's, and confidences are half of the spatial score: its numbers cannot be compared with published ones.
 """
 

@@ -31,7 +31,7 @@ class GenEval:
     """Version of the rules, increased with every change."""
     stop_at = 0.9
     doctor = "geneval"
-    """Its line in `milr doctor`."""
+    """The reward's line in `milr doctor`."""
     detector_weights = DETECTOR
 
     def __init__(self, *, device: str = "cpu", self_test: bool = True) -> None:

@@ -57,6 +57,6 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def image_hash(image: Image.Image) -> str:
-    """Return the SHA-256 of size and RGB pixels: equal images have equal hashes, whatever file they came from."""
+    """Return the SHA-256 of size and RGB pixels: equal images have equal hashes, from any file."""
     rgb = to_rgb(image)
     return hashlib.sha256(f"{rgb.width}x{rgb.height}|".encode() + rgb.tobytes()).hexdigest()

@@ -112,7 +112,7 @@ def read_binary(answer: Answer) -> Verdict:
 
 
 def read_yes(answer: Answer) -> Verdict:
-    """Read p(yes) / (p(yes) + p(no)) of the first token, whatever its case and the signs around it.
+    """Read p(yes) / (p(yes) + p(no)) of the first token, in any case and with any signs around it.
 
     If both together have less than half of the probability, there is none, because the judge would have given another
     answer.

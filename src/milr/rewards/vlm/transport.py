@@ -51,7 +51,7 @@ class Wire:
 
         Args:
             url: The server's URL.
-            key: Sent with every request.
+            key: Headers of every request.
             timeout: Seconds.
             hosted: True if it is OpenAI's; the environment's organisation is sent to no other server.
         """
@@ -146,7 +146,7 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: di
 
 
 def _hold_loggers() -> None:
-    """Prevent the libraries underneath from logging requests, whatever level an application sets."""
+    """Prevent the libraries underneath from logging requests at any log level."""
     for name in _LOUD:
         logger = logging.getLogger(name)
         if _warnings_only not in logger.filters:
