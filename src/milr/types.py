@@ -219,6 +219,8 @@ class LatentTrace:
     """The same of the image latents."""
     log_probability: float | None
     """log p of the credited tokens before the update that led here; None at step 0 and where nothing was updated."""
+    text_shifts: tuple[tuple[str, float], ...] = ()
+    """Of each text latent the characters of its token, and ||z_i - z0_i|| / ||z0_i||; () if there are none."""
 
 
 Finished = Literal[

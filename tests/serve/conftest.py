@@ -99,9 +99,9 @@ class Site:
 
 
 def read_events(
-    client: httpx2.Client, path: str, headers: dict[str, str] | None = None
+    client: httpx2.Client, path: str, headers: dict[str, str] | None = None, *, number: bool = True
 ) -> Generator[tuple[int, str, dict[str, Any]]]:
-    """Yield number, kind and data of an event stream's events."""
+    """Yield number, kind and data of an event stream's events; without `number`, events without one have 0."""
     with client.stream("GET", path, headers=headers) as response:
         assert response.status_code == 200, response.read()
         event: dict[str, str] = {}
@@ -110,7 +110,7 @@ def read_events(
                 name, _, value = line.partition(": ")
                 event[name] = value
             elif "data" in event:
-                yield int(event["id"]), event["event"], _json(event["data"])
+                yield int(event["id"] if number else event.get("id", 0)), event["event"], _json(event["data"])
                 event = {}
 
 

@@ -29,6 +29,7 @@ def test_an_image_comes_with_its_text_usage_and_size(site: Site) -> None:
     assert image.revised_prompt, "the reasoning"
     assert made.usage is not None and made.usage.output_tokens_details is not None
     assert made.usage.output_tokens_details.image_tokens == 25, "one drawing of the fake model"
+    assert made.usage.input_tokens == 5, "as the model counts them, not the four words"
     assert made.usage.total_tokens == made.usage.input_tokens + made.usage.output_tokens
     assert (made.output_format, made.background, made.quality) == ("png", "opaque", "high")
     extra: Any = made.model_extra

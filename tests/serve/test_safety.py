@@ -272,6 +272,46 @@ def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, mo
         assert site.result(site.search("an easy cat"))["state"] == "finished"
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own with two megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_without_room_is_said_and_searches_go_on_once_there_is_some(serve: OpenSite, small_disk: Path) -> None:
+    with serve(data=small_disk) as site:
+        assert site.result(site.search("an easy cat"))["state"] == "finished"
+        filler = small_disk / "filler"
+        with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(b"0" * 4096)
+                file.flush()
+        answers = [site.http.post("/v1/searches", json={"tasks": ["two dogs"]}) for _ in range(3)]
+        for answer in answers:  # refused, or taken and failed
+            assert answer.status_code in (202, 503), answer.text
+            if answer.status_code == 503:
+                assert (answer.json()["error"]["code"], answer.headers["retry-after"]) == ("storage", "30")
+        assert site.http.get("/readyz").status_code == 200
+        filler.unlink()
+        assert site.result(site.search("an easy cat"))["state"] == "finished"
+    with serve(data=small_disk) as site:  # what could not be written to its end is taken up again
+        for one in site.http.get("/v1/searches").json()["data"]:
+            assert site.result(one["id"])["state"] in ("finished", "failed")
+
+
+@pytest.mark.slow
+def test_no_request_harms_the_server(tmp_path: Path) -> None:
+    from tests.serve.fuzz import fuzz
+
+    statuses, faults = fuzz(tmp_path, 300, seed=3)
+    assert faults == [] and statuses.total() == 350 and statuses[200] > 20
+
+
 def test_nothing_but_its_command_brings_the_server_with_it() -> None:
     root = Path(__file__).parents[2] / "src" / "milr"
     users = {
@@ -279,7 +319,11 @@ def test_nothing_but_its_command_brings_the_server_with_it() -> None:
         for path in root.rglob("*.py")
         if re.search(r"^\s*(from|import) milr\.serve\b", path.read_text(encoding="utf-8"), re.M)
     }
-    assert {user for user in users if not user.startswith("serve/")} == {"cli/serve.py", "cli/serve_judge.py"}
+    assert {user for user in users if not user.startswith("serve/")} == {
+        "cli/report.py",
+        "cli/serve.py",
+        "cli/serve_judge.py",
+    }
     code = "import sys, milr, milr.cli.main; print(sorted({'fastapi', 'sqlalchemy', 'uvicorn'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

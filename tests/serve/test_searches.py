@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
+import openai
 import pytest
 from PIL import Image
 
@@ -103,7 +105,7 @@ def test_a_new_search_joins_at_the_next_step_and_clients_take_turns(serve: OpenS
         one = site.search("four easy", user="b")
         with site.desk._lock:  # pyright: ignore[reportPrivateUsage]
             jobs = site.desk._jobs  # pyright: ignore[reportPrivateUsage]
-            assert len({job.client for job in jobs.values()}) == len(jobs) == 3
+            assert {(job.client, job.order.user) for job in jobs.values()} >= {("127.0.0.1", "a"), ("127.0.0.1", "b")}
         reward.permits.release(9)
         assert {site.result(search)["state"] for search in (long, many, one)} == {"finished"}
 
@@ -123,17 +125,58 @@ def test_a_method_that_fails_ends_its_search_alone(site: Site, monkeypatch: pyte
     assert site.result(other)["state"] == "finished"
 
 
-def test_what_breaks_the_runner_is_told_to_those_in_progress_and_the_next_are_served(serve: OpenSite) -> None:
+def test_a_model_that_fails_ends_the_searches_of_its_batch_alone_and_is_loaded_anew(serve: OpenSite) -> None:
     """Nobody knows whose fault it is; its words may hold what is not the client's to know."""
+    loads: list[int] = []
 
     def value(image: Image.Image, task: Any) -> float:
         if "bad" in task.prompt:
             raise RuntimeError("CUDA error: secret")
         return 1.0
 
-    with serve(fake_offer(reward=FakeReward(value))) as site:
-        assert site.result(site.search("bad"))["error"] == "internal error (RuntimeError)"
-        assert site.result(site.search("good"))["state"] == "finished"
+    offer = fake_offer(reward=FakeReward(value), load=lambda: loads.append(1))
+    with serve(offer, batch_size=1) as site:
+        searches = [site.search(prompt) for prompt in ("bad one", "good", "bad two", "bad three", "good again")]
+        found = [site.result(search) for search in searches]
+        assert [one["state"] for one in found] == ["failed", "finished", "failed", "failed", "finished"]
+        assert {one["error"] for one in found} == {None, "internal error (RuntimeError)"}
+        assert len(loads) == 2, "after two failures without a step between them the model is loaded anew"
+        assert site.http.get("/readyz").json() == {"status": "ready"}
+        with pytest.raises(openai.InternalServerError) as caught:
+            site.openai.images.generate(prompt="bad")
+        assert (caught.value.status_code, caught.value.code) == (500, "search_failed")
+
+
+def test_images_are_seen_while_they_are_drawn_by_those_who_ask_for_it(serve: OpenSite) -> None:
+    reward = Held()
+    with serve(fake_offer(reward=reward)) as site, ThreadPoolExecutor() as pool:
+        search = site.search("a held dog", **STEPS)
+        assert reward.arrived.acquire(timeout=60)
+        plain = pool.submit(site.events, search)
+        with closing(read_events(site.http, f"/v1/searches/{search}/events?rows=true", number=False)) as events:
+            assert next(events)[1] == "state"
+            reward.permits.release()
+            seen = [next(events)]
+            while seen[-1][1] != "rows":  # the second drawing is held before its score
+                seen.append(next(events))
+            number, _, rows = seen[-1]
+            assert number == 0 and (rows["task"], rows["image"], rows["drawn"]) == (0, 0, 0.2)
+            image = Image.open(io.BytesIO(base64.b64decode(rows["url"].partition(",")[2])))
+            assert image.size == (20, 20) and image.getchannel("A").getbbox() == (0, 0, 20, 4), "the first row of five"
+            reward.permits.release(9)
+            rest = [kind for _, kind, _ in events]
+        told = plain.result()
+        assert rest[-1] == "end" and "rows" not in {kind for _, kind, _ in told}
+        assert [number for number, _, _ in told] == list(range(1, len(told) + 1)), "rows take no number"
+
+
+def test_words_have_the_shift_of_their_latents(site: Site) -> None:
+    """Told by step, token by token; together they are the whole text's beginning."""
+    steps = [data for _, kind, data in site.events(site.search("two dogs", **STEPS)) if kind in ("step", "image")]
+    first, last = steps[0]["trace"], steps[-1]["trace"]
+    assert {shift for _, shift in first["text_shifts"]} == {0.0}
+    assert len(last["text_shifts"]) == last["text_latents"] > 0 and max(shift for _, shift in last["text_shifts"]) > 0
+    assert steps[-1]["text"].startswith("".join(signs for signs, _ in last["text_shifts"]).strip())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from milr.cli.tables import RUNS, Data, Out, put, read_begun, save, say
 from milr.errors import UsageError
 from milr.report.inputs import leave_repeats_out
 from milr.report.page import draw_page, report_tables
+from milr.runs import read_run
 
 
 def report(
@@ -21,8 +22,15 @@ def report(
     form: Annotated[
         str, typer.Option("--format", help="html, or the tables alone: text, md, csv, json, latex.")
     ] = "html",
+    viewer: Annotated[
+        bool,
+        typer.Option("--viewer", help="One run, step by step: the viewer of milr serve in one file."),
+    ] = False,
 ) -> None:
     """Set runs into the paper's tables and figures, beside the published numbers; one page without other files."""
+    if viewer:
+        _write_viewer(runs, out)
+        return
     if form == "html" and out is None:
         raise UsageError("a page needs a file: add --out report.html, or --format md for the tables")
     found = leave_repeats_out(read_begun(runs, data), say)
@@ -31,3 +39,15 @@ def report(
         return
     save(out, draw_page(found))
     echo(f"report: {out}", err=True)
+
+
+def _write_viewer(runs: list[Path], out: Path | None) -> None:
+    from milr.serve.viewer import draw_viewer
+
+    if len(runs) != 1:
+        raise UsageError(f"--viewer shows one run, and {len(runs)} are given: type the command once for each")
+    if out is None:
+        raise UsageError("a page needs a file: add --out run.html")
+    run = read_run(runs[0])
+    save(out, draw_viewer(run))
+    echo(f"viewer: {out}", err=True)

@@ -10,7 +10,7 @@ words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -117,8 +117,12 @@ class DecodeLoop:
         shapes = tuple(None if tensor is None else tuple(tensor.shape) for tensor in optional)
         self._key = (head.name, request.sampler, tuple(batch.cache.states.shape), places, shapes)
 
-    def run(self) -> None:
-        """Decode until all steps are done or all sequences have ended."""
+    def run(self, on_step: Callable[[int], None] | None = None) -> None:
+        """Decode until all steps are done or all sequences have ended.
+
+        Args:
+            on_step: Called after each step but the last with the number of tokens decoded, which `read_begun` reads.
+        """
         batch, request = self._batch, self._request
         if request.ended and all(request.ended):
             return
@@ -127,6 +131,8 @@ class DecodeLoop:
         for step in range(1, request.steps):
             if self._ended is not None and step % batch.check_every == 0 and bool(self._ended.all()):
                 break
+            if on_step is not None:
+                on_step(step)
             self._load_numbers(step)
             seen = batch.reserve()
             batch.buffers.run((*self._key, seen), partial(self.step, seen))
@@ -150,6 +156,11 @@ class DecodeLoop:
             end = next((at + 1 for at in range(len(lead), last) if row[at] in request.ends), last)
             found.append(row[:end])
         return found
+
+    def read_begun(self, steps: int) -> list[list[int]]:
+        """Return each sequence's leads and its first decoded tokens. Waits for the device."""
+        leads = self._request.leads
+        return [row[: len(lead) + steps] for row, lead in zip(to_rows(self._tokens), leads, strict=True)]
 
     def read_hidden(self) -> torch.Tensor | None:
         """Return (S, n, P, d) float32, the states that produced the loop's first n tokens; None if none are kept."""

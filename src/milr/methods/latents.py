@@ -13,7 +13,7 @@ Legend of shapes: B tasks, n latents of a modality, N latents of all tasks, d wi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -83,24 +83,44 @@ class Latents:
         """Return z - z0 in the shape of the latents."""
         return self.now[name] - self.start[name]
 
-    def shifts(self) -> tuple[float, float]:
-        """Return ||z - z0|| / ||z0|| of text and image latents; 0 if there are none. One read for both."""
+    def shifts(self) -> tuple[float, float, list[float]]:
+        """Return ||z - z0|| / ||z0|| of text and image latents, 0 if there are none, and of each text latent.
+
+        One read for all.
+        """
         shifts = [
             _norm(self.moved(name)) / _norm(start) if start.numel() else start.new_zeros(())
             for name, start in self.start.items()
         ]
-        text, image = to_numbers(torch.stack(shifts))
-        return text, image
+        each: torch.Tensor = self.moved("text").norm(dim=-1) / self.start["text"].norm(dim=-1).clamp_min(
+            torch.finfo(torch.float32).tiny
+        )
+        text, image, *rest = to_numbers(torch.cat([torch.stack(shifts), each]))
+        return text, image, rest
 
     def prefix(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens at the latents' positions; fewer if the text is shorter."""
         return tuple(tokens[: len(self.now[name])])
 
     def trace(
-        self, text: Sequence[int], image: Sequence[int], moved: tuple[str, ...] = (), log_p: float | None = None
+        self,
+        text: Sequence[int],
+        image: Sequence[int],
+        spell: Callable[[Sequence[int]], Sequence[str]],
+        moved: tuple[str, ...] = (),
+        log_p: float | None = None,
     ) -> LatentTrace:
-        """Return the record of a step's changes, given the tokens of its text and of its first image."""
-        text_shift, image_shift = self.shifts()
+        """Return the record of a step's changes, given the tokens of its text and of its first image.
+
+        Args:
+            text: Tokens of the text, with the one that ends it.
+            image: Tokens of the step's first image.
+            spell: `milr.models.base.Model.spell`.
+            moved: The latents that this step updated.
+            log_p: Before the update.
+        """
+        text_shift, image_shift, each = self.shifts()
+        spelled = spell(self.prefix("text", text)) if each else ()
         return LatentTrace(
             moved=moved,
             text_latents=len(self.now["text"]),
@@ -110,6 +130,7 @@ class Latents:
             text_shift=text_shift,
             image_shift=image_shift,
             log_probability=log_p,
+            text_shifts=tuple((sign, float(f"{shift:.4g}")) for sign, shift in zip(spelled, each, strict=False)),
         )
 
 

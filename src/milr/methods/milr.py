@@ -34,7 +34,7 @@ def milr(ctx: Context) -> Requests:
         if "text" in moved:
             text = yield from reason(ctx, z, k)  # t ~ p(t | c, z)
         images = yield from draw(ctx, text, z, k, notes)  # v ~ p(v | c, t, z), R(v)
-        ctx.trace = z.trace(text.tokens, images[0].sample.tokens, moved, log_p)
+        ctx.trace = z.trace(text.tokens, images[0].sample.tokens, ctx.model.spell, moved, log_p)
 
 
 def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any, Any, TextOutput]:
@@ -80,7 +80,7 @@ def init_latents(ctx: Context, text: TextOutput, images: Sequence[ScoredImage]) 
     assert first.hidden is not None, "an image without a prefix comes with its hidden states"
     z = Latents(text.hidden[:count], first.hidden)
     z.first_text, z.first_image = z.prefix("text", text.tokens), z.prefix("image", first.sample.tokens)
-    ctx.trace = z.trace(text.tokens, first.sample.tokens)
+    ctx.trace = z.trace(text.tokens, first.sample.tokens, ctx.model.spell)
     return z
 
 

@@ -47,12 +47,14 @@ class TaskSource(Protocol):
 class TaskQueue:
     """An open-ended source of tasks: other threads put tasks in, the runner takes them when places are free.
 
-    Clients take turns: a client that puts many tasks in does not delay another client's first one.
+    Clients take turns, and the users of a client take its turns in turn: a client that puts many tasks in, by however
+    many users, does not delay another client's first one.
     """
 
     def __init__(self) -> None:
         """Begin empty and open."""
-        self._tasks: dict[str, deque[tuple[int, Waiting]]] = {}  # client -> tasks; the next client comes first
+        # client -> user -> tasks; the next client and its next user come first
+        self._tasks: dict[str, dict[str, deque[tuple[int, Waiting]]]] = {}
         self._changed = Condition()
         self._open = True
         self._put = 0
@@ -61,9 +63,9 @@ class TaskQueue:
     def waiting(self) -> set[int]:
         """Return the indices of the tasks that wait."""
         with self._changed:
-            return {index for waiting in self._tasks.values() for index, _ in waiting}
+            return {index for users in self._tasks.values() for waiting in users.values() for index, _ in waiting}
 
-    def put(self, task: Waiting, client: str = "") -> int:
+    def put(self, task: Waiting, client: str = "", user: str = "") -> int:
         """Add a task and return its index, which its records carry. A plain task uses the runner's own method.
 
         Raises:
@@ -72,7 +74,7 @@ class TaskQueue:
         with self._changed:
             if not self._open:
                 raise ValueError("the queue is closed: make another one")
-            self._tasks.setdefault(client, deque()).append((self._put, task))
+            self._tasks.setdefault(client, {}).setdefault(user, deque()).append((self._put, task))
             self._put += 1
             self._changed.notify()
             return self._put - 1
@@ -80,13 +82,16 @@ class TaskQueue:
     def drop(self, index: int) -> bool:
         """Remove a waiting task; return False if it is no longer waiting."""
         with self._changed:
-            for client, waiting in self._tasks.items():
-                for one in waiting:
-                    if one[0] == index:
-                        waiting.remove(one)
-                        if not waiting:
-                            del self._tasks[client]
-                        return True
+            for client, users in self._tasks.items():
+                for user, waiting in users.items():
+                    for one in waiting:
+                        if one[0] == index:
+                            waiting.remove(one)
+                            if not waiting:
+                                del users[user]
+                            if not users:
+                                del self._tasks[client]
+                            return True
             return False
 
     def close(self) -> None:
@@ -102,10 +107,14 @@ class TaskQueue:
                 self._changed.wait_for(lambda: self._tasks or not self._open)
             if self._tasks:
                 client = next(iter(self._tasks))
-                waiting = self._tasks.pop(client)
+                users = self._tasks.pop(client)
+                user = next(iter(users))
+                waiting = users.pop(user)
                 taken = waiting.popleft()
                 if waiting:
-                    self._tasks[client] = waiting  # after the others
+                    users[user] = waiting  # after the client's others
+                if users:
+                    self._tasks[client] = users  # after the others
                 return taken
             if self._open:
                 return None

@@ -18,7 +18,7 @@ from milr.methods.latents import Update, take_steps
 from milr.methods.needs import check_needs
 from milr.methods.queue import Assignment, Listed, TaskQueue, TaskSource
 from milr.models.absent import check_latents
-from milr.models.base import ImageOutput, ImageRequest, Model, TextRequest
+from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextRequest
 from milr.models.devices import own_numbers
 from milr.rewards import check_scorable, load_reward
 from milr.rewards.base import Reward, RewardFunction, WaitingReward, begin_scoring, make_reward
@@ -82,6 +82,7 @@ class Runner(Iterator[StepRecord]):
         self._cancelled: dict[int, Finished] = {}  # index -> reason for its last record
         self._seen: Counter[str] = Counter()  # task keys
         self._ended = dict.fromkeys(LIMITS, 0.0)  # spent by finished tasks
+        self._groups: list[Group] = []
         self._records = self._run()
 
     def __iter__(self) -> Self:
@@ -104,6 +105,10 @@ class Runner(Iterator[StepRecord]):
         """
         self._cancelled[index] = why
 
+    def find(self, state: TaskState) -> int | None:
+        """Return the index of the task in progress with this state; None if there is none. Only for the same thread."""
+        return next((ctx.index for group in self._groups for ctx in group if ctx.state is state), None)
+
     def close(self) -> None:
         """Abandon the tasks in progress."""
         self._records.close()
@@ -113,7 +118,7 @@ class Runner(Iterator[StepRecord]):
         size, places = self._source.size, self.settings.run.batch_size
         places = places if size is None else min(places, size)
         count = 2 if isinstance(self.reward, WaitingReward) and places > 1 else 1
-        groups: list[Group] = [[] for _ in range(count)]
+        groups = self._groups = [list[TaskContext[Any]]() for _ in range(count)]
         scoring: list[Callable[[], list[list[ScoredImage]]] | None] = [None] * count
         for place in cycle(range(count)):
             group = groups[place]

@@ -6,9 +6,10 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from milr.models.devices import choose_dtype, find_device
 from milr.models.heads import ImageHead, TextHead
 from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.leads import sample_leads
+from milr.models.optional import OnRows
 from milr.models.prompts import Prompts
 from milr.models.vqa import VisualQA
 from milr.settings import SamplingParams, Settings, make_settings
@@ -115,6 +117,8 @@ class Janus:
             self._images_at_once,
         )
         self._unconditional: dict[int, CachedPrefix] = {}  # first token -> beginning of the unconditional prompts
+        self.on_rows: OnRows | None = None
+        """See `milr.models.optional.Watchable`."""
 
     @property
     def counts(self) -> Counts:
@@ -224,6 +228,10 @@ class Janus:
             )
             for tokens, first, rest, length in zip(written, before, hidden, lengths, strict=True)
         ]
+
+    def count_tokens(self, prompt: str) -> int:
+        """Return the number of tokens of a prompt, without those that the model puts around it."""
+        return len(self.tokenizer(prompt, add_special_tokens=False).input_ids)
 
     def spell(self, tokens: Sequence[int]) -> list[str]:
         """Return the characters of each token; a character of several tokens is a replacement mark in each."""
@@ -336,7 +344,7 @@ class Janus:
                 keep=min(keep, steps),
             ),
         )
-        loop.run()
+        loop.run(self._watch(batch, loop) if self.on_rows else None)
         hidden = loop.read_hidden()  # (B, n, 2, d)
         if hidden is None:
             hidden = torch.zeros(len(batch), 0, 2, self.capabilities.width, device=self.device)
@@ -344,6 +352,22 @@ class Janus:
             (tokens[:total], own[: one.request.keep_hidden])
             for one, tokens, total, own in zip(batch, loop.read_tokens(), totals, hidden, strict=True)
         ]
+
+    def _watch(self, batch: Sequence[BegunImage], loop: DecodeLoop) -> Callable[[int], None]:
+        """Return what tells a watcher of every new row."""
+        width = isqrt(self.capabilities.image_tokens)
+
+        def tell(steps: int) -> None:
+            if self.on_rows is not None and steps % width == 0:
+                self.on_rows([one.request for one in batch], lambda: loop.read_begun(steps))
+
+        return tell
+
+    def show_tokens(self, tokens: Sequence[int]) -> Image.Image:
+        """Decode the first tokens of an image; a flat rest follows them."""
+        with torch.inference_mode():
+            (image,) = self._decode_images([fill_rest(tokens, self.capabilities.image_tokens)])
+        return image
 
     def _total(self, request: ImageRequest) -> int:
         return request.until or self.capabilities.image_tokens

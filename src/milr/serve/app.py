@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from milr._version import __version__
@@ -58,13 +59,14 @@ def make_app(
             hold(settings.data, lambda: UsageError(f"another server works in {settings.data}: give --data"), name=_LOCK)
         )
         store, links = Store(settings.data), Links(read_secret(settings.data), settings.link_seconds)
-    except OSError as error:
+    except (OSError, SQLAlchemyError) as error:
         held.close()
-        raise UsageError(f"--data {settings.data}: {error.strerror or error}; give a folder to write to") from error
+        why = (error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)) or error
+        raise UsageError(f"--data {settings.data}: {why}; give a folder to write to, or make room there") from error
     metrics = Metrics()
     desk = Desk(offers, settings, store, metrics)
     server = Server(settings, desk, store, keys, links, metrics, Gate(settings.limits), judge)
-    desk.on_change = server.bells.ring
+    desk.on_change, desk.is_watched = server.bells.ring, server.bells.watched
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncGenerator[None]:

@@ -10,18 +10,22 @@ from threading import Event as Flag
 from threading import RLock, Thread
 from typing import Any
 
+from PIL.Image import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from milr.errors import MilrError
 from milr.methods import load_method
 from milr.methods.queue import Assignment
+from milr.models.base import Model
+from milr.models.optional import Counting
 from milr.runs import StoredStep
 from milr.serve.asked import Order
 from milr.serve.config import ServeSettings
 from milr.serve.errors import busy, draining, say_error
-from milr.serve.jobs import Job
+from milr.serve.jobs import Growing, Job
 from milr.serve.metrics import Metrics
 from milr.serve.offers import Loaded, Offer
+from milr.serve.pictures import make_growing
 from milr.serve.steps import Place, describe_step, name_place
 from milr.serve.store import SearchRow, State, Store, now
 from milr.serve.worker import Memory, Worker
@@ -30,6 +34,7 @@ from milr.types import Finished, StepRecord
 log = logging.getLogger("milr.serve")
 _PREFIX = "search_"
 _TICK = 0.25  # seconds between looks at the deadlines
+_LOOK = 0.3  # seconds between two images of a search that are shown while they are drawn
 
 
 class Desk:
@@ -40,8 +45,12 @@ class Desk:
         self.offers, self.settings, self.store, self.metrics = offers, settings, store, metrics
         self.on_change: Callable[[str], None] = lambda search: None
         """Called with the id of a search that has a new event."""
+        self.is_watched: Callable[[str], bool] = lambda search: False
+        """Called with the id of a search; true if somebody waits to see its images grow."""
         self.draining = False
         self._lock = RLock()
+        self._shown = 0
+        self._next_look: dict[str, float] = {}  # search -> when the next image of it is shown
         self._jobs: dict[str, Job] = {}
         self._workers: dict[str, Worker] = {}  # the least recently used model first
         self._loaded: dict[Worker, Loaded] = {}
@@ -83,10 +92,10 @@ class Desk:
                 raise draining()
             if sum(len(job.open) for job in self._jobs.values()) + order.wanted > limits.waiting:
                 raise busy(f"{limits.waiting} images wait or are drawn already", self._guess_wait())
-            own = sum(len(job.open) for job in self._jobs.values() if job.client.partition("\n")[0] == client)
+            own = sum(len(job.open) for job in self._jobs.values() if job.client == client)
             if own + order.wanted > limits.per_client:
                 raise busy(f"{own} images of yours wait or are drawn, of {limits.per_client}", self._guess_wait())
-            job = self._make_job(_PREFIX + secrets.token_hex(12), order, owner, f"{client}\n{order.user}")
+            job = self._make_job(_PREFIX + secrets.token_hex(12), order, owner, client)
             self.store.add(make_row(job, "waiting"))
             self._jobs[job.id] = job
             self._hand_out(job)
@@ -114,6 +123,13 @@ class Desk:
         """Return whether a search is in progress."""
         with self._lock:
             return search in self._jobs
+
+    def growing(self, search: str, after: int) -> list[Growing]:
+        """Return the images of a search that are being drawn and were not told yet, the oldest first."""
+        with self._lock:
+            job = self._jobs.get(search)
+            found = [] if job is None else [one for one in job.growing.values() if one.number > after]
+            return sorted(found, key=lambda one: one.number)
 
     def loads(self) -> dict[str, bool]:
         """Return which models are in memory."""
@@ -154,13 +170,21 @@ class Desk:
         with self._lock:
             self._loaded[worker] = loaded
 
+    def unloaded(self, worker: Worker) -> None:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            self._loaded.pop(worker, None)
+
     def begun(self, worker: Worker, index: int) -> None:
         """See `milr.serve.worker.Desk`."""
         with self._lock:
             job = self._jobs.get(self._places.get((worker, index), ""))
         if job is not None and not job.started:
             job.started = True
-            self.store.record(job.id, "state", "begun", {"state": "running"}, state="running")
+            try:
+                self.store.record(job.id, "state", "begun", {"state": "running"}, state="running")
+            except SQLAlchemyError as error:
+                self._cannot_write(job, error)
             self.on_change(job.id)
 
     def keep(self, worker: Worker, record: StepRecord) -> None:
@@ -170,17 +194,40 @@ class Desk:
             place = None if job is None else job.open.get(record.index)
         if job is None or place is None:
             return
+        with self._lock:
+            job.growing.pop(place, None)
         try:
             if not job.error:
-                step = job.write(record, place, self._loaded[worker])
-                self._tell(job, step)
+                loaded = self._loaded[worker]
+                step = job.write(record, place, loaded)
+                self._tell(job, step, loaded.model)
                 self.metrics.step(worker.offer.name, record)
         except (MilrError, OSError, SQLAlchemyError) as error:
-            log.error("run not written", extra={"facts": {"search": job.id, "error": str(error)}})
-            self._break(job, MilrError("the server cannot write its steps, for want of room perhaps"))
+            self._cannot_write(job, error)
         if record.finished is not None:
             self._leave(worker, record.index)
             self._end_if_over(job)
+        self.on_change(job.id)
+
+    def watched(self, worker: Worker, index: int) -> bool:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            search = self._places.get((worker, index))
+        return search is not None and self.is_watched(search) and time.monotonic() >= self._next_look.get(search, 0.0)
+
+    def show(self, worker: Worker, index: int, tokens: int, image: Image) -> None:
+        """See `milr.serve.worker.Desk`."""
+        share = tokens / worker.offer.capabilities.image_tokens
+        url = make_growing(image, share)
+        with self._lock:
+            job = self._jobs.get(self._places.get((worker, index), ""))
+            place = None if job is None else job.open.get(index)
+            if job is None or place is None:
+                return
+            self._shown += 1
+            data = {"task": place[0], "image": place[1], "drawn": round(share, 4), "url": url}
+            job.growing[place] = Growing(self._shown, data)
+            self._next_look[job.id] = time.monotonic() + _LOOK
         self.on_change(job.id)
 
     def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
@@ -224,11 +271,14 @@ class Desk:
             order = Order.model_validate_json(row.request)
             if all(offer.name != order.model for offer in self.offers):
                 raise MilrError(f"the server was started again without the model {order.model!r}")
-            job = self._make_job(row.id, order, row.owner, f"{row.owner}\n{order.user}")
+            job = self._make_job(row.id, order, row.owner, row.owner)
             for step in job.resume():
                 self._tell(job, step)
         except (ValueError, MilrError, OSError) as error:
             self._write_end(row.id, "failed", say_error(error))
+            return
+        except SQLAlchemyError as error:  # a full disk: the next start tries again
+            log.error("search not taken up", extra={"facts": {"search": row.id, "error": str(error)}})
             return
         with self._lock:
             self._jobs[job.id] = job
@@ -236,9 +286,11 @@ class Desk:
         self._end_if_over(job)
         log.info("search taken up", extra={"facts": {"search": job.id, "left": len(job.open)}})
 
-    def _tell(self, job: Job, step: StoredStep) -> None:
-        kind = "step" if step.finished is None else "image"
-        self.store.record(job.id, kind, name_place(step), describe_step(job.id, step), **job.conclude())
+    def _tell(self, job: Job, step: StoredStep, model: Model | None = None) -> None:
+        kind, data = "step" if step.finished is None else "image", describe_step(job.id, step)
+        if isinstance(model, Counting):
+            data["input_tokens"] = model.count_tokens(step.task.prompt)
+        self.store.record(job.id, kind, name_place(step), data, **job.conclude())
 
     def _make_job(self, search: str, order: Order, owner: str, client: str) -> Job:
         expires = time.monotonic() + order.seconds
@@ -250,7 +302,7 @@ class Desk:
         worker = job.worker = self._find_worker(next(one for one in self.offers if one.name == job.order.model))
         for place in job.remaining():
             given = Assignment(job.order.tasks[place[0]], method, job.order.seed(place[1]))
-            index = worker.queue.put(given, job.client)
+            index = worker.queue.put(given, job.client, job.order.user)
             job.open[index] = place
             self._places[worker, index] = job.id
 
@@ -284,6 +336,10 @@ class Desk:
         job.error = job.error or say_error(error)
         self.stop(job.id)
 
+    def _cannot_write(self, job: Job, error: Exception) -> None:
+        log.error("run not written", extra={"facts": {"search": job.id, "error": str(error)}})
+        self._break(job, MilrError("the server cannot write its steps, for want of room perhaps"))
+
     def _end_if_over(self, job: Job) -> None:
         """Close a search of which nothing is left."""
         with self._lock:
@@ -302,6 +358,7 @@ class Desk:
         self._write_end(job.id, state, job.error, **job.conclude())
         with self._lock:
             del self._jobs[job.id]
+            self._next_look.pop(job.id, None)
         self.on_change(job.id)
         self._make_room()
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from milr.errors import MilrError
 
+log = logging.getLogger("milr.serve")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -95,7 +98,13 @@ def handle_errors(app: FastAPI) -> None:
         found = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
         return JSONResponse(found.body, found.status, {**headers, **found.headers})
 
+    async def unwritten(request: Request, error: Exception) -> JSONResponse:
+        log.error("index not written", extra={"facts": {"error": str(error)}})
+        message = "the server cannot write at the moment, for want of room perhaps"
+        return answer_error(ApiError(503, "storage", message, retry_after=30))
+
     app.add_exception_handler(ApiError, ours)
+    app.add_exception_handler(SQLAlchemyError, unwritten)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
 

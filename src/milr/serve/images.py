@@ -227,11 +227,17 @@ class Answer:
         return {"output_format": self.asked.form, "size": self.size, "background": background, "quality": known}
 
     def _usage(self) -> dict[str, Any]:
-        """Return what was spent: words of the prompt, and every token that was sampled, of all drawings."""
+        """Return what was spent: the prompt's tokens, and every token that was sampled, of all drawings.
+
+        A model that does not count its tokens has the words of the prompt.
+        """
         lasts = [steps[-1] for steps in self.drawn.steps.values()]
         output = sum(last["tokens"] for last in lasts)
         image = min(output, sum(round(last["drawings"] * self.image_tokens) for last in lasts))
-        words = len(self.asked.prompt.split())
+        counted = (
+            step["input_tokens"] for steps in self.drawn.steps.values() for step in steps if "input_tokens" in step
+        )
+        words = next(counted, len(self.asked.prompt.split()))
         return {
             "input_tokens": words,
             "input_tokens_details": {"text_tokens": words, "image_tokens": 0},

@@ -16,6 +16,16 @@ from milr.serve.worker import Worker
 from milr.types import Finished, Score, StepRecord
 
 
+@dataclass(frozen=True)
+class Growing:
+    """An image that is being drawn, as far as it is there."""
+
+    number: int
+    """Greater than those of earlier ones."""
+    data: Mapping[str, Any]
+    """For clients: task, image, the share that is drawn, the image as a data URL."""
+
+
 @dataclass
 class Job:
     """A search in progress. Its run folder is written by one thread, that of its model's worker."""
@@ -23,7 +33,7 @@ class Job:
     id: str
     owner: str
     client: str
-    """The client whose turn it takes: key or address, and user."""
+    """The client whose turn it takes: key or address."""
     order: Order
     folder: Path
     expires: float
@@ -44,6 +54,8 @@ class Job:
     """True once it is being closed."""
     worker: Worker | None = None
     """The worker that draws it."""
+    growing: dict[Place, Growing] = field(default_factory=dict[Place, Growing])
+    """The images that are being drawn, of those that somebody watches."""
     _writer: RunWriter | None = None
 
     def remaining(self) -> list[Place]:

@@ -90,6 +90,8 @@ def choose_offer(offers: Sequence[Offer], name: str | None) -> Offer:
     Raises:
         UsageError: The server does not offer it.
     """
+    if not offers:
+        raise UsageError("this server draws nothing: it only judges images")
     if name is None:
         return offers[0]
     for offer in offers:

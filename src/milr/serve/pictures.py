@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,21 @@ def encode(file: Path, form: str, quality: int = 100) -> bytes:
     out = io.BytesIO()
     load_image(file).save(out, form.upper(), quality=max(1, quality))
     return out.getvalue()
+
+
+def make_growing(image: Image.Image, share: float) -> str:
+    """Return an image that is being drawn as a data URL: what is not drawn yet is transparent.
+
+    Args:
+        image: With a flat rest.
+        share: Of its rows that are drawn, from the top.
+    """
+    drawn = image.convert("RGBA")
+    top = min(image.height, round(image.height * share))
+    drawn.paste((0, 0, 0, 0), (0, top, image.width, image.height))
+    out = io.BytesIO()
+    drawn.save(out, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def make_gif(files: Sequence[Path]) -> bytes:

@@ -66,12 +66,16 @@ async def read_events(
     client: ClientDep,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
     after: Annotated[int, Query(ge=0)] = 0,
+    rows: bool = False,
 ) -> Response:
-    """Stream the events after the one named by `Last-Event-ID`, or by `after`, to the end."""
+    """Stream the events after the one named by `Last-Event-ID`, or by `after`, to the end.
+
+    With `rows`, images that are being drawn come too, in events without an id.
+    """
     await _find(server, client, search)
     known = last_event_id or ""
     start = int(known) if known.isascii() and known.isdigit() else after
-    return stream(server, send_events(server, search, start))
+    return stream(server, send_events(server, search, start, rows=rows))
 
 
 @router.delete("/{search}", summary="End a search")

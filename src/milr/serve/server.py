@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +56,7 @@ class Bells:
         """Begin without a loop: `attach` one."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._watching: Counter[str] = Counter()
 
     def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Take the loop whose coroutines listen; None once it ends."""
@@ -68,16 +69,24 @@ class Bells:
             loop.call_soon_threadsafe(self._wake, search)
 
     @contextmanager
-    def listen(self, search: str) -> Generator[asyncio.Event]:
-        """Give an event that is set whenever something happens to a search."""
+    def listen(self, search: str, *, rows: bool = False) -> Generator[asyncio.Event]:
+        """Give an event that is set whenever something happens to a search; with `rows`, that its images grow too."""
         rung = asyncio.Event()
         self._waiting[search].add(rung)
+        self._watching[search] += rows
         try:
             yield rung
         finally:
+            self._watching[search] -= rows
+            if not self._watching[search]:
+                del self._watching[search]
             self._waiting[search].discard(rung)
             if not self._waiting[search]:
                 del self._waiting[search]
+
+    def watched(self, search: str) -> bool:
+        """Return whether somebody listens to the growing images of a search; from any thread."""
+        return self._watching[search] > 0
 
     def _wake(self, search: str) -> None:
         for rung in self._waiting.get(search, ()):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from milr.files import PART
 from milr.runs import StoredStep
 from milr.runs.layout import name_task
-from milr.types import Score, Task, Unscored
+from milr.types import LatentTrace, Score, Task, Unscored
 
 Place = tuple[int, int]
 """Index of the search's task, and number of the task's image."""
@@ -61,12 +62,20 @@ def describe_step(search: str, step: StoredStep) -> dict[str, Any]:
         "reward_calls": step.reward_calls,
         "seconds": round(step.seconds, 3),
         "finished": step.finished,
-        "trace": None if step.trace is None else vars(step.trace) | {"moved": list(step.trace.moved)},
+        "trace": None if step.trace is None else _describe_trace(step.trace),
         "panel": {
             name: {"first": _value(step.panel_first.get(name)), "best": _value(seen)}
             for name, seen in step.panel_best.items()
         },
         "notes": list(step.notes),
+    }
+
+
+def _describe_trace(trace: LatentTrace) -> dict[str, Any]:
+    """Return the latents' changes; numbers that a compacted run no longer has are null."""
+    plain = vars(trace) | {"moved": list(trace.moved), "text_shifts": [list(one) for one in trace.text_shifts]}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in plain.items()
     }
 
 

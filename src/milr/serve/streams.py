@@ -19,12 +19,16 @@ KEEP_ALIVE = 15.0
 """Seconds after which a stream without events says that it is still there."""
 
 
-async def follow(server: Server, search: str, after: int = 0, tick: float = KEEP_ALIVE) -> AsyncIterator[Event | None]:
+async def follow(
+    server: Server, search: str, after: int = 0, *, tick: float = KEEP_ALIVE, rows: bool = False
+) -> AsyncIterator[Event | None]:
     """Yield a search's events after a number as they come, to its end or until the server ends.
 
-    None comes where nothing has happened for `tick` seconds.
+    None comes where nothing has happened for `tick` seconds. With `rows`, images that are being drawn come too, as
+    events of kind "rows" with the number 0: they are not kept.
     """
-    with server.bells.listen(search) as rung:
+    shown = 0
+    with server.bells.listen(search, rows=rows) as rung:
         while True:
             rung.clear()
             live = server.desk.live(search)  # asked for before the events: what ends between them has its events
@@ -38,19 +42,22 @@ async def follow(server: Server, search: str, after: int = 0, tick: float = KEEP
                 continue
             if not live or server.desk.draining:
                 return
+            for one in server.desk.growing(search, shown) if rows else ():
+                shown = one.number
+                yield Event(0, "rows", dict(one.data))
             try:
                 await asyncio.wait_for(rung.wait(), tick)
             except TimeoutError:
                 yield None
 
 
-async def send_events(server: Server, search: str, after: int) -> AsyncIterator[bytes]:
+async def send_events(server: Server, search: str, after: int, *, rows: bool = False) -> AsyncIterator[bytes]:
     """Yield the bytes of an event stream; the reader's place is the event's id."""
-    async for event in follow(server, search, after):
+    async for event in follow(server, search, after, rows=rows):
         if event is None:
             yield format_sse_event(comment="still here")
         else:
-            yield say(event.kind, event.data, str(event.number))
+            yield say(event.kind, event.data, str(event.number) if event.number else None)
 
 
 def say(kind: str, data: Mapping[str, Any], number: str | None = None) -> bytes:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from threading import Condition, Thread
 from typing import Protocol
+
+from PIL import Image
 
 from milr.errors import MilrError
 from milr.methods import load_method
 from milr.methods.queue import TaskQueue, Waiting
 from milr.methods.runner import Runner
+from milr.models.base import ImageRequest
+from milr.models.optional import Watchable
 from milr.rewards.panel import Watcher
 from milr.serve.offers import Loaded, Offer
 from milr.types import Finished, StepRecord
 
 log = logging.getLogger("milr.serve")
+_MOST_FAILURES = 2
+"""Failures of a model one after the other, without a step between them, after which it is loaded anew."""
 
 
 class Desk(Protocol):
@@ -27,12 +34,24 @@ class Desk(Protocol):
         """Note that the model is in memory."""
         ...
 
+    def unloaded(self, worker: Worker) -> None:
+        """Note that the model is let go, and will be loaded anew."""
+        ...
+
     def begun(self, worker: Worker, index: int) -> None:
         """Note that a task was given its place."""
         ...
 
     def keep(self, worker: Worker, record: StepRecord) -> None:
         """Note that a step was made."""
+        ...
+
+    def watched(self, worker: Worker, index: int) -> bool:
+        """Return whether somebody watches a task's images grow, and waits for more."""
+        ...
+
+    def show(self, worker: Worker, index: int, tokens: int, image: Image.Image) -> None:
+        """Note an image that is being drawn: so many of its tokens are there, a flat rest follows them."""
         ...
 
     def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
@@ -128,8 +147,9 @@ class Worker(Thread):
         with self._memory.hold(self.offer.bytes):
             fault: Exception | None = None
             try:
-                if not self._stopping:
-                    self._serve(self.offer.load())
+                while not self._stopping and self._serve(self.offer.load()):
+                    self._desk.unloaded(self)
+                    gc.collect()
             except Exception as error:
                 log.exception("model failed", extra={"facts": {"model": self.offer.name}})
                 fault = error
@@ -148,8 +168,12 @@ class Worker(Thread):
         self._stopping = True
         self.queue.close()
 
-    def _serve(self, loaded: Loaded) -> None:
+    def _serve(self, loaded: Loaded) -> bool:
+        """Serve until the end; return true if the model fails again and again, and may work if it is loaded anew."""
+        failures = 0
         self._watcher = Watcher(loaded.panel)
+        if isinstance(loaded.model, Watchable):
+            loaded.model.on_rows = partial(self._see, loaded.model)
         self.ready = True
         self._desk.loaded(self, loaded)
         settings = loaded.model.settings("one-shot", batch_size=self._batch_size)
@@ -160,15 +184,39 @@ class Worker(Thread):
             try:
                 with closing(runner):
                     for record in runner:
+                        failures = 0
                         self._desk.keep(self, self._watcher.look(record))
                         if self._stopping:
-                            return
+                            return False
                 if runner.stopped is None:  # the queue is closed and empty
-                    return
+                    return False
             except Exception as error:  # no task is known to be at fault: all tasks in progress end
                 log.exception("runner failed", extra={"facts": {"model": self.offer.name}})
                 self._watcher = Watcher(loaded.panel)
                 self._desk.broken(self, error)
+                failures += 1
+            if failures >= _MOST_FAILURES:
+                log.error("model loaded anew", extra={"facts": {"model": self.offer.name, "failures": failures}})
+                self._runner, self._watcher, self.ready = None, Watcher({}), False
+                return True
+        return False
+
+    def _see(self, model: Watchable, requests: Sequence[ImageRequest], read: Callable[[], list[list[int]]]) -> None:
+        """Show the images that are being drawn to those who watch; of each task the first one."""
+        runner = self._runner
+        found = (
+            {}
+            if runner is None
+            else {runner.find(one.state): place for place, one in reversed(list(enumerate(requests)))}
+        )
+        watched = {
+            index: place for index, place in found.items() if index is not None and self._desk.watched(self, index)
+        }
+        if not watched:
+            return
+        tokens = read()
+        for index, place in watched.items():
+            self._desk.show(self, index, len(tokens[place]), model.show_tokens(tokens[place]))
 
     def _lose(self, index: int, error: MilrError | None) -> None:
         self._watcher.forget(index)

@@ -14,6 +14,7 @@ from PIL import Image
 from milr.decode.partial import fill_rest
 from milr.decode.sampling import SAMPLE, open_stream, sample
 from milr.models.base import Capabilities, ImageOutput, ImageRequest, TaskState, TextOutput, TextRequest
+from milr.models.optional import OnRows
 from milr.settings import SamplingParams, Settings, make_settings
 from milr.types import ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
@@ -55,6 +56,8 @@ class FakeModel:
         """The task of every text request, in order."""
         self.drawn: list[ImageRequest] = []
         """Every image request, in order."""
+        self.on_rows: OnRows | None = None
+        """See `milr.models.optional.Watchable`."""
 
     def settings(self, method: str = "milr", **changes: object) -> Settings:
         """Return a method's settings: the model's defaults with these changes."""
@@ -134,11 +137,21 @@ class FakeModel:
                 probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
                 given = int(how.choose(probabilities, numbers[place : place + 1]))
             tokens.append(given)
+            if self.on_rows is not None and not len(tokens) % _SIDE and len(tokens) < total:
+                self.on_rows([request], lambda: [list(tokens)])
             states += [pair] if place < request.keep_hidden else []
             pair = self._follow(pair, self._image_tokens[tokens[-1]])
         hidden = torch.cat(states) if request.prefix is None and not request.tokens else None
         image = _to_image(fill_rest(tokens, self.capabilities.image_tokens))
         return ImageOutput(ImageSample(tuple(tokens), image), hidden)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Return the number of words of a prompt, and one more for its end."""
+        return len(prompt.split()) + 1
+
+    def show_tokens(self, tokens: Sequence[int]) -> Image.Image:
+        """Decode the first tokens of an image; a flat rest follows them."""
+        return _to_image(fill_rest(tokens, self.capabilities.image_tokens))
 
     def _read(self, words: str) -> torch.Tensor:
         """Return the state after the given words, (1, d)."""

@@ -324,6 +324,16 @@ def test_clients_of_a_queue_take_turns_and_what_waits_can_be_dropped() -> None:
     assert queue.take(wait=False) is None and not queue.drop(0)
 
 
+def test_the_users_of_a_client_share_its_turns() -> None:
+    """Whoever gives many names of users has no more turns than a client that gives none."""
+    queue = TaskQueue()
+    for client, user in (("a", "1"), ("a", "2"), ("a", "3"), ("a", "1"), ("b", ""), ("b", "")):
+        queue.put(CAT, client, user)
+    assert queue.drop(1) and queue.waiting() == {0, 2, 3, 4, 5}
+    taken = [queue.take(wait=False) for _ in range(5)]
+    assert [one[0] for one in taken if one] == [0, 4, 2, 5, 3]
+
+
 def test_a_cancelled_task_says_why() -> None:
     runner = start("best-of-n", [CAT, DOGS], steps=3)
     next(runner)

@@ -35,12 +35,13 @@ export async function post(path, body) {
 
 const wait = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 
-// Yields a search's events to its end; where the connection breaks, it goes on after the last one.
+// Yields a search's events to its end, with the images that are being drawn; where the connection breaks, it goes on
+// after the last one.
 export async function* follow(search, signal) {
   let after = 0;
   for (let tries = 0; tries < 30; ) {
     try {
-      const path = `/v1/searches/${encodeURIComponent(search)}/events`;
+      const path = `/v1/searches/${encodeURIComponent(search)}/events?rows=true`;
       const response = await send(path, { signal, headers: { "Last-Event-ID": String(after) } });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
@@ -56,7 +57,7 @@ export async function* follow(search, signal) {
             if (at > 0) event[line.slice(0, at)] = line.slice(at + 2);
           }
           if (!event.data) continue;
-          after = Number(event.id);
+          if (event.id) after = Number(event.id);
           tries = 0;
           yield { kind: event.event, data: JSON.parse(event.data) };
           if (event.event === "end") return;

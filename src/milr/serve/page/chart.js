@@ -4,10 +4,10 @@ import { h, s, number } from "./dom.js";
 
 const WIDTH = 480, HEIGHT = 190, LEFT = 34, BOTTOM = 24, TOP = 8;
 
-// lines: [{name, kind, points: [[x, y or null], ...]}]; y from 0 to 1. `now`: an x that is marked.
-export function drawChart({ lines, xLabel, now, title }) {
+// lines: [{name, kind, points: [[x, y or null], ...]}]; y from 0 to 1. `now`: an x that is marked; `end`: the least end of x.
+export function drawChart({ lines, xLabel, now, title, end = 1 }) {
   const drawn = lines.map((line) => ({ ...line, points: line.points.filter(([, y]) => y !== null && y !== undefined) }));
-  const most = Math.max(1, ...drawn.flatMap((line) => line.points.map(([x]) => x)));
+  const most = Math.max(end, ...drawn.flatMap((line) => line.points.map(([x]) => x)));
   const at = (x) => LEFT + ((WIDTH - LEFT - 10) * x) / most;
   const up = (y) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - y);
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${at(x).toFixed(1)} ${up(y).toFixed(1)}`).join("");

@@ -11,7 +11,7 @@ let leave = new AbortController();
 
 function choose(words, query) {
   const [view, ...rest] = words;
-  if (view === "race") return [race];
+  if (view === "race") return [race, ...rest.slice(0, 4)];
   if (view === "compare" && rest.length === 2) return [compare, ...rest];
   if (view === "runs") return rest.length ? [run, ...rest] : [runs, query];
   return [watch, ...rest.slice(0, 1)];

@@ -1,19 +1,20 @@
 // The race: one prompt by the method, by its zero-gradient control, and by best-of-N, side by side.
 
-import { follow, post, show } from "./api.js";
+import { follow, get, post, show } from "./api.js";
 import { drawChart } from "./chart.js";
 import { h, number, say, unique } from "./dom.js";
 import { makePrompt, readSchema } from "./settings.js";
 import { linesOf } from "./viewer.js";
 
-export async function race(root, signal) {
+const NAMES = ["the method", "its zero-gradient control", "best of N"];
+
+export async function race(root, signal, ...ids) {
   const { models } = await readSchema();
-  const best = Object.values(models)[0].best;
-  const { method = "milr", ...own } = best;
+  const { method = "milr", ...own } = Object.values(models)[0].best;
   const runners = [
-    { name: [method, ...Object.values(own)].join(", "), method, settings: own },
-    { name: "its zero-gradient control", method: "milr", settings: { strategy: own.strategy ?? "joint", gradient: "zero" } },
-    { name: "best of N", method: "best-of-n", settings: {} },
+    { method, settings: own },
+    { method: "milr", settings: { strategy: own.strategy ?? "joint", gradient: "zero" } },
+    { method: "best-of-n", settings: {} },
   ];
   const prompt = makePrompt();
   const name = unique("axis");
@@ -31,16 +32,20 @@ export async function race(root, signal) {
     lanes,
   );
   let running = [];
+  if (ids.length) await open();
 
   function draw() {
     const axis = form.querySelector("input:checked").value;
+    const end = Math.max(1, ...running.flatMap((one) => one.steps.map((step) => step[axis])));
     for (const one of running) {
       if (!one.steps.length) continue;
       const last = one.steps.at(-1);
       show(one.image, last.best.url);
       one.image.alt = `best image by ${one.name}; reward ${number(last.best.reward)}`;
       one.facts.textContent = `reward ${number(last.best.reward)} after ${last.drawings.toFixed(1)} images, ${last.seconds.toFixed(1)} s${last.finished ? `; ${last.finished}` : ""}`;
-      one.chart.replaceChildren(drawChart({ title: one.name, xLabel: axis === "drawings" ? "images" : "s", lines: linesOf(one.steps, (step) => step[axis], false) }));
+      const seen = Object.entries(last.panel).map(([who, { first, best }]) => `${who}, which only watches: ${number(first)} → ${number(best)}`);
+      one.verdict.textContent = seen.join("; ");
+      one.chart.replaceChildren(drawChart({ title: one.name, end, xLabel: axis === "drawings" ? "images" : "s", lines: linesOf(one.steps, (step) => step[axis], false) }));
     }
   }
 
@@ -48,24 +53,36 @@ export async function race(root, signal) {
     event.preventDefault();
     const seed = Math.floor(Math.random() * 2 ** 31);
     try {
-      running = await Promise.all(
-        runners.map(async (one) => {
-          const asked = { tasks: [prompt.input.value], method: one.method, settings: { ...one.settings, seed } };
-          const { id } = await post("/v1/searches", asked);
-          return { ...one, id, steps: [], image: h("img", { alt: "" }), facts: h("p", { class: "faint" }, "waiting …"), chart: h("div", {}) };
-        }),
-      );
+      const made = await Promise.all(runners.map((one) => post("/v1/searches", { tasks: [prompt.input.value], method: one.method, settings: { ...one.settings, seed } })));
+      location.hash = `#/race/${made.map((one) => one.id).join("/")}`;
     } catch (error) {
       say(error.message);
-      return;
     }
-    lanes.replaceChildren(...running.map((one) => h("section", {}, h("h3", {}, h("a", { href: `#/runs/${one.id}` }, one.name)), h("div", { class: "picture" }, one.image), one.facts, one.chart)));
+  }
+
+  // Shows the searches that the address names, live or as they ended.
+  async function open() {
+    const found = await Promise.all(ids.map((id) => get(`/v1/searches/${id}`)));
+    prompt.input.value = found[0].title;
+    running = found.map((one, i) => ({
+      id: one.id,
+      name: `${NAMES[i] ?? "another"}: ${one.method}`,
+      steps: [],
+      image: h("img", { alt: "" }),
+      growing: h("img", { class: "growing", alt: "", hidden: true }),
+      facts: h("p", { class: "faint" }, "waiting …"),
+      verdict: h("p", { class: "watched" }),
+      chart: h("div", {}),
+    }));
+    lanes.replaceChildren(...running.map((one) => h("section", {}, h("h3", {}, h("a", { href: `#/runs/${one.id}` }, one.name)), h("div", { class: "picture" }, one.image, one.growing), one.facts, one.verdict, one.chart)));
     await Promise.all(
       running.map(async (one) => {
         for await (const { kind, data } of follow(one.id, signal)) {
+          one.growing.hidden = kind !== "rows";
+          if (kind === "rows") one.growing.src = data.url;
           if (kind === "step" || kind === "image") one.steps.push(data);
           if (kind === "end" && data.error) one.facts.textContent = data.error;
-          draw();
+          if (kind !== "rows") draw();
         }
       }),
     ).catch((error) => say(error.message));

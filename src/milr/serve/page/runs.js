@@ -2,7 +2,7 @@
 
 import { follow, get, show } from "./api.js";
 import { button, field, h, number, say } from "./dom.js";
-import { Viewer } from "./viewer.js";
+import { RunView } from "./runview.js";
 
 const PAGE = 24;
 let chosen = null; // the run that is compared with the next one
@@ -40,7 +40,7 @@ export async function runs(root, signal, query) {
   );
   const asked = new URLSearchParams({ text: text.value, tag: tag.value, outcome: outcome.value, sort: sort.value, limit: PAGE, offset });
   const { data, total } = await get(`/v1/searches?${asked}`);
-  told.textContent = `${total} runs${chosen ? "; choose another one to compare" : ""}`;
+  told.textContent = `${total} runs`;
   list.append(
     ...data.map((one) =>
       h(
@@ -50,18 +50,26 @@ export async function runs(root, signal, query) {
         h("h3", {}, h("a", { href: `#/runs/${one.id}` }, one.title.slice(0, 90) || one.id)),
         h("p", { class: "faint" }, `${one.state}, ${one.method}, ${one.done} of ${one.wanted} images, ${one.met} met`),
         h("p", {}, one.best === null ? "no reward yet" : `reward ${number(one.first)} → ${number(one.best)} (gain ${one.gain >= 0 ? "+" : ""}${number(one.gain)})`),
-        button(chosen && chosen !== one.id ? "Compare with the chosen one" : "Compare", () => {
-          if (chosen && chosen !== one.id) {
-            location.hash = `#/compare/${chosen}/${one.id}`;
-            chosen = null;
-          } else {
-            chosen = one.id;
-            told.textContent = `${one.title.slice(0, 60)} is chosen: choose another one to compare`;
-          }
-        }, { "aria-label": `${chosen && chosen !== one.id ? "Compare with the chosen one" : "Compare"}: ${one.title.slice(0, 60)}` }),
+        button("", () => choose(one), { "data-run": one.id, "data-title": one.title.slice(0, 60) }),
       ),
     ),
   );
+  // The first choice is kept until a second one is compared with it.
+  function choose(one) {
+    const first = chosen;
+    chosen = first === null ? one.id : null;
+    if (first !== null && first !== one.id) location.hash = `#/compare/${first}/${one.id}`;
+    name();
+  }
+  function name() {
+    for (const node of list.querySelectorAll("button")) {
+      const { run: id, title } = node.dataset;
+      node.textContent = chosen === null ? "Compare" : chosen === id ? "Chosen: choose another one" : "Compare with the chosen one";
+      node.setAttribute("aria-label", `${node.textContent}: ${title}`);
+      node.setAttribute("aria-pressed", chosen === id);
+    }
+  }
+  name();
   const pages = h(
     "div",
     { class: "row" },
@@ -71,44 +79,21 @@ export async function runs(root, signal, query) {
   root.replaceChildren(h("h2", {}, "Runs"), form, told, list, total > PAGE ? pages : "");
 }
 
-export async function run(root, signal, id, place = "0.0") {
+export async function run(root, signal, id, place = "0.0", step = "") {
   const found = await get(`/v1/searches/${id}`);
-  const chosenPlace = place.split(".").map(Number);
-  const viewers = new Map();
-  const select = h("select", { onchange: () => (location.hash = `#/runs/${id}/${select.value}`) });
-  const shown = h("div", {});
-  const before = h("div", {});
-  root.replaceChildren(
-    h("h2", {}, found.title.slice(0, 200)),
-    h("p", { class: "faint" }, `${found.state}${found.error ? `: ${found.error}` : ""}; ${found.method}; ${found.done} of ${found.wanted} images, ${found.met} met`),
-    field("Prompt and image", select),
-    shown,
-    before,
-  );
-  signal.addEventListener("abort", () => viewers.forEach((one) => one.close()));
-  for await (const { kind, data } of follow(id, signal)) {
-    if (kind === "end") break;
-    if (kind === "state") continue;
-    const key = `${data.task}.${data.image}`;
-    if (!viewers.has(key)) {
-      viewers.set(key, new Viewer(id, [data.task, data.image], data.prompt));
-      select.append(h("option", { value: key }, `${data.prompt}${found.images > 1 ? `, image ${data.image + 1}` : ""}`));
-      select.value = chosenPlace.join(".");
-      if (key === chosenPlace.join(".")) shown.replaceChildren(viewers.get(key).node);
-    }
-    viewers.get(key).add(data);
-  }
-  const steps = viewers.get(chosenPlace.join("."))?.steps ?? [];
-  if (steps.length) before.replaceChildren(compareImages(steps[0].images[0], steps.at(-1).best));
-}
-
-function compareImages(first, best) {
-  const [a, b] = [h("img", { alt: `first image, reward ${number(first.reward)}` }), h("img", { class: "after", alt: `best image, reward ${number(best.reward)}` })];
-  show(a, first.url);
-  show(b, best.url);
-  const box = h("div", { class: "picture" }, a, b);
-  const slider = h("input", { type: "range", min: 0, max: 100, value: 50, oninput: () => box.style.setProperty("--cut", `${slider.value}%`) });
-  return h("section", {}, h("h3", {}, "Before and after"), box, field(`First image (${number(first.reward)}) on the left, best (${number(best.reward)}) on the right`, slider));
+  const view = new RunView({
+    stem: `/v1/searches/${id}`,
+    title: found.title,
+    facts: `${found.state}${found.error ? `: ${found.error}` : ""}; ${found.method}; ${found.done} of ${found.wanted} images, ${found.met} met`,
+    images: found.images,
+    place,
+    step,
+    onmove: (to) => history.replaceState(null, "", `#/runs/${id}/${to}`),
+  });
+  root.replaceChildren(view.node);
+  signal.addEventListener("abort", () => view.close());
+  for await (const { kind, data } of follow(id, signal)) view.take(kind, data);
+  view.end();
 }
 
 export async function compare(root, signal, left, right) {

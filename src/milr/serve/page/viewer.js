@@ -22,6 +22,37 @@ export function compareWords(before, now) {
   return words;
 }
 
+// Returns how far the latents of each word have moved, in the order of the words; a word is as warm as its warmest token.
+export function heatWords(shifts) {
+  const words = [];
+  let open = false;
+  for (const [signs, shift] of shifts ?? []) {
+    for (const part of signs.split(/(\s+)/)) {
+      if (!part.trim()) open = open && part === "";
+      else if (open) words[words.length - 1] = Math.max(words.at(-1), shift);
+      else {
+        words.push(shift);
+        open = true;
+      }
+    }
+  }
+  return words;
+}
+
+function drawText(first, step, hottest) {
+  const words = compareWords(first, step.text);
+  if (!words.length) return ["(no text)"];
+  const heat = heatWords(step.trace?.text_shifts);
+  return words.flatMap(([word, changed], i) => {
+    const node = h(changed ? "mark" : "span", { class: "word" }, word);
+    if (heat[i] !== undefined && hottest > 0) {
+      node.style.setProperty("--heat", `${Math.round((100 * heat[i]) / hottest)}%`);
+      node.title = `latent moved by ${(100 * heat[i]).toFixed(1)} %${changed ? "; the word has changed" : ""}`;
+    }
+    return [node, " "];
+  });
+}
+
 function drawBoxes(size, boxes) {
   return s(
     "svg",
@@ -43,10 +74,11 @@ function makePicture(caption) {
 }
 
 export class Viewer {
-  constructor(search, place, prompt) {
-    this.search = search;
-    this.place = place;
+  // `stem`: the address of the search, whose strip and GIF can be downloaded; "" if there are none. `onstep` is called
+  // with the step that is shown.
+  constructor({ stem, place, prompt, onstep = () => {} }) {
     this.prompt = prompt;
+    this.onstep = onstep;
     this.steps = [];
     this.at = -1;
     this.newest = makePicture("Step");
@@ -55,30 +87,51 @@ export class Viewer {
     this.play = button("Play", () => this.toggle());
     this.boxes = h("input", { type: "checkbox", checked: true, id: unique("boxes"), onchange: () => this.draw() });
     this.film = h("div", { class: "film", role: "group", "aria-label": "Steps" });
-    this.text = h("p", {});
+    this.text = h("p", { class: "text" });
+    this.warmth = h("p", { class: "faint" });
     this.verdict = h("div", {});
     this.curves = h("div", {});
     this.facts = h("p", { class: "faint" });
     this.slider.id = unique("slider");
-    const stem = `/v1/searches/${search}`;
     const where = place.join("/");
     this.downloads = h(
       "div",
       { class: "row" },
       button("Download image", () => download(this.now.best.url, "milr.png")),
-      button("Download strip", () => download(`${stem}/strip/${where}`, "milr-strip.png")),
-      button("Download GIF", () => download(`${stem}/gif/${where}`, "milr.gif")),
+      stem && button("Download strip", () => download(`${stem}/strip/${where}`, "milr-strip.png")),
+      stem && button("Download GIF", () => download(`${stem}/gif/${where}`, "milr.gif")),
     );
     this.downloads.hidden = true;
     this.node = h(
       "section",
-      { "aria-label": prompt },
-      h("div", { class: "columns" }, this.newest.node, this.best.node, h("div", {}, h("h3", {}, "Verdict"), this.verdict, h("h3", {}, "Text"), this.text, this.facts)),
+      { "aria-label": prompt, onkeydown: (event) => this.key(event) },
+      h("div", { class: "columns" }, this.newest.node, this.best.node, h("div", {}, h("h3", {}, "Verdict"), this.verdict, h("h3", {}, "Text"), this.text, this.warmth, this.facts)),
       h("div", { class: "row" }, h("div", { class: "grow" }, h("label", { for: this.slider.id }, "Step"), this.slider), this.play, h("div", {}, h("label", { for: this.boxes.id }, this.boxes, " Boxes"))),
       this.film,
       this.curves,
       this.downloads,
     );
+  }
+
+  // Arrow keys, Home and End move through the steps from anywhere in the viewer; the slider has its own.
+  key(event) {
+    const to = { ArrowLeft: this.at - 1, ArrowRight: this.at + 1, Home: 0, End: this.steps.length - 1 }[event.key];
+    if (to === undefined || event.target.matches("input, select") || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    this.go(to);
+    if (this.film.contains(event.target)) this.film.children[this.at]?.focus();
+  }
+
+  // Shows the image that is being drawn, row by row, to those who look at the newest one.
+  grow({ url, drawn }) {
+    if (this.at !== this.steps.length - 1) return;
+    const { image, overlay, title, facts } = this.newest;
+    image.dataset.path = "";
+    image.src = url;
+    image.alt = `image for: ${this.prompt}, ${Math.round(100 * drawn)} % drawn`;
+    overlay.replaceChildren();
+    title.textContent = `Step ${this.steps.length} is drawn: ${Math.round(100 * drawn)} %`;
+    facts.textContent = "row by row";
   }
 
   get now() {
@@ -105,6 +158,8 @@ export class Viewer {
     this.at = Math.max(0, Math.min(this.steps.length - 1, place));
     this.slider.value = this.at;
     this.draw();
+    this.film.children[this.at]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (this.now) this.onstep(this.now.step);
   }
 
   toggle() {
@@ -133,14 +188,15 @@ export class Viewer {
       one.setAttribute("aria-pressed", i === this.at);
       one.classList.toggle("best", this.steps[i].step === step.best.step);
     });
-    const words = compareWords(this.steps[0].text, step.text);
-    this.text.replaceChildren(...(words.length ? words.flatMap(([word, changed]) => [changed ? h("mark", {}, word) : word, " "]) : ["(no text)"]));
+    const hottest = Math.max(0, ...this.steps.flatMap((one) => heatWords(one.trace?.text_shifts)));
+    this.text.replaceChildren(...drawText(this.steps[0].text, step, hottest));
+    this.warmth.textContent = hottest > 0 ? `Underlined: changed since step 0. Colour: how far the word's latent has moved, up to ${(100 * hottest).toFixed(1)} %.` : "Underlined: changed since step 0.";
     const checks = Object.entries(picture.conditions).map(([name, value]) =>
       h("li", { class: value >= 0.999 ? "met" : "bad" }, `${value >= 0.999 ? "✓ met" : "✗ failed"}: ${name}`),
     );
     this.verdict.replaceChildren(h("p", {}, `Reward ${number(picture.reward)}${picture.explanation ? `: ${picture.explanation}` : ""}`), h("ul", { class: "checks" }, checks));
     const trace = step.trace;
-    const moved = trace ? `; text latents moved by ${(100 * trace.text_shift).toFixed(1)} %, image latents by ${(100 * trace.image_shift).toFixed(1)} %` : "";
+    const moved = trace && trace.text_shift !== null ? `; text latents moved by ${(100 * trace.text_shift).toFixed(1)} %, image latents by ${(100 * trace.image_shift).toFixed(1)} %` : "";
     this.facts.textContent = `${step.drawings.toFixed(1)} images, ${step.seconds.toFixed(1)} s${moved}${step.finished ? `; ended: ${step.finished}` : ""}`;
     this.curves.replaceChildren(drawChart({ title: "Rewards by step", xLabel: "steps", now: step.step, lines: linesOf(this.steps, (one) => one.step, true) }));
   }
@@ -164,7 +220,7 @@ export function linesOf(steps, x, shifts) {
     { name: "best so far", kind: "best", points: steps.map((one) => [x(one), one.best.reward]) },
     ...panels.map((name) => ({ name: `${name} (only watches)`, kind: "watched", points: steps.map((one) => [x(one), one.panel[name]?.best]) })),
   ];
-  if (shifts && steps.some((one) => one.trace)) {
+  if (shifts && steps.some((one) => one.trace && one.trace.text_shift !== null)) {
     const most = Math.max(1e-9, ...steps.map((one) => (one.trace ? Math.max(one.trace.text_shift, one.trace.image_shift) : 0)));
     lines.push({ name: `latent shift, of ${(100 * most).toFixed(1)} %`, kind: "shift", points: steps.map((one) => [x(one), one.trace ? Math.max(one.trace.text_shift, one.trace.image_shift) / most : null]) });
   }

@@ -31,7 +31,7 @@ export async function watch(root, signal, search) {
       stop.disabled = true;
       await remove(`/v1/searches/${id}`).catch((error) => say(error.message));
     });
-    const viewer = new Viewer(id, [0, 0], found.title);
+    const viewer = new Viewer({ stem: `/v1/searches/${id}`, place: [0, 0], prompt: found.title });
     signal.addEventListener("abort", () => viewer.close());
     const state = h("p", { role: "status" }, `${found.state} …`);
     shown.replaceChildren(h("div", { class: "row" }, h("h2", {}, found.title), stop), state, viewer.node);
@@ -41,7 +41,10 @@ export async function watch(root, signal, search) {
         state.textContent = data.error ? `${data.state}: ${data.error}` : data.state;
         state.classList.toggle("bad", Boolean(data.error));
         stop.hidden = true;
-      } else if (data.task === 0 && data.image === 0) viewer.add(data);
+      } else if (data.task === 0 && data.image === 0) {
+        if (kind === "rows") viewer.grow(data);
+        else viewer.add(data);
+      }
     }
   }
 }
