@@ -36,7 +36,7 @@ COMMANDS: Sequence[tuple[str, Sequence[str]]] = (
     (FAKE, ("generate", *PROMPTS, "--method", "reflection", "--steps", "9", "--batch-size", "3")),
     (FAKE, ("benchmark", "icons", "--limit", "12", "--steps", "4", "--images-per-prompt", "2", "--evaluator", "icons")),
     (FAKE, ("generate", *PROMPTS, "--method", "consensus", "--steps", "6", "--seed", "4")),
-    (FAKE, ("benchmark", "icons", "--limit", "12", "--method", "parm", "--steps", "6", "--panel", "icons-judge")),
+    (FAKE, ("benchmark", "icons", "--limit", "12", "--method", "parm", "--steps", "6")),
     ("milr", ("generate", *PROMPTS[:3], "--model", "embedded-small", "--method", "milr", "--steps", "2")),
 )
 
