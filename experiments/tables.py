@@ -88,7 +88,8 @@ def differences(entry: Entry, base: Entry, clock: bool = False) -> Columns:
 def write(estimate: Estimate, signed: bool = False) -> str:
     """Return a number with its interval, bold if it is a clear difference."""
     cell = Cell.of(estimate, signed=signed)
-    return f"**{cell.text}**" if cell.clear else cell.text
+    text = cell.text.replace(", ", ",\N{NO-BREAK SPACE}")  # the interval stays on one line
+    return f"**{text}**" if cell.clear else text
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
