@@ -88,7 +88,7 @@ def generate(
     vlm: VlmClient | None = None,
     **settings: object,
 ) -> Result | Results:
-    """Draw images that show what the prompts say.
+    """Draw images that show what the prompts ask for.
 
     ``milr.generate("a red apple").image``; ``milr.generate(["two dogs", "three cats"], method="best-of-n", steps=4)``.
 

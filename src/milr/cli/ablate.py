@@ -29,7 +29,7 @@ def ablate(
     ] = None,
     benchmark: Annotated[str | None, typer.Option(help="Another benchmark than the recipe's.")] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the recipe's.")] = None,
-    reward: Annotated[str | None, typer.Option(help="The reward of all runs that name none.")] = None,
+    reward: Annotated[str | None, typer.Option(help="The reward of all runs that do not name one.")] = None,
     evaluator: Annotated[
         str | None, typer.Option(help="A reward that is never optimised; it gives all runs' headline numbers.")
     ] = None,
@@ -38,7 +38,7 @@ def ablate(
     pool: Annotated[int | None, typer.Option(help="Drawings per prompt in best-of-n's pools; default: K + 1.")] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="With the benchmark's files.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder with the benchmark's files.")] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, one after another; default: the recipe's.")
     ] = None,
@@ -47,11 +47,12 @@ def ablate(
         typer.Option("--controls/--no-controls", help="Zero-gradient controls of all searches; default: the recipe's."),
     ] = None,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of the planned runs, from the first on.")
+        int | None, typer.Option(min=1, help="Make only this many of the planned runs, starting with the first.")
     ] = None,
-    only_plan: Annotated[bool, typer.Option("--plan", help="Print the planned runs, and run nothing.")] = False,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Print the planned runs without making them.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Of the sweep; default: runs/ablate-<recipe>-<benchmark>.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the sweep; default: runs/ablate-<recipe>-<benchmark>."),
     ] = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
@@ -63,7 +64,7 @@ def ablate(
 ) -> None:
     """Make a recipe's runs and compare them. After an interruption, the same command makes the remaining runs.
 
-    Typed twice at the same time, each process makes other runs.
+    If it is typed twice, both processes share the runs.
     """
     screen, always = make_screen(quiet, verbose), make_screen(quiet=False)
     screen.print("milr: planning ...")

@@ -102,7 +102,10 @@ def benchmark(
     vlm_budget: VlmBudget = None,
     vlm_price: VlmPrice = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="With the benchmark's files; default: milr data get's.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder with the benchmark's files; default: the one that milr data get fills."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The run's folder; default: runs/<time>-<name>-<method>.")
@@ -113,7 +116,7 @@ def benchmark(
     quiet: Quiet = False,
     verbose: Verbose = False,
     resume: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Go on with that run; its run.json has all settings.")
+        Path | None, typer.Option(metavar="FOLDER", help="Continue this run; its run.json has all settings.")
     ] = None,
 ) -> None:
     """Run a benchmark's prompts through a method and print its table, with intervals."""

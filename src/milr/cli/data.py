@@ -19,7 +19,8 @@ app = typer.Typer(help="The benchmarks' prompt files, which do not come with mil
 def get(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(SOURCES)}.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="For the files; default: $MILR_DATA or ~/.cache/milr/data.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the files; default: $MILR_DATA or ~/.cache/milr/data."),
     ] = None,
     accept: Annotated[bool, typer.Option("--accept-licence", help="Do not ask about the licence.")] = False,
     address: Annotated[

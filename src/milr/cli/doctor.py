@@ -20,9 +20,9 @@ def doctor(
         str | None,
         typer.Argument(help=f"A scorer: {', '.join(DOCTORS)}; or a run's folder. Leave it out to see what each is."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where the self-test runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device of the self-test: cpu, cuda, cuda:1, mps.")] = "cpu",
     fix: Annotated[
-        bool, typer.Option("--fix", help="Of a run: move damaged tasks aside, into its folder `damaged`.")
+        bool, typer.Option("--fix", help="For a run: move damaged tasks into its folder `damaged`.")
     ] = False,
 ) -> None:
     """Check a scorer's files, sizes and hashes, then its self-test; or a run's files.

@@ -27,7 +27,10 @@ def evaluate(
         str, typer.Option(help="The reward that gives the headline numbers from now on; milr info lists names.")
     ],
     model: Annotated[
-        str | None, typer.Option(help="The model that drew them, where the runs name code: nothing else loads it.")
+        str | None,
+        typer.Option(
+            help="The model that drew them; needed if the runs name code, which is loaded only if it is typed."
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,

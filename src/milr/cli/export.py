@@ -16,11 +16,12 @@ def export(
     runs: Annotated[list[Path], typer.Argument(help="A benchmark's run, or all shards of one.")],
     layout: Annotated[str, typer.Option(help=f"One of: {', '.join(LAYOUTS)}.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="New or empty; default: <run>-<layout> beside the run.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A new or empty folder; default: <run>-<layout> beside the run."),
     ] = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Take runs that have not finished.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept runs that have not finished.")] = False,
 ) -> None:
-    """Write what a benchmark's official scorer reads: each task's answer, and nothing else."""
+    """Write the files that a benchmark's official scorer reads: only each task's answer."""
     from milr.benchmarks.export import export as export_runs
     from milr.runs import read_run
 

@@ -88,7 +88,7 @@ def generate(
     method: Annotated[
         str | None,
         typer.Option(
-            help="How drawings are spent: a name that milr info lists. Default: the model's best measured one; "
+            help="Method of spending drawings: a name that milr info lists. Default: the model's best measured one; "
             "milr is the paper's."
         ),
     ] = None,
@@ -117,10 +117,10 @@ def generate(
     verbose: Verbose = False,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Go on with an interrupted run; default: begin a new one."),
+        typer.Option(metavar="FOLDER", help="Continue an interrupted run; default: start a new one."),
     ] = None,
 ) -> None:
-    """Draw images that show what the prompts say. Settings that are not given are the model's own."""
+    """Draw images that show what the prompts ask for. Settings that are not given are the model's own."""
     # errors are found before seconds are spent on loading a model
     screen, result = make_screen(quiet, verbose, stderr=as_json), make_screen(quiet=False, stderr=as_json)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)

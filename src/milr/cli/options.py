@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -20,7 +21,7 @@ from milr.models import ModelSource
 from milr.models.devices import Placement
 from milr.models.hub import Confirm, Download
 from milr.registry import is_code
-from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields
+from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields, find_settings
 from milr.settings.best import take_best
 
 CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 1 is a failure of the machine too, 2 is wrong use
@@ -36,7 +37,7 @@ Reward = Annotated[
         help="A name that milr info lists, with its argument; default: icons for models that draw icons, else self."
     ),
 ]
-Device = Annotated[str, typer.Option(help="Of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="Device of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[
     str | None,
     typer.Option(
@@ -49,7 +50,7 @@ NoGraphs = Annotated[
 ]
 FailUnder = Annotated[
     float | None,
-    typer.Option(metavar="R", min=0, max=1, help="Exit code 1 where the mean score is below R, from 0 to 1."),
+    typer.Option(metavar="R", min=0, max=1, help="Exit code 1 if the mean score is below R, from 0 to 1."),
 ]
 Profile = Annotated[str | None, typer.Option(help="Prompt profile of the model; default: its checkpoint's own.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing from the hub; as with HF_HUB_OFFLINE=1.")]
@@ -86,11 +87,14 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         names: The settings; none means all.
     """
     fields = {name: field for name, field in all_fields().items() if not names or name in names}
+    open_to_others = not names
 
     def extend(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(**values: Any) -> None:
             typed = {name: values.pop(name) for name in fields}
+            if open_to_others:  # options of `add_own_options`
+                typed |= {name: values.pop(name) for name in [*values] if name not in run.__annotations__}
             given = {name: value for name, value in typed.items() if value is not None}
             try:
                 command(given={**given, **_read_others(values.pop("others", None) or ())}, **values)
@@ -122,9 +126,74 @@ _OTHERS = inspect.Parameter(
     default=None,
     annotation=Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of a method that does not come with milr."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of a method that does not come with milr; with --method, each has an option of its own too.",
+        ),
     ],
 )
+
+
+def add_own_options(parser: Any, words: Sequence[str]) -> Any:
+    """Return a parser in which the settings of the typed method are options, if it does not come with milr.
+
+    Args:
+        parser: The parser of all commands; it is not changed.
+        words: The words that were typed. The code of a method that they name is imported.
+    """
+    method = _find_method(words)
+    command = parser.commands.get(words[0]) if method is not None else None
+    if method is None or command is None or not any(one.name == "others" for one in command.params):
+        return parser
+    try:
+        declared = find_settings(method)
+    except UsageError:  # the command itself says what is wrong with the name
+        return parser
+    taken = {one.name for one in command.params}
+    fields = {name: field for name, field in declared.model_fields.items() if name not in taken}
+    extended, changed = copy(parser), copy(command)
+    changed.params = [*command.params, *_make_own_options(fields, f"Settings of {method}")]
+    extended.commands = {**parser.commands, words[0]: changed}
+    return extended
+
+
+def _find_method(words: Sequence[str]) -> str | None:
+    """Return the name of a method from outside milr that follows --method; None if there is none."""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag == "--method":
+            name = value if equals else next(iter(words[place + 1 :]), "")
+            return name if name and name not in METHOD_SETTINGS else None
+    return None
+
+
+def _make_own_options(fields: Mapping[str, FieldInfo], group: str) -> list[Any]:
+    def take(**values: object) -> None: ...
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_make_own_option(name, field))
+        for name, field in fields.items()
+    ]
+    take.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    take.__annotations__ = {one.name: one.annotation for one in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command()(take)
+    options: list[Any] = [one for one in typer.main.get_command(app).params if one.name in fields]
+    for option in options:
+        option.rich_help_panel = group
+    return options
+
+
+def _make_own_option(name: str, field: FieldInfo) -> Any:
+    """Return a parameter's annotation; a value of a kind that the parser does not know is checked by the method."""
+    kind: Any = field.annotation
+    kind = next((one for one in (bool, int, float) if kind in (one, one | None)), str)
+    flag = flag_of(name)
+    flags = f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag
+    default = "" if field.is_required() else _say_default(name, field)
+    said = escape(" ".join(filter(None, (field.description, default))))
+    return Annotated[kind | None, typer.Option(flags, help=said)]
 
 
 def _read_others(typed: Sequence[str]) -> dict[str, object]:

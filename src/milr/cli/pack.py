@@ -14,7 +14,9 @@ from milr.errors import UsageError
 
 def pack(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; with --compact packed runs too.")],
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="For the files; default: beside the runs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the files; default: beside the runs.")
+    ] = None,
     compact: Annotated[
         bool,
         typer.Option(
@@ -26,7 +28,7 @@ def pack(
         typer.Option(metavar="FOLDER", help="The benchmark's own files, for packed runs whose prompts are not milr's."),
     ] = None,
 ) -> None:
-    """Write each run as one small file, to keep or to publish: all but the pictures, which their tokens give again."""
+    """Write each run as one small file, to keep or to publish: all but the images, which its tokens give again."""
     from milr.files import write_bytes
     from milr.report.inputs import open_run
     from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_run, pack_run, read_run

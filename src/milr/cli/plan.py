@@ -34,7 +34,7 @@ def plan(
     offline: Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Say what a model needs, how many drawings fit at a time, and how many it makes per hour.
+    """Print a model's memory, the number of drawings that fit at once, and the drawings per hour.
 
     Everything but the probe is read from the config alone; of a checkpoint at the hub only small files are fetched.
     """

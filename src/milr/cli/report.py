@@ -16,7 +16,7 @@ from milr.runs import read_run
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help=f"Of any benchmarks and methods. {RUNS}")],
+    runs: Annotated[list[Path], typer.Argument(help=f"Runs of any benchmarks and methods. {RUNS}")],
     out: Out = None,
     data: Data = None,
     form: Annotated[
@@ -27,7 +27,7 @@ def report(
         typer.Option("--viewer", help="One run, step by step: the viewer of milr serve in one file."),
     ] = False,
 ) -> None:
-    """Set runs into the paper's tables and figures, beside the published numbers; one page without other files."""
+    """Write the paper's tables and figures with your runs beside the published numbers, as one page."""
     if viewer:
         _write_viewer(runs, out)
         return

@@ -36,7 +36,7 @@ def score(
         ),
     ] = None,
     reward: Annotated[
-        str | None, typer.Option(help="A name that milr info lists, with its argument; default: as --model says.")
+        str | None, typer.Option(help="A name that milr info lists, with its argument; default: that of --model.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Name or folder of the model that drew them; rewards that ask a model ask it.")

@@ -25,7 +25,8 @@ def score_folder(
         str | None, typer.Option(help="Another scorer than the benchmark's own, for instance geneval-hf.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="For the results; default: <folder>-<reward> beside it.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the results; default: <folder>-<reward> beside it."),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The benchmark's prompts: refuse a folder that lacks some.")
@@ -35,14 +36,14 @@ def score_folder(
     dtype: Dtype = None,
     unidet: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="UniDet's results from elsewhere, for t2i-compbench in OWLv2's place."),
+        typer.Option(metavar="PATH", help="UniDet's own results for t2i-compbench, used instead of OWLv2."),
     ] = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
     vlm_price: VlmPrice = None,
     self_test: Annotated[
-        bool, typer.Option("--self-test/--no-self-test", help="Refuse to score where the self-test fails.")
+        bool, typer.Option("--self-test/--no-self-test", help="Refuse to score if the self-test fails.")
     ] = True,
     quiet: Quiet = False,
 ) -> None:

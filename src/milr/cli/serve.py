@@ -33,12 +33,14 @@ def serve(
     reward: Reward = None,
     panel: Annotated[
         list[str] | None,
-        typer.Option(help="A reward that only watches; default: icons-judge for models that draw icons."),
+        typer.Option(
+            help="A reward that is shown and never optimised; default: icons-judge for models that draw icons."
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; one that others can reach needs keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
     data: Data = Path("runs"),
     keys: Annotated[
         Path | None,

@@ -21,7 +21,7 @@ def serve_judge(
     model: Annotated[str, typer.Option(help="Name or folder of the model whose images it will see.")] = DEFAULT_MODEL,
     device: Device = "cpu",
     dtype: Dtype = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any free one.")] = 8000,
     flip: Annotated[float, typer.Option(help="Share of verdicts that are inverted.")] = 0.0,
 ) -> None:
     """Serve a local reward as an OpenAI-compatible VLM judge, for --vlm-url on this machine.

@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
 def unpack(
     files: Annotated[list[Path], typer.Argument(help="Files that milr pack made.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Gets a run folder a file.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the unpacked runs, one run folder per file.")],
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The benchmark's own files, where its prompts are not milr's.")
     ] = None,
     pictures: Annotated[
-        str, typer.Option(help="Which to draw again: none, ends (first, best and last of a search: a report), or all.")
+        str,
+        typer.Option(
+            help="Images to draw again: none, ends (first, best and last of a search, enough for a report), or all."
+        ),
     ] = "ends",
     device: Device = "cpu",
 ) -> None:
