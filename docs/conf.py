@@ -93,8 +93,8 @@ def write_settings() -> str:
 
 
 def _escape(text: str) -> str:
-    """Return text that a table cell of Markdown shows as it is."""
-    return re.sub(r"([|<>*_\[\]])", r"\\\1", text)
+    """Return text, escaped for the terminal's markup, as a table cell of Markdown shows it."""
+    return re.sub(r"([|<>*_\[\]])", r"\\\1", text.replace("\\[", "["))
 
 
 def read_source(app: object, name: str, source: list[str]) -> None:
