@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Protocol, Unpack
 
-from milr.errors import UsageError
+from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, load_method
+from milr.methods.queue import Assigned, Assignment, Repeats
 from milr.methods.runner import Runner
 from milr.models import MODELS, load_model
 from milr.models.base import Model
@@ -25,8 +25,10 @@ from milr.rewards.spec import check_stored_name
 from milr.runs import Manifest, NotScored, RunFacts, RunWriter, check_resumable, read_manifest
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
-from milr.settings import LIMITS, Settings, make_settings
-from milr.types import StepRecord, Task, Unscored
+from milr.runs.schema import EvaluatedImage
+from milr.runs.sessions import Spending
+from milr.settings import Settings, make_settings
+from milr.types import KnownStep, StepRecord, Task, Unscored
 
 if TYPE_CHECKING:
     from milr.methods.context import Method
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 MOST_UNSCORED = 8
 """Tasks in a row of which the reward scores no image; then the run stops."""
+MOST_FAILED = 8
+"""Tasks in a row that fail twice in workers; then the run stops."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,40 @@ class Names(Asked):
     panel: tuple[str, ...] = ()
 
 
+class Records(Protocol):
+    """The records of a run's tasks, from a `Runner` or from workers; a record's index is a place in the source."""
+
+    @property
+    def stopped(self) -> str | None:
+        """Reason why the whole run stopped; None if it did not."""
+        ...
+
+    @property
+    def cut(self) -> Collection[int]:
+        """Return the tasks that a total limit ended."""
+        ...
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        """Return itself."""
+        ...
+
+    def close(self) -> None:
+        """Abandon the tasks in progress."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What workers tell a job, and ask it, besides their records; a place is one in the job's source."""
+
+    evaluated: Callable[[int, Sequence[EvaluatedImage]], None]
+    """Gets the evaluator's scores of the next record's images."""
+    recall: Callable[[int], Sequence[KnownStep]]
+    """Returns the steps of a task in progress that are recorded."""
+    set_aside: Callable[[int, str], None]
+    """Gets a task that failed twice, and its error."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """The loaded objects of a run."""
@@ -83,6 +121,35 @@ class Parts:
     def scorer(self) -> Reward:
         """Return the reward that gives the headline numbers."""
         return self.evaluator or self.reward
+
+    @property
+    def evaluates(self) -> bool:
+        """Return true if the evaluator's scores come with the records, and not from the writer."""
+        return False
+
+    def start(self, source: Assigned, settings: Settings, hooks: Hooks) -> Records:
+        """Return the records of these tasks; total limits and batch size are those of the settings."""
+        return Runner(self.method, source, self.model, self.reward, settings)
+
+    def watch(self, records: Records) -> Iterable[StepRecord]:
+        """Return the records with the panel's scores."""
+        return watch(records, self.panel)
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        """Return facts about the machines, for the manifest."""
+        return {}
+
+    def spending(self, vlm: VlmClient | None) -> Spending:
+        """Return a function of the usage of VLM judges so far; `vlm` is the client in this process."""
+        return vlm.usage if vlm else lambda: None
+
+    def report(self) -> list[str]:
+        """Return the workers' progress: one line for all, then one for each; empty if there are none."""
+        return []
+
+    def close(self) -> None:
+        """End what was started for the run."""
 
     def __post_init__(self) -> None:
         """Let reward and evaluator test themselves on images with a known score.
@@ -191,8 +258,8 @@ def begin_run(
         model=parts.model.name,
         reward=parts.reward.name,
         evaluator=parts.evaluator,
-        vlm_usage=vlm.usage if vlm else lambda: None,
-        machine=_describe_machine(names, placement),
+        vlm_usage=parts.spending(vlm),
+        machine={**_describe_machine(names, placement), **parts.facts},
         **whole,
     )
 
@@ -247,8 +314,8 @@ def resume_run(
     return RunWriter.resume(
         folder,
         evaluator=parts.evaluator,
-        vlm_usage=vlm.usage if vlm else lambda: None,
-        machine=_describe_machine(names, Placement(manifest.device, manifest.dtype)),
+        vlm_usage=parts.spending(vlm),
+        machine={**_describe_machine(names, Placement(manifest.device, manifest.dtype)), **parts.facts},
         redo_cancelled=True,
     )
 
@@ -266,11 +333,14 @@ class Job:
                 benchmark leaves them unfinished, because they are no answers.
         """
         self.parts, self.writer, self._keeps_cut = parts, writer, keeps_cut
-        self._unscored = 0  # tasks in a row
+        self._unscored = self._failed = 0  # tasks in a row
+        self._evaluated: dict[tuple[int, int], list[EvaluatedImage]] = {}  # by workers, of tasks in progress
         self.stopped: str | None = None
         """Reason why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
         self.cut: list[tuple[StepRecord, Path]] = []
         """Last record and folder of the tasks that an interrupt cut short, if the job keeps them."""
+        self.set_aside: dict[tuple[int, int], str] = {}
+        """Tasks, as (index, image), that failed twice in workers -> their last error. They are left for resuming."""
 
     @property
     def folder(self) -> Path:
@@ -292,7 +362,7 @@ class Job:
             RunError: Nothing can be written any more; the finished tasks are kept.
             NotScored: Nothing is scored or evaluated any more; the same.
         """
-        with self.writer as writer:
+        with closing(self.parts), self.writer as writer:
             try:
                 yield from self._run(writer)
             except (KeyboardInterrupt, GeneratorExit):
@@ -303,71 +373,52 @@ class Job:
                 raise
 
     def _run(self, writer: RunWriter) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        manifest = writer.manifest
+        parts, manifest = self.parts, writer.manifest
         # a method from outside declares its settings only once it is loaded
-        stored = make_settings(manifest.method, {}, manifest.settings.flat, declared=self.parts.method.settings)
+        stored = make_settings(manifest.method, {}, manifest.settings.flat, declared=parts.method.settings)
         writer.evaluate_missing()
-        remaining = writer.remaining()
-        totals = _Totals(stored)
-        for image in range(manifest.images_per_prompt):
-            indices = [index for index, its_image in remaining if its_image == image]
-            allowed = totals.left()
-            self.stopped = next((LIMITS[kind] for kind, left in allowed.items() if left <= 0), self.stopped)
-            if indices and self.stopped is None:
-                totals_left = {f"total_{kind}": left for kind, left in allowed.items()}
-                settings = stored.change(seed=stored.run.seed + image, **totals_left)
-                yield from self._run_image(manifest, settings, indices, image, totals)
-        if not writer.remaining():
-            self.stopped = None
-
-    def _run_image(
-        self, manifest: Manifest, settings: Settings, indices: Sequence[int], image: int, totals: _Totals
-    ) -> Iterator[tuple[StepRecord, int, Path | None]]:
-        parts = self.parts
-        with closing(Runner(parts.method, manifest.tasks, parts.model, parts.reward, settings)) as runner:
-            # a repeated prompt's random streams depend on the prompts before it: it gets all, skips the rest
-            for index in set(range(len(manifest.tasks))).difference(indices):
-                runner.cancel(index)
-            for record in watch(runner, parts.panel):
-                if record.finished == "unscored" and not self._keeps_cut:
+        places, repeats = writer.remaining(), Repeats()
+        keys = [repeats.key(task) for task in manifest.tasks]  # a repeated prompt has random streams of its own
+        seeded = [stored.change(seed=stored.run.seed + image) for image in range(manifest.images_per_prompt)]
+        source = Assigned([Assignment(manifest.tasks[i], parts.method, seeded[image], keys[i]) for i, image in places])
+        hooks = Hooks(
+            evaluated=lambda place, scores: self._evaluated.setdefault(places[place], []).extend(scores),
+            recall=lambda place: writer.recall(*places[place]),
+            set_aside=lambda place, error: self._set_aside(places[place], error),
+        )
+        with closing(parts.start(source, stored, hooks)) as runner:
+            for found in parts.watch(runner):
+                if found.finished == "unscored" and not self._keeps_cut:
                     # stored, it would count as finished for ever; left out, resuming draws it again
-                    raise NotScored(f"{'; '.join(record.notes)}; {parts.reward.name} scores nothing any more")
-                totals.count(record, image)
-                if not self._keeps_cut and record.index in runner.cut:
-                    self.writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
+                    raise NotScored(f"{'; '.join(found.notes)}; {parts.reward.name} scores nothing any more")
+                place = index, image = places[found.index]
+                record = replace(found, index=index)
+                if not self._keeps_cut and found.index in runner.cut:
+                    writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
-                    yield record, image, self.writer.write(record, image)
+                    scores = self._evaluated.pop(place, []) if parts.evaluates and record.finished else None
+                    yield record, image, writer.write(record, image, scores)
                     self._count_unscored(record)
-            self.stopped = runner.stopped
+            self.stopped = runner.stopped if writer.remaining() else None
+
+    def _set_aside(self, place: tuple[int, int], error: str) -> None:
+        """Note a task that failed twice; stop the run when it is one of many in a row."""
+        self._evaluated.pop(place, None)
+        self.set_aside[place] = error
+        self._failed += 1
+        if self._failed >= MOST_FAILED:
+            raise MilrError(f"{self._failed} tasks in a row failed twice, the last one: {error}")
 
     def _count_unscored(self, record: StepRecord) -> None:
         """Stop the run when the reward scored no image of several tasks in a row: it is down, whatever it says."""
         if record.finished is None:
             return
         best = record.best_score
+        self._failed = 0
         self._unscored = self._unscored + 1 if isinstance(best, Unscored) else 0
         if isinstance(best, Unscored) and self._unscored >= MOST_UNSCORED:
             raise NotScored(f"{self._unscored} tasks in a row could not be scored, the last one: {best.reason}")
-
-
-class _Totals:
-    """The rest of a run's total limits, over the runners of its images."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._limits = settings.run.limits("total")
-        self._started = time.monotonic()
-        self._spent: dict[tuple[int, int], tuple[float, int, float]] = {}  # drawings, reward calls, US dollars
-
-    def count(self, record: StepRecord, image: int) -> None:
-        self._spent[record.index, image] = record.drawings_spent, record.reward_calls, record.cost
-
-    def left(self) -> dict[str, float]:
-        """Return the limits less the amounts spent, by the names of `LIMITS`."""
-        drawings, calls, cost = (sum(spent[which] for spent in self._spent.values()) for which in range(3))
-        seconds = time.monotonic() - self._started
-        spent = {"drawings": drawings, "seconds": seconds, "reward_calls": calls, "cost": cost}
-        return {kind: limit - spent[kind] for kind, limit in self._limits.items()}
 
 
 def _list(names: Iterable[str]) -> str:

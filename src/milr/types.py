@@ -200,6 +200,14 @@ def find_final(scores: Iterable[Score | Unscored]) -> str | None:
 
 
 @dataclass(frozen=True)
+class KnownStep:
+    """A step that was made before, in a process that has ended: its images and their scores."""
+
+    images: tuple[ImageSample, ...]
+    scores: tuple[Score | Unscored, ...]
+
+
+@dataclass(frozen=True)
 class LatentTrace:
     """The changes that a step made to the latents, for methods that have latents."""
 

@@ -13,7 +13,7 @@ from milr.benchmarks.base import Benchmark, Table
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise_runs
 from milr.errors import UsageError
-from milr.jobs import Job, Names, Parts, begin_run, load_parts, read_names, resume_run
+from milr.jobs import Job, Names, Parts, begin_run, read_names, resume_run
 from milr.methods import METHODS, POOLED, choose_method
 from milr.methods.needs import check_able
 from milr.models import find_source, read_capabilities, reads_free_prompts
@@ -28,6 +28,7 @@ from milr.rewards import (
 from milr.runs import RunWriter, check_folder, read_manifest, read_run
 from milr.settings import Settings, make_settings
 from milr.types import Task
+from milr.workers import WorkerChoice, load_chosen
 
 if TYPE_CHECKING:
     from milr.rewards.vlm.client import VlmClient
@@ -76,7 +77,12 @@ class BenchmarkJob(Job):
 
     @classmethod
     def begin(
-        cls, settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None, hub: HubAccess | None = None
+        cls,
+        settings: BenchmarkSettings,
+        folder: Path,
+        vlm: VlmClient | None = None,
+        hub: HubAccess | None = None,
+        workers: WorkerChoice | None = None,
     ) -> BenchmarkJob:
         """Begin a new run in that folder.
 
@@ -85,6 +91,7 @@ class BenchmarkJob(Job):
             folder: New or empty.
             vlm: Settings of VLM judges.
             hub: Consent to downloads from the hub; None fetches nothing.
+            workers: Workers that draw and score; None does it in this process.
 
         Raises:
             UsageError: A name, a setting or the data cannot be used.
@@ -94,7 +101,7 @@ class BenchmarkJob(Job):
         benchmark, chosen, names = check_settings(settings, offline=hub.offline)
         check_folder(folder)
         placement = Placement(settings.device, settings.dtype, settings.graphs)
-        parts = load_parts(names, placement, vlm, hub)
+        parts = load_chosen(workers, names, placement, vlm, hub, settings=settings.settings)
         writer = begin_run(
             folder,
             [task for _, task in chosen],
@@ -120,6 +127,7 @@ class BenchmarkJob(Job):
         hub: HubAccess | None = None,
         typed: Collection[str] = (),
         graphs: bool = True,
+        workers: WorkerChoice | None = None,
     ) -> BenchmarkJob:
         """Continue the run in that folder; all settings are in its manifest.
 
@@ -129,6 +137,7 @@ class BenchmarkJob(Job):
             hub: Consent to downloads from the hub; None fetches nothing.
             typed: Code (``./file.py:attribute``) that may be loaded if the run names it; a run alone loads none.
             graphs: As in `milr.load_model`; no result depends on it.
+            workers: As in `begin`; the run may have been begun with others, or none.
 
         Raises:
             UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or a part of it is
@@ -140,7 +149,8 @@ class BenchmarkJob(Job):
         assert manifest.benchmark is not None
         check_stored("benchmark", manifest.benchmark, BENCHMARKS, folder, typed)
         benchmark = load_benchmark(manifest.benchmark)
-        parts = load_parts(names, Placement(manifest.device, manifest.dtype, graphs), vlm, hub)
+        placement = Placement(manifest.device, manifest.dtype, graphs)
+        parts = load_chosen(workers, names, placement, vlm, hub, settings=manifest.settings.flat)
         return cls(benchmark, parts, resume_run(folder, manifest, parts, names, vlm))
 
     def table(self) -> Table:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milr.cli.options import INTERRUPTED, Device, Dtype, Quiet, Verbose, make_screen, with_settings
+from milr.cli.options import (
+    INTERRUPTED,
+    Device,
+    Dtype,
+    GpusPerWorker,
+    Quiet,
+    Verbose,
+    Workers,
+    make_screen,
+    say_workers,
+    with_settings,
+)
 from milr.cli.progress import BenchmarkProgress
 from milr.cli.screen import echo
 from milr.cli.tables import Form, put
@@ -38,6 +49,8 @@ def ablate(
     pool: Annotated[int | None, typer.Option(help="Drawings per prompt in best-of-n's pools; default: K + 1.")] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder with the benchmark's files.")] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, one after another; default: the recipe's.")
@@ -71,6 +84,7 @@ def ablate(
     from milr.report.ablation import plan_runs, read_recipe, recipe_names, run_plan, start_or_resume
     from milr.report.comparison import compare, comparison_tables
     from milr.report.entries import read_entries
+    from milr.workers import read_workers
 
     if recipe is None:
         for name in recipe_names():
@@ -100,11 +114,11 @@ def ablate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     folder = out or Path("runs") / f"ablate-{Path(recipe).stem}-{planned[0].settings.benchmark}"
 
-    failed: list[str] = []
+    chosen, failed = read_workers(workers, gpus_per_worker), list[str]()
 
     def run(settings: BenchmarkSettings, where: Path) -> None:
         try:
-            job = start_or_resume(settings, where, vlm=vlm.client)
+            job = start_or_resume(settings, where, vlm=vlm.client, workers=chosen)
             with BenchmarkProgress(job, screen, verbose=verbose) as progress, closing(job.run()) as records:
                 for record, image, task in records:
                     progress.show(record, image, task)
@@ -112,6 +126,7 @@ def ablate(
             failed.append(where.name)
             always.print(f"error: {where.name}: {error}")
             return
+        say_workers(job, screen, always, verbose)
         made = job.writer.manifest
         spent = f"{made.drawings:,.10g} drawings, {made.seconds:,.0f} s"
         screen.print(f"{where.name}: {_say(job.table().running)}, {spent}")

@@ -18,12 +18,14 @@ from milr.cli.options import (
     Device,
     Dtype,
     FailUnder,
+    GpusPerWorker,
     ModelName,
     NoGraphs,
     Offline,
     Profile,
     Quiet,
     Verbose,
+    Workers,
     Yes,
     ask,
     check_names,
@@ -34,6 +36,7 @@ from milr.cli.options import (
     name_flags,
     name_search,
     read_with_resume,
+    say_workers,
     with_settings,
 )
 from milr.cli.progress import BenchmarkProgress
@@ -60,6 +63,8 @@ _WITH_RESUME = (
     "offline",
     "yes",
     "no_graphs",
+    "workers",
+    "gpus_per_worker",
     "fail_under",
     "vlm_url",
     "vlm_model",
@@ -97,6 +102,8 @@ def benchmark(
     offline: Offline = False,
     yes: Yes = False,
     no_graphs: NoGraphs = False,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -129,8 +136,9 @@ def benchmark(
         # torch comes with the runner, after the first line is on the screen
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
+        from milr.workers import read_workers
 
-        job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs)
+        job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs, read_workers(workers, gpus_per_worker))
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
@@ -140,6 +148,7 @@ def benchmark(
             method, given = choose_search(method, given, find_source(model, weights=False, offline=offline))
         screen.print(f"milr: loading what {name} needs ...")
         from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
+        from milr.workers import read_workers
 
         try:
             asked = BenchmarkSettings(
@@ -164,7 +173,7 @@ def benchmark(
             wrong = error.errors()[0]
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
-        job = BenchmarkJob.begin(asked, folder, vlm.client, hub)
+        job = BenchmarkJob.begin(asked, folder, vlm.client, hub, read_workers(workers, gpus_per_worker))
     _run(job, BenchmarkProgress(job, screen, verbose=verbose), screen, vlm, form, open_page, fail_under)
 
 
@@ -205,6 +214,7 @@ def _run(
     screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
     if progress.ends():
         screen.print(f"tasks ended: {progress.ends()}")
+    say_workers(job, screen, always, progress.verbose)
     if job.stopped is not None:
         go_on = f"to go on, type: milr benchmark --resume {job.folder}"
         too_small = "no task can finish within it: begin a new run with a larger total limit"
@@ -213,4 +223,4 @@ def _run(
         screen.print(line)
     say(f"run: {job.folder}")
     show_page(job.folder, say, open_page)
-    end_by_scores(progress.scores(), fail_under)
+    end_by_scores([*progress.scores(), *[None] * len(job.set_aside)], fail_under)

@@ -21,6 +21,7 @@ from milr.cli.options import (
     Device,
     Dtype,
     FailUnder,
+    GpusPerWorker,
     ModelName,
     NoGraphs,
     Offline,
@@ -28,6 +29,7 @@ from milr.cli.options import (
     Quiet,
     Reward,
     Verbose,
+    Workers,
     Yes,
     ask,
     check_names,
@@ -36,6 +38,7 @@ from milr.cli.options import (
     make_screen,
     name_search,
     read_with_resume,
+    say_workers,
     with_settings,
 )
 from milr.cli.progress import SearchProgress
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 
 _WITH_RESUME = (
     *("resume", "quiet", "verbose", "as_json", "open_page", "offline", "yes", "no_graphs", "fail_under"),
+    *("workers", "gpus_per_worker"),
     *("panel", "vlm_url", "vlm_model", "vlm_budget", "vlm_price"),
 )
 
@@ -103,6 +107,8 @@ def generate(
     offline: Offline = False,
     yes: Yes = False,
     no_graphs: NoGraphs = False,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Images never depend on their neighbours in a batch, in bfloat16 too."),
@@ -126,7 +132,8 @@ def generate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
-        job, finished = _resume(resume, typed, vlm, HubAccess(offline, ask(screen, yes)), screen, not no_graphs)
+        hub, asked = HubAccess(offline, ask(screen, yes)), (workers, gpus_per_worker)
+        job, finished = _resume(resume, typed, vlm, hub, screen, not no_graphs, asked)
         _draw(job, finished, vlm, screen, result, as_json, verbose, open_page, fail_under)
         return
     make_settings(method or "milr", given)
@@ -150,11 +157,13 @@ def generate(
     for line in (*read.notes, *filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
         screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr.jobs import Job, Names, begin_run, load_parts
+    from milr.jobs import Job, Names, begin_run
     from milr.methods.needs import check_able
     from milr.models import read_capabilities
     from milr.models.devices import Placement
+    from milr.workers import load_chosen, read_workers
 
+    chosen = read_workers(workers, gpus_per_worker)
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype, not no_graphs)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, tasks, capabilities)
@@ -165,7 +174,7 @@ def generate(
     check_able(method, given, capabilities)
     names = Names(model, reward, method, profile, evaluator, vlm.panel)
     hub = HubAccess(offline, ask(screen, yes))
-    parts = load_parts(names, placement, vlm.client, hub, deterministic=deterministic)
+    parts = load_chosen(chosen, names, placement, vlm.client, hub, deterministic=deterministic, settings=given)
     writer = begin_run(
         out or default_folder(tasks[0].shown),
         tasks,
@@ -181,15 +190,22 @@ def generate(
 
 
 def _resume(
-    folder: Path, typed: Sequence[str], vlm: VlmOptions, hub: HubAccess, screen: Console, graphs: bool
+    folder: Path,
+    typed: Sequence[str],
+    vlm: VlmOptions,
+    hub: HubAccess,
+    screen: Console,
+    graphs: bool,
+    workers: tuple[str | None, float | None],
 ) -> tuple[Job, list[TaskRun]]:
     """Load the parts of an interrupted run; return its job, and the tasks that earlier sessions have finished.
 
     Raises:
         UsageError: The folder holds no run of milr generate, or a part of it is not here.
     """
-    from milr.jobs import Job, load_parts, read_names, resume_run
+    from milr.jobs import Job, read_names, resume_run
     from milr.models.devices import Placement
+    from milr.workers import load_chosen, read_workers
 
     if read_manifest(folder).benchmark is not None:
         raise UsageError(f"{folder} is a benchmark's run: type milr benchmark --resume {folder}")
@@ -197,7 +213,9 @@ def _resume(
     names = replace(names, panel=vlm.panel or names.panel)
     screen.print(f"milr: going on with {folder}: loading {_the_model(names.model)} ...")
     placement = Placement(manifest.device, manifest.dtype, graphs)
-    parts = load_parts(names, placement, vlm.client, hub, deterministic=manifest.deterministic)
+    chosen, whole = read_workers(*workers), manifest.deterministic
+    given = manifest.settings.flat
+    parts = load_chosen(chosen, names, placement, vlm.client, hub, deterministic=whole, settings=given)
     writer = resume_run(folder, manifest, parts, names, vlm.client)
     left = set(writer.remaining())
     return Job(parts, writer), [task for task in read_run(folder).tasks if (task.index, task.image) not in left]
@@ -244,6 +262,7 @@ def _draw(
                 print(json.dumps(outcome, ensure_ascii=False))
         vlm.client.close()
     ending = screen if as_json else result  # of a quiet command, the objects are the result
+    say_workers(job, screen, result, verbose)
     progress.conclude(folder, vlm.conclusion(progress.ends()), ending)
     bests = [last.best_score for _, last in progress.ends()]
     values = [best.value if isinstance(best, Score) else None for best in bests]
@@ -255,7 +274,7 @@ def _draw(
     if progress.unfinished():
         result.print(f"milr: {go_on}")
     show_page(folder, ending.print, open_page)
-    end_by_scores(values, fail_under)
+    end_by_scores([*values, *[None] * len(job.set_aside)], fail_under)
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:

@@ -38,6 +38,7 @@ from milr.cli.score_folder import score_folder
 from milr.cli.serve import index, serve
 from milr.cli.serve_judge import serve_judge
 from milr.cli.show import show
+from milr.cli.status import status
 from milr.cli.unpack import unpack
 from milr.errors import MilrError, UsageError
 from milr.untrusted import printable
@@ -62,6 +63,7 @@ COMMANDS: Sequence[Callable[..., None]] = (
     score_folder,
     serve_judge,
     show,
+    status,
     unpack,
 )
 """A command is one file and one line here; `data` has commands of its own."""

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
@@ -23,6 +23,9 @@ from milr.models.hub import Confirm, Download
 from milr.registry import is_code
 from milr.settings import METHOD_SETTINGS, OneOf, Settings, all_fields, find_settings
 from milr.settings.best import take_best
+
+if TYPE_CHECKING:
+    from milr.jobs import Job  # imports torch
 
 CHECK_FAILED, NOT_ALL_SCORED = 1, 3  # exit codes; 1 is a failure of the machine too, 2 is wrong use
 INTERRUPTED = 130  # exit code of shells after Ctrl-C
@@ -47,6 +50,17 @@ Dtype = Annotated[
 NoGraphs = Annotated[
     bool,
     typer.Option("--no-graphs", help="On a CUDA device, launch every decode step: no CUDA graphs, same images."),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|ray",
+        help="Draw in N processes on this machine, or on a Ray cluster (ray, ray:N); default: in this process.",
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="G", help="GPUs of each worker, on Ray also a part of one; default: 1 with cuda."),
 ]
 FailUnder = Annotated[
     float | None,
@@ -297,6 +311,15 @@ def end_by_scores(scores: Sequence[float | None], fail_under: float | None) -> N
         raise typer.Exit(NOT_ALL_SCORED)
     if fail_under is not None and values and sum(values) / len(values) < fail_under:
         raise typer.Exit(CHECK_FAILED)
+
+
+def say_workers(job: Job, screen: Console, always: Console, verbose: bool) -> None:
+    """Print what the workers did, and the tasks that failed twice."""
+    for line in job.parts.report()[: None if verbose else 1]:
+        screen.print(f"milr: {line}")
+    for (index, image), error in job.set_aside.items():
+        which = f"{job.writer.manifest.tasks[index].shown}{f', image {image}' if image else ''}"
+        always.print(f"milr: failed twice and set aside: {which}: {error}")
 
 
 def ask(screen: Console, yes: bool) -> Confirm:

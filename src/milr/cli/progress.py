@@ -218,7 +218,7 @@ class BenchmarkProgress:
         from milr.benchmarks.tables import answers_of
         from milr.runs import read_run
 
-        self._job, self._screen, self._verbose = job, screen, verbose
+        self._job, self._screen, self.verbose = job, screen, verbose
         manifest = job.writer.manifest
         self._total = len(manifest.tasks) * manifest.images_per_prompt
         begun, left = (job.folder / MANIFEST).is_file(), set(job.writer.remaining())
@@ -227,7 +227,8 @@ class BenchmarkProgress:
         self._answers = [] if run is None else answers_of(replace(run, tasks=tuple(kept)))
         self._before = len(self._answers)
         each = manifest.settings.most_images(1)
-        self._left = TimeLeft(self._total - self._before, each, manifest.settings.run.batch_size)
+        workers = int(job.parts.facts.get("workers", 1))
+        self._left = TimeLeft(self._total - self._before, each, manifest.settings.run.batch_size * workers)
         self._ends: list[Finished | None] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, console=screen, disable=not screen.is_terminal)
@@ -267,7 +268,7 @@ class BenchmarkProgress:
     def show(self, record: StepRecord, image: int, folder: Path | None) -> None:
         """Print a finished task's line; `folder` is given with the task's last record."""
         self._left.count(record, (record.index, image))
-        if self._verbose:
+        if self.verbose:
             said = "  ".join(part for part in _say_numbers(record) if part)
             self._progress.console.print(f"    {record.task.prompt}  step {record.step}  {said}")
         if folder is None:
@@ -289,8 +290,13 @@ class BenchmarkProgress:
             self._left.say(),
             record.task.prompt,
         )
-        self._progress.update(self._bar, completed=len(self._answers))
+        workers = self._job.parts.report()
+        about = "".join(f", {line}" for line in workers[:1])
+        method = self._job.writer.manifest.settings.method
+        self._progress.update(self._bar, completed=len(self._answers), description=f"{method}{about}")
         self._progress.console.print("  ".join(parts))
+        for line in workers if self.verbose else ():
+            self._progress.console.print(f"    {line}")
 
 
 _ENDS: Mapping[Finished, str] = {

@@ -20,7 +20,7 @@ from milr.methods.latents import Update
 from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
 from milr.rewards.base import Reward, is_better
 from milr.settings import MethodSettings, Settings
-from milr.types import Finished, ImageSample, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
+from milr.types import Finished, ImageSample, KnownStep, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
 Own = TypeVar("Own", bound=MethodSettings)
 
@@ -105,6 +105,8 @@ class TaskContext(Generic[Own]):
         """Changes of the latents, for the record of the newest images."""
         self.best: tuple[ScoredImage, int] | None = None
         """The best whole image by `milr.rewards.base.is_better`, the first of equals, and its step."""
+        self.known: Sequence[KnownStep] = ()
+        """The task's first steps, if they were made before: see `milr.methods.queue.Assignment`."""
         self.step = self.tokens_spent = self.reward_calls = 0
         self.cost = 0.0
         self.started = time.monotonic()
@@ -208,6 +210,14 @@ class TaskContext(Generic[Own]):
             self.request = self._requests.send(answer)
         except StopIteration:
             self.request = None
+
+    def recall(self, requests: Sequence[ImageRequest]) -> Sequence[ScoredImage | None]:
+        """Return the images that these requests gave before, as far as they are known: one per request, or None."""
+        is_known = isinstance(self.request, ImageBatch) and self.request.whole and self.step < len(self.known)
+        if not is_known or len(self.known[self.step].images) != len(requests):
+            return [None] * len(requests)
+        known = self.known[self.step]
+        return [ScoredImage(*one) for one in zip(known.images, known.scores, strict=True)]
 
     def close(self) -> None:
         """End the method."""

@@ -1,29 +1,48 @@
-"""Sources of tasks for the runner: any iterable, or a queue that stays open (a server's)."""
+"""Sources of tasks for the runner: any iterable, assignments, or a queue that stays open (a server's)."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sized
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from threading import Condition
 from typing import Protocol, TypeAlias
 
 from milr.methods.context import Method
 from milr.settings import Settings
-from milr.types import Task
+from milr.types import KnownStep, Task
 
 
 @dataclass(frozen=True)
 class Assignment:
     """A task with its method and settings. In one queue, tasks may differ in these.
 
-    Its random streams depend on its content and its seed alone, not on earlier tasks.
+    Its random streams depend on its key and its seed alone, not on earlier tasks.
     """
 
     task: Task
     method: Method
     settings: Settings
     """Settings of that method; batch size and total limits are the runner's own."""
+    key: str | None = None
+    """Key of the random streams; None is the task's own, `milr.types.Task.key`."""
+    known: Sequence[KnownStep] = ()
+    """The task's first steps, if they were made before: the method goes through them again, and no image of theirs is
+    scored again, or drawn again but for its hidden states. The records are the same."""
+
+
+class Repeats:
+    """Keys of random streams: a task that was there before has streams of its own."""
+
+    def __init__(self) -> None:
+        """Begin with no task."""
+        self._seen: Counter[str] = Counter()
+
+    def key(self, task: Task) -> str:
+        """Return the key of the next task."""
+        repeat = self._seen[task.key]
+        self._seen[task.key] += 1
+        return f"{task.key}#{repeat}" if repeat else task.key
 
 
 Waiting: TypeAlias = "Task | Assignment"
@@ -121,12 +140,28 @@ class TaskQueue:
             raise StopIteration
 
 
+class Assigned:
+    """A list of assignments; an index is a place in it."""
+
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        """Take the list."""
+        self.size: int | None = len(assignments)
+        """Number of tasks."""
+        self.tasks = [one.task for one in assignments]
+        """The tasks."""
+        self._left = enumerate(assignments)
+
+    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
+        """Take the next task: see `TaskSource`."""
+        return next(self._left)
+
+
 class Listed:
     """The tasks of any iterable."""
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         """Read the iterable when places are free."""
-        self.size = len(tasks) if isinstance(tasks, Sized) else None
+        self.size: int | None = len(tasks) if isinstance(tasks, Sized) else None
         """Number of tasks, if it is known."""
         self._tasks = enumerate(tasks)
 

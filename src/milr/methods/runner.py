@@ -7,7 +7,6 @@ other half of the tasks is decoded.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import cycle
 from typing import Any, Self
@@ -16,7 +15,7 @@ from milr.errors import MilrError, UsageError
 from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, TaskContext
 from milr.methods.latents import Update, take_steps
 from milr.methods.needs import check_needs
-from milr.methods.queue import Assignment, Listed, TaskQueue, TaskSource
+from milr.methods.queue import Assigned, Assignment, Listed, Repeats, TaskQueue, TaskSource
 from milr.models.absent import check_latents
 from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextRequest
 from milr.models.devices import own_numbers
@@ -24,7 +23,7 @@ from milr.rewards import check_scorable, load_reward
 from milr.rewards.base import Reward, RewardFunction, WaitingReward, begin_scoring, make_reward
 from milr.settings import LIMITS, MilrSettings, RunSettings, SamplingParams, Settings
 from milr.tasks import make_task
-from milr.types import Finished, StepRecord, Task, find_final, is_met
+from milr.types import Finished, Score, StepRecord, Task, Unscored, find_final, is_met
 
 Group = list[TaskContext[Any]]
 OnLost = Callable[[int, MilrError | None], None]
@@ -46,7 +45,7 @@ class Runner(Iterator[StepRecord]):
     def __init__(
         self,
         method: Method,
-        tasks: str | Task | Iterable[str | Task] | TaskQueue,
+        tasks: str | Task | Iterable[str | Task] | TaskQueue | Assigned,
         model: Model,
         reward: str | Reward | RewardFunction,
         settings: Settings,
@@ -57,7 +56,7 @@ class Runner(Iterator[StepRecord]):
 
         Args:
             method: From `milr.load_method`.
-            tasks: Tasks or prompts: one, any iterable, or a `TaskQueue`, which may be empty at the moment.
+            tasks: Tasks or prompts: one, any iterable, assignments, or a `TaskQueue`, which may be empty at the moment.
             model: The model.
             reward: A name, a `Reward`, or a function of images and tasks that returns a number in [0, 1] per image.
             settings: Settings of that method: `model.settings(method.name, ...)`.
@@ -69,18 +68,20 @@ class Runner(Iterator[StepRecord]):
                 model's images or, where their number is known, the tasks.
         """
         self.reward = load_reward(reward, model=model) if isinstance(reward, str) else make_reward(reward)
-        listed = tasks if isinstance(tasks, TaskQueue) else _read_tasks(tasks, free=model.reads_free_prompts)
-        check_scorable(self.reward, listed if isinstance(listed, list) else (), model.capabilities)
+        is_source = isinstance(tasks, TaskQueue | Assigned)
+        listed = tasks if is_source else _read_tasks(tasks, free=model.reads_free_prompts)
+        known = listed.tasks if isinstance(listed, Assigned) else listed if isinstance(listed, list) else ()
+        check_scorable(self.reward, known, model.capabilities)
         check_needs(method, settings, model.capabilities)
         if settings.sampling.guidance != 1 and not model.capabilities.takes_guidance:
             check_latents({"guidance": settings.sampling.guidance}, model.capabilities)
         self.method, self.model, self.settings = method, model, settings
-        self._source: TaskSource = listed if isinstance(listed, TaskQueue) else Listed(listed)
+        self._source: TaskSource = listed if isinstance(listed, TaskQueue | Assigned) else Listed(listed)
         self._on_lost = on_lost
         self.cut: set[int] = set()
         """Tasks that a total limit ended before their method or a limit of their own did."""
         self._cancelled: dict[int, Finished] = {}  # index -> reason for its last record
-        self._seen: Counter[str] = Counter()  # task keys
+        self._repeats = Repeats()
         self._ended = dict.fromkeys(LIMITS, 0.0)  # spent by finished tasks
         self._groups: list[Group] = []
         self._records = self._run()
@@ -141,11 +142,9 @@ class Runner(Iterator[StepRecord]):
                 break
             index, own = taken
             if isinstance(own, Assignment):
-                key = own.task.key
+                key = own.key or own.task.key
             else:
-                key, repeat = own.key, self._seen[own.key]
-                self._seen[key] += 1  # a repeated task has its own random streams
-                key, own = f"{key}#{repeat}" if repeat else key, Assignment(own, self.method, self.settings)
+                key, own = self._repeats.key(own), Assignment(own, self.method, self.settings)
             if index in self._cancelled:
                 self._lose(index)
             else:
@@ -153,7 +152,9 @@ class Runner(Iterator[StepRecord]):
         states = self.model.start([own.task for _, _, own in new])
         for (index, key, own), state in zip(new, states, strict=True):
             try:
-                group.append(TaskContext(own.task, index, key, state, self.model, own.settings, own.method))
+                ctx: TaskContext[Any] = TaskContext(own.task, index, key, state, self.model, own.settings, own.method)
+                ctx.known = own.known
+                group.append(ctx)
             except MilrError as error:
                 self._fail(index, error)
 
@@ -173,12 +174,27 @@ class Runner(Iterator[StepRecord]):
             else:
                 break
         asked = [_cut(ctx) for ctx in group]
-        outputs = self._draw([(one, ctx.sampling) for ctx, ones in zip(group, asked, strict=True) for one in ones])
-        tasks = [ctx.task for ctx, requests in zip(group, asked, strict=True) for _ in requests]
-        wait = begin_scoring(self.reward, [output.sample.image for output in outputs], tasks)
+        told = [ctx.recall(requests) for ctx, requests in zip(group, asked, strict=True)]
+        whole = [
+            (one, ctx, image)
+            for ctx, requests, images in zip(group, asked, told, strict=True)
+            for one, image in zip(requests, images, strict=True)
+        ]
+        drawn = iter(self._draw([(one, ctx.sampling) for one, ctx, image in whole if image is None or one.keep_hidden]))
+        outputs = [next(drawn) if image is None or one.keep_hidden else image for one, _, image in whole]
+        fresh = [
+            (out.sample.image, ctx.task) for out, (_, ctx, image) in zip(outputs, whole, strict=True) if image is None
+        ]
+        wait = begin_scoring(self.reward, *zip(*fresh, strict=True)) if fresh else _score_nothing
 
         def finish() -> list[list[ScoredImage]]:
-            scored = (ScoredImage(one.sample, score, one.hidden) for one, score in zip(outputs, wait(), strict=True))
+            scores = iter(wait())
+            scored = iter(
+                [
+                    ScoredImage(out.sample, next(scores) if image is None else image.score, out.hidden)
+                    for out, (_, _, image) in zip(outputs, whole, strict=True)
+                ]
+            )
             return [[next(scored) for _ in requests] for requests in asked]
 
         return finish
@@ -284,6 +300,10 @@ class Runner(Iterator[StepRecord]):
         spent = {kind: sum(one[kind] for one in each) for kind in LIMITS}
         spent["seconds"] = time.monotonic() - self._started  # tasks run in parallel, so their seconds do not add up
         return _reached(spent, self.settings.run.limits("total"))
+
+
+def _score_nothing() -> list[Score | Unscored]:
+    return []
 
 
 def _cut(ctx: TaskContext[Any]) -> Sequence[ImageRequest]:

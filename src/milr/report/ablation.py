@@ -40,6 +40,7 @@ from milr.settings import (
 
 if TYPE_CHECKING:
     from milr.rewards.vlm.client import VlmClient
+    from milr.workers import WorkerChoice
 
 UNMEASURED = "not measured yet"
 PLAN = "plan.json"
@@ -322,9 +323,11 @@ def _note_plan(planned: Sequence[PlannedRun], out: Path) -> None:
             write_text(kept, json.dumps({**before, **wanted}, indent=2) + "\n")
 
 
-def start_or_resume(settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None) -> BenchmarkJob:
+def start_or_resume(
+    settings: BenchmarkSettings, folder: Path, vlm: VlmClient | None = None, workers: WorkerChoice | None = None
+) -> BenchmarkJob:
     """Begin a run, or resume the one in the folder."""
     if (folder / MANIFEST).exists():
         named = (settings.benchmark, settings.model, settings.reward, settings.evaluator, settings.method)
-        return BenchmarkJob.resume(folder, vlm=vlm, typed=[name for name in named if name is not None])
-    return BenchmarkJob.begin(settings, folder, vlm=vlm)
+        return BenchmarkJob.resume(folder, vlm=vlm, typed=[name for name in named if name is not None], workers=workers)
+    return BenchmarkJob.begin(settings, folder, vlm=vlm, workers=workers)

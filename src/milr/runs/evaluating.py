@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from milr.errors import UsageError
 from milr.files import PART, move, write_bytes
 from milr.rewards.base import Reward, begin_scoring
@@ -38,13 +40,29 @@ def evaluate_images(evaluator: Reward, task: Task, shown: Sequence[Shown]) -> li
     Raises:
         NotScored: The evaluator cannot score any more.
     """
-    scores = begin_scoring(evaluator, [load_image(one.file) for one in shown], [task] * len(shown))()
+    places = [(one.step, one.number) for one in shown]
+    return _score(evaluator, task, places, [load_image(one.file) for one in shown])
+
+
+def score_images(evaluator: Reward, task: Task, step: int, images: Sequence[Image.Image]) -> list[EvaluatedImage]:
+    """Return the evaluator's score of each image of a step.
+
+    Raises:
+        NotScored: As `evaluate_images`.
+    """
+    return _score(evaluator, task, [(step, number) for number in range(len(images))], images)
+
+
+def _score(
+    evaluator: Reward, task: Task, places: Sequence[tuple[int, int]], images: Sequence[Image.Image]
+) -> list[EvaluatedImage]:
+    scores = begin_scoring(evaluator, images, [task] * len(images))()
     lost = find_final(scores)
     if lost is not None:
         raise NotScored(f"the evaluator {evaluator.name} scores nothing any more: {lost}; the finished tasks are kept")
     return [
-        EvaluatedImage(step=one.step, number=one.number, score=replace(score, reward=evaluator.name))
-        for one, score in zip(shown, scores, strict=True)
+        EvaluatedImage(step=step, number=number, score=replace(score, reward=evaluator.name))
+        for (step, number), score in zip(places, scores, strict=True)
     ]
 
 

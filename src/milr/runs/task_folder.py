@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from milr.rewards.base import Reward
 from milr.runs.evaluating import Shown, evaluate_images
 from milr.runs.layout import EVALUATED, RECORDS, STRIP, name_image
 from milr.runs.metadata import describe_image, save_png
-from milr.runs.reader import load_image
+from milr.runs.reader import load_image, read_task
 from milr.runs.schema import EvaluatedImage, StoredStep, dump, dump_lines, end_lines
 from milr.runs.strip import Frame, draw_strip, find_outcome
-from milr.types import Reasoning, Score, StepRecord, Task, Unscored
+from milr.types import ImageSample, KnownStep, Reasoning, Score, StepRecord, Task, Unscored
 
 
 class TaskFolder:
@@ -89,9 +89,24 @@ class TaskFolder:
             NotScored: It cannot score any more.
         """
         shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
-        evaluated = evaluate_images(evaluator, task, shown)
+        return self.keep(evaluate_images(evaluator, task, shown))
+
+    def keep(self, evaluated: Sequence[EvaluatedImage]) -> list[EvaluatedImage]:
+        """Write and return the evaluator's scores of all images."""
         (self._folder / EVALUATED).write_bytes(dump_lines(evaluated))
-        return evaluated
+        return list(evaluated)
+
+    def recall(self) -> list[KnownStep]:
+        """Return the steps so far.
+
+        Raises:
+            OSError, UsageError: They cannot be read.
+        """
+        task = read_task(self._folder)
+        return [
+            KnownStep(tuple(ImageSample(one.tokens, task.load_image(one)) for one in step.images), step.scores)
+            for step in task.steps
+        ]
 
     def discard(self) -> None:
         """Delete the folder."""

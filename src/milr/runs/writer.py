@@ -32,11 +32,11 @@ from milr.runs.lock import hold_run
 from milr.runs.metadata import describe_run
 from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, read_task, read_whole
-from milr.runs.schema import Manifest, Status, dump, dump_lines
+from milr.runs.schema import EvaluatedImage, Manifest, Status, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.task_folder import TaskFolder
 from milr.settings import Settings
-from milr.types import Score, StepRecord, Task
+from milr.types import KnownStep, Score, StepRecord, Task
 
 
 class RunFacts(TypedDict, total=False):
@@ -272,12 +272,15 @@ class RunWriter:
                     self._evaluator_cost += sum(one.score.cost for one in fresh)
         self._evaluator_seconds += time.monotonic() - started
 
-    def write(self, record: StepRecord, image: int = 0) -> Path | None:
+    def write(
+        self, record: StepRecord, image: int = 0, evaluated: Sequence[EvaluatedImage] | None = None
+    ) -> Path | None:
         """Store a record; return the task's folder if the record is the task's last, else None.
 
         Args:
             record: A record whose index refers to the writer's list of tasks.
             image: Number of the image among the prompt's images.
+            evaluated: With a task's last record, the evaluator's scores of all its images, where they are known.
 
         Raises:
             RunError: Nothing can be written any more, or the evaluator cannot score any more.
@@ -295,9 +298,9 @@ class RunWriter:
             task.conclude(record)
             if self._evaluator is not None:
                 started = time.monotonic()
-                evaluated = task.evaluate(self._evaluator, record.task)
-                self._evaluated += len(evaluated)
-                self._evaluator_cost += sum(one.score.cost for one in evaluated)
+                scores = task.evaluate(self._evaluator, record.task) if evaluated is None else task.keep(evaluated)
+                self._evaluated += len(scores)
+                self._evaluator_cost += sum(one.score.cost for one in scores)
                 self._evaluator_seconds += time.monotonic() - started
             del self._open[key]
             self._cut.discard(key)
@@ -308,6 +311,14 @@ class RunWriter:
             folder = task.rename()
             self._save("running")
             return folder
+
+    def recall(self, index: int, image: int) -> list[KnownStep]:
+        """Return the recorded steps of a task in progress; none if nothing of it is stored, or it cannot be read."""
+        task = self._open.get((index, image))
+        try:
+            return [] if task is None or task.last is None else task.recall()
+        except (OSError, UsageError):
+            return []
 
     def draw_begun(self) -> list[Path]:
         """Write the best image so far of every task in progress, which stays unfinished; return their folders."""

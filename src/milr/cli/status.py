@@ -1,0 +1,100 @@
+"""`milr status`: how far runs are, from another terminal. It reads the run folders and changes nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from milr.cli.screen import echo
+from milr.errors import UsageError
+from milr.files import PART
+from milr.runs import read_manifest
+from milr.runs.layout import MANIFEST, RECORDS, find_inside
+from milr.runs.lock import check_unheld
+from milr.runs.schema import Manifest
+from milr.untrusted import read_file
+
+_SHOWN = 8  # most tasks in progress that are listed
+
+
+def status(
+    runs: Annotated[list[Path], typer.Argument(help="Runs: in progress, finished, killed.")],
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List all tasks in progress.")] = False,
+) -> None:
+    """Print how far runs are: finished tasks, tasks in progress, speed, time left. It may be typed while they go on."""
+    for run in runs:
+        for line in describe(run, datetime.now().astimezone(), None if verbose else _SHOWN):
+            echo(line)
+
+
+def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]:
+    """Return a run's state in lines.
+
+    Args:
+        folder: The run's folder.
+        now: The time.
+        shown: Most tasks in progress that are listed; None lists all.
+
+    Raises:
+        UsageError: The folder holds no run.
+    """
+    manifest = read_manifest(folder)
+    whole, done = len(manifest.tasks) * manifest.images_per_prompt, manifest.tasks_finished
+    title = manifest.benchmark or f"{len(manifest.tasks)} prompts"
+    lines = [
+        f"{folder}: {title}, {manifest.method}, {manifest.model}",
+        f"  {_say_state(folder, manifest)}; {done} of {whole} tasks finished ({done / whole:.0%})",
+    ]
+    if not manifest.sessions:
+        return lines
+    session = manifest.sessions[-1]
+    begun = [(name, steps) for name, steps in _list_begun(folder) if steps] if manifest.status == "running" else []
+    seconds = (now - session.started).total_seconds() if manifest.status == "running" else session.seconds
+    if session.drawings and session.seconds:
+        workers = session.machine.get("workers")
+        by = f" by {workers} workers ({session.machine.get('backend')})" if workers else ""
+        lines.append(
+            f"  {session.drawings:,.10g} drawings in {timedelta(seconds=round(session.seconds))}{by}: "
+            f"{session.drawings / session.seconds:.3g} a second"
+        )
+    if manifest.status == "running" and session.drawings and 0 < done < whole:
+        before = sum(one.drawings for one in manifest.sessions[:-1])
+        share = session.drawings / (session.drawings + before) if before else 1.0
+        left = seconds / max(done * share, 1e-9) * (whole - done)
+        lines.append(f"  about {timedelta(seconds=round(left))} left at this speed")
+    if begun:
+        lines.append(f"  {len(begun)} tasks in progress:")
+        lines += [f"    {name}: {steps} steps" for name, steps in begun[:shown]]
+        if shown is not None and len(begun) > shown:
+            lines.append(f"    and {len(begun) - shown} more: --verbose lists them")
+    if manifest.error:
+        lines.append(f"  {manifest.error}")
+    return lines
+
+
+def _say_state(folder: Path, manifest: Manifest) -> str:
+    if manifest.status != "running":
+        return manifest.status
+    session = manifest.sessions[-1] if manifest.sessions else None
+    try:
+        check_unheld(folder, MANIFEST)
+    except UsageError:
+        where = "" if session is None else f" in process {session.process} on {session.host}"
+        return f"running{where}"
+    command = "generate" if manifest.benchmark is None else "benchmark"
+    return f"killed, nobody works on it (milr {command} --resume {folder} goes on)"
+
+
+def _list_begun(folder: Path) -> list[tuple[str, int]]:
+    """Return the tasks in progress, and their recorded steps."""
+    found: list[tuple[str, int]] = []
+    for task in sorted((folder / "tasks").glob(f"*{PART}")):
+        try:
+            steps = read_file(find_inside(task, RECORDS)).count(b"\n")
+        except (OSError, ValueError, UsageError):  # it ended a moment ago
+            continue
+        found.append((task.name.removesuffix(PART), steps))
+    return found

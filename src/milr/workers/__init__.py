@@ -1,0 +1,10 @@
+"""Workers: the same work in several processes on this machine, or in actors on a Ray cluster.
+
+A worker loads model and rewards once, is given tasks, and streams their records back. The coordinator alone writes the
+run, so workers need no shared file system. A task's records do not depend on the worker that makes them, so a run is
+the same for any number of workers, and whatever happens to them on the way.
+"""
+
+from milr.workers.choice import WorkerChoice, load_chosen, load_team, read_workers
+
+__all__ = ["WorkerChoice", "load_chosen", "load_team", "read_workers"]

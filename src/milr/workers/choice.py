@@ -1,0 +1,176 @@
+"""`--workers`: how many workers, of which kind, and what each of them has."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from milr.errors import UsageError
+from milr.jobs import Names, Parts, load_parts
+from milr.models.devices import Placement
+from milr.models.hub import HubAccess
+from milr.rewards.vlm.client import VlmClient
+from milr.rewards.vlm.settings import VlmSettings
+from milr.settings import RunSettings
+from milr.workers.backend import Backend
+from milr.workers.messages import Spec
+from milr.workers.processes import Processes
+from milr.workers.ray_actors import Actors, require_ray
+from milr.workers.standins import TeamParts
+from milr.workers.team import Team
+
+_FORM = "give a number of processes, for instance 4, or ray, or ray:4"
+
+
+@dataclass(frozen=True)
+class WorkerChoice:
+    """Workers of a run."""
+
+    count: int | None
+    """Number of workers; None, for Ray alone, takes what the cluster has room for."""
+    ray: bool = False
+    """True for actors on a Ray cluster, false for processes on this machine."""
+    gpus: float | None = None
+    """GPUs of each worker; None is one if the model is on a CUDA device."""
+    loader: str | None = None
+    """See `milr.workers.messages.Spec`."""
+
+    def gpus_on(self, device: str) -> float:
+        """Return the GPUs of each worker, for a model on that device.
+
+        Raises:
+            UsageError: GPUs are asked for, and the device is none; or processes share one.
+        """
+        on_cuda = device.partition(":")[0] == "cuda"
+        gpus = float(on_cuda) if self.gpus is None else self.gpus
+        if gpus and not on_cuda:
+            raise UsageError(f"--gpus-per-worker {gpus:g} with --device {device}: give --device cuda")
+        if gpus != int(gpus) and not self.ray:
+            raise UsageError(f"--gpus-per-worker {gpus:g}: processes have whole GPUs; --workers ray shares them")
+        return gpus
+
+
+def read_workers(text: str | None, gpus: float | None = None) -> WorkerChoice | None:
+    """Return the workers that a user asked for; None for none.
+
+    Raises:
+        UsageError: The text is no number and not "ray", or Ray is not installed.
+    """
+    if text is None:
+        if gpus is not None:
+            raise UsageError(f"--gpus-per-worker {gpus:g} is for workers: give --workers too")
+        return None
+    found = re.fullmatch(r"(ray)(?::([1-9][0-9]{0,3}))?|([1-9][0-9]{0,3})", text.strip())
+    if found is None:
+        raise UsageError(f"--workers {text}: {_FORM}")
+    number = found[2] or found[3]
+    if found[1]:
+        require_ray()
+    return WorkerChoice(None if number is None else int(number), bool(found[1]), gpus)
+
+
+def load_team(
+    names: Names,
+    placement: Placement,
+    choice: WorkerChoice,
+    vlm: VlmClient | None = None,
+    hub: HubAccess | None = None,
+    *,
+    deterministic: bool = True,
+    settings: Mapping[str, object] | None = None,
+) -> TeamParts:
+    """Start workers, let them load a run's parts, and return these parts for a `milr.jobs.Job`.
+
+    Args:
+        names: Names of the parts.
+        placement: Device and dtype in each worker.
+        choice: The workers.
+        vlm: Client of VLM judges; each worker has one of its own with the same settings.
+        hub: Consent to downloads; a worker asks nobody, so what it needs must be here.
+        deterministic: As in `milr.load_model`.
+        settings: Settings that a user gives; the batch size is each worker's.
+
+    Raises:
+        UsageError: The choice does not fit, or there is a cap on VLM judges, which nobody would count.
+        MilrError: A worker cannot load a part.
+    """
+    asked = VlmSettings() if vlm is None else vlm.settings
+    if asked.budget is not None:
+        raise UsageError(
+            f"--vlm-budget {asked.budget} is counted in one process: leave --workers out, or limit the run by "
+            "--total-reward-calls"
+        )
+    places = RunSettings.model_validate(
+        {name: value for name, value in (settings or {}).items() if name == "batch_size"}
+    ).batch_size
+    gpus = choice.gpus_on(placement.device)
+    spec = Spec(
+        names,
+        replace(placement, device=placement.device.partition(":")[0]) if gpus else placement,
+        places,
+        asked,
+        True if hub is None else hub.offline,
+        deterministic,
+        loader=choice.loader,
+    )
+    backend = make_backend(choice, gpus)
+    spec = replace(spec, threads=_threads(choice.count or 1) if not choice.ray else _told_threads() or 1)
+    team = Team(spec, backend)
+    return TeamParts.of(team, names, team.ready)
+
+
+def load_chosen(
+    choice: WorkerChoice | None,
+    names: Names,
+    placement: Placement,
+    vlm: VlmClient | None = None,
+    hub: HubAccess | None = None,
+    *,
+    deterministic: bool = True,
+    settings: Mapping[str, object] | None = None,
+) -> Parts:
+    """Load a run's parts in workers, or here if none are chosen: see `load_team` and `milr.jobs.load_parts`."""
+    if choice is None:
+        return load_parts(names, placement, vlm, hub, deterministic=deterministic)
+    return load_team(names, placement, choice, vlm, hub, deterministic=deterministic, settings=settings)
+
+
+def make_backend(choice: WorkerChoice, gpus: float) -> Backend:
+    """Return the backend; each process gets its own GPUs and its share of the cores."""
+    if choice.ray:
+        return Actors(choice.count, gpus, _told_threads())
+    assert choice.count is not None, "read_workers asks for a number"
+    threads = str(_threads(choice.count))
+    cards = _visible_cards(choice.count, int(gpus)) if gpus else None
+    each: list[dict[str, str]] = []
+    for number in range(choice.count):
+        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if cards is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(cards[number * int(gpus) : (number + 1) * int(gpus)])
+        each.append(variables)
+    return Processes(choice.count, each)
+
+
+def _visible_cards(count: int, gpus: int) -> list[str]:
+    """Return the names of this process's GPUs, enough for all workers."""
+    import torch
+
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = told.split(",") if told else [str(number) for number in range(torch.cuda.device_count())]
+    if len(cards) < count * gpus:
+        raise UsageError(
+            f"--workers {count} with {gpus} GPUs each needs {count * gpus}, and {len(cards)} are here: give fewer"
+        )
+    return cards
+
+
+def _told_threads() -> int | None:
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) else None
+
+
+def _threads(count: int) -> int:
+    """Return the threads of each process: as the environment says, else an equal share of the cores."""
+    return _told_threads() or max(1, len(os.sched_getaffinity(0)) // count)
