@@ -189,7 +189,7 @@ NOT_HERE = {
 """Commands that need the hub, the benchmarks' data or a missing run -> their message, with exit code 2."""
 LEFT_OUT = re.compile(
     r"milr (doctor|ablate|data|serve-judge) |milr (serve|index)\b|\b(FOLDER|DIR|PICTURES|OUT|NAME|PROMPT)\b"
-    r"|\.\.\.|\\$|ablate-matrix"
+    r"|\.\.\.|\\$|ablate-matrix|--workers|--reward-workers"
 )
 """Commands that have their own tests, or contain placeholders."""
 SLOW = re.compile("milr report|--pool")

@@ -183,6 +183,18 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("index --port 8000", "No such option: --port"),
         ("index --model embedded", "No such option: --model"),
     ],
+    "status": [
+        ("status", "Missing argument"),
+        ("status none", "none holds no run"),
+        ("status runs", "runs holds no run"),
+        ("status runs/A none", "none holds no run"),
+        ("status picture.png", "picture.png holds no run"),
+        ("status ''", "holds no run"),
+        ("status A.run.xz", "A.run.xz holds no run"),
+        ("status http://localhost/run", "holds no run"),
+        ("status --follow runs/A", "No such option: --follow"),
+        ("status runs/A --workers 2", "No such option: --workers"),
+    ],
     "show": [
         ("show", "Missing argument"),
         ("show none.png", "there is no such file"),

@@ -18,6 +18,7 @@ import pytest
 
 from milr.cli.main import main
 from milr.errors import MilrError
+from milr.methods.queue import Assigned
 from milr.models import checkpoint, embedded_folder, read_best_method
 from milr.models.devices import Placement
 from milr.runs import read_run
@@ -81,11 +82,11 @@ class Stage:
         return SimpleNamespace(name=name, settings=METHOD_SETTINGS[name])
 
     def run(
-        self, method: SimpleNamespace, tasks: Sequence[Task], model: object, reward: object, settings: Settings
+        self, method: SimpleNamespace, source: Assigned, model: object, reward: object, settings: Settings
     ) -> Played:
         assert method.name == settings.method
-        self.tasks, self.settings = list(tasks), settings
-        return Played(self.play(tasks))
+        self.tasks, self.settings = source.tasks, settings
+        return Played(self.play(self.tasks))
 
     def play(self, tasks: Sequence[Task]) -> Iterator[StepRecord]:
         records = map(self.change, fake_records(tasks, self.values))
