@@ -17,7 +17,7 @@ from milr.rewards.compbench.prompts import CATEGORIES, Analysis, Category, Kind,
 from milr.rewards.compbench.scorers import Scorers
 from milr.rewards.compbench.three_in_one import Scorer, combine, scorers_of
 from milr.rewards.images.tensors import read_rgb
-from milr.types import Score, Task, Unscored
+from milr.types import Region, Score, Task, Unscored
 from milr.weights import name_with
 
 STOP_AT: Mapping[Category, float] = {
@@ -55,6 +55,7 @@ class _Job:
     values: dict[Scorer, float] = field(default_factory=dict[Scorer, float])
     parts: dict[str, float] = field(default_factory=dict[str, float])
     said: list[str] = field(default_factory=list[str])
+    regions: tuple[Region, ...] = ()
     fault: str = ""
 
     @property
@@ -66,7 +67,8 @@ class T2ICompBench:
     """T2I-CompBench's score by category: the task's tag, or else the official list that contains its prompt.
 
     A score's parts are each question's answer, each object's confidence, the geometry, and each scorer's value; its
-    evidence has the category, the questions, the tagger, and every approximation. Its stop value is its category's,
+    evidence has the category, the questions, the tagger, and every approximation. Its regions are the two objects of a
+    spatial or complex prompt, as far as they were found, without colours. Its stop value is its category's,
     which a search uses; the reward's own is that of the attributes.
     """
 
@@ -175,6 +177,7 @@ class T2ICompBench:
                 job.values["spatial"] = verdict.value
                 job.parts.update(verdict.parts)
                 job.said.append(verdict.explanation)
+                job.regions = verdict.regions(job.image)
             if "clip" in job.scorers:
                 job.values["clip"] = self._compare(job)
                 job.said.append(f"cosine {job.values['clip']:.3f}")
@@ -212,4 +215,5 @@ class T2ICompBench:
                 "analysis": job.analysis.source if job.analysis else None,
                 "approximations": notes,
             },
+            regions=job.regions,
         )

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from PIL import Image
+
 from milr.rewards.compbench.prompts import NOUN, PROPER_NOUN, Analysis
+from milr.types import Region
 
 Box: TypeAlias = tuple[float, float, float, float]
 """(x0, y0, x1, y1)."""
@@ -49,6 +52,18 @@ class SpatialVerdict:
     """Score in [0, 1]; 0 or at least 0.5."""
     explanation: str
     parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    counted: tuple[Seen, ...] = ()
+    """The detection of each object that was found, in the order of the prompt."""
+
+    def regions(self, image: Image.Image) -> tuple[Region, ...]:
+        """Return the counted detections with boxes in that image's own pixels."""
+        wide, high = official_frame(*image.size)
+        across, down = image.width / wide, image.height / high
+        return tuple(
+            Region(seen.name, (x0 * across, y0 * down, x1 * across, y1 * down), seen.score)
+            for seen in self.counted
+            for x0, y0, x1, y1 in [seen.box]
+        )
 
 
 def official_frame(width: int, height: int) -> tuple[int, int]:
@@ -167,6 +182,7 @@ def score_spatial(relation: str | None, objects: tuple[str, str] | None, detecti
         parts[relation or "no relation"] = geometry
         raw += geometry / 2
         explanation = f"{objects[0]} {relation or 'and'} {objects[1]}: {geometry:.2f}"
+    counted = tuple(best[name] for name in dict.fromkeys(objects) if name in best)
     if raw < _LEAST_SCORE:
-        return SpatialVerdict(0.0, f"{explanation}; {raw:.2f} is below 0.5", parts)
-    return SpatialVerdict(raw, explanation, parts)
+        return SpatialVerdict(0.0, f"{explanation}; {raw:.2f} is below 0.5", parts, counted)
+    return SpatialVerdict(raw, explanation, parts, counted)

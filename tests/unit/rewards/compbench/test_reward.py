@@ -362,6 +362,11 @@ def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_da
     assert "OWLv2" not in summary
     assert "Unscored, left out above: 1 of 2 pictures" in summary
     assert names[1] in summary
+    lines = {
+        line["picture"]: line for line in map(json.loads, (job.out / "journal.jsonl").read_text().splitlines()[1:])
+    }
+    regions = lines[f"samples/{names[0]}"]["regions"]
+    assert [(one["name"], one["confidence"]) for one in regions] == [("giraffe", 0.9), ("lamp", 0.7)]
 
 
 def test_another_reward_has_its_mean(tmp_path: Path, shared_data: Path) -> None:

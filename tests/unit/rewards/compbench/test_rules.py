@@ -272,6 +272,18 @@ def test_the_most_confident_box_of_a_name_counts_in_any_order() -> None:
     seen = [Seen("cat", 0.3, box(400, 200)), Seen("dog", 0.9, box(300, 200)), Seen("cat", 0.8, box(100, 200))]
     assert score_spatial(LEFT, ("cat", "dog"), seen) == score_spatial(LEFT, ("cat", "dog"), seen[::-1])
     assert score_spatial(LEFT, ("cat", "dog"), seen).parts[LEFT] == 1
+    assert score_spatial(LEFT, ("cat", "dog"), seen).counted == (seen[2], seen[1])
+
+
+def test_regions_are_the_objects_that_count_in_the_images_own_pixels() -> None:
+    seen = [Seen("dog", 0.25, (0, 0, 240, 120)), Seen("cup", 0.9, (1, 2, 3, 4)), Seen("dog", 0.125, (5, 5, 9, 9))]
+    low = score_spatial(LEFT, ("cat", "dog"), seen)  # too low to score: what was found is a region all the same
+    assert low.value == 0
+    width, height = official_frame(960, 480)
+    (region,) = low.regions(Image.new("RGB", (960, 480)))
+    assert (region.name, region.confidence, region.color) == ("dog", 0.25, None)
+    assert region.box == pytest.approx((0, 0, 240 * 960 / width, 120 * 480 / height))
+    assert score_spatial(LEFT, ("cat", "dog"), []).regions(Image.new("RGB", (9, 9))) == ()
 
 
 def test_names_must_be_equal() -> None:
