@@ -179,6 +179,8 @@ def test_an_outdated_document_is_found(command: str, fault: str) -> None:
 NOT_HERE = {
     "milr generate --model ./Janus-Pro-1B": "no model folder 'Janus-Pro-1B'",
     "milr generate --model deepseek-community/": "is neither a folder nor whole in the hub's cache",
+    "milr generate --model diffusers:": "is neither a folder nor whole in the hub's cache",
+    "milr info --model": "is neither a folder nor whole in the hub's cache",
     "milr plan --model": "is neither a folder nor whole in the hub's cache",
     "milr fetch": "is neither a folder nor whole in the hub's cache",
     "milr convert janus": "is neither a folder nor whole in the hub's cache",

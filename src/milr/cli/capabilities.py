@@ -39,6 +39,10 @@ def say_capabilities(able: Capabilities) -> Iterator[str]:
     yield from _fold("text", f"{texts}; {'answers' if able.reads_images else 'no answers'} about images")
     longest = "as long as memory allows" if able.prompt_limit is None else f"{able.prompt_limit:,} {able.prompt_unit}"
     yield from _fold("prompt", f"{longest} at most" if able.prompt_limit is not None else longest)
+    if able.image_cost:
+        yield from _fold(
+            "cost", f"about ${able.image_cost:.3g} an image, which counts toward --max-cost and --total-cost"
+        )
     if able.image_bytes:
         yield from _fold(
             "an image", f"{able.image_bytes / 1e6:,.1f} MB in half precision beside the weights (computed)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
@@ -9,6 +10,8 @@ from typing import Annotated
 import typer
 
 from milr._version import __version__
+from milr.cli.capabilities import say_capabilities
+from milr.cli.options import Offline, Profile
 from milr.registry import list_plugins
 from milr.settings import GRADIENTS, METHOD_SETTINGS, NOISES, SAMPLERS, STRATEGIES, json_schema
 from milr.tasks import list_words
@@ -24,20 +27,29 @@ def info(
     words: Annotated[
         bool, typer.Option("--words", help="The words that prompts of the embedded model may use, in place of names.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Say what this model can do, from its small files; default: list all names.")
+    ] = None,
+    profile: Profile = None,
+    offline: Offline = False,
 ) -> None:
     """List models, prompt profiles, rewards, methods with the settings that they read, strategies and benchmarks."""
     if words:
         vocabulary = list_words()
         print(json.dumps(vocabulary, indent=2) if as_json else "\n".join(_say_words(vocabulary)))
         return
+    if model is not None:
+        _say_model(model, profile, offline, as_json)
+        return
     from milr.benchmarks import BENCHMARKS
     from milr.methods import METHODS
-    from milr.models import MODELS, embedded_folder
+    from milr.models import FAMILIES, MODELS, embedded_folder
     from milr.models.prompts import PROFILES
     from milr.rewards import REWARDS
 
     tables = {
         "models": MODELS,
+        "families": FAMILIES,
         "profiles": PROFILES,
         "rewards": REWARDS,
         "methods": METHODS,
@@ -70,6 +82,23 @@ def info(
     for kind, summaries in lists.items():
         for name, summary in summaries.items():
             print(f"{kind:<12}{name:<{width}}  {summary}")
+
+
+def _say_model(name: str, profile: str | None, offline: bool, as_json: bool) -> None:
+    """Print a model's capabilities and the methods that work with it; no weights are read."""
+    from milr.methods.needs import list_working
+    from milr.models import find_source, read_best_method, read_capabilities
+
+    source = find_source(name, weights=False, offline=offline)
+    able = read_capabilities(source, profile)
+    methods, best = list_working(able), read_best_method(source).get("method", "milr")
+    if as_json:
+        found = {"model": name, "capabilities": dataclasses.asdict(able), "methods": methods, "default_method": best}
+        print(json.dumps(found, indent=2))
+        return
+    for line in (f"model       {name}, of the family {able.family or 'of its own'}", *say_capabilities(able)):
+        print(line)
+    print(f"methods     {' or '.join(methods)}; default: {best}")
 
 
 def _list_offered(kind: str) -> list[dict[str, str]]:

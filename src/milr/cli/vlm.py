@@ -57,7 +57,7 @@ class VlmOptions:
         return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
 
     def costs(self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int) -> list[str]:
-        """Return the most that VLM judges may cost, one line per judge; empty if none is asked.
+        """Return the most that VLM judges and a service's images may cost, one line each; empty if nothing does.
 
         Args:
             reward: Scores every image.
@@ -71,6 +71,9 @@ class VlmOptions:
             lines += [f"panel {name}: {line}" for line in estimate(costs_of(watched, size), images)]
         if lines and self.client.settings.budget is None:
             lines.append("no budget is set: --vlm-budget sets one")
+        each: float = getattr(getattr(model, "capabilities", None), "image_cost", 0.0)
+        if each:
+            lines.append(f"images: at most {images:,}, about ${images * each:,.2f}; --total-cost sets a limit")
         return lines
 
     def conclusion(self, ends: Sequence[tuple[Score | Unscored, StepRecord]]) -> list[str]:

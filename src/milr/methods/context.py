@@ -272,7 +272,7 @@ class TaskContext(Generic[Own]):
             cost=self.cost,
             finished=finished,
             trace=self.trace if images else None,
-            notes=(*batch.notes, *notes),
+            notes=(*(self.state.notes if self.step == 1 else ()), *batch.notes, *notes),
         )
 
     def _count_decoded(self, request: ImageRequest) -> int:

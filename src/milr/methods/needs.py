@@ -46,8 +46,13 @@ def check_needs(method: Method, settings: Settings, able: Capabilities) -> None:
     lacking = _find_lacking(method, settings, able)
     if lacking is None:
         return
-    working = [name for name in METHODS if _find_lacking(load_method(name), make_settings(name), able) is None]
+    working = list_working(able)
     raise UsageError(f"the method {method.name!r} needs {lacking}; choose --method {' or '.join(working)}")
+
+
+def list_working(able: Capabilities) -> list[str]:
+    """Return milr's own methods that a model with these capabilities can run, in the order of `METHODS`."""
+    return [name for name in METHODS if _find_lacking(load_method(name), make_settings(name), able) is None]
 
 
 def _find_lacking(method: Method, settings: Settings, able: Capabilities) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from itertools import cycle
 from typing import Any, Self
 
@@ -183,7 +184,9 @@ class Runner(Iterator[StepRecord]):
         drawn = iter(self._draw([(one, ctx.sampling) for one, ctx, image in whole if image is None or one.keep_hidden]))
         outputs = [next(drawn) if image is None or one.keep_hidden else image for one, _, image in whole]
         fresh = [
-            (out.sample.image, ctx.task) for out, (_, ctx, image) in zip(outputs, whole, strict=True) if image is None
+            (out.sample.image, ctx.task)
+            for out, (_, ctx, image) in zip(outputs, whole, strict=True)
+            if image is None and not (isinstance(out, ImageOutput) and out.fault)
         ]
         wait = begin_scoring(self.reward, *zip(*fresh, strict=True)) if fresh else _score_nothing
 
@@ -191,7 +194,7 @@ class Runner(Iterator[StepRecord]):
             scores = iter(wait())
             scored = iter(
                 [
-                    ScoredImage(out.sample, next(scores) if image is None else image.score, out.hidden)
+                    ScoredImage(out.sample, image.score, out.hidden) if image else _take_score(out, scores, self.reward)
                     for out, (_, _, image) in zip(outputs, whole, strict=True)
                 ]
             )
@@ -304,6 +307,15 @@ class Runner(Iterator[StepRecord]):
 
 def _score_nothing() -> list[Score | Unscored]:
     return []
+
+
+def _take_score(drawn: ImageOutput | ScoredImage, scores: Iterator[Score | Unscored], reward: Reward) -> ScoredImage:
+    """Return an image with the next score and its own cost; one that was not drawn is unscored, for its own reason."""
+    if isinstance(drawn, ScoredImage):
+        return drawn
+    score: Score | Unscored
+    score = Unscored(drawn.fault, reward.name, drawn.final) if drawn.fault else next(scores)
+    return ScoredImage(drawn.sample, replace(score, cost=score.cost + drawn.cost), drawn.hidden)
 
 
 def _cut(ctx: TaskContext[Any]) -> Sequence[ImageRequest]:

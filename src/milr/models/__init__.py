@@ -53,6 +53,14 @@ MODELS: Mapping[str, ModelEntry] = {
     "embedded-small": ModelEntry(
         _OWN, "its sibling of a quarter of the size, made by the same recipe", is_checkpoint=True
     ),
+    "diffusers": ModelEntry(
+        "milr.models.diffusers:Diffusers",
+        "diffusers:NAME_OR_FOLDER,size=N,steps=N,lora=NAME_OR_FOLDER: any text-to-image pipeline of diffusers",
+    ),
+    "openai": ModelEntry(
+        "milr.remote.openai_images:OpenAIImages",
+        "openai:MODEL,url=URL,size=N,quality=NAME,price=DOLLARS,seeds=yes: a service with OpenAI's images API",
+    ),
 }
 """Name -> entry: checkpoints that come with milr, and models that are no folder of one of `FAMILIES`."""
 
@@ -215,10 +223,12 @@ def reads_free_prompts(source: ModelSource) -> bool:
 def read_best_method(source: ModelSource) -> dict[str, str]:
     """Return the best measured method of a model, and its strategy if it has one; {} means the paper's.
 
-    This takes milliseconds: it reads milr's own settings beside the checkpoint. A class has none.
+    This takes milliseconds: it reads milr's own settings beside the checkpoint. A class declares it by the attribute
+    ``best``; the default is {}.
     """
     if isinstance(source, ModelClass):
-        return {}
+        declared: object = getattr(source.make, "best", {})
+        return dict(cast("Mapping[str, str]", declared)) if isinstance(declared, Mapping) else {}
     try:
         settings: object = json.loads(read_file(source / "milr.json"))
     except (OSError, ValueError, RecursionError):

@@ -38,6 +38,8 @@ class Capabilities:
     """False if it draws from the prompt alone: it is never asked for a reasoning text."""
     noise_shape: tuple[int, ...] = ()
     """Shape of the random numbers that an image starts from; () if it is sampled token by token, or elsewhere."""
+    image_cost: float = 0.0
+    """Estimated US dollars that an image costs at a service; 0 if it is drawn here, free, or of unknown price."""
     branches: Literal[1, 2] = 2
     """Rows that guidance needs for an image: 2 with an unconditional one, 1 if the model has none."""
     guidance_input: bool = False
@@ -50,6 +52,8 @@ class Capabilities:
     image_bytes: int = 0
     """Bytes of memory of one image in progress, beside the weights, in half precision; computed, an estimate. 0 if it
     is drawn elsewhere."""
+    repeatable: bool = True
+    """False if an equal request may give another image, as at services without seeds."""
     family: str = ""
     """The family's name, as `milr info` lists it."""
     licence: str = ""
@@ -154,6 +158,12 @@ class ImageOutput:
     hidden: torch.Tensor | None
     """(n, branches, d) float32: conditional and unconditional state of each of the first n tokens that the model chose
     itself; None if the first tokens came from latents or were given. Positions without a choice are left out."""
+    fault: str = ""
+    """Reason why nothing was drawn, in one line: the image is blank then, and is never scored."""
+    final: bool = False
+    """True if nothing can be drawn any more, after a refused key for instance. The search ends with its best image."""
+    cost: float = 0.0
+    """US dollars that it cost at a service."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ class ImagePrompt:
 class TaskState:
     """The model's cached state of one task, so that nothing is computed twice.
 
-    `Model.start` makes it; only the model fills the fields.
+    `Model.start` makes it; only the model fills the fields, and the runner reads `notes`.
     """
 
     task: Task
@@ -191,6 +201,8 @@ class TaskState:
     """The last prompt for an image."""
     image: ImageSample | None = None
     """The last image with all its tokens, to be reused if the tokens are unchanged."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user in the record of the task's first step: that its prompt is cut, for instance."""
 
     @property
     def bytes(self) -> int:

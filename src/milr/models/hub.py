@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +16,47 @@ from milr.proxies import check_proxies
 from milr.untrusted import one_line
 
 _NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
-_SETTINGS = (".json", ".jinja")
-"""File name endings of the small files of a checkpoint; code is never fetched."""
 WEIGHTS = ".safetensors"
 PICKLES = ".bin"
+_SETTINGS = (".json", ".jinja")
+"""File name endings of the small files of a checkpoint; code is never fetched."""
+_VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema|int8|nf4)[.-]")
+"""Other copies of a pipeline's weights beside the ones that its configs name."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a checkpoint that are fetched, and those that show that it is here."""
+
+    needed: tuple[str, ...] = ("config.json", "tokenizer.json")
+    settings: tuple[str, ...] = _SETTINGS
+    """File name endings of its small files."""
+    weights: tuple[str, ...] = (WEIGHTS,)
+    agree: str = "type milr fetch {name} --yes"
+    """Way to agree to the download."""
+    nested: bool = False
+    """True if its components are in folders of their own; weights beside these folders are other copies."""
+
+    def takes(self, file: str, weights: str | None) -> bool:
+        """Return true if a file belongs to it: one of its small files, or of its weights with that ending."""
+        depth = file.count("/")
+        if depth > self.nested or (
+            weights and file.endswith(weights) and (depth != self.nested or _VARIANT.search(file))
+        ):
+            return False
+        return file.endswith((*self.settings, *([weights] if weights else [])))
+
+
+CHECKPOINTS = Layout()
+PIPELINES = Layout(
+    needed=("model_index.json",),
+    settings=(".json", ".txt", ".model", ".jinja"),
+    agree="type milr fetch diffusers:{name} --yes",
+    nested=True,
+)
+"""Pipelines of diffusers."""
+LORA = Layout(needed=("adapter_config.json",), agree="add --yes")
+"""LoRAs in PEFT's layout."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +114,8 @@ def parse_hub_name(name: str) -> HubName | None:
 def find_at_hub(
     name: HubName,
     *,
-    weights: Sequence[str] = (WEIGHTS,),
+    weights: Sequence[str] | None = None,
+    layout: Layout = CHECKPOINTS,
     offline: bool = False,
     confirm: Confirm = refuse,
 ) -> Path:
@@ -87,8 +125,9 @@ def find_at_hub(
 
     Args:
         name: Name of the checkpoint.
-        weights: File name endings of the weights; the first one that exists is taken. None at all takes the small files
-            alone, which need no consent.
+        weights: File name endings of the weights; the first one that exists is taken. () takes the small files alone,
+            which need no consent; None takes the layout's.
+        layout: The kind of checkpoint.
         offline: Do not use the network, as with HF_HUB_OFFLINE=1.
         confirm: Called with the download, to allow or refuse it.
 
@@ -100,8 +139,9 @@ def find_at_hub(
         find_cache("HF_HOME")  # the hub's library cannot be imported without a folder for its cache
     from huggingface_hub import is_offline_mode
 
+    weights = layout.weights if weights is None else weights
     for ending in weights or (None,):
-        cached = _find_in_cache(name, ending)
+        cached = _find_in_cache(name, ending, layout)
         if cached is not None:
             return cached
     if offline or is_offline_mode():
@@ -109,17 +149,20 @@ def find_at_hub(
             f"{str(name)!r} is neither a folder nor whole in the hub's cache, and offline mode is on: leave out "
             f"--offline and unset HF_HUB_OFFLINE to fetch it, or give a folder"
         )
-    download = _ask_hub(name, weights)
+    download = _ask_hub(name, weights, layout)
     if weights and not confirm(download):
-        raise NotConfirmed(f"{download.said} would be fetched from the hub: to agree, type milr fetch {name} --yes")
+        way = layout.agree.format(name=name)
+        raise NotConfirmed(f"{download.said} would be fetched from the hub: to agree, {way}")
     return Path(_download(name, download.files))
 
 
-def _find_in_cache(name: HubName, weights: str | None) -> Path | None:
+def _find_in_cache(name: HubName, weights: str | None, layout: Layout) -> Path | None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = [f"*{end}" for end in _ends(weights)]
+    ends = (*layout.settings, *([weights] if weights else []))
+    # of a pipeline the hub has other copies, whose absence is no fault
+    patterns = list(layout.needed) if layout.nested else [f"*{end}" for end in ends]
     try:
         folder = Path(
             cast("Any", huggingface_hub).snapshot_download(
@@ -129,23 +172,36 @@ def _find_in_cache(name: HubName, weights: str | None) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    if "config.json" not in present or "tokenizer.json" not in present:
+    if not present.issuperset(layout.needed):
         return None
     if weights is None:
         return folder
-    indices = [folder / file for file in present if file.endswith(f"{weights}.index.json")]
-    needed = {file for index in indices for file in read_index(index)}
+    indices = [Path(file) for file in present if file.endswith(f"{weights}.index.json")]
+    needed = {(index.parent / file).as_posix() for index in indices for file in read_index(folder / index)}
+    if layout.nested:
+        needed |= {"/".join((part, weights)) for part in _unfilled(present, weights)}
     whole = needed <= present if needed else any(file.endswith(weights) for file in present)
     return folder if whole else None
 
 
-def _ask_hub(name: HubName, weights: Sequence[str]) -> Download:
+def _unfilled(present: Collection[str], weights: str) -> set[str]:
+    """Return the networks of a pipeline, folders with a config.json, that have no weights."""
+    networks = {file.partition("/")[0] for file in present if file.endswith("/config.json")}
+    return networks - {file.partition("/")[0] for file in present if "/" in file and file.endswith(weights)}
+
+
+def _ask_hub(name: HubName, weights: Sequence[str], layout: Layout) -> Download:
     """Return the download that would be needed."""
     from huggingface_hub import HfApi
 
     info: Any = _call(name, HfApi().model_info, name.repository, revision=name.revision)
-    there = [str(file.rfilename) for file in info.siblings if "/" not in file.rfilename]
-    ending = next((end for end in weights if any(file.endswith(end) for file in there)), None)
+    named = [str(file.rfilename) for file in info.siblings]
+    there = [file for file in named if file.count("/") <= layout.nested]
+    if layout is not CHECKPOINTS and layout.needed[0] not in there:
+        raise UsageError(f"{str(name)!r} has no {layout.needed[0]} at the hub: it is another kind of checkpoint")
+    ending = next(
+        (end for end in weights if any(layout.takes(file, end) and file.endswith(end) for file in there)), None
+    )
     if weights and ending is None:
         if any(file.endswith(PICKLES) for file in there):
             raise UsageError(
@@ -153,13 +209,9 @@ def _ask_hub(name: HubName, weights: Sequence[str]) -> Download:
                 f"milr convert janus {name} NEW_FOLDER, and give that folder"
             )
         raise UsageError(f"{str(name)!r} has no *{weights[0]} at the hub: it is no checkpoint that milr can load")
-    files = tuple(file for file in there if file.endswith(_ends(ending)))
-    lacking: Any = _download(name, files, dry_run=True)
-    return Download(name, files, sum(int(file.file_size) for file in lacking if file.will_download))
-
-
-def _ends(weights: str | None) -> tuple[str, ...]:
-    return (*_SETTINGS, *([weights] if weights else []))
+    files = tuple(file for file in there if layout.takes(file, ending))
+    needed: Any = _download(name, files, dry_run=True)
+    return Download(name, files, sum(int(file.file_size) for file in needed if file.will_download))
 
 
 def _download(name: HubName, files: Sequence[str], **options: Any) -> Any:

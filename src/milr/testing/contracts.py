@@ -138,30 +138,42 @@ def check_model(model: str | Model, *, prompts: Sequence[str] = PROMPTS[:2], **o
     _require(settings.get("steps") == 3 and settings.method == "best-of-n", "settings() leaves changes out")
     states = model.start(tasks)
     _require([state.task for state in states] == tasks, "start() returns one state per task, in order")
-    texts = model.reason([TextRequest(state, stream=_stream(model)) for state in states])
-    for state, text in zip(states, texts, strict=True):
+    texts: list[TextOutput] = []
+    if able.writes_text:
+        texts = model.reason([TextRequest(state, stream=_stream(model)) for state in states])
+    for state, text in zip(states, texts, strict=bool(texts)):
         _check_text(model, text)
         (again,) = model.reason([TextRequest(model.start([state.task])[0], stream=_stream(model))])
         _require(again.tokens == text.tokens, f"the text of {state.task.prompt!r} depends on the batch")
         begun = TextRequest(state, prefix=text.tokens[:1], stream=_stream(model))
         _require(model.reason([begun])[0].tokens[:1] == text.tokens[:1], "a text leaves out its given beginning")
     sampling = settings.sampling
+    keep = 2 if able.has_latents("image") else 0
     requests = [
-        ImageRequest(state, text.reasoning, open_stream(0, "contract", number, 0), keep_hidden=2)
-        for number, (state, text) in enumerate(zip(states, texts, strict=True))
+        ImageRequest(
+            state, texts[number].reasoning if texts else None, open_stream(0, "contract", number, 0), keep_hidden=keep
+        )
+        for number, state in enumerate(states)
     ]
     drawn = model.draw(requests, sampling)
     _require(len(drawn) == len(requests), "draw() returns one image per request, in order")
     for request, output in zip(requests, drawn, strict=True):
         _check_image(able, output)
+        if not able.repeatable:
+            continue
         (again,) = model.draw([replace(request, state=model.start([request.state.task])[0])], sampling)
         same = again.sample.tokens == output.sample.tokens
         _require(same, f"the image of {request.state.task.prompt!r} depends on the batch, or on what was drawn before")
         first, second = (np.asarray(one.sample.image, np.int16) for one in (output, again))
         apart = int(np.abs(first - second).max())
-        _require(apart <= _ROUNDING, f"the same tokens decode to images that differ by {apart} levels")
-    _check_given(model, requests[0], drawn[0], sampling)
-    _check_heads(model, texts[0], drawn[0], sampling.guidance)
+        what = "the same tokens decode to" if able.image_tokens else "the same request gives"
+        _require(apart <= _ROUNDING, f"{what} images that differ by {apart} levels, alone and beside others")
+    if able.repeatable and not able.image_tokens:
+        (other,) = model.draw([replace(requests[0], stream=open_stream(1, "contract", 0, 0))], sampling)
+        _require(other.sample.image != drawn[0].sample.image, "another stream gives the same image")
+    if able.image_tokens:
+        _check_given(model, requests[0], drawn[0], sampling)
+    _check_heads(model, texts[0] if texts else None, drawn[0], sampling.guidance)
     if able.reads_images:
         shown = [output.sample.image for output in drawn]
         chances = model.answer(shown, ["Is it red?"] * len(shown))
@@ -331,9 +343,11 @@ def _check_image(able: Capabilities, output: ImageOutput) -> None:
     )
     _require(sample.image.size == size, f"an image has {sample.image.size} pixels, not {size}")
     _require(sample.image.mode == "RGB", f"an image's mode is {sample.image.mode}, not RGB")
-    if able.latents in ("image", "both"):
-        shape = None if output.hidden is None else tuple(output.hidden.shape)
-        _require(shape == (2, 2, able.width), f"two hidden states were to be kept: (2, 2, d), and here is {shape}")
+    if able.has_latents("image"):
+        shape, wanted = None if output.hidden is None else tuple(output.hidden.shape), (2, able.branches, able.width)
+        _require(
+            shape == wanted, f"two hidden states were to be kept, (2, branches, d) = {wanted}, and here is {shape}"
+        )
 
 
 def _check_given(model: Model, request: ImageRequest, drawn: ImageOutput, sampling: SamplingParams) -> None:
@@ -346,14 +360,14 @@ def _check_given(model: Model, request: ImageRequest, drawn: ImageOutput, sampli
     _require(fine, "a partial image has other tokens, or another size, than the whole one")
 
 
-def _check_heads(model: Model, text: TextOutput, drawn: ImageOutput, guidance: float) -> None:
+def _check_heads(model: Model, text: TextOutput | None, drawn: ImageOutput, guidance: float) -> None:
     able = model.capabilities
     heads: Mapping[str, tuple[torch.Tensor | None, Callable[[torch.Tensor], torch.Tensor]]] = {
-        "text": (text.hidden, model.text_logits),
+        "text": (text.hidden if text else None, model.text_logits),
         "image": (drawn.hidden, lambda z: model.image_logits(z, guidance)),
     }
     for name, (hidden, read) in heads.items():
-        if able.latents not in (name, "both") or hidden is None:
+        if not able.has_latents(name) or hidden is None:
             continue
         z = hidden.detach().clone().requires_grad_()
         logits = read(z)

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from milr.errors import UsageError
-from milr.models.hub import Download, NotConfirmed, find_at_hub, parse_hub_name
+from milr.models.hub import LORA, PIPELINES, Download, NotConfirmed, find_at_hub, parse_hub_name
 
 NAME = "someone/Janus-Tiny"
 FILES = {
@@ -35,6 +35,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str]] = []
+    gated: ClassVar[bool] = False
+    """True if files are for keys alone."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -55,8 +57,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
             ]
             described = {"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
             self.send(200, json.dumps(tree if "/tree/" in path else described).encode(), {})
+        elif self.gated and not self.headers.get("Authorization"):
+            self.send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         else:
-            data = self.files[path.rsplit("/", 1)[1]]
+            data = self.files[path.split("/resolve/")[1].split("/", 1)[1]]
             etag = hashlib.sha1(data).hexdigest()
             self.send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
@@ -75,7 +79,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
     """Return the hub, with an empty cache."""
-    Hub.files, Hub.asked = dict(FILES), []
+    Hub.files, Hub.asked, Hub.gated = dict(FILES), [], False
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -195,3 +199,55 @@ def test_a_hub_that_answers_something_else_is_one_line(
     with pytest.raises(UsageError) as caught:
         find_at_hub(name(), confirm=lambda download: True)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+PIPELINE = {
+    "model_index.json": b"{}",
+    "README.md": b"",
+    "pipeline.py": b"raise SystemExit",
+    "one_file.safetensors": b"c" * 900,
+    "vae/config.json": b"{}",
+    "vae/model.safetensors": b"a" * 50,
+    "vae/model.fp16.safetensors": b"a" * 25,
+    "tokenizer/merges.txt": b"",
+    "transformer/config.json": b"{}",
+    "transformer/model.safetensors.index.json": json.dumps(
+        {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    ).encode(),
+    "transformer/model-1.safetensors": b"a" * 70,
+    "transformer/model-2.safetensors": b"b" * 30,
+}
+
+
+def test_a_pipeline_is_its_components_without_other_copies_and_code(hub: type[Hub]) -> None:
+    hub.files = dict(PIPELINE)
+    small = find_at_hub(name(), weights=(), layout=PIPELINES)
+    assert not any(path.suffix == ".safetensors" for path in small.rglob("*"))
+    with pytest.raises(NotConfirmed, match=r"8 files, 0.00 GB .* type milr fetch diffusers:someone/Janus-Tiny --yes"):
+        find_at_hub(name(), layout=PIPELINES)
+    folder = find_at_hub(name(), layout=PIPELINES, confirm=lambda download: download.size == 150)
+    left_out = {"README.md", "pipeline.py", "one_file.safetensors", "vae/model.fp16.safetensors"}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there == set(PIPELINE) - left_out
+    assert find_at_hub(name(), layout=PIPELINES, offline=True) == folder
+    (folder / "vae" / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="nor whole in the hub's cache"):
+        find_at_hub(name(), layout=PIPELINES, offline=True)
+
+
+def test_another_kind_of_checkpoint_is_named_before_it_is_fetched(hub: type[Hub]) -> None:
+    with pytest.raises(UsageError, match=r"has no model_index.json at the hub: it is another kind of checkpoint"):
+        find_at_hub(name(), layout=PIPELINES)
+    with pytest.raises(UsageError, match=r"has no adapter_config.json at the hub"):
+        find_at_hub(name(), layout=LORA)
+
+
+@pytest.mark.parametrize("files", [FILES, PIPELINE])
+def test_a_gated_name_needs_a_key_before_gigabytes_are_asked_for(hub: type[Hub], files: dict[str, bytes]) -> None:
+    hub.files, hub.gated = dict(files), True
+    layout = PIPELINES if "model_index.json" in files else None
+    for weights in ((), (".safetensors",)):
+        with pytest.raises(UsageError, match="asks for an agreement at the hub: give it there, then set HF_TOKEN"):
+            options = {} if layout is None else {"layout": layout}
+            find_at_hub(name(), weights=weights, confirm=lambda download: True, **options)  # pyright: ignore
+    assert not any("GET" in line and "safetensors" in line and "/resolve/" in line for line in hub.asked)

@@ -132,32 +132,45 @@ class VlmClient:
         left = {f"{model} asked without": ", ".join(fields) for model, fields in self.left_out().items()}
         return {"url": self.url, **counts, **tokens, **left}
 
-    def check(self, reward: str, *, needs_url: bool = False) -> None:
+    def check(self, asker: str, *, needs_url: bool = False, kind: str = "reward") -> None:
         """Refuse settings with which the first question would fail.
+
+        Args:
+            asker: Name of the reward, or of another part of milr that asks, for errors.
+            needs_url: True if OpenAI's service is no default.
+            kind: What the name names.
 
         Raises:
             UsageError: The extra is not installed, no server is named, or OpenAI's key is missing.
         """
-        require_extra(reward)
+        require_extra(asker, kind=kind)
         _ = self.cache  # a missing folder for the cache is reported before anything is drawn
         if needs_url and self.settings.url is None:
             raise UsageError(
-                f"the reward {reward!r} needs a server: serve its model (vllm serve, transformers serve, or "
+                f"the {kind} {asker!r} needs a server: serve its model (vllm serve, transformers serve, or "
                 f"milr serve-judge) and give --vlm-url http://localhost:8000/v1"
             )
         if self.hosted and not os.environ.get(OPENAI_KEY, "").strip():
             raise UsageError(
-                f"the reward {reward!r} asks {self.host} and finds no key: set {OPENAI_KEY}, "
-                f"or give --vlm-url of a server of your own"
+                f"the {kind} {asker!r} asks {self.host} and finds no key: set {OPENAI_KEY}, "
+                f"or give {'--vlm-url' if kind == 'reward' else 'the url'} of a server of your own"
             )
 
     def ask(self, question: Question, read: Read) -> Future[Settled]:
         """Ask in the background; the future never raises."""
         return self._open().submit(self._settle(question, read))
 
-    def post(self, url: str, body: Mapping[str, object] | None) -> Future[dict[str, Any] | Failure]:
-        """Send a JSON object, or GET if there is none, and read one, with the same care. Never raises."""
-        return self._open().submit(self._exchange(url, body))
+    def post(
+        self, url: str, body: Mapping[str, object] | None, *, keyed: bool = False
+    ) -> Future[dict[str, Any] | Failure]:
+        """Send a JSON object, or GET if there is none, and read one, with the same care. Never raises.
+
+        Args:
+            url: The whole URL.
+            body: The object.
+            keyed: Send the key of the settings' server, as questions do.
+        """
+        return self._open().submit(self._exchange(url, body, keyed))
 
     def close(self) -> None:
         """End questions in progress; the client may be used again."""
@@ -228,13 +241,14 @@ class VlmClient:
                 return Reply(verdict, answer)
         return failure
 
-    async def _exchange(self, url: str, body: Mapping[str, object] | None) -> dict[str, Any] | Failure:
+    async def _exchange(self, url: str, body: Mapping[str, object] | None, keyed: bool) -> dict[str, Any] | Failure:
         host = urlsplit(url).netloc
+        headers = {"Authorization": f"Bearer {find_key(self.hosted)}"} if keyed else {}
 
         async def send() -> dict[str, Any]:
             self.budget.reserve(0)
             try:
-                asked = self._wire_http().request("GET" if body is None else "POST", url, json=body)
+                asked = self._wire_http().request("GET" if body is None else "POST", url, json=body, headers=headers)
                 sent = await await_reply(asked, host, self.settings)
             finally:
                 self.budget.settle(0, 0, 0)

@@ -264,7 +264,7 @@ def find_fault(
             return LastingFault(f"{said}; it asks to wait {wait:.0f} s, longer than the {patience:g} s allowed")
         return PassingFault(said, wait)
     told = body[:MOST_TOLD].decode(errors="replace")
-    if re.search(r"content.?(?:filter|policy|management)|ResponsibleAI", told, re.IGNORECASE):
+    if re.search(r"content.?(?:filter|policy|management)|ResponsibleAI|moderation|safety system", told, re.IGNORECASE):
         return LastingFault(said)  # the fault is about this question
     fields = frozenset(name for name in DISPENSABLE if re.search(rf"\b{name}\b", told))
     return LastingFault(said, refuses=True, fields=fields)

@@ -65,12 +65,15 @@ def check_url(url: str, what: str) -> None:
         raise UsageError(f"{what} {url!r} is no URL: give for instance http://localhost:8000/v1")
 
 
-def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "httpx2")) -> None:
+def require_extra(
+    reward: str, packages: Sequence[str] = ("openai", "stamina", "httpx2"), *, kind: str = "reward"
+) -> None:
     """Refuse a reward whose packages, or those of the proxy in the environment, are not installed.
 
     Args:
         reward: Its name, for the error.
         packages: Those that it imports; a reward at a URL needs no `openai`.
+        kind: What the name names, "reward" for instance.
 
     Raises:
         UsageError: With the command that installs them.
@@ -80,7 +83,7 @@ def require_extra(reward: str, packages: Sequence[str] = ("openai", "stamina", "
             import_module(package)
         except ImportError as error:
             raise UsageError(
-                f"the reward {reward!r} needs the package {package!r}, which is not installed: "
+                f"the {kind} {reward!r} needs the package {package!r}, which is not installed: "
                 f'type pip install "milr[{EXTRA}]"'
             ) from error
     check_proxies()
