@@ -1,4 +1,4 @@
-"""Servers on this machine with fake models: one for the whole session, others where a test needs its own."""
+"""Servers on this machine with fake models: one for the whole session, and one each for tests that need their own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from milr.types import Task
 
 
 def grade(image: Image.Image, task: Task) -> float:
-    """Return 1 for what is easy, 0.5 at most for what is not: searches that end at once, and that go on."""
+    """Return 1 for easy prompts, so that the search ends at once, and at most 0.5 for others, so that it continues."""
     return 1.0 if "easy" in task.prompt else brightness(image) / 2
 
 
 class Held(FakeReward):
-    """Scores prompts with "held" only while it is let: one permit a score."""
+    """A reward that waits for one permit before it scores a prompt with "held"."""
 
     def __init__(self) -> None:
         super().__init__(self._grade)
@@ -82,7 +82,7 @@ class Site:
         )
 
     def search(self, *prompts: str, **asked: Any) -> str:
-        """Begin a search; return its id."""
+        """Start a search; return its id."""
         response = self.http.post("/v1/searches", json={"tasks": list(prompts), **asked})
         assert response.status_code == 202, response.text
         return response.json()["id"]
@@ -142,12 +142,12 @@ def open_site(
 
 @pytest.fixture
 def serve(tmp_path: Path) -> OpenSite:
-    """Return what serves fake models during a block."""
+    """Return a context manager that serves fake models."""
     return lambda *offers, data=None, **more: open_site(data or tmp_path, offers, **more)
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server that all tests share which change nothing for others."""
+    """A server for all tests that change nothing for others."""
     with open_site(tmp_path_factory.mktemp("site"), [fake_offer(), fake_offer("other")]) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""OpenAI's images route, asked by the real SDK."""
+"""OpenAI's images route, called by the real SDK."""
 
 from __future__ import annotations
 
@@ -160,19 +160,21 @@ def test_models_are_listed_and_unknown_ones_are_not_found(site: Site) -> None:
 
 
 def test_when_the_time_is_up_the_best_so_far_is_the_answer(serve: OpenSite) -> None:
-    """A search in progress ends with what it has; one that has not begun has nothing, and says so."""
+    """A search in progress ends with its best image; one that has not begun has none, and says so."""
     reward = Held()
     with serve(fake_offer(reward=reward), batch_size=1) as site, ThreadPoolExecutor() as pool:
         first = pool.submit(site.openai.images.generate, prompt="a held dog")
         assert reward.arrived.acquire(timeout=60)
-        with pytest.raises(openai.InternalServerError) as caught:  # the clock looks at it while the first is held
+        with pytest.raises(
+            openai.InternalServerError
+        ) as caught:  # the time limit is checked while the first one is held
             site.openai.images.generate(prompt="an easy cat", extra_body={"timeout": 0.001})
         assert (caught.value.status_code, caught.value.code) == (504, "timeout")
         reward.permits.release(2)
         for _ in range(2):
             assert reward.arrived.acquire(timeout=60)
         (search,) = site.desk._jobs  # pyright: ignore[reportPrivateUsage]
-        site.desk.stop(search, "out of time")  # as the clock does
+        site.desk.stop(search, "out of time")  # as the time limit does
         reward.permits.release()
         extra: Any = first.result().model_extra
         assert extra["milr"]["images"][0]["finished"] == "out of time"

@@ -1,4 +1,4 @@
-"""The judge: a route of the server, with the limits, keys and headers of the others; each question gets an answer."""
+"""The judge's route: it has the limits, keys and headers of the other routes, and answers each question."""
 
 from __future__ import annotations
 
@@ -102,7 +102,11 @@ def test_each_question_gets_an_answer(name: str, judge: str) -> None:
     [
         ({"Content-Type": "application/json"}, "/chat/completions", "401"),
         ({**JSON, "Authorization": "Bearer other"}, "/chat/completions", "401"),
-        ({**JSON, "Content-Type": "text/plain"}, "/chat/completions", "400"),  # which a web page may send unasked
+        (
+            {**JSON, "Content-Type": "text/plain"},
+            "/chat/completions",
+            "400",
+        ),  # which a web page may send without asking
         ({**JSON, "Content-Length": "99999999999999"}, "/chat/completions", "413"),
         ({**JSON, "Origin": "https://evil.example"}, "/chat/completions", "403"),
         (JSON, "/images/generations", "400"),
@@ -142,7 +146,7 @@ def test_one_server_draws_and_judges(serve: OpenSite) -> None:
 
 
 def test_questions_take_turns_by_client_and_more_than_may_wait_are_refused() -> None:
-    """Two clients ask at once: the one with one question is answered after at most one more of the other's."""
+    """Of two clients, the one with a single question waits for at most one more question of the other."""
     order: list[str] = []
     begun, go = threading.Event(), threading.Event()
 

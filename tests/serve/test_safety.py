@@ -1,4 +1,4 @@
-"""Keys, limits, headers, logs: what a server refuses, and what it does not tell."""
+"""Keys, limits, headers and logs: requests that a server refuses, and facts that it does not reveal."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(ser
         if faults:
             raise faults.pop()
 
-    told = "the model 'b' cannot be loaded: the server's log says why"  # and not where it looked for it
+    told = "the model 'b' cannot be loaded: the server's log says why"  # and not the places where it looked
     with serve(fake_offer(), fake_offer("b", load=load)) as site:
         assert site.result(site.search("an easy cat", model="b"))["error"] == told
         assert site.result(site.search("an easy cat", model="b"))["error"] == told

@@ -1,4 +1,4 @@
-"""Searches as jobs: events from any place on, cancelling, turns, limits."""
+"""Searches as jobs: events from any position, cancelling, fair order, limits."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_reader_that_comes_back_loses_nothing(site: Site, after: int) -> None:
 
 
 def test_readers_of_a_search_in_progress_see_the_same(serve: OpenSite) -> None:
-    """One from the start, one that comes late, one that leaves and comes back."""
+    """One reader from the start, one that comes late, one that leaves and returns."""
     reward = Held()
     with serve(fake_offer(reward=reward)) as site, ThreadPoolExecutor() as pool:
         search = site.search("a held dog", **STEPS)
@@ -126,7 +126,7 @@ def test_a_method_that_fails_ends_its_search_alone(site: Site, monkeypatch: pyte
 
 
 def test_a_model_that_fails_ends_the_searches_of_its_batch_alone_and_is_loaded_anew(serve: OpenSite) -> None:
-    """Nobody knows whose fault it is; its words may hold what is not the client's to know."""
+    """An unexpected error's message may contain private facts, so the client does not get it."""
     loads: list[int] = []
 
     def value(image: Image.Image, task: Any) -> float:
