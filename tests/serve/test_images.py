@@ -92,7 +92,7 @@ def test_a_link_expires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"output_format": "bmp"}, 400, "output_format"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(site: Site, asked: dict[str, Any], status: int, param: str) -> None:
+def test_impossible_commands_are_refused_by_name(site: Site, asked: dict[str, Any], status: int, param: str) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         site.openai.images.generate(**{"prompt": "a cat", **asked})
     error = caught.value

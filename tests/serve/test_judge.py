@@ -113,7 +113,7 @@ def test_each_question_gets_an_answer(name: str, judge: str) -> None:
         (JSON, "/../../etc/passwd", "404"),
     ],
 )
-def test_who_asks_and_how_is_checked_as_on_every_route(
+def test_the_judges_route_has_the_checks_of_every_route(
     headers: dict[str, str], path: str, status: str, judge: str
 ) -> None:
     assert send(judge, ask(GOOD), headers, path).startswith(status)

@@ -29,7 +29,7 @@ def steps_of(events: list[Any]) -> dict[Any, Any]:
     return told
 
 
-def test_searches_go_on_after_a_restart_as_if_nothing_had_been(serve: OpenSite, site: Site) -> None:
+def test_searches_continue_after_a_restart_with_the_same_results(serve: OpenSite, site: Site) -> None:
     whole = site.search("a held dog", "an easy cat", n=2, **ASKED)
     expected = steps_of(site.events(whole))
     reward = Held()
@@ -60,7 +60,7 @@ def test_a_search_whose_model_is_gone_says_so(serve: OpenSite) -> None:
         assert "without the model 'fake'" in second.result(search)["error"]
 
 
-def test_the_index_is_made_anew_from_the_run_folders(serve: OpenSite, tmp_path: Path) -> None:
+def test_the_index_is_rebuilt_from_the_run_folders(serve: OpenSite, tmp_path: Path) -> None:
     with serve() as site:
         searches = [site.search("two dogs", "an easy cat", **ASKED), site.search("an easy cat", n=2)]
         before = [site.result(search) for search in searches]

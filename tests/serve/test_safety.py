@@ -29,7 +29,7 @@ from tests.serve.conftest import Held, OpenSite, Site, fake_offer
 KEY, OTHER = "a-key-of-more-than-16-letters", "another-key-of-more-than-16-letters"
 
 
-def test_a_key_opens_its_own_searches_alone(serve: OpenSite) -> None:
+def test_a_key_gives_access_to_its_own_searches_only(serve: OpenSite) -> None:
     with serve(key=KEY) as site:
         search = site.search("an easy cat")
         link = site.http.get(f"/v1/searches/{search}").json()["events"]
@@ -111,7 +111,7 @@ def test_every_answer_has_safe_headers_and_a_request_id(site: Site) -> None:
         (b'{"tasks": ["\\ud800"]}', "application/json", 400),
     ],
 )
-def test_bodies_that_are_none_or_too_long_are_refused(site: Site, content: bytes, kind: str, status: int) -> None:
+def test_invalid_or_too_long_bodies_are_refused(site: Site, content: bytes, kind: str, status: int) -> None:
     for path in ("/v1/searches", "/v1/images/generations"):
         response = site.http.post(path, content=content, headers={"content-type": kind})
         assert response.status_code == status, response.text

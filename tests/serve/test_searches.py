@@ -20,7 +20,7 @@ from tests.serve.conftest import Held, OpenSite, Site, fake_offer, read_events
 STEPS: dict[str, Any] = {"settings": {"steps": 2, "seed": 5}, "method": "milr"}
 
 
-def test_a_search_is_told_step_by_step_and_kept_as_a_run(site: Site) -> None:
+def test_a_search_is_reported_step_by_step_and_stored_as_a_run(site: Site) -> None:
     search = site.search("two dogs", "an easy cat", n=2, **STEPS)
     events = site.events(search)
     assert [number for number, _, _ in events] == list(range(1, len(events) + 1))
@@ -202,7 +202,7 @@ def test_words_have_the_shift_of_their_latents(site: Site) -> None:
         ({"tasks": ["a cat"], "surprise": 1}, 400, "surprise"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_by_name(
+def test_impossible_searches_are_refused_by_name(
     site: Site, asked: dict[str, Any], status: int, param: str | None
 ) -> None:
     response = site.http.post("/v1/searches", json=asked)

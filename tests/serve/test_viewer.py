@@ -48,7 +48,7 @@ def test_the_modules_become_one_without_two_things_of_one_name() -> None:
             assert MODULES.index(other) < MODULES.index(name)
 
 
-def test_what_cannot_be_shown_is_refused(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_views_are_refused(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(site.settings.data / site.search("an easy cat"))
     for words, told in (
         ([run, "--viewer"], "add --out run.html"),

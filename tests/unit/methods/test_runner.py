@@ -130,12 +130,12 @@ def test_tasks_of_an_endless_iterator_are_taken_as_places_get_free(name: str) ->
 
 
 @ALL
-def test_a_generator_and_a_list_of_tasks_are_alike(name: str) -> None:
+def test_a_generator_and_a_list_of_tasks_give_equal_results(name: str) -> None:
     assert timeless(start(name, iter(TASKS), batch_size=3)) == timeless(start(name, TASKS))
 
 
 @each(MANY)
-def test_a_task_that_is_put_while_others_are_in_progress_joins_at_the_next_step(name: str) -> None:
+def test_a_task_added_during_a_search_joins_at_the_next_step(name: str) -> None:
     queue = TaskQueue()
     assert queue.put(CAT) == 0
     runner = start(name, queue, steps=9)
@@ -265,7 +265,7 @@ def test_tasks_of_one_queue_may_have_methods_and_settings_of_their_own() -> None
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
-def test_a_method_that_fails_ends_alone_where_somebody_is_told(images: int) -> None:
+def test_a_failing_method_ends_alone_if_a_callback_is_told(images: int) -> None:
     def fails(ctx: TaskContext[Any]) -> Requests:
         for _ in range(images):
             yield from ctx.draw()
@@ -290,7 +290,7 @@ def test_a_method_that_fails_ends_alone_where_somebody_is_told(images: int) -> N
     assert len(timeless(records, 1)) == images, "the records of what it drew before stay"
 
 
-def test_a_task_that_is_cancelled_without_a_record_is_told_of() -> None:
+def test_a_task_cancelled_without_a_record_is_reported() -> None:
     queue, lost = TaskQueue(), list[tuple[int, MilrError | None]]()
     for task in (CAT, DOGS):
         queue.put(assign(task, "parm", steps=1))
@@ -395,7 +395,7 @@ def test_a_task_in_a_queue_is_cancelled_before_it_begins() -> None:
     assert {record.task for record in records} == {CAT, ONE}
 
 
-def test_when_all_tasks_in_a_queue_are_cancelled_the_runner_sleeps_on() -> None:
+def test_the_runner_keeps_waiting_if_all_queued_tasks_are_cancelled() -> None:
     queue, changed = TaskQueue(), Watched()
     queue._changed = changed  # pyright: ignore[reportPrivateUsage]
     runner = start("one-shot", queue)
@@ -428,7 +428,7 @@ def test_a_task_is_cancelled_from_another_thread(name: str) -> None:
     assert timeless(records, 1)[-1].drawings_spent < 21
 
 
-def test_cancelling_what_is_over_or_was_never_there_changes_nothing() -> None:
+def test_cancelling_an_ended_or_unknown_task_changes_nothing() -> None:
     whole = timeless(start("best-of-n", TASKS))
     runner = start("best-of-n", TASKS)
     runner.cancel(99)
@@ -440,7 +440,7 @@ def test_cancelling_what_is_over_or_was_never_there_changes_nothing() -> None:
     assert timeless(records) == whole
 
 
-def test_a_task_that_is_met_is_met_though_it_was_cancelled() -> None:
+def test_a_task_that_is_met_stays_met_if_it_was_cancelled() -> None:
     def value(image: Image.Image, task: Task) -> float:
         runner.cancel(0)
         return 0.95
@@ -582,7 +582,7 @@ def test_both_tries_of_an_unscored_image_cost_and_are_one_call() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["milr", "best-of-n", "keep-right", "reflection"])
-def test_whichever_limit_is_reached_first_ends_the_task(
+def test_the_first_limit_that_is_reached_ends_the_task(
     name: str, limits: dict[str, float], reason: str, images: int, clock: Clock
 ) -> None:
     class Both(Slow, Paid):
@@ -678,7 +678,7 @@ def test_a_run_that_was_not_stopped_says_so(name: str) -> None:
     assert runner.stopped is None
 
 
-def test_a_reward_that_scores_nothing_any_more_stops_the_run_and_says_why() -> None:
+def test_a_reward_that_stops_scoring_ends_the_run_with_a_reason() -> None:
     class Spent(FakeReward):
         def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             scores = super().__call__(images, tasks)
@@ -822,7 +822,7 @@ def test_a_method_must_end_after_whole_images() -> None:
         list(run_mine(ends_after_a_part))
 
 
-def test_what_one_method_raises_spares_the_records_of_its_batch() -> None:
+def test_one_methods_error_does_not_lose_its_batchs_records() -> None:
     def fails_for_the_dogs(ctx: TaskContext[MySettings]) -> Requests:
         yield from ctx.draw()
         if ctx.task in (DOGS, ONE):
