@@ -62,13 +62,13 @@ class Process:
 
 
 def begin(http: httpx2.Client, prompt: str) -> str:
-    """Begin a search; return its id."""
+    """Start a search; return its id."""
     found: str = http.post("/v1/searches", json={"tasks": [prompt], **ASKED}).json()["id"]
     return found
 
 
 def strip(events: Told) -> list[tuple[Any, ...]]:
-    """Return what was told of each step, without clocks, and latents, whose last digits depend on the batch."""
+    """Return each step's events without times, and without latents, whose last digits depend on the batch."""
     return [
         (
             *(data["task"], data["image"], data["step"], data["text"], data["best"]["step"]),
