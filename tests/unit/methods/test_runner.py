@@ -1,4 +1,4 @@
-"""The runner, alike for every method: where tasks come from, limits, cancelling, rewards that wait, other methods."""
+"""The runner for every method: sources of tasks, limits, cancelling, rewards that wait, methods of other packages."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ ONCE = {"one-shot", "text-reasoning"}  # methods that draw once
 MANY = [name for name in METHODS if name not in ONCE]
 SETTINGS: dict[str, Any] = {"steps": 5, "text_ratio": 0.5, "image_ratio": 0.2, "learning_rate": 0.2, "guidance": 2.0}
 FAST = ("milr", "keep-right")
-"""Methods that `make fast` runs; `make test` runs all."""
+"""Methods in `make fast`; `make test` runs all."""
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
-    """Run a test once for each method; all but `FAST` are slow."""
+    """Run a test once per method; all but `FAST` are slow."""
     return pytest.mark.parametrize(
         "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
     )
@@ -50,7 +50,7 @@ def start(
     model: FakeModel | None = None,
     **settings: Any,
 ) -> Runner:
-    """Return a runner that stops at nothing unless told; the method is given the settings that it reads."""
+    """Return a runner that does not stop early by default; the method gets the settings that it reads."""
     model = model or FakeModel()
     kinds = (METHOD_SETTINGS[name], SamplingParams, RunSettings)
     wanted = SETTINGS | {"stop_at": NEVER} | settings
@@ -59,25 +59,25 @@ def start(
 
 
 def timeless(records: Iterable[StepRecord], index: int | None = None) -> list[StepRecord]:
-    """Return the records of one task, or of all in the order of tasks, without what depends on the clock."""
+    """Return the records of one task, or of all tasks in order, without times."""
     kept = [replace(record, seconds=0) for record in records if index in (None, record.index)]
     return sorted(kept, key=lambda record: (record.index, record.step))
 
 
 def ends(records: Iterable[StepRecord]) -> dict[int, str]:
-    """Return why each task finished."""
+    """Return the reason why each task ended."""
     return {record.index: record.finished for record in records if record.finished}
 
 
 class Paid(FakeReward):
-    """Every image costs a quarter of a dollar, scored or not."""
+    """A reward that costs a quarter of a dollar per image, scored or not."""
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         return [replace(score, cost=0.25) for score in super().__call__(images, tasks)]
 
 
 class Clock:
-    """Time that passes only while the reward is asked."""
+    """A clock that advances only while the reward is called."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -87,7 +87,7 @@ class Clock:
 
 
 class Slow(FakeReward):
-    """Every call takes one second of a clock."""
+    """A reward that takes one second of a clock per call."""
 
     def __init__(self, clock: Clock, value: Callable[[Image.Image, Task], float] = brightness) -> None:
         super().__init__(value)
@@ -106,7 +106,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-# --- where tasks come from
+# --- sources of tasks
 
 
 @ALL
@@ -162,7 +162,7 @@ def test_the_order_of_a_task_that_joins() -> None:
 
 
 class Watched(Condition):
-    """Says when a thread sleeps on it, and for how long at most."""
+    """A condition that reports when a thread waits on it, and for how long at most."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Watched(Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         self.timeouts.append(timeout)
-        self.sleeping.set()  # whoever sees it gets the lock only once this thread sleeps
+        self.sleeping.set()  # another thread gets the lock only when this one waits
         return super().wait(timeout)
 
     def await_sleep(self) -> None:
@@ -180,7 +180,7 @@ class Watched(Condition):
 
 
 class Consumer(Thread):
-    """Consumes a runner."""
+    """A thread that consumes a runner."""
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(daemon=True)
@@ -198,7 +198,7 @@ class Consumer(Thread):
 
 
 class Waiting(FakeReward):
-    """Scores when it is waited for; keeps who began and who waited."""
+    """A reward that scores when it is waited for, and records who began and who waited."""
 
     def __init__(self, value: Callable[[Image.Image, Task], float] = brightness, **more: Any) -> None:
         super().__init__(value, **more)
@@ -246,7 +246,7 @@ def assign(task: Task, name: str, **given: Any) -> Assignment:
 
 
 def test_tasks_of_one_queue_may_have_methods_and_settings_of_their_own() -> None:
-    """Each gets what it would get alone, whatever stands beside or was served before it."""
+    """Each task gets its result alone, independent of neighbours and earlier tasks."""
     given = [
         assign(CAT, "milr", steps=3, seed=7),
         assign(CAT, "milr", steps=2, seed=7, guidance=3.0, learning_rate=0.4),
@@ -356,7 +356,7 @@ def test_a_task_in_progress_is_cancelled_and_ends_with_its_best(name: str) -> No
             runner.cancel(0)
     own = timeless(records, 0)
     assert own[-1].finished == "cancelled" and len(own) == 2
-    # Its place was given to another, and nothing else is changed by that.
+    # Another task got its place, and nothing else changed.
     assert timeless(records)[len(own) :] == [record for record in timeless(whole) if record.index != 0]
     expected = timeless(whole, 0)[:2]
     assert own[0] == expected[0]
@@ -374,7 +374,7 @@ def test_a_waiting_task_is_cancelled_without_a_record(name: str) -> None:
     whole = timeless(start(name, tasks))
     model = FakeModel()
     runner = start(name, tasks, model=model, batch_size=1)
-    runner.cancel(0)  # before anything began; the second cat's random streams stay its own
+    runner.cancel(0)  # before anything began; the second cat keeps its own random streams
     records: list[StepRecord] = []
     for record in runner:
         records.append(record)
@@ -491,7 +491,7 @@ def test_a_task_that_is_cancelled_before_its_first_whole_image_has_no_record() -
 
 
 def first_calls(name: str) -> int:
-    """Return how many images are scored up to the first whole one, for a reward that finds something in each."""
+    """Return the number of images scored up to the first whole one, for a reward that finds an object in each."""
     return 2 if name == "parm" else 1
 
 
@@ -513,7 +513,7 @@ def test_drawings_are_limited_and_never_more(name: str, limit: float) -> None:
             if one.state.task is task
         )
         assert own[-1].drawings_spent == decoded / 25
-        if name != "grid-prune":  # it draws fewer side by side
+        if name != "grid-prune":  # it draws fewer in parallel
             drawn = [replace(record, finished=None) for record in own if record.images]
             assert drawn == [replace(record, finished=None) for record in timeless(whole, index)[: len(drawn)]]
 
@@ -644,7 +644,7 @@ def test_a_total_stops_the_whole_run(name: str, limit: str, value: float, reason
     model = FakeModel()
     runner = start(name, TASKS, Both(clock), model, steps=20, batch_size=2, **{limit: value})
     records = list(runner)
-    end = "out of steps" if name in ("one-shot", "text-reasoning") else reason  # these have drawn all that they draw
+    end = "out of steps" if name in ("one-shot", "text-reasoning") else reason  # these have drawn all their images
     assert ends(records) == {0: end, 1: end} and len(records) == 2
     assert all(record.images and record.best in record.images for record in records)
     assert runner.stopped == reason
@@ -694,7 +694,7 @@ def test_a_reward_that_stops_scoring_ends_the_run_with_a_reason() -> None:
     assert records[-1].notes == ("ended with the best so far: the budget is spent",)
 
 
-# --- what is each task's own
+# --- each task's own state
 
 
 @ALL
@@ -734,7 +734,7 @@ def test_while_a_reward_waits_for_one_half_of_the_tasks_the_other_half_is_drawn(
             assert waiting.pop(0) == who, "the group that began first is waited for first"
         assert len(waiting) <= 2
     assert not waiting
-    if name not in ONCE and name not in ("parm", "keep-right"):  # whose groups need not end together
+    if name not in ONCE and name not in ("parm", "keep-right"):  # its groups need not end together
         whats = [what for what, _ in reward.log]
         assert whats == ["begin", *["begin", "wait"] * (len(whats) // 2 - 1), "wait"]
 
@@ -758,18 +758,18 @@ def test_a_single_place_waits_for_every_score() -> None:
     assert [what for what, _ in reward.log] == ["begin", "wait"] * 6
 
 
-# --- methods of others
+# --- methods of other packages
 
 
 class MySettings(MethodSettings):
-    """Settings of a method that this package does not have."""
+    """Settings of a method that is not in this package."""
 
     tries: int = 2
-    """Images of each task."""
+    """The images of each task."""
 
 
 def mine(ctx: TaskContext[MySettings]) -> Requests:
-    """Draw from the prompt alone, again and again."""
+    """Draw from the prompt alone, repeatedly."""
     for _ in range(ctx.own.tries):
         yield from ctx.draw(notes=["mine"])
 
@@ -780,7 +780,7 @@ def run_mine(solve: Callable[[TaskContext[Any]], Requests], tasks: Sequence[Task
 
 
 def collect(runner: Runner, found: list[StepRecord]) -> None:
-    """Keep the records that come before an error."""
+    """Return the records before an error."""
     for record in runner:
         found.append(record)  # noqa: PERF402
 
