@@ -149,7 +149,7 @@ class Parts:
         return []
 
     def close(self) -> None:
-        """End what was started for the run."""
+        """End the workers that were started for the run."""
 
     def __post_init__(self) -> None:
         """Let reward and evaluator test themselves on images with a known score.
@@ -171,7 +171,7 @@ def load_parts(
     deterministic: bool = True,
     settings: Mapping[str, object] | None = None,
 ) -> Parts:
-    """Load a run's parts: rewards that do not need the model first, so that what they lack is found early.
+    """Load a run's parts: first rewards that do not need the model, so that missing files are found early.
 
     Args:
         asked: Names, which are loaded, and objects, which are taken as they are.
@@ -378,7 +378,7 @@ class Job:
         stored = make_settings(manifest.method, {}, manifest.settings.flat, declared=parts.method.settings)
         writer.evaluate_missing()
         places, repeats = writer.remaining(), Repeats()
-        keys = [repeats.key(task) for task in manifest.tasks]  # a repeated prompt has random streams of its own
+        keys = [repeats.key(task) for task in manifest.tasks]  # a repeated prompt has its own random streams
         seeded = [stored.change(seed=stored.run.seed + image) for image in range(manifest.images_per_prompt)]
         source = Assigned([Assignment(manifest.tasks[i], parts.method, seeded[image], keys[i]) for i, image in places])
         hooks = Hooks(
@@ -411,7 +411,7 @@ class Job:
             raise MilrError(f"{self._failed} tasks in a row failed twice, the last one: {error}")
 
     def _count_unscored(self, record: StepRecord) -> None:
-        """Stop the run when the reward scored no image of several tasks in a row: it is down, whatever it says."""
+        """Stop the run if the reward scored no image of several tasks in a row, because it is then down."""
         if record.finished is None:
             return
         best = record.best_score

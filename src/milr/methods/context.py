@@ -51,8 +51,8 @@ class ImageBatch:
 
 Request: TypeAlias = TextRequest | ImageBatch | Update
 Need: TypeAlias = Literal["text", "image tokens", "latents"]
-"""Something that a method asks of a model: a text of its own, images that can be begun and gone on with token by token,
-or latents that its settings move."""
+"""A model's ability that a method needs: to write a text, to start and continue images token by token, or latents that
+its settings move."""
 Requests: TypeAlias = Generator[Request, Any, None]
 """A running method: a generator that ends after a batch of whole images."""
 
@@ -87,7 +87,7 @@ class TaskContext(Generic[Own]):
         """Start the method; it runs until its first request.
 
         Args:
-            task: What to draw.
+            task: The task, with its prompt.
             index: The task's place among the tasks given to the runner.
             key: Key of its random streams.
             state: The model's cached state of the task.
@@ -155,7 +155,7 @@ class TaskContext(Generic[Own]):
             stream: Random stream of a sampled text; None takes the task's next one.
 
         Returns:
-            An empty text, which nobody was asked for, if the model writes none.
+            An empty text, without a request, if the model writes none.
         """
         if not self.model.capabilities.writes_text:
             return TextOutput(Reasoning("", ()), (), torch.zeros(0, self.model.capabilities.width))
@@ -227,9 +227,9 @@ class TaskContext(Generic[Own]):
         """Count new images and keep the best whole one: given tokens are not sampled, leading ones not decoded.
 
         Args:
-            batch: What was asked for.
-            images: What was drawn.
-            reward: What scored them; it may decide between equals.
+            batch: The request.
+            images: The images.
+            reward: The reward that scored them; it may decide between equals.
         """
         for request, image in zip(batch.images, images, strict=False):  # a limit may have cut the batch short
             self._decoded += self._count_decoded(request)

@@ -1,4 +1,4 @@
-"""What methods ask of models: a method whose needs a model does not meet is refused before the model is loaded."""
+"""Needs of methods: a method whose needs a model does not meet is refused before the model is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_able(method: str | Method, given: Mapping[str, object], able: Capabilities) -> None:
-    """Refuse a method that needs what a model does not have, and settings that nothing of the model would read.
+    """Refuse a method whose needs the model does not meet, and settings without any effect on this model.
 
     Args:
         method: Its name, or the method itself.
@@ -23,7 +23,7 @@ def check_able(method: str | Method, given: Mapping[str, object], able: Capabili
         able: The model's capabilities.
 
     Raises:
-        UsageError: Says what is lacking, and which methods work with this model.
+        UsageError: Names the missing ability, and the methods that work with this model.
     """
     from milr.models.absent import check_latents
 
@@ -33,7 +33,7 @@ def check_able(method: str | Method, given: Mapping[str, object], able: Capabili
 
 
 def check_needs(method: Method, settings: Settings, able: Capabilities) -> None:
-    """Refuse a method that needs what a model does not have.
+    """Refuse a method whose needs the model does not meet.
 
     Args:
         method: The method.
@@ -56,7 +56,7 @@ def list_working(able: Capabilities) -> list[str]:
 
 
 def _find_lacking(method: Method, settings: Settings, able: Capabilities) -> str | None:
-    """Return what the model lacks, in words."""
+    """Return the model's missing abilities, in words."""
     if "text" in method.needs and not able.writes_text:
         return "a reasoning text, and this model writes none"
     if "image tokens" in method.needs and not able.image_tokens:

@@ -27,12 +27,12 @@ class Assignment:
     key: str | None = None
     """Key of the random streams; None is the task's own, `milr.types.Task.key`."""
     known: Sequence[KnownStep] = ()
-    """The task's first steps, if they were made before: the method goes through them again, and no image of theirs is
-    scored again, or drawn again but for its hidden states. The records are the same."""
+    """The task's first steps, if they were made before: the method repeats them without scoring their images again;
+    images are drawn again only for hidden states. The records are the same."""
 
 
 class Repeats:
-    """Keys of random streams: a task that was there before has streams of its own."""
+    """Keys of random streams: a repeated task has its own streams."""
 
     def __init__(self) -> None:
         """Begin with no task."""

@@ -70,7 +70,7 @@ class ModelClass:
     """A model without a checkpoint folder: a class or a function that makes one, see `milr.models.base.Model`."""
 
     name: str
-    """The name that was asked for, without its argument."""
+    """The given name, without its argument."""
     make: Any
     """Makes the model; its parameters name what it needs."""
     argument: str | None = None
@@ -89,7 +89,7 @@ class ModelClass:
 
     @property
     def description(self) -> Description:
-        """Return what the class says of the model that it would make: by `describe`, or by its attributes.
+        """Return the class's description of the model that it would make: from `describe`, or from its attributes.
 
         Raises:
             UsageError: It declares no capabilities, or its argument names no model.

@@ -80,7 +80,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model takes in memory, as numbers of weights and activations, from its config alone."""
+    """A model's memory, as numbers of weights and activations, from its config alone."""
 
     parameters: Mapping[str, int]
     """Part of the network -> number of its weights."""
@@ -91,7 +91,7 @@ class ModelSize:
     numbers_per_token: int = 0
     """Keys and values of one token in all layers; 0 without a KV cache."""
     numbers_per_image: int = 0
-    """Largest intermediate results of one image in progress, where no KV cache is what it takes."""
+    """Largest intermediate results of one image in progress, for models without a KV cache."""
     read_per_token: int = 0
     """Weights that a decode step reads for one image token; 0 if images are not decoded token by token."""
 

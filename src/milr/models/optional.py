@@ -16,7 +16,7 @@ device."""
 
 @runtime_checkable
 class Watchable(Protocol):
-    """A model that draws its images token by token and shows what it has of them."""
+    """A model that draws its images token by token and shows partial images."""
 
     on_rows: OnRows | None
     """Called in the drawing thread each time that a row of tokens was added to a batch's images; None, the default,
@@ -29,7 +29,7 @@ class Watchable(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """A model that says how many tokens of its own a prompt has."""
+    """A model that counts the tokens of a prompt."""
 
     def count_tokens(self, prompt: str) -> int:
         """Return the number of tokens of a prompt, without those that the model puts around it."""

@@ -119,7 +119,7 @@ def open_pipeline(folder: Path, *, size: int | None = None, weights: bool = True
 
     Args:
         folder: Holds model_index.json and one folder a component.
-        size: Pixels a side; None takes what the configs are made for.
+        size: Pixels a side; None takes the configs' own size.
         weights: If true, there must be safetensors for each network.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a pipeline class is called with, and what it can draw."""
+    """Arguments of a pipeline class, and the sizes that it can draw."""
 
     summary: str
     inference_steps: int
@@ -30,11 +30,11 @@ class Recipe:
     call: Mapping[str, object] = field(default_factory=dict[str, object])
     """Further arguments of a call."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
-    """Number types in which it draws what it should."""
+    """Number types in which it draws correctly."""
 
 
 _AS_TYPED = {"use_resolution_binning": False, "clean_caption": False}
-"""Draw the size that was asked for, and read the prompt as it was typed."""
+"""Draw the requested size, and read the prompt as typed."""
 
 RECIPES: Mapping[str, Recipe] = {
     "StableDiffusion3Pipeline": Recipe(

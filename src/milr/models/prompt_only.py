@@ -14,7 +14,7 @@ from milr.types import Task
 
 
 class PromptOnly:
-    """Base class of such a model: it needs `draw`. What the capabilities rule out is never asked for."""
+    """Base class of such a model: it needs `draw`. Requests that the capabilities exclude never come."""
 
     best: Mapping[str, str] = {"method": "best-of-n"}
     """The method of those who name none."""

@@ -115,7 +115,7 @@ class TaskFolder:
     def rename(self) -> Path:
         """Rename the folder to its final name, after all of it is on the disk; then the task is finished.
 
-        What an earlier, interrupted session left under that name is replaced.
+        A folder of an earlier, interrupted session with that name is replaced.
         """
         if self.final.exists():
             shutil.rmtree(self.final)

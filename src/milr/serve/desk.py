@@ -388,7 +388,7 @@ class Desk:
 
 
 def make_row(job: Job, state: State) -> SearchRow:
-    """Return what the index says of a new search."""
+    """Return the index's facts about a new search."""
     return SearchRow(
         id=job.id,
         owner=job.owner,

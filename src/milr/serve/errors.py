@@ -31,7 +31,7 @@ class ApiError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        """Say what is wrong.
+        """Store the parts of the answer.
 
         Args:
             status: Of the response.
@@ -110,7 +110,7 @@ def handle_errors(app: FastAPI) -> None:
 
 
 def _first(error: RequestValidationError) -> ApiError:
-    """Return the first fault of a request that does not fit its model; what was sent is not repeated."""
+    """Return the first fault of a request that does not fit its model, without repeating the request's text."""
     wrong = error.errors()[0]
     if wrong["type"] == "json_invalid":
         return ApiError(400, "invalid_json", "the body is no JSON")
@@ -121,7 +121,7 @@ def _first(error: RequestValidationError) -> ApiError:
 
 
 def say_error(error: Exception) -> str:
-    """Return an error of milr's in its own words; of others only the kind, which tells a client nothing more."""
+    """Return milr's errors in full, and of other errors only the kind, because clients must not see more."""
     if isinstance(error, MilrError):
         return " ".join(str(error).split())[:500]
     return f"internal error ({type(error).__name__})"

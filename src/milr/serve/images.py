@@ -95,7 +95,7 @@ class ImageRequest(BaseModel):
         """Return the search that draws the images.
 
         Raises:
-            ApiError: Something is asked for that no model of milr can do.
+            ApiError: The request needs something that no model of milr can do.
         """
         if self.negative_prompt:
             message = "negative_prompt has no meaning here: say in the prompt what the image shows"
@@ -265,7 +265,7 @@ async def generate(
                 raise asyncio.CancelledError
     except asyncio.CancelledError:
         await asyncio.shield(run_in_threadpool(server.desk.stop, search))
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # no client reads it
     return await run_in_threadpool(answer.whole)
 
 

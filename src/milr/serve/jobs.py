@@ -94,7 +94,7 @@ class Job:
         return step
 
     def note(self, step: StoredStep) -> None:
-        """Keep what the index says of a step."""
+        """Store a step's facts for the index."""
         place = step.index, step.image
         if step.step == 0:
             first = step.scores[0]
@@ -109,7 +109,7 @@ class Job:
             writer.__exit__(None if error is None else type(error), error, None)
 
     def conclude(self) -> Mapping[str, Any]:
-        """Return what the index says of the search so far."""
+        """Return the index's facts about the search so far."""
         firsts = [value for place in self.ends if (value := self.firsts.get(place)) is not None]
         bests = [step.best_score.value for step in self.ends.values() if isinstance(step.best_score, Score)]
         return {

@@ -25,7 +25,7 @@ _LONG = {"Cache-Control": "private, max-age=86400, immutable"}
 
 @router.post("", status_code=202, summary="Begin a search")
 async def begin(asked: SearchRequest, request: Request, server: ServerDep, client: ClientDep) -> dict[str, Any]:
-    """Take an order; its events tell what comes of it."""
+    """Accept a search; its events report the progress."""
     order = make_order(asked, server.desk.offers, server.settings.limits)
     search = await run_in_threadpool(server.desk.submit, order, client.owner, client.name)
     return {**describe(await _find(server, client, search)), "notes": list(order.notes)}
@@ -43,7 +43,7 @@ async def list_searches(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=10**6)] = 0,
 ) -> dict[str, Any]:
-    """Return searches by what their prompts say, by tag, state and outcome."""
+    """Return searches by words of their prompts, tag, state and outcome."""
     page = Page(client.owner, text, tag, state, outcome, sort, limit, offset)
     rows, total = await run_in_threadpool(server.store.find, page)
     return {"object": "list", "total": total, "data": [describe(row) for row in rows]}
@@ -51,7 +51,7 @@ async def list_searches(
 
 @router.get("/{search}", summary="A search and its results")
 async def read_search(search: str, server: ServerDep, client: ClientDep) -> dict[str, Any]:
-    """Return what was asked for, how it stands, and each finished image's last step."""
+    """Return the request, its state, and each finished image's last step."""
     row = await _find(server, client, search)
     results = await run_in_threadpool(server.store.events, search, 0, _MOST_RESULTS, "image")
     asked: dict[str, Any] = json.loads(row.request) if row.request else {}

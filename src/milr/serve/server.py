@@ -28,7 +28,7 @@ class Gate:
     """Counts each client's requests: as many at once as in a minute, then evenly."""
 
     def __init__(self, limits: Limits) -> None:
-        """Begin with nobody known."""
+        """Start without known clients."""
         self._most = limits.per_minute
         self._left: dict[str, tuple[float, float]] = {}  # client -> requests left, when
 

@@ -22,7 +22,7 @@ def find_task(folder: Path, task: Task, place: Place) -> Path:
 
 
 def name_place(step: StoredStep) -> str:
-    """Return what tells a step from all others of its search."""
+    """Return the facts that identify a step within its search."""
     return f"{step.index}/{step.image}/{step.step}"
 
 

@@ -69,7 +69,7 @@ def stream(server: Server, events: AsyncIterator[bytes], headers: Mapping[str, s
     """Return a response of events.
 
     Raises:
-        ApiError: As many streams are open as may be.
+        ApiError: The largest number of open streams is reached.
     """
     if server.streams >= server.settings.limits.streams:
         raise busy(f"{server.streams} event streams are open", 5)

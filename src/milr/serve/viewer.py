@@ -56,7 +56,7 @@ def bundle() -> str:
 
 
 def _describe(task: TaskRun, step: StoredStep) -> dict[str, Any]:
-    """Return a step; a verdict of the run's evaluator is told as one that only watches."""
+    """Return a step; a verdict of the run's evaluator is marked as such."""
     told = describe_step("", step)
     best = next((one.evaluator for one in task.images if (one.step, one.number) == find_best(step)), None)
     first = task.images[0].evaluator

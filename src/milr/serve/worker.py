@@ -74,7 +74,7 @@ class Memory:
         """Begin with nothing loaded.
 
         Args:
-            most: None is no limit. What is larger than all of it has it alone.
+            most: None means no limit. A model larger than the limit is loaded alone.
             on_want: Called when somebody begins to wait.
         """
         self.most, self._on_want = most, on_want
@@ -85,7 +85,7 @@ class Memory:
         self._changed = Condition()
 
     def close(self) -> None:
-        """Let nobody wait any more."""
+        """Wake all waiting threads, for good."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
@@ -114,7 +114,7 @@ class Memory:
 
 
 class _Queue(TaskQueue):
-    """A queue that says what it gives out."""
+    """A queue that reports the tasks that it hands out."""
 
     def __init__(self, worker: Worker, desk: Desk) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Queue(TaskQueue):
 
 
 class Worker(Thread):
-    """Loads a model and serves its queue until it is told to stop."""
+    """A thread that loads a model and serves its queue until it is stopped."""
 
     def __init__(self, offer: Offer, batch_size: int, memory: Memory, desk: Desk) -> None:
         """Prepare; `start` begins to load."""
@@ -164,7 +164,7 @@ class Worker(Thread):
             self._runner.cancel(index, why)
 
     def stop(self) -> None:
-        """End after the step in progress; what waits stays undone."""
+        """End after the step in progress; waiting tasks are not started."""
         self._stopping = True
         self.queue.close()
 

@@ -7,8 +7,8 @@ Three lines are a test::
     def test_contract() -> None:
         check_reward("my-reward")
 
-milr's own pass the same checks. Nothing is fetched; a reward that asks a server is checked against whatever server its
-settings name.
+milr's own pass the same checks. Nothing is fetched; a reward that asks a server is checked with the server in its
+settings.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ def check_reward(
     odd_images: bool = True,
     **options: object,
 ) -> None:
-    """Check a reward: one score per image, the same in any batch, whatever the image is.
+    """Check a reward: one score per image, the same in any batch, for any image.
 
     Args:
         reward: A name, as `milr.load_reward` takes it, or the reward itself.
-        tasks: What it scores images for; None takes three prompts of icons with an explanation.
+        tasks: The task for which it scores images; None takes three prompts of icons with an explanation.
         images: One per task; None draws coloured shapes.
         odd_images: Show it images without pixels, of one pixel and of rare modes too: those must be scored or
             `Unscored`, never raise.
@@ -119,7 +119,7 @@ def check_reward(
 
 
 def check_model(model: str | Model, *, prompts: Sequence[str] = PROMPTS[:2], **options: Any) -> None:
-    """Check a model: what it declares, what it writes and draws, alone and in a batch.
+    """Check a model: its declarations, texts and images, alone and in a batch.
 
     Args:
         model: A name, as `milr.load_model` takes it, or the model itself.

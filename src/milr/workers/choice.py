@@ -1,4 +1,4 @@
-"""`--workers`: how many workers, of which kind, and what each of them has."""
+"""`--workers`: the number and kind of workers, and the resources of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WorkerChoice:
     """Workers of a run."""
 
     count: int | None
-    """Number of workers; None, for Ray alone, takes what the cluster has room for."""
+    """Number of workers; None, for Ray only, takes as many as the cluster has room for."""
     ray: bool = False
     """True for actors on a Ray cluster, false for processes on this machine."""
     gpus: float | None = None
@@ -41,7 +41,7 @@ class WorkerChoice:
         """Return the GPUs of each worker, for a model on that device.
 
         Raises:
-            UsageError: GPUs are asked for, and the device is none; or processes share one.
+            UsageError: GPUs are requested for another device, or processes share one.
         """
         on_cuda = device.partition(":")[0] == "cuda"
         gpus = float(on_cuda) if self.gpus is None else self.gpus
@@ -53,10 +53,10 @@ class WorkerChoice:
 
 
 def read_workers(text: str | None, gpus: float | None = None) -> WorkerChoice | None:
-    """Return the workers that a user asked for; None for none.
+    """Return the requested workers; None for none.
 
     Raises:
-        UsageError: The text is no number and not "ray", or Ray is not installed.
+        UsageError: The text is neither a number nor "ray", or Ray is not installed.
     """
     if text is None:
         if gpus is not None:
@@ -87,13 +87,13 @@ def load_team(
         names: Names of the parts.
         placement: Device and dtype in each worker.
         choice: The workers.
-        vlm: Client of VLM judges; each worker has one of its own with the same settings.
-        hub: Consent to downloads; a worker asks nobody, so what it needs must be here.
+        vlm: Client of VLM judges; each worker has its own with the same settings.
+        hub: Consent to downloads; a worker cannot ask, so its files must be here.
         deterministic: As in `milr.load_model`.
         settings: Settings that a user gives; the batch size is each worker's.
 
     Raises:
-        UsageError: The choice does not fit, or there is a cap on VLM judges, which nobody would count.
+        UsageError: The choice does not fit, or VLM judges have a budget, which workers cannot share.
         MilrError: A worker cannot load a part.
     """
     asked = VlmSettings() if vlm is None else vlm.settings

@@ -1,4 +1,4 @@
-"""What coordinator and workers tell one another. All of it is pickled."""
+"""Messages between coordinator and workers. All of it is pickled."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The backend of processes on this machine.
 
-A worker is a new Python process with one end of a socket pair. Nothing of the program that started it is imported
-again, so no script needs a guard. A worker ends itself when the other end is closed, however the coordinator ended.
+A worker is a new Python process with one end of a socket pair. The program that started it is not imported again, so a
+script needs no main guard. A worker ends itself when the other end is closed, however the coordinator ended.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Processes:
         return received
 
     def close(self) -> None:
-        """See `Backend`: first all are told, then those that go on are killed."""
+        """See `Backend`: first all workers are told to end, then those that continue are killed."""
         open_ones = [one for one in self._all if not one.over]
         for one in open_ones:
             one.over = True

@@ -37,7 +37,7 @@ def require_ray() -> Any:
 
 
 class Body:
-    """What runs in an actor: see `milr.workers.worker.Worker`."""
+    """The code of an actor: see `milr.workers.worker.Worker`."""
 
     def __init__(self, spec: Spec) -> None:
         """Prepare; `messages` begins to load."""

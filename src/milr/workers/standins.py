@@ -40,7 +40,7 @@ class FarModel:
 
 
 class FarReward:
-    """A reward that workers have loaded. Called, it asks one of them. Implements `milr.rewards.base.Reward`."""
+    """A reward that workers have loaded. A call asks one of them. Implements `milr.rewards.base.Reward`."""
 
     def __init__(self, name: str, stop_at: float, score: Scorer) -> None:
         """Take its name and the call that asks a worker."""
