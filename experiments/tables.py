@@ -343,7 +343,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 
 def fill(text: str, results: Results) -> str:
-    """Return a page with its tables written anew.
+    """Return a page with its tables written again.
 
     Raises:
         KeyError: The page has the mark of a table that is not in `TABLES`.

@@ -96,7 +96,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What workers tell a job, and ask it, besides their records; a place is one in the job's source."""
+    """Messages and questions of workers to a job, besides records; a position is one in the job's source."""
 
     evaluated: Callable[[int, Sequence[EvaluatedImage]], None]
     """Gets the evaluator's scores of the next record's images."""

@@ -15,8 +15,7 @@ from typing import cast
 from pydantic import ValidationError
 
 MOST_BYTES = 64 * 2**20
-"""Most bytes of one file that is read whole, and of one line of a packed file: a hundred times those of a run of milr.
-"""
+"""Most bytes of one file that is read whole, and of one line of a packed file: a hundred times those of milr's runs."""
 MOST_UNPACKED = 2**30
 """Most bytes of a packed file after unpacking."""
 MOST_PACKED = 256 * 2**20

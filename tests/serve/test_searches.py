@@ -6,6 +6,7 @@ import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -13,6 +14,9 @@ import pytest
 from PIL import Image
 
 from milr.runs import read_run
+from milr.serve.asked import SearchRequest, make_order
+from milr.serve.config import Limits
+from milr.serve.errors import ApiError
 from milr.settings import METHOD_SETTINGS
 from milr.testing import FakeReward
 from tests.serve.conftest import Held, OpenSite, Site, fake_offer, read_events
@@ -140,7 +144,7 @@ def test_a_model_that_fails_ends_the_searches_of_its_batch_alone_and_is_loaded_a
         found = [site.result(search) for search in searches]
         assert [one["state"] for one in found] == ["failed", "finished", "failed", "failed", "finished"]
         assert {one["error"] for one in found} == {None, "internal error (RuntimeError)"}
-        assert len(loads) == 2, "after two failures without a step between them the model is loaded anew"
+        assert len(loads) == 2, "after two failures without a step between them the model is loaded again"
         assert site.http.get("/readyz").json() == {"status": "ready"}
         with pytest.raises(openai.InternalServerError) as caught:
             site.openai.images.generate(prompt="bad")
@@ -250,3 +254,11 @@ def test_a_prompt_that_is_typed_is_explained(serve: OpenSite, site: Site) -> Non
         read = grammar.http.post("/v1/prompts", json={"prompt": "a puppy"}).json()
         assert read["error"] is None and "dog" in read["note"]
         assert "dog" in grammar.http.get("/v1/words").json()["objects"]
+
+
+def test_a_method_that_needs_what_the_model_lacks_is_refused_before_the_queue() -> None:
+    offer = fake_offer()
+    offer = replace(offer, capabilities=replace(offer.capabilities, latents="none", writes_text=False), best={})
+    with pytest.raises(ApiError, match="'milr' needs text or image latents .*best-of-n"):
+        make_order(SearchRequest(tasks=["two dogs"]), [offer], Limits())
+    assert make_order(SearchRequest(tasks=["two dogs"], method="best-of-n"), [offer], Limits()).tasks

@@ -203,7 +203,7 @@ class FolderJob:
         return _Pool(self._setup, min(self._processes, len(self._left))) if several else _Worker(self._setup)
 
     def _refuse_others(self, name: str) -> None:
-        """Refuse scores of the same reward with other weights, or of another model behind the same VLM judge."""
+        """Refuse scores of the same reward with other weights, or of the same VLM judge with another model."""
         left = {picture.key for picture, _ in self._left}
         found = sorted({line.reward for key, line in self._lines.items() if key not in left} - {name})
         if found:

@@ -22,7 +22,7 @@ class MethodEntry(Entry):
     """One line of the table of methods."""
 
     needs: frozenset[Need] = frozenset()
-    """What a model must have, see `milr.methods.needs`."""
+    """Abilities that a model must have, see `milr.methods.needs`."""
 
 
 _TEXT: frozenset[Need] = frozenset({"text"})

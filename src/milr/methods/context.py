@@ -71,7 +71,7 @@ class Method:
     solve: Callable[[TaskContext[Any]], Requests]
     settings: type[MethodSettings]
     needs: frozenset[Need] = frozenset()
-    """What a model must have, see `milr.methods.needs`; a model without it is refused before it is loaded."""
+    """Abilities that a model must have, see `milr.methods.needs`; a model without it is refused before it is loaded."""
 
 
 class MethodError(MilrError):

@@ -59,7 +59,7 @@ class Capabilities:
     licence: str = ""
     """Note on the licence of the weights; "" if unknown."""
     verification: str = ""
-    """How its agreement with the authors' code was tested; "" if it was not: the model is *unverified*."""
+    """The test of its agreement with the authors' code; "" if it was not: the model is *unverified*."""
 
     def __post_init__(self) -> None:
         """Refuse capabilities that contradict each other."""

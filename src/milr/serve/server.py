@@ -105,7 +105,7 @@ class Server:
     metrics: Metrics
     gate: Gate
     judge: Judge | None = None
-    """What answers questions about images; None if nobody does."""
+    """The judge of images; None without one."""
     bells: Bells = field(default_factory=Bells)
     streams: int = 0
     """Open event streams."""

@@ -24,7 +24,7 @@ from milr.types import Finished, StepRecord
 
 log = logging.getLogger("milr.serve")
 _MOST_FAILURES = 2
-"""Failures of a model one after the other, without a step between them, after which it is loaded anew."""
+"""Failures of a model one after the other, without a step between them, after which it is loaded again."""
 
 
 class Desk(Protocol):
@@ -35,7 +35,7 @@ class Desk(Protocol):
         ...
 
     def unloaded(self, worker: Worker) -> None:
-        """Note that the model is let go, and will be loaded anew."""
+        """Note that the model is let go, and will be loaded again."""
         ...
 
     def begun(self, worker: Worker, index: int) -> None:
@@ -169,7 +169,7 @@ class Worker(Thread):
         self.queue.close()
 
     def _serve(self, loaded: Loaded) -> bool:
-        """Serve until the end; return true if the model fails again and again, and may work if it is loaded anew."""
+        """Serve until the end; return true if the model fails again and again, and may work if it is loaded again."""
         failures = 0
         self._watcher = Watcher(loaded.panel)
         if isinstance(loaded.model, Watchable):
@@ -196,7 +196,7 @@ class Worker(Thread):
                 self._desk.broken(self, error)
                 failures += 1
             if failures >= _MOST_FAILURES:
-                log.error("model loaded anew", extra={"facts": {"model": self.offer.name, "failures": failures}})
+                log.error("model loaded again", extra={"facts": {"model": self.offer.name, "failures": failures}})
                 self._runner, self._watcher, self.ready = None, Watcher({}), False
                 return True
         return False

@@ -1,4 +1,4 @@
-"""What a coordinator has in the place of model and rewards, which only its workers load."""
+"""The coordinator's replacement for model and rewards, which only its workers load."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The coordinator's side: a team of workers, and the runner that spreads tasks over it.
 
 A task goes to the worker with the fewest tasks. It comes back when its worker is gone or moved off when its worker has
-many and another has none; another worker then goes through its recorded steps again, without drawing them, and goes on.
-Records are taken in the order of their steps, each once, from whichever worker has it first: since workers make equal
-records of a task, it does not matter which.
+many and another has none; another worker then repeats its recorded steps without drawing them, and continues.
+Records are taken in the order of their steps, each once, from the first worker that has it, because workers make equal
+records of a task.
 """
 
 from __future__ import annotations
@@ -407,7 +407,7 @@ class TeamRunner(Iterator[StepRecord]):
         member.note_load()
 
     def _spread(self) -> None:
-        """At the end, give tasks of loaded workers to idle ones, and the last tasks of one that is stuck to another."""
+        """Give tasks of loaded workers to idle ones, and the last tasks of one that is stuck to another."""
         if not self._done or self._again or self.stopped is not None:
             return
         able = [one for one in self._team.members if one.ready is not None and not one.alone and not one.spent]

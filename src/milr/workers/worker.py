@@ -156,7 +156,7 @@ class Worker:
         return parts
 
     def _serve(self, parts: Parts) -> bool:
-        """Run tasks until there are no more, and return false; return true after a fault, to begin anew."""
+        """Run tasks until there are no more, and return false; return true after a fault, to start again."""
         watcher, queue = Watcher(parts.panel), self._queue
         self._bests = {}
         settings = parts.model.settings("one-shot", batch_size=self._spec.places)
