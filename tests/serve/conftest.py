@@ -135,9 +135,11 @@ def open_site(
     app = make_app(offers or [fake_offer()], chosen, KeyRing([key] if key else []), judge)
     with listening(app, chosen) as listener:
         site = Site(listener, chosen, key)
-        yield site
-        site.http.close()
-        site.openai.close()
+        try:
+            yield site
+        finally:
+            site.http.close()
+            site.openai.close()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from milr.testing import FakeReward
 from milr.types import Task
 from tests.serve.conftest import Site, fake_offer, grade, open_site
 
-SECONDS = 60.0
+SECONDS = 120.0
 """In which every request must be answered."""
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "X")
 ODD: tuple[Any, ...] = (

@@ -73,7 +73,7 @@ def test_a_search_is_watched_by_keyboard_alone(tab: Tab, site: Site) -> None:
     page.get_by_role("button", name="Pause").wait_for()
     page.keyboard.press("Enter")
     tab_to(page, "step 0")
-    for press, shown in (("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)):
+    for press, shown in (("Home", 0), ("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)):
         page.keyboard.press(press)
         page.get_by_text(f"Step {shown}", exact=True).wait_for()
     assert page.locator(".text .word").count() > 0 and page.locator(".text .word[title*='moved by']").count() > 0

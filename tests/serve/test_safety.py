@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -20,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milr.errors import UsageError
+from milr.serve import envelope
 from milr.serve.app import make_app
 from milr.serve.config import Limits, ServeSettings
 from milr.serve.keys import KeyRing, read_keys
@@ -272,6 +275,46 @@ def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, mo
         assert site.result(site.search("an easy cat"))["state"] == "finished"
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envelope, "BODY_SECONDS", 0.2)
+    host, port = site.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as slow:
+        head = f"POST /v1/searches HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        slow.sendall(f"{head}Content-Length: 99\r\n\r\n{{".encode())
+        said = slow.recv(2000)
+    assert b" 408 " in said
+
+
+def test_a_reader_that_takes_nothing_loses_its_connection(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its search goes on, and nothing of the stream is left."""
+    monkeypatch.setattr(envelope, "SEND_SECONDS", 0.2)
+    search = site.search("two dogs", method="best-of-n", settings={"steps": 2})
+    server = site.listener._server  # pyright: ignore[reportPrivateUsage]
+    app = site.listener.config.app
+    headers = [(b"host", site.url.removeprefix("http://").encode())]
+    where = {"path": f"/v1/searches/{search}/events", "raw_path": b"", "query_string": b"", "root_path": ""}
+    scope: Any = {
+        **{"type": "http", "method": "GET", "http_version": "1.1", "scheme": "http", "headers": headers, "state": {}},
+        **{"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), "asgi": {"version": "3.0"}, **where},
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def ask() -> None:
+        with pytest.raises(BaseException) as caught:  # noqa: PT011  # alone, or in a group
+            await cast("Any", app)(scope, receive, send)
+        errors = getattr(caught.value, "exceptions", (caught.value,))
+        assert all(isinstance(error, TimeoutError) for error in errors), errors
+
+    asyncio.run(ask())
+    assert server.streams == 0 and site.result(search)["state"] == "finished"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of its own with two megabytes."""
@@ -287,10 +330,9 @@ def test_a_disk_without_room_is_said_and_searches_go_on_once_there_is_some(serve
     with serve(data=small_disk) as site:
         assert site.result(site.search("an easy cat"))["state"] == "finished"
         filler = small_disk / "filler"
-        with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
                 file.write(b"0" * 4096)
-                file.flush()
         answers = [site.http.post("/v1/searches", json={"tasks": ["two dogs"]}) for _ in range(3)]
         for answer in answers:  # refused, or taken and failed
             assert answer.status_code in (202, 503), answer.text

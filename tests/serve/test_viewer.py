@@ -31,7 +31,7 @@ def test_a_run_is_one_file_with_the_pages_viewer(site: Site, tmp_path: Path) -> 
     assert wanted == held["files"].keys() and len(wanted) == 4
     assert all(url.startswith("data:image/webp;base64,") for url in held["files"].values())
     assert held["steps"][-1]["panel"]["bright"]["best"] is not None, "the evaluator that only watches"
-    assert set(re.findall(r"https?://[^\\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert set(re.findall(r"https?://[^\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}
     assert text.count("</script>") == 2 and "<b>two" not in text
     assert (PAGE / "chart.js").read_text().partition("export function")[2] in text, "the page's own code"
 
