@@ -58,7 +58,7 @@ class Service:
     quality: str | None = None
     """One of `QUALITIES`; None leaves it to the service."""
     price: float | None = None
-    """US dollars an image; None takes `PRICES` for OpenAI's models, and 0 for all others."""
+    """US dollars per image; None takes `PRICES` for OpenAI's models, and 0 for all others."""
     seeds: bool = False
     """Send the seed of each image, which OpenAI's service does not know: equal requests then give equal images."""
 
@@ -91,16 +91,16 @@ class Service:
         whole = size.isdecimal() and int(size) <= _MOST_SIDE
         if not whole or int(size) < _STEP or int(size) % _STEP:
             raise UsageError(
-                f"size={size}: give multiples of {_STEP} up to {_MOST_SIDE} pixels a side, such as size=1024"
+                f"size={size}: give multiples of {_STEP} up to {_MOST_SIDE} pixels per side, such as size=1024"
             )
         price = given.get("price")
         if price is not None and not _is_price(price):
-            raise UsageError(f"price={price}: give US dollars an image, such as price=0.05")
+            raise UsageError(f"price={price}: give US dollars per image, such as price=0.05")
         return cls(model, url, int(size), quality, None if price is None else float(price), seeds == "yes")
 
     @property
     def dollars(self) -> float:
-        """Return the estimated US dollars an image; 0 if it is not known."""
+        """Return the estimated US dollars per image; 0 if it is not known."""
         if self.price is not None:
             return self.price
         usual = PRICES.get((self.model, self.quality or ""), 0.0) if self.url is None else 0.0
