@@ -35,6 +35,22 @@ class Requirement(BaseModel):
     """Relation of this object to the object at that index of the include list."""
 
 
+class ChecklistItem(BaseModel):
+    """One question of a checklist about a task's image, with the answer that a correct image gets.
+
+    Source of the form: GenEval 2's `vqa_list` and `skills`, T2I-CoReBench's `Checklist`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str = Field(min_length=1)
+    """In words, with its question mark."""
+    answer: str = "yes"
+    """The expected answer, one of `milr.tasks.checklists.ANSWERS`."""
+    tags: tuple[str, ...] = ()
+    """What the question is about: a skill, a kind of element."""
+
+
 class Task(BaseModel):
     """A prompt and, where known, what a correct image must show."""
 
@@ -50,6 +66,8 @@ class Task(BaseModel):
     """Objects that a correct image does not show."""
     explanation: str | None = None
     """Meaning of the prompt, for benchmarks that state it (WISE)."""
+    checklist: tuple[ChecklistItem, ...] = Field(default=(), exclude_if=lambda questions: not questions)
+    """Questions about the image, all different; () if there are none, which is left out where a task is written."""
     typed: str | None = None
     """The prompt as the user typed it, if the model reads a rewritten one; None if both are equal."""
 

@@ -137,12 +137,18 @@ def _read_json(name: str, text: str, lines: Sequence[tuple[int, str]], *, sure: 
     """Return the items of a JSON array, or the lines of JSON lines; None if the text is neither."""
     try:
         whole = _parse_json(text)
+    except _RepeatedKey as error:
+        marks = [number for number, line in lines if f"{json.dumps(error.key)}:" in line.replace('" :', '":')]
+        where = f"line {marks[1]}" if len(marks) > 1 else f"line {(marks or [lines[0][0]])[0]}"
+        raise UsageError(f"{name}, {where}: {error}; give each entry a key of its own") from None
     except ValueError as error:
         if lines[0][1][0] == "[":
             if sure:
                 raise UsageError(f"{name} begins as a JSON array and is not one ({error}): fix it") from None
             return None
     else:
+        if isinstance(whole, dict):
+            return _read_object(name, lines, cast("dict[str, object]", whole))
         if not isinstance(whole, list):
             return [_make_row(name, f"line {lines[0][0]}", whole)]
         return [
@@ -159,11 +165,40 @@ def _read_json(name: str, text: str, lines: Sequence[tuple[int, str]], *, sure: 
     return rows
 
 
+def _read_object(name: str, lines: Sequence[tuple[int, str]], whole: Mapping[str, object]) -> list[Row]:
+    """Return the one row that an object is, or the entries of an object that maps ids to rows, as T2I-CoReBench's."""
+    if (
+        find_key(whole, PROMPT_KEYS) is not None
+        or not whole
+        or not all(isinstance(one, dict) for one in whole.values())
+    ):
+        return [_make_row(name, f"line {lines[0][0]}", whole)]
+    return [_make_row(name, f"entry {key!r}", entry) for key, entry in whole.items()]
+
+
 def _parse_json(text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_refuse_repeated)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse a key that is there twice, of which the last value would win in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _RepeatedKey(twice)
+    return found
+
+
+class _RepeatedKey(ValueError):
+    """The error for an object with the same key twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} is there twice")
+        self.key = key
 
 
 def _make_row(name: str, place: str, item: object) -> Row:

@@ -11,11 +11,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from milr.errors import UsageError, unknown_name
+from milr.tasks.checklists import read_checklist
 from milr.tasks.grammar import read_prompt
 from milr.tasks.prompt_files import PROMPT_KEYS, find_key, name_file, read_rows
 from milr.tasks.refusals import PromptError
 from milr.tasks.vocabulary import COLORS, OBJECT_NAMES, quote
-from milr.types import Task
+from milr.types import ChecklistItem, Task
 
 _NAMED = 8  # most keys in a note
 
@@ -66,8 +67,8 @@ def read_prompt_file(path: str | Path, *, free: bool = False) -> PromptFile:
     """Read a file of prompts of any form that `milr.tasks.prompt_files.read_rows` reads.
 
     An object, or a table's row, has the prompt under "prompt" ("caption", "text"; in any case), and may have GenEval's
-    keys and an explanation; other keys are skipped. An include or exclude list is kept; an object that has neither is
-    read by its prompt.
+    keys, an explanation and a checklist (`milr.tasks.checklists`); other keys are skipped. An include or exclude list
+    is kept; an object that has neither is read by its prompt.
 
     Args:
         path: A file or a pipe; "-" is standard input.
@@ -78,6 +79,7 @@ def read_prompt_file(path: str | Path, *, free: bool = False) -> PromptFile:
     """
     tasks: list[Task] = []
     passed_over: Counter[str] = Counter()
+    ids: dict[str, str] = {}
     for row in read_rows(path):
         try:
             if isinstance(row.content, str):
@@ -85,7 +87,11 @@ def read_prompt_file(path: str | Path, *, free: bool = False) -> PromptFile:
             else:
                 values = _pick(row.content)
                 passed_over.update(key for key in row.content if key not in values.sources)
-                tasks.append(_from_values(values.fields, free))
+                task = _from_values(values.fields, free)
+                if values.checklist:
+                    _check_id(row.content, row.place, ids)
+                    task = task.model_copy(update={"checklist": values.checklist})
+                tasks.append(task)
         except UsageError as error:
             raise UsageError(f"{name_file(path)}, {row.place}: {error}") from error
     return PromptFile(tuple(tasks), _explain_passed_over(path, passed_over, len(tasks)))
@@ -142,11 +148,13 @@ class _Values:
     fields: Mapping[str, object]
     sources: frozenset[str]
     """The row's keys that were read."""
+    checklist: tuple[ChecklistItem, ...]
 
 
 def _pick(row: Mapping[str, object]) -> _Values:
     """Return a task's fields from a row, with keys in any case; null and empty cells count as absent."""
-    keys = {field: find_key(row, PROMPT_KEYS if field == "prompt" else (field,)) for field in Task.model_fields}
+    fields = [field for field in Task.model_fields if field != "checklist"]
+    keys = {field: find_key(row, PROMPT_KEYS if field == "prompt" else (field,)) for field in fields}
     found = {field: key for field, key in keys.items() if key is not None}
     if "prompt" not in found:
         raise UsageError(
@@ -155,7 +163,19 @@ def _pick(row: Mapping[str, object]) -> _Values:
         )
     said = {field: row[key] for field, key in found.items() if row[key] is not None}
     fields = {field: value for field, value in said.items() if value != "" or field == "prompt"}
-    return _Values(fields, frozenset(found.values()))
+    checklist, sources = read_checklist(row)
+    return _Values(fields, frozenset(found.values()) | sources, checklist)
+
+
+def _check_id(row: Mapping[str, object], place: str, seen: dict[str, str]) -> None:
+    """Refuse the id of an earlier row: results of checklists go by their ids."""
+    key = find_key(row, ("id", "prompt_id"))
+    if key is None:
+        return
+    said = str(row[key])
+    if said in seen:
+        raise UsageError(f"{key!r} is {quote(said, 40)}, as in {seen[said]}: give each prompt an id of its own")
+    seen[said] = place
 
 
 def _from_values(values: Mapping[str, object], free: bool) -> Task:
