@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 import subprocess
@@ -167,6 +168,23 @@ def test_every_parser_of_replies_is_timed() -> None:
     found = list(reply_times.measure(reply_times.BEGINNINGS[:1], (32, 64)))
     assert {one.parser for one in found} == set(reply_times.PARSERS)
     assert all(one.seconds >= 0 and one.growth > 0 for one in found)
+
+
+def test_a_busy_machine_makes_no_parser_look_quadratic(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import reply_times
+
+    dice = random.Random(29)
+    kinds: dict[str, Callable[[int], float]] = {"linear": lambda n: n / 1e3, "quadratic": lambda n: n * n / 1e5}
+
+    def take(parser: object, text: str) -> float:  # up to four times as long as alone
+        return kinds[str(parser)](len(text)) * dice.choice([1, 1.5, 2, 4])
+
+    monkeypatch.setattr(reply_times, "PARSERS", {name: name for name in kinds})
+    monkeypatch.setattr(reply_times, "_time", take)
+    found = list(reply_times.measure(reply_times.BEGINNINGS[:1], (32, 64)))
+    assert max(one.growth for one in found if one.parser == "linear") < 2.5
+    quadratic = sorted(one.growth for one in found if one.parser == "quadratic")
+    assert quadratic[len(quadratic) // 2] > 3.0
 
 
 @pytest.mark.slow

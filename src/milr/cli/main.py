@@ -29,7 +29,7 @@ from milr.cli.fetch import fetch
 from milr.cli.generate import generate
 from milr.cli.help import arrange
 from milr.cli.info import info
-from milr.cli.options import CHECK_FAILED, INTERRUPTED
+from milr.cli.options import CHECK_FAILED, INTERRUPTED, add_own_options
 from milr.cli.pack import pack
 from milr.cli.plan import plan
 from milr.cli.report import report
@@ -120,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_renamed(words)
         _refuse_prompts(words)
         with _interrupted_by_sigterm():
-            status: object = _build_parser()(args=words, prog_name="milr", standalone_mode=False)
+            status: object = add_own_options(_build_parser(), words)(
+                args=words, prog_name="milr", standalone_mode=False
+            )
     except MilrError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

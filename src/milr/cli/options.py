@@ -101,14 +101,11 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         names: The settings; none means all.
     """
     fields = {name: field for name, field in all_fields().items() if not names or name in names}
-    open_to_others = not names
 
     def extend(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(**values: Any) -> None:
             typed = {name: values.pop(name) for name in fields}
-            if open_to_others:  # options of `add_own_options`
-                typed |= {name: values.pop(name) for name in [*values] if name not in run.__annotations__}
             given = {name: value for name, value in typed.items() if value is not None}
             try:
                 command(given={**given, **_read_others(values.pop("others", None) or ())}, **values)
@@ -143,7 +140,7 @@ _OTHERS = inspect.Parameter(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of a method that does not come with milr; with --method, each has an option of its own too.",
+            help="A setting of a method that does not come with milr; after --method it has an option of its own too.",
         ),
     ],
 )
@@ -155,31 +152,38 @@ def add_own_options(parser: Any, words: Sequence[str]) -> Any:
     Args:
         parser: The parser of all commands; it is not changed.
         words: The words that were typed. The code of a method that they name is imported.
+
+    Raises:
+        UsageError: No method has that name.
     """
     method = _find_method(words)
     command = parser.commands.get(words[0]) if method is not None else None
     if method is None or command is None or not any(one.name == "others" for one in command.params):
         return parser
-    try:
-        declared = find_settings(method)
-    except UsageError:  # the command itself says what is wrong with the name
-        return parser
+    declared = find_settings(method)
     taken = {one.name for one in command.params}
     fields = {name: field for name, field in declared.model_fields.items() if name not in taken}
     extended, changed = copy(parser), copy(command)
     changed.params = [*command.params, *_make_own_options(fields, f"Settings of {method}")]
+
+    def call(**values: Any) -> object:
+        own = {name: value for name in fields if (value := values.pop(name)) is not None}
+        others = [*(values.pop("others") or ()), *(f"{name}={value}" for name, value in own.items())]
+        return command.callback(**values, others=others)
+
+    changed.callback = call
     extended.commands = {**parser.commands, words[0]: changed}
     return extended
 
 
 def _find_method(words: Sequence[str]) -> str | None:
     """Return the name of a method from outside milr that follows --method; None if there is none."""
-    for place, word in enumerate(words):
+    name = ""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
         if flag == "--method":
-            name = value if equals else next(iter(words[place + 1 :]), "")
-            return name if name and name not in METHOD_SETTINGS else None
-    return None
+            name = value if equals else after  # the last one counts
+    return name if name and name not in METHOD_SETTINGS else None
 
 
 def _make_own_options(fields: Mapping[str, FieldInfo], group: str) -> list[Any]:

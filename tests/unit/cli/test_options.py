@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from milr.cli.help import EXAMPLES, GROUPS, walk
 from milr.cli.main import _build_parser, main  # pyright: ignore[reportPrivateUsage]
+from milr.runs import read_run
 from milr.settings import METHOD_SETTINGS, OneOf, all_fields
 
 
@@ -136,3 +138,51 @@ def test_settings_defaults_are_those_of_their_models() -> None:
     said = {name: f"Default: {field.default}." for name, field in fields.items() if field.default is not None}
     assert len(said) > 12
     assert all(text in options[name].help for name, text in said.items())
+
+
+MINE = """
+from pydantic import Field
+from milr.methods.context import Requests, TaskContext
+from milr.settings import StepSettings
+
+class MineSettings(StepSettings):
+    texts: int = Field(default=3, ge=1)
+    \"\"\"Number of texts.\"\"\"
+    fast: bool = False
+    words: tuple[str, ...] | None = None
+
+def mine(ctx: TaskContext[MineSettings]) -> Requests:
+    yield from ctx.draw()
+"""
+
+
+@pytest.mark.usefixtures("wide")
+def test_settings_of_a_method_from_outside_are_options_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MINE)
+    fake = ["--model", "milr.testing:FakeModel", "--reward", "milr.testing:FakeReward"]
+    command = ["generate", "a cat", *fake, "--method=./mine.py:mine", "--steps", "1"]
+    assert main([*command, "--texts", "2", "--fast", "--set", 'words=["a"]', "--out", "run"]) == 2
+    assert 'words ["a"]: Input should be a valid tuple' in capsys.readouterr().err
+    assert main([*command, "--texts", "2", "--fast", "--out", "run"]) == 0
+    settings = read_run("run").manifest.settings
+    assert (settings.get("texts"), settings.get("fast"), settings.get("words")) == (2, True, None)
+    capsys.readouterr()
+    for wrong, said in (
+        (["--texts", "many"], "'--texts': Input should be a valid integer"),
+        (["--texts", "0"], "texts 0: must be at least 1"),
+        (["--txts", "2"], "No such option: --txts"),
+        (["--method", "./mine.py:yours", "--texts", "2"], "mine.py has no 'yours'"),
+    ):
+        assert main([*command, *wrong]) == 2
+        (line,) = capsys.readouterr().err.splitlines()[-1:]
+        assert said in line, line
+    assert main([*command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Settings of ./mine.py:mine" in shown and "Number of texts. Default: 3." in shown
+    assert main(["generate", "--help"]) == 0  # the parser of the next command has none of them
+    assert "--texts" not in capsys.readouterr().out
+    assert main(["generate", "a cat", *fake, "--texts", "2"]) == 2
+    assert "No such option: --texts" in capsys.readouterr().err
