@@ -126,7 +126,7 @@ METHODS = (
     ("..., negated gradient", "credit-negated"),
     ("..., random gradient", "credit-random"),
     ("..., fixed noise", "noise-fixed"),
-    ("`milr --strategy steer` (ours)", STEER),
+    ("`milr`, strategy `steer` (ours)", STEER),
     ("..., zero gradient", f"{STEER}_credit-zero"),
     ("`consensus` (ours)", CONSENSUS),
     ("`keep-right` (ours)", "method-keep-right"),

@@ -61,7 +61,7 @@ def test_an_example_runs(
     if name == "README.md#0":
         with Image.open("best.png") as best:
             assert best.width == embedded.capabilities.image_size
-        assert capsys.readouterr().out.startswith("0 Score(value=")
+        assert capsys.readouterr().out.startswith("StepRecord('four orange cats', step 0, scores ")
     if name == "docs/rewards.md#0":
         assert isinstance(space["scores"][0], milr.Score)
 
