@@ -94,7 +94,7 @@ class Paper:
                 logits = request.prefix[place][None]
             else:
                 logits = self.image_logits(pair, sampling.guidance)
-            own = int(sample(logits, [stream], sampling.temperature, sampling.sampler))  # takes its numbers anyway
+            own = int(sample(logits, [stream], sampling.temperature, sampling.sampler, sampling.top_k))
             given = request.tokens[place] if place < len(request.tokens) else None
             tokens.append(own if given is None else given)
             states += [pair] if place < request.keep_hidden else []

@@ -11,8 +11,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Workers": ("workers", "gpus_per_worker", "reward_workers"),
     "Method: values of a recipe, model or strategy go before these defaults": (
         *("method", "pool", "images_per_prompt", "steps", "strategy", "text_ratio", "image_ratio", "learning_rate"),
-        *("l2", "gradient", "noise", "drawings_per_step", "guidance", "temperature", "sampler", "seed", "batch_size"),
-        *("others", "seeds", "controls"),
+        *("l2", "gradient", "noise", "drawings_per_step", "guidance", "temperature", "top_k", "sampler", "seed"),
+        *("batch_size", "others", "seeds", "controls"),
     ),
     "Reward": ("reward", "evaluator", "panel", "vlm_url", "vlm_model", "vlm_budget", "vlm_price"),
     "Limits": (

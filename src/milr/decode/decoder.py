@@ -1,5 +1,7 @@
-"""The forward pass of a causal decoder over our cache. An adapter, about a page each, says what an architecture's layers
-compute: `milr.decode.llama.Llama`, `milr.decode.llamagen.LlamaGen`.
+"""The forward pass of a causal decoder over our cache.
+
+An adapter, about a page each, says what an architecture's layers compute: `milr.decode.llama.Llama`,
+`milr.decode.llamagen.LlamaGen`.
 
 Legend of shapes: B rows, T new tokens, d width, H query heads, G key heads, w a head's width.
 """

@@ -16,7 +16,10 @@ from milr.decode.decoder import Attend, Turns, split_heads, turn
 
 
 class Llama:
-    """A `LlamaModel`: pre-norms, separate projections, rotary positions. Implements `milr.decode.decoder.Architecture`."""
+    """A `LlamaModel`: pre-norms, separate projections, rotary positions.
+
+    Implements `milr.decode.decoder.Architecture`.
+    """
 
     def __init__(self, network: Any) -> None:
         """Take a frozen `LlamaModel`."""

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 
 from milr.decode.batch import DecodeBatch
-from milr.decode.sampling import SAMPLE
+from milr.decode.sampling import SAMPLE, keep_most_probable
 from milr.decode.tensors import to_rows
 
 
@@ -53,6 +53,8 @@ class LoopRequest:
     """Random streams, which the loop advances; none means greedy."""
     temperature: float = 1.0
     sampler: str = "inverse"
+    top_k: int = 0
+    """See `milr.decode.sampling.keep_most_probable`."""
     given: Sequence[Sequence[int | None]] = ()
     """Given tokens by position, leads included; None, and all after the last, are sampled. Given ones take random
     numbers too."""
@@ -115,7 +117,7 @@ class DecodeLoop:
                 self._ended[row] = True
         optional = (self._numbers, self._hidden, self._given, self._offsets, self._ends)
         shapes = tuple(None if tensor is None else tuple(tensor.shape) for tensor in optional)
-        self._key = (head.name, request.sampler, tuple(batch.cache.states.shape), places, shapes)
+        self._key = (head.name, request.sampler, request.top_k, tuple(batch.cache.states.shape), places, shapes)
 
     def run(self, on_step: Callable[[int], None] | None = None) -> None:
         """Decode until all steps are done or all sequences have ended.
@@ -201,6 +203,7 @@ class DecodeLoop:
             tokens = logits.argmax(-1)
         else:
             numbers = self._numbers.index_select(0, self._step % len(self._numbers))[0]
+            logits = keep_most_probable(logits, self._request.top_k)
             tokens = self._sampler.choose(torch.softmax(logits / self._temperature, dim=-1), numbers)
         if self._given is not None:
             given = self._given.gather(1, self._place)[:, 0]

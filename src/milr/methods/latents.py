@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.optim.adam import adam
 
+from milr.decode.sampling import keep_most_probable
 from milr.decode.tensors import split_rows, to_integers, to_numbers
 from milr.errors import MilrError
 from milr.models.base import Model
@@ -92,9 +93,7 @@ class Latents:
             _norm(self.moved(name)) / _norm(start) if start.numel() else start.new_zeros(())
             for name, start in self.start.items()
         ]
-        each: torch.Tensor = self.moved("text").norm(dim=-1) / self.start["text"].norm(dim=-1).clamp_min(
-            torch.finfo(torch.float32).tiny
-        )
+        each = _norms(self.moved("text")) / _norms(self.start["text"]).clamp_min(torch.finfo(torch.float32).tiny)
         text, image, *rest = to_numbers(torch.cat([torch.stack(shifts), each]))
         return text, image, rest
 
@@ -179,13 +178,14 @@ def image_log_probability(
     """Return log p(v | z_image) of each task's images, B of (M,), under the distribution of their sampling."""
     if not len(z):
         return [z.sum((0, 1, 2)).expand(len(update.images)) for update in updates]
-    logits = model.image_logits(z, sampling.guidance)  # (N, V)
-    log_p = (logits / sampling.temperature).log_softmax(-1)
-    parts = split_rows(log_p, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
+    logits = model.image_logits(z, sampling.guidance) / sampling.temperature  # (N, V)
+    parts = split_rows(logits, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
     found: list[torch.Tensor] = []
     for part, update in zip(parts, updates, strict=True):
         tokens = torch.tensor(update.images, dtype=torch.long).to(z.device)  # (M, n)
-        found.append(part.expand(len(tokens), -1, -1).gather(-1, tokens[..., None]).sum((1, 2)))
+        # a token at the border of the most probable ones stays, whichever way its logit was rounded
+        log_p = keep_most_probable(part, sampling.top_k, tokens.T).log_softmax(-1)
+        found.append(log_p.expand(len(tokens), -1, -1).gather(-1, tokens[..., None]).sum((1, 2)))
     return found
 
 
@@ -305,6 +305,11 @@ def _step(updates: Sequence[Update], gradients: Sequence[torch.Tensor], name: st
 
 def _norm(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.square().sum().sqrt()
+
+
+def _norms(rows: torch.Tensor) -> torch.Tensor:
+    """Return the norm of each row: (n, d) -> (n,)."""
+    return rows.square().sum(-1).sqrt()
 
 
 def _differences(now: Sequence[int], first: Sequence[int]) -> int:

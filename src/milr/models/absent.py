@@ -31,6 +31,6 @@ def check_latents(given: Mapping[str, object], able: Capabilities) -> None:
         raise UsageError(
             f"guidance {guidance}: this model has no branch without the prompt, so 1 is its only guidance; leave it out"
         )
-    for name in ("temperature", "sampler"):
+    for name in ("temperature", "top_k", "sampler"):
         if name in given and not able.image_tokens:
             raise UsageError(f"{name} {given[name]}: this model samples no image tokens; leave it out")

@@ -1,8 +1,8 @@
-"""The heads of a Janus checkpoint: hidden states to logits, tokens to embeddings. Implement `milr.decode.loop.Head`."""
+"""Heads: hidden states to logits, tokens to embeddings. They implement `milr.decode.loop.Head`."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,29 +26,61 @@ class TextHead:
         return self.network.lm_head(states.to(self.network.dtype)).float()
 
 
+class ImageParts(Protocol):
+    """The parts of a network that an image head reads."""
+
+    vocabulary: int
+    """V."""
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Map (T,) int64 image tokens to (T, d) embeddings."""
+        ...
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Map (n, d) float32 to (n, V) float32 logits of image tokens; differentiable."""
+        ...
+
+
+class JanusImageParts:
+    """The image parts of a `JanusForConditionalGeneration`."""
+
+    def __init__(self, network: Any) -> None:
+        """Take the network."""
+        self.network = network
+        self.vocabulary: int = network.config.vq_config.num_embeddings
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Map (T,) int64 image tokens to (T, d) embeddings."""
+        return self.network.prepare_embeddings_for_image_generation(tokens)
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Map (n, d) float32 to (n, V) float32 logits of image tokens; differentiable."""
+        return self.network.model.generation_head(states.to(self.network.dtype)).float()
+
+
 class ImageHead:
     """The head of image tokens under guidance: a conditional and an unconditional row per sequence, or one row."""
 
-    def __init__(self, network: Any, guidance: torch.Tensor | float = 1.0, *, rows: int = 2) -> None:
-        """Take a `JanusForConditionalGeneration`.
+    def __init__(self, parts: ImageParts, guidance: torch.Tensor | float = 1.0, *, rows: int = 2) -> None:
+        """Take the parts.
 
         Args:
-            network: The network.
+            parts: Of the network.
             guidance: (1,) float32 on the network's device if decode steps are recorded; a plain number would become a
                 constant.
             rows: 2; or 1, which is guidance 1 at half the cost.
         """
-        self.network, self.guidance, self.rows = network, guidance, rows
+        self.parts, self.guidance, self.rows = parts, guidance, rows
         self.name = f"image/{rows}"
-        self.vocabulary: int = network.config.vq_config.num_embeddings
+        self.vocabulary = parts.vocabulary
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Map (T,) int64 tokens to (T rows, d) embeddings."""
-        return self.network.prepare_embeddings_for_image_generation(tokens).repeat_interleave(self.rows, dim=0)
+        return self.parts.embed(tokens).repeat_interleave(self.rows, dim=0)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """Map (n rows, d) float32 to (n, V) float32 guided logits; differentiable."""
-        logits = self.network.model.generation_head(states.to(self.network.dtype)).float()
+        logits = self.parts.logits(states)
         return logits if self.rows == 1 else guide(logits.view(-1, 2, logits.shape[-1]), self.guidance)
 
 

@@ -6,54 +6,36 @@ format: `transformers.models.janus` (JanusForConditionalGeneration, JanusProcess
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from math import isqrt
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from milr.decode.batching import work_in_batches
 from milr.decode.buffers import CudaRecorder
-from milr.decode.engine import Counts, Engine
+from milr.decode.engine import Engine
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llama import Llama
 from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.packed_linear import pack
-from milr.decode.partial import fill_rest
-from milr.decode.tensors import split_rows, to_integers, to_numbers
-from milr.models.base import ImageOutput, ImagePrompt, ImageRequest, TaskState, TextOutput, TextPrompt, TextRequest
+from milr.decode.tensors import split_rows, to_numbers
+from milr.models.base import ImagePrompt, ImageRequest, TaskState, TextOutput, TextPrompt, TextRequest
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
-from milr.models.heads import ImageHead, TextHead
+from milr.models.drawing import TokenDrawing, to_images
+from milr.models.heads import ImageHead, JanusImageParts, TextHead
 from milr.models.idle_blocks import leave_out_idle_blocks
-from milr.models.leads import sample_leads
-from milr.models.optional import OnRows
 from milr.models.prompts import Prompts
 from milr.models.vqa import VisualQA
-from milr.settings import SamplingParams, Settings, make_settings
-from milr.types import ImageSample, Reasoning, Task
+from milr.types import Reasoning
 
 _PIXELS_AT_ONCE = 512 * 512  # the VQ decoder and the vision tower need far more memory per image than tokens do
 _UNCONDITIONAL_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
 
 
-@dataclass(frozen=True)
-class BegunImage:
-    """An image whose first tokens, which need no decoder, are known."""
-
-    request: ImageRequest
-    lead: torch.Tensor
-    """(n,) int64."""
-    stream: torch.Generator
-    """Random stream, advanced past the lead."""
-    prompt: ImagePrompt
-
-
-class Janus:
+class Janus(TokenDrawing):
     """A frozen Janus checkpoint. Implements `milr.models.base.Model`."""
 
     def __init__(
@@ -89,7 +71,7 @@ class Janus:
         self.name = f"janus:{folder.name}@{checkpoint.version}"
         self.profile = checkpoint.profile
         self.capabilities = checkpoint.capabilities
-        self.defaults: Mapping[str, object] = checkpoint.settings.search
+        self.defaults = checkpoint.settings.search
         self.text_temperature = self.profile.text_temperature
         self.deterministic = deterministic
         self.reads_free_prompts = checkpoint.settings.grammar == "free"
@@ -102,6 +84,7 @@ class Janus:
         self.engine = Engine(Llama(self.network.model.language_model), deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
         self.text_head = TextHead(self.network)
+        self._image_parts = JanusImageParts(self.network)
         self.prompts = Prompts(self.profile, self.tokenizer)
         # with fixed shapes, each image goes through the VQ decoder and the vision tower alone
         many = max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
@@ -117,21 +100,7 @@ class Janus:
             self._images_at_once,
         )
         self._unconditional: dict[int, CachedPrefix] = {}  # first token -> beginning of the unconditional prompts
-        self.on_rows: OnRows | None = None
-        """See `milr.models.optional.Watchable`."""
-
-    @property
-    def counts(self) -> Counts:
-        """Return the counts of decoding since the model was loaded."""
-        return self.engine.counts
-
-    def settings(self, method: str = "milr", **changes: object) -> Settings:
-        """Return a method's settings: the model's defaults with these changes."""
-        return make_settings(method, changes, self.defaults)
-
-    def start(self, tasks: Sequence[Task]) -> list[TaskState]:
-        """Return one state per task; prompts are prefilled when they are first needed."""
-        return [TaskState(task) for task in tasks]
+        self.on_rows = None
 
     @torch.inference_mode()
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
@@ -237,54 +206,6 @@ class Janus:
         """Return the characters of each token; a character of several tokens is a replacement mark in each."""
         return [self.tokenizer.decode([token], skip_special_tokens=True) for token in tokens]
 
-    @torch.inference_mode()
-    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
-        """Draw each requested image: sample image tokens under guidance, then decode them."""
-        sampled = self.sample_tokens(requests, sampling)
-        whole = self.capabilities.image_tokens
-        images = self._to_images(
-            [request.state for request in requests], [fill_rest(tokens, whole) for tokens, _ in sampled]
-        )
-        return [
-            ImageOutput(
-                ImageSample(tuple(tokens), image), None if request.prefix is not None or request.tokens else hidden
-            )
-            for request, (tokens, hidden), image in zip(requests, sampled, images, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def sample_tokens(
-        self, requests: Sequence[ImageRequest], sampling: SamplingParams
-    ) -> list[tuple[list[int], torch.Tensor]]:
-        """Sample each image's tokens; return them and the hidden states (n, 2, d) that produced the first sampled ones.
-
-        Position i of an image uses the i-th numbers of its stream, whether its token comes from latents, the decoder or
-        the request: equal logits and an equal stream give equal tokens. A cached prompt is not prefilled again.
-        """
-        streams = [request.stream.clone_state() for request in requests]
-        totals = [self._total(request) for request in requests]
-        words = self.network.config.vq_config.num_embeddings
-        leads = sample_leads(requests, totals, streams, sampling, words, self.device)
-        begun = list(zip(requests, leads, streams, strict=True))
-        known = [place for place, total in enumerate(totals) if len(leads[place]) == total]
-        open_ = [place for place in range(len(requests)) if place not in set(known)]
-        prompts = self._read_image_prompts([requests[place] for place in open_])
-        decoded = self.engine.in_batches(
-            [BegunImage(*begun[place], prompt) for place, prompt in zip(open_, prompts, strict=True)],
-            lambda batch: self._draw(batch, sampling),
-            rows=2,
-            loops=True,
-            tokens=lambda one: len(one.prompt.ids) + self._total(one.request),
-            shape=lambda one: (len(one.prompt.ids), len(one.lead)),
-        )
-        found = dict(zip(open_, decoded, strict=True))
-        nothing = torch.zeros(0, 2, self.capabilities.width, device=self.device)
-        lengths = [len(leads[place]) for place in known]
-        if known:
-            ended = iter(to_integers(torch.cat([leads[place] for place in known])))
-            found |= {place: (list(islice(ended, n)), nothing) for place, n in zip(known, lengths, strict=True)}
-        return [found[place] for place in range(len(requests))]
-
     def _read_image_prompts(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
         """Return each request's prompt with its cached prefixes; prefill prompts that are not cached.
 
@@ -315,70 +236,13 @@ class Janus:
             self._unconditional[first] = prefix
         return prefix
 
-    def _draw(self, batch: Sequence[BegunImage], sampling: SamplingParams) -> list[tuple[list[int], torch.Tensor]]:
-        """Return image tokens, and the hidden states (n, 2, d) that produced the first of them."""
-        totals = [self._total(one.request) for one in batch]
-        leads = [one.lead for one in batch]
-        keep = max(one.request.keep_hidden for one in batch)
-        # each image's conditional row, then its unconditional one, which guidance 1 does not need
-        paired = 1 if sampling.guidance == 1 and not keep else 2
-        prefixes = [prefix for one in batch for prefix in (one.prompt.conditional, one.prompt.unconditional)[:paired]]
-        steps = max(total - len(lead) for total, lead in zip(totals, leads, strict=True))
-        rows = self.engine.open(prefixes, max(map(len, leads)), steps)
-        guidance = rows.buffers.take("guidance", (1,), torch.float32).fill_(sampling.guidance)
-        head = ImageHead(self.network, guidance, rows=paired)
-        if any(map(len, leads)):
-            embedded = ImageHead(self.network, rows=1).embed(torch.cat(leads))
-            read = split_rows(embedded, [len(lead) for lead in leads])
-            rows.prefill([row for row in read for _ in range(paired)])
-        loop = DecodeLoop(
-            rows,
-            head,
-            LoopRequest(
-                steps,
-                leads,
-                streams=[one.stream.clone_state() for one in batch],
-                temperature=sampling.temperature,
-                sampler=sampling.sampler,
-                given=[one.request.tokens for one in batch],
-                keep=min(keep, steps),
-            ),
-        )
-        loop.run(self._watch(batch, loop) if self.on_rows else None)
-        hidden = loop.read_hidden()  # (B, n, 2, d)
-        if hidden is None:
-            hidden = torch.zeros(len(batch), 0, 2, self.capabilities.width, device=self.device)
-        return [
-            (tokens[:total], own[: one.request.keep_hidden])
-            for one, tokens, total, own in zip(batch, loop.read_tokens(), totals, hidden, strict=True)
-        ]
-
-    def _watch(self, batch: Sequence[BegunImage], loop: DecodeLoop) -> Callable[[int], None]:
-        """Return what tells a watcher of every new row."""
-        width = isqrt(self.capabilities.image_tokens)
-
-        def tell(steps: int) -> None:
-            if self.on_rows is not None and steps % width == 0:
-                self.on_rows([one.request for one in batch], lambda: loop.read_begun(steps))
-
-        return tell
-
-    def show_tokens(self, tokens: Sequence[int]) -> Image.Image:
-        """Decode the first tokens of an image; a flat rest follows them."""
-        with torch.inference_mode():
-            (image,) = self._decode_images([fill_rest(tokens, self.capabilities.image_tokens)])
-        return image
-
-    def _total(self, request: ImageRequest) -> int:
-        return request.until or self.capabilities.image_tokens
-
     def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
         """Map (n, d) float32 to (n, V) float32 logits; differentiable."""
         return self.text_head.logits(latents)
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
         """Map (n, 2, d) float32 to (n, V) float32 guided logits; differentiable."""
-        return ImageHead(self.network, guidance).logits(latents.flatten(0, 1))
+        return self._image_head(guidance).logits(latents.flatten(0, 1))
 
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
         """Return p(yes) / (p(yes) + p(no)) of a yes/no question about each image."""
@@ -399,21 +263,11 @@ class Janus:
         ids = self._to_device([token for row in rows for token in row])
         return split_rows(self.text_head.embed(ids), [len(row) for row in rows])
 
-    def _to_images(self, states: Sequence[TaskState], samples: Sequence[tuple[int, ...]]) -> list[Image.Image]:
-        """Decode image tokens to images; reuse the row's last image if the tokens are unchanged."""
-        known = {state.image.tokens: state.image.image for state in states if state.image}
-        new = list(dict.fromkeys(tokens for tokens in samples if tokens not in known))
-        images, _ = work_in_batches(new, self._decode_images, self._images_at_once)
-        known |= zip(new, images, strict=True)
-        for state, tokens in zip(states, samples, strict=True):
-            state.image = ImageSample(tokens, known[tokens])
-        return [known[tokens] for tokens in samples]
+    def _image_head(self, guidance: torch.Tensor | float, *, rows: int = 2) -> ImageHead:
+        return ImageHead(self._image_parts, guidance, rows=rows)
 
     def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
-        pixels = self.network.decode_image_tokens(torch.tensor(samples).to(self.device))  # (B, H, W, 3) in [-1, 1]
-        # truncated to integers, as DeepSeek's own code does (deepseek-ai/Janus, generation_inference.py)
-        levels = ((pixels.float() + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).cpu().numpy()
-        return [Image.fromarray(image) for image in levels]
+        return to_images(self.network.decode_image_tokens(torch.tensor(samples).to(self.device)))
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from milr.decode.sampling import SAMPLE
+from milr.decode.sampling import SAMPLE, keep_most_probable
 from milr.decode.tensors import split_rows
 from milr.models.base import ImageRequest
 from milr.settings import SamplingParams
@@ -47,7 +47,8 @@ def sample_leads(
     if any(read):
         logits = torch.cat([prefix[:count] for prefix, count in zip(prefixes, read, strict=True)])  # (all positions, V)
         own = torch.cat([row[:count] for row, count in zip(numbers, read, strict=True)]).to(device)
-        sampled = split_rows(sampler.choose(torch.softmax(logits / sampling.temperature, dim=-1), own), read)
+        likely = keep_most_probable(logits, sampling.top_k)
+        sampled = split_rows(sampler.choose(torch.softmax(likely / sampling.temperature, dim=-1), own), read)
         padded = [
             torch.cat([row, row.new_zeros(length - len(row))]) for row, length in zip(sampled, lengths, strict=True)
         ]

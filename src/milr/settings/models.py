@@ -48,6 +48,8 @@ class SamplingParams(_Frozen):
     """Weight w of classifier-free guidance: logits = u + w (c - u)."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature of the image tokens."""
+    top_k: int = Field(default=0, ge=0)
+    """Image tokens to choose from at each position: the most probable ones; 0 allows all."""
     sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "inverse"
     """Method of sampling an image token."""
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from milr.decode.partial import fill_rest
-from milr.decode.sampling import SAMPLE, open_stream, sample
+from milr.decode.sampling import SAMPLE, keep_most_probable, open_stream, sample
 from milr.models.base import Capabilities, ImageOutput, ImageRequest, TaskState, TextOutput, TextRequest
 from milr.models.optional import OnRows
 from milr.settings import SamplingParams, Settings, make_settings
@@ -134,7 +134,8 @@ class FakeModel:
             given = request.tokens[place] if place < len(request.tokens) else None
             logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
             if given is None:
-                probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+                likely = keep_most_probable(logits, sampling.top_k)
+                probabilities = torch.softmax(likely / sampling.temperature, dim=-1)
                 given = int(how.choose(probabilities, numbers[place : place + 1]))
             tokens.append(given)
             if self.on_rows is not None and not len(tokens) % _SIDE and len(tokens) < total:

@@ -259,6 +259,7 @@ def test_every_setting_has_an_option(stage: Stage) -> None:
         "drawings_per_step": 2,
         "guidance": 3.0,
         "temperature": 0.9,
+        "top_k": 40,
         "sampler": "inverse",
         "seed": 11,
         "stop_at": 0.8,

@@ -17,7 +17,7 @@ from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batch
 from milr.decode.engine import Counts, Engine
 from milr.decode.kv_cache import CachedPrefix, KVCache
 from milr.decode.llama import Llama
-from milr.decode.sampling import SAMPLE, open_stream, sample
+from milr.decode.sampling import SAMPLE, keep_most_probable, open_stream, sample
 from milr.settings import SAMPLERS
 from milr.types import Task
 
@@ -101,6 +101,18 @@ def test_every_token_is_sampled_as_often_as_its_probability_says(sampler: str) -
     shares = torch.bincount(torch.tensor(drawn), minlength=5) / len(drawn)
     torch.testing.assert_close(shares, probabilities, atol=0.03, rtol=0)  # about four standard deviations
     assert shares[1] == 0
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_top_k_samples_the_most_probable_tokens_alone(sampler: str) -> None:
+    logits = torch.tensor([0.0, 3.0, 2.0, 2.0, -1.0, 1.0])
+    streams = [open_stream(0, str(i), 0, 0) for i in range(400)]
+    drawn = sample(logits.expand(400, -1), streams, 2.0, sampler, top_k=2)
+    assert set(drawn.tolist()) == {1, 2, 3}, "tokens as probable as the last one are kept"
+    streams = [open_stream(0, str(i), 0, 0) for i in range(400)]
+    assert set(sample(logits.expand(400, -1), streams, 2.0, sampler, top_k=6).tolist()) == set(range(6))
+    kept = keep_most_probable(logits[None], 1, also=torch.tensor([[4, 1]]))
+    assert kept.isfinite().tolist() == [[False, True, False, False, True, False]]
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))

@@ -475,7 +475,7 @@ def test_no_updates_are_no_step(parts: list[int]) -> None:
 def test_shift_is_relative_to_the_start() -> None:
     latents = make_latents(text=0)
     latents.now["image"] *= 1.5
-    assert latents.shifts() == (0.0, pytest.approx(0.5))
+    assert latents.shifts() == (0.0, pytest.approx(0.5), [])
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ VALUES: Mapping[str, Any] = {
     "drawings_per_step": 2,
     "guidance": 1.5,
     "temperature": 0.5,
+    "top_k": 7,
     "sampler": "race",
     "seed": 9,
     "stop_at": 0.5,
