@@ -18,7 +18,13 @@ from milr.registry import find
 
 def convert(
     name: Annotated[str, typer.Argument(help=f"What it is: {', '.join(CONVERTERS)}.")],
-    file: Annotated[Path, typer.Argument(help="The official checkpoint; of janus a folder, or its name at the hub.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The official checkpoint; of janus a folder, or its name at the hub; of llamagen the folder with all "
+            "parts, or its t2i_*.pt."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Argument(help="The folder to make; default: where the rewards look for it.")
     ] = None,
@@ -31,9 +37,9 @@ def convert(
     """Convert an official checkpoint into a folder of safetensors."""
     entry = find("converter", name, CONVERTERS)
     screen = Screen()
+    if name in ("janus", "llamagen") and out is None:
+        raise UsageError(f"no folder to make was given: type milr convert {name} {file} NEW_FOLDER")
     if name == "janus":
-        if out is None:
-            raise UsageError(f"no folder to make was given: type milr convert janus {file} NEW_FOLDER")
         at_hub = None if file.exists() else parse_hub_name(str(file))
         if at_hub is not None:
             file = find_at_hub(at_hub, weights=(WEIGHTS, PICKLES), offline=offline, confirm=ask(screen, yes))

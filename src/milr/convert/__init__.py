@@ -37,6 +37,9 @@ CONVERTERS: Mapping[str, Entry] = {
     "janus": Entry(
         "milr.convert.janus:convert", "Janus, pickled or in DeepSeek's layout, as transformers' safetensors"
     ),
+    "llamagen": Entry(
+        "milr.convert.llamagen:convert", "LlamaGen text-to-image: the authors' decoder, VQ-16 and T5 in one folder"
+    ),
 }
 """Name -> entry. A converter is one file and one line here; its name is that of the folder under the weights' root."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -20,8 +21,10 @@ from milr._version import __version__
 from milr.errors import UsageError
 from milr.weights import CONVERSION, hash_file
 
-_ENTRIES = ("state_dict", "model")
-"""Keys under which checkpoints store their tensors: mmdet's, then BLIP's."""
+_ENTRIES = ("state_dict", "model", "module")
+"""Keys under which checkpoints store their tensors: mmdet's, then BLIP's, then deepspeed's."""
+_HARMLESS = (argparse.Namespace,)
+"""Classes besides tensors and plain values that a checkpoint may hold: a training program's arguments."""
 _NAMED = 8
 """Most keys in an error."""
 
@@ -47,7 +50,8 @@ def read_checkpoint(path: Path, sha256_start: str | tuple[str, ...], any_hash: b
             f"get that one, or type --any-hash to convert this one (its scores are then not the official ones)"
         )
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises arbitrary errors on files that are not pickles
         raise UsageError(f"{path.name} is no checkpoint of tensors and plain values: {_reason(error)}") from error
     for entry in _ENTRIES:
@@ -118,7 +122,7 @@ def save_converted(
     """Write a network by its `save_pretrained`, and `conversion.json` with the hashes, then rename the folder.
 
     Args:
-        network: A transformers model.
+        network: A transformers model, or whatever else has its `save_pretrained`.
         source: The original checkpoint, or its files.
         target: The folder to make.
         also: Writes further files into the folder.
@@ -142,7 +146,9 @@ def save_converted(
         )
         record = {
             **origin,
-            "files": {path.name: hash_file(path) for path in sorted(part.iterdir())},
+            "files": {
+                str(path.relative_to(part)): hash_file(path) for path in sorted(part.rglob("*")) if path.is_file()
+            },
             "milr": __version__,
             "transformers": version("transformers"),
         }

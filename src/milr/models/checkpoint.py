@@ -263,7 +263,7 @@ class Checkpoint:
                 shapes.append(name)
             else:
                 weight.data = tensor.to(device, dtype if tensor.is_floating_point() else None)
-                if not _is_finite(weight.data):
+                if not is_finite(weight.data):
                     broken.append(name)
         faults = {"missing": known, "left over": left, "of another shape": shapes, "with NaN or infinity": broken}
         refuse_faults(str(self.folder), faults)
@@ -389,19 +389,20 @@ def find_shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def refuse_faults(origin: str, faults: Mapping[str, Collection[str]]) -> None:
+def refuse_faults(origin: str, faults: Mapping[str, Collection[str]], what: str = "Janus checkpoint") -> None:
     """Raise an error that names the first weights of each fault; do nothing if there is none.
 
     Args:
         origin: Name of the checkpoint in the error.
         faults: Description of a fault -> names of weights.
+        what: What it should hold.
 
     Raises:
         UsageError: There is a fault.
     """
-    found = [f"{len(names)} {what}: {_some(sorted(names))}" for what, names in faults.items() if names]
+    found = [f"{len(names)} {fault}: {_some(sorted(names))}" for fault, names in faults.items() if names]
     if found:
-        raise UsageError(f"{origin!r} does not hold a whole Janus checkpoint; weights {'; '.join(found)}")
+        raise UsageError(f"{origin!r} does not hold a whole {what}; weights {'; '.join(found)}")
 
 
 def _make_config(
@@ -447,7 +448,7 @@ def _check_dimensions(folder: Path, config: Any) -> None:
             )
 
 
-def _is_finite(weight: torch.Tensor) -> bool:
+def is_finite(weight: torch.Tensor) -> bool:
     """Return true if no element is NaN or infinite; the sum tells it in one pass for all but enormous weights."""
     if weight.is_meta or not weight.is_floating_point():
         return True

@@ -61,6 +61,12 @@ FAMILIES: Mapping[str, FamilyEntry] = {
         module="milr.models.checkpoint",
         model_types=("janus", "multi_modality"),
     ),
+    "llamagen": FamilyEntry(
+        "milr.models.llamagen:LlamaGen",
+        "LlamaGen text-to-image, as milr convert llamagen writes it: image latents",
+        module="milr.models.llamagen_folder",
+        model_types=("llamagen",),
+    ),
 }
 """Name -> entry. A family of checkpoints is its files and one line here."""
 
@@ -75,6 +81,11 @@ def find_family(folder: Path) -> FamilyEntry:
         raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a checkpoint")
     if (folder / PIPELINE).is_file():
         raise UsageError(f"{str(folder)!r} holds a pipeline of diffusers: type --model diffusers:{folder}")
+    if not (folder / "config.json").is_file() and any(folder.glob("t2i_*.pt")):
+        raise UsageError(
+            f"{str(folder)!r} holds LlamaGen's pickles, which milr does not open: type milr convert llamagen {folder} "
+            "NEW_FOLDER"
+        )
     kind: object = read_json(folder / "config.json").get("model_type")
     for entry in FAMILIES.values():
         if kind in entry.model_types:
