@@ -198,6 +198,7 @@ def test_words_have_the_shift_of_their_latents(site: Site) -> None:
         ({"tasks": ["a cat"], "settings": {"steps": 9999}}, 400, "settings"),
         ({"tasks": ["a cat"], "settings": {"stepz": 1}}, 400, "settings"),
         ({"tasks": ["a cat"], "settings": {"seed": 10**30}}, 400, "seed"),
+        ({"tasks": ["a cat"], "settings": {"seed": "\ud800"}}, 400, "settings"),
         ({"tasks": ["a cat"], "settings": {"guidance": "NaN"}}, 400, "settings"),
         ({"tasks": ["a cat"], "settings": {"learning_rate": 1e38}}, 400, "learning_rate"),
         ({"tasks": ["a cat"], "settings": {"temperature": 1e-30}}, 400, "temperature"),

@@ -25,6 +25,42 @@ def write_pipeline(kind: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_layout(folder: Path) -> Path:
+    """Write the layout of a tiny SD3 without diffusers: its configs, and weights of one attention layer alone."""
+    from safetensors.torch import save_file
+
+    networks = {
+        "transformer": ("diffusers", "SD3Transformer2DModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+        "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+        "text_encoder_3": ("transformers", "T5EncoderModel"),
+    }
+    others = {
+        "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+    }
+    transformer = {
+        "sample_size": SIDE // 2,
+        "patch_size": 1,
+        "num_attention_heads": 4,
+        "attention_head_dim": 8,
+        "pos_embed_max_size": 16,
+    }
+    configs = {"transformer": transformer, "vae": {"block_out_channels": [8, 16], "latent_channels": 4}}
+    names = ("attn.to_q", "attn.to_k", "attn.add_v_proj")
+    attention = {f"transformer_blocks.0.{name}.weight": torch.zeros(32, 32) for name in names}
+    for name in (*networks, *others):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(configs.get(name, {})))
+        if name in networks:
+            weights = attention if name == "transformer" else {"one": torch.zeros(1)}
+            save_file(weights, folder / name / "diffusion_pytorch_model.safetensors")
+    index = {"_class_name": "StableDiffusion3Pipeline", "feature_extractor": [None, None], **networks, **others}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def write_lora(folder: Path, *, width: int = 32, zero: bool = False) -> Path:
     """Write a LoRA in PEFT's layout for a tiny SD3's attention, as Flow-GRPO's are.
 

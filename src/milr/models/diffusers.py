@@ -7,7 +7,8 @@ alone. Source of the pipelines: huggingface/diffusers 0.42.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -204,11 +205,7 @@ class Diffusers(PromptOnly):
 
 def _load(described: PipelineFolder, numbers: torch.dtype) -> Any:
     """Load the pipeline with its own class, quietly."""
-    logs: Any = import_module("diffusers.utils.logging")
-    shown, barred = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
+    with _quiet("diffusers"), _quiet("transformers"):
         kind: Any = getattr(import_module("diffusers"), described.pipeline)
         with refusing(repr(str(described.folder))):
             pipeline: Any = kind.from_pretrained(
@@ -218,15 +215,26 @@ def _load(described: PipelineFolder, numbers: torch.dtype) -> Any:
                 local_files_only=True,
                 trust_remote_code=False,
             )
-    finally:
-        logs.set_verbosity(shown)
-        if barred:
-            logs.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     return pipeline
+
+
+@contextmanager
+def _quiet(library: str) -> Generator[None]:
+    """Let a library print neither warnings nor progress bars, and restore both."""
+    logs: Any = import_module(f"{library}.utils.logging")
+    shown, barred = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(shown)
+        if barred:
+            logs.enable_progress_bar()
 
 
 def merge_lora(pipeline: Any, denoiser: str, folder: Path) -> None:

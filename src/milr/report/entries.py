@@ -90,8 +90,9 @@ class Entry:
         """Return true if the embedded model drew: a small model, whose numbers do not represent any other."""
         asked, folder = self.manifest.model_asked, self.manifest.model_folder
         # a run may come from another installation: the folder's place in the package counts, not its whole path
-        places = {embedded_folder(name).parts[-3:] for name in MODELS}
-        return asked in MODELS or (folder is not None and Path(folder).parts[-3:] in places)
+        own = [name for name, entry in MODELS.items() if entry.is_checkpoint]
+        places = {embedded_folder(name).parts[-3:] for name in own}
+        return asked in own or (folder is not None and Path(folder).parts[-3:] in places)
 
     @property
     def evaluated(self) -> bool:
@@ -188,13 +189,20 @@ def settings_of(manifest: Manifest) -> dict[str, object]:
 
 
 def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the method of each entry, and its settings that differ from those of most entries of that method."""
+    """Return the method of each entry, and its settings that differ from those of most entries of that method.
+
+    Where as many entries have one model as another, each names its own.
+    """
     labels: list[str] = []
+    models = Counter(json.dumps(entry.get("model")) for entry in entries)
+    no_usual = {"model"} if len(models) > 1 and len({*models.values()}) == 1 else set[str]()
     for entry in entries:
         alike = [other for other in entries if other["method"] == entry["method"]]
         parts = [str(entry["method"])]
         for name, value in entry.items():
-            if json.dumps(value) != _usual(name, [other.get(name) for other in (entries if name in _WHAT else alike)]):
+            if name in no_usual or json.dumps(value) != _usual(
+                name, [other.get(name) for other in (entries if name in _WHAT else alike)]
+            ):
                 shown = f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
                 parts.append(f"{name.replace('_', ' ')} {shown}")
         labels.append(", ".join(parts))

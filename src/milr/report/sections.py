@@ -137,7 +137,7 @@ class Section:
 
     def row_name(self, entry: Entry) -> str:
         """Return the name in tables: "janus:x + milr", marked if the embedded model drew."""
-        return f"{entry.manifest.model} + {mark(entry)}"
+        return f"{entry.manifest.model} + {mark(entry).replace(f', model {entry.manifest.model}', '', 1)}"
 
 
 def make_sections(runs: Sequence[Run]) -> list[Section]:

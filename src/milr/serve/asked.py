@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from milr.errors import MilrError, UsageError, unknown_name
 from milr.methods import METHODS
+from milr.methods.needs import check_able
 from milr.rewards import check_scorable
 from milr.serve.config import Limits
 from milr.serve.errors import ApiError, refuse
@@ -108,6 +109,7 @@ def make_order(asked: SearchRequest, offers: Sequence[Offer], limits: Limits) ->
     tasks = tuple(read_task(task, offer, limits) for task in asked.tasks)
     method, given = check_method(asked.method, asked.settings, offer)
     try:
+        check_able(method, given, offer.capabilities)
         settings = make_settings(method, {"seed": secrets.randbelow(2**31), **given}, offer.defaults)
     except UsageError as error:
         raise refuse(error, "settings") from None

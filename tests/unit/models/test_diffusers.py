@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from milr.models.pipeline_folder import count_parameters, open_pipeline
 from milr.models.pipeline_recipes import RECIPES
 from milr.testing.contracts import check_model
 from milr.types import Task
-from tests.support.tiny_pipelines import PIPELINES, SIDE, write_lora, write_pipeline
+from tests.support.tiny_pipelines import PIPELINES, SIDE, write_layout, write_lora, write_pipeline
 
-pytest.importorskip("diffusers")
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # DPMSolver's, in numpy
+pytestmark = [
+    pytest.mark.skipif(find_spec("diffusers") is None, reason="needs the extra diffusers"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # DPMSolver's, in numpy
+]
 KINDS = sorted(PIPELINES)
 
 
@@ -36,9 +39,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def sd3(folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy that a test may break."""
-    return shutil.copytree(folders["sd3"], tmp_path / "sd3")
+def sd3(tmp_path: Path) -> Path:
+    """The layout of an SD3, which a test may break; it is not loaded."""
+    return write_layout(tmp_path / "sd3")
 
 
 def named(folder: Path, **options: object) -> str:
@@ -91,6 +94,7 @@ def test_a_row_of_a_batch_is_the_image_alone_and_diffusers_own(folders: dict[str
     assert not np.array_equal(together[0], draw(model, prompts[0], seed=1)[0])
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_described_without_its_weights(folders: dict[str, Path]) -> None:
     shapes = {"sd3": (4, 16, 16), "flux": (4, 16, 16), "pixart": (4, 16, 16), "sana": (4, 16, 16)}
     for kind, folder in folders.items():
@@ -180,7 +184,7 @@ def test_a_lora_that_does_not_fit_is_refused_before_weights_are_read(sd3: Path, 
 # --- bad folders: one line, before weights are read
 
 
-def test_bad_folders_are_refused_with_a_way_out(sd3: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_bad_folders_are_refused_with_a_way_out(sd3: Path, tmp_path: Path) -> None:
     from milr.models import embedded_folder
 
     assert "holds a checkpoint, no pipeline of diffusers: type --model" in refusal(f"diffusers:{embedded_folder()}")
@@ -233,7 +237,7 @@ def edit(path: Path, **changes: object) -> None:
         (break_component, "lacks its component 'text_encoder_2': fetch the whole pipeline again"),
         (break_class, "asks for a pipeline of its own code"),
         (break_library, "takes its vae from 'my_vae': milr runs code of diffusers and transformers alone"),
-        (break_kind, "draws no images from a text"),
+        pytest.param(break_kind, "draws no images from a text", marks=pytest.mark.slow),  # imports diffusers
         (break_kernel, "has 'attn_implementation', which may load code or kernels"),
     ],
 )
@@ -261,6 +265,7 @@ def test_a_prompt_that_is_cut_leaves_a_note(folders: dict[str, Path]) -> None:
     assert state.notes[0] in records[0].notes
 
 
+@pytest.mark.slow
 def test_sana_is_refused_in_float16(folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="garbage in float16: give --dtype bfloat16 or float32"):
         load_model(named(folders["sana"]), dtype="float16")
