@@ -219,7 +219,10 @@ def _list_text_weights(folder: Path) -> list[Path]:
 def _read_text_encoder(folder: Path) -> dict[str, Tensor]:
     """Return the weights of a T5 in transformers' layout; safetensors are preferred."""
     if any(folder.glob("*.safetensors")):
-        return dict(read_safetensors(folder))
+        return {
+            name: tensor if _T5_KEPT.fullmatch(name) else tensor[:0].clone()  # the decoder is not kept in memory
+            for name, tensor in read_safetensors(folder)
+        }
     tensors: dict[str, Tensor] = {}
     for path in _list_text_weights(folder):
         tensors |= read_checkpoint(path, "", any_hash=True)
