@@ -72,7 +72,7 @@ class Task(BaseModel):
     """The prompt as the user typed it, if the model reads a rewritten one; None if both are equal."""
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Return what is not left at its default, for `repr`."""
+        """Return the fields that differ from their defaults, for `repr`."""
         return [(name, value) for name, value in super().__repr_args__() if value not in (None, ())]
 
     @property

@@ -179,7 +179,7 @@ def add_own_options(parser: Any, words: Sequence[str]) -> Any:
 def _find_method(words: Sequence[str]) -> str | None:
     """Return the name of a method from outside milr that follows --method; None if there is none."""
     name = ""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):  # no words at all have no pair
         flag, equals, value = word.partition("=")
         if flag == "--method":
             name = value if equals else after  # the last one counts

@@ -24,7 +24,7 @@ class Converter(Protocol):
             any_hash: Accept a file whose hash is not the official one.
 
         Raises:
-            UsageError: Another hash, or keys that the map does not know or lacks.
+            UsageError: Another hash, or unknown or missing keys.
         """
         ...
 

@@ -100,7 +100,7 @@ class _Sources:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What the folder is made of; saved like a transformers model."""
+    """The folder's parts, saved like a transformers model."""
 
     config: LlamaGenConfig
     text_config: Mapping[str, Any]
@@ -156,7 +156,7 @@ def _read_dimensions(gpt: Mapping[str, Tensor], vq: Mapping[str, Tensor], parts:
     """Return the dimensions that names and shapes tell.
 
     Raises:
-        UsageError: A weight that tells one is missing, or the two files do not fit together.
+        UsageError: A weight that gives a dimension is missing, or the two files do not fit together.
     """
     telling = (
         *("cls_embedding.uncond_embedding", "tok_embeddings.weight", "layers.0.feed_forward.w1.weight"),
@@ -232,7 +232,7 @@ def _read_text_encoder(folder: Path) -> dict[str, Tensor]:
 
 
 def _compare(tensors: Mapping[str, Tensor], network: nn.Module, origin: Path) -> None:
-    """Refuse names or shapes that are not the network's."""
+    """Refuse names and shapes that differ from the network's."""
     known = {
         name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith("embed_tokens.weight")
     }

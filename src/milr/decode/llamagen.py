@@ -45,7 +45,7 @@ class LlamaGen:
 
     def turns(self, positions: torch.Tensor, dtype: torch.dtype) -> Turns:
         """Return cosine and signed sine at positions (B, T), (B, 1, T, w) each."""
-        # a row that has ended goes on beside longer ones; what it computes is not read
+        # a row that has ended is still computed beside longer ones; its results are not read
         cosine, sine = self._table[:, positions.clamp_max(self._table.shape[1] - 1)]  # (B, T, w)
         return cosine[:, None].to(dtype), sine[:, None].to(dtype)
 

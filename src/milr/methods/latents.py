@@ -183,7 +183,7 @@ def image_log_probability(
     found: list[torch.Tensor] = []
     for part, update in zip(parts, updates, strict=True):
         tokens = torch.tensor(update.images, dtype=torch.long).to(z.device)  # (M, n)
-        # a token at the border of the most probable ones stays, whichever way its logit was rounded
+        # a token at the border of the most probable ones stays, whatever way its logit was rounded
         log_p = keep_most_probable(part, sampling.top_k, tokens.T).log_softmax(-1)
         found.append(log_p.expand(len(tokens), -1, -1).gather(-1, tokens[..., None]).sum((1, 2)))
     return found

@@ -127,7 +127,7 @@ class Checkpoint:
         )
 
     def _size(self, parameters: Mapping[str, int]) -> ModelSize:
-        """Return what the model takes; without `parameters` nothing of the network."""
+        """Return the model's memory; without `parameters`, that of the network is left out."""
         text = self.config.text_config
         heads = text.num_key_value_heads or text.num_attention_heads
         head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -163,7 +163,7 @@ class TokenDrawing(ABC):
         ]
 
     def _watch(self, batch: Sequence[BegunImage], loop: DecodeLoop) -> Callable[[int], None]:
-        """Return what tells a watcher of every new row."""
+        """Return the callback that passes every new row to a watcher."""
         width = isqrt(self.capabilities.image_tokens)
 
         def tell(steps: int) -> None:

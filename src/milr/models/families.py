@@ -1,4 +1,4 @@
-"""Families of checkpoints: what a folder holds is found in its config, and each family describes and loads its own."""
+"""Families of checkpoints: a folder's config names its family, which describes and loads it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class About(Protocol):
 
 @dataclass(frozen=True)
 class FamilyEntry(Entry):
-    """One line of the table of families. Its target is a class, made with a folder and what `load_model` offers."""
+    """One line of the table of families; a target takes a folder and the options of `load_model`."""
 
     module: str = ""
     """The module `About` the family."""

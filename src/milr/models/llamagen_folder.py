@@ -298,7 +298,7 @@ def read_capabilities(folder: Path, *, profile: str | None = None) -> Capabiliti
 
 
 def check_text_config(described: Mapping[str, Any], width: int, folder: Path) -> None:
-    """Refuse a text encoder that is no T5, or whose states have another width than the model's captions."""
+    """Refuse a text encoder that is not a T5, or that has another width than the model's captions."""
     kind, own = described.get("model_type"), described.get("d_model")
     if kind != "t5":
         raise UsageError(f"{str(folder)!r} holds a model of type {kind!r}: LlamaGen reads a T5 encoder, flan-t5-xl")
