@@ -48,7 +48,7 @@ class ChecklistItem(BaseModel):
     answer: str = "yes"
     """The expected answer, one of `milr.tasks.checklists.ANSWERS`."""
     tags: tuple[str, ...] = ()
-    """What the question is about: a skill, a kind of element."""
+    """The question's subject: a skill, a kind of element."""
 
 
 class Task(BaseModel):
@@ -246,7 +246,7 @@ class LatentTrace:
     log_probability: float | None
     """log p of the credited tokens before the update that led here; None at step 0 and where nothing was updated."""
     text_shifts: tuple[tuple[str, float], ...] = ()
-    """Of each text latent the characters of its token, and ||z_i - z0_i|| / ||z0_i||; () if there are none."""
+    """For each text latent, the characters of its token, and ||z_i - z0_i|| / ||z0_i||; () if there are none."""
 
 
 Finished = Literal[

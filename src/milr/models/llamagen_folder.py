@@ -35,7 +35,7 @@ CONFIG, GPT, VQ, TEXT_ENCODER = "config.json", "gpt.safetensors", "vq.safetensor
 TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
 TITLE = "LlamaGen checkpoint"
 DEFAULTS: Mapping[str, object] = {"guidance": 7.5, "top_k": 1000}
-"""Those of the authors' sampling script; temperature 1."""
+"""Values of the authors' sampling script; temperature 1."""
 LICENCE = "MIT, parts under the licences of their origins (FoundationVision/LlamaGen); flan-t5-xl: Apache-2.0"
 VERIFIED = (
     "logits, greedy tokens and images of small random weights in float32 equal the authors' code run beside it, with "
