@@ -34,7 +34,7 @@ WORKERS = (8, 16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is simulated."""
+    """Parameters of the simulation."""
 
     workers: int
     rounds: Sequence[int]
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it."""
+    """Results of the simulation."""
 
     seconds: float
     busy: float

@@ -272,7 +272,7 @@ def middle(times: Sequence[Times]) -> Times:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step of one task takes."""
+    """Costs of one task's step."""
 
     tokens: float
     bytes: float
@@ -366,7 +366,7 @@ def compare(bench: Bench, batch: int, machine: Machine, chunk: int | None, repea
 
 
 def profile(bench: Bench, batch: int, chunk: int | None) -> dict[str, float]:
-    """Where the engine's image tokens go: each torch operator's own share of the thread's time, largest first.
+    """Return each torch operator's share of the thread's time for image tokens, largest first.
 
     The pass is the one in the middle of an image if it is timed in pieces, else a whole image.
     """

@@ -83,7 +83,7 @@ PARSERS: Mapping[str, Callable[[str], object]] = {
     "printable": printable,
     "one_line": one_line,
 }
-"""What reads foreign text; its errors are answers."""
+"""A reader of untrusted text; its errors count as answers."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Measured:
     text: str
     """Its beginning, repeated unit and end."""
     seconds: float
-    """Of the longer one."""
+    """Seconds for the longer text."""
     growth: float
     """From the shorter to the longer; 1 if both are too fast to tell."""
 

@@ -31,7 +31,7 @@ PROMPTS = (
 
 @dataclass
 class Load:
-    """What a number of clients saw."""
+    """Results of a number of clients."""
 
     clients: int
     latencies: list[float] = field(default_factory=list[float])

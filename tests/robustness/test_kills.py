@@ -73,7 +73,7 @@ def test_25_and_more_kills_at_random_moments_change_nothing(
                 _, said = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.communicate()  # until its streams are closed, it is not gone
+                process.communicate()  # it has ended only when its streams are closed
                 return True
         assert process.returncode == 0, said
         return False

@@ -146,7 +146,7 @@ def test_one_server_draws_and_judges(serve: OpenSite) -> None:
 
 
 def test_questions_take_turns_by_client_and_more_than_may_wait_are_refused() -> None:
-    """Of two clients, the one with a single question waits for at most one more question of the other."""
+    """A client with a single question waits for at most one more question of the other client."""
     order: list[str] = []
     begun, go = threading.Event(), threading.Event()
 

@@ -238,7 +238,7 @@ def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
 
 
 def test_wrong_padding_would_exceed_the_tolerance(decoder: LlamaModel) -> None:
-    """If padding were attended to, or counted in positions, the states would differ a lot."""
+    """Padding that is attended to, or counted in positions, would change the states a lot."""
     (row,) = embeddings([5])
     right = uncached(decoder, row)
     seen = uncached(decoder, torch.cat([torch.zeros(3, WIDTH), row]))[3:]

@@ -510,7 +510,7 @@ def test_latents_are_counted_by_the_paper() -> None:
 
 
 def test_the_end_token_is_one_of_the_text_positions() -> None:
-    """As in the authors' code, which counts it in T."""
+    """The authors' code counts it in T too."""
     records = run([Task(prompt=f"thing {number}") for number in range(40)], text_ratio=1.0, steps=0)
     ended = [record for record in records if len(record.reasoning.tokens) < 12]  # the fake's limit
     assert ended and len(ended) < len(records)

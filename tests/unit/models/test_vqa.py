@@ -50,7 +50,7 @@ def tokenize(text: str, **_: Any) -> dict[str, list[int]]:
 
 
 def test_a_yes_is_a_yes_in_all_its_spellings_and_only_if_it_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the model would begin with another word, the rest for yes and no is not a verdict."""
+    """The rest for yes and no is not a verdict if the model would begin with another word."""
     chances = torch.tensor(
         [
             [0.2, 0.1, 0.3, 0.1, 0.1, 0.1, 0.05, 0.05],

@@ -199,7 +199,7 @@ def test_an_unfinished_run_is_in_no_figure_and_no_table_of_the_paper(tmp_path: P
 
 @pytest.mark.slow
 def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
-    """As in a report of the whole matrix, the L2 weight is varied under a weaker reward than the rest."""
+    """The L2 weight is varied under a weaker reward than the rest, as in a report of the whole matrix."""
     settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"strategy": "alt"}, {"reward": "contrast@1"}]
     settings += [{"reward": "contrast@1", "l2": weight} for weight in (0.5, 1.0)]
     made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]

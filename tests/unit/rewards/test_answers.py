@@ -1,4 +1,4 @@
-"""What a reward may be and may return, and the errors for everything else."""
+"""Rewards in all allowed forms, their allowed results, and the errors for everything else."""
 
 from __future__ import annotations
 

@@ -376,9 +376,9 @@ class Mine(MethodSettings):
     """Settings of a method of another package."""
 
     fruit: Annotated[str, OneOf("fruit", FRUITS)] = "apple"
-    """What to eat."""
+    """Name of the food."""
     tries: int = Field(default=2, ge=1)
-    """How often."""
+    """Number of meals."""
 
 
 def test_a_method_of_another_package_declares_its_own() -> None:

@@ -294,7 +294,7 @@ def test_names_must_be_equal() -> None:
 
 
 def test_a_prompt_of_one_noun_counts_it_twice() -> None:
-    """As in the official script, if first and last noun are the same word, its box counts alone."""
+    """The box of a noun that is both first and last counts alone, as in the official script."""
     verdict = score_spatial("next to", ("cat", "cat"), [Seen("cat", 0.8, box(1, 1))])
     assert verdict.value == pytest.approx(0.9)
 
