@@ -41,11 +41,17 @@ def look(tab: Tab, name: str) -> None:
     assert tab.look(name, folder) == []
 
 
+NAME = """() => {
+    const at = document.activeElement;
+    return at === null || at === document.body ? "" : (at.labels?.[0] ?? at).textContent;
+}"""
+
+
 def tab_to(page: Any, wanted: str) -> None:
     """Press Tab until the focus is on an element with this name."""
     for _ in range(60):
         page.keyboard.press("Tab")
-        if wanted in page.evaluate("(document.activeElement.labels?.[0] ?? document.activeElement).textContent"):
+        if wanted in page.evaluate(NAME):
             return
     raise AssertionError(f"{wanted!r} cannot be reached by Tab")
 

@@ -298,8 +298,12 @@ def test_a_reader_that_takes_nothing_loses_its_connection(site: Site, monkeypatc
         **{"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), "asgi": {"version": "3.0"}, **where},
     }
 
+    come = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if come:
+            return come.pop()
+        await asyncio.Event().wait()  # the client does not leave
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -210,7 +211,8 @@ def test_words_have_the_shift_of_their_latents(site: Site) -> None:
 def test_impossible_searches_are_refused_by_name(
     site: Site, asked: dict[str, Any], status: int, param: str | None
 ) -> None:
-    response = site.http.post("/v1/searches", json=asked)
+    kind = {"content-type": "application/json"}
+    response = site.http.post("/v1/searches", content=json.dumps(asked).encode(), headers=kind)
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert error["message"] and (param is None or error["param"] == param)

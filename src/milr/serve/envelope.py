@@ -36,10 +36,6 @@ HEADERS = {
 }
 
 
-class SlowBody(Exception):
-    """A body that did not come in time."""
-
-
 class Envelope:
     """ASGI middleware, outermost."""
 
@@ -57,30 +53,33 @@ class Envelope:
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})
         began, status, whole, replaced = time.monotonic(), 0, False, False
+        fault: ApiError | None = None  # of the body: its reader may take it for one of the body's form
         limits, size = self._server.settings.limits, 0
         most = limits.judge_bytes if scope["path"] == JUDGED else limits.body_bytes
 
         async def read() -> Message:
-            nonlocal whole, size
+            nonlocal whole, size, fault
             if whole:
                 return await receive()  # waits for the client to leave
             try:
                 message = await asyncio.wait_for(receive(), BODY_SECONDS)
             except TimeoutError:
-                raise SlowBody from None
+                fault = ApiError(408, "slow_body", f"the body did not come within {BODY_SECONDS:g} s")
+                raise fault from None
             whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > most:
-                raise _too_long()
+                fault = _too_long()
+                raise fault
             return message
 
         async def write(message: Message) -> None:
             nonlocal status, replaced
             if replaced:
                 return
-            if size > most and not status:
-                replaced = True  # the reader of the body took the error for one of the body's form
-                await _answer(write_on, _too_long())
+            if fault is not None and not status:
+                replaced = True
+                await _answer(write_on, fault)
                 return
             await write_on(message)
 
@@ -102,9 +101,6 @@ class Envelope:
             await self._app(scope, read, write)
         except ApiError as error:
             await _answer(write, error)
-        except SlowBody:
-            if not status:
-                await _answer(write, ApiError(408, "slow_body", f"the body did not come within {BODY_SECONDS:.0f} s"))
         except TimeoutError:
             log.info("reader too slow", extra={"facts": {"request": request_id}})
             raise  # ends the connection

@@ -40,6 +40,7 @@ class ApiError(Exception):
             param: The request's field that is wrong.
             retry_after: Seconds after which the same request may succeed; None: it will not.
         """
+        message = message.encode("utf-8", "replace").decode()  # what a client sent may be no text
         super().__init__(message)
         self.status, self.code, self.message, self.param, self.retry_after = status, code, message, param, retry_after
 

@@ -31,7 +31,8 @@ def draw_viewer(run: Run) -> str:
     if not run.tasks:
         raise UsageError(f"{run.folder} has no finished search to show")
     first = run.tasks[0]
-    about = {"title": _title(run), "facts": _facts(run), "images": run.manifest.images_per_prompt}
+    title = _title(run)
+    about = {"title": title, "facts": _facts(run), "images": run.manifest.images_per_prompt}
     content = {
         "about": about,
         "first": f"{first.index}.{first.image}",
@@ -40,7 +41,7 @@ def draw_viewer(run: Run) -> str:
     }
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")  # no prompt ends the script
     parts = {
-        "TITLE": escape(about["title"]),
+        "TITLE": escape(title),
         "STYLE": (PAGE / "style.css").read_text(encoding="utf-8"),
         "DATA": data,
         "CODE": bundle(),

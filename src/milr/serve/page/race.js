@@ -6,7 +6,12 @@ import { h, number, say, unique } from "./dom.js";
 import { makePrompt, readSchema } from "./settings.js";
 import { linesOf } from "./viewer.js";
 
-const NAMES = ["the method", "its zero-gradient control", "best of N"];
+// Returns what a search is in a race; its settings stand in groups.
+function nameSearch({ method, settings }) {
+  const own = Object.assign({}, ...Object.values(settings ?? {}).filter((one) => one && typeof one === "object"));
+  if (own.gradient === "zero") return `its zero-gradient control: ${method}, ${own.strategy}`;
+  return method === "best-of-n" ? `best of N: ${own.steps + 1}` : `the method: ${[method, own.strategy].filter(Boolean).join(", ")}`;
+}
 
 export async function race(root, signal, ...ids) {
   const { models } = await readSchema();
@@ -64,9 +69,9 @@ export async function race(root, signal, ...ids) {
   async function open() {
     const found = await Promise.all(ids.map((id) => get(`/v1/searches/${id}`)));
     prompt.input.value = found[0].title;
-    running = found.map((one, i) => ({
+    running = found.map((one) => ({
       id: one.id,
-      name: `${NAMES[i] ?? "another"}: ${one.method}`,
+      name: nameSearch(one),
       steps: [],
       image: h("img", { alt: "" }),
       growing: h("img", { class: "growing", alt: "", hidden: true }),
