@@ -48,7 +48,9 @@ def _write_command(name: str, command: Any) -> list[str]:
         if getattr(parameter, "hidden", False):
             continue
         flags = [*parameter.opts, *parameter.secondary_opts]
-        label = ", ".join(f"`{flag}`" for flag in flags) + (f" `{parameter.metavar}`" if parameter.metavar else "")
+        label = ", ".join(f"`{flag}`" for flag in flags)
+        if parameter.metavar:
+            label += " `{}`".format(parameter.metavar.replace("|", r"\|"))
         lines.append(f"| {label} | {_escape(' '.join((parameter.help or '').split()))} |")
     return [*lines, ""]
 
