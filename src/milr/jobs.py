@@ -42,7 +42,7 @@ MOST_FAILED = 8
 
 @dataclass(frozen=True)
 class Asked:
-    """A run's parts as they were asked for: names, and objects of a program."""
+    """A run's parts as given: names, and objects of a program."""
 
     model: str | Model
     reward: str | Reward | RewardFunction

@@ -37,7 +37,7 @@ def make_app(
     Args:
         offers: The models, the default one first; none of them for a server that only judges.
         settings: How it runs.
-        keys: Who may ask; None lets everybody, which only a server for this machine alone may.
+        keys: Who may ask; None accepts everyone, which is allowed only for a server on this machine alone.
         judge: What answers questions about images; None refuses them.
 
     Raises:

@@ -58,11 +58,11 @@ class SearchRequest(BaseModel):
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds from now after which each search ends with its best image so far."""
     user: str = Field(default="", max_length=256)
-    """Name of the user, among the users of one key: users take turns."""
+    """Name of the user among those of one key; users are served in turn."""
 
 
 class Order(BaseModel):
-    """A search that can be done: what is kept of a request."""
+    """A valid search: the stored part of a request."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,7 +93,7 @@ def make_order(asked: SearchRequest, offers: Sequence[Offer], limits: Limits) ->
     Args:
         asked: Of the client.
         offers: The models, the default one first.
-        limits: What may be asked for.
+        limits: Limits and choices of a request.
 
     Raises:
         ApiError: Anything is not allowed; it names the field.

@@ -1,4 +1,4 @@
-"""The desk: it takes orders, hands their images to the models' workers, and keeps what comes back."""
+"""The desk: it accepts requests, passes their images to the models' workers, and stores the results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Desk:
         self.on_change: Callable[[str], None] = lambda search: None
         """Called with the id of a search that has a new event."""
         self.is_watched: Callable[[str], bool] = lambda search: False
-        """Called with the id of a search; true if somebody waits to see its images grow."""
+        """Called with the id of a search; true if a client watches its images grow."""
         self.draining = False
         self._lock = RLock()
         self._shown = 0
@@ -125,7 +125,7 @@ class Desk:
             return search in self._jobs
 
     def growing(self, search: str, after: int) -> list[Growing]:
-        """Return the images of a search that are being drawn and were not told yet, the oldest first."""
+        """Return the unfinished images of a search that were not sent yet, the oldest first."""
         with self._lock:
             job = self._jobs.get(search)
             found = [] if job is None else [one for one in job.growing.values() if one.number > after]
@@ -153,7 +153,7 @@ class Desk:
             self.on_change(search)
 
     def close(self) -> None:
-        """Drain, wait for the steps in progress, and leave every search so that the next start goes on with it."""
+        """Drain, wait for the steps in progress, and leave every search so that the next start continues it."""
         self.drain()
         self._closed.set()
         self._memory.close()
@@ -297,7 +297,7 @@ class Desk:
         return Job(search, owner, client, order, self.settings.data / search, expires)
 
     def _hand_out(self, job: Job) -> None:
-        """Put what remains of a search into its model's queue; called with the lock held."""
+        """Put the remaining tasks of a search into its model's queue; called with the lock held."""
         method = load_method(job.order.settings.method)
         worker = job.worker = self._find_worker(next(one for one in self.offers if one.name == job.order.model))
         for place in job.remaining():
@@ -366,7 +366,7 @@ class Desk:
         try:
             data = {"state": state, "error": error or None}
             self.store.record(search, "end", "end", data, state=state, error=error, ended=now(), **values)
-        except SQLAlchemyError as fault:  # a full disk: the next start finds it unfinished and goes on
+        except SQLAlchemyError as fault:  # a full disk: the next start finds it unfinished and continues it
             log.error("index not written", extra={"facts": {"search": search, "error": say_error(fault)}})
         self.metrics.searches.labels(state).inc()
         log.info("search ended", extra={"facts": {"search": search, "state": state}})

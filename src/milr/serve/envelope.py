@@ -126,7 +126,7 @@ class Envelope:
         """Refuse requests of other sites' pages, and host names that point a browser here by a trick.
 
         Raises:
-            ApiError: The request comes from elsewhere.
+            ApiError: The request comes from another site.
         """
         host = headers.get("host", "")
         if not self._server.keys and (urlsplit(f"//{host}").hostname or "") not in (*_LOCAL_NAMES, self._name):

@@ -35,7 +35,7 @@ _TICK = 1.0  # seconds between looks whether the client is still there
 
 
 class ImageRequest(BaseModel):
-    """The body. Fields that other servers have and this one does not know are passed over, and named in the answer."""
+    """The body. Fields of other servers that are unknown here have no effect, and the answer names them."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
@@ -46,7 +46,7 @@ class ImageRequest(BaseModel):
     n: int | None = Field(default=None, ge=1)
     """Images; default 1."""
     size: Annotated[str, Field(pattern=r"^(auto|\d{1,5}x\d{1,5})$")] | None = None
-    """The model draws one size; the answer names it, whatever is asked for here."""
+    """The model draws one size, which the answer names; this field has no effect."""
     response_format: Literal["url", "b64_json"] | None = None
     """Default: b64_json. A url is a link of this server, which expires."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
@@ -54,7 +54,7 @@ class ImageRequest(BaseModel):
     output_compression: int | None = Field(default=None, ge=0, le=100)
     """Quality of jpeg and webp; default 100."""
     quality: Literal["auto", "low", "medium", "high", "standard", "hd", "xhigh", "max"] | None = None
-    """Test-time compute: low is 1 drawing, medium 5 at most, the others what the method has."""
+    """Test-time compute: low is 1 drawing, medium at most 5, the others the method's own number."""
     background: Literal["auto", "opaque", "transparent"] | None = None
     """Transparent is refused."""
     style: str | None = None
@@ -64,7 +64,7 @@ class ImageRequest(BaseModel):
     partial_images: int | None = Field(default=None, ge=0, le=3)
     """Best images so far that a stream sends before the last, at most."""
     user: str | None = Field(default=None, max_length=256)
-    """Name of the user, among the users of one key: users take turns."""
+    """Name of the user among those of one key; users are served in turn."""
     seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
     """Seed of image 0; default: a random one, named in the answer."""
     guidance_scale: float | None = Field(default=None, ge=0, le=100)
@@ -143,7 +143,7 @@ class Answer:
     """Makes answers and events of a search's images, as one request asks for them."""
 
     def __init__(self, server: Server, search: str, asked: ImageRequest, base: str, seed: int) -> None:
-        """Take what the answer names."""
+        """Store the fields of the answer."""
         self.server, self.search, self.asked, self.base, self.seed = server, search, asked, base, seed
         self.drawn = Drawn({})
         offer = choose_offer(server.desk.offers, asked.model)
@@ -227,7 +227,7 @@ class Answer:
         return {"output_format": self.asked.form, "size": self.size, "background": background, "quality": known}
 
     def _usage(self) -> dict[str, Any]:
-        """Return what was spent: the prompt's tokens, and every token that was sampled, of all drawings.
+        """Return the usage: the prompt's tokens, and all sampled tokens of all drawings.
 
         A model that does not count its tokens has the words of the prompt.
         """

@@ -33,7 +33,7 @@ class Job:
     id: str
     owner: str
     client: str
-    """The client whose turn it takes: key or address."""
+    """The client, for fair order: key or address."""
     order: Order
     folder: Path
     expires: float
@@ -55,7 +55,7 @@ class Job:
     worker: Worker | None = None
     """The worker that draws it."""
     growing: dict[Place, Growing] = field(default_factory=dict[Place, Growing])
-    """The images that are being drawn, of those that somebody watches."""
+    """The unfinished images that a client watches."""
     _writer: RunWriter | None = None
 
     def remaining(self) -> list[Place]:
@@ -64,7 +64,7 @@ class Job:
         return [place for place in places if place not in self.ends]
 
     def resume(self) -> list[StoredStep]:
-        """Take up what an earlier process finished; return its steps.
+        """Restore the steps of an earlier process; return them.
 
         Raises:
             MilrError: The folder holds a run that cannot be read.

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: a VLM judge on this machine, which answers from a reward of this package.
 
 It reads the questions of milr's own VLM protocols, scores the image by its reward (`self`: what the embedded model
-sees) and answers in the form that was asked for. Realism and beauty are beyond it: WISE gets the middle mark for both.
+sees) and answers in the requested form. Realism and beauty are beyond it: WISE gets the middle mark for both.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BadRequest(ValueError):
 
 
 class Judge:
-    """Answers questions by a reward, one after the other; clients take turns."""
+    """A judge that answers questions by a reward, one after another; clients are served in turn."""
 
     def __init__(self, reward: Reward, *, flip: float = 0.0) -> None:
         """Take a reward.
@@ -155,7 +155,7 @@ class Judge:
             return self.answer(question)
         except BadRequest:
             raise
-        except Exception as error:  # the reward's own: the server goes on
+        except Exception as error:  # the reward's own error: the server continues
             log.exception("reward failed", extra={"facts": {"reward": self.reward.name}})
             raise ApiError(500, "judge_failed", f"the reward failed: {say_error(error)}") from None
 
@@ -194,7 +194,7 @@ def recognise(words: str) -> tuple[VlmProtocol, Task]:
 
 
 def find_prompt(user: str, words: str) -> str | None:
-    """Return what stands in the place of {prompt} in a protocol's words, in linear time; None if these are others."""
+    """Return the text at {prompt} in a protocol's words, in linear time; None if these are others."""
     before, _, rest = user.partition("{prompt}")
     between, slot, after = rest.partition("{explanation}")
     if not slot:

@@ -1,4 +1,4 @@
-"""Links to images that expire: signed, so that nothing is kept of them."""
+"""Links to images that expire; they are signed, so none is stored."""
 
 from __future__ import annotations
 

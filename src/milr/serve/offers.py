@@ -1,4 +1,4 @@
-"""The models that a server offers: what is known before they are loaded, and how they are loaded."""
+"""The models that a server offers: their facts before loading, and how to load them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Offer:
     free: bool
     """False if its prompts follow the grammar of `milr.tasks`."""
     best: Mapping[str, object]
-    """The method, and its strategy, of those who name none."""
+    """Method and strategy of requests that name none."""
     reward: str
-    """The name that was asked for."""
+    """The requested name."""
     bytes: int
     """Bytes of its weights."""
     load: Callable[[], Loaded]
@@ -45,7 +45,7 @@ class Offer:
 def make_offer(
     name: str, *, reward: str | None = None, panel: Sequence[str] | None = None, placement: Placement | None = None
 ) -> Offer:
-    """Read what a model is; its weights are read when `load` is called.
+    """Read a model's facts; its weights are read by `load`.
 
     Args:
         name: As `milr generate --model` takes it.

@@ -58,7 +58,7 @@ def encode(file: Path, form: str, quality: int = 100) -> bytes:
 
 
 def make_growing(image: Image.Image, share: float) -> str:
-    """Return an image that is being drawn as a data URL: what is not drawn yet is transparent.
+    """Return an unfinished image as a data URL; its missing part is transparent.
 
     Args:
         image: With a flat rest.

@@ -30,9 +30,8 @@ class Found:
 def reindex(folder: Path) -> Found:
     """Index every run in a folder, and forget those that are gone.
 
-    Unfinished searches, which a server continues, are left unchanged. Who asked for a search is kept where the index
-    knew it; of
-    others nobody knows, and they are shown where no keys are needed.
+    Unfinished searches, which a server continues, are left unchanged. The owner of a search is kept if the index had
+    it; searches without an owner are shown only if no keys are needed.
 
     Args:
         folder: Runs are its children. No server works in it.
@@ -65,7 +64,7 @@ def reindex(folder: Path) -> Found:
 
 
 def describe_run(search: str, run: Run) -> SearchRow:
-    """Return what the index says of a run that has ended."""
+    """Return the index's facts about a run that has ended."""
     manifest, lasts = run.manifest, [task.last for task in run.tasks]
     firsts = [task.first.scores[0] for task in run.tasks]
     first = [score.value for score in firsts if isinstance(score, Score)]

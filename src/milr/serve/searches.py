@@ -70,7 +70,7 @@ async def read_events(
 ) -> Response:
     """Stream the events after the one named by `Last-Event-ID`, or by `after`, to the end.
 
-    With `rows`, images that are being drawn come too, in events without an id.
+    With `rows`, unfinished images are sent too, in events without an id.
     """
     await _find(server, client, search)
     known = last_event_id or ""

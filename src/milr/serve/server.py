@@ -46,7 +46,7 @@ class Gate:
             raise busy(f"more than {self._most} requests a minute", 1 + int((1 - left) * 60 / self._most))
         self._left[client] = left - 1, at
         while len(self._left) > _MANY:
-            del self._left[next(iter(self._left))]  # who asked longest ago
+            del self._left[next(iter(self._left))]  # the client with the oldest request
 
 
 class Bells:
@@ -85,7 +85,7 @@ class Bells:
                 del self._waiting[search]
 
     def watched(self, search: str) -> bool:
-        """Return whether somebody listens to the growing images of a search; from any thread."""
+        """Return true if a client watches the growing images of a search; from any thread."""
         return self._watching[search] > 0
 
     def _wake(self, search: str) -> None:
@@ -118,7 +118,7 @@ class Client:
     owner: str
     """The short name of the key; empty without keys."""
     name: str
-    """Key, or address where there are no keys: what limits count by."""
+    """The client that limits count: its key, or its address without keys."""
 
 
 def get_server(request: Request) -> Server:

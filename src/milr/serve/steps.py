@@ -80,7 +80,7 @@ def _describe_trace(trace: LatentTrace) -> dict[str, Any]:
 
 
 def describe_score(score: Score | Unscored) -> dict[str, Any]:
-    """Return a verdict: its value, why, the conditions, and the boxes of what was found."""
+    """Return a verdict: value, reason, conditions, and boxes of the objects found."""
     if isinstance(score, Unscored):
         return {"reward": None, "explanation": score.reason, "conditions": {}, "boxes": []}
     return {

@@ -30,7 +30,7 @@ class SearchRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     """Also the name of the run's folder."""
     owner: Mapped[str] = mapped_column(index=True)
-    """The short name of the key that asked for it; empty without keys."""
+    """The short name of the key that requested it; empty without keys."""
     state: Mapped[str] = mapped_column(index=True)
     created: Mapped[float] = mapped_column(index=True)
     """Seconds since 1970."""
@@ -44,7 +44,7 @@ class SearchRow(Base):
     request: Mapped[str]
     """The request as JSON; empty for a run that no server made."""
     wanted: Mapped[int]
-    """Images that were asked for."""
+    """Number of requested images."""
     done: Mapped[int] = mapped_column(default=0)
     """Images that are finished."""
     met: Mapped[int] = mapped_column(default=0)
@@ -191,7 +191,7 @@ class Store:
             return [Event(row.number, row.kind, json.loads(row.data)) for row in rows]
 
     def replace(self, row: SearchRow, events: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:
-        """Put a search, and its events as (kind, place, data), in the place of what the index has of it."""
+        """Replace a search in the index, with its events as (kind, place, data)."""
         with Session(self._engine) as session, session.begin():
             session.execute(delete(EventRow).where(EventRow.search == row.id))
             session.merge(row)

@@ -24,14 +24,14 @@ async def follow(
 ) -> AsyncIterator[Event | None]:
     """Yield a search's events after a number as they come, to its end or until the server ends.
 
-    None comes where nothing has happened for `tick` seconds. With `rows`, images that are being drawn come too, as
-    events of kind "rows" with the number 0: they are not kept.
+    None means that nothing has happened for `tick` seconds. With `rows`, unfinished images are sent too, as events of
+    kind "rows" with the number 0; they are not stored.
     """
     shown = 0
     with server.bells.listen(search, rows=rows) as rung:
         while True:
             rung.clear()
-            live = server.desk.live(search)  # asked for before the events: what ends between them has its events
+            live = server.desk.live(search)  # read first: a search that ends now has all its events
             events = await run_in_threadpool(server.store.events, search, after)
             for event in events:
                 after = event.number

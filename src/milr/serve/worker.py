@@ -35,7 +35,7 @@ class Desk(Protocol):
         ...
 
     def unloaded(self, worker: Worker) -> None:
-        """Note that the model is let go, and will be loaded again."""
+        """Note that the model is released and will be loaded again."""
         ...
 
     def begun(self, worker: Worker, index: int) -> None:
@@ -47,7 +47,7 @@ class Desk(Protocol):
         ...
 
     def watched(self, worker: Worker, index: int) -> bool:
-        """Return whether somebody watches a task's images grow, and waits for more."""
+        """Return true if a client watches a task's images grow."""
         ...
 
     def show(self, worker: Worker, index: int, tokens: int, image: Image.Image) -> None:
@@ -63,7 +63,7 @@ class Desk(Protocol):
         ...
 
     def ended(self, worker: Worker, error: Exception | None) -> None:
-        """No more comes of it: it was told to stop, or its model cannot be loaded."""
+        """Note that the worker ends: it was stopped, or its model cannot be loaded."""
         ...
 
 
@@ -75,7 +75,7 @@ class Memory:
 
         Args:
             most: None means no limit. A model larger than the limit is loaded alone.
-            on_want: Called when somebody begins to wait.
+            on_want: Called when a thread begins to wait.
         """
         self.most, self._on_want = most, on_want
         self.wanting = 0
@@ -202,7 +202,7 @@ class Worker(Thread):
         return False
 
     def _see(self, model: Watchable, requests: Sequence[ImageRequest], read: Callable[[], list[list[int]]]) -> None:
-        """Show the images that are being drawn to those who watch; of each task the first one."""
+        """Send unfinished images to the clients that watch, the first image of each task."""
         runner = self._runner
         found = (
             {}

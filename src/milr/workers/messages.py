@@ -83,7 +83,7 @@ Command: TypeAlias = Do | Cancel | Judge | Stop
 
 @dataclass(frozen=True)
 class Ready:
-    """Everything is loaded; what the coordinator must know of it."""
+    """Everything is loaded; facts for the coordinator."""
 
     model: str
     folder: Path

@@ -1,7 +1,7 @@
 """The backend of Ray: a worker is an actor. Nothing else in milr imports Ray.
 
 The cluster is that of RAY_ADDRESS, else one is started on this machine for the run. Commands are calls of the actor;
-messages are what a generator of it yields, of which Ray holds back all but a few until they are read. Actors end with
+messages come from one of its generators, which Ray stops after a few unread ones. Actors end with
 the program that started them.
 """
 
@@ -51,7 +51,7 @@ class Body:
         self._worker.take_command(command)
 
     def messages(self) -> Iterator[Message]:
-        """Yield everything that the worker has to tell."""
+        """Yield the worker's messages."""
         Thread(target=self._run, daemon=True).start()
         while (message := self._queue.get()) is not None:
             yield message
@@ -170,7 +170,7 @@ class Actors:
 
     def _connect(self) -> None:
         address = os.environ.get("RAY_ADDRESS") or "local"
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do anyway, without its warning
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default
         local = {"include_dashboard": False} if address == "local" else {}
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)

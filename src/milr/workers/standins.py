@@ -29,7 +29,7 @@ class FarModel:
     """A model that workers have loaded: its name, its capabilities, its settings. It draws nothing here."""
 
     def __init__(self, ready: Ready) -> None:
-        """Take what a worker said of it."""
+        """Store a worker's facts about it."""
         self.name, self.folder, self.capabilities = ready.model, Path(ready.folder), ready.capabilities
         self.defaults, self.reads_free_prompts = ready.defaults, ready.reads_free_prompts
         self.deterministic = ready.deterministic
@@ -59,7 +59,7 @@ class TeamParts(Parts):
 
     @classmethod
     def of(cls, team: Team, names: Names, ready: Ready) -> TeamParts:
-        """Return what a worker has loaded."""
+        """Return facts about a worker's parts."""
         reward = FarReward(*ready.reward, team.score)
         evaluator = None if ready.evaluator is None else FarReward(*ready.evaluator, team.evaluate)
         panel = {asked: FarReward(name, 1.0, team.refuse) for asked, name in ready.panel.items()}
@@ -84,7 +84,7 @@ class TeamParts(Parts):
 
     @property
     def facts(self) -> Mapping[str, str | int]:
-        """Return the number of workers, their kind, and what the first says of its machine."""
+        """Return the number of workers, their kind, and the first worker's facts about its machine."""
         ready = self.team.ready
         return {
             **ready.machine,

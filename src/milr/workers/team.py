@@ -1,7 +1,7 @@
 """The coordinator's side: a team of workers, and the runner that spreads tasks over it.
 
-A task goes to the worker with the fewest tasks. It comes back when its worker is gone or moved off when its worker has
-many and another has none; another worker then repeats its recorded steps without drawing them, and continues.
+A task goes to the worker with the fewest tasks. It is given to another worker when its own one is gone, or has many
+tasks while another has none; that worker repeats the recorded steps without drawing them, and continues.
 Records are taken in the order of their steps, each once, from the first worker that has it, because workers make equal
 records of a task.
 """
@@ -117,7 +117,7 @@ class Team:
 
     @property
     def ready(self) -> Ready:
-        """Return what a worker that has loaded says of its parts."""
+        """Return the facts that a loaded worker has about its parts."""
         return next(one.ready for one in self.members if one.ready is not None)
 
     def run(self, source: TaskSource, settings: Settings, hooks: Hooks) -> TeamRunner:
