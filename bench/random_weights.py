@@ -154,6 +154,81 @@ def write_janus_config(folder: Path, size: JanusSize) -> None:
     write_text(folder / "config.json", json.dumps(described, indent=2))
 
 
+def make_t5_tokenizer() -> Any:
+    """Make a tokenizer of letters that ends a prompt as T5's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers.processors import TemplateProcessing
+
+    signs = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz0123456789.,-'\":!?"]
+    tokenizer: Any = Tokenizer(models.Unigram([(sign, -2.0) for sign in signs], unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class LlamaGenSize:
+    """Parameters of a LlamaGen's size. The defaults are those of GPT-XL, VQ-16 and flan-t5-xl at 256 pixels."""
+
+    dim: int = 1280
+    layers: int = 36
+    heads: int = 20
+    inner: int = 3584
+    codes: int = 16384
+    grid: int = 16
+    """Image tokens a side."""
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    latent_channels: int = 256
+    text_width: int = 2048
+    text_layers: int = 24
+
+
+LLAMAGEN_SIZES: Mapping[str, LlamaGenSize] = {
+    "llamagen-xl-256": LlamaGenSize(),
+    "llamagen-xl-512": LlamaGenSize(grid=32),
+    "llamagen-tiny": LlamaGenSize(128, 2, 2, 512, 96, 4, 32, (1, 2), 16, 64, 2),
+}
+"""Sources: GPT_XL and VQ_16 of FoundationVision/LlamaGen, config.json of google/flan-t5-xl."""
+
+
+def write_llamagen_config(folder: Path, size: LlamaGenSize) -> None:
+    """Write a LlamaGen without weights: ``milr plan --model FOLDER --probe`` makes random ones and measures."""
+    from milr.models.llamagen_folder import CONFIG, TEXT_ENCODER, TOKENIZER, LlamaGenConfig, VqConfig
+
+    text = {
+        "model_type": "t5",
+        "vocab_size": 32128,
+        "d_model": size.text_width,
+        "d_kv": 64,
+        "d_ff": size.text_width * 5 // 2,
+        "num_layers": size.text_layers,
+        "num_heads": size.text_width // 64,
+        "feed_forward_proj": "gated-gelu",
+        "eos_token_id": 1,
+    }
+    config = LlamaGenConfig(
+        dim=size.dim,
+        layers=size.layers,
+        heads=size.heads,
+        inner=size.inner,
+        codes=size.codes,
+        grid=size.grid,
+        caption_dim=size.text_width,
+        vq=VqConfig(
+            channels=size.channels,
+            multipliers=size.multipliers,
+            blocks=2,
+            latent_channels=size.latent_channels,
+            code_width=8,
+        ),
+    )
+    (folder / TEXT_ENCODER).mkdir(parents=True)
+    write_text(folder / CONFIG, config.model_dump_json(indent=2))
+    write_text(folder / TEXT_ENCODER / CONFIG, json.dumps(text, indent=2))
+    make_t5_tokenizer().save(str(folder / TEXT_ENCODER / TOKENIZER))
+
+
 def tiny_clip() -> CLIPConfig:
     """Return the config of a CLIP of thirty thousand weights."""
     from transformers import CLIPConfig

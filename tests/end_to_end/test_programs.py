@@ -115,6 +115,29 @@ def test_the_engine_is_compared_on_the_embedded_model(small_machine: None, tmp_p
     assert one["sizes"]["image"] == 81 and one["chunk"] is None and sum(one["profile"].values()) <= 1.01
 
 
+def test_a_llamagen_of_random_weights_has_the_real_size_and_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.random_weights import LLAMAGEN_SIZES, write_llamagen_config
+    from milr.cli.main import main
+    from milr.models import describe_model
+
+    for name, size in LLAMAGEN_SIZES.items():
+        write_llamagen_config(tmp_path / name, size)
+    described = describe_model(tmp_path / "llamagen-xl-512")
+    assert described.size is not None
+    found = described.size.parameters
+    assert sum(found[part] for part in found if part not in ("image decoder", "text encoder")) == 777_923_840
+    assert (found["image decoder"], found["text encoder"]) == (42_583_171, 1_223_527_424)
+    assert described.capabilities.image_size == 512
+    capsys.readouterr()
+    command = ["plan", "--model", str(tmp_path / "llamagen-tiny"), "--reward", "geneval", "--probe", "--json"]
+    assert main([*command, "--batch-size", "2"]) == 0
+    measured = json.loads(capsys.readouterr().out)["probe"]
+    assert measured["weights"] == "random"
+    assert measured["drawings_per_hour"] > 0
+
+
 @pytest.mark.parametrize(("name", "parameters"), [("janus-1b", 1_652_656_128), ("janus-7b", 6_910_365_696)])
 def test_random_models_have_januss_sizes(name: str, parameters: int, tmp_path: Path) -> None:
     import torch

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
+
+from bench.random_weights import make_t5_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -140,15 +140,6 @@ def fill(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.Te
     return found
 
 
-def make_tokenizer() -> Tokenizer:
-    """Make a tokenizer of letters that ends a prompt as T5's does."""
-    signs = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz0123456789.,-'\":!?"]
-    tokenizer = Tokenizer(models.Unigram([(sign, -2.0) for sign in signs], unk_id=2))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return tokenizer
-
-
 def write_official(folder: Path, size: Size = Size(), *, seed: int = 0, pickled_text: bool = True) -> Path:
     """Write the three parts as the authors' scripts expect them; return the folder."""
     import json
@@ -165,7 +156,7 @@ def write_official(folder: Path, size: Size = Size(), *, seed: int = 0, pickled_
     torch.save({"model": fill(vq_shapes(size), seed + 1), **training}, folder / "vq_tiny.pt")
     described = {**TINY_T5, "d_model": size.caption_dim}
     (text / "config.json").write_text(json.dumps(described))
-    make_tokenizer().save(str(text / "tokenizer.json"))
+    make_t5_tokenizer().save(str(text / "tokenizer.json"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2)
         weights = T5ForConditionalGeneration(T5Config.from_dict(described)).state_dict()

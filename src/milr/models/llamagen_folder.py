@@ -144,9 +144,11 @@ class LlamaGenFolder:
         )
 
     def _count_parameters(self) -> dict[str, int]:
+        from torch import nn
+
         gpt, vq, text = self.make_gpt(), self.make_vq(), self.make_text_encoder()
-        parts = {
-            "decoder": gpt.layers,
+        parts: dict[str, nn.Module] = {
+            "decoder": nn.ModuleList([gpt.layers, gpt.norm]),
             "image head": gpt.output,
             "image tokens": gpt.tok_embeddings,
             "caption": gpt.cls_embedding,

@@ -124,7 +124,7 @@ def test_a_converted_folder_says_what_it_holds(official: Path, folder: Path, mod
     assert described.defaults == {"guidance": 7.5, "top_k": 1000}
     assert described.size is not None
     assert described.size.parameters["decoder"] == sum(
-        torch.Size(shape).numel() for name, shape in gpt_shapes(TINY).items() if name.startswith("layers.")
+        torch.Size(shape).numel() for name, shape in gpt_shapes(TINY).items() if name.startswith(("layers.", "norm."))
     )
     assert model.settings("one-shot").sampling.guidance == 7.5
     kept = {name for name in vq_shapes(TINY) if name.startswith(("decoder.", "post_quant_conv.", "quantize.emb"))}
