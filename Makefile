@@ -75,7 +75,7 @@ tables: setup  ## Write every table and figure of README and docs again from the
 	$(BIN)/python -m bench.tables
 
 docs: $(DOCS_READY)  ## Build the documentation site into build/docs; warnings are errors
-	$(BIN)/python -m sphinx --quiet --fail-on-warning -b html docs build/docs
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning -b html docs build/docs
 	@echo "build/docs/index.html"
 
 $(DOCS_READY): $(READY)

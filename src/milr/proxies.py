@@ -11,7 +11,7 @@ _SOCKS = ("socks5", "socks5h")
 
 
 def check_proxies() -> None:
-    """Refuse a SOCKS proxy that cannot be used. HTTP clients read all proxies, whatever host they ask.
+    """Refuse a SOCKS proxy that cannot be used, because HTTP clients read all proxies for any host.
 
     Raises:
         UsageError: A proxy has an unknown form, or the package for SOCKS is not installed.

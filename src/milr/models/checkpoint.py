@@ -131,7 +131,7 @@ class Checkpoint:
         text = self.config.text_config
         heads = text.num_key_value_heads or text.num_attention_heads
         head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        table = text.vocab_size * text.hidden_size  # of the word embeddings, which a step does not read
+        table = text.vocab_size * text.hidden_size  # the word embeddings, which a step does not read
         return ModelSize(
             parameters=parameters,
             prompt_tokens=PROMPT_TOKENS,
