@@ -26,15 +26,17 @@ export async function watch(root, signal, search) {
 
   async function open(id) {
     const found = await get(`/v1/searches/${id}`);
-    prompt.input.value ||= found.title;
+    const [first] = found.tasks ?? [];
+    const title = first ? (first.typed ?? first.prompt) : found.title;
+    prompt.input.value ||= title;
     const stop = button("Stop and keep the best", async () => {
       stop.disabled = true;
       await remove(`/v1/searches/${id}`).catch((error) => say(error.message));
     });
-    const viewer = new Viewer({ stem: `/v1/searches/${id}`, place: [0, 0], prompt: found.title });
+    const viewer = new Viewer({ stem: `/v1/searches/${id}`, place: [0, 0], prompt: title });
     signal.addEventListener("abort", () => viewer.close());
     const state = h("p", { role: "status" }, `${found.state} …`);
-    shown.replaceChildren(h("div", { class: "row" }, h("h2", {}, found.title), stop), state, viewer.node);
+    shown.replaceChildren(h("div", { class: "row" }, h("h2", {}, title), stop), state, found.wanted > 1 ? h("p", {}, h("a", { href: `#/runs/${id}` }, `All ${found.wanted} images of this search`)) : "", viewer.node);
     for await (const { kind, data } of follow(id, signal)) {
       if (kind === "state") state.textContent = "drawing …";
       else if (kind === "end") {
