@@ -15,8 +15,8 @@ from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
+from milr.models import describe_model, load_model, read_best_method, read_capabilities
 from milr.models import find_source as find_model_source
-from milr.models import load_model, read_capabilities
 from milr.registry import GROUPS, find, is_code
 from milr.report.ablation import Recipe, plan_runs
 from milr.rewards import load_reward
@@ -215,6 +215,26 @@ def test_a_models_capabilities_are_known_before_it_is_made(here: Path) -> None:
         load_model("./big.py:Bare")
     with pytest.raises(UsageError, match="lacks name, folder, "):
         load_model("./big.py:Half")
+
+
+def test_a_model_may_describe_itself_by_its_argument(here: Path) -> None:
+    (here / "sized.py").write_text(
+        "from dataclasses import replace\n"
+        "from milr.models.base import Description\n"
+        "from milr.testing import FakeModel\n"
+        "class Sized(FakeModel):\n"
+        "    best = {'method': 'parm'}\n"
+        "    @staticmethod\n"
+        "    def describe(argument, *, offline):\n"
+        "        size = int(argument or 20)\n"
+        "        able = replace(FakeModel.capabilities, image_size=size, family=f'offline {offline}')\n"
+        "        return Description(able, {'guidance': 3.0}, 'mine', 'a profile', None)\n"
+    )
+    described = describe_model(find_model_source("./sized.py:Sized", offline=True))
+    assert (described.capabilities.image_size, described.capabilities.family) == (20, "offline True")
+    assert (described.defaults, described.profile) == ({"guidance": 3.0}, "mine")
+    assert read_best_method(find_model_source("./sized.py:Sized")) == {"method": "parm"}
+    assert main(["info", "--model", "./sized.py:Sized", "--json"]) == 0
 
 
 def test_a_reward_from_outside_is_refused_for_tasks_that_lack_what_it_declares(here: Path) -> None:

@@ -147,7 +147,7 @@ def find_source(name: str, *, weights: bool = True, offline: bool = False, confi
     if is_named("model", base, MODELS):
         return ModelClass(base, load(find("model", base, MODELS)), argument if colon else None, offline)
     if is_code(name):
-        return ModelClass(name, load(find("model", name, MODELS)))
+        return ModelClass(name, load(find("model", name, MODELS)), None, offline)
     return find_model(name, weights=weights, offline=offline, confirm=confirm)
 
 
