@@ -4,10 +4,11 @@
     python -m bench.cluster simulate --figure docs/images/cluster.svg
 
 The simulation (simpy) has the rules of `milr.workers.team`: shares, places, tasks moved at the end, tasks that come
-back from a worker that dies and go on from their last step. It takes measured numbers: the seconds of a step by the
-tasks in the batch (`bench/results/embedded-float32.json`), the steps of each of GenEval's 553 tasks (the compact run
-`experiments/runs/geneval/default.results.xz`), and the coordinator's seconds a record (`bench/results/cluster.json`,
-which `records` writes). Failures and stragglers are assumptions, which options change.
+back from a worker that dies and go on from their last step. It takes measured numbers: the seconds of a step on one
+core by the tasks in the batch (`bench/results/embedded-float32.json`; `janus-1b.json` for the size of Janus-Pro-1B),
+the steps of each of GenEval's 553 tasks (the compact run `experiments/runs/geneval/default.results.xz`), and the
+coordinator's seconds a record (`bench/results/cluster.json`, which `records` writes). Failures and stragglers are
+assumptions, which options change. Of the full matrix five runs are simulated, and their time is multiplied.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ import simpy
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
+_SIMULATED = 5  # runs of the full matrix
+MODELS = (("embedded", "embedded-float32.json", 160), ("1B", "janus-1b.json", 384))
+"""Model, its measured steps on one core, and the side of its images."""
 WORKERS = (8, 16, 32, 64, 128, 256, 512)
 
 
@@ -68,18 +73,18 @@ class Outcome:
     deaths: int
 
 
-def read_step_seconds() -> list[tuple[int, float]]:
-    """Return the measured seconds of a step by the number of tasks in the batch."""
-    found = json.loads((RESULTS / "embedded-float32.json").read_text())["batches"]
-    return sorted((one["batch"], one["engine"]["step"]) for one in found)
+def read_step_seconds(file: str) -> list[tuple[int, float]]:
+    """Return the measured seconds of a step by the number of tasks in the batch; files have them for each task."""
+    found = json.loads((RESULTS / file).read_text())["batches"]
+    return sorted((one["batch"], one["batch"] * one["engine"]["step"]) for one in found)
 
 
 def read_rounds() -> list[int]:
     """Return the steps of GenEval's tasks in the measured run."""
-    from milr.report.entries import read_entries
+    from milr.report.inputs import open_run
 
-    (entry,) = read_entries([ROOT / "experiments/runs/geneval/default.results.xz"])
-    return [len(task.steps) for task in entry.run.tasks]
+    run = open_run(ROOT / "experiments/runs/geneval/default.results.xz", notes=[])
+    return [len(task.steps) for task in run.tasks]
 
 
 class Simulation:
@@ -178,7 +183,7 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
     """Measure a coordinator: read messages of a worker from a pipe's bytes, and write the run.
 
     Returns:
-        Records and bytes a second of this process's CPU time.
+        Records and bytes a second of this process's CPU time, and the share of it that reading takes.
     """
     from PIL import Image
 
@@ -223,6 +228,10 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
             for index, content in messages:
                 writer.write(replace(pickle.loads(content).record, index=index))
             spent, waited = time.process_time() - began, time.monotonic() - wall
+            began = time.process_time()
+            for _, content in messages:
+                pickle.loads(content)
+            reading = time.process_time() - began
     size = sum(len(content) for _, content in messages)
     many = len(messages)
     return {
@@ -231,6 +240,7 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
         "records": many,
         "bytes_a_record": size / many,
         "cpu_ms_a_record": 1e3 * spent / many,
+        "of_these_reading_ms": 1e3 * reading / many,
         "records_a_cpu_second": many / spent,
         "bytes_a_cpu_second": size / spent,
         "wall_seconds": waited,
@@ -239,35 +249,37 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
 
 def simulate(given: argparse.Namespace) -> dict[str, Any]:
     """Return the outcomes of both plans for all numbers of workers."""
-    table, rounds = read_step_seconds(), read_rounds()
-    kept = json.loads((RESULTS / "cluster.json").read_text())["records"]
-    record = next(one for one in kept if one["side"] == 384)["cpu_ms_a_record"] / 1e3
+    rounds, kept = read_rounds(), json.loads((RESULTS / "cluster.json").read_text())["records"]
     common = {
         "lifetime": given.lifetime * 3600,
         "slow_share": given.slow_share,
         "places": given.places,
-        "record": record,
         "seed": given.seed,
     }
     alone = {"workers": 1, "lifetime": math.inf, "slow_share": 0.0, "record": 0.0, "places": given.places}
     found: dict[str, Any] = {"assumed": {**common, "slow": Plan.slow, "loading": Plan.loading, "jitter": Plan.jitter}}
-    for name, tasks, runs in (("GenEval x 4", rounds * 4, 1), ("full matrix", rounds, given.runs)):
+    plans = (("GenEval x 4", rounds * 4, 1), ("full matrix", rounds, given.runs))
+    for (model, file, side), (kind, tasks, runs) in product(MODELS, plans):
+        name, table = f"{kind}, {model}", read_step_seconds(file)
+        record = next(one for one in kept if one["side"] == side)["cpu_ms_a_record"] / 1e3
         one = Simulation(Plan(rounds=tasks, **alone), table).run().seconds * runs
         rows: list[dict[str, float]] = []
         for workers in WORKERS:
-            got = Simulation(Plan(workers, tasks, runs, **common), table).run()
+            simulated = min(runs, _SIMULATED)
+            got = Simulation(Plan(workers, tasks, simulated, record=record, **common), table).run()
+            seconds = got.seconds * runs / simulated
             rows.append(
                 {
                     "workers": workers,
-                    "seconds": got.seconds,
-                    "efficiency": one / workers / got.seconds,
+                    "seconds": seconds,
+                    "efficiency": one / workers / seconds,
                     "busy": got.busy,
                     "coordinator": got.coordinator,
                     "deaths": got.deaths,
                 }
             )
             print(
-                f"{name:<12} {workers:>4} workers {got.seconds:>10,.0f} s  efficiency {rows[-1]['efficiency']:>4.0%}  "
+                f"{name:<26} {workers:>4} workers {seconds:>11,.0f} s  efficiency {rows[-1]['efficiency']:>4.0%}  "
                 f"busy {got.busy:>4.0%}  coordinator {got.coordinator:>5.1%}  {got.deaths} deaths",
                 flush=True,
             )
@@ -284,13 +296,13 @@ def draw(found: dict[str, Any], file: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    for name in ("GenEval x 4", "full matrix"):
+    for name in [name for name in found if name != "assumed"]:
         rows = found[name]["rows"]
         workers = [row["workers"] for row in rows]
         left.plot(workers, [100 * row["efficiency"] for row in rows], "o-", label=name, markersize=3)
-        right.plot(workers, [row["seconds"] / 60 for row in rows], "o-", label=name, markersize=3)
+        right.plot(workers, [row["seconds"] / 3600 for row in rows], "o-", label=name, markersize=3)
     left.set(xscale="log", ylim=(0, 105), xlabel="workers", ylabel="efficiency against one worker, %")
-    right.set(xscale="log", yscale="log", xlabel="workers", ylabel="minutes")
+    right.set(xscale="log", yscale="log", xlabel="workers", ylabel="hours")
     for axes in (left, right):
         axes.set_xticks(WORKERS, [str(one) for one in WORKERS])
         axes.minorticks_off()
@@ -306,7 +318,7 @@ def main() -> None:
     parser.add_argument("--lifetime", type=float, default=24.0, help="mean hours until a worker dies")
     parser.add_argument("--slow-share", type=float, default=0.05, help="share of workers that take twice as long")
     parser.add_argument("--places", type=int, default=16, help="tasks in progress at once in each worker")
-    parser.add_argument("--runs", type=int, default=71, help="runs of the full matrix")
+    parser.add_argument("--runs", type=int, default=50, help="runs of the full matrix, of one seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--tasks", type=int, default=100, help="tasks of the measured run")

@@ -96,12 +96,11 @@ def kill_worker(choice: WorkerChoice, folder: Path, records: int, rounds: int, d
     team, made = parts.parts.team, list[Path]()
     for number in range(rounds):
         made.append(folder / f"worker-{number}")
-        after = dice.randrange(records)
+        after = dice.randrange(records - 1)
         with closing(begin(made[-1], parts.parts).run()) as run:
             for seen, _ in enumerate(run):
-                if seen == after:
-                    while not (able := [one for one in team.members if one.open]):
-                        time.sleep(0.01)
+                if seen == after:  # before the last record some worker has a task
+                    able = [one for one in team.members if one.open]
                     os.kill(dice.choice(able).handle.process.pid, signal.SIGKILL)
         print(f"{made[-1].name}: a worker killed after record {after + 1}", flush=True)
     parts.end()

@@ -116,6 +116,8 @@ class Parts:
     method: Method
     panel: Mapping[str, Reward] = field(default_factory=dict[str, Reward])
     """Rewards that are only watched, by name."""
+    ends: Callable[[], None] | None = None
+    """Ends what was started for the run: reward servers."""
 
     @property
     def scorer(self) -> Reward:
@@ -149,7 +151,9 @@ class Parts:
         return []
 
     def close(self) -> None:
-        """End the workers that were started for the run."""
+        """End the workers and the reward servers that were started for the run."""
+        if self.ends is not None:
+            self.ends()
 
     def __post_init__(self) -> None:
         """Let reward and evaluator test themselves on images with a known score.

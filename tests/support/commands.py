@@ -183,6 +183,18 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ("index --port 8000", "No such option: --port"),
         ("index --model embedded", "No such option: --model"),
     ],
+    "serve-reward": [
+        ("serve-reward", "Missing argument"),
+        ("serve-reward icnos", "did you mean 'icons'?"),
+        ("serve-reward icons --port 70000", "70000"),
+        ("serve-reward icons --port eighty", "eighty"),
+        ("serve-reward icons --model embedded", "asks no model: leave --model out"),
+        ("serve-reward http://localhost:8123/score", "is served already"),
+        ("serve-reward icons --dtype fp16", "did you mean 'float16'?"),
+        ("serve-reward icons --host 203.0.113.1", "cannot listen at 203.0.113.1"),
+        ("serve-reward icons soft", "unexpected extra argument"),
+        ("serve-reward icons --workers 2", "No such option: --workers"),
+    ],
     "status": [
         ("status", "Missing argument"),
         ("status none", "none holds no run"),

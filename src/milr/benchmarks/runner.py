@@ -28,7 +28,7 @@ from milr.rewards import (
 from milr.runs import RunWriter, check_folder, read_manifest, read_run
 from milr.settings import Settings, make_settings
 from milr.types import Task
-from milr.workers import WorkerChoice, load_chosen
+from milr.workers import RewardChoice, WorkerChoice, load_chosen
 
 if TYPE_CHECKING:
     from milr.rewards.vlm.client import VlmClient
@@ -83,6 +83,7 @@ class BenchmarkJob(Job):
         vlm: VlmClient | None = None,
         hub: HubAccess | None = None,
         workers: WorkerChoice | None = None,
+        rewards: RewardChoice | None = None,
     ) -> BenchmarkJob:
         """Begin a new run in that folder.
 
@@ -92,6 +93,7 @@ class BenchmarkJob(Job):
             vlm: Settings of VLM judges.
             hub: Consent to downloads from the hub; None fetches nothing.
             workers: Workers that draw and score; None does it in this process.
+            rewards: Servers of the reward, started for the run; None scores where the images are drawn.
 
         Raises:
             UsageError: A name, a setting or the data cannot be used.
@@ -101,7 +103,7 @@ class BenchmarkJob(Job):
         benchmark, chosen, names = check_settings(settings, offline=hub.offline)
         check_folder(folder)
         placement = Placement(settings.device, settings.dtype, settings.graphs)
-        parts = load_chosen(workers, names, placement, vlm, hub, settings=settings.settings)
+        parts = load_chosen(workers, names, placement, vlm, hub, rewards=rewards, settings=settings.settings)
         writer = begin_run(
             folder,
             [task for _, task in chosen],
@@ -128,6 +130,7 @@ class BenchmarkJob(Job):
         typed: Collection[str] = (),
         graphs: bool = True,
         workers: WorkerChoice | None = None,
+        rewards: RewardChoice | None = None,
     ) -> BenchmarkJob:
         """Continue the run in that folder; all settings are in its manifest.
 
@@ -138,6 +141,7 @@ class BenchmarkJob(Job):
             typed: Code (``./file.py:attribute``) that may be loaded if the run names it; a run alone loads none.
             graphs: As in `milr.load_model`; no result depends on it.
             workers: As in `begin`; the run may have been begun with others, or none.
+            rewards: The same.
 
         Raises:
             UsageError: It holds no benchmark's run, one of milr 0.1, another process works on it, or a part of it is
@@ -150,7 +154,8 @@ class BenchmarkJob(Job):
         check_stored("benchmark", manifest.benchmark, BENCHMARKS, folder, typed)
         benchmark = load_benchmark(manifest.benchmark)
         placement = Placement(manifest.device, manifest.dtype, graphs)
-        parts = load_chosen(workers, names, placement, vlm, hub, settings=manifest.settings.flat)
+        given = manifest.settings.flat
+        parts = load_chosen(workers, names, placement, vlm, hub, rewards=rewards, settings=given)
         return cls(benchmark, parts, resume_run(folder, manifest, parts, names, vlm))
 
     def table(self) -> Table:

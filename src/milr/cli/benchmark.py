@@ -24,6 +24,8 @@ from milr.cli.options import (
     Offline,
     Profile,
     Quiet,
+    RewardCommand,
+    RewardWorkers,
     Verbose,
     Workers,
     Yes,
@@ -65,6 +67,8 @@ _WITH_RESUME = (
     "no_graphs",
     "workers",
     "gpus_per_worker",
+    "reward_workers",
+    "reward_command",
     "fail_under",
     "vlm_url",
     "vlm_model",
@@ -104,6 +108,8 @@ def benchmark(
     no_graphs: NoGraphs = False,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
+    reward_workers: RewardWorkers = None,
+    reward_command: RewardCommand = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -136,7 +142,7 @@ def benchmark(
         # torch comes with the runner, after the first line is on the screen
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
-        from milr.workers import read_workers
+        from milr.workers import read_reward_workers, read_workers
 
         job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs, read_workers(workers, gpus_per_worker))
     else:
@@ -148,7 +154,7 @@ def benchmark(
             method, given = choose_search(method, given, find_source(model, weights=False, offline=offline))
         screen.print(f"milr: loading what {name} needs ...")
         from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
-        from milr.workers import read_workers
+        from milr.workers import read_reward_workers, read_workers
 
         try:
             asked = BenchmarkSettings(
@@ -173,7 +179,8 @@ def benchmark(
             wrong = error.errors()[0]
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
-        job = BenchmarkJob.begin(asked, folder, vlm.client, hub, read_workers(workers, gpus_per_worker))
+        chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(reward_workers, reward_command)
+        job = BenchmarkJob.begin(asked, folder, vlm.client, hub, chosen, rewards)
     _run(job, BenchmarkProgress(job, screen, verbose=verbose), screen, vlm, form, open_page, fail_under)
 
 

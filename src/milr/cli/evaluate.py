@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milr.cli.options import Device, Dtype, FailUnder, end_by_scores, load_asked
+from milr.cli.options import Device, Dtype, FailUnder, RewardCommand, RewardWorkers, end_by_scores, load_asked
 from milr.cli.screen import Screen, echo
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
@@ -34,6 +35,8 @@ def evaluate(
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    reward_workers: RewardWorkers = None,
+    reward_command: RewardCommand = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -48,6 +51,7 @@ def evaluate(
     screen.print(f"milr: loading {evaluator} ...")
     from milr.benchmarks.tables import answers_of
     from milr.runs import check_evaluable, evaluate_run, is_evaluated, read_run
+    from milr.workers import read_reward_workers, start_servers
 
     manifests, placement = [check_evaluable(run) for run in runs], Placement(device, dtype)
     for manifest in manifests:
@@ -61,8 +65,11 @@ def evaluate(
     drew = manifests[0].model_asked or manifests[0].model
     if needs_model(evaluator):
         check_stored("model", drew, MODELS, runs[0], () if model is None else (model,))
-    asked = load_asked(evaluator, drew, placement)
-    scorer = load_reward(evaluator, model=asked, vlm=vlm.client, placement=placement)
+    asked, served = load_asked(evaluator, drew, placement), evaluator
+    rewards, servers = read_reward_workers(reward_workers, reward_command), ExitStack()
+    if rewards is not None:
+        served = servers.enter_context(start_servers(evaluator, placement, rewards)).name
+    scorer = load_reward(served, model=asked, vlm=vlm.client, placement=placement)
     machine = machine_facts(placement, {"evaluator_device": locate_reward(evaluator, placement)})
     for line in vlm.costs(scorer, {}, asked, round(sum(manifest.drawings for manifest in manifests))):
         screen.print(f"milr: {line}")
@@ -86,6 +93,7 @@ def evaluate(
         ) from error
     finally:
         vlm.client.close()
+        servers.close()
     for line in vlm.conclusion([]):
         screen.print(line)
     end_by_scores([answer.value for run in runs for answer in answers_of(read_run(run))], fail_under)

@@ -28,6 +28,8 @@ from milr.cli.options import (
     Profile,
     Quiet,
     Reward,
+    RewardCommand,
+    RewardWorkers,
     Verbose,
     Workers,
     Yes,
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
 
 _WITH_RESUME = (
     *("resume", "quiet", "verbose", "as_json", "open_page", "offline", "yes", "no_graphs", "fail_under"),
-    *("workers", "gpus_per_worker"),
+    *("workers", "gpus_per_worker", "reward_workers", "reward_command"),
     *("panel", "vlm_url", "vlm_model", "vlm_budget", "vlm_price"),
 )
 
@@ -109,6 +111,8 @@ def generate(
     no_graphs: NoGraphs = False,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
+    reward_workers: RewardWorkers = None,
+    reward_command: RewardCommand = None,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Images never depend on their neighbours in a batch, in bfloat16 too."),
@@ -132,7 +136,8 @@ def generate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price, panel)
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
-        hub, asked = HubAccess(offline, ask(screen, yes)), (workers, gpus_per_worker)
+        hub = HubAccess(offline, ask(screen, yes))
+        asked = (workers, gpus_per_worker, reward_workers, reward_command)
         job, finished = _resume(resume, typed, vlm, hub, screen, not no_graphs, asked)
         _draw(job, finished, vlm, screen, result, as_json, verbose, open_page, fail_under)
         return
@@ -161,9 +166,9 @@ def generate(
     from milr.methods.needs import check_able
     from milr.models import read_capabilities
     from milr.models.devices import Placement
-    from milr.workers import load_chosen, read_workers
+    from milr.workers import load_chosen, read_reward_workers, read_workers
 
-    chosen = read_workers(workers, gpus_per_worker)
+    chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(reward_workers, reward_command)
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype, not no_graphs)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, tasks, capabilities)
@@ -174,7 +179,9 @@ def generate(
     check_able(method, given, capabilities)
     names = Names(model, reward, method, profile, evaluator, vlm.panel)
     hub = HubAccess(offline, ask(screen, yes))
-    parts = load_chosen(chosen, names, placement, vlm.client, hub, deterministic=deterministic, settings=given)
+    parts = load_chosen(
+        chosen, names, placement, vlm.client, hub, rewards=rewards, deterministic=deterministic, settings=given
+    )
     writer = begin_run(
         out or default_folder(tasks[0].shown),
         tasks,
@@ -196,7 +203,7 @@ def _resume(
     hub: HubAccess,
     screen: Console,
     graphs: bool,
-    workers: tuple[str | None, float | None],
+    workers: tuple[str | None, float | None, int | None, str | None],
 ) -> tuple[Job, list[TaskRun]]:
     """Load the parts of an interrupted run; return its job, and the tasks that earlier sessions have finished.
 
@@ -205,7 +212,7 @@ def _resume(
     """
     from milr.jobs import Job, read_names, resume_run
     from milr.models.devices import Placement
-    from milr.workers import load_chosen, read_workers
+    from milr.workers import load_chosen, read_reward_workers, read_workers
 
     if read_manifest(folder).benchmark is not None:
         raise UsageError(f"{folder} is a benchmark's run: type milr benchmark --resume {folder}")
@@ -213,9 +220,9 @@ def _resume(
     names = replace(names, panel=vlm.panel or names.panel)
     screen.print(f"milr: going on with {folder}: loading {_the_model(names.model)} ...")
     placement = Placement(manifest.device, manifest.dtype, graphs)
-    chosen, whole = read_workers(*workers), manifest.deterministic
-    given = manifest.settings.flat
-    parts = load_chosen(chosen, names, placement, vlm.client, hub, deterministic=whole, settings=given)
+    chosen, rewards = read_workers(*workers[:2]), read_reward_workers(*workers[2:])
+    whole, given = manifest.deterministic, manifest.settings.flat
+    parts = load_chosen(chosen, names, placement, vlm.client, hub, rewards=rewards, deterministic=whole, settings=given)
     writer = resume_run(folder, manifest, parts, names, vlm.client)
     left = set(writer.remaining())
     return Job(parts, writer), [task for task in read_run(folder).tasks if (task.index, task.image) not in left]

@@ -8,7 +8,7 @@ from typing import Any
 GROUPS: Mapping[str, Sequence[str]] = {
     "Prompts": ("prompts_file", "prompt", "tasks", "prompts", "benchmark", "limit", "tags", "shard", "data"),
     "Model": ("model", "device", "dtype", "profile", "offline", "yes", "deterministic", "no_graphs"),
-    "Workers": ("workers", "gpus_per_worker", "reward_workers"),
+    "Workers": ("workers", "gpus_per_worker", "reward_workers", "reward_command"),
     "Method: values of a recipe, model or strategy go before these defaults": (
         *("method", "pool", "images_per_prompt", "steps", "strategy", "text_ratio", "image_ratio", "learning_rate"),
         *("l2", "gradient", "noise", "drawings_per_step", "guidance", "temperature", "top_k", "sampler", "seed"),
@@ -45,6 +45,7 @@ EXAMPLES: Mapping[str, str] = {
     "score-folder": "milr score-folder images --benchmark geneval",
     "serve": "milr serve --port 8080 --data runs",
     "serve-judge": "milr serve-judge --reward icons --port 8000",
+    "serve-reward": "milr serve-reward icons --port 8123",
     "status": "milr status runs/A",
     "show": "milr show runs/A/tasks/0000-1a2b3c4d5e6f7a8b/best.png",
     "unpack": "milr unpack A.run.xz --out runs",

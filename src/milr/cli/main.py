@@ -37,6 +37,7 @@ from milr.cli.score import score
 from milr.cli.score_folder import score_folder
 from milr.cli.serve import index, serve
 from milr.cli.serve_judge import serve_judge
+from milr.cli.serve_reward import serve_reward
 from milr.cli.show import show
 from milr.cli.status import status
 from milr.cli.unpack import unpack
@@ -62,6 +63,7 @@ COMMANDS: Sequence[Callable[..., None]] = (
     score,
     score_folder,
     serve_judge,
+    serve_reward,
     show,
     status,
     unpack,

@@ -62,6 +62,16 @@ GpusPerWorker = Annotated[
     float | None,
     typer.Option(min=0, metavar="G", help="GPUs of each worker, on Ray also a part of one; default: 1 with cuda."),
 ]
+RewardWorkers = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Score in N processes of their own; default: where the images are drawn."),
+]
+RewardCommand = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORDS", help="Command of each of them, another environment's milr serve-reward; {n} is its number."
+    ),
+]
 FailUnder = Annotated[
     float | None,
     typer.Option(metavar="R", min=0, max=1, help="Exit code 1 if the mean score is below R, from 0 to 1."),

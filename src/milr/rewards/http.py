@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from threading import Lock
 from typing import Annotated, Any, Literal, cast
 
 from PIL import Image
@@ -22,6 +23,8 @@ from milr.types import Region, Score, Task, Unscored
 from milr.untrusted import first_fault, keep_plain, one_line
 
 PROTOCOL = "milr-reward/1"
+PLAIN = "plain"
+"""The fragment of URLs whose reward keeps its own name: servers that a run has started for itself."""
 _AT_ONCE = 8  # images per request: one fault costs no more than these
 
 
@@ -57,6 +60,11 @@ class RemoteScore(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     value: float | None = Field(default=None, ge=0, le=1, strict=True)
+    stop_at: Annotated[float | None, Field(ge=0, le=1, strict=True), lenient(None)] = None
+    """The stop value for this task; None is the reward's."""
+    cost: Annotated[float, Field(ge=0, strict=True), lenient(0.0)] = 0.0
+    final: Annotated[bool, Field(strict=True), lenient(False)] = False
+    """Of an image without a value: nothing can be scored any more."""
     parts: Annotated[dict[Text, Annotated[float, Field(strict=True)]], Field(max_length=100), lenient({})] = {}
     explanation: Annotated[Text, lenient("")] = ""
     evidence: Annotated[dict[str, Any], AfterValidator(_keep_evidence), lenient({})] = {}
@@ -65,30 +73,47 @@ class RemoteScore(BaseModel):
 
 
 class Remote:
-    """A reward that asks a URL. Implements `milr.rewards.base.Reward`."""
+    """A reward that asks one or several URLs. Implements `milr.rewards.base.Reward`.
+
+    Each request goes to the URL with the fewest in progress. One that does not answer any more gets no others; what it
+    was asked is asked of another one.
+    """
 
     def __init__(self, argument: str, vlm: VlmClient) -> None:
-        """Ask the URL for its description.
+        """Ask the URLs, which commas separate, for their description.
 
         Raises:
-            UsageError: It is not a URL, nobody answers, or the reply is not that of a reward.
+            UsageError: One is not a URL, nobody answers, or the replies are not those of one reward.
         """
+        self._vlm = vlm
+        listed, _, fragment = argument.partition("#")
+        self._open = dict.fromkeys((url.strip() for url in listed.split(",")), 0)  # URL -> requests in progress
+        self._gone: set[str] = set()  # URLs that answer no more
+        self._lock = Lock()
+        described = {url: self._describe(url) for url in self._open}
+        first = next(iter(described.values()))
+        other = next((url for url, one in described.items() if one != first), None)
+        if other is not None:
+            raise UsageError(
+                f"{other} serves {described[other].reward} and {next(iter(described))} {first.reward}: give the URLs "
+                "of one reward"
+            )
+        self.name = first.reward if fragment == PLAIN else f"{first.reward} at {listed}"
+        self.stop_at = first.stop_at
+
+    def _describe(self, argument: str) -> Description:
         check_url(argument, "the reward's URL")
         require_extra("http", ("stamina", "httpx2"))
-        self._url = argument
-        self._vlm = vlm
-        found = vlm.post(argument, None).result()
+        found = self._vlm.post(argument, None).result()
         if isinstance(found, Failure):
             raise UsageError(f"the reward {argument}: {found.reason}; start its server, or check the URL")
         try:
-            described = Description.model_validate(found)
+            return Description.model_validate(found)
         except ValidationError as error:
             raise UsageError(
                 f"the reward {argument} does not describe itself in the protocol {PROTOCOL} ({first_fault(error)}): "
                 f"see docs/rewards.md and examples/reward_server.py"
             ) from error
-        self.name = f"{described.reward} at {argument}"
-        self.stop_at = described.stop_at
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """Return one score per image, in order."""
@@ -112,15 +137,40 @@ class Remote:
                 items.append({"picture": data, "task": task.model_dump(mode="json", by_alias=True)})
             except (OSError, ValueError) as error:
                 lost[place] = Unscored(f"the image cannot be read: {error}", self.name)
-        sent: Future[dict[str, Any] | Failure] | None = None
-        if items:
-            sent = self._vlm.post(self._url, {"protocol": PROTOCOL, "items": items})
+        answer = self._ask({"protocol": PROTOCOL, "items": items}) if items else None
 
         def wait() -> list[Score | Unscored]:
-            scored = iter(self._read(sent.result(), len(items)) if sent else ())
+            scored = iter(self._read(answer(), len(items)) if answer else ())
             return [lost[place] if place in lost else next(scored) for place in range(len(images))]
 
         return wait
+
+    def _ask(self, body: Mapping[str, object]) -> Callable[[], dict[str, Any] | Failure]:
+        """Send a request to the URL with the fewest; return a call that waits for its answer, or for another URL's."""
+        asked: list[str] = []
+        sent = self._post(body, asked)
+
+        def wait() -> dict[str, Any] | Failure:
+            found = sent.result()
+            while True:
+                with self._lock:
+                    self._open[asked[-1]] -= 1
+                    if isinstance(found, Failure) and found.final:
+                        self._gone.add(asked[-1])
+                    others = self._open.keys() - {*asked, *self._gone}
+                if not isinstance(found, Failure) or not others:
+                    return found
+                found = self._post(body, asked).result()
+
+        return wait
+
+    def _post(self, body: Mapping[str, object], asked: list[str]) -> Future[dict[str, Any] | Failure]:
+        """Send a request to a URL that was not asked yet, and note the URL."""
+        with self._lock:
+            able = [url for url in self._open if url not in (*asked, *self._gone)] or [*self._open]
+            asked.append(min(able, key=lambda url: self._open[url]))
+            self._open[asked[-1]] += 1
+        return self._vlm.post(asked[-1], body)
 
     def _read(self, found: dict[str, Any] | Failure, count: int) -> list[Score | Unscored]:
         if isinstance(found, Failure):
@@ -137,8 +187,11 @@ class Remote:
         except ValidationError as error:
             return Unscored(f"the server gave no score ({first_fault(error)})", self.name)
         if one.value is None or one.unscored is not None:
-            return Unscored(one.unscored or "the server gave no value and no reason", self.name)
-        return Score(one.value, self.name, self.stop_at, one.parts, one.explanation, one.evidence, regions=one.regions)
+            reason = one.unscored or "the server gave no value and no reason"
+            return Unscored(reason, self.name, one.final, one.cost)
+        stop_at = self.stop_at if one.stop_at is None else one.stop_at
+        said = (one.parts, one.explanation, one.evidence, one.cost, one.regions)
+        return Score(one.value, self.name, stop_at, *said)
 
 
 def _as_list(given: object) -> list[object]:

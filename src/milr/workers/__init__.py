@@ -5,6 +5,22 @@ run, so workers need no shared file system. A task's records do not depend on th
 the same for any number of workers, and whatever happens to them on the way.
 """
 
-from milr.workers.choice import WorkerChoice, load_chosen, load_team, read_workers
+from milr.workers.choice import (
+    RewardChoice,
+    WorkerChoice,
+    load_chosen,
+    load_team,
+    read_reward_workers,
+    read_workers,
+    start_servers,
+)
 
-__all__ = ["WorkerChoice", "load_chosen", "load_team", "read_workers"]
+__all__ = [
+    "RewardChoice",
+    "WorkerChoice",
+    "load_chosen",
+    "load_team",
+    "read_reward_workers",
+    "read_workers",
+    "start_servers",
+]

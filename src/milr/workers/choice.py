@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from milr.errors import UsageError
 from milr.jobs import Names, Parts, load_parts
 from milr.models.devices import Placement
 from milr.models.hub import HubAccess
+from milr.rewards import check_installed, needs_model
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.settings import VlmSettings
 from milr.settings import RunSettings
@@ -18,6 +20,7 @@ from milr.workers.backend import Backend
 from milr.workers.messages import Spec
 from milr.workers.processes import Processes
 from milr.workers.ray_actors import Actors, require_ray
+from milr.workers.reward_server import RewardServers
 from milr.workers.standins import TeamParts
 from milr.workers.team import Team
 
@@ -50,6 +53,31 @@ class WorkerChoice:
         if gpus != int(gpus) and not self.ray:
             raise UsageError(f"--gpus-per-worker {gpus:g}: processes have whole GPUs; --workers ray shares them")
         return gpus
+
+
+@dataclass(frozen=True)
+class RewardChoice:
+    """Servers of a run's reward: `milr.workers.reward_server.RewardServers`."""
+
+    count: int
+    command: str | None = None
+
+
+def read_reward_workers(count: int | None, command: str | None) -> RewardChoice | None:
+    """Return the reward servers that a user asked for; None for none.
+
+    Raises:
+        UsageError: A command cannot be split into words.
+    """
+    if count is None and command is None:
+        return None
+    try:
+        words = shlex.split(command or "")
+    except ValueError as error:
+        raise UsageError(f"--reward-command {command}: {error}") from None
+    if command is not None and not words:
+        raise UsageError("--reward-command is empty: give for instance 'other/bin/milr serve-reward geneval'")
+    return RewardChoice(count or 1, command)
 
 
 def read_workers(text: str | None, gpus: float | None = None) -> WorkerChoice | None:
@@ -128,13 +156,61 @@ def load_chosen(
     vlm: VlmClient | None = None,
     hub: HubAccess | None = None,
     *,
+    rewards: RewardChoice | None = None,
     deterministic: bool = True,
     settings: Mapping[str, object] | None = None,
 ) -> Parts:
-    """Load a run's parts in workers, or here if none are chosen: see `load_team` and `milr.jobs.load_parts`."""
-    if choice is None:
-        return load_parts(names, placement, vlm, hub, deterministic=deterministic)
-    return load_team(names, placement, choice, vlm, hub, deterministic=deterministic, settings=settings)
+    """Load a run's parts in workers, or here if none are chosen: see `load_team` and `milr.jobs.load_parts`.
+
+    Args:
+        choice: The workers; None for none.
+        names: As for `load_team`.
+        placement: The same.
+        vlm: The same.
+        hub: The same.
+        rewards: Servers of the reward that are started for the run; None for none.
+        deterministic: The same.
+        settings: The same.
+
+    Raises:
+        UsageError: As `load_team`; the reward cannot be served.
+    """
+    servers = None if rewards is None else _serve_reward(names, placement, choice, rewards)
+    try:
+        served = names if servers is None else replace(names, reward=servers.name)
+        if choice is None:
+            parts = load_parts(served, placement, vlm, hub, deterministic=deterministic)
+        else:
+            parts = load_team(served, placement, choice, vlm, hub, deterministic=deterministic, settings=settings)
+    except BaseException:
+        if servers is not None:
+            servers.close()
+        raise
+    return parts if servers is None else replace(parts, ends=servers.close)
+
+
+def start_servers(reward: str, placement: Placement, choice: RewardChoice) -> RewardServers:
+    """Start servers of a reward on this machine, and wait until they have loaded it.
+
+    Raises:
+        UsageError: The reward asks the model that draws, or a server does not start.
+    """
+    if needs_model(reward):
+        raise UsageError(f"the reward {reward!r} asks the model that draws: leave --reward-workers out")
+    check_installed("http://localhost")
+    options = ["--device", placement.device, *(["--dtype", placement.dtype] if placement.dtype else [])]
+    return RewardServers(reward, choice.count, choice.command, options)
+
+
+def _serve_reward(
+    names: Names, placement: Placement, choice: WorkerChoice | None, rewards: RewardChoice
+) -> RewardServers:
+    if choice is not None and choice.ray:
+        raise UsageError(
+            "--reward-workers are on this machine, and --workers ray may be on others: type milr serve-reward "
+            f"{names.reward} --host ADDRESS where its GPUs are, and --reward http://ADDRESS:8123/score,http://..."
+        )
+    return start_servers(names.reward, placement, rewards)
 
 
 def make_backend(choice: WorkerChoice, gpus: float) -> Backend:

@@ -64,7 +64,7 @@ class TeamParts(Parts):
         evaluator = None if ready.evaluator is None else FarReward(*ready.evaluator, team.evaluate)
         panel = {asked: FarReward(name, 1.0, team.refuse) for asked, name in ready.panel.items()}
         model = cast("Model", FarModel(ready))
-        return cls(model, reward, evaluator, load_method(names.method), panel, team)
+        return cls(model, reward, evaluator, load_method(names.method), panel, team=team)
 
     def __post_init__(self) -> None:
         """Test nothing: the workers have."""
@@ -101,5 +101,6 @@ class TeamParts(Parts):
         return self.team.report()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers, and reward servers after them."""
         self.team.close()
+        super().close()

@@ -105,6 +105,7 @@ class Team:
         self._of: dict[Handle, Member] = {}
         self._past: dict[str, str | int] = {}  # usage by workers that are gone
         self._reported: list[str] = []
+        self._first: Ready | None = None
         self.began = time.monotonic()
         try:
             for number in range(backend.count):
@@ -117,8 +118,9 @@ class Team:
 
     @property
     def ready(self) -> Ready:
-        """Return the facts that a loaded worker has about its parts."""
-        return next(one.ready for one in self.members if one.ready is not None)
+        """Return the facts that the first loaded worker has about its parts."""
+        assert self._first is not None, "a team is made once a worker has loaded"
+        return self._first
 
     def run(self, source: TaskSource, settings: Settings, hooks: Hooks) -> TeamRunner:
         """Return the records of these tasks, which are assignments. One run at a time."""
@@ -236,9 +238,9 @@ class Team:
         self._of[member.handle] = member
 
     def _welcome(self, member: Member, ready: Ready) -> None:
-        first = next((one.ready for one in self.members if one.ready is not None), None)
+        first = self._first
         if first is None:
-            self.began = time.monotonic()
+            self.began, self._first = time.monotonic(), ready
         elif (first.model, first.reward, first.evaluator) != (ready.model, ready.reward, ready.evaluator):
             raise MilrError(
                 f"{member.handle.where} has loaded other parts ({ready.model}, {ready.reward[0]}) than the first "

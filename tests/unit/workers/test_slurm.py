@@ -18,8 +18,7 @@ PROGRAMS = {
     "srun": 'shift 4; for ((i = 0; i < 2; i++)); do SLURM_PROCID=$i SLURM_NTASKS=2 "$@"; done',
     # the head runs the command after --
     "ray": (
-        'echo "ray $*" >> "$NOTES"; [[ $SLURM_PROCID == 0 ]] || exit 0; '
-        'while [[ $1 != -- ]]; do shift; done; "${@:2}"'
+        'echo "ray $*" >> "$NOTES"; [[ $SLURM_PROCID == 0 ]] || exit 0; while [[ $1 != -- ]]; do shift; done; "${@:2}"'
     ),
     "milr": 'echo "milr $*" >> "$NOTES"',
 }

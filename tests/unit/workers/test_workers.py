@@ -23,6 +23,7 @@ from tests.support.worker_parts import LOADER, load
 PROMPTS = ("two dogs", "a red apple", "two dogs", "three cats", "fog")
 SETTINGS = {"steps": 3, "batch_size": 2, "seed": 4, "stop_at": 1.0}
 METHODS = ("milr", "grid-prune")
+PERILOUS = "tests.support.worker_parts:Perilous"
 
 
 def make_job(folder: Path, choice: WorkerChoice | None, names: Names, prompts: Sequence[str], **more: Any) -> Job:
@@ -74,7 +75,7 @@ def test_a_run_is_the_same_for_any_number_of_processes(many: int, method: str, t
 
 @pytest.mark.slow
 def test_a_worker_that_dies_gives_its_tasks_back_and_they_go_on_from_their_last_step(tmp_path: Path) -> None:
-    names, prompts = Names("fake", "perilous", "milr"), [*PROMPTS, f"once {tmp_path / 'dead'}"]
+    names, prompts = Names("fake", PERILOUS, "milr"), [*PROMPTS, f"once {tmp_path / 'dead'}"]
     job = make_job(tmp_path / "spread", WorkerChoice(2, loader=LOADER), names, prompts)
     list(job.run())
     assert (tmp_path / "dead").exists() and not job.set_aside
@@ -83,7 +84,7 @@ def test_a_worker_that_dies_gives_its_tasks_back_and_they_go_on_from_their_last_
 
 @pytest.mark.slow
 def test_tasks_that_fail_twice_are_set_aside_and_the_run_ends_with_all_others(tmp_path: Path) -> None:
-    names, prompts = Names("fake", "perilous", "best-of-n"), ["a poison", "two dogs", "a fault", "fog"]
+    names, prompts = Names("fake", PERILOUS, "best-of-n"), ["a poison", "two dogs", "a fault", "fog"]
     job = make_job(tmp_path / "run", WorkerChoice(1, loader=LOADER), names, prompts)
     list(job.run())
     assert {index for index, _ in job.set_aside} == {0, 2}

@@ -1,0 +1,95 @@
+"""Throughput of workers against one process, and the coordinator's share: ``python -m bench.workers --workers 2``.
+
+The same run (icons, best-of-n without stopping, so that every task has the same drawings) is made by one process with
+one thread, then by N workers with one thread each. Wall time counts from the first record's begin, without loading;
+processor seconds are those of drawing and scoring, so they say what a busy machine hides. Run it on a quiet machine
+for the ratio of wall times; the load is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.worker_kills import answers
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def read_seconds(process: int | str = "self") -> float:
+    """Return the processor seconds of a process so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def draw(folder: Path, workers: int | None, tasks: int, steps: int) -> dict[str, Any]:
+    """Make a run; return its figures."""
+    from milr.jobs import Job, Names, begin_run, load_parts
+    from milr.models.devices import Placement
+    from milr.tasks import tasks_from_prompts
+    from milr.workers import WorkerChoice, load_team
+
+    names, placement = Names("embedded", "icons", "best-of-n"), Placement()
+    given: dict[str, Any] = {"steps": steps, "stop_at": 1.0, "batch_size": max(1, tasks // (workers or 1))}
+    if workers is None:
+        parts: Any = load_parts(names, placement)
+    else:
+        parts = load_team(names, placement, WorkerChoice(workers), settings=given)
+        team = parts.team
+        while not all(one.ready for one in team.members):
+            team.receive(0.25)
+    words = ("dog", "cat", "apple", "clock", "car", "bird", "cow", "cup")
+    prompts = tasks_from_prompts([f"two {words[n % 8]}s" if n % 2 else f"a red {words[n % 8]}" for n in range(tasks)])
+    settings = parts.model.settings("best-of-n", **given)
+    job = Job(parts, begin_run(folder, prompts, settings, parts, names, placement, deterministic=True))
+    of_workers = [] if workers is None else [one.handle.process.pid for one in parts.team.members]
+    own, theirs, wall = read_seconds(), sum(map(read_seconds, of_workers)), time.monotonic()
+    records = job.run()
+    many, worked = 0, theirs
+    for _ in records:
+        many += 1
+        if of_workers:
+            worked = sum(map(read_seconds, of_workers))
+        if many == tasks * (steps + 1):  # the last one: the workers end after it
+            seconds, spent = time.monotonic() - wall, read_seconds() - own
+    return {
+        "workers": workers or 0,
+        "drawings": many,
+        "wall_seconds": seconds,
+        "own_cpu_seconds": spent,
+        "workers_cpu_seconds": worked - theirs,
+        "load": os.getloadavg()[0],
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "report": parts.report(),
+    }
+
+
+def main() -> None:
+    """Compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tasks", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        one = draw(Path(root) / "one", None, given.tasks, given.steps)
+        print(json.dumps(one), flush=True)
+        many = draw(Path(root) / "many", given.workers, given.tasks, given.steps)
+        print(json.dumps(many), flush=True)
+        equal = answers(Path(root) / "one") == answers(Path(root) / "many")
+    cpu = many["own_cpu_seconds"] + many["workers_cpu_seconds"]
+    print(f"equal: {equal}; {one['drawings']} drawings; load {one['load']:.1f} and {many['load']:.1f}")
+    ratio = one["wall_seconds"] / many["wall_seconds"]
+    print(f"wall: {one['wall_seconds']:.1f} s and {many['wall_seconds']:.1f} s: {ratio:.2f} x")
+    print(f"processor: {one['own_cpu_seconds']:.1f} s and {cpu:.1f} s")
+    print(f"coordinator: {many['own_cpu_seconds']:.2f} s, {many['own_cpu_seconds'] / cpu:.2%} of all")
+
+
+if __name__ == "__main__":
+    main()
