@@ -43,6 +43,8 @@ QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
 _OPTIONS = ("url", "size", "quality", "price", "seeds")
 _PROMPT_CHARACTERS = 32_000
 _STEP, _MOST_SIDE = 16, 3840
+_MOST_BYTES = 128 * 2**20
+"""Longest answer: a PNG of the largest size in base64, of pure noise, has 59 MB."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class OpenAIImages(PromptOnly):
             UsageError: As `Service.read`; the extra is not installed, or OpenAI's key is missing.
         """
         self.service = Service.read(argument)
-        self.client = client or VlmClient(VlmSettings(url=self.service.url, timeout=600))
+        self.client = client or VlmClient(VlmSettings(url=self.service.url, timeout=600, most_bytes=_MOST_BYTES))
         self.client.check(f"openai:{self.service.model}", kind="model")
         self.capabilities = self.service.capabilities
         self.defaults: Mapping[str, object] = {"guidance": 1.0}

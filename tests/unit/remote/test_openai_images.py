@@ -21,6 +21,7 @@ from milr.models import find_source, load_model, read_capabilities
 from milr.models.base import ImageOutput, ImageRequest
 from milr.remote.openai_images import OpenAIImages
 from milr.rewards.vlm.client import VlmClient
+from milr.rewards.vlm.messages import MOST_BYTES
 from milr.rewards.vlm.settings import VlmSettings
 from milr.settings import SamplingParams
 from milr.testing.contracts import check_model
@@ -98,6 +99,21 @@ def test_passing_errors_are_tried_again_and_lasting_ones_are_not(monkeypatch: py
     with JudgeServer(down) as server:
         (output,) = draw(server, "two dogs", attempts=2)
         assert "HTTP 500" in output.fault and len(server.asked) == 2
+
+
+def test_an_image_larger_than_any_verdict_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1536, 1536, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG", compress_level=1)
+    data = json.dumps({"data": [{"b64_json": base64.b64encode(buffer.getvalue()).decode()}]}).encode()
+    assert len(data) > MOST_BYTES
+    monkeypatch.setenv("MILR_VLM_KEY", KEY)
+    with JudgeServer(lambda handler, _: send(handler, data)) as server:
+        model = OpenAIImages(f"m,url={server.url},size=1536")
+        (state,) = model.start([Task(prompt="noise")])
+        (output,) = model.draw([ImageRequest(state, None, open_stream(0, "k", 0, 0))], SamplingParams())
+        model.client.close()
+    assert not output.fault and np.array_equal(np.asarray(output.sample.image), noise)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ class VlmClient:
 
     def _open(self) -> Wire:
         if self._wire is None:
-            self._wire = Wire()
+            self._wire = Wire(self.settings.most_bytes)
         return self._wire
 
     async def _settle(self, question: Question, read: Read) -> Settled:
@@ -254,7 +254,7 @@ class VlmClient:
                 self.budget.settle(0, 0, 0)
             if sent.status_code >= 300:
                 raise find_fault(sent.status_code, sent.headers, sent.content, host, None, self.settings.patience)
-            return read_object(sent.content, host)
+            return read_object(sent.content, host, self.settings.most_bytes)
 
         habits = self._habits.setdefault(f"{'GET' if body is None else 'POST'} {url}", Habits())
         async with self._limit:

@@ -222,14 +222,14 @@ def _first_tokens(logprobs: dict[str, Any] | None) -> tuple[tuple[str, float], .
         return ()
 
 
-def read_object(body: bytes, host: str) -> dict[str, Any]:
+def read_object(body: bytes, host: str, most: int = MOST_BYTES) -> dict[str, Any]:
     """Read a body as a JSON object.
 
     Raises:
         PassingFault: It is not JSON.
         LastingFault: It is another kind of value, or too long.
     """
-    if len(body) > MOST_BYTES:
+    if len(body) > most:
         raise LastingFault(f"{host} answered {len(body):,} bytes, more than any scores have")
     try:
         found = json.loads(body)

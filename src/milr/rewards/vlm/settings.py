@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from milr.errors import UsageError
 from milr.proxies import check_proxies
-from milr.rewards.vlm.messages import OPENAI_KEY, OWN_KEY
+from milr.rewards.vlm.messages import MOST_BYTES, OPENAI_KEY, OWN_KEY
 
 EXTRA = "vlm"
 _SECRET = re.compile(r"key|token|secret|passw|auth|sign|sig$|credential", re.IGNORECASE)
@@ -46,6 +46,8 @@ class VlmSettings(BaseModel):
     """Consecutive questions without an answer after which the server is not asked any more."""
     patience: float = Field(default=120.0, ge=0)
     """Longest Retry-After to wait for, in seconds; a longer one is a failure."""
+    most_bytes: int = Field(default=MOST_BYTES, ge=1)
+    """Longest reply that is read, in bytes."""
     cache: Path | None = None
     """Folder of stored answers; None is `default_cache()`."""
 

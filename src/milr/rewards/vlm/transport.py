@@ -16,6 +16,7 @@ import weakref
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -34,7 +35,9 @@ T = TypeVar("T")
 class Wire:
     """A loop in a daemon thread, and its HTTP clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        """Start the loop; a reply is read up to `most` bytes."""
+        self._most = most
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="milr-vlm", daemon=True)
         self._clients: dict[str, Any] = {}
@@ -57,7 +60,7 @@ class Wire:
         """
         if url not in self._clients:
             kind = import_module("openai").AsyncOpenAI
-            made = kind(api_key=key, base_url=url, max_retries=0, timeout=timeout, http_client=_make_client(timeout))
+            made = kind(api_key=key, base_url=url, max_retries=0, timeout=timeout, http_client=self._make(timeout))
             if not hosted:
                 made.organization = made.project = None
             self._clients[url] = made
@@ -66,20 +69,19 @@ class Wire:
     def http(self, timeout: float) -> Any:
         """Return the plain client; made once."""
         if "http" not in self._clients:
-            self._clients["http"] = _make_client(timeout)
+            self._clients["http"] = self._make(timeout)
         return self._clients["http"]
 
+    def _make(self, timeout: float) -> Any:
+        return import_module("httpx2").AsyncClient(
+            timeout=timeout,
+            follow_redirects=False,
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [partial(_bound, most=self._most)]},
+        )
 
-def _make_client(timeout: float) -> Any:
-    return import_module("httpx2").AsyncClient(
-        timeout=timeout,
-        follow_redirects=False,
-        headers={"Accept-Encoding": "identity"},
-        event_hooks={"response": [_bound]},
-    )
 
-
-async def _bound(response: Any) -> None:
+async def _bound(response: Any, most: int) -> None:
     """Limit the size of a response whose head has arrived."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower() or "identity"
     stream_kind: Any = import_module("httpx2").AsyncByteStream
@@ -89,7 +91,7 @@ async def _bound(response: Any) -> None:
             self._stream = stream
 
         def __aiter__(self) -> AsyncIterator[bytes]:
-            return read_bounded(self._stream, encoding)
+            return read_bounded(self._stream, encoding, most)
 
         async def aclose(self) -> None:
             await self._stream.aclose()
