@@ -53,7 +53,8 @@ def split(found: object) -> tuple[object, list[float]]:
             assert isinstance(step, StoredStep)
             if step.trace is not None:
                 numbers += [step.trace.text_shift, step.trace.image_shift, step.trace.log_probability or 0.0]
-                trace = replace(step.trace, text_shift=0.0, image_shift=0.0, log_probability=None)
+                numbers += [shift for _, shift in step.trace.text_shifts]
+                trace = replace(step.trace, text_shift=0.0, image_shift=0.0, log_probability=None, text_shifts=())
                 steps[place] = step.model_copy(update={"trace": trace})
     return (notes, tasks, *rest), numbers
 
