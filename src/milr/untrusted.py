@@ -14,10 +14,15 @@ from typing import cast
 
 from pydantic import ValidationError
 
-MOST_BYTES = 64 * 2**20
-"""Most bytes of one file that is read whole, and of one line of a packed file: a hundred times those of milr's runs."""
-MOST_UNPACKED = 2**30
+MOST_BYTES = 32 * 2**20
+"""Most bytes of one file that is read whole: a hundred times those of milr's runs. A JSON text of numbers takes up to
+twenty times its bytes while it is read."""
+MOST_LINE = 16 * 2**20
+"""Most bytes of one line of a packed file."""
+MOST_UNPACKED = 2**29
 """Most bytes of a packed file after unpacking."""
+_FREE, _MOST_RATIO = 2**24, 100
+"""Bytes that any packed file may unpack to, and how many more for each of its own: milr's runs have up to 56."""
 MOST_PACKED = 256 * 2**20
 """Most bytes of a packed file on the disk."""
 MOST_WORDS = 2000
@@ -71,18 +76,20 @@ def read_packed_lines(path: Path) -> Iterator[bytes]:
     whole = 0
     begun: list[bytes] = []
     length = 0
-    for piece in _unpack(read_file(path, MOST_PACKED)):
+    content = read_file(path, MOST_PACKED)
+    most = min(MOST_UNPACKED, _FREE + _MOST_RATIO * len(content))
+    for piece in _unpack(content):
         whole += len(piece)
-        if whole > MOST_UNPACKED:
-            raise UntrustedError(f"it unpacks to more than {MOST_UNPACKED:,} bytes")
+        if whole > most:
+            raise UntrustedError(f"it unpacks to more than {most:,} bytes")
         first, *rest = piece.split(b"\n")
         for line in rest:
             yield b"".join((*begun, first))
             begun, length, first = [], 0, line
         begun.append(first)
         length += len(first)
-        if length > MOST_BYTES:
-            raise UntrustedError(f"it has a line of more than {MOST_BYTES:,} bytes")
+        if length > MOST_LINE:
+            raise UntrustedError(f"it has a line of more than {MOST_LINE:,} bytes")
     if any(begun):
         yield b"".join(begun)
 

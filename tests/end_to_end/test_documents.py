@@ -1,4 +1,4 @@
-"""The Python code in README, CONTRIBUTING and docs runs as printed; README's passes a strict type checker."""
+"""The Python code in README, CONTRIBUTING and docs runs as printed; they pass a strict type checker."""
 
 from __future__ import annotations
 
@@ -75,10 +75,22 @@ def test_the_method_is_printed_as_it_is() -> None:
     assert ast.unparse(ast.parse(BLOCKS[SOURCE])) == ast.unparse(real)
 
 
+GIVEN = """
+from PIL import Image
+from milr import Task
+images: list[Image.Image] = []
+tasks: list[Task] = []
+"""
+"""Names that an example of rewards takes for given."""
+
+
 @pytest.mark.slow
-def test_readmes_example_passes_pyright(tmp_path: Path) -> None:
+def test_examples_pass_a_strict_type_checker(tmp_path: Path) -> None:
     pytest.importorskip("pyright")
-    (tmp_path / "example.py").write_text(BLOCKS["README.md#0"])
+    plain = str.maketrans("/.#-", "____")
+    for name in set(BLOCKS) - {SOURCE}:
+        given = GIVEN if name == "docs/rewards.md#0" else ""
+        (tmp_path / f"{name.translate(plain)}.py").write_text(given + BLOCKS[name])
     settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT / "src")]}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "-p", str(tmp_path)]

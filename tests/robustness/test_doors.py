@@ -55,7 +55,7 @@ def test_formats_that_are_not_on_the_list_reach_no_reader(format: str, tmp_path:
 
 
 def test_a_packed_file_is_unpacked_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(untrusted, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(untrusted, "MOST_LINE", 2**20)
     monkeypatch.setattr(untrusted, "MOST_UNPACKED", 2**22)
     file = tmp_path / "bomb.xz"
     file.write_bytes(lzma.compress(bytes(2**21)))
@@ -68,6 +68,10 @@ def test_a_packed_file_is_unpacked_piece_by_piece(tmp_path: Path, monkeypatch: p
     assert [len(line) for line in read_packed_lines(file)] == [3, 2**19, 5]
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UntrustedError, match="cut off|end-of-stream"):
+        list(read_packed_lines(file))
+    monkeypatch.setattr(untrusted, "_FREE", 2**17)
+    file.write_bytes(lzma.compress((b"x" * 2**15 + b"\n") * 80))  # below all limits, but a thousand times its size
+    with pytest.raises(UntrustedError, match="unpacks to more than 1[0-9]{2},[0-9]{3} bytes"):
         list(read_packed_lines(file))
 
 

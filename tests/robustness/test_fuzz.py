@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import random
+import re
 import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -76,17 +77,21 @@ Door = Callable[[bytes], object]
 Doors = dict[str, tuple[bytes, Door, tuple[type[Exception], ...]]]
 
 
+def make_run(folder: Path) -> Path:
+    facts = {"tasks": TASKS, "settings": make_settings(), "model": "fake", "reward": "fake@1"}
+    with RunWriter(folder, **facts, evaluator=FakeReward(brightness, name="bright@1")) as writer:  # type: ignore[arg-type]
+        for record in fake_records(TASKS, [[0.25, 0.5], [0.75, 0.5]]):
+            writer.write(record)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def doors(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, tuple[bytes, Door, tuple[type[Exception], ...]]]]:
     """For each kind of input: a good example, its reader, and the errors with which it refuses."""
     folder = tmp_path_factory.mktemp("fuzz")
-    run = folder / "run"
-    facts = {"tasks": TASKS, "settings": make_settings(), "model": "fake", "reward": "fake@1"}
-    with RunWriter(run, **facts, evaluator=FakeReward(brightness, name="bright@1")) as writer:  # type: ignore[arg-type]
-        for record in fake_records(TASKS, [[0.25, 0.5], [0.75, 0.5]]):
-            writer.write(record)
+    run = make_run(folder / "run")
     task = sorted((run / "tasks").iterdir())[0]
 
     def of_run(file: Path) -> Door:
@@ -211,6 +216,15 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
         bombs[f"packed {name}"] = lambda file=file: read_packed(file, lambda _: TASKS)
         bombs[f"compact {name}"] = lambda file=file: read_compact(file, lambda *_: TASKS)
         del content
+    first, last = lzma.decompress(pack_run(read_run(make_run(tmp_path / "run")))).split(b"\n")[:2]
+    line = re.sub(rb'"tokens":\[', b'"tokens":[' + b"1," * 2**20, last, count=1)
+    file = tmp_path / "tokens.run.xz"
+    first = first.replace(b'"images_per_prompt":1,', b'"images_per_prompt":60,')
+    lines = [line.replace(b'"image":0', b'"image":%d' % number) for number in range(60)]
+    assert len({first, *lines}) == 61
+    file.write_bytes(lzma.compress(b"\n".join([first, *lines]), preset=0))
+    del lines
+    bombs["packed tokens"] = lambda: read_packed(file, lambda _: TASKS)
     png = make_png(30_000, 30_000)
     bombs["image"] = lambda: decode_image(png)
     for name, open_it in bombs.items():

@@ -169,6 +169,8 @@ def _read_packed_task(line: bytes, method: str | None) -> PackedTask:
 def _unpack_task(file: Path, manifest: Manifest, packed: PackedTask) -> TaskRun:
     if packed.index >= len(manifest.tasks):
         raise ValueError(f"it has no task {packed.index}")
+    if packed.image >= manifest.images_per_prompt:
+        raise ValueError(f"task {packed.index} has no image {packed.image}")
     task = manifest.tasks[packed.index]
     steps: list[StoredStep] = []
     drawn: dict[str, dict[str, Any]] = {}

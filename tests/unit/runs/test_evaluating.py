@@ -113,6 +113,23 @@ def test_self_is_not_asked_about_another_models_images(
     assert "asks the model that drew, and another and fake drew these runs" in capsys.readouterr().err
 
 
+def test_a_model_that_is_code_is_loaded_for_an_evaluator_only_when_it_is_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, code = str(tmp_path / "run"), "milr.testing:FakeModel"
+    options = ["--reward", "milr.testing:FakeReward", "--method", "best-of-n", "--steps", "1", "--out", run]
+    assert main(["generate", "a cat", "--model", code, *options]) == 0
+    capsys.readouterr()
+    before = scores(Path(run))
+    for more in ([], ["--model", "embedded"], ["--model", "milr.testing:FakeReward"]):
+        assert main(["evaluate", run, "--evaluator", "self", *more]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.endswith(f"code is loaded only when you type it: if you trust it, add --model {code}"), said
+    assert scores(Path(run)) == before
+    assert main(["evaluate", run, "--evaluator", "self", "--model", code]) == 0
+    assert read_run(run).manifest.evaluator == "self@2/fake" and None not in scores(Path(run))
+
+
 class Moody:
     """A reward with one value for every image; None leaves it unscored."""
 

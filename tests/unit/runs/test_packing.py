@@ -140,7 +140,12 @@ def test_a_damaged_file_is_refused(run: Path, tmp_path: Path, data: st.DataObjec
 def test_a_file_with_inconsistent_lines_is_refused(run: Path, tmp_path: Path) -> None:
     lines = lzma.decompress(pack_run(read_run(run))).splitlines()
     task = json.loads(lines[1])
-    for wrong in ({"index": 99}, {"steps": [{**task["steps"][0], "best": "steps/none.png"}]}, {"steps": [{}]}):
+    for wrong in (
+        {"index": 99},
+        {"image": 1},
+        {"steps": [{**task["steps"][0], "best": "steps/none.png"}]},
+        {"steps": [{}]},
+    ):
         file = tmp_path / "a.run.xz"
         file.write_bytes(lzma.compress(b"\n".join([lines[0], json.dumps({**task, **wrong}).encode()])))
         with pytest.raises(UsageError, match="is no packed run"):
