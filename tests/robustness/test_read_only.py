@@ -56,6 +56,7 @@ def is_told(code: int, err: str, root: Path) -> bool:
     return code in (1, 2) and last.startswith("error: ") and str(root) in last and said and once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", [True, False], ids=["with a lock file", "without"])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_reads_a_run_needs_no_writing_and_what_writes_says_so_in_one_line(
