@@ -104,6 +104,8 @@ class Source:
 _GENEVAL = "af4902f24d3ca90ebbb446dd9891a59e0f82725f"
 _COMPBENCH = "1b7094991a57f3c22abdd4f6e8ba6c1a15517073"
 _WISE = "eb51174483a5de2e34e8614cf9dfb3319ee7fcd0"
+_GENEVAL2 = "a6e82d2289e8d418f27f0adee77908b07060eea3"
+_COREBENCH = "5d523d3b1c6a3b0891f5e689fb6754b52e5a56c3"
 _NO_LICENCE = (
     "none stated: all rights are reserved by default; evaluating with the prompts is common practice, passing them on "
     "is not yours to do"
@@ -215,6 +217,69 @@ SOURCES: Mapping[str, Source] = {
             ),
             judge=DataFile(
                 "vllm_eval.py", "vllm_eval.py", "e6c51c2ae81e4eb0465755b248cbcefeef3fb8340e281bb3ac43ea9689e32192"
+            ),
+        ),
+        Source(
+            "geneval2",
+            "facebookresearch/GenEval2",
+            _GENEVAL2,
+            "CC BY-NC 4.0, (c) 2024 Meta Platforms, Inc.: not for commercial use",
+            (
+                DataFile(
+                    "geneval2_data.jsonl",
+                    "geneval2_data.jsonl",
+                    "09233adbc9f877fba205f1a20efa4a8640e7e62a91dfd55893562bed8a928e43",
+                ),
+            ),
+            judge=DataFile(
+                "evaluation.py", "evaluation.py", "90791e35321a1a2bf65366517dd60f39037f90435490eb122c0027b52d42cda9"
+            ),
+        ),
+        Source(
+            "t2i-corebench",
+            "KwaiVGI/T2I-CoReBench",
+            _COREBENCH,
+            "Apache-2.0",
+            (
+                DataFile(
+                    "C-MI.json", "data/C-MI.json", "20684699d52c75d2553790c8ec4fc9da13550426f297fd06fa739e2399665b94"
+                ),
+                DataFile(
+                    "C-MA.json", "data/C-MA.json", "a1c06bf30d6f952bff8a76c0accfd95b7b95d582baae622fd57b694a855a11cd"
+                ),
+                DataFile(
+                    "C-MR.json", "data/C-MR.json", "e6c61d517d9c8ccb6925ef9e14affc3157bdfe7bb157fd8bb425454643a62375"
+                ),
+                DataFile(
+                    "C-TR.json", "data/C-TR.json", "5cd3bf63a3b592903d7cb880ca6ec457dfe8cdfad0d2c69db51472cba8362a29"
+                ),
+                DataFile(
+                    "R-LR.json", "data/R-LR.json", "334277f2d410a39b66c132921f6058985ad41cc5f06f07bc3a2a5b1b4ce0c7b8"
+                ),
+                DataFile(
+                    "R-BR.json", "data/R-BR.json", "f4d3fddd7dabb160f80c21d0ceda9cd155e452e625dfb357ca70b8aae0633d5c"
+                ),
+                DataFile(
+                    "R-HR.json", "data/R-HR.json", "ed833edec27361701747266056e8e93ae892559545953e59459d1604783aa523"
+                ),
+                DataFile(
+                    "R-PR.json", "data/R-PR.json", "ba8494bba888fa2599fded078526153fc0383d8d85a3ba90458199bc395a1e3e"
+                ),
+                DataFile(
+                    "R-GR.json", "data/R-GR.json", "48e4e1557766fcedb33d28758c032e434a6a34456655c71f69e002b8f3d60cca"
+                ),
+                DataFile(
+                    "R-AR.json", "data/R-AR.json", "c356fe77620c47e9f540c5755e2b08efa3c992c32bd99c47b1851485e98e53b5"
+                ),
+                DataFile(
+                    "R-CR.json", "data/R-CR.json", "8a5a0c6fb2de8a8dfc521a22d12f47be19c2ce0cbc8a467f42395e0f51323978"
+                ),
+                DataFile(
+                    "R-RR.json", "data/R-RR.json", "5f94745af411bb64b81a12a04dd9248d26380700876111b661d5535eccaa8dcd"
+                ),
+            ),
+            judge=DataFile(
+                "evaluate.py", "evaluate.py", "9475817402d47b62e0bdb577c3ca41432969582c448ded1c51df022eb4edaaed"
             ),
         ),
     )

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -16,7 +18,7 @@ from milr.rewards import REWARDS, Reward, load_reward
 from milr.rewards.icons.reward import Icons
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel
-from milr.types import Score, Task, Unscored
+from milr.types import ChecklistItem, Score, Task, Unscored
 from tests.support.paths import DATA, ROOT
 
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
@@ -24,6 +26,7 @@ pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 from milr.rewards.vlm.client import VlmClient  # noqa: E402
 from milr.rewards.vlm.settings import VlmSettings  # noqa: E402
 from tests.support.judges import judging  # noqa: E402
+from tests.support.vlm_servers import JudgeServer, image_of, say  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 
 SCENES = DATA / "icon_scenes"
@@ -31,6 +34,7 @@ EXAMPLES = ROOT / "examples"
 REWARDS_TO_TEST = [
     *("icons", "icons-judge", "icons-soft"),
     *("self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise", "wise-verified", "unified-reward"),
+    *("checklist", "checklist-self", "geneval2", "t2i-corebench"),
     *("mix:icons-soft*0.7+self*0.3", "mix:gpt-4o+icons", "http", "sharpness"),
 ]
 NEED_WEIGHTS = {
@@ -40,7 +44,9 @@ NEED_WEIGHTS = {
     "grounding-dino",
     "git-vqa",
 }  # their own tests check the same
-CATS = parse_prompt("three cats").model_copy(update={"explanation": "Three cats."})
+CATS = parse_prompt("three cats").model_copy(
+    update={"explanation": "Three cats.", "checklist": (ChecklistItem(question="Are there three cats?"),)}
+)
 ODD = {
     "1 x 1": Image.new("RGB", (1, 1), "red"),
     "4000 x 10": Image.new("RGB", (4000, 10), "red"),
@@ -63,6 +69,14 @@ def detector() -> Icons:
     return Icons()
 
 
+def tick(detector: Icons, handler: Any, body: dict[str, Any]) -> None:
+    """Answer a checklist's question: are there three cats in the image?"""
+    (score,) = detector([image_of(body)], [CATS])
+    right = isinstance(score, Score) and score.value == 1
+    first = [("yes", -0.1), ("no", -2.4)] if right else [("no", -0.1), ("yes", -2.4)]
+    say(first[0][0], first=first)(handler, body)
+
+
 @pytest.fixture(scope="module", params=REWARDS_TO_TEST)
 def reward(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, detector: Icons
@@ -71,7 +85,9 @@ def reward(
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILR_CACHE", str(tmp_path_factory.mktemp("cache")))
         use_made_up_words(patch, tmp_path_factory.mktemp("data"))
-        url = stack.enter_context(judging(detector))
+        asks_items = request.param in ("checklist", "geneval2", "t2i-corebench")
+        judge = JudgeServer(partial(tick, detector)) if asks_items else None
+        url = stack.enter_context(judging(detector)) if judge is None else stack.enter_context(judge).url
         vlm = VlmClient(VlmSettings(url=url, first_wait=0))
         stack.callback(vlm.close)
         name = request.param
@@ -136,7 +152,7 @@ def test_a_reward_says_its_version_and_its_stop(reward: Reward) -> None:
 
 @pytest.mark.parametrize("color", ["white", "black", (220, 221, 224)])
 def test_a_blank_image_does_not_pass(reward: Reward, color: str) -> None:
-    if reward.name.startswith("self:p-yes") and color == "white":
+    if reward.name.startswith(("self:p-yes", "checklist-self")) and color == "white":
         pytest.skip("the fake model says yes to what is bright")
     (score,) = reward([Image.new("RGB", (128, 128), color)], [CATS])
     assert not isinstance(score, Score) or score.value <= reward.stop_at

@@ -33,14 +33,25 @@ That is all.""",
     ]
 '''
 
+GENEVAL2 = """raise SystemExit("nobody runs this")
+
+def score(question, answer):
+    return send("{} {}".format(answer, "x"), '{} One word, please.'.format(question))
+"""
+COREBENCH = """raise SystemExit("nobody runs this")
+TEMPLATE = "You tick boxes, {yes} or {no}."
+for METADATA in ():
+    TEXT = f'For "{METADATA["Prompt"]}": {QUESTION["question"]}'
+"""
+
 
 def use_made_up_words(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Put them where `milr data get` puts the official ones, and accept them in their place."""
     patch.setenv("MILR_DATA", str(folder))
-    for name in ("wise", "wise-verified"):
+    programs = {name: PROGRAM.format(name=name) for name in ("wise", "wise-verified")}
+    for name, program in {**programs, "geneval2": GENEVAL2, "t2i-corebench": COREBENCH}.items():
         source = SOURCES[name]
         assert source.judge is not None
-        program = PROGRAM.format(name=name)
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / source.judge.name).write_text(program, encoding="utf-8")
         known = replace(source.judge, sha256=sha256(program.encode()).hexdigest())

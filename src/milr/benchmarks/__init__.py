@@ -18,6 +18,10 @@ BENCHMARKS: Mapping[str, Entry] = {
     "t2i-compbench": Entry("milr.benchmarks.t2i_compbench:T2I_COMPBENCH", "T2I-CompBench's six lists of 300 prompts"),
     "wise": Entry("milr.benchmarks.wise:WISE", "WISE's 1,000 prompts, six groups; the protocol of 2025"),
     "wise-verified": Entry("milr.benchmarks.wise:WISE_VERIFIED", "the prompts and protocol of 2026, not comparable"),
+    "geneval2": Entry("milr.benchmarks.checklists:GENEVAL2", "GenEval 2's 800 prompts of 3 to 10 atoms, by questions"),
+    "t2i-corebench": Entry(
+        "milr.benchmarks.checklists:COREBENCH", "T2I-CoReBench's 12 dimensions of 90 prompts, by questions"
+    ),
     "icons": Entry("milr.benchmarks.icons:ICONS", "553 fresh prompts of GenEval's six kinds"),
     "icons-hard": Entry(
         "milr.benchmarks.icons:ICONS_HARD", "150 prompts: three objects, counts and places with colours"

@@ -9,6 +9,9 @@ from pathlib import Path
 from milr.benchmarks.intervals import Estimate, write_interval, write_number
 from milr.types import Task
 
+ALL_ITEMS = "mean of prompts"
+"""Name of the row with the mean over prompts of the arithmetic means of their items."""
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -42,6 +45,8 @@ class Benchmark:
     them."""
     notes: tuple[str, ...] = ()
     """Note to print beside its numbers."""
+    items: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Tag of checklist items -> number of prompts with such an item, for a table by item; empty for none."""
 
     @property
     def prompts(self) -> int:
@@ -60,6 +65,8 @@ class Answer:
     """Number of the image among the prompt's images, from 0."""
     value: float | None
     """Score in [0, 1]; None if the image could not be scored."""
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Condition -> degree to which it is met, as in the score."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +108,23 @@ class Table:
     unscored: int = 0
     """Number of images that could not be scored and are left out."""
     notes: tuple[str, ...] = field(default=())
+    items: tuple[Column, ...] = ()
+    """Means over the items of checklists, by tag, and last `ALL_ITEMS`; empty if the benchmark or the scores have none.
+    """
 
     def __str__(self) -> str:
         """Return the table as lines of text."""
         rows = [*self.columns, *([self.overall] if self.overall else [])]
-        width = max([len(row.name) for row in rows] + [7])
-        lines = [
-            f"{row.name:<{width}}  {write_number(row.mean, 4)} {write_interval(row.low, row.high, 4)}  "
-            f"{row.prompts} of {row.of} prompts"
-            for row in rows
-        ]
+        width = max([len(row.name) for row in (*rows, *self.items)] + [7])
+
+        def write(row: Column) -> str:
+            numbers = f"{write_number(row.mean, 4)} {write_interval(row.low, row.high, 4)}"
+            return f"{row.name:<{width}}  {numbers}  {row.prompts} of {row.of} prompts"
+
+        lines = list(map(write, rows))
         if self.overall is None:
             done = sum(row.prompts for row in self.columns)
             lines.append(f"{'Overall':<{width}}  none: the official scorer asks for all prompts ({done} are here)")
+        lines += ["by question (arithmetic means):", *map(write, self.items)] if self.items else []
         lines += [f"unscored, left out above: {self.unscored} pictures"] if self.unscored else []
         return "\n".join([*lines, *self.notes])

@@ -34,12 +34,12 @@ class Estimate:
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
-def wilson(mean: float, prompts: int) -> tuple[float, float]:
+def wilson(mean: float, prompts: float) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a proportion.
 
     Args:
         mean: The proportion, in [0, 1].
-        prompts: Number of prompts, at least 1.
+        prompts: Number of prompts, at least 1; an effective number may be a fraction.
     """
     spread = _Z**2 / prompts
     middle = (mean + spread / 2) / (1 + spread)

@@ -6,17 +6,23 @@ Official aggregation (benchmarks' sources, read at the commits that `milr.source
 * T2I-CompBench: a category's score is the mean over its images; the paper's overall is the plain mean of the six.
 * WISE: a group's score is the mean over its images; the overall score weights them by 0.4, 0.167, 0.133, 0.1, 0.1 and
   0.1 (verified: 0.4 and five times 0.12), and is given for the whole benchmark only.
+* GenEval 2: a number of atoms has the mean over its images of the geometric mean of their items, the overall score is
+  the mean over all images (Soft-TIFA GM); a skill has the mean over its items of all images (Soft-TIFA AM).
+* T2I-CoReBench: a dimension's score is the mean over its images, the overall score the plain mean of the dimensions.
 
 Intervals are those of `milr.benchmarks.intervals`, with the prompt as the unit: several images of a prompt are one
-observation.
+observation. A skill's prompts have unequal numbers of items: its interval takes Kish's effective number of prompts,
+(sum m)^2 / sum m^2, which is never larger.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
-from milr.benchmarks.base import Answer, Benchmark, Column, Table
-from milr.benchmarks.intervals import Estimate, estimate_mean, pool
+from milr.benchmarks.base import ALL_ITEMS, Answer, Benchmark, Column, Table
+from milr.benchmarks.intervals import Estimate, estimate_mean, pool, wilson
 from milr.errors import UsageError
 from milr.runs import Run, TaskRun
 from milr.types import Score
@@ -46,7 +52,32 @@ def summarise(benchmark: Benchmark, answers: Sequence[Answer]) -> Table:
         running,
         sum(answer.value is None for answer in answers),
         benchmark.notes,
+        _summarise_items(benchmark, answers),
     )
+
+
+def _summarise_items(benchmark: Benchmark, answers: Sequence[Answer]) -> tuple[Column, ...]:
+    """Return the means over items by tag, then the mean over prompts; none if no score has an item's value."""
+    rated = [
+        (answer.place, [(item, answer.parts[item.question]) for item in answer.task.checklist])
+        for answer in answers
+        if answer.value is not None
+        and answer.task.checklist
+        and all(item.question in answer.parts for item in answer.task.checklist)
+    ]
+    if not benchmark.items or not rated:
+        return ()
+    columns: list[Column] = []
+    for tag, of in benchmark.items.items():
+        values = [(place, value) for place, items in rated for item, value in items if tag in item.tags]
+        if values:
+            counts = Counter(place for place, _ in values)
+            mean = math.fsum(value for _, value in values) / len(values)
+            low, high = wilson(mean, len(values) ** 2 / sum(many**2 for many in counts.values()))
+            columns.append(Column(tag, mean, low, high, len(counts), of))
+    means = [math.fsum(value for _, value in items) / len(items) for _, items in rated]
+    whole = estimate_mean(means, len({place for place, _ in rated}))
+    return (*columns, Column.of_estimate(ALL_ITEMS, whole, benchmark.prompts))
 
 
 def summarise_runs(benchmark: Benchmark, runs: Sequence[Run]) -> Table:
@@ -67,7 +98,9 @@ def answer_of(task: TaskRun, place: int) -> Answer:
     """Return the answer of one finished task."""
     chosen = task.answer
     score = chosen.reward if chosen.evaluator is None else chosen.evaluator
-    return Answer(task.task, place, task.image, score.value if isinstance(score, Score) else None)
+    if not isinstance(score, Score):
+        return Answer(task.task, place, task.image, None)
+    return Answer(task.task, place, task.image, score.value, score.parts)
 
 
 def _check(benchmark: Benchmark, answers: Sequence[Answer]) -> None:

@@ -195,7 +195,7 @@ def _run(
 ) -> None:
     manifest, parts, always = job.writer.manifest, job.parts, make_screen(quiet=False)
     evaluator = {} if parts.evaluator is None else {parts.evaluator.name: parts.evaluator}
-    for line in vlm.costs(parts.reward, evaluator, parts.model, progress.images()):
+    for line in vlm.costs(parts.reward, evaluator, parts.model, progress.images(), manifest.tasks):
         screen.print(f"milr: {line}")
     try:
         with progress, closing(job.run()) as records:

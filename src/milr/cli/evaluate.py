@@ -71,7 +71,8 @@ def evaluate(
         served = servers.enter_context(start_servers(evaluator, placement, rewards)).name
     scorer = load_reward(served, model=asked, vlm=vlm.client, placement=placement)
     machine = machine_facts(placement, {"evaluator_device": locate_reward(evaluator, placement)})
-    for line in vlm.costs(scorer, {}, asked, round(sum(manifest.drawings for manifest in manifests))):
+    images, tasks = sum(one.drawings for one in manifests), [task for one in manifests for task in one.tasks]
+    for line in vlm.costs(scorer, {}, asked, round(images), tasks):
         screen.print(f"milr: {line}")
     try:
         for run, manifest in zip(runs, manifests, strict=True):

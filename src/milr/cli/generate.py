@@ -247,7 +247,7 @@ def _draw(
     go_on = f"to go on, type: milr generate --resume {shlex.quote(str(folder))}"
     screen.print(f"milr: by the method {name_search(settings)}")
     watched = {**({} if parts.evaluator is None else {"evaluator": parts.evaluator}), **parts.panel}
-    for line in vlm.costs(parts.reward, watched, parts.model, settings.most_images(len(tasks) - len(finished))):
+    for line in vlm.costs(parts.reward, watched, parts.model, settings.most_images(len(tasks) - len(finished)), tasks):
         screen.print(f"milr: {line}")
     progress = SearchProgress(screen, tasks, settings, verbose=verbose, finished=finished)
     try:

@@ -56,6 +56,14 @@ def tabulate_answers(table: BenchmarkTable, title: str) -> Table:
         Row(one.name, (Cell(one.mean, one.low, one.high, 4, prompts=one.prompts),), of=f"{one.prompts} of {one.of}")
         for one in (*table.columns, *([table.overall] if table.overall else []))
     ]
+    rows += [
+        Row(
+            f"by question: {one.name}",
+            (Cell(one.mean, one.low, one.high, 4, prompts=one.prompts),),
+            of=f"{one.prompts} of {one.of}",
+        )
+        for one in table.items
+    ]
     none = () if table.overall else ("Overall: none, the official scorer asks for all prompts",)
     unscored = (f"unscored, left out above: {table.unscored} pictures",) if table.unscored else ()
     return Table(title, ("score",), tuple(rows), (*none, *unscored, *table.notes), key=table.benchmark)

@@ -16,7 +16,7 @@ from milr.rewards.panel import measure_gaps
 from milr.rewards.vlm.budget import estimate
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.settings import VlmSettings
-from milr.types import Score, StepRecord, Unscored
+from milr.types import Score, StepRecord, Task, Unscored
 
 VlmUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible server of VLM judges, with /v1; default: OpenAI.")]
 VlmModel = Annotated[str | None, typer.Option(help="The VLM on that server; default: the reward's own.")]
@@ -56,7 +56,9 @@ class VlmOptions:
         settings = VlmSettings(url=url, model=model, budget=budget, price=None if price is None else _read_price(price))
         return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
 
-    def costs(self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int) -> list[str]:
+    def costs(
+        self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int, tasks: Sequence[Task] = ()
+    ) -> list[str]:
         """Return the most that VLM judges and a service's images may cost, one line each; empty if nothing does.
 
         Args:
@@ -64,11 +66,12 @@ class VlmOptions:
             panel: Scores the first image of each task and its new best ones.
             model: The model that draws; the cost depends on the size of its images.
             images: Most images of all tasks.
+            tasks: The tasks: a checklist is asked about question by question.
         """
         size = getattr(getattr(model, "capabilities", None), "image_size", 512)
-        lines = [f"VLM judge: {line}" for line in estimate(costs_of(reward, size), images)]
+        lines = [f"VLM judge: {line}" for line in estimate(costs_of(reward, size, tasks), images)]
         for name, watched in panel.items():
-            lines += [f"panel {name}: {line}" for line in estimate(costs_of(watched, size), images)]
+            lines += [f"panel {name}: {line}" for line in estimate(costs_of(watched, size, tasks), images)]
         if lines and self.client.settings.budget is None:
             lines.append("no budget is set: --vlm-budget sets one")
         each: float = getattr(getattr(model, "capabilities", None), "image_cost", 0.0)

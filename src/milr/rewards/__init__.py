@@ -112,6 +112,33 @@ REWARDS: Mapping[str, RewardEntry] = {
         runs="server",
         extra="vlm",
     ),
+    "checklist": RewardEntry(
+        "milr.rewards.vlm.checklist:Checklist",
+        "a VLM's answers to a task's questions, one by one; checklist:mean",
+        needs=("checklist",),
+        runs="server",
+        extra="vlm",
+    ),
+    "checklist-self": RewardEntry(
+        "milr.rewards.checklist:SelfChecklist",
+        "the same by the model that drew; checklist-self:mean",
+        needs=("checklist",),
+        runs="model",
+    ),
+    "geneval2": RewardEntry(
+        "milr.rewards.vlm.checklist:GenEval2",
+        "GenEval 2's Soft-TIFA by a server; geneval2:words is TIFA",
+        needs=("checklist",),
+        runs="server",
+        extra="vlm",
+    ),
+    "t2i-corebench": RewardEntry(
+        "milr.rewards.vlm.checklist:CoReBench",
+        "T2I-CoReBench's share of questions answered yes, by a server",
+        needs=("checklist",),
+        runs="server",
+        extra="vlm",
+    ),
     "mix": RewardEntry(
         "milr.rewards.mix:Mix",
         "a weighted mean: mix:icons-soft*0.7+self*0.3",

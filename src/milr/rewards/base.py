@@ -33,9 +33,10 @@ class Reward(Protocol):
     options that the caller gives. Every other parameter needs a default value.
 
     It may declare, as attributes of the class or function: ``images`` ("icons" if it reads icons only, default "any"),
-    ``needs`` (what each task must have: "include list", "rules", "explanation", "category"), ``runs`` ("device", "cpu",
-    "model" or "server"; default by its parameters). Tasks and models that do not fit are refused before anything is
-    drawn. `WaitingReward` and `ComparingReward` are optional methods, `Score.regions` an optional field.
+    ``needs`` (what each task must have: "include list", "rules", "explanation", "category", "checklist"), ``runs``
+    ("device", "cpu", "model" or "server"; default by its parameters). Tasks and models that do not fit are refused
+    before anything is drawn. `WaitingReward` and `ComparingReward` are optional methods, `Score.regions` an optional
+    field.
     `milr.testing.contracts.check_reward` checks all of this.
     """
 

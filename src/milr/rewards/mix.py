@@ -55,9 +55,9 @@ class Mix:
 
         return finish
 
-    def call_costs(self, image_size: int) -> list[CallCost]:
+    def call_costs(self, image_size: int, tasks: Sequence[Task] = ()) -> list[CallCost]:
         """Return the calls for scoring one image of that side, part by part."""
-        return [cost for part in self.parts.values() for cost in costs_of(part, image_size)]
+        return [cost for part in self.parts.values() for cost in costs_of(part, image_size, tasks)]
 
     def _mix(self, found: dict[str, Score | Unscored]) -> Score | Unscored:
         cost = sum(score.cost for score in found.values())
@@ -90,7 +90,7 @@ class Mix:
         )
 
 
-def costs_of(reward: object, image_size: int) -> list[CallCost]:
-    """Return the calls to VLM judges for scoring one image of that side; none for other rewards."""
+def costs_of(reward: object, image_size: int, tasks: Sequence[Task] = ()) -> list[CallCost]:
+    """Return the calls to VLM judges for scoring one image of that side of these tasks; none for other rewards."""
     costs = getattr(reward, "call_costs", None)
-    return [] if costs is None else list(costs(image_size))
+    return [] if costs is None else list(costs(image_size, tasks))

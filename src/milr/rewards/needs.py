@@ -18,7 +18,7 @@ from milr.types import Task
 if TYPE_CHECKING:
     from milr.models.base import Capabilities
 
-Need = Literal["include list", "rules", "explanation", "category"]
+Need = Literal["include list", "rules", "explanation", "category", "checklist"]
 Runs = Literal["device", "cpu", "model", "server", "parts"]
 _LONGEST = 60  # characters of a prompt in an error
 
@@ -117,7 +117,7 @@ def find_fault(entry: RewardEntry, tasks: Sequence[Task], capabilities: Capabili
             if not capabilities.reads_images:
                 return "asks the model about its images, and this model cannot read images"
             # such a model has learned questions about single conditions only
-            needs = ("include list",) if capabilities.image_language == "icons" else needs
+            needs = needs or (("include list",) if capabilities.image_language == "icons" else ())
     return next((fault for task in tasks for need in needs if (fault := _find_lack(task, need))), None)
 
 
@@ -141,6 +141,8 @@ def _find_lack(task: Task, need: Need) -> str | None:
             return f"needs what GenEval's rules can decide: {error}"
     if need == "explanation" and not task.explanation:
         return f"needs an explanation, which the task {shown!r} lacks"
+    if need == "checklist" and not task.checklist:
+        return f"needs a checklist of questions, which the task {shown!r} lacks"
     if need == "category":
         from milr.rewards.compbench.prompts import CATEGORIES, find_listing
 

@@ -31,7 +31,7 @@ FOLDERS = {
     "wise": "wise/legacy",
     "wise-verified": "wise/verified",
 }
-OURS = [name for name in BENCHMARKS if name not in FOLDERS]
+OURS = [name for name in BENCHMARKS if name not in {*FOLDERS, "geneval2", "t2i-corebench"}]
 
 
 def answers(tag: str, values: Sequence[float | None], images: int = 1, first: int = 0) -> list[Answer]:

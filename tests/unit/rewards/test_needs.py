@@ -22,7 +22,7 @@ from milr.rewards.vlm.unified_reward import POINTWISE
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel, FakeReward, brightness
-from milr.types import Requirement, Task
+from milr.types import ChecklistItem, Requirement, Task
 from tests.support.placed_reward import add_placed
 
 NATURAL = Capabilities(image_size=384, image_tokens=576, width=2048, latents="both")
@@ -31,6 +31,7 @@ BLIND = replace(NATURAL, reads_images=False)
 FREE, APPLE = Task(prompt="morning fog over a harbour"), parse_prompt("a red apple")
 KNOWING = Task(prompt="fog", explanation="a street in grey light")
 SHAPED = Task(prompt="a round bag", tag="shape")
+ASKED = Task(prompt="a harbour", checklist=(ChecklistItem(question="Is there fog?"),))
 UNKNOWN = Task(prompt="a unicorn", include=(Requirement.model_validate({"class": "unicorn"}),))
 
 
@@ -48,6 +49,7 @@ def able(task: Task, capabilities: Capabilities | None) -> set[str]:
 
 OF_ANY = {"self", "gpt-4o", "unified-reward"}
 OF_RULES = {"geneval", "geneval-hf", "grounding-dino", "git-vqa"}
+OF_ITEMS = {"checklist", "checklist-self", "geneval2", "t2i-corebench"}
 OF_ICONS = {"icons", "icons-soft", "icons-judge"}
 
 
@@ -64,6 +66,9 @@ OF_ICONS = {"icons", "icons-soft", "icons-judge"}
         (KNOWING, NATURAL, OF_ANY | {"wise", "wise-verified"}),
         (SHAPED, NATURAL, OF_ANY | {"t2i-compbench"}),
         (UNKNOWN, ICONS, OF_ANY | {"git-vqa"}),
+        (ASKED, NATURAL, OF_ANY | OF_ITEMS),
+        (ASKED, BLIND, (OF_ANY | OF_ITEMS) - {"self", "checklist-self"}),
+        (ASKED, ICONS, (OF_ANY | OF_ITEMS) - {"self"}),
     ],
 )
 def test_rewards_that_can_score_a_task(task: Task, capabilities: Capabilities | None, expected: set[str]) -> None:

@@ -110,6 +110,8 @@ class CallCost:
     tokens_out: int
     price: Price = (0.0, 0.0)
     """US dollars per million tokens; (0, 0) if tokens are free or their price is unknown."""
+    calls: float = 1.0
+    """Questions about one image."""
 
     @property
     def dollars(self) -> float:
@@ -126,11 +128,12 @@ def estimate(costs: Sequence[CallCost], images: int) -> list[str]:
     """
     lines: list[str] = []
     for cost in costs:
+        calls = math.ceil(images * cost.calls)
         line = (
-            f"{cost.model} at {cost.where}: at most {images:,} calls, "
-            f"about {images * cost.tokens_in:,} tokens in and {images * cost.tokens_out:,} out"
+            f"{cost.model} at {cost.where}: at most {calls:,} calls, "
+            f"about {calls * cost.tokens_in:,} tokens in and {calls * cost.tokens_out:,} out"
         )
         if cost.dollars:
-            line += f", about ${images * cost.dollars:,.2f}"
+            line += f", about ${calls * cost.dollars:,.2f}"
         lines.append(line)
     return lines

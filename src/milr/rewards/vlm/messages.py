@@ -33,7 +33,7 @@ MOST_BYTES = 8 * 2**20
 """Most bytes of a response's body."""
 MOST_TOLD = 2000
 """Most bytes of a server's error message that are read."""
-DISPENSABLE = ("max_tokens", "temperature", "chat_template_kwargs")
+DISPENSABLE = ("max_tokens", "temperature", "chat_template_kwargs", "repetition_penalty")
 """Optional fields of a request: some models refuse them."""
 REASONING_ROOM = 4096
 """Tokens for thinking before the answer, which `max_completion_tokens` includes."""

@@ -97,7 +97,7 @@ class VlmReward:
         asked = [self._ask(image, task) for image, task in zip(images, tasks, strict=True)]
         return lambda: [wait() for wait in asked]
 
-    def call_costs(self, image_size: int) -> list[CallCost]:
+    def call_costs(self, image_size: int, tasks: Sequence[Task] = ()) -> list[CallCost]:
         """Return the calls for scoring one image of that side."""
         words = count_text_tokens((self.protocol.system or "") + self.protocol.user) + 30
         tokens_in = words + count_image_tokens(image_size, image_size)

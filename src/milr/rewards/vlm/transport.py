@@ -16,7 +16,7 @@ import weakref
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from concurrent.futures import Future
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -75,10 +75,17 @@ class Wire:
     def _make(self, timeout: float) -> Any:
         return import_module("httpx2").AsyncClient(
             timeout=timeout,
+            verify=_load_certificates(),
             follow_redirects=False,
             headers={"Accept-Encoding": "identity"},
             event_hooks={"response": [partial(_bound, most=self._most)]},
         )
+
+
+@cache
+def _load_certificates() -> Any:
+    """Return the certificates that servers are checked with: read once, because this takes longer than a client."""
+    return import_module("httpx2").create_ssl_context()
 
 
 async def _bound(response: Any, most: int) -> None:

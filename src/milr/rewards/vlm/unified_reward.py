@@ -84,7 +84,7 @@ class UnifiedReward:
         """Start scoring."""
         return start_scoring(self._reader, images, tasks)
 
-    def call_costs(self, image_size: int) -> list[CallCost]:
+    def call_costs(self, image_size: int, tasks: Sequence[Task] = ()) -> list[CallCost]:
         """Return the calls for scoring one image of that side; none in this process."""
         return self._reader.call_costs(image_size) if isinstance(self._reader, VlmReward) else []
 

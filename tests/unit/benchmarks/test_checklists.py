@@ -1,0 +1,173 @@
+"""GenEval 2 and T2I-CoReBench end to end, on made-up files of the official form behind a real VLM server."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from milr.benchmarks import load_benchmark
+from milr.cli.main import main
+from milr.errors import UsageError
+from milr.models import embedded_folder
+from milr.runs import read_run
+from milr.sources import SOURCES, DataFile
+from milr.testing import FakeModel
+from milr.types import Score
+
+pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
+
+from tests.support.vlm_servers import JudgeServer, say  # noqa: E402
+from tests.support.wise_words import use_made_up_words  # noqa: E402
+
+
+def write_geneval2() -> Mapping[str, str]:
+    """Write 800 rows of 3 to 10 atoms, 100 each."""
+    rows = [
+        {
+            "prompt": f"made-up prompt {number} of {atoms} atoms",
+            "atom_count": atoms,
+            "vqa_list": [["Are there any owls?", "Yes"], ["How many owls are there?", "two"]],
+            "skills": ["object", "count"],
+        }
+        for atoms in range(3, 11)
+        for number in range(100)
+    ]
+    return {"geneval2_data.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows)}
+
+
+def write_corebench() -> Mapping[str, str]:
+    """Write 12 dimensions of 90 entries."""
+    return {
+        f"{name}.json": json.dumps(
+            {
+                f"{name}-{number:03d}": {
+                    "Main Class": "x",
+                    "Prompt": f"{name} prompt {number}",
+                    "Checklist": [{"question": "Is it there?", "tags": []}, {"question": "Is it red?", "tags": ["a"]}],
+                }
+                for number in range(1, 91)
+            }
+        )
+        for name in load_benchmark("t2i-corebench").columns
+    }
+
+
+@pytest.fixture(autouse=True)
+def official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put files where a mirror has them, under the official hashes; the words are there already."""
+    monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
+    use_made_up_words(monkeypatch, tmp_path / "data")
+    mirror = tmp_path / "mirror"
+    for name, files in (("geneval2", write_geneval2()), ("t2i-corebench", write_corebench())):
+        source = SOURCES[name]
+        known: list[DataFile] = []
+        for file in source.files:
+            path = mirror / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(files[file.name], encoding="utf-8")
+            known.append(replace(file, sha256=sha256(files[file.name].encode()).hexdigest()))
+        assert source.judge is not None
+        (mirror / source.judge.path).write_bytes((tmp_path / "data" / name / source.judge.name).read_bytes())
+        monkeypatch.setitem(SOURCES, name, replace(source, files=tuple(known)))  # type: ignore[misc]
+    return mirror
+
+
+@pytest.fixture
+def mirror_url(official_files: Path) -> Iterator[str]:
+    """Serve the files on this machine."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(official_files))
+    handler.func.log_message = lambda *_: None  # type: ignore[attr-defined,method-assign]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("name", ["geneval2", "t2i-corebench"])
+def test_prompts_come_through_data_get_and_are_read_whole(
+    name: str, mirror_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = load_benchmark(name)
+    with pytest.raises(UsageError, match=f"do not come with milr; type milr data get {name}"):
+        benchmark.read(None)
+    assert main(["data", "get", name, "--accept-licence", "--from", mirror_url]) == 0
+    said = capsys.readouterr().out
+    assert f"licence: {SOURCES[name].licence}" in said and said.endswith(f"type: milr benchmark {name}\n")
+    tasks = benchmark.read(None)
+    assert Counter(task.tag for task in tasks) == benchmark.columns
+    assert len({task.key for task in tasks}) == benchmark.prompts and all(task.checklist for task in tasks)
+    (SOURCES[name].folder / SOURCES[name].files[0].name).write_text("{}")
+    with pytest.raises(UsageError, match="its SHA-256 differs"):
+        benchmark.read(None)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_and_has_a_table_by_atoms_and_by_skill(
+    mirror_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "get", "geneval2", "--accept-licence", "--from", mirror_url]) == 0
+    free, run = tmp_path / "free", tmp_path / "run"
+    shutil.copytree(embedded_folder("embedded-small"), free, ignore=shutil.ignore_patterns("*.safetensors"))
+    settings = json.loads((free / "milr.json").read_text())
+    (free / "milr.json").write_text(json.dumps({**settings, "grammar": "free"}))
+    monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: FakeModel())
+    with JudgeServer(say("Yes", first=[("Yes", math.log(0.5)), ("two", math.log(0.25))])) as server:
+        asks = ["--vlm-url", server.url]
+        command = [
+            "benchmark",
+            "geneval2",
+            "--model",
+            str(free),
+            "--reward",
+            "checklist-self",
+            "--evaluator",
+            "geneval2",
+        ]
+        command += ["--tags", "3 atoms,10 atoms", "--limit", "4", "--method", "best-of-n", "--steps", "1"]
+        capsys.readouterr()
+        assert main([*command, *asks, "--batch-size", "1", "--total-drawings", "3", "--out", str(run)]) == 0
+        assert "at most 6 calls" in capsys.readouterr().err  # two questions about each of three drawings
+        assert 0 < len(read_run(run).tasks) < 4
+        assert main(["benchmark", "--resume", str(run), *asks]) == 0
+        while len(read_run(run).tasks) < 4:
+            assert main(["benchmark", "--resume", str(run), *asks]) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[:3] for line in table.splitlines() if " of 100 prompts" in line][-2:] == [
+        ["3", "atoms", "0.3536"],
+        ["10", "atoms", "0.3536"],
+    ]
+    assert "by question (arithmetic means):\nobject           0.5000 [" in table
+    assert "\ncount            0.2500 [" in table and "\nmean of prompts  0.3750 [" in table
+    finished = read_run(run)
+    assert finished.manifest.evaluator == "geneval2@1/Qwen/Qwen3-VL-8B-Instruct"
+    assert finished.manifest.reward == "checklist-self@1/fake"
+    score = finished.tasks[0].answer.evaluator
+    assert isinstance(score, Score) and set(score.parts) == {"Are there any owls?", "How many owls are there?"}
+
+
+def test_scores_of_other_rewards_have_no_table_by_question() -> None:
+    from milr.benchmarks.base import Answer
+    from milr.benchmarks.tables import summarise
+    from milr.types import ChecklistItem, Task
+
+    benchmark = load_benchmark("geneval2")
+    task = Task(prompt="x", tag="3 atoms", checklist=(ChecklistItem(question="Q?", tags=("verb",)),))
+    score = Score(0.5, "gpt-4o@2", 0.9)
+    assert summarise(benchmark, [Answer(task, 0, 0, score.value, score.parts)]).items == ()
+    (verb, whole) = summarise(benchmark, [Answer(task, 0, 0, 0.5, {"Q?": 0.5}), Answer(task, 1, 0, None)]).items
+    assert (verb.name, verb.mean, verb.prompts, verb.of) == ("verb", 0.5, 1, 82)
+    assert (whole.mean, whole.prompts, whole.of) == (0.5, 1, 800)
