@@ -23,9 +23,14 @@ class UsageError(MilrError):
     """The error for a value that is not allowed; the message lists the allowed ones."""
 
 
+_MOST_SHOWN = 200
+"""Most characters of an unknown name that its error shows."""
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     """Return the error for an unknown name, with the nearest known one."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UsageError(f"unknown {kind} {given!r}: {hint}known: {', '.join(names)}")
+    shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}..."
+    return UsageError(f"unknown {kind} {shown!r}: {hint}known: {', '.join(names)}")
