@@ -25,9 +25,10 @@ def status(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List all tasks in progress.")] = False,
 ) -> None:
     """Print how far runs are: finished tasks, tasks in progress, speed, time left. It may be typed while they go on."""
-    for run in runs:
-        for line in describe(run, datetime.now().astimezone(), None if verbose else _SHOWN):
-            echo(line)
+    now = datetime.now().astimezone()
+    lines = [line for run in runs for line in describe(run, now, None if verbose else _SHOWN)]
+    for line in lines:
+        echo(line)
 
 
 def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]:

@@ -1,0 +1,43 @@
+"""`milr status`: how far a run is, in progress, killed or finished."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from milr.cli.status import describe
+from milr.runs import RunWriter, read_manifest
+from milr.settings import make_settings
+from milr.tasks import tasks_from_prompts
+from milr.testing import fake_records
+
+TASKS = tasks_from_prompts(["two dogs", "a red apple", "fog"], free=True)
+
+
+def begin(folder: Path) -> RunWriter:
+    return RunWriter(folder, tasks=TASKS, settings=make_settings("milr"), model="fake", reward="bright@1")
+
+
+def test_a_run_in_progress_tells_its_tasks_its_speed_and_the_time_left(tmp_path: Path) -> None:
+    records = list(fake_records(TASKS, [(0.95,), (0.25, 0.5), (0.25, 0.5)]))
+    with begin(tmp_path / "run") as writer:
+        for record in records[:3]:
+            writer.write(record)
+        started = read_manifest(tmp_path / "run").sessions[-1].started
+        lines = describe(tmp_path / "run", started + timedelta(seconds=60), 8)
+        for record in records[3:]:
+            writer.write(record)
+    assert lines[0].endswith("run: 3 prompts, milr, fake")
+    assert "running in process" in lines[1] and "1 of 3 tasks finished (33%)" in lines[1]
+    assert "  about 0:02:00 left at this speed" in lines
+    assert lines[-1].endswith(": 1 steps")
+    lines = describe(tmp_path / "run", started)
+    assert lines[1] == "  finished; 3 of 3 tasks finished (100%)" and not any("left" in line for line in lines)
+
+
+def test_a_killed_run_is_told_how_to_go_on(tmp_path: Path) -> None:
+    with begin(tmp_path / "run"):
+        killed = (tmp_path / "run/run.json").read_bytes()
+    (tmp_path / "run/run.json").write_bytes(killed)
+    lines = describe(tmp_path / "run", read_manifest(tmp_path / "run").sessions[-1].started)
+    assert f"killed, nobody works on it (milr generate --resume {tmp_path / 'run'} goes on)" in lines[1]
