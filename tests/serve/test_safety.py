@@ -166,6 +166,22 @@ def test_requests_are_counted_by_the_minute(serve: OpenSite) -> None:
         assert site.http.get("/healthz").status_code == 200
 
 
+def test_more_requests_at_once_than_are_answered_are_told_when_to_come_back(serve: OpenSite) -> None:
+    reward = Held()
+    with serve(fake_offer(reward=reward), limits=Limits(requests=1)) as site:
+        search = site.search("a held cat", settings={"steps": 0})
+        with site.http.stream("GET", f"/v1/searches/{search}/events") as response:
+            lines = response.iter_lines()
+            next(lines)
+            refused = site.http.get("/v1/models")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_requests")
+            assert refused.headers["retry-after"] == "2"
+            reward.permits.release()
+            for _ in lines:
+                pass
+        assert site.http.get("/v1/models").status_code == 200
+
+
 def test_streams_are_counted(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward), limits=Limits(streams=1)) as site:

@@ -34,6 +34,8 @@ class Limits(BaseModel):
     """Requests a minute of one key or address."""
     streams: int = Field(default=400, ge=1)
     """Event streams that are open at once."""
+    requests: int = Field(default=600, ge=1)
+    """Requests that are answered at once, event streams among them: more are answered by 503."""
     questions: int = Field(default=64, ge=1)
     """Questions to the judge that wait or are answered: more are answered by 429."""
     client_questions: int = Field(default=32, ge=1)

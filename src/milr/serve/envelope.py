@@ -42,6 +42,8 @@ class Envelope:
     def __init__(self, app: ASGIApp, server: Server) -> None:
         """Wrap an app."""
         self._app, self._server = app, server
+        self._open = 0
+        """Requests that are being answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, also after an unexpected error."""
@@ -94,7 +96,12 @@ class Envelope:
                 self._server.metrics.seconds.labels(_route(scope)).observe(time.monotonic() - began)
             await asyncio.wait_for(send(message), SEND_SECONDS)
 
+        self._open += 1
         try:
+            if self._open > limits.requests:
+                raise ApiError(
+                    503, "too_many_requests", f"{limits.requests} requests are answered already", retry_after=2
+                )
             self._check_origin(scope["method"], headers)
             if int(headers.get("content-length", "0")) > most:  # uvicorn lets numbers through alone
                 raise _too_long()
@@ -110,6 +117,7 @@ class Envelope:
                 raise
             await _answer(write, ApiError(500, "internal_error", f"an error of this server: request {request_id}"))
         finally:
+            self._open -= 1
             route = _route(scope)
             self._server.metrics.requests.labels(scope["method"][:10], route, str(status or 499)).inc()
             facts = {

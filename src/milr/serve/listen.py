@@ -16,7 +16,7 @@ from milr.serve.config import ServeSettings
 from milr.serve.server import Server
 
 _LOOK = 0.5  # seconds between looks whether the server still runs
-_SPARE = 200  # connections beside the event streams
+_SPARE = 400  # connections beside those whose requests are answered, which are told why they are not
 
 
 class Listener(uvicorn.Server):
@@ -36,7 +36,7 @@ class Listener(uvicorn.Server):
                 lifespan="on",
                 timeout_keep_alive=75,  # longer than clients and proxies keep a connection, so that they close it first
                 backlog=4096,
-                limit_concurrency=settings.limits.streams + _SPARE,
+                limit_concurrency=settings.limits.requests + _SPARE,
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
             )
         )
