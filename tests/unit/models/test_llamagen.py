@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
 from milr import search
 from milr.cli.main import main
@@ -19,7 +21,7 @@ from milr.decode.sampling import open_stream
 from milr.errors import UsageError
 from milr.methods.needs import check_able, list_working
 from milr.models import describe_model, load_model, read_capabilities
-from milr.models.base import ImageRequest
+from milr.models.base import ImageOutput, ImageRequest
 from milr.models.captions import clean_caption
 from milr.models.llamagen import LlamaGen
 from milr.models.llamagen_folder import LlamaGenConfig, LlamaGenFolder, VqConfig, rename_vq
@@ -29,6 +31,7 @@ from milr.testing import FakeReward, brightness
 from milr.testing.contracts import check_model
 from milr.types import Task
 from tests.support.llamagen_folders import XL, Size, fill, gpt_shapes, vq_shapes, write_official
+from tests.support.pretended_device import DEVICE, pretended_device, watch
 
 TINY = Size()
 PROMPTS = ("a red apple, left of a blue clock", "x", "a long prompt " * 20)
@@ -304,3 +307,32 @@ def test_an_image_does_not_depend_on_other_prompts(model: LlamaGen) -> None:
     for request, drawn in zip(requests, together, strict=True):
         (alone,) = model.draw([replace(request, state=model.start([request.state.task])[0])], sampling)
         assert alone.sample.tokens == drawn.sample.tokens
+
+
+@pytest.mark.slow
+def test_a_device_draws_the_same_images_and_waits_as_often_whatever_their_length(
+    folder: Path, model: LlamaGen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = LlamaGenFolder.load_parts
+
+    def load_on_cpu(self: LlamaGenFolder, dtype: torch.dtype, device: torch.device, *, random: bool = False) -> Any:
+        with _disable_current_modes():
+            parts = load(self, dtype, torch.device("cpu"), random=random)
+        return tuple(part.to(device) for part in parts)
+
+    monkeypatch.setattr(LlamaGenFolder, "load_parts", load_on_cpu)
+
+    def draw(model: LlamaGen, until: int) -> ImageOutput:
+        request = ImageRequest(model.start([Task(prompt=PROMPTS[0])])[0], None, open_stream(0, "x", 0, 0), until=until)
+        return model.draw([request], SamplingParams(guidance=7.5, top_k=40))[0]
+
+    wanted, waits = draw(model, 16), list[tuple[int, int]]()
+    with pretended_device():
+        there = LlamaGen(folder, device=DEVICE.type, dtype="float32")
+        for until in (2, 8, 16):
+            with watch() as traffic:
+                found = draw(there, until)
+            waits.append((traffic.reads.total(), traffic.copies.total()))
+    assert found.sample.tokens == wanted.sample.tokens
+    assert found.sample.image.tobytes() == wanted.sample.image.tobytes()
+    assert waits[1] == waits[2], waits
