@@ -142,7 +142,7 @@ def test_a_file_with_inconsistent_lines_is_refused(run: Path, tmp_path: Path) ->
     task = json.loads(lines[1])
     for wrong in (
         {"index": 99},
-        {"image": 1},
+        {"image": 99},
         {"steps": [{**task["steps"][0], "best": "steps/none.png"}]},
         {"steps": [{}]},
     ):
