@@ -1,12 +1,15 @@
-"""Generated pages of the documentation site."""
+"""Generated pages of the documentation site, and names in the changelog."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import runpy
+from typing import Any
 
 import pytest
 
+from milr.cli.main import _build_parser  # pyright: ignore[reportPrivateUsage]
 from tests.support.paths import ROOT
 
 
@@ -17,3 +20,25 @@ def test_every_row_of_a_generated_table_has_all_its_cells(writer: str, cells: in
     assert len(rows) > 20
     assert not [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != cells + 1]
     assert not [row for row in rows if r"\\[" in row]  # markup of the terminal
+
+
+EXAMPLES = {"--help", "--install-completion", "--texts", "--total-"}
+"""Options of every command, of a plug-in in an example, and the beginning of several."""
+
+
+def list_options(command: Any) -> set[str]:
+    below = getattr(command, "commands", {}).values()
+    own = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+    return own.union(*map(list_options, below))
+
+
+@pytest.mark.slow
+def test_the_changelog_names_what_exists() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Renamed")[0]
+    parser = _build_parser()
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= list_options(parser) | EXAMPLES
+    assert set(re.findall(r"`milr ([a-z][a-z-]+)", text)) <= set(parser.commands)
+    paths = re.findall(r"`((?:docs|examples|tests|training|bench|experiments)/[\w./-]+)`", text)
+    assert paths and not [path for path in paths if not (ROOT / path).exists()]
+    for name in set(re.findall(r"`(milr(?:\.\w+)+)", text)) - {"milr.json"}:
+        pkgutil.resolve_name(name)
