@@ -6,6 +6,7 @@ import re
 
 from milr.models.prompts import PROFILES
 from milr.rewards import REWARDS
+from milr.rewards.vlm.checklist import COREBENCH, GENEVAL2
 from milr.rewards.vlm.wise import LEGACY, VERIFIED
 from milr.serve.judge import ANSWERS
 from tests.support.paths import ROOT
@@ -17,7 +18,14 @@ def test_every_prompt_is_listed_with_its_source() -> None:
     named = {word.rstrip(":") for head in heads for word in re.findall(r"[\w:-]+", head)}
     asking = {"geneval", "t2i-compbench", "git-vqa", "grounding-dino", "self"}
     assert asking < set(REWARDS)
-    assert set(PROFILES) | set(ANSWERS) | asking <= named
+    by_item = {"checklist", "checklist-self", "geneval2", "t2i-corebench"}
+    assert set(PROFILES) | set(ANSWERS) | asking | by_item <= named
+
+
+def test_official_words_about_checklists_are_not_in_the_package() -> None:
+    for protocol in (GENEVAL2, COREBENCH):
+        assert (protocol.system, protocol.user) == (None, "")
+        assert protocol.official is not None and protocol.official[0] == protocol.name
 
 
 def test_wises_words_are_not_in_the_package() -> None:

@@ -16,10 +16,10 @@ from PIL import Image
 
 from milr.errors import unknown_name
 from milr.rewards.base import Scores
-from milr.rewards.checklist import STOP_AT, Mean, lacks_checklist, rate, read_chance, read_word
 from milr.rewards.images.convert import check_size
 from milr.rewards.vlm.budget import CallCost, count_image_tokens, count_text_tokens
 from milr.rewards.vlm.client import Failure, Settled, VlmClient
+from milr.rewards.vlm.items import STOP_AT, Mean, lacks_checklist, rate, read_chance, read_word
 from milr.rewards.vlm.messages import Question, keep_words
 from milr.rewards.vlm.official_words import read_corebench_words, read_geneval2_words
 from milr.rewards.vlm.parsers import Answer, Unreadable, Verdict
@@ -98,11 +98,11 @@ GENEVAL2 = ChecklistProtocol(
 COREBENCH = ChecklistProtocol(
     name="t2i-corebench",
     version=1,
-    model="Qwen/Qwen3-VL-30B-A3B-Instruct",
+    model="Qwen/Qwen3-VL-30B-A3B-Thinking",
     user="",
     reading="word",
     mean="arithmetic",
-    max_tokens=64,
+    max_tokens=8192,
     extra={"repetition_penalty": 1.05},
     tries=3,
     official=("t2i-corebench", read_corebench_words),

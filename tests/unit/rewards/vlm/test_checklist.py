@@ -22,11 +22,11 @@ from milr.benchmarks.tables import summarise
 from milr.errors import UsageError
 from milr.rewards import check_scorable, load_reward
 from milr.rewards.base import Reward
-from milr.rewards.checklist import mean_of
 from milr.rewards.mix import costs_of
 from milr.rewards.vlm.budget import estimate
 from milr.rewards.vlm.checklist import CHECKLIST
 from milr.rewards.vlm.client import VlmClient
+from milr.rewards.vlm.items import mean_of
 from milr.rewards.vlm.official_words import read_corebench_words, read_geneval2_words
 from milr.rewards.vlm.settings import VlmSettings
 from milr.tasks.checklists import read_checklist
