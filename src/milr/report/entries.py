@@ -191,7 +191,7 @@ def settings_of(manifest: Manifest) -> dict[str, object]:
 def _label(entries: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the method of each entry, and its settings that differ from those of most entries of that method.
 
-    Where as many entries have one model as another, each names its own.
+    If two models have equally many entries, every entry names its model.
     """
     labels: list[str] = []
     models = Counter(json.dumps(entry.get("model")) for entry in entries)
