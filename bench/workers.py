@@ -1,9 +1,9 @@
 """Throughput of workers against one process, and the coordinator's share: ``python -m bench.workers --workers 2``.
 
 The same run (icons, best-of-n without stopping, so that every task has the same drawings) is made by one process with
-one thread, then by N workers with one thread each. Wall time counts from the first record's begin, without loading;
-processor seconds are those of drawing and scoring, so they say what a busy machine hides. Run it on a quiet machine
-for the ratio of wall times; the load is printed.
+one thread, then by N workers with one thread each, eight tasks in a batch. Wall time counts from the first record's
+begin, without loading; processor seconds are those of drawing and scoring, so they say what a busy machine hides. Run
+it on a quiet machine for the ratio of wall times; the load is printed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def draw(folder: Path, workers: int | None, tasks: int, steps: int) -> dict[str,
     from milr.workers import WorkerChoice, load_team
 
     names, placement = Names("embedded", "icons", "best-of-n"), Placement()
-    given: dict[str, Any] = {"steps": steps, "stop_at": 1.0, "batch_size": max(1, tasks // (workers or 1))}
+    given: dict[str, Any] = {"steps": steps, "stop_at": 1.0, "batch_size": 8}
     if workers is None:
         parts: Any = load_parts(names, placement)
     else:
@@ -49,12 +49,23 @@ def draw(folder: Path, workers: int | None, tasks: int, steps: int) -> dict[str,
     settings = parts.model.settings("best-of-n", **given)
     job = Job(parts, begin_run(folder, prompts, settings, parts, names, placement, deterministic=True))
     of_workers = [] if workers is None else [one.handle.process.pid for one in parts.team.members]
+    write, writing = job.writer.write, 0.0
+
+    def timed(*arguments: Any) -> Any:
+        nonlocal writing
+        began = time.process_time()
+        try:
+            return write(*arguments)
+        finally:
+            writing += time.process_time() - began
+
+    job.writer.write = timed
     own, theirs, wall = read_seconds(), sum(map(read_seconds, of_workers)), time.monotonic()
     records = job.run()
     many, worked = 0, theirs
     for _ in records:
         many += 1
-        if of_workers:
+        if of_workers and many % tasks == 0:
             worked = sum(map(read_seconds, of_workers))
         if many == tasks * (steps + 1):  # the last one: the workers end after it
             seconds, spent = time.monotonic() - wall, read_seconds() - own
@@ -63,6 +74,7 @@ def draw(folder: Path, workers: int | None, tasks: int, steps: int) -> dict[str,
         "drawings": many,
         "wall_seconds": seconds,
         "own_cpu_seconds": spent,
+        "writing_cpu_seconds": writing,
         "workers_cpu_seconds": worked - theirs,
         "load": os.getloadavg()[0],
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -88,7 +100,11 @@ def main() -> None:
     ratio = one["wall_seconds"] / many["wall_seconds"]
     print(f"wall: {one['wall_seconds']:.1f} s and {many['wall_seconds']:.1f} s: {ratio:.2f} x")
     print(f"processor: {one['own_cpu_seconds']:.1f} s and {cpu:.1f} s")
-    print(f"coordinator: {many['own_cpu_seconds']:.2f} s, {many['own_cpu_seconds'] / cpu:.2%} of all")
+    over = many["own_cpu_seconds"] - many["writing_cpu_seconds"]
+    print(
+        f"coordinator: {many['own_cpu_seconds']:.2f} s, of these {many['writing_cpu_seconds']:.2f} s to write the run,"
+    )
+    print(f"as one process does too; without them {over:.2f} s, {over / cpu:.2%} of all")
 
 
 if __name__ == "__main__":

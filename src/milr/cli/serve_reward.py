@@ -20,7 +20,7 @@ def serve_reward(
     device: Device = "cpu",
     dtype: Dtype = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; whoever reaches it can have images scored.")
+        str, typer.Option(help="Address to listen at; all who reach it can have images scored.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8123,
     attached: Annotated[

@@ -14,7 +14,6 @@ from milr.models.base import Capabilities
 from milr.models.devices import Placement
 from milr.rewards.vlm.settings import VlmSettings
 from milr.runs.schema import EvaluatedImage
-from milr.runs.sessions import find_versions
 from milr.types import Finished, KnownStep, Score, StepRecord, Task, Unscored
 
 
@@ -97,12 +96,6 @@ class Ready:
     panel: Mapping[str, str]
     """Name as asked -> name with version."""
     machine: Mapping[str, str | int]
-    versions: Mapping[str, str]
-
-    @staticmethod
-    def here() -> Mapping[str, str]:
-        """Return the versions of this process's packages."""
-        return find_versions()
 
 
 @dataclass(frozen=True)

@@ -200,12 +200,6 @@ class Team:
         """Refuse: a panel looks where the images are drawn."""
         raise MilrError("a panel's reward scores in the workers alone")
 
-    def replace(self, member: Member) -> None:
-        """Kill a worker and start another one in its place."""
-        del self._of[member.handle]
-        member.handle.kill()
-        self._restart(member)
-
     def _ask(self, images: Sequence[Image.Image], tasks: Sequence[Task], *, evaluator: bool) -> list[Score | Unscored]:
         able = [one for one in self.members if one.ready is not None]
         size = math.ceil(len(images) / max(1, len(able)))

@@ -236,7 +236,6 @@ def _describe(parts: Parts, spec: Spec) -> Ready:
         evaluator=None if evaluator is None else (evaluator.name, evaluator.stop_at),
         panel={name: one.name for name, one in parts.panel.items()},
         machine=machine_facts(spec.placement, {}),
-        versions=Ready.here(),
     )
 
 
