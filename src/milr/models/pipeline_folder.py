@@ -290,7 +290,7 @@ def _shape(
     most = largest * step if isinstance(largest, int) else None
     if wanted % step or wanted < _SMALLEST * step or (most is not None and wanted > most):
         usable = f"multiples of {step} from {_SMALLEST * step}" + (f" to {most}" if most is not None else "")
-        raise UsageError(f"size {wanted}: this {kind} draws {usable} pixels per side (usually {usual}); give one of them")
+        raise UsageError(f"size {wanted}: this {kind} draws {usable} pixels per side ({usual} as a rule); give one")
     channels = vae.get("latent_channels")
     if not isinstance(channels, int):
         raise UsageError(f"{str(folder / 'vae' / 'config.json')!r} has no latent_channels: fetch the pipeline again")
