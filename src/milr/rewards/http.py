@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from threading import Lock
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
 
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +26,7 @@ from milr.untrusted import first_fault, keep_plain, one_line
 PROTOCOL = "milr-reward/1"
 PLAIN = "plain"
 """The fragment of URLs whose reward keeps its own name: servers that a run has started for itself."""
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 _AT_ONCE = 8  # images per request: one fault costs no more than these
 
 
@@ -98,7 +100,9 @@ class Remote:
                 f"{other} serves {described[other].reward} and {next(iter(described))} {first.reward}: give the URLs "
                 "of one reward"
             )
-        self.name = first.reward if fragment == PLAIN else f"{first.reward} at {listed}"
+        # a server elsewhere must not pass its numbers off as those of another reward
+        own = fragment == PLAIN and all(urlsplit(url).hostname in _THIS_MACHINE for url in self._open)
+        self.name = first.reward if own else f"{first.reward} at {listed}"
         self.stop_at = first.stop_at
 
     def _describe(self, argument: str) -> Description:

@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from milr.errors import UsageError
 from milr.models.devices import Placement
 from milr.rewards import load_reward
 from milr.rewards.base import Reward, WaitingReward, make_reward
-from milr.rewards.http import PROTOCOL
+from milr.rewards.http import PROTOCOL, Remote
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.settings import VlmSettings
 from milr.tasks import tasks_from_prompts
@@ -166,3 +167,32 @@ def test_servers_are_started_for_a_run_and_end_with_it(client: VlmClient) -> Non
 def test_a_server_that_does_not_start_is_the_commands_error(choice: RewardChoice, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         start_servers("icons", Placement(), choice)
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("http://127.0.0.1:9/score#plain", "geneval@1/c0ffee00"),
+        ("http://127.0.0.1:9/a,http://[::1]:9/b#plain", "geneval@1/c0ffee00"),
+        ("http://127.0.0.1:9/score", "geneval@1/c0ffee00 at http://127.0.0.1:9/score"),
+        ("http://example.org/score#plain", "geneval@1/c0ffee00 at http://example.org/score"),
+        (
+            "http://127.0.0.1:9/a,http://example.org/b#plain",
+            "geneval@1/c0ffee00 at http://127.0.0.1:9/a,http://example.org/b",
+        ),
+        ("http://127.0.0.1@example.org/#plain", "geneval@1/c0ffee00 at http://127.0.0.1@example.org/"),
+    ],
+)
+def test_only_servers_of_this_machine_may_have_the_name_of_their_reward_alone(argument: str, name: str) -> None:
+    class Wire:
+        def post(self, url: str, body: object) -> Future[dict[str, object]]:
+            answer: Future[dict[str, object]] = Future()
+            answer.set_result({"protocol": PROTOCOL, "reward": "geneval@1/c0ffee00"})
+            return answer
+
+    try:
+        found = Remote(argument, Wire()).name  # type: ignore[arg-type]
+    except UsageError as error:
+        assert "@" in argument and "\n" not in str(error)  # a name or a key in a URL is refused anyway
+    else:
+        assert found == name
