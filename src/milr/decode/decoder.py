@@ -108,14 +108,13 @@ class Decoder:
         """
         architecture, states = self.architecture, embeddings
         turns = architecture.turns(positions, embeddings.dtype)
+        place = 0
+
+        def attend_here(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            keys, values = cache.write(place, key, value, places, seen)  # of the layer that runs
+            return attend(query, keys, values, mask).transpose(1, 2).flatten(2)  # (B, T, H w)
+
         for place in range(self.layers):
-
-            def attend_here(
-                query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, at: int = place
-            ) -> torch.Tensor:
-                keys, values = cache.write(at, key, value, places, seen)
-                return attend(query, keys, values, mask).transpose(1, 2).flatten(2)  # (B, T, H w)
-
             states = architecture.layer(place, states, turns, attend_here)
         return architecture.finish(states)
 
