@@ -66,7 +66,7 @@ class RemoteScore(BaseModel):
     """The stop value for this task; None is the reward's."""
     cost: Annotated[float, Field(ge=0, strict=True), lenient(0.0)] = 0.0
     final: Annotated[bool, Field(strict=True), lenient(False)] = False
-    """Of an image without a value: nothing can be scored any more."""
+    """For an image without a value: nothing can be scored any more."""
     parts: Annotated[dict[Text, Annotated[float, Field(strict=True)]], Field(max_length=100), lenient({})] = {}
     explanation: Annotated[Text, lenient("")] = ""
     evidence: Annotated[dict[str, Any], AfterValidator(_keep_evidence), lenient({})] = {}
