@@ -189,6 +189,7 @@ NOT_HERE = {
     "milr plan --model": "is neither a folder nor whole in the hub's cache",
     "milr fetch": "is neither a folder nor whole in the hub's cache",
     "milr convert llamagen": "has no decoder t2i_*.pt",
+    "milr generate --reward checklist": "needs a checklist of questions",  # the file here has plain prompts
     "milr --model ./llamagen-256": "no model folder 'llamagen-256'",
     "milr --model ./llamagen-256 --reward ./mine.py:reward": "no file ./mine.py",
     "milr convert janus": "is neither a folder nor whole in the hub's cache",
