@@ -311,7 +311,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure or simulate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["records", "simulate"])
@@ -322,8 +322,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--tasks", type=int, default=100, help="tasks of the measured run")
-    given = parser.parse_args()
-    kept = RESULTS / "cluster.json"
+    parser.add_argument("--results", type=Path, default=RESULTS / "cluster.json", help="the file of both")
+    given = parser.parse_args(argv)
+    kept: Path = given.results
     before: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     if given.what == "records":
         before["records"] = [measure(side, given.tasks, 4) for side in (160, 384)]

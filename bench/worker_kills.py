@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def coordinate(into: Path, fake: bool) -> None:
         print("record", flush=True)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the rounds and count the equal runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["worker", "coordinator", "node", "coordinate"])
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", choices=["embedded", "fake"], default="embedded")
     parser.add_argument("--into", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     fake, dice = given.model == "fake", random.Random(given.seed)
     if given.what == "coordinate":
         coordinate(given.into, fake)

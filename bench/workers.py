@@ -14,12 +14,13 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.worker_kills import answers
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded; other numbers of threads round otherwise
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from bench.worker_kills import answers  # noqa: E402
 
 
 def read_seconds(process: int | str = "self") -> float:
@@ -82,13 +83,13 @@ def draw(folder: Path, workers: int | None, tasks: int, steps: int) -> dict[str,
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tasks", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as root:
         one = draw(Path(root) / "one", None, given.tasks, given.steps)
         print(json.dumps(one), flush=True)

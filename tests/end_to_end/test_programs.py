@@ -221,6 +221,45 @@ def test_the_server_is_measured_under_clients(tmp_path: Path, capsys: pytest.Cap
     assert rows == ["1", "2"]
 
 
+@runs("bench/cluster.py")
+def test_a_cluster_is_simulated_from_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason='figures need pip install "milr[report]"')
+    pytest.importorskip("simpy", reason="the simulation needs pip install simpy")
+    from bench import cluster
+
+    monkeypatch.setattr(cluster, "WORKERS", (8, 16))
+    kept, figure = tmp_path / "cluster.json", tmp_path / "cluster.svg"
+    cluster.main(["records", "--results", str(kept), "--tasks", "2"])
+    cluster.main(["simulate", "--results", str(kept), "--runs", "1", "--figure", str(figure)])
+    found = json.loads(kept.read_text())
+    assert [one["side"] for one in found["records"]] == [160, 384]
+    runs = [one for one in found["simulation"].values() if isinstance(one, dict) and "rows" in one]
+    assert runs
+    assert all(0 < row["efficiency"] <= 1 for one in runs for row in one["rows"])
+    assert "efficiency" in figure.read_text()
+
+
+@pytest.mark.slow
+@runs("bench/workers.py")
+def test_workers_are_measured_against_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import workers
+
+    workers.main(["--workers", "2", "--tasks", "2", "--steps", "1"])
+    assert "equal: True; 4 drawings" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["worker", "coordinator"])
+@runs("bench/worker_kills.py")
+def test_a_kill_changes_nothing(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import worker_kills
+
+    worker_kills.main([what, "--rounds", "1", "--model", "fake"])
+    assert f"{what}: 1 of 1 runs are equal" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @runs("bench/tables.py")
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
