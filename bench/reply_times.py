@@ -65,8 +65,8 @@ PARSERS: Mapping[str, Callable[[str], object]] = {
         for parser in (
             parsers.read_binary,
             parsers.read_yes,
+            parsers.read_wise_legacy,
             parsers.read_wise,
-            parsers.read_wise_verified,
             parsers.read_unified,
             parsers.read_self_verdict,
         )

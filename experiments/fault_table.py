@@ -25,8 +25,8 @@ from tests.unit.rewards.vlm.test_client import FAULTS
 FIRST = {
     "gpt-4o": completion("-1"),
     "gpt-4o:p-yes": completion("no", first=[("no", -0.1), ("yes", -3.0)]),
-    "wise": completion("0\n0\n0"),
-    "wise-verified": completion("Score: 0"),
+    "wise-legacy": completion("0\n0\n0"),
+    "wise": completion("Score: 0"),
     "unified-reward": completion("Final Score: 1"),
 }
 """Reply about the first image, so that the fault hits the second one."""

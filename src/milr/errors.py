@@ -25,11 +25,16 @@ class UsageError(MilrError):
 
 _MOST_SHOWN = 200
 """Most characters of an unknown name that its error shows."""
+_RENAMED = {"wise-verified": "wise"}
+"""Name of earlier versions -> its name now."""
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
-    """Return the error for an unknown name, with the nearest known one."""
+    """Return the error for an unknown name, with its new name or the nearest known one."""
     names = sorted(allowed)
+    renamed = _RENAMED.get(given)
+    if renamed in names:
+        return UsageError(f"the {kind} {given!r} is called {renamed!r} now: type {renamed}")
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}..."

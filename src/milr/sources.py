@@ -172,6 +172,32 @@ SOURCES: Mapping[str, Source] = {
             _NO_LICENCE,
             (
                 DataFile(
+                    "cultural_common_sense_verified.json",
+                    "data_verified/cultural_common_sense_verified.json",
+                    "23482925266e2784b2ba24b75239fdc6691bf85ae253d2c4aa38b71b45fefa89",
+                ),
+                DataFile(
+                    "spatio-temporal_reasoning_verified.json",
+                    "data_verified/spatio-temporal_reasoning_verified.json",
+                    "42c0b9d829365e392c2d4af283850dc76b1f922ab0c79198366de4f306eaf2b6",
+                ),
+                DataFile(
+                    "natural_science_verified.json",
+                    "data_verified/natural_science_verified.json",
+                    "6f346c336f16f611e5c73e0fcacdccb336c200d534cf111526b22d50ea912555",
+                ),
+            ),
+            judge=DataFile(
+                "vllm_eval.py", "vllm_eval.py", "e6c51c2ae81e4eb0465755b248cbcefeef3fb8340e281bb3ac43ea9689e32192"
+            ),
+        ),
+        Source(
+            "wise-legacy",
+            "PKU-YuanGroup/WISE",
+            _WISE,
+            _NO_LICENCE,
+            (
+                DataFile(
                     "cultural_common_sense.json",
                     "WISE_legacy/data/cultural_common_sense.json",
                     "7a59216c768698280cea37caa574b52f3faf054d73b398b9bb6b3161baf8e3aa",
@@ -191,32 +217,6 @@ SOURCES: Mapping[str, Source] = {
                 "gpt_eval.py",
                 "WISE_legacy/gpt_eval.py",
                 "06fd6dcd7cf45a638fe8a3634b880d936077f161f3641002e58d7bf51daa2407",
-            ),
-        ),
-        Source(
-            "wise-verified",
-            "PKU-YuanGroup/WISE",
-            _WISE,
-            _NO_LICENCE,
-            (
-                DataFile(
-                    "cultural_common_sense_verified.json",
-                    "data_verified/cultural_common_sense_verified.json",
-                    "23482925266e2784b2ba24b75239fdc6691bf85ae253d2c4aa38b71b45fefa89",
-                ),
-                DataFile(
-                    "spatio-temporal_reasoning_verified.json",
-                    "data_verified/spatio-temporal_reasoning_verified.json",
-                    "42c0b9d829365e392c2d4af283850dc76b1f922ab0c79198366de4f306eaf2b6",
-                ),
-                DataFile(
-                    "natural_science_verified.json",
-                    "data_verified/natural_science_verified.json",
-                    "6f346c336f16f611e5c73e0fcacdccb336c200d534cf111526b22d50ea912555",
-                ),
-            ),
-            judge=DataFile(
-                "vllm_eval.py", "vllm_eval.py", "e6c51c2ae81e4eb0465755b248cbcefeef3fb8340e281bb3ac43ea9689e32192"
             ),
         ),
         Source(

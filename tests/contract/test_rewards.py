@@ -33,7 +33,7 @@ SCENES = DATA / "icon_scenes"
 EXAMPLES = ROOT / "examples"
 REWARDS_TO_TEST = [
     *("icons", "icons-judge", "icons-soft"),
-    *("self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise", "wise-verified", "unified-reward"),
+    *("self", "self:p-yes", "gpt-4o", "gpt-4o:p-yes", "wise-legacy", "wise", "unified-reward"),
     *("checklist", "checklist-self", "geneval2", "t2i-corebench"),
     *("mix:icons-soft*0.7+self*0.3", "mix:gpt-4o+icons", "http", "sharpness"),
 ]

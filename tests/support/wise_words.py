@@ -48,7 +48,7 @@ for METADATA in ():
 def use_made_up_words(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Put them where `milr data get` puts the official ones, and accept them in their place."""
     patch.setenv("MILR_DATA", str(folder))
-    programs = {name: PROGRAM.format(name=name) for name in ("wise", "wise-verified")}
+    programs = {name: PROGRAM.format(name=name) for name in ("wise", "wise-legacy")}
     for name, program in {**programs, "geneval2": GENEVAL2, "t2i-corebench": COREBENCH}.items():
         source = SOURCES[name]
         assert source.judge is not None

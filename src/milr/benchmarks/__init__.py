@@ -16,8 +16,8 @@ __all__ = ["BENCHMARKS", "is_benchmark", "load_benchmark"]
 BENCHMARKS: Mapping[str, Entry] = {
     "geneval": Entry("milr.benchmarks.geneval:GENEVAL", "GenEval's 553 prompts, six tags"),
     "t2i-compbench": Entry("milr.benchmarks.t2i_compbench:T2I_COMPBENCH", "T2I-CompBench's six lists of 300 prompts"),
-    "wise": Entry("milr.benchmarks.wise:WISE", "WISE's 1,000 prompts, six groups; the protocol of 2025"),
-    "wise-verified": Entry("milr.benchmarks.wise:WISE_VERIFIED", "the prompts and protocol of 2026, not comparable"),
+    "wise": Entry("milr.benchmarks.wise:WISE", "WISE's 1,000 verified prompts of 2026, six groups"),
+    "wise-legacy": Entry("milr.benchmarks.wise:WISE_LEGACY", "the prompts and protocol of 2025, not comparable"),
     "geneval2": Entry("milr.benchmarks.checklists:GENEVAL2", "GenEval 2's 800 prompts of 3 to 10 atoms, by questions"),
     "t2i-corebench": Entry(
         "milr.benchmarks.checklists:COREBENCH", "T2I-CoReBench's 12 dimensions of 90 prompts, by questions"

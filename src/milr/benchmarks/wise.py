@@ -1,7 +1,8 @@
 """WISE: 1,000 prompts that need knowledge. Source: PKU-YuanGroup/WISE, commit eb51174.
 
-Two benchmarks that cannot be compared with each other: the protocol of 2025 (`WISE_legacy`, which MILR's paper used)
-and that of 2026 (`data_verified`: other prompts, another judge, right or wrong). A prompt's group is decided by its id.
+Two benchmarks that cannot be compared with each other: `wise`, the official default since 2026 (`data_verified`: other
+prompts, another judge, right or wrong), and `wise-legacy`, the protocol of 2025 (`WISE_legacy`), by which MILR's paper
+and the other published rows were measured. A prompt's group is decided by its id.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ def _read(name: str, columns: Mapping[str, int], folder: Path | None) -> list[Ta
 
 WISE = Benchmark(
     name="wise",
-    title="WISE (legacy, 2025)",
-    columns=LEGACY_COLUMNS,
-    weights=LEGACY.weights,
-    read=partial(_read, "wise", LEGACY_COLUMNS),
+    title="WISE (verified, 2026)",
+    columns=VERIFIED_COLUMNS,
+    weights=VERIFIED.weights,
+    read=partial(_read, "wise", VERIFIED_COLUMNS),
     reward="wise",
     layout="wise",
     whole_only=True,
+    notes=("Numbers of wise (2026) compare with nothing of WISE's protocol of 2025, which is wise-legacy here.",),
 )
-WISE_VERIFIED = Benchmark(
-    name="wise-verified",
-    title="WISE_Verified (2026)",
-    columns=VERIFIED_COLUMNS,
-    weights=VERIFIED.weights,
-    read=partial(_read, "wise-verified", VERIFIED_COLUMNS),
-    reward="wise-verified",
+WISE_LEGACY = Benchmark(
+    name="wise-legacy",
+    title="WISE (legacy, 2025)",
+    columns=LEGACY_COLUMNS,
+    weights=LEGACY.weights,
+    read=partial(_read, "wise-legacy", LEGACY_COLUMNS),
+    reward="wise-legacy",
     layout="wise",
     whole_only=True,
-    notes=("WISE_Verified's numbers compare with nothing of WISE's protocol of 2025.",),
 )

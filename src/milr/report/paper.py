@@ -11,6 +11,9 @@ from milr.report.statistics import OVERALL
 from milr.report.tables import INTERVALS, Cell, Row, Table
 
 RIDDLES = "riddles"
+_WISE_COLUMN = ("wise-legacy", RIDDLES)
+"""Benchmarks that fill WISE's column: its set of 2025, which the published rows used, and the icon world's stand-in."""
+_WISE_NOTE = "WISE's published numbers are of its set of 2025, wise-legacy; runs of wise, the set of 2026, have no row."
 _NOTES = (f"Published rows: {SOURCE}, not measured here; of whole benchmarks, without intervals.", INTERVALS)
 
 
@@ -39,12 +42,12 @@ def _compbench_and_wise(sections: Sequence[Section]) -> Table:
     columns, rows = read_published("t2i_compbench_wise")
     notes: list[str] = []
     for section in sections:
-        if section.like(COMPBENCH) or _is_wise(section):
+        if section.like(COMPBENCH) or section.benchmark in _WISE_COLUMN:
             shown = [entry for entry in section.entries if section.is_method(entry)]
             rows += [Row(section.row_name(one), tuple(_both(section, one)), group=_group(section)) for one in shown]
             notes += _stand_ins(section)
     told = missing("methods", "t2i-compbench")
-    return _table("Table 2: T2I-CompBench and WISE", "table-2", columns, rows, told, *notes)
+    return _table("Table 2: T2I-CompBench and WISE", "table-2", columns, rows, told, _WISE_NOTE, *notes)
 
 
 def _both(section: Section, entry: Entry) -> list[Cell]:
@@ -52,11 +55,6 @@ def _both(section: Section, entry: Entry) -> list[Cell]:
     if section.like(COMPBENCH):
         return [*_cells(section, entry, COMPBENCH, 4), Cell()]
     return [*[Cell()] * (len(COMPBENCH) + 1), Cell.of(section.at_end(entry, OVERALL))]
-
-
-def _is_wise(section: Section) -> bool:
-    """Return true for WISE and its stand-in in the icon world."""
-    return section.benchmark in ("wise", "wise-verified", RIDDLES)
 
 
 def _stand_ins(section: Section) -> list[str]:
@@ -79,7 +77,7 @@ def _ablation(sections: Sequence[Section]) -> Table:
             if cells:
                 rows.append(Row(f"{section.row_name(entry)}: {name}", tuple(cells), group=_group(section)))
     notes = [note for section in sections if ablations(section) for note in _stand_ins(section)]
-    return _table("Table 3: what each part adds", "table-3", columns, rows, missing("parts"), *notes)
+    return _table("Table 3: what each part adds", "table-3", columns, rows, missing("parts"), _WISE_NOTE, *notes)
 
 
 def _in_ablation(section: Section, entry: Entry) -> list[Cell]:
@@ -90,7 +88,7 @@ def _in_ablation(section: Section, entry: Entry) -> list[Cell]:
     blank = [Cell()] * (len(GENEVAL) + 1)
     if section.like(COMPBENCH):
         return [*blank, Cell.of(overall, 4), Cell()]
-    return [*blank, Cell(), Cell.of(overall)] if _is_wise(section) else []
+    return [*blank, Cell(), Cell.of(overall)] if section.benchmark in _WISE_COLUMN else []
 
 
 def ablations(section: Section) -> list[tuple[str, Entry]]:

@@ -94,14 +94,14 @@ REWARDS: Mapping[str, RewardEntry] = {
     ),
     "wise": RewardEntry(
         "milr.rewards.vlm.wise:Wise",
-        "WiScore by WISE's legacy protocol; tasks need an explanation",
+        "WISE's binary protocol of 2026, by a server; tasks need an explanation",
         needs=("explanation",),
         runs="server",
         extra="vlm",
     ),
-    "wise-verified": RewardEntry(
-        "milr.rewards.vlm.wise:WiseVerified",
-        "WISE's binary protocol of 2026, by a server; tasks need an explanation",
+    "wise-legacy": RewardEntry(
+        "milr.rewards.vlm.wise:WiseLegacy",
+        "WiScore by WISE's protocol of 2025; tasks need an explanation",
         needs=("explanation",),
         runs="server",
         extra="vlm",

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from hashlib import blake2b
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
+from milr.runs.names import rename
 from milr.settings import Settings
 from milr.types import Finished, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
 FORMAT = 2
 """Version of the format. `milr.runs.upgrade` reads format 1."""
+NAMES = 2
+"""Version of the names of benchmarks and rewards that a run is made with; see `milr.runs.names`."""
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed"]
 """A killed run stays "running". "stopped" means that a limit of the whole run was reached before all tasks had
@@ -70,6 +73,8 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
     format: Literal[2] = FORMAT
+    names: Literal[2] = NAMES
+    """Version of the names below; those of a manifest without it are renamed when it is read."""
     status: Status = "running"
     error: Words | None = None
     """Reason why the run failed."""
@@ -129,6 +134,13 @@ class Manifest(BaseModel):
     evaluator_seconds: Amount = 0.0
     cost: Amount = 0.0
     """US dollars paid to VLM judges by reward and evaluator."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, manifest: object) -> object:
+        """Rename what has another name now."""
+        old = isinstance(manifest, dict) and "names" not in manifest
+        return rename(cast("dict[str, Any]", manifest)) if old else cast("object", manifest)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -32,7 +32,7 @@ from milr.runs.lock import hold_run
 from milr.runs.metadata import describe_run
 from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, read_task, read_whole
-from milr.runs.schema import EvaluatedImage, Manifest, Status, dump, dump_lines
+from milr.runs.schema import NAMES, EvaluatedImage, Manifest, Status, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.task_folder import TaskFolder
 from milr.settings import Settings
@@ -128,6 +128,7 @@ class RunWriter:
         manifest = Manifest.model_validate(
             {
                 **known,
+                "names": NAMES,
                 "model": model,
                 "reward": reward,
                 "panel": tuple(facts.get("panel", ())),

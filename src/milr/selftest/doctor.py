@@ -17,10 +17,8 @@ DOCTORS: Mapping[str, Entry] = {
     "icons": Entry("milr.selftest.icons:examine_icons", "both icon detectors, on golden images"),
     "self": Entry("milr.selftest.self_reward:examine_self", "the embedded model's answers about golden images"),
     "gpt-4o": Entry("milr.selftest.vlm:examine_hosted", "VLM judges at OpenAI: packages, key, parser"),
-    "wise": Entry("milr.selftest.vlm:examine_wise", "the same, and the words of its judge"),
-    "wise-verified": Entry(
-        "milr.selftest.vlm:examine_wise_verified", "a VLM judge on a server: packages, key, parser, words"
-    ),
+    "wise-legacy": Entry("milr.selftest.vlm:examine_wise_legacy", "the same, and the words of its judge"),
+    "wise": Entry("milr.selftest.vlm:examine_wise", "a VLM judge on a server: packages, key, parser, words"),
     "unified-reward": Entry("milr.selftest.vlm:examine_served", "the same without words"),
 }
 """Name -> a function of the device that yields findings."""

@@ -27,8 +27,8 @@ def examine_hosted(device: str) -> Iterator[Finding]:
     yield from _check_reader(BINARY, "0", 1.0, "There are 0 apples")
 
 
-def examine_wise(device: str) -> Iterator[Finding]:
-    """Examine `wise`: the same, and its judge's questions."""
+def examine_wise_legacy(device: str) -> Iterator[Finding]:
+    """Examine `wise-legacy`: the same, and its judge's questions."""
     yield from _examine_openai()
     yield _find_words(LEGACY)
     three = "Consistency: 2\nRealism: 1\nAesthetic Quality: 0"
@@ -43,8 +43,8 @@ def examine_served(device: str) -> Iterator[Finding]:
     yield from _check_reader(POINTWISE, "cat (object): 1\nFinal Score: 4.5", 0.875, "Final Score: 7")
 
 
-def examine_wise_verified(device: str) -> Iterator[Finding]:
-    """Examine `wise-verified`: packages, key, cache, parser, and its judge's questions."""
+def examine_wise(device: str) -> Iterator[Finding]:
+    """Examine `wise`: packages, key, cache, parser, and its judge's questions."""
     yield from _examine_server()
     yield Finding("a server", None, f"is named by --vlm-url; the protocol's judge is {VERIFIED.model}")
     yield _find_words(VERIFIED)

@@ -28,8 +28,8 @@ from training.scenes import RIDDLES_FILE, read_forbidden, read_geneval_hashes, r
 FOLDERS = {
     "geneval": "geneval",
     "t2i-compbench": "t2i_compbench",
-    "wise": "wise/legacy",
-    "wise-verified": "wise/verified",
+    "wise-legacy": "wise/legacy",
+    "wise": "wise/verified",
 }
 OURS = [name for name in BENCHMARKS if name not in {*FOLDERS, "geneval2", "t2i-corebench"}]
 
@@ -55,7 +55,7 @@ def test_the_published_lists_are_read_whole_and_in_order(name: str, shared_data:
 def test_the_published_lists_are_numbered_as_their_scorers_do(shared_data: Path) -> None:
     prompts = (shared_data / "geneval" / "generation_prompts.txt").read_text().splitlines()
     assert [task.prompt for task in load_benchmark("geneval").read(shared_data / "geneval")] == prompts
-    wise = load_benchmark("wise").read(shared_data / "wise/legacy")
+    wise = load_benchmark("wise-legacy").read(shared_data / "wise/legacy")
     listed = json.loads((shared_data / "wise/legacy/spatio-temporal_reasoning.json").read_text())
     for prompt in (listed[0], listed[-1]):
         task = wise[prompt["prompt_id"] - 1]
@@ -163,7 +163,7 @@ def test_t2i_compbenchs_overall_is_the_mean_of_its_categories() -> None:
 
 def test_wise_weighs_its_groups_and_gives_no_overall_score_of_a_part() -> None:
     """The row of Janus-Pro-7B on WISE's leaderboard: .30 .37 .49 .36 .42 .26, overall .35."""
-    wise = load_benchmark("wise")
+    wise = load_benchmark("wise-legacy")
     row = dict(zip(wise.columns, (0.30, 0.37, 0.49, 0.36, 0.42, 0.26), strict=True))
     first, given = 0, list[Answer]()
     for tag, many in wise.columns.items():
@@ -179,7 +179,7 @@ def test_wise_weighs_its_groups_and_gives_no_overall_score_of_a_part() -> None:
 
 
 def test_verified_groups_have_weights_of_their_own() -> None:
-    verified = load_benchmark("wise-verified")
+    verified = load_benchmark("wise")
     assert verified.weights == {
         "Culture": 0.4,
         **dict.fromkeys(["Time", "Space", "Biology", "Physics", "Chemistry"], 0.12),

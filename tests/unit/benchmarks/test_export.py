@@ -21,7 +21,7 @@ from milr.settings import Settings
 from milr.testing import fake_records
 from milr.types import Task
 
-FOLDERS = {"geneval": "geneval", "t2i-compbench": "t2i_compbench", "wise": "wise/legacy", "icons": None}
+FOLDERS = {"geneval": "geneval", "t2i-compbench": "t2i_compbench", "wise-legacy": "wise/legacy", "icons": None}
 
 
 def make_run(
@@ -145,7 +145,7 @@ def test_t2i_compbenchs_scorers_find_each_category_numbered_through(
 @pytest.mark.slow
 def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, shared_data: Path) -> None:
     places = [0, 399, 400, 999]
-    run = make_run(tmp_path / "run", "wise", choose("wise", shared_data, places))
+    run = make_run(tmp_path / "run", "wise-legacy", choose("wise-legacy", shared_data, places))
     export([read_run(run)], "wise", tmp_path / "out")
     rows = [
         row
@@ -159,7 +159,7 @@ def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, share
     for index, task in enumerate(read_run(run).tasks):
         assert prompts[places[index] + 1] == task.task.prompt
         assert pixels(found[places[index] + 1]) == answers(run)[index, 0]
-    two = make_run(tmp_path / "two", "wise", choose("wise", shared_data, [0]), images=2)
+    two = make_run(tmp_path / "two", "wise-legacy", choose("wise-legacy", shared_data, [0]), images=2)
     with pytest.raises(UsageError, match="one image per prompt, and these are 2"):
         export([read_run(two)], "wise", tmp_path / "more")
 

@@ -121,6 +121,6 @@ def test_only_https_leaves_this_machine(source: Source, tmp_path: Path) -> None:
 
 
 def test_the_known_hashes_are_those_of_the_published_files(shared_data: Path) -> None:
-    folders = {"geneval": "geneval", "t2i-compbench": "t2i_compbench", "wise": "wise/legacy"}
-    for name, folder in {**folders, "wise-verified": "wise/verified"}.items():
+    folders = {"geneval": "geneval", "t2i-compbench": "t2i_compbench", "wise-legacy": "wise/legacy"}
+    for name, folder in {**folders, "wise": "wise/verified"}.items():
         assert SOURCES[name].find(shared_data / folder) == shared_data / folder

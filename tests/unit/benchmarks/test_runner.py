@@ -461,7 +461,7 @@ def test_an_icon_model_gets_no_prompt_that_it_cannot_read(
     monkeypatch.setattr(jobs, "load_model", lambda *names, **options: pytest.fail("loaded"))
     with pytest.raises(UsageError, match="reads prompts of the icon world only, not those of wise"):
         BenchmarkJob.begin(
-            BenchmarkSettings(benchmark="wise", limit=1, reward="icons", data=shared_data / "wise" / "legacy"),
+            BenchmarkSettings(benchmark="wise", limit=1, reward="icons", data=shared_data / "wise" / "verified"),
             tmp_path / "run",
         )
 

@@ -63,8 +63,8 @@ def test_rows_hold_the_three_marks(folder: Path, prompts: Path, tmp_path: Path) 
     layout = load_layout("wise")
     found = layout.find(folder, prompts)
     parts = {"consistency": 1.0, "realism": 0.5, "aesthetic quality": 0.0}
-    scores = [Score(0.8, "wise@1", 0.5, parts), Unscored("down", "wise@1"), Score(0.4, "other@1", 0.5)]
-    summary = layout.write(tmp_path, folder, list(zip(found, scores, strict=True)), "wise@1")
+    scores = [Score(0.8, "wise-legacy@1", 0.5, parts), Unscored("down", "wise-legacy@1"), Score(0.4, "other@1", 0.5)]
+    summary = layout.write(tmp_path, folder, list(zip(found, scores, strict=True)), "wise-legacy@1")
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert rows == [
         {"prompt_id": 10, "Subcategory": "Optics", "consistency": 2, "realism": 1, "aesthetic_quality": 0},
@@ -78,7 +78,7 @@ def test_rows_hold_the_three_marks(folder: Path, prompts: Path, tmp_path: Path) 
 
 def test_the_overall_score_weighs_the_groups() -> None:
     values = {number: 0.5 if number <= 400 else 0.2 if number <= 567 else 0.0 for number in range(1, 1001)}
-    assert summarise(values).endswith("Overall score: 0.2334\n")
+    assert summarise(values, LEGACY).endswith("Overall score: 0.2334\n")
     for edition in (LEGACY, VERIFIED):
         assert [number for numbers in edition.groups.values() for number in numbers] == list(range(1, 1001))
         assert edition.groups.keys() == edition.weights.keys()
@@ -92,24 +92,24 @@ def test_the_overall_score_weighs_the_groups() -> None:
     ("reward", "category", "group", "note"),
     [
         (
-            "wise-verified@2/q",
+            "wise@3/q",
             "x",
             "Space            = 1.0000 (1 / 120)",
             "",
         ),  # the prompts do not tell which edition it is
-        ("wise-verified@2/q", "Space", "Space            = 1.0000 (1 / 120)", ""),
+        ("wise@3/q", "Space", "Space            = 1.0000 (1 / 120)", ""),
         (
-            "wise-verified@2/q",
+            "wise@3/q",
             "time",
             "Time             = 1.0000 (1 / 167)",
-            "prompts of wise, and wise-verified",
+            "prompts of wise-legacy, and wise",
         ),
-        ("wise@2/g", "x", "Time             = 1.0000 (1 / 167)", ""),
+        ("wise-legacy@3/g", "x", "Time             = 1.0000 (1 / 167)", ""),
         (
-            "wise@2/g",
+            "wise-legacy@3/g",
             "Space",
             "Space            = 1.0000 (1 / 120)",
-            "prompts of wise-verified, and wise",
+            "prompts of wise, and wise-legacy",
         ),
         ("gpt-4o@2/g", "Space", "Space            = 1.0000 (1 / 120)", ""),
     ],
@@ -124,7 +124,7 @@ def test_groups_are_those_of_the_prompts_edition(
     told = layout.write(tmp_path, tmp_path, [(found[0], Score(1.0, reward, 0.9))], reward)
     assert group in told and (note in told if note else "compare with nothing" not in told)
     row = json.loads((tmp_path / "scores.jsonl").read_text())
-    name = "score" if reward.startswith("wise-verified") else "value"
+    name = "score" if reward.startswith("wise@") else "value"
     assert row == {"prompt_id": 530, "Subcategory": "Optics", name: 1.0}
 
 
@@ -145,8 +145,29 @@ def test_unreadable_prompts_are_refused(folder: Path, prompts: Path, tmp_path: P
             layout.find(folder, prompts)
 
 
+@pytest.mark.parametrize(
+    ("given", "reward", "reply", "marks", "said"),
+    [
+        ([], "wise", "Score: 1", {"score": 1}, "1.0000 (2 / 120)"),  # the set of 2026 is the default
+        (
+            ["--reward", "wise-legacy"],
+            "wise-legacy",
+            "Consistency: 2\nRealism: 1\nAesthetic Quality: 0",
+            {"consistency": 2, "realism": 1, "aesthetic_quality": 0},
+            "0.8000 (2 / 100)",
+        ),
+    ],
+)
 def test_a_users_own_vlm_judge_scores_the_folder(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    given: list[str],
+    reward: str,
+    reply: str,
+    marks: dict[str, int],
+    said: str,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
@@ -156,24 +177,22 @@ def test_a_users_own_vlm_judge_scores_the_folder(
     folder.mkdir()
     for number in (10, 801, 802):
         Image.new("RGB", (8, 8), (number % 256, 0, 0)).save(folder / f"{number}.png")
-    command = ["score-folder", str(folder), "--benchmark", "wise", "--prompts", str(prompts)]
+    command = ["score-folder", str(folder), "--benchmark", "wise", "--prompts", str(prompts), *given]
     assert main(command) == 2
     assert "give --vlm-url" in capsys.readouterr().err
     # The budget ends before the second image; the next command asks only about the second and the third.
-    with JudgeServer(say("Consistency: 2\nRealism: 1\nAesthetic Quality: 0")) as server:
+    with JudgeServer(say(reply)) as server:
         to = ["--vlm-url", server.url, "--vlm-model", "eye"]
         assert main([*command, *to, "--vlm-budget", "1"]) == 3
         assert "Unscored, left out above: 2 of 3 pictures" in capsys.readouterr().out
         assert main([*command, *to]) == 0
         assert len(server.asked) == 3
-    said = capsys.readouterr()
-    assert "1 of 3 images are scored already" in said.err
-    assert said.out.startswith("Scored by wise@2/eye, milr ")
-    assert "Physics          = 0.8000 (2 / 100)" in said.out
-    rows = [json.loads(line) for line in (tmp_path / "drawn-wise" / "scores.jsonl").read_text().splitlines()]
-    assert [(row["prompt_id"], row["consistency"], row["realism"]) for row in rows] == [
-        (number, 2, 1) for number in (10, 801, 802)
-    ]
+    shown = capsys.readouterr()
+    assert "1 of 3 images are scored already" in shown.err
+    assert shown.out.startswith(f"Scored by {reward}@3/eye, milr ")
+    assert f"Physics          = {said}" in shown.out
+    rows = [json.loads(line) for line in (tmp_path / f"drawn-{reward}" / "scores.jsonl").read_text().splitlines()]
+    assert rows == [{"prompt_id": number, "Subcategory": "Optics", **marks} for number in (10, 801, 802)]
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise-verified", "unified-reward", "mix:gpt-4o+icons"])
+@pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise", "unified-reward", "mix:gpt-4o+icons"])
 def test_vlm_judges_are_asked_over_the_wire(reward: str, judge: str, capsys: Out) -> None:
     Path("tasks.jsonl").write_text(
         "".join(json.dumps({"prompt": p, "explanation": p}) + "\n" for p in ("three cats", "three cats"))
@@ -219,7 +219,7 @@ def test_a_price_makes_a_cost(judge: str, capsys: Out) -> None:
 
 def test_wise_is_judged_with_middle_marks_for_beauty(judge: str, capsys: Out) -> None:
     Path("tasks.jsonl").write_text('{"prompt": "three cats", "explanation": "cats"}\n')
-    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise", "--vlm-url", judge, capsys=capsys)
+    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise-legacy", "--vlm-url", judge, capsys=capsys)
     assert row["value"] == pytest.approx(0.85)
 
 
@@ -230,7 +230,7 @@ def test_a_judge_server_knows_whose_question_it_is(tmp_path: Path, monkeypatch: 
         assert (protocol.name, found.prompt) == (known.name, 'a "b"\n{x}')
     monkeypatch.setenv("MILR_DATA", str(tmp_path / "empty"))
     with pytest.raises(
-        BadRequest, match="reads the questions of gpt-4o, .*wise is not among them here: .*milr data get wise"
+        BadRequest, match="reads the questions of gpt-4o, .*; wise-legacy is not among them here: .*get wise-legacy; "
     ):
         recognise("What is this?")
 

@@ -186,7 +186,7 @@ def test_tags_are_pooled_as_the_benchmark_does() -> None:
     weights = tag_weights("geneval", [])
     assert weights is not None and set(weights.values()) == {1 / 6} and "color_attr" in weights
     assert tag_weights("somebody's", ["a", "b"]) == {"a": 1, "b": 1}
-    assert tag_weights("wise", ["Cultural"]) is LEGACY_WEIGHTS
+    assert tag_weights("wise-legacy", ["Cultural"]) is LEGACY_WEIGHTS
     assert tag_weights(None, ["a"]) is None
 
 

@@ -22,7 +22,7 @@ from milr.report.sections import Section, finished, make_sections
 from milr.report.statistics import OVERALL
 from milr.report.tables import Table
 from milr.runs import Run, read_run
-from milr.types import Score
+from milr.types import Score, Task
 from tests.support.report_runs import CATEGORIES, make_run, make_tasks
 
 
@@ -91,6 +91,18 @@ def test_published_rows_have_their_number_of_prompts_and_no_interval() -> None:
     assert not any(cell.beside for table in tables.values() for row in table.rows for cell in table.cells(row))
     figure = by_key(make_figures([]))["figure-6"]
     assert figure.as_table().rows[0].cells[0].text == "0.780" and figure.as_table().rows[0].prompts == 553
+
+
+def test_only_the_papers_wise_fills_its_column(tmp_path: Path) -> None:
+    tasks = [Task(prompt="x", tag="Time"), Task(prompt="y", tag="Space")]
+    runs = [
+        make_run(tmp_path / name, method="one-shot", tasks=tasks, benchmark=name, steps=1)
+        for name in ("wise", "wise-legacy")
+    ]
+    table = next(one for one in paper_tables(make_sections(list(map(read_run, runs)))) if one.key == "table-2")
+    groups = [row.group for row in table.rows if row.kind == "ours"]
+    assert groups == ["Ours, measured here: wise-legacy, evaluated by even@1"]
+    assert any("published numbers are of its set of 2025, wise-legacy" in note for note in table.notes)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ OF_ICONS = {"icons", "icons-soft", "icons-judge"}
         (APPLE, NATURAL, OF_ANY | OF_RULES),
         (APPLE, ICONS, OF_ANY | OF_RULES | OF_ICONS),
         (APPLE, None, OF_ANY | OF_RULES | OF_ICONS),
-        (KNOWING, NATURAL, OF_ANY | {"wise", "wise-verified"}),
+        (KNOWING, NATURAL, OF_ANY | {"wise", "wise-legacy"}),
         (SHAPED, NATURAL, OF_ANY | {"t2i-compbench"}),
         (UNKNOWN, ICONS, OF_ANY | {"git-vqa"}),
         (ASKED, NATURAL, OF_ANY | OF_ITEMS),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from milr.benchmarks import load_benchmark
 from milr.benchmarks.runner import BenchmarkJob
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
 from milr.report.entries import make_entries
@@ -27,8 +28,8 @@ from milr.runs import (
     unpack_run,
 )
 from milr.runs.upgrade import upgrade_settings
-from milr.settings import MilrSettings, StepSettings
-from milr.testing import FakeReward
+from milr.settings import MilrSettings, Settings, StepSettings
+from milr.testing import FakeReward, fake_records
 from milr.types import LatentTrace, Score, Task
 
 CONFIG: dict[str, Any] = {
@@ -176,7 +177,10 @@ def test_a_folder_of_format_1_reads_field_by_field(tmp_path: Path) -> None:
         noise="fixed",
         drawings_per_step=2,
     )
-    assert manifest.settings.sampling.model_dump() == {"guidance": 1.5, "temperature": 0.75, "sampler": "inverse"}
+    assert manifest.settings.sampling.model_dump() == {
+        **{"guidance": 1.5, "temperature": 0.75, "sampler": "inverse"},
+        "top_k": 0,
+    }
     assert (manifest.settings.run.seed, manifest.settings.run.stop_at, manifest.settings.run.batch_size) == (3, None, 5)
     assert (manifest.evaluator, manifest.evaluator_asked, manifest.vlm_usage) == ("even@1", "even", USAGE)
     assert (manifest.evaluated, manifest.evaluator_seconds, manifest.cost) == (4, 2.5, 0.0)
@@ -308,3 +312,49 @@ def test_a_published_packed_run_reads(published: Run, tmp_path: Path) -> None:
     again = read_run(tmp_path / "out")
     assert again.manifest == manifest
     assert [task.steps for task in again.tasks] == [task.steps for task in published.tasks]
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (("wise", "wise"), ("wise-legacy", "wise-legacy")),
+        (("wise-verified", "wise-verified"), ("wise", "wise")),
+        (("icons", "mix:wise*0.5+wise-verified*0.5"), ("icons", "mix:wise-legacy*0.5+wise*0.5")),
+        (("icons", "./wise.py:wise_up"), ("icons", "./wise.py:wise_up")),
+        ((None, "otherwise"), (None, "otherwise")),
+    ],
+)
+def test_names_that_mean_something_else_now_are_renamed_once(
+    was: tuple[str | None, str], now: tuple[str | None, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    task = Task(prompt="x", tag="Time")
+    begun = RunWriter(run, tasks=[task], settings=Settings(), model="fake", reward="wise@2/judge", places=(400,))
+    with begun as writing:
+        for record in fake_records([task], [[0.5]]):
+            writing.write(record)
+    stored = json.loads((run / "run.json").read_text())
+    benchmark, reward = was
+    old = {**stored, "benchmark": benchmark, "reward_asked": reward, "panel_asked": [reward]}
+    assert old.pop("names") == 2
+    (run / "run.json").write_text(json.dumps(old))
+    manifest = read_run(run).manifest
+    assert (manifest.benchmark, manifest.reward_asked, manifest.panel_asked) == (*now, (now[1],))
+    assert manifest.reward == "wise@2/judge"  # its version says what it is
+    (tmp_path / "new.run.xz").write_bytes(pack_run(read_run(run)))
+    packed, _ = read_packed(tmp_path / "new.run.xz", lambda _: [task])
+    assert (packed.manifest.benchmark, packed.manifest.reward_asked) == now  # not renamed twice
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["benchmark", "wise-verified"],
+        ["generate", "fog", "--reward", "wise-verified"],
+        ["data", "get", "wise-verified"],
+        ["doctor", "wise-verified"],
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 2
+    assert "'wise-verified' is called 'wise' now: type wise" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from milr.testing import FakeModel, FakeReward
 from milr.types import Score, Task, Unscored
 from tests.support.wise_words import use_made_up_words
 
-VLM_REWARDS = ["gpt-4o", "wise", "wise-verified", "unified-reward"]
+VLM_REWARDS = ["gpt-4o", "wise-legacy", "wise", "unified-reward"]
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ class Edition:
 
 LEGACY = Edition(
     "WiScore",
-    "wise",
+    "wise-legacy",
     {
         "Cultural": range(1, 401),
         "Time": range(401, 568),
@@ -48,7 +48,7 @@ LEGACY = Edition(
 )
 VERIFIED = Edition(
     "WISE_Verified",
-    "wise-verified",
+    "wise",
     {
         "Culture": range(1, 401),
         "Time": range(401, 521),
@@ -120,7 +120,7 @@ class WiseLayout:
             scored: In the order of `find`.
             reward: Name of the reward, with its version.
         """
-        own = VERIFIED if reward.startswith(f"{VERIFIED.reward}@") else LEGACY
+        own = LEGACY if reward.startswith(f"{LEGACY.reward}@") else VERIFIED
         edition = find_edition([picture.metadata for picture, _ in scored], own)
         marked = [(picture.metadata, score) for picture, score in scored if isinstance(score, Score)]
         lines = [json.dumps(_row(metadata, score), ensure_ascii=False) + "\n" for metadata, score in marked]
@@ -149,7 +149,7 @@ def find_edition(prompts: Sequence[Mapping[str, object]], own: Edition) -> Editi
     return fitting[0] if len(fitting) == 1 else own
 
 
-def summarise(values: Mapping[int, float], edition: Edition = LEGACY) -> str:
+def summarise(values: Mapping[int, float], edition: Edition) -> str:
     """Return the score by group, and overall if all 1,000 are there: otherwise WISE's scorers give none.
 
     Args:

@@ -137,8 +137,8 @@ def plain_token(token: str) -> str:
     return token.translate(_RAW_BLANKS).strip()
 
 
-def read_wise(answer: Answer) -> Verdict:
-    """Read WISE's legacy protocol: three digits from 0 to 2, WiScore = (0.7 c + 0.2 r + 0.1 a) / 2.
+def read_wise_legacy(answer: Answer) -> Verdict:
+    """Read WISE's protocol of 2025: three digits from 0 to 2, WiScore = (0.7 c + 0.2 r + 0.1 a) / 2.
 
     Three lines of one digit, in an answer without names, are taken in the names' order, as WISE's own reader does.
     """
@@ -158,7 +158,7 @@ def read_wise(answer: Answer) -> Verdict:
     return Verdict(value, parts, f"{said} of 2 each")
 
 
-def read_wise_verified(answer: Answer) -> Verdict:
+def read_wise(answer: Answer) -> Verdict:
     """Read WISE_Verified's line, "Score: 0" or "Score: 1"; a bare 0 or 1 is one too, as in WISE's own reader."""
     text = clean(answer)
     found = _labelled(text, ("Score",), 0, 1, cut=answer.cut)

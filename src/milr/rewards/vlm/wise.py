@@ -1,4 +1,4 @@
-"""`wise` and `wise-verified`: WISE's two protocols, and how their scores are pooled.
+"""`wise` and `wise-legacy`: WISE's two protocols, of 2026 and 2025, and how their scores are pooled.
 
 Source: PKU-YuanGroup/WISE (arXiv 2503.07265), WISE_legacy/gpt_eval.py and vllm_eval.py, commit eb51174. The questions
 of both are part of their metrics and may not be shipped: `milr data get` fetches the two programs that contain them.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from milr.rewards.vlm.client import VlmClient
-from milr.rewards.vlm.parsers import read_wise, read_wise_verified
+from milr.rewards.vlm.parsers import read_wise, read_wise_legacy
 from milr.rewards.vlm.reward import VlmProtocol, VlmReward
 
 LEGACY_WEIGHTS: Mapping[str, float] = {
@@ -30,52 +30,52 @@ VERIFIED_WEIGHTS: Mapping[str, float] = {
 }
 
 LEGACY = VlmProtocol(
-    name="wise",
-    version=2,
+    name="wise-legacy",
+    version=3,
     model="gpt-4o-2024-05-13",
     system=None,
     user="",
-    read=read_wise,
+    read=read_wise_legacy,
     stop_at=0.5,
     max_tokens=2000,
     tries=3,
     asks_explanation=True,
-    words_of="wise",
+    words_of="wise-legacy",
 )
 VERIFIED = VlmProtocol(
-    name="wise-verified",
-    version=2,
+    name="wise",
+    version=3,
     model="Qwen3.5-35B-A3B",
     system=None,
     user="",
-    read=read_wise_verified,
+    read=read_wise,
     stop_at=0.9,
     max_tokens=500,
     tries=3,
     needs_url=True,
     extra={"chat_template_kwargs": {"enable_thinking": False}},
     asks_explanation=True,
-    words_of="wise-verified",
+    words_of="wise",
 )
 
 
 class Wise(VlmReward):
-    """WiScore by the legacy protocol; the search stops above 0.5, as the authors' scripts do."""
-
-    def __init__(self, vlm: VlmClient) -> None:
-        """Take the client that asks."""
-        super().__init__(LEGACY, vlm)
-
-
-class WiseVerified(VlmReward):
-    """Correct or wrong by the protocol of 2026; its numbers cannot be compared with `wise`."""
+    """Correct or wrong by the protocol of 2026; its numbers cannot be compared with `wise-legacy`."""
 
     def __init__(self, vlm: VlmClient) -> None:
         """Take the client that asks."""
         super().__init__(VERIFIED, vlm)
 
 
-def overall(groups: Mapping[str, float], weights: Mapping[str, float] = LEGACY_WEIGHTS) -> float:
+class WiseLegacy(VlmReward):
+    """WiScore by the protocol of 2025; the search stops above 0.5, as the authors' scripts do."""
+
+    def __init__(self, vlm: VlmClient) -> None:
+        """Take the client that asks."""
+        super().__init__(LEGACY, vlm)
+
+
+def overall(groups: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """Return WISE's overall score from the six groups' means; a missing group is an error, never a zero.
 
     Raises:

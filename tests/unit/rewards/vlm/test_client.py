@@ -143,23 +143,23 @@ FAULTS: dict[str, tuple[str, list[Reply], float | str, int]] = {
     "both verdicts": ("gpt-4o", [say("0 or -1")], "neither a bare 0", 1),
     "a megabyte": ("gpt-4o", [say("0 " + "x" * 1_000_000)], "1,000,002 characters", 1),
     "nine megabytes": ("gpt-4o", [say("0 " + "x" * 9_000_000)], "bytes, more than any verdict has", 1),
-    "wise": ("wise", [say(WISE)], 0.8, 1),
-    "wise, fenced and chatty": ("wise", [say(f"Sure!\n```\n{WISE}\n```\nDone.")], 0.8, 1),
-    "wise, full-width colons": ("wise", [say(WISE.replace(":", "："))], 0.8, 1),
-    "wise, bare digits": ("wise", [say("2\n1\n0")], 0.8, 1),
-    "wise, cut, then whole": ("wise", [say(WISE[:20], finish="length"), say(WISE)], 0.8, 2),
-    "wise, never whole": ("wise", [say(WISE[:20], finish="length")], "cut off at the token limit", 3),
-    "wise-verified": ("wise-verified", [say("Score: 1")], 1.0, 1),
-    "wise-verified, another scale": ("wise-verified", [say("Score: 2/2")], "given of 2", 3),
-    "wise-verified, a bare digit": ("wise-verified", [say("1")], 1.0, 1),
-    "wise-verified, after thinking": ("wise-verified", [say("<think>Score: 1?</think>Score: 0")], 0.0, 1),
-    "wise-verified, cut while thinking": (
-        "wise-verified",
+    "wise-legacy": ("wise-legacy", [say(WISE)], 0.8, 1),
+    "wise-legacy, fenced and chatty": ("wise-legacy", [say(f"Sure!\n```\n{WISE}\n```\nDone.")], 0.8, 1),
+    "wise-legacy, full-width colons": ("wise-legacy", [say(WISE.replace(":", "："))], 0.8, 1),
+    "wise-legacy, bare digits": ("wise-legacy", [say("2\n1\n0")], 0.8, 1),
+    "wise-legacy, cut, then whole": ("wise-legacy", [say(WISE[:20], finish="length"), say(WISE)], 0.8, 2),
+    "wise-legacy, never whole": ("wise-legacy", [say(WISE[:20], finish="length")], "cut off at the token limit", 3),
+    "wise": ("wise", [say("Score: 1")], 1.0, 1),
+    "wise, another scale": ("wise", [say("Score: 2/2")], "given of 2", 3),
+    "wise, a bare digit": ("wise", [say("1")], 1.0, 1),
+    "wise, after thinking": ("wise", [say("<think>Score: 1?</think>Score: 0")], 0.0, 1),
+    "wise, cut while thinking": (
+        "wise",
         [say("<think>Score: 1 if", finish="length"), say("Score: 1")],
         1.0,
         2,
     ),
-    "max_tokens and temperature refused": ("wise-verified", [refuse("max_tokens", "temperature")], 1.0, 3),
+    "max_tokens and temperature refused": ("wise", [refuse("max_tokens", "temperature")], 1.0, 3),
     "unified-reward": ("unified-reward", [say("cat (object): 1\nFinal Score: 4.5")], 0.875, 1),
     "unified-reward, cut": ("unified-reward", [say("cat (object): 1", finish="length")], "cut off", 1),
     "p(yes)": ("gpt-4o:p-yes", [say("Yes", first=[("Yes", math.log(0.6)), (" no", math.log(0.2))])], 0.75, 1),
@@ -252,9 +252,9 @@ def test_retry_after_is_waited_for(clients: list[VlmClient]) -> None:
 
 def test_the_request_is_the_protocols(clients: list[VlmClient]) -> None:
     with JudgeServer(say(WISE), say("Score: 1"), say("Final Score: 3"), OK) as server:
-        for name in ("wise", "wise-verified", "unified-reward", "gpt-4o"):
+        for name in ("wise-legacy", "wise", "unified-reward", "gpt-4o"):
             load(server, clients, name)([RED], [CAT])
-    wise, verified, unified, binary = server.asked
+    legacy, verified, unified, binary = server.asked
     assert [body["temperature"] for body in server.asked] == [0] * 4
     assert [body["model"] for body in server.asked] == [
         *("gpt-4o-2024-05-13", "Qwen3.5-35B-A3B", "UnifiedReward", "gpt-4o-2024-11-20")
@@ -268,17 +268,17 @@ def test_the_request_is_the_protocols(clients: list[VlmClient]) -> None:
         id(body): next(p["text"] for p in body["messages"][-1]["content"] if p["type"] == "text")
         for body in server.asked
     }
-    assert 'PROMPT: "a photo of a cat"\nEXPLANATION: "It must show a cat."\n' in words[id(wise)]
+    assert 'PROMPT: "a photo of a cat"\nEXPLANATION: "It must show a cat."\n' in words[id(legacy)]
     assert words[id(unified)].endswith("Text Caption: [a photo of a cat]")
     assert unified["messages"][-1]["content"][0]["type"] == "image_url"
-    assert [message["role"] for message in wise["messages"]] == ["system", "user"]
+    assert [message["role"] for message in legacy["messages"]] == ["system", "user"]
     assert words[id(binary)].endswith('Prompt: "a photo of a cat"')
 
 
 def test_a_prompt_with_braces_is_sent_as_it_is(clients: list[VlmClient]) -> None:
     task = Task(prompt="{explanation} {prompt} {0}", explanation="{prompt}")
     with JudgeServer(say(WISE)) as server:
-        load(server, clients, "wise")([RED], [task])
+        load(server, clients, "wise-legacy")([RED], [task])
     assert 'PROMPT: "{explanation} {prompt} {0}"\nEXPLANATION: "{prompt}"\n' in json.dumps(server.asked[0]).replace(
         '\\"', '"'
     ).replace("\\n", "\n")
@@ -331,22 +331,22 @@ def test_wises_words_are_read_from_its_evaluator_and_nothing_else(
     clients: list[VlmClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with JudgeServer(say(WISE), say("Score: 1")) as server:
-        for name in ("wise", "wise-verified"):
+        for name in ("wise-legacy", "wise"):
             load(server, clients, name)([RED], [CAT])
-        for name, body in zip(("wise", "wise-verified"), server.asked, strict=True):
+        for name, body in zip(("wise-legacy", "wise"), server.asked, strict=True):
             system, user = body["messages"]
             assert system["content"] == f"You look at pictures for {name}."
             assert user["content"][0]["text"] == (
                 f"Say what {name} wants to know, in {{braces}} or not.\\n\n"
                 'PROMPT: "a photo of a cat"\nEXPLANATION: "It must show a cat."\nThat is all.'
             )
-        program = tmp_path / "data" / "wise" / "gpt_eval.py"
+        program = tmp_path / "data" / "wise-legacy" / "gpt_eval.py"
         program.write_text(program.read_text() + "#")
-        with pytest.raises(UsageError, match="gpt_eval.py is not the file of PKU-YuanGroup/WISE .* milr data get wise"):
-            load(server, clients, "wise")
+        with pytest.raises(UsageError, match="gpt_eval.py is not the file of PKU-YuanGroup/WISE .* get wise-legacy"):
+            load(server, clients, "wise-legacy")
         program.unlink()
-        with pytest.raises(UsageError, match="do not come with milr; type milr data get wise$"):
-            load(server, clients, "wise")
+        with pytest.raises(UsageError, match="do not come with milr; type milr data get wise-legacy$"):
+            load(server, clients, "wise-legacy")
 
 
 @pytest.mark.parametrize("program", ["", "(", "x = {'role': 'user', 'content': [{'text': 'hello'}]}", "\0", "{**{}}"])
@@ -358,7 +358,7 @@ def test_a_program_without_words_is_refused(program: str, tmp_path: Path) -> Non
 
 def test_tasks_without_an_explanation_are_not_for_wise(clients: list[VlmClient]) -> None:
     with JudgeServer(say(WISE)) as server:
-        (score,) = load(server, clients, "wise")([RED], [Task(prompt="a cat")])
+        (score,) = load(server, clients, "wise-legacy")([RED], [Task(prompt="a cat")])
         assert "no explanation" in str(shown(score))
         assert server.asked == []
 
@@ -497,8 +497,8 @@ def test_a_score_costs_the_tokens_that_it_used(clients: list[VlmClient]) -> None
 @pytest.mark.parametrize(
     ("name", "replies", "calls"),
     [
-        ("wise", [say("nothing"), say("nothing"), say(WISE)], 3),  # unreadable answers are paid for
-        ("wise", [say("nothing")], 3),
+        ("wise-legacy", [say("nothing"), say("nothing"), say(WISE)], 3),  # unreadable answers are paid for
+        ("wise-legacy", [say("nothing")], 3),
         ("gpt-4o", [say(None, refusal="Not this one.")], 1),
         ("gpt-4o", [hang_up, fail(503), OK], 1),  # requests without a completion are not
         ("gpt-4o", [fail(400)], 0),
@@ -534,7 +534,7 @@ def test_prices_are_listed_for_openai_alone(clients: list[VlmClient]) -> None:
 def test_a_field_that_is_refused_is_left_out_from_then_on(status: int, clients: list[VlmClient]) -> None:
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(2)]
     with JudgeServer(refuse("max_tokens", "temperature", "chat_template_kwargs", status=status)) as server:
-        reward = load(server, clients, "wise-verified", concurrency=1, budget="1000000tokens")
+        reward = load(server, clients, "wise", concurrency=1, budget="1000000tokens")
         assert [shown(score) for score in reward(images, [CAT, CAT])] == [1.0, 1.0]
     asked = [
         {"max_tokens", "max_completion_tokens", "temperature", "chat_template_kwargs"} & set(b) for b in server.asked
@@ -767,9 +767,9 @@ def test_any_reply_becomes_a_score_or_unscored(body: bytes) -> None:
 
 
 def test_wise_is_pooled_by_its_weights() -> None:
-    assert overall(dict.fromkeys(LEGACY_WEIGHTS, 1.0)) == pytest.approx(1.0)
+    assert overall(dict.fromkeys(LEGACY_WEIGHTS, 1.0), LEGACY_WEIGHTS) == pytest.approx(1.0)
     groups = {"Cultural": 0.3, "Time": 0.37, "Space": 0.49, "Biology": 0.36, "Physics": 0.42, "Chemistry": 0.26}
-    assert overall(groups) == pytest.approx(0.35, abs=0.005)  # WISE's leaderboard row for Janus-Pro-7B
+    assert overall(groups, LEGACY_WEIGHTS) == pytest.approx(0.35, abs=0.005)  # WISE's leaderboard row for Janus-Pro-7B
     assert overall(dict.fromkeys(VERIFIED_WEIGHTS, 0.5), VERIFIED_WEIGHTS) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="needs the groups"):
-        overall({"Cultural": 1.0})
+        overall({"Cultural": 1.0}, LEGACY_WEIGHTS)

@@ -18,12 +18,12 @@ from milr.rewards.vlm.parsers import (
     read_self_verdict,
     read_unified,
     read_wise,
-    read_wise_verified,
+    read_wise_legacy,
     read_yes,
 )
 
 Read = Callable[[Answer], Verdict]
-READERS: list[Read] = [read_binary, read_yes, read_wise, read_wise_verified, read_unified, read_self_verdict]
+READERS: list[Read] = [read_binary, read_yes, read_wise_legacy, read_wise, read_unified, read_self_verdict]
 
 
 def value(read: Read, text: str, *, cut: bool = False) -> float | str:
@@ -86,7 +86,7 @@ def test_a_binary_verdict_that_may_go_on_is_none() -> None:
     ],
 )
 def test_wise_scores_are_read_and_weighed(text: str) -> None:
-    verdict = read_wise(Answer(text))
+    verdict = read_wise_legacy(Answer(text))
     assert verdict.value == pytest.approx((0.7 * 2 + 0.2 * 1 + 0.1 * 0) / 2)
     assert verdict.parts == {"consistency": 1.0, "realism": 0.5, "aesthetic quality": 0.0}
 
@@ -107,19 +107,19 @@ def test_wise_scores_are_read_and_weighed(text: str) -> None:
     ],
 )
 def test_an_invalid_wise_score_has_a_reason(text: str, said: str) -> None:
-    assert said in str(value(read_wise, text))
+    assert said in str(value(read_wise_legacy, text))
 
 
 def test_three_twos_are_one() -> None:
-    assert value(read_wise, "2\n2\n2") == 1.0
+    assert value(read_wise_legacy, "2\n2\n2") == 1.0
 
 
 @pytest.mark.parametrize(
     "text", ["Score: 1", "score：1", "**Score:** 1", "Score: 1/1", "1", "**1**", "<think></think>\nScore: 1"]
 )
 def test_wise_verified_reads_its_line(text: str) -> None:
-    assert value(read_wise_verified, text) == 1.0
-    assert value(read_wise_verified, text.replace("1", "0", 1)) in (0.0, "Score: 0")
+    assert value(read_wise, text) == 1.0
+    assert value(read_wise, text.replace("1", "0", 1)) in (0.0, "Score: 0")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_wise_verified_reads_its_line(text: str) -> None:
     ],
 )
 def test_wise_verified_reads_no_other_scale(text: str) -> None:
-    assert isinstance(value(read_wise_verified, text), str)
+    assert isinstance(value(read_wise, text), str)
 
 
 @pytest.mark.parametrize(
@@ -217,18 +217,18 @@ W = "Consistency: {0}\nRealism: {0}\nAesthetic Quality: {0}"
     ("read", "text", "cut", "expected"),
     [
         (
-            read_wise,
+            read_wise_legacy,
             "<think>A perfect one gets\n" + W.format(2) + "\nNow, the picture shows",
             True,
             "inside its thinking",
         ),
-        (read_wise_verified, "<think>If all holds I say Score: 1. Let me", True, "cut off at the token limit"),
+        (read_wise, "<think>If all holds I say Score: 1. Let me", True, "cut off at the token limit"),
         (read_unified, "<think>Perfect is Final Score: 5. But", False, "inside its thinking"),
         (read_self_verdict, '<think>{"Score": 0}</think><think>or', False, "inside its thinking"),
         (read_binary, "<think>0</think>", False, "the answer is empty"),
-        (read_wise, "<think>\n2\n2\n2\n</think>\n0\n0\n0", False, 0.0),
-        (read_wise, "<think>" + W.format(1) + "?</think>" + W.format(2), False, 1.0),
-        (read_wise_verified, "Let me see. Score: 1?</think>Score: 0", False, 0.0),  # the template opened the thinking
+        (read_wise_legacy, "<think>\n2\n2\n2\n</think>\n0\n0\n0", False, 0.0),
+        (read_wise_legacy, "<think>" + W.format(1) + "?</think>" + W.format(2), False, 1.0),
+        (read_wise, "Let me see. Score: 1?</think>Score: 0", False, 0.0),  # the template opened the thinking
         (read_unified, "<thinking>Final Score: 2?</thinking>Final Score: 4", False, 0.75),
         (read_binary, "<think>Two apples, so -1? No.</think>0", False, 1.0),
         (read_self_verdict, '<THINK>{"Score": -1}?</THINK>{"Score": 0, "Reason": "x"}', False, 1.0),
@@ -242,11 +242,11 @@ def test_thinking_is_not_a_verdict(read: Read, text: str, cut: bool, expected: f
 @pytest.mark.parametrize(
     ("read", "text", "expected"),
     [
-        (read_wise_verified, "The picture is right. Score: 1", 1.0),
-        (read_wise_verified, "Score: 0 (it would be Score: 1 with a dog)", 0.0),
-        (read_wise_verified, '{"Reason": "Score: 0 would be harsh", "Score": 1}', 1.0),
-        (read_wise_verified, "Unfortunately the dog is missing.\nScore: 0", 0.0),
-        (read_wise, "1) Consistency: 2\n2) Realism: 2\n3) Aesthetic_Quality: 2", 1.0),
+        (read_wise, "The picture is right. Score: 1", 1.0),
+        (read_wise, "Score: 0 (it would be Score: 1 with a dog)", 0.0),
+        (read_wise, '{"Reason": "Score: 0 would be harsh", "Score": 1}', 1.0),
+        (read_wise, "Unfortunately the dog is missing.\nScore: 0", 0.0),
+        (read_wise_legacy, "1) Consistency: 2\n2) Realism: 2\n3) Aesthetic_Quality: 2", 1.0),
         (read_unified, "| Final Score | 4 |", 0.75),
         (read_unified, "I thought of a Final Score: 2 at first.\n\nMy final score is 4 out of 5.", 0.75),
     ],
