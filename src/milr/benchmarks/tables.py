@@ -52,12 +52,17 @@ def summarise(benchmark: Benchmark, answers: Sequence[Answer]) -> Table:
         running,
         sum(answer.value is None for answer in answers),
         benchmark.notes,
-        _summarise_items(benchmark, answers),
+        summarise_items(benchmark, answers),
     )
 
 
-def _summarise_items(benchmark: Benchmark, answers: Sequence[Answer]) -> tuple[Column, ...]:
-    """Return the means over items by tag, then the mean over prompts; none if no score has an item's value."""
+def summarise_items(benchmark: Benchmark, answers: Sequence[Answer]) -> tuple[Column, ...]:
+    """Return the means over checklist items by tag, then the mean over prompts (`ALL_ITEMS`).
+
+    Args:
+        benchmark: Its `items` are the tags; without them nothing is returned.
+        answers: Any number per prompt; those whose scores do not have every item's value are left out.
+    """
     rated = [
         (answer.place, [(item, answer.parts[item.question]) for item in answer.task.checklist])
         for answer in answers

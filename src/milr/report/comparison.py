@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from milr.benchmarks import is_benchmark, load_benchmark
+from milr.benchmarks.base import ALL_ITEMS
 from milr.benchmarks.intervals import Estimate
+from milr.benchmarks.tables import answers_of, summarise_items
 from milr.errors import UsageError, unknown_name
 from milr.report.entries import Entry, name_prompts, settings_of
 from milr.report.statistics import OVERALL, Floats, area, estimate, mean_by_prompt
@@ -311,7 +313,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             )
         )
     tables += _what_latents_add(comparison, where, heads)
-    tables.append(_by_tag(comparison, where))
+    tables += [_by_tag(comparison, where), *_by_question(comparison, where)]
     if comparison.on_the_clock:
         budgets = [column for column in comparison.columns if column.isdigit()]
         tables.append(
@@ -372,6 +374,27 @@ def _by_tag(comparison: Comparison, where: str) -> Table:
         rows += [Row(mark(entry), tuple(cells), group="difference")] if summary else []
     columns = (*(tag or "no tag" for tag in tags), OVERALL)
     return Table(f"By tag, at the end: {where}", columns, tuple(rows), (INTERVALS, PAIRED), key="tags")
+
+
+def _by_question(comparison: Comparison, where: str) -> list[Table]:
+    """Return the answers' means over checklist items by tag, as `milr benchmark` prints them; nothing without items."""
+    name = comparison.baseline.manifest.benchmark
+    if not is_benchmark(name):
+        return []
+    benchmark = load_benchmark(name)
+    found = {
+        mark(entry): {
+            column.name: Cell(column.mean, column.low, column.high, prompts=column.prompts)
+            for column in summarise_items(benchmark, [answer for run in entry.runs for answer in answers_of(run)])
+        }
+        for entry in comparison.entries
+    }
+    columns = [tag for tag in (*benchmark.items, ALL_ITEMS) if any(tag in cells for cells in found.values())]
+    if not columns:
+        return []
+    rows = [Row(name, tuple(cells.get(tag, Cell()) for tag in columns)) for name, cells in found.items()]
+    note = f"Arithmetic means over the questions about the searches' answers; {ALL_ITEMS!r}: first within each prompt."
+    return [Table(f"By question, at the end: {where}", tuple(columns), tuple(rows), (INTERVALS, note), key="questions")]
 
 
 def mark(entry: Entry) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from milr.types import Score
 
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
-from tests.support.vlm_servers import JudgeServer, say  # noqa: E402
+from tests.support.vlm_servers import JudgeServer, completion, say, send  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 
 
@@ -97,6 +98,17 @@ def mirror_url(official_files: Path) -> Iterator[str]:
     thread.join()
 
 
+@pytest.fixture
+def free_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the folder of a model that reads any prompt, as its config says; a fake one draws."""
+    free = tmp_path / "free"
+    shutil.copytree(embedded_folder("embedded-small"), free, ignore=shutil.ignore_patterns("*.safetensors"))
+    settings = json.loads((free / "milr.json").read_text())
+    (free / "milr.json").write_text(json.dumps({**settings, "grammar": "free"}))
+    monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: FakeModel())
+    return str(free)
+
+
 @pytest.mark.parametrize("name", ["geneval2", "t2i-corebench"])
 def test_prompts_come_through_data_get_and_are_read_whole(
     name: str, mirror_url: str, capsys: pytest.CaptureFixture[str]
@@ -117,21 +129,17 @@ def test_prompts_come_through_data_get_and_are_read_whole(
 
 @pytest.mark.slow
 def test_a_run_goes_on_and_has_a_table_by_atoms_and_by_skill(
-    mirror_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mirror_url: str, tmp_path: Path, free_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "get", "geneval2", "--accept-licence", "--from", mirror_url]) == 0
-    free, run = tmp_path / "free", tmp_path / "run"
-    shutil.copytree(embedded_folder("embedded-small"), free, ignore=shutil.ignore_patterns("*.safetensors"))
-    settings = json.loads((free / "milr.json").read_text())
-    (free / "milr.json").write_text(json.dumps({**settings, "grammar": "free"}))
-    monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: FakeModel())
+    run = tmp_path / "run"
     with JudgeServer(say("Yes", first=[("Yes", math.log(0.5)), ("two", math.log(0.25))])) as server:
         asks = ["--vlm-url", server.url]
         command = [
             "benchmark",
             "geneval2",
             "--model",
-            str(free),
+            free_model,
             "--reward",
             "checklist-self",
             "--evaluator",
@@ -157,6 +165,40 @@ def test_a_run_goes_on_and_has_a_table_by_atoms_and_by_skill(
     assert finished.manifest.reward == "checklist-self@1/fake"
     score = finished.tasks[0].answer.evaluator
     assert isinstance(score, Score) and set(score.parts) == {"Are there any owls?", "How many owls are there?"}
+    assert main(["report", str(run), "--format", "json"]) == 0
+    questions = next(one for one in json.loads(capsys.readouterr().out) if one["key"] == "questions")
+    assert questions["columns"] == ["object", "count", "mean of prompts"]
+    (row,) = questions["rows"]
+    assert [(cell["value"], cell["prompts"]) for cell in row["cells"]] == [(0.5, 4), (0.25, 4), (0.375, 4)]
+
+
+@pytest.mark.slow
+def test_corebench_runs_through_to_a_table_by_dimension(
+    mirror_url: str, tmp_path: Path, free_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        words = json.dumps(body["messages"])
+        send(handler, completion("Yes." if "C-MI prompt" in words or "Is it there?" in words else "No."))
+
+    assert main(["data", "get", "t2i-corebench", "--accept-licence", "--from", mirror_url]) == 0
+    run = tmp_path / "run"
+    with JudgeServer(answer) as server:
+        command = ["benchmark", "t2i-corebench", "--model", free_model, "--vlm-url", server.url, "--out", str(run)]
+        command += ["--tags", "C-MI,R-RR", "--limit", "4", "--method", "one-shot"]
+        capsys.readouterr()
+        assert main(command) == 0
+        assert len(server.asked) == 8  # two questions about each of four images
+        for words in map(json.dumps, server.asked):
+            assert "You tick boxes" in words and ("C-MI prompt" in words) != ("R-RR prompt" in words)
+    table = capsys.readouterr().out
+    shown = {line.split()[0]: line for line in table.splitlines() if " prompts" in line}
+    assert {name: float(line.split()[1]) for name, line in shown.items()} == {"C-MI": 1.0, "R-RR": 0.5, "Overall": 0.75}
+    assert shown["C-MI"].endswith("2 of 90 prompts") and shown["Overall"].endswith("4 of 1080 prompts")
+    finished = read_run(run)
+    assert finished.manifest.reward.startswith("t2i-corebench@")
+    scores = {task.task.tag: task.answer.reward for task in finished.tasks}
+    found = scores["R-RR"]
+    assert isinstance(found, Score) and dict(found.parts) == {"Is it there?": 1.0, "Is it red?": 0.0}
 
 
 def test_scores_of_other_rewards_have_no_table_by_question() -> None:
