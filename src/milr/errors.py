@@ -29,8 +29,15 @@ _RENAMED = {"wise-verified": "wise"}
 """Name of earlier versions -> its name now."""
 
 
-def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
-    """Return the error for an unknown name, with its new name or the nearest known one."""
+def unknown_name(kind: str, given: str, allowed: Iterable[str], also: str = "") -> UsageError:
+    """Return the error for an unknown name, with its new name or the nearest known one.
+
+    Args:
+        kind: Kind of the name.
+        given: The unknown name.
+        allowed: The known names.
+        also: Words after the known names, for what else may be typed.
+    """
     names = sorted(allowed)
     renamed = _RENAMED.get(given)
     if renamed in names:
@@ -38,4 +45,4 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}..."
-    return UsageError(f"unknown {kind} {shown!r}: {hint}known: {', '.join(names)}")
+    return UsageError(f"unknown {kind} {shown!r}: {hint}known: {', '.join(names)}{also}")

@@ -75,8 +75,8 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         if file := _FILE.fullmatch(name):
             _check_file(file["module"], file["attribute"] or "")
         return Entry(name, "code that was typed")
-    error = unknown_name(kind, name, [*table, *offered])
-    raise UsageError(f"{error}, and package.module:attribute or ./file.py:attribute") if kind in GROUPS else error
+    also = ", and package.module:attribute or ./file.py:attribute" if kind in GROUPS else ""
+    raise unknown_name(kind, name, [*table, *offered], also)
 
 
 def is_named(kind: str, name: str, table: Mapping[str, Entry]) -> bool:

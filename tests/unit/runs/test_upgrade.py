@@ -357,4 +357,4 @@ def test_names_that_mean_something_else_now_are_renamed_once(
 )
 def test_an_old_name_is_refused_with_the_new_one(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
-    assert "'wise-verified' is called 'wise' now: type wise" in capsys.readouterr().err
+    assert "'wise-verified' is called 'wise' now: type wise\n" in capsys.readouterr().err
