@@ -105,6 +105,7 @@ def attention(report: Any) -> str:
     return table(("milliseconds a layer and token", *ways, "to read the bfloat16 cache once"), rows)
 
 
+DRAWN_ELSEWHERE = {"cluster"}  # bench.cluster draws its own figure
 WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling, "attention": attention}
 """Writers by the beginning of a file's name; all others are comparisons."""
 
@@ -169,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     comparisons: list[Any] = []
     page = given.page.read_text(encoding="utf-8")
     for path in sorted(given.results.glob("*.json")):
+        if path.stem in DRAWN_ELSEWHERE:
+            continue
         writer = WRITERS.get(path.stem.split("-")[0], comparison)
         report = json.loads(path.read_text(encoding="utf-8"))
         text = writer(report)

@@ -99,8 +99,8 @@ def kill_worker(choice: WorkerChoice, folder: Path, records: int, rounds: int, d
         after = dice.randrange(records - 1)
         with closing(begin(made[-1], parts.parts).run()) as run:
             for seen, _ in enumerate(run):
-                if seen == after:  # before the last record some worker has a task
-                    able = [one for one in team.members if one.open]
+                if seen == after:  # all are idle at times, between two tasks
+                    able = [one for one in team.members if one.open] or team.members
                     os.kill(dice.choice(able).handle.process.pid, signal.SIGKILL)
         print(f"{made[-1].name}: a worker killed after record {after + 1}", flush=True)
     parts.end()

@@ -17,6 +17,7 @@ from milr.serve.store import Page, SearchRow
 from milr.serve.streams import send_events, stream
 
 router = APIRouter(prefix="/v1/searches")
+_MOST_EVENTS = 2**63 - 1  # SQLite's largest integer
 Number = Annotated[int, Field(ge=0, le=10**6)]
 _MOST_RESULTS = 10_000
 _SHORT = {"Cache-Control": "private, no-cache"}
@@ -65,7 +66,7 @@ async def read_events(
     server: ServerDep,
     client: ClientDep,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=_MOST_EVENTS)] = 0,
     rows: bool = False,
 ) -> Response:
     """Stream the events after the one named by `Last-Event-ID`, or by `after`, to the end.
@@ -74,7 +75,7 @@ async def read_events(
     """
     await _find(server, client, search)
     known = last_event_id or ""
-    start = int(known) if known.isascii() and known.isdigit() else after
+    start = min(int(known), _MOST_EVENTS) if known.isascii() and known.isdigit() else after
     return stream(server, send_events(server, search, start, rows=rows))
 
 

@@ -85,7 +85,8 @@ def test_vlm_judges_talk_to_transformers_serve(
         vlm.close()
     for score in scores:
         if isinstance(score, Unscored):
-            assert "neither a bare 0" in score.reason or "no 'Final Score:'" in score.reason, score.reason
+            readings = ("neither a bare 0", "no 'Final Score:'", "goes on after the token limit")
+            assert any(words in score.reason for words in readings), score.reason
     assert vlm.budget.calls == 1 and vlm.budget.tokens_in > 50 and vlm.budget.tokens_out > 0
 
 
