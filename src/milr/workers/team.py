@@ -356,8 +356,9 @@ class TeamRunner(Iterator[StepRecord]):
         team = self._team
         able = [one for one in team.members if one.ready is not None and not one.alone and not one.spent]
         left = None if self._source.size is None else self._source.size - self._taken + len(self._open)
-        share = team.spec.places if left is None else math.ceil(left / max(1, len(team.members)))
-        free = [one for one in able if len(one.open) < min(team.spec.places, max(1, share))]
+        most = 2 * team.spec.places  # half of them wait in the worker, so that places are filled at once
+        share = most if left is None else math.ceil(left / max(1, len(team.members)))
+        free = [one for one in able if len(one.open) < min(most, max(1, share))]
         return min(free, key=lambda one: len(one.open), default=None)
 
     def _next_task(self, member: Member) -> _Open | None:
