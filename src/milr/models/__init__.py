@@ -190,8 +190,7 @@ def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabi
     """
     if isinstance(source, ModelClass):
         return source.capabilities
-    about = find_family(source).about()
-    return about.read_capabilities(source, profile=profile)
+    return find_family(source).open(source, profile).capabilities
 
 
 def describe_model(source: ModelSource, profile: str | None = None) -> Description:
@@ -202,7 +201,7 @@ def describe_model(source: ModelSource, profile: str | None = None) -> Descripti
     """
     if isinstance(source, ModelClass):
         return source.description
-    return find_family(source).about().describe(source, profile=profile)
+    return find_family(source).open(source, profile).description
 
 
 def reads_free_prompts(source: ModelSource) -> bool:

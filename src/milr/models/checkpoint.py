@@ -317,24 +317,6 @@ def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
             yield key, shard.get_tensor(key)
 
 
-def describe(folder: Path, *, profile: str | None = None) -> Description:
-    """Describe a folder's model; its weights are not read.
-
-    Raises:
-        UsageError: As `open_checkpoint`.
-    """
-    return open_checkpoint(folder, profile=profile, weights=False).description
-
-
-def read_capabilities(folder: Path, *, profile: str | None = None) -> Capabilities:
-    """Return the capabilities of a folder's model, as `describe` does, but in milliseconds.
-
-    Raises:
-        UsageError: As `open_checkpoint`.
-    """
-    return open_checkpoint(folder, profile=profile, weights=False).capabilities
-
-
 def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool = True) -> Checkpoint:
     """Describe a folder; its weights are not read.
 

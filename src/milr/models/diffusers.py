@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from milr.decode.batching import work_in_batches
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError
 from milr.models.base import Description, ImageOutput, ImageRequest, TaskState
 from milr.models.devices import choose_dtype, find_device
 from milr.models.hub import LORA, PIPELINES, Confirm, find_at_hub, parse_hub_name, refuse
@@ -57,12 +57,8 @@ class Asked:
         Raises:
             UsageError: No name, an unknown option, or a number that is none.
         """
-        name, given = read_arguments(argument)
-        if not name:
-            raise UsageError("diffusers: names no pipeline: type diffusers:FOLDER or diffusers:organisation/name")
-        for key in given:
-            if key not in _OPTIONS:
-                raise unknown_name("option of diffusers:", key, _OPTIONS)
+        nameless = "diffusers: names no pipeline: type diffusers:FOLDER or diffusers:organisation/name"
+        name, given = read_arguments("diffusers", argument, _OPTIONS, nameless=nameless)
         numbers: dict[str, int | None] = {}
         for key in ("size", "steps"):
             text = given.get(key)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from milr.errors import UsageError
 from milr.models.received import read_json
-from milr.registry import Entry
+from milr.registry import Entry, load
 from milr.untrusted import one_line
 
 if TYPE_CHECKING:
@@ -20,23 +19,17 @@ PIPELINE = "model_index.json"
 """The file that makes a folder a pipeline of diffusers."""
 
 
-class About(Protocol):
-    """The module of a family that reads small files alone: two functions of a folder."""
+class Opened(Protocol):
+    """A checkpoint's folder whose small files were read."""
 
-    def read_capabilities(self, folder: Path, *, profile: str | None = None) -> Capabilities:
-        """Return the model's capabilities, in milliseconds.
-
-        Raises:
-            UsageError: The folder holds no such model, or there is no such profile.
-        """
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return the model's capabilities, in milliseconds."""
         ...
 
-    def describe(self, folder: Path, *, profile: str | None = None) -> Description:
-        """Return everything that is known; this may count weights of the network on the meta device.
-
-        Raises:
-            UsageError: As `read_capabilities`.
-        """
+    @property
+    def description(self) -> Description:
+        """Return everything that is known; this may count weights of the network on the meta device."""
         ...
 
 
@@ -44,27 +37,32 @@ class About(Protocol):
 class FamilyEntry(Entry):
     """One line of the table of families; a target takes a folder and the options of `load_model`."""
 
-    module: str = ""
-    """The module `About` the family."""
+    opener: str = ""
+    """``module:function`` that reads a folder's small files and imports nothing heavy: `open` calls it."""
     model_types: tuple[str, ...] = ()
     """Values of `model_type` in config.json by which its folders are known."""
 
-    def about(self) -> About:
-        """Import the module that describes its folders."""
-        return cast("About", import_module(self.module))
+    def open(self, folder: Path, profile: str | None = None) -> Opened:
+        """Read the small files of a folder; its weights need not be there.
+
+        Raises:
+            UsageError: The folder holds no such model, or there is no such profile.
+        """
+        opened: Opened = load(Entry(self.opener, self.summary))(folder, profile=profile, weights=False)
+        return opened
 
 
 FAMILIES: Mapping[str, FamilyEntry] = {
     "janus": FamilyEntry(
         "milr.models.janus:Janus",
         "Janus-Pro and its fine-tunes: text and image latents, answers about images",
-        module="milr.models.checkpoint",
+        opener="milr.models.checkpoint:open_checkpoint",
         model_types=("janus", "multi_modality"),
     ),
     "llamagen": FamilyEntry(
         "milr.models.llamagen:LlamaGen",
         "LlamaGen text-to-image, as milr convert llamagen writes it: image latents",
-        module="milr.models.llamagen_folder",
+        opener="milr.models.llamagen_folder:open_folder",
         model_types=("llamagen",),
     ),
 }

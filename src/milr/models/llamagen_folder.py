@@ -280,24 +280,6 @@ def open_folder(folder: Path, *, profile: str | None = None, weights: bool = Tru
     return LlamaGenFolder(folder, config, text_config)
 
 
-def describe(folder: Path, *, profile: str | None = None) -> Description:
-    """Describe a folder's model; its weights are not read.
-
-    Raises:
-        UsageError: As `open_folder`.
-    """
-    return open_folder(folder, profile=profile, weights=False).description
-
-
-def read_capabilities(folder: Path, *, profile: str | None = None) -> Capabilities:
-    """Return the capabilities of a folder's model, as `describe` does, but in milliseconds.
-
-    Raises:
-        UsageError: As `open_folder`.
-    """
-    return open_folder(folder, profile=profile, weights=False).capabilities
-
-
 def check_text_config(described: Mapping[str, Any], width: int, folder: Path) -> None:
     """Refuse a text encoder that is not a T5, or that has another width than the model's captions."""
     kind, own = described.get("model_type"), described.get("d_model")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from milr.errors import UsageError
+from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities, Description, ModelSize
 from milr.models.families import PIPELINE
 from milr.models.pipeline_recipes import OTHER, RECIPES, Recipe
@@ -341,11 +341,13 @@ def require_diffusers(packages: tuple[str, ...] = ("diffusers",)) -> None:
             )
 
 
-def read_arguments(argument: str | None) -> tuple[str, dict[str, str]]:
-    """Split ``NAME,key=value,...`` into the name and its options.
+def read_arguments(
+    family: str, argument: str | None, known: Collection[str], *, nameless: str
+) -> tuple[str, dict[str, str]]:
+    """Split ``NAME,key=value,...``, which follows ``family:``, into the name and its options.
 
     Raises:
-        UsageError: There is no name, or an option without a value.
+        UsageError: There is no name (with the message `nameless`), or an option without a value or not among the known.
     """
     name, *options = (argument or "").split(",")
     found: dict[str, str] = {}
@@ -354,4 +356,9 @@ def read_arguments(argument: str | None) -> tuple[str, dict[str, str]]:
         if not sign or not value.strip():
             raise UsageError(f"{option!r} is no option of a model's name: write key=value, for instance size=512")
         found[key.strip()] = value.strip()
+    if not name.strip():
+        raise UsageError(nameless)
+    for key in found:
+        if key not in known:
+            raise unknown_name(f"option of {family}:", key, known)
     return name.strip(), found

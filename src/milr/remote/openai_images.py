@@ -71,12 +71,8 @@ class Service:
         Raises:
             UsageError: No model, one that is switched off, an unknown option, or a value that is not allowed.
         """
-        model, given = read_arguments(argument)
-        if not model:
-            raise UsageError("openai: names no model: type for instance openai:gpt-image-2,quality=low")
-        for key in given:
-            if key not in _OPTIONS:
-                raise unknown_name("option of openai:", key, _OPTIONS)
+        nameless = "openai: names no model: type for instance openai:gpt-image-2,quality=low"
+        model, given = read_arguments("openai", argument, _OPTIONS, nameless=nameless)
         url, quality, seeds = given.get("url"), given.get("quality"), given.get("seeds", "no")
         if url is not None:
             check_url(url, "the url of openai:")

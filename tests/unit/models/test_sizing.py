@@ -11,7 +11,7 @@ import torch
 
 from milr.cli.main import main
 from milr.errors import UsageError
-from milr.models.checkpoint import PROMPT_TOKENS, describe, open_checkpoint
+from milr.models.checkpoint import PROMPT_TOKENS, open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.janus import Janus
 from milr.models.sizing import make_plan, plan_cards
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
-    made = make_plan(described := describe(folder), dtype="bfloat16")
+    made = make_plan(described := open_checkpoint(folder, weights=False).description, dtype="bfloat16")
     assert made is not None
     plain = PlainJanus(TINY)
     unused = sum(parameter.numel() for name, parameter in plain.named_parameters() if "attn_pool" in name)
@@ -49,7 +49,7 @@ def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
 
 def test_a_reward_reduces_the_batch_and_may_leave_no_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milr.models.sizing.free_bytes", lambda device: 10**9)
-    found = describe(folder)
+    found = open_checkpoint(folder, weights=False).description
     alone, beside, none = (make_plan(found, reward=reward) for reward in (0, 10**8, 10**10))
     assert alone and beside and none
     assert alone.rows == int((0.8e9 - alone.weights) // alone.row)
@@ -58,7 +58,7 @@ def test_a_reward_reduces_the_batch_and_may_leave_no_room(folder: Path, monkeypa
 
 
 def test_gpus_hold_caches_beside_the_weights(folder: Path) -> None:
-    found = describe(folder)
+    found = open_checkpoint(folder, weights=False).description
     plan, cards = make_plan(found, dtype="bfloat16"), plan_cards(found)
     assert plan is not None
     assert [card.gigabytes for card in cards] == [8, 12, 24, 48, 80]

@@ -54,7 +54,7 @@ class Wire:
 
         Args:
             url: The server's URL.
-            key: Headers of every request.
+            key: Key, sent with every request.
             timeout: Seconds.
             hosted: True if it is OpenAI's; the environment's organisation is sent to no other server.
         """
