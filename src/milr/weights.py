@@ -89,7 +89,7 @@ class Weights:
         """Hash what distinguishes these weights from others: each file's name, size and first megabyte."""
         for file in self.files:
             if file.name != CONVERSION:
-                _update(digest, self.find() / file.name)
+                sample(digest, self.find() / file.name)
 
     def examine(self) -> Iterator[Finding]:
         """Yield one finding per file (present, size, hash), then one about the origin of the weights."""
@@ -177,13 +177,14 @@ def identify_weights(folder: Path) -> str:
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
-        _update(digest, path)
+        sample(digest, path)
     return digest.hexdigest()[:8]
 
 
-def _update(digest: Digest, path: Path) -> None:
+def sample(digest: Digest, path: Path, name: str | None = None) -> None:
+    """Hash what distinguishes a weights file from others: its name (by default the file's), size and first megabyte."""
     with path.open("rb") as file:
-        digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
+        digest.update(f"{name or path.name} {path.stat().st_size} ".encode() + file.read(_SAMPLED))
 
 
 def hash_file(path: Path) -> str:

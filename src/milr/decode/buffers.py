@@ -182,3 +182,8 @@ class CudaRecorder:
     def used_bytes(self) -> int:
         """Return the memory that the device's allocator holds."""
         return torch.cuda.memory_reserved(self._device)
+
+
+def find_recorder(device: torch.device) -> CudaRecorder | None:
+    """Return the device's recorder of decode steps; None for a device that has none."""
+    return CudaRecorder(device) if device.type == "cuda" else None

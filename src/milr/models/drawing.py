@@ -26,6 +26,8 @@ from milr.models.optional import OnRows
 from milr.settings import SamplingParams, Settings, make_settings
 from milr.types import ImageSample, Task
 
+_PIXELS_AT_ONCE = 512 * 512  # the image decoder and the vision tower need far more memory per image than tokens do
+
 
 @dataclass(frozen=True)
 class BegunImage:
@@ -46,10 +48,9 @@ class TokenDrawing(ABC):
     defaults: Mapping[str, object]
     device: torch.device
     engine: Engine
-    on_rows: OnRows | None
+    on_rows: OnRows | None = None
     """See `milr.models.optional.Watchable`."""
-    _images_at_once: int
-    """Images that the image decoder gets at once."""
+    deterministic: bool
 
     @abstractmethod
     def _read_image_prompts(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
@@ -62,6 +63,11 @@ class TokenDrawing(ABC):
     @abstractmethod
     def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
         """Decode the tokens of whole images."""
+
+    @property
+    def _images_at_once(self) -> int:
+        """Return the number of images that the image decoder gets at once; with fixed shapes, each goes alone."""
+        return 1 if self.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
 
     @property
     def counts(self) -> Counts:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from milr.decode.buffers import CudaRecorder
+from milr.decode.buffers import find_recorder
 from milr.decode.engine import Engine
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llama import Llama
@@ -31,7 +31,6 @@ from milr.models.prompts import Prompts
 from milr.models.vqa import VisualQA
 from milr.types import Reasoning
 
-_PIXELS_AT_ONCE = 512 * 512  # the VQ decoder and the vision tower need far more memory per image than tokens do
 _UNCONDITIONAL_STEP = 64  # tokens by which the shared beginning of the unconditional prompts grows
 
 
@@ -80,15 +79,12 @@ class Janus(TokenDrawing):
         self.network: Any = make(numbers, self.device)
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
         leave_out_idle_blocks(self.network.model.vqmodel.decoder)
-        recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
+        recorder = find_recorder(self.device) if graphs else None
         self.engine = Engine(Llama(self.network.model.language_model), deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
         self.text_head = TextHead(self.network)
         self._image_parts = JanusImageParts(self.network)
         self.prompts = Prompts(self.profile, self.tokenizer)
-        # with fixed shapes, each image goes through the VQ decoder and the vision tower alone
-        many = max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
-        self._images_at_once = 1 if deterministic else many
         self.vqa = VisualQA(
             self.network,
             self.engine,
@@ -100,7 +96,6 @@ class Janus(TokenDrawing):
             self._images_at_once,
         )
         self._unconditional: dict[int, CachedPrefix] = {}  # first token -> beginning of the unconditional prompts
-        self.on_rows = None
 
     @torch.inference_mode()
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import torch
 from PIL import Image
 
-from milr.decode.buffers import CudaRecorder
+from milr.decode.buffers import find_recorder
 from milr.decode.engine import Engine
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llamagen import LlamaGen as Architecture
@@ -28,7 +28,6 @@ from milr.models.heads import ImageHead
 from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.llamagen_folder import DEFAULTS, open_folder
 
-_PIXELS_AT_ONCE = 512 * 512  # the image decoder needs far more memory per image than tokens do
 _KEPT = 8  # most unconditional captions kept, by length
 
 
@@ -78,7 +77,6 @@ class LlamaGen(TokenDrawing):
         leave_out_idle_blocks(self.vq.decoder)
         config = opened.config
         self._caption = config.caption
-        recorder = CudaRecorder(self.device) if self.device.type == "cuda" and graphs else None
         architecture = Architecture(
             self.gpt,
             heads=config.heads,
@@ -87,12 +85,10 @@ class LlamaGen(TokenDrawing):
             base=config.rope_base,
             epsilon=config.norm_epsilon,
         )
+        recorder = find_recorder(self.device) if graphs else None
         self.engine = Engine(architecture, deterministic=deterministic, recorder=recorder)
         self.gpt.pack_head()
-        many = max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
-        self._images_at_once = 1 if deterministic else many
         self._unconditional: OrderedDict[int, CachedPrefix] = OrderedDict()  # length of a caption -> prefix
-        self.on_rows = None
 
     def image_logits(self, latents: torch.Tensor, guidance: float) -> torch.Tensor:
         """Map (n, 2, d) float32 to (n, V) float32 guided logits; differentiable."""

@@ -18,6 +18,7 @@ from milr.models.families import PIPELINE
 from milr.models.pipeline_recipes import OTHER, RECIPES, Recipe
 from milr.models.received import check_config, read_index, read_json, refusing
 from milr.untrusted import one_line
+from milr.weights import sample
 
 FAMILY = "diffusers"
 LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -93,8 +94,7 @@ class PipelineFolder:
         """Return eight hexadecimal digits of the configs and of each weight file's size and header."""
         digest = hashlib.sha256((self.folder / PIPELINE).read_bytes())
         for path in sorted(self.folder.glob("*/*.safetensors")):
-            with path.open("rb") as file:
-                digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size} ".encode() + file.read(2**20))
+            sample(digest, path, f"{path.parent.name}/{path.name}")
         return digest.hexdigest()[:8]
 
     def shapes(self, component: str) -> Iterator[tuple[str, tuple[int, ...]]]:

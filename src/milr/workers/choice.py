@@ -134,6 +134,7 @@ def load_team(
         {name: value for name, value in (settings or {}).items() if name == "batch_size"}
     ).batch_size
     gpus = choice.gpus_on(placement.device)
+    threads = _count_threads(choice)
     spec = Spec(
         names,
         replace(placement, device=placement.device.partition(":")[0]) if gpus else placement,
@@ -141,11 +142,10 @@ def load_team(
         asked,
         True if hub is None else hub.offline,
         deterministic,
-        loader=choice.loader,
+        threads,
+        choice.loader,
     )
-    backend = make_backend(choice, gpus)
-    spec = replace(spec, threads=_threads(choice.count or 1) if not choice.ray else _told_threads() or 1)
-    team = Team(spec, backend)
+    team = Team(spec, make_backend(choice, gpus, threads))
     return TeamParts.of(team, names, team.ready)
 
 
@@ -213,16 +213,15 @@ def _serve_reward(
     return start_servers(names.reward, placement, rewards)
 
 
-def make_backend(choice: WorkerChoice, gpus: float) -> Backend:
-    """Return the backend; each process gets its own GPUs and its share of the cores."""
+def make_backend(choice: WorkerChoice, gpus: float, threads: int) -> Backend:
+    """Return the backend; each process gets its own GPUs."""
     if choice.ray:
-        return Actors(choice.count, gpus, _told_threads())
+        return Actors(choice.count, gpus, threads)
     assert choice.count is not None, "read_workers asks for a number"
-    threads = str(_threads(choice.count))
     cards = _visible_cards(choice.count, int(gpus)) if gpus else None
     each: list[dict[str, str]] = []
     for number in range(choice.count):
-        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if cards is not None:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(cards[number * int(gpus) : (number + 1) * int(gpus)])
         each.append(variables)
@@ -242,11 +241,9 @@ def _visible_cards(count: int, gpus: int) -> list[str]:
     return cards
 
 
-def _told_threads() -> int | None:
+def _count_threads(choice: WorkerChoice) -> int:
+    """Return each worker's threads: as the environment says, else one on Ray, an equal share of the cores here."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) else None
-
-
-def _threads(count: int) -> int:
-    """Return the threads of each process: as the environment says, else an equal share of the cores."""
-    return _told_threads() or max(1, len(os.sched_getaffinity(0)) // count)
+    if told.isdigit() and int(told):
+        return int(told)
+    return 1 if choice.ray else max(1, len(os.sched_getaffinity(0)) // (choice.count or 1))

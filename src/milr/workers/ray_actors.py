@@ -105,19 +105,19 @@ class Actor:
 class Actors:
     """Actors on a cluster. Implements `milr.workers.backend.Backend`."""
 
-    def __init__(self, count: int | None, gpus: float, threads: int | None) -> None:
+    def __init__(self, count: int | None, gpus: float, threads: int) -> None:
         """Connect to the cluster, or start one here.
 
         Args:
             count: Number of workers; None takes as many as the cluster has room for.
             gpus: GPUs of each worker, also a part of one; 0 for a CPU.
-            threads: Threads of each worker's networks; None is one.
+            threads: Threads of each worker's networks.
 
         Raises:
             UsageError: Ray is not installed, no cluster answers, or it has no room for one worker.
         """
         self._ray = ray = require_ray()
-        self._threads, self._gpus = threads or 1, gpus
+        self._threads, self._gpus = threads, gpus
         self._own = not ray.is_initialized()
         if self._own:
             self._connect()
