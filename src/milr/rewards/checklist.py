@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from PIL import Image
 
-from milr.errors import UsageError, unknown_name
+from milr.errors import unknown_name
 from milr.rewards.images.convert import image_hash, to_rgb
 from milr.rewards.lru_cache import LruCache
-from milr.rewards.self_reward import VqaModel
+from milr.rewards.self_reward import CACHED, take_model
 from milr.rewards.vlm.items import STOP_AT, Mean, lacks_checklist, rate
 from milr.types import ChecklistItem, Score, Task, Unscored
-
-_CACHED = 8192
-"""Most answers in the cache, as in `milr.rewards.self_reward`."""
 
 
 class SelfChecklist:
@@ -39,14 +35,10 @@ class SelfChecklist:
         """
         if argument not in (None, "mean"):
             raise unknown_name("variant of 'checklist-self'", str(argument), ["mean"])
-        if model is None:
-            raise UsageError(
-                "the reward 'checklist-self' asks the model that draws: give load_reward(..., model=...) or --model"
-            )
-        self._model = cast("VqaModel", model)
+        self._model = take_model("checklist-self", model)
         self._mean: Mean = "geometric" if argument is None else "arithmetic"
         self.name = f"checklist-self{'' if argument is None else ':mean'}@1/{self._model.name}"
-        self._answers: LruCache[tuple[str, str], float] = LruCache(_CACHED)  # by image and question
+        self._answers: LruCache[tuple[str, str], float] = LruCache(CACHED)  # by image and question
 
     def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
         """Return one score per image, in order; all questions about all images are one batch."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from PIL import Image
 
@@ -32,7 +32,7 @@ CHECK = (
 )
 MOST_TOKENS = 512
 """Token limit of the JSON answer. The authors use 128, which cuts off many answers before their score."""
-_CACHED = 8192
+CACHED = 8192
 """Most answers in the cache; a benchmark has about a thousand images in progress."""
 
 Found = TypeVar("Found")
@@ -65,6 +65,19 @@ class _Item:
     """Questions to be answered by yes or no."""
 
 
+def take_model(reward: str, model: object | None) -> VqaModel:
+    """Return the model that draws, which a reward of that name asks.
+
+    Raises:
+        UsageError: No model is given.
+    """
+    if model is None:
+        raise UsageError(
+            f"the reward {reward!r} asks the model that draws: give load_reward(..., model=...) or --model"
+        )
+    return cast("VqaModel", model)
+
+
 class SelfReward:
     """The score of an image by the model that drew it. Implements `milr.rewards.base.Reward`.
 
@@ -86,14 +99,12 @@ class SelfReward:
         """
         if argument not in (None, "p-yes"):
             raise unknown_name("variant of 'self'", str(argument), ["p-yes"])
-        if model is None:
-            raise UsageError("the reward 'self' asks the model that draws: give load_reward(..., model=...) or --model")
-        self._model: VqaModel = model  # pyright: ignore[reportAttributeAccessIssue]
+        self._model = take_model("self", model)
         self._by_verdict = argument is None and self._model.reads_free_prompts
         version = 2 if self._model.reads_free_prompts else 1
         self.name = f"self{'' if self._by_verdict else ':p-yes'}@{version}/{self._model.name}"
-        self._answers: LruCache[tuple[str, str], float] = LruCache(_CACHED)  # by image and question
-        self._replies: LruCache[tuple[str, str], str] = LruCache(_CACHED)
+        self._answers: LruCache[tuple[str, str], float] = LruCache(CACHED)  # by image and question
+        self._replies: LruCache[tuple[str, str], str] = LruCache(CACHED)
         self.unreadable = 0
         """Number of answers that could not be read."""
         self.read = 0

@@ -15,7 +15,6 @@ from typing import Literal
 from PIL import Image
 
 from milr.errors import unknown_name
-from milr.rewards.base import Scores
 from milr.rewards.images.convert import check_size
 from milr.rewards.vlm.budget import CallCost, count_image_tokens, count_text_tokens
 from milr.rewards.vlm.client import Failure, Settled, VlmClient
@@ -23,6 +22,7 @@ from milr.rewards.vlm.items import STOP_AT, Mean, lacks_checklist, rate, read_ch
 from milr.rewards.vlm.messages import Question, keep_words
 from milr.rewards.vlm.official_words import read_corebench_words, read_geneval2_words
 from milr.rewards.vlm.parsers import Answer, Unreadable, Verdict
+from milr.rewards.vlm.reward import AskingReward
 from milr.sources import SOURCES
 from milr.types import ChecklistItem, Score, Task, Unscored
 
@@ -116,7 +116,7 @@ VARIANTS: Mapping[str | None, Mapping[str, object]] = {
 """Argument of `checklist` and `geneval2` -> fields that differ. "words" reads 1 or 0 from each answer, as TIFA does."""
 
 
-class VlmChecklist:
+class VlmChecklist(AskingReward):
     """A reward by a VLM judge's answers about a task's checklist. Implements `milr.rewards.base.Reward`.
 
     Its parts are the items' values by question. Its evidence is {"answers": {question: the raw text}, "answered_by":
@@ -137,15 +137,6 @@ class VlmChecklist:
         self.vlm = vlm
         self.model = vlm.settings.model or protocol.model
         self.name = f"{protocol.name}@{protocol.version}/{self.model}"
-
-    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """Return one score per image, in order."""
-        return self.begin(images, tasks)()
-
-    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Ask about all items of all images at once; return a call that waits for the answers."""
-        asked = [self._ask(image, task) for image, task in zip(images, tasks, strict=True)]
-        return lambda: [wait() for wait in asked]
 
     def call_costs(self, image_size: int, tasks: Sequence[Task] = ()) -> list[CallCost]:
         """Return the calls for scoring one image of that side: one per item of a task's checklist, on average."""

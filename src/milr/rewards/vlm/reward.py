@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -68,7 +69,26 @@ class VlmProtocol:
         return before + task.prompt + middle + ((task.explanation or "") if mark else "") + end
 
 
-class VlmReward:
+class AskingReward(ABC):
+    """The part that rewards by a VLM judge's answers share: all images are asked about at once."""
+
+    name: str
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Return one score per image, in order."""
+        return self.begin(images, tasks)()
+
+    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Ask about all images at once; return a call that waits for the answers."""
+        asked = [self._ask(image, task) for image, task in zip(images, tasks, strict=True)]
+        return lambda: [wait() for wait in asked]
+
+    @abstractmethod
+    def _ask(self, image: Image.Image, task: Task) -> Callable[[], Score | Unscored]:
+        """Ask about one image; return a call that waits for its score."""
+
+
+class VlmReward(AskingReward):
     """A reward by a VLM judge's answers. Implements `milr.rewards.base.Reward`.
 
     A score's evidence is {"answer": the raw text, "answered_by": the server's name of the model}; its cost is that of
@@ -87,15 +107,6 @@ class VlmReward:
         self.model = vlm.settings.model or protocol.model
         self.name = f"{protocol.name}@{protocol.version}/{self.model}"
         self.stop_at = protocol.stop_at
-
-    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
-        """Return one score per image, in order."""
-        return self.begin(images, tasks)()
-
-    def begin(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-        """Ask about all images at once; return a call that waits for the answers."""
-        asked = [self._ask(image, task) for image, task in zip(images, tasks, strict=True)]
-        return lambda: [wait() for wait in asked]
 
     def call_costs(self, image_size: int, tasks: Sequence[Task] = ()) -> list[CallCost]:
         """Return the calls for scoring one image of that side."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +53,6 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     use_made_up_words(monkeypatch, tmp_path / "data")
-
-
-@pytest.fixture
-def clients() -> Iterator[list[VlmClient]]:
-    """Hold the clients of a test; they are closed after it."""
-    made: list[VlmClient] = []
-    yield made
-    for client in made:
-        client.close()
 
 
 def load(server: JudgeServer, clients: list[VlmClient], name: str = "checklist", **settings: object) -> Reward:

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,15 +61,6 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     use_made_up_words(monkeypatch, tmp_path / "data")
-
-
-@pytest.fixture
-def clients() -> Iterator[list[VlmClient]]:
-    """Return a test's clients, which are closed after it."""
-    made: list[VlmClient] = []
-    yield made
-    for client in made:
-        client.close()
 
 
 def load(server: JudgeServer, clients: list[VlmClient], name: str = "gpt-4o", **settings: object) -> Reward:
