@@ -3,12 +3,12 @@
     python -m bench.cluster records                # records and bytes a second of one coordinator, measured
     python -m bench.cluster simulate --figure docs/images/cluster.svg
 
-The simulation (simpy) has the rules of `milr.workers.team`: shares, places, tasks moved at the end, tasks that come
-back from a worker that dies and go on from their last step. It takes measured numbers: the seconds of a step on one
-core by the tasks in the batch (`bench/results/embedded-float32.json`; `janus-1b.json` for the size of Janus-Pro-1B),
-the steps of each of GenEval's 553 tasks (the compact run `experiments/runs/geneval/default.results.xz`), and the
-coordinator's seconds a record (`bench/results/cluster.json`, which `records` writes). Failures and stragglers are
-assumptions, which options change. Of the full matrix five runs are simulated, and their time is multiplied.
+The simulation (simpy) has the rules of `milr.workers.team_runner`: shares, places, tasks moved at the end, tasks that
+come back from a worker that dies and go on from their last step. It takes measured numbers: the seconds of a step on
+one core by the tasks in the batch (`bench/results/embedded-float32.json`; `janus-1b.json` for the size of
+Janus-Pro-1B), the steps of each of GenEval's 553 tasks (the compact run `experiments/runs/geneval/default.results.xz`),
+and the coordinator's seconds a record (`bench/results/cluster.json`, which `records` writes). Failures and stragglers
+are assumptions, which options change. Of the full matrix five runs are simulated, and their time is multiplied.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import simpy
+
+from bench.tables import save_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
@@ -289,13 +291,10 @@ def simulate(given: argparse.Namespace) -> dict[str, Any]:
 
 def draw(found: dict[str, Any], file: Path) -> None:
     """Draw efficiency and time over the number of workers."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "milr", "font.size": 9})
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name in [name for name in found if name != "assumed"]:
         rows = found[name]["rows"]
         workers = [row["workers"] for row in rows]
@@ -307,8 +306,8 @@ def draw(found: dict[str, Any], file: Path) -> None:
         axes.set_xticks(WORKERS, [str(one) for one in WORKERS])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    left.legend(frameon=False)
-    figure.savefig(file, metadata={"Date": None})
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    save_figure(figure, file)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

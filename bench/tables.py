@@ -128,7 +128,7 @@ def draw_scaling(report: Any, path: Path) -> None:
         axes.set(xlabel={"tasks": "tasks", "steps": "K"}[across], ylabel=label)
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
@@ -149,10 +149,10 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.minorticks_off()
     figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Save a figure with its letters as text: a third of the size, and the same bytes each time."""
     from matplotlib import rc_context
 
