@@ -18,10 +18,6 @@ class Handle(Protocol):
         """Send a command. A worker that is gone gets none; `Backend.receive` reports that."""
         ...
 
-    def kill(self) -> None:
-        """End the worker at once."""
-        ...
-
 
 class Backend(Protocol):
     """Starts workers and receives their messages."""

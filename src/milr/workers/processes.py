@@ -52,13 +52,6 @@ class Process:
         with self._lock, contextlib.suppress(OSError):
             self.pipe.send(what)
 
-    def kill(self) -> None:
-        """See `Handle`."""
-        self.over = True
-        self.process.kill()
-        self.process.wait()
-        self.pipe.close()
-
     def end(self) -> Died:
         """Return how it died, once its pipe is closed."""
         self.over = True

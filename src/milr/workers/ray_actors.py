@@ -81,7 +81,7 @@ class Actor:
             self._actor.obey.remote(command)
 
     def kill(self) -> None:
-        """See `Handle`."""
+        """End the actor at once."""
         self.over = True
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor, no_restart=True)

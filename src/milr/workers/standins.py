@@ -17,6 +17,7 @@ from milr.runs.sessions import Spending
 from milr.settings import Settings, make_settings
 from milr.types import Score, StepRecord, Task, Unscored
 from milr.workers.messages import Ready
+from milr.workers.team_runner import TeamRunner
 
 if TYPE_CHECKING:
     from milr.rewards.vlm.client import VlmClient
@@ -76,7 +77,7 @@ class TeamParts(Parts):
 
     def start(self, source: Assigned, settings: Settings, hooks: Hooks) -> Records:
         """See `Parts`."""
-        return self.team.run(source, settings, hooks)
+        return TeamRunner(self.team, source, settings, hooks)
 
     def watch(self, records: Records) -> Iterable[StepRecord]:
         """Return the records, which have the panel's scores already."""
