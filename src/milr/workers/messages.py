@@ -70,11 +70,19 @@ class Judge:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """A `Step` was taken in. A worker makes no more than `Spec.places` records that were not.
+
+    So total limits hold to two steps of each task in progress, however fast workers are.
+    """
+
+
+@dataclass(frozen=True)
 class Stop:
     """End now."""
 
 
-Command: TypeAlias = Do | Cancel | Judge | Stop
+Command: TypeAlias = Do | Cancel | Judge | Heard | Stop
 
 
 # --- from a worker

@@ -18,6 +18,7 @@ from milr.workers.backend import Backend, Handle
 from milr.workers.messages import (
     Died,
     Failed,
+    Heard,
     Judge,
     Judged,
     Message,
@@ -85,6 +86,7 @@ class Team:
         self.spec, self.backend = spec, backend
         self._judging = count()
         self.members: list[Member] = []
+        self._unheard: list[Handle] = []  # senders of the last steps, which are heard once these are taken in
         self._of: dict[Handle, Member] = {}
         self._past: dict[str, str | int] = {}  # usage by workers that are gone
         self._reported: list[str] = []
@@ -148,6 +150,9 @@ class Team:
         Raises:
             MilrError: A worker says that nothing can go on, or one dies again and again.
         """
+        for handle in self._unheard:
+            handle.send(Heard())
+        self._unheard = []
         received: list[tuple[Member, Message]] = []
         for handle, message in self.backend.receive(seconds):
             member = self._of.get(handle)
@@ -164,6 +169,7 @@ class Team:
                 self._bury(member, message)
             elif isinstance(message, Step):
                 member.deaths, member.usage = 0, message.usage or {}
+                self._unheard.append(handle)
             received.append((member, message))
         return received
 

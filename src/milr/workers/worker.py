@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from threading import Lock, Thread
+from threading import Lock, Semaphore, Thread
 
 from PIL import Image
 
@@ -35,6 +35,7 @@ from milr.workers.messages import (
     Command,
     Do,
     Failed,
+    Heard,
     Judge,
     Judged,
     Lost,
@@ -96,6 +97,7 @@ class Worker:
         self._spec = spec
         self._lock = Lock()
         self._send = emit
+        self._unheard = Semaphore(spec.places)  # records that may be made before the earlier ones are heard
         self._queue = _Ids()
         self._runner: Runner | None = None
         self._parts: Parts | None = None
@@ -118,6 +120,8 @@ class Worker:
                 self._lose(index, None)
             elif index is not None and self._runner is not None:
                 self._runner.cancel(index, command.why)
+        elif isinstance(command, Heard):
+            self._unheard.release()
         elif isinstance(command, Judge):
             Thread(target=self._judge, args=(command,), daemon=True).start()
         else:
@@ -165,8 +169,8 @@ class Worker:
         )
         try:
             with closing(runner):
-                for record in runner:
-                    self._tell(parts, watcher.look(record))
+                while self._make_record(parts, runner, watcher):
+                    pass
         except NotScored as error:
             self._emit(Failed(str(error), error.exit_code))
             return False
@@ -180,6 +184,18 @@ class Worker:
         self._emit(Spent(runner.stopped))
         return True
 
+    def _make_record(self, parts: Parts, runner: Runner, watcher: Watcher) -> bool:
+        """Make and send a record, once the coordinator has heard enough earlier ones; return false at the end."""
+        self._unheard.acquire()
+        sent = False
+        try:
+            record = next(runner, None)
+            sent = record is not None and self._tell(parts, watcher.look(record))
+            return record is not None
+        finally:
+            if not sent:
+                self._unheard.release()
+
     def _forget(self, watcher: Watcher) -> Callable[[int, MilrError | None], None]:
         def lose(index: int, error: MilrError | None) -> None:
             watcher.forget(index)
@@ -191,10 +207,12 @@ class Worker:
         self._bests.pop(index, None)
         self._emit(Lost(self._queue.remove(index).id, error))
 
-    def _tell(self, parts: Parts, record: StepRecord) -> None:
+    def _tell(self, parts: Parts, record: StepRecord) -> bool:
+        """Send a record and return true; one that the coordinator has is not sent."""
         do, usage = self._queue.ids[record.index], self._vlm.usage()
         evaluated: list[EvaluatedImage] = []
-        if record.step >= len(do.known):  # the coordinator has the earlier ones
+        is_new = record.step >= len(do.known)  # the coordinator has the earlier ones
+        if is_new:
             if parts.evaluator is not None and record.images:
                 evaluated = score_images(
                     parts.evaluator, record.task, record.step, [one.image for one in record.images]
@@ -206,6 +224,7 @@ class Worker:
         if record.finished is not None:
             self._bests.pop(record.index, None)
             self._queue.remove(record.index)
+        return is_new
 
     def _judge(self, command: Judge) -> None:
         assert self._parts is not None
