@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from milr.benchmarks.intervals import Estimate, write_interval, write_number
+from milr.errors import UsageError
 from milr.types import Task
 
 ALL_ITEMS = "mean of prompts"
@@ -45,6 +46,8 @@ class Benchmark:
     them."""
     notes: tuple[str, ...] = ()
     """Note to print beside its numbers."""
+    other_editions: tuple[str, ...] = ()
+    """Rewards of the benchmark's other editions: as its scorer, they would give numbers that compare with nothing."""
     items: Mapping[str, int] = field(default_factory=dict[str, int])
     """Tag of checklist items -> number of prompts with such an item, for a table by item; empty for none."""
 
@@ -52,6 +55,22 @@ class Benchmark:
     def prompts(self) -> int:
         """Return the number of prompts of the whole benchmark."""
         return sum(self.columns.values())
+
+    def check_scorer(self, reward: str, flag: str) -> None:
+        """Refuse the scorer of another edition, before anything is drawn or paid.
+
+        Args:
+            reward: Name of the reward that is to give the headline numbers.
+            flag: The option that names another one, for the error.
+
+        Raises:
+            UsageError: It is the scorer of another edition.
+        """
+        if reward in self.other_editions:
+            raise UsageError(
+                f"{reward} is the protocol of another edition than {self.title}: its numbers would compare with "
+                f"nothing; give {flag} {self.reward}"
+            )
 
 
 @dataclass(frozen=True)

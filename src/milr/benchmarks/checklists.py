@@ -30,19 +30,19 @@ COREBENCH_COLUMNS: Mapping[str, int] = dict.fromkeys(
 def _read_geneval2(folder: Path | None) -> list[Task]:
     source = SOURCES["geneval2"]
     rows = _read(source.find(folder) / source.files[0].name)
-    return [_make_task(row, "prompt", f"{row['atom_count']} atoms") for row in rows]
+    return [make_task(row, "prompt", f"{row['atom_count']} atoms") for row in rows]
 
 
 def _read_corebench(folder: Path | None) -> list[Task]:
     where = SOURCES["t2i-corebench"].find(folder)
-    return [_make_task(row, "Prompt", tag) for tag in COREBENCH_COLUMNS for row in _read(where / f"{tag}.json")]
+    return [make_task(row, "Prompt", tag) for tag in COREBENCH_COLUMNS for row in _read(where / f"{tag}.json")]
 
 
 def _read(path: Path) -> list[Mapping[str, object]]:
     return [row.content for row in read_rows(path) if not isinstance(row.content, str)]
 
 
-def _make_task(row: Mapping[str, object], prompt: str, tag: str) -> Task:
+def make_task(row: Mapping[str, object], prompt: str, tag: str) -> Task:
     """Return a row's task: its prompt as it is, not read by the icon world's grammar."""
     checklist, _ = read_checklist(row)
     return Task(prompt=str(row[prompt]), tag=tag, checklist=checklist)
@@ -50,7 +50,7 @@ def _make_task(row: Mapping[str, object], prompt: str, tag: str) -> Task:
 
 def _make(name: str, title: str, columns: Mapping[str, int], **fields: Any) -> Benchmark:
     weights = {tag: 1 / len(columns) for tag in columns}
-    return Benchmark(name=name, title=title, columns=columns, weights=weights, reward=name, **fields)
+    return Benchmark(name=name, title=title, columns=columns, weights=weights, reward=name, layout=name, **fields)
 
 
 GENEVAL2 = _make("geneval2", "GenEval 2", GENEVAL2_COLUMNS, read=_read_geneval2, items=SKILLS)

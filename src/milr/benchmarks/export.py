@@ -20,6 +20,7 @@ from milr.errors import UsageError
 from milr.files import PART, move
 from milr.registry import find
 from milr.runs import Manifest, Run
+from milr.types import Task
 from milr.untrusted import UntrustedError, resolve_inside
 
 _SAME = ("benchmark", "method", "model", "reward", "settings", "images_per_prompt")
@@ -69,7 +70,7 @@ def export(runs: Sequence[Run], layout: str, out: Path, *, partial: bool = False
 
 def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]:
     """Write all images into an empty folder; return the number of images and of prompts."""
-    places: set[int] = set()
+    named: dict[str, tuple[Task, int]] = {}
     written: set[Path] = set()
     for run in runs:
         for task in run.tasks:
@@ -81,15 +82,15 @@ def _write(runs: Sequence[Run], made: Layout, building: Path) -> tuple[int, int]
                     f"{run.folder} has an image of prompt {place}, which is there already: give shards once"
                 )
             written.add(picture)
-            places.add(place)
+            named[name] = task.task, place
             picture.parent.mkdir(parents=True, exist_ok=True)
             task.load_image(task.answer.image)  # a real image, not any other file of a received run
             shutil.copyfile(task.find_file(task.answer.image), picture)
-            for path, text in made.describe(task.task, place).items():
-                _resolve(building, path, run).write_text(text, encoding="utf-8")
-    if not written:
+    if not named:
         raise UsageError("no task has finished: there is nothing to export")
-    return len(written), len(places)
+    for path, text in made.describe(named).items():
+        _resolve(building, path, runs[0]).write_text(text, encoding="utf-8")
+    return len(named), len({place for _, place in named.values()})
 
 
 def _resolve(building: Path, name: str, run: Run) -> Path:

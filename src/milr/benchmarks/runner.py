@@ -186,6 +186,9 @@ def check_names(settings: BenchmarkSettings) -> tuple[Benchmark, list[tuple[int,
     for name in (settings.reward, settings.evaluator):
         if name is not None:
             check_reward(name)
+    headline = settings.evaluator or settings.reward
+    if headline is not None:
+        benchmark.check_scorer(headline, "--evaluator" if settings.evaluator else "--reward")
     chosen = select(
         benchmark, benchmark.read(settings.data), tags=settings.tags, limit=settings.limit, shard=settings.shard
     )

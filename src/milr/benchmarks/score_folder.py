@@ -156,6 +156,7 @@ class FolderJob:
         named = re.sub(r"[^\w.+-]+", "-", self.reward)
         self.out = out or folder.resolve().with_name(f"{folder.resolve().name}-{named}")
         self.pictures = self.layout.find(folder, prompts)
+        self.layout.check_reward(self.pictures, self.reward)
         check_scorable(self.reward, [picture.task for picture in self.pictures])
         self._processes = processes
         self._setup = _Setup(self.reward, tuple((options or {}).items()), placement, processes, vlm)

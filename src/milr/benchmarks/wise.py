@@ -47,6 +47,7 @@ WISE = Benchmark(
     weights=VERIFIED.weights,
     read=partial(_read, "wise", VERIFIED_COLUMNS),
     reward="wise",
+    other_editions=("wise-legacy",),
     layout="wise",
     whole_only=True,
     notes=("Numbers of wise (2026) compare with nothing of WISE's protocol of 2025, which is wise-legacy here.",),
@@ -58,6 +59,7 @@ WISE_LEGACY = Benchmark(
     weights=LEGACY.weights,
     read=partial(_read, "wise-legacy", LEGACY_COLUMNS),
     reward="wise-legacy",
-    layout="wise",
+    other_editions=("wise",),
+    layout="wise-legacy",
     whole_only=True,
 )

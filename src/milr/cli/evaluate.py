@@ -49,12 +49,15 @@ def evaluate(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = Screen(stderr=True)
     screen.print(f"milr: loading {evaluator} ...")
+    from milr.benchmarks import is_benchmark, load_benchmark
     from milr.benchmarks.tables import answers_of
     from milr.runs import check_evaluable, evaluate_run, is_evaluated, read_run
     from milr.workers import read_reward_workers, start_servers
 
     manifests, placement = [check_evaluable(run) for run in runs], Placement(device, dtype)
     for manifest in manifests:
+        if is_benchmark(manifest.benchmark):
+            load_benchmark(manifest.benchmark).check_scorer(evaluator, "--evaluator")
         check_scorable(evaluator, manifest.tasks, _find_capabilities(manifest), "--evaluator")
     models = sorted({manifest.model for manifest in manifests})
     if len(models) > 1 and needs_model(evaluator):

@@ -19,6 +19,9 @@ DOCTORS: Mapping[str, Entry] = {
     "gpt-4o": Entry("milr.selftest.vlm:examine_hosted", "VLM judges at OpenAI: packages, key, parser"),
     "wise-legacy": Entry("milr.selftest.vlm:examine_wise_legacy", "the same, and the words of its judge"),
     "wise": Entry("milr.selftest.vlm:examine_wise", "a VLM judge on a server: packages, key, parser, words"),
+    "checklist": Entry("milr.selftest.vlm:examine_checklist", "a VLM judge that answers questions, and its reader"),
+    "geneval2": Entry("milr.selftest.vlm:examine_geneval2", "the same, and the words of GenEval 2's questions"),
+    "t2i-corebench": Entry("milr.selftest.vlm:examine_corebench", "the same for T2I-CoReBench"),
     "unified-reward": Entry("milr.selftest.vlm:examine_served", "the same without words"),
 }
 """Name -> a function of the device that yields findings."""

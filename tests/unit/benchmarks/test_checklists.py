@@ -7,7 +7,8 @@ import math
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -18,13 +19,17 @@ from typing import Any
 import pytest
 
 from milr.benchmarks import load_benchmark
+from milr.benchmarks.layouts import load_layout
+from milr.benchmarks.runner import BenchmarkSettings, check_names
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models import embedded_folder
+from milr.rewards.vlm.checklist import FORMS
 from milr.runs import read_run
-from milr.sources import SOURCES, DataFile
+from milr.selftest.doctor import examine
+from milr.sources import SOURCES, DataFile, Source
 from milr.testing import FakeModel
-from milr.types import Score
+from milr.types import Score, Task, Unscored
 
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
@@ -199,6 +204,119 @@ def test_corebench_runs_through_to_a_table_by_dimension(
     scores = {task.task.tag: task.answer.reward for task in finished.tasks}
     found = scores["R-RR"]
     assert isinstance(found, Score) and dict(found.parts) == {"Is it there?": 1.0, "Is it red?": 0.0}
+
+
+def mark(task: Task, values: Sequence[float], mean: float, reward: str) -> Score:
+    """Return a score with a value for each question."""
+    return Score(mean, reward, 0.9, dict(zip([item.question for item in task.checklist], values, strict=True)))
+
+
+def test_geneval2s_scorer_finds_each_prompts_image_and_gets_its_score_lists(
+    official_files: Path, tmp_path: Path
+) -> None:
+    layout, tasks = load_layout("geneval2"), load_benchmark("geneval2").read(official_files)
+    data, out = official_files / "geneval2_data.jsonl", tmp_path / "out"
+    named = {layout.name_picture(task, place, 0, 1): (task, place) for place, task in enumerate(tasks)}
+    (files,) = layout.describe(named).items()
+    out.mkdir()
+    (out / files[0]).write_text(files[1])
+    # the official rule: each prompt of the data, in the order of the file, has a path in the object
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    paths = json.loads((out / "image_paths.json").read_text())
+    assert [named[paths[row["prompt"]]][1] for row in rows] == list(range(800))
+    with pytest.raises(UsageError, match="one image per prompt, and these are 2"):
+        layout.name_picture(tasks[0], 0, 0, 2)
+    found = layout.find(out, data)
+    assert [picture.task for picture in found] == tasks and found[799].key == "images/00799.png"
+    scored = [
+        (one, mark(one.task, [place % 2, 0.5], place % 2 * 0.5**0.5, "geneval2@1/q")) for place, one in enumerate(found)
+    ]
+    told = layout.write(out, out, scored, "geneval2@1/q")
+    assert json.loads((out / "score_lists.json").read_text()) == [[place % 2, 0.5] for place in range(800)]
+    assert "3 atoms          = 35.36 (100)" in told and "Score            = 35.36" in told
+    assert "object           = 50.00 (800)" in told and "count            = 50.00 (800)" in told
+    layout.write(out, out, [*scored[1:], (found[0], Unscored("down", "geneval2@1/q"))], "geneval2@1/q")
+    assert not (out / "score_lists.json").exists()  # the official analysis would pair its lists with wrong prompts
+
+
+@pytest.mark.parametrize(
+    ("paths", "prompts", "said"),
+    [
+        (None, None, "no .*image_paths.json"),
+        ([], None, "names no images"),
+        ({"made-up prompt 0 of 3 atoms": "../x.png"}, None, "leads out of .*; give paths from that folder"),
+        ({"another": "x.png"}, None, "has no prompt 'another'"),
+        ({"made-up prompt 0 of 3 atoms": "x.png"}, "given", "names no image of 'made-up prompt 1 of 3 atoms'"),
+        ({"made-up prompt 0 of 3 atoms": "x.png"}, "other", "none of the benchmark's data files: it has no atom_count"),
+        ({"made-up prompt 0 of 3 atoms": "x.png"}, None, ""),
+    ],
+)
+def test_folders_that_geneval2s_scorer_would_fail_on_are_refused(
+    paths: object, prompts: str | None, said: str, official_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = official_files / "geneval2_data.jsonl"
+    monkeypatch.setattr(Source, "find", lambda source, folder: data.parent)
+    (tmp_path / "other.jsonl").write_text('{"prompt": "a cat"}\n')
+    if paths is not None:
+        (tmp_path / "image_paths.json").write_text(json.dumps(paths))
+    with pytest.raises(UsageError, match=said) if said else nullcontext():
+        where = {None: None, "given": data, "other": tmp_path / "other.jsonl"}[prompts]
+        assert len(load_layout("geneval2").find(tmp_path, where)) == 1
+
+
+def test_corebenchs_scorer_finds_each_entrys_images_and_its_own_result_files(
+    official_files: Path, tmp_path: Path
+) -> None:
+    layout, tasks = load_layout("t2i-corebench"), load_benchmark("t2i-corebench").read(official_files / "data")
+    for place in (0, 89, 90, 1079):
+        for image in range(2):
+            path = tmp_path / layout.name_picture(tasks[place], place, image, 2)
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+            key = "-".join(path.name.split("-")[:3])  # the official rule
+            entry = json.loads((official_files / "data" / f"{path.parent.name}.json").read_text())[key]
+            assert entry["Prompt"] == tasks[place].prompt
+    found = layout.find(tmp_path, official_files / "data")
+    assert [picture.key for picture in found[:4]] == [
+        f"C-MI/C-MI-{key}.png" for key in ("001-0", "001-1", "090-0", "090-1")
+    ]
+    scored = [
+        (one, mark(one.task, [1, place % 2], (1 + place % 2) / 2, "t2i-corebench@1/q"))
+        for place, one in enumerate(found)
+    ]
+    told = layout.write(tmp_path, tmp_path, scored, "t2i-corebench@1/q")
+    written = json.loads((tmp_path / "C-MI.json").read_text())
+    assert list(written) == ["C-MI-001-0", "C-MI-001-1", "C-MI-090-0", "C-MI-090-1", "mean_score"]
+    first = written["C-MI-001-0"]
+    assert [item["score"] for item in first["Checklist"]] == [1, 0] and first["image_score"] == 0.5
+    assert first["Main Class"] == "x" and written["mean_score"] == 0.75
+    assert "C-MI             = 75.00 (4)" in told and "Overall          = 75.00" in told
+    (tmp_path / "C-MA" / "C-MA-001.png").touch()
+    with pytest.raises(UsageError, match="name it C-MA-001-0.png"):
+        layout.find(tmp_path, official_files / "data")
+
+
+@pytest.mark.parametrize(("benchmark", "scorer"), [("wise", "wise-legacy"), ("wise-legacy", "wise")])
+def test_a_benchmark_refuses_the_scorer_of_its_other_edition(benchmark: str, scorer: str) -> None:
+    for named in ({"evaluator": scorer}, {"reward": scorer}):
+        with pytest.raises(UsageError, match=f"another edition .* give --{next(iter(named))} {benchmark}"):
+            check_names(BenchmarkSettings(benchmark=benchmark, **named))
+
+
+@pytest.mark.parametrize("name", ["checklist", "geneval2", "t2i-corebench"])
+def test_the_doctor_reads_known_answers_and_looks_for_the_words(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", name]) == 0
+    assert f"{name}'s reader: reads 'Yes'" in capsys.readouterr().out
+    monkeypatch.setenv("MILR_DATA", str(tmp_path / "nothing"))
+    assert main(["doctor", name]) == (0 if name == "checklist" else 1)
+    said = capsys.readouterr().out
+    assert (f"WRONG {name}'s words" in said and f"milr data get {name}" in said) or name == "checklist"
+    form = FORMS[name]
+    monkeypatch.setitem(FORMS, name, replace(form, reading="word" if form.reading != "word" else "probability"))  # type: ignore[misc]
+    examined = [finding.fine for finding in examine(name) if "reader" in finding.subject]
+    assert examined == [True, True]  # each form is checked by answers of its own kind
 
 
 def test_scores_of_other_rewards_have_no_table_by_question() -> None:

@@ -146,7 +146,7 @@ def test_t2i_compbenchs_scorers_find_each_category_numbered_through(
 def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, shared_data: Path) -> None:
     places = [0, 399, 400, 999]
     run = make_run(tmp_path / "run", "wise-legacy", choose("wise-legacy", shared_data, places))
-    export([read_run(run)], "wise", tmp_path / "out")
+    export([read_run(run)], "wise-legacy", tmp_path / "out")
     rows = [
         row
         for name in ("cultural_common_sense", "spatio-temporal_reasoning", "natural_science")
@@ -161,7 +161,7 @@ def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, share
         assert pixels(found[places[index] + 1]) == answers(run)[index, 0]
     two = make_run(tmp_path / "two", "wise-legacy", choose("wise-legacy", shared_data, [0]), images=2)
     with pytest.raises(UsageError, match="one image per prompt, and these are 2"):
-        export([read_run(two)], "wise", tmp_path / "more")
+        export([read_run(two)], "wise-legacy", tmp_path / "more")
 
 
 def test_shards_are_exported_as_one_and_only_once(tmp_path: Path, shared_data: Path) -> None:

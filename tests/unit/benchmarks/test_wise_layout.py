@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,10 @@ from PIL import Image
 
 from milr.benchmarks.layouts import load_layout
 from milr.benchmarks.layouts.wise import LEGACY, VERIFIED, find_edition, summarise
+from milr.benchmarks.score_folder import FolderJob
 from milr.cli.main import main
 from milr.errors import UsageError
+from milr.sources import SOURCES
 from milr.types import Score, Unscored
 from tests.support.vlm_servers import JudgeServer, say
 from tests.support.wise_words import use_made_up_words
@@ -89,43 +94,66 @@ def test_the_overall_score_weighs_the_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward", "category", "group", "note"),
+    ("reward", "category", "group"),
     [
-        (
-            "wise@3/q",
-            "x",
-            "Space            = 1.0000 (1 / 120)",
-            "",
-        ),  # the prompts do not tell which edition it is
-        ("wise@3/q", "Space", "Space            = 1.0000 (1 / 120)", ""),
-        (
-            "wise@3/q",
-            "time",
-            "Time             = 1.0000 (1 / 167)",
-            "prompts of wise-legacy, and wise",
-        ),
-        ("wise-legacy@3/g", "x", "Time             = 1.0000 (1 / 167)", ""),
-        (
-            "wise-legacy@3/g",
-            "Space",
-            "Space            = 1.0000 (1 / 120)",
-            "prompts of wise, and wise-legacy",
-        ),
-        ("gpt-4o@2/g", "Space", "Space            = 1.0000 (1 / 120)", ""),
+        ("wise@3/q", "x", "Space            = 1.0000 (1 / 120)"),  # the prompts do not tell which edition it is
+        ("wise@3/q", "Space", "Space            = 1.0000 (1 / 120)"),
+        ("wise-legacy@3/g", "x", "Time             = 1.0000 (1 / 167)"),
+        ("gpt-4o@2/g", "Space", "Space            = 1.0000 (1 / 120)"),
+        ("gpt-4o@2/g", "time", "Time             = 1.0000 (1 / 167)"),
     ],
 )
-def test_groups_are_those_of_the_prompts_edition(
-    reward: str, category: str, group: str, note: str, tmp_path: Path
-) -> None:
+def test_groups_are_those_of_the_prompts_edition(reward: str, category: str, group: str, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps([{**prompt(530), "Category": category}]))
     (tmp_path / "530.png").touch()
     layout = load_layout("wise")
     found = layout.find(tmp_path, tmp_path / "p.json")
-    told = layout.write(tmp_path, tmp_path, [(found[0], Score(1.0, reward, 0.9))], reward)
-    assert group in told and (note in told if note else "compare with nothing" not in told)
+    assert group in layout.write(tmp_path, tmp_path, [(found[0], Score(1.0, reward, 0.9))], reward)
     row = json.loads((tmp_path / "scores.jsonl").read_text())
     name = "score" if reward.startswith("wise@") else "value"
     assert row == {"prompt_id": 530, "Subcategory": "Optics", name: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "reward", "category", "asked"),
+    [
+        ("wise", None, "time", "wise-legacy"),  # prompt 530 belongs to time in 2025, to Space in 2026
+        ("wise", "wise", "time", "wise-legacy"),
+        ("wise-legacy", None, "Space", "wise"),
+        ("wise", "wise-legacy", "Space", "wise"),
+        ("wise", None, "official", "wise-legacy"),  # of categories that tell nothing, but an official file
+        ("wise-legacy", None, "time", None),
+        ("wise", "wise-legacy", "time", None),
+        ("wise", None, "Space", None),
+        ("wise", "gpt-4o", "time", None),
+    ],
+)
+def test_the_protocol_of_another_edition_is_refused_before_it_costs(
+    benchmark: str,
+    reward: str | None,
+    category: str,
+    asked: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps([{**prompt(530), "Category": category}]))
+    if category == "official":
+        source = SOURCES["wise-legacy"]
+        known = (replace(source.files[0], sha256=sha256(file.read_bytes()).hexdigest()),)
+        monkeypatch.setitem(SOURCES, "wise-legacy", replace(source, files=known))  # type: ignore[misc]
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "530.png").touch()
+    refused = pytest.raises(UsageError, match=f"type --reward {asked}$") if asked else nullcontext()
+    with refused:
+        FolderJob(pictures, benchmark, reward=reward, prompts=file)
+
+
+def test_a_folder_of_both_editions_is_refused(folder: Path, prompts: Path) -> None:
+    (prompts / "natural_science_verified.json").write_text(json.dumps([{**prompt(801), "Prompt": "another"}]))
+    with pytest.raises(UsageError, match="two prompts 801, so it holds both editions"):
+        load_layout("wise").find(folder, prompts)
 
 
 def test_unreadable_prompts_are_refused(folder: Path, prompts: Path, tmp_path: Path) -> None:

@@ -46,6 +46,18 @@ class Layout(Protocol):
         """
         ...
 
+    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
+        """Refuse a reward whose numbers would mean nothing for these images, before anything is scored or paid.
+
+        Args:
+            found: The answer of `find`.
+            reward: A reward's name.
+
+        Raises:
+            UsageError: The reward belongs to another edition of the benchmark.
+        """
+        ...
+
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return the path at which the official scorer looks for an image, relative to the folder, with "/".
 
@@ -60,8 +72,12 @@ class Layout(Protocol):
         """
         ...
 
-    def describe(self, task: Task, place: int) -> Mapping[str, str]:
-        """Return further files of a task in the folder: path -> text."""
+    def describe(self, pictures: Mapping[str, tuple[Task, int]]) -> Mapping[str, str]:
+        """Return the folder's further files: path -> text.
+
+        Args:
+            pictures: Path of each image in the folder -> its task, and the task's index in the benchmark's list.
+        """
         ...
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:

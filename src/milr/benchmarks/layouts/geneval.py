@@ -64,13 +64,17 @@ class GenEvalLayout:
                 )
         return found
 
+    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
+        """Accept any reward: the benchmark has one edition."""
+
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return 00012/samples/0000.png: the prompt's number, then the image's."""
         return f"{place:05d}/samples/{image:04d}.png"
 
-    def describe(self, task: Task, place: int) -> Mapping[str, str]:
-        """Return the prompt's line of evaluation_metadata.jsonl."""
-        return {f"{place:05d}/metadata.jsonl": json.dumps(write_metadata(task)) + "\n"}
+    def describe(self, pictures: Mapping[str, tuple[Task, int]]) -> Mapping[str, str]:
+        """Return each prompt's line of evaluation_metadata.jsonl."""
+        tasks = {place: task for task, place in pictures.values()}
+        return {f"{place:05d}/metadata.jsonl": json.dumps(write_metadata(task)) + "\n" for place, task in tasks.items()}
 
     def write(self, out: Path, folder: Path, scored: Sequence[Scored], reward: str) -> str:
         """Write results.jsonl, one line per scored image; return the summary as summary_scores.py prints it.

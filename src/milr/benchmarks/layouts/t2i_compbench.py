@@ -78,12 +78,15 @@ class T2ICompBenchLayout:
             _check_complete(found, prompts, samples)
         return found
 
+    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
+        """Accept any reward: the benchmark has one edition."""
+
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return color/samples/<prompt>_000012.png: one folder per category, numbers through it, final dots kept."""
         number = place % self.prompts * images + image
         return f"{task.tag}/{SAMPLES}/{task.prompt}_{number:06d}.png"
 
-    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+    def describe(self, pictures: Mapping[str, tuple[Task, int]]) -> Mapping[str, str]:
         """Return nothing: an image's name contains its prompt, and the folder must hold nothing else."""
         return {}
 

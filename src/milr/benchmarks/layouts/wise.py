@@ -16,8 +16,10 @@ from milr.benchmarks.layouts.base import FoundPicture, Scored
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS, VERIFIED_WEIGHTS, overall
+from milr.sources import SOURCES
 from milr.tasks.prompt_files import read_rows
 from milr.types import Score, Task
+from milr.weights import hash_file
 
 RESULTS = "scores.jsonl"
 
@@ -27,7 +29,9 @@ class Edition:
     """Prompts and protocol of one year: the ids of each group, and its weight."""
 
     title: str
+    year: int
     reward: str
+    """Its protocol; its benchmark and its files in `milr.sources.SOURCES` have the same name."""
     groups: Mapping[str, range]
     """Group -> its prompt ids; in the order of `_CATEGORIES`."""
     weights: Mapping[str, float]
@@ -35,6 +39,7 @@ class Edition:
 
 LEGACY = Edition(
     "WiScore",
+    2025,
     "wise-legacy",
     {
         "Cultural": range(1, 401),
@@ -48,6 +53,7 @@ LEGACY = Edition(
 )
 VERIFIED = Edition(
     "WISE_Verified",
+    2026,
     "wise",
     {
         "Culture": range(1, 401),
@@ -59,19 +65,22 @@ VERIFIED = Edition(
     },
     VERIFIED_WEIGHTS,
 )
+_EDITIONS = {edition.reward: edition for edition in (VERIFIED, LEGACY)}
 _CATEGORIES = ("Cultural knowledge", "time", "Space", "Biology", "Physical Knowledge", "Chemistry")
 """Names of the groups in the prompt files; the official scorers use ids, which distinguish the editions."""
 _MARKS = {"consistency": "consistency", "realism": "realism", "aesthetic_quality": "aesthetic quality"}
 """Field of a row -> part of a score."""
 _FIELDS = ("prompt_id", "Prompt", "Explanation", "Subcategory")
-_CATEGORY = "Category"
+_CATEGORY, _EDITION = "Category", "edition"
+"""Fields of a found image that no row has: the prompt's category, and the edition of its file, if it is known."""
 _PICTURE = re.compile(r"0*[1-9][0-9]*\.png")
 
 
 class WiseLayout:
-    """1.png to 1000.png in one folder; 0001.png is accepted if 1.png is missing."""
+    """1.png to 1000.png in one folder; 0001.png is accepted if 1.png is missing. The prompts are those of 2026."""
 
-    reward = "wise"
+    edition = VERIFIED
+    reward = VERIFIED.reward
     prompts = 1000
     right_or_wrong = False
 
@@ -99,13 +108,25 @@ class WiseLayout:
             raise UsageError(f"{prompts} has no prompt {unknown[0]} for {unknown[0]}.png: give all of WISE's files")
         return [_found(known[number], name) for number, name in sorted(numbers.items())]
 
+    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
+        """Refuse the protocol of one edition for prompts of the other, whose numbers would compare with nothing."""
+        own = _EDITIONS.get(reward)
+        if own is None:
+            return
+        edition = find_edition([picture.metadata for picture in found], own)
+        if edition is not own:
+            raise UsageError(
+                f"the prompts are WISE's of {edition.year}, and {reward} is the protocol of {own.year}: the numbers "
+                f"would compare with nothing; type --reward {edition.reward}"
+            )
+
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return 1.png to 1000.png: the prompt's id, which begins at 1."""
         if images != 1:
             raise UsageError(f"WISE's scorer takes one image per prompt, and these are {images}: give a run with one")
         return f"{place + 1}.png"
 
-    def describe(self, task: Task, place: int) -> Mapping[str, str]:
+    def describe(self, pictures: Mapping[str, tuple[Task, int]]) -> Mapping[str, str]:
         """Return nothing: an image is named by its prompt's id."""
         return {}
 
@@ -120,25 +141,31 @@ class WiseLayout:
             scored: In the order of `find`.
             reward: Name of the reward, with its version.
         """
-        own = LEGACY if reward.startswith(f"{LEGACY.reward}@") else VERIFIED
+        own = _EDITIONS.get(reward.partition("@")[0], self.edition)
         edition = find_edition([picture.metadata for picture, _ in scored], own)
         marked = [(picture.metadata, score) for picture, score in scored if isinstance(score, Score)]
         lines = [json.dumps(_row(metadata, score), ensure_ascii=False) + "\n" for metadata, score in marked]
         write_text(out / RESULTS, "".join(lines))
-        values = {int(str(metadata["prompt_id"])): score.value for metadata, score in marked}
-        note = ""
-        if edition is not own and reward.startswith(f"{own.reward}@"):
-            note = f"These are prompts of {edition.reward}, and {own.reward} scored them: compare with nothing.\n"
-        return summarise(values, edition) + note
+        return summarise({int(str(metadata["prompt_id"])): score.value for metadata, score in marked}, edition)
+
+
+class WiseLegacyLayout(WiseLayout):
+    """The same for the prompts of 2025."""
+
+    edition = LEGACY
+    reward = LEGACY.reward
 
 
 def find_edition(prompts: Sequence[Mapping[str, object]], own: Edition) -> Edition:
-    """Return the edition that the prompts' categories fit; `own` if they fit both or neither.
+    """Return the edition of the prompts' files, or else the one that their categories fit; `own` if both or none do.
 
     Args:
-        prompts: Each with its prompt_id and, if known, its Category.
+        prompts: Each with its prompt_id and, if known, its Category and the edition of its file.
         own: The reward's edition.
     """
+    named = {str(one[_EDITION]) for one in prompts if one.get(_EDITION) is not None}
+    if len(named) == 1:
+        return _EDITIONS[named.pop()]
     told = [(int(str(one["prompt_id"])), one.get(_CATEGORY)) for one in prompts]
     fitting = [
         edition
@@ -172,7 +199,8 @@ def summarise(values: Mapping[int, float], edition: Edition) -> str:
 
 def _found(prompt: Mapping[str, Any], name: str) -> FoundPicture:
     task = Task(prompt=prompt["Prompt"], explanation=prompt["Explanation"])
-    metadata = {"prompt_id": int(prompt["prompt_id"]), **{name: prompt[name] for name in ("Subcategory", _CATEGORY)}}
+    fields = ("Subcategory", _CATEGORY, _EDITION)
+    metadata = {"prompt_id": int(prompt["prompt_id"]), **{field: prompt[field] for field in fields}}
     return FoundPicture(name, task, metadata)
 
 
@@ -183,12 +211,17 @@ def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
         if file.stem.endswith("_rewrite"):
             continue
         try:
-            for row in read_rows(file):
+            rows, edition = read_rows(file), _name_edition(file)
+            for row in rows:
                 prompt = cast("Mapping[str, Any]", row.content)
-                known[int(prompt["prompt_id"])] = {
-                    **{field: prompt[field] for field in _FIELDS},
-                    _CATEGORY: prompt.get(_CATEGORY),
-                }
+                number, fields = int(prompt["prompt_id"]), {field: prompt[field] for field in _FIELDS}
+                if number in known and known[number]["Prompt"] != fields["Prompt"]:
+                    raise _Twice(number)
+                known[number] = {**fields, _CATEGORY: prompt.get(_CATEGORY), _EDITION: edition}
+        except _Twice as error:
+            raise UsageError(
+                f"{path} has two prompts {error}, so it holds both editions: give --prompts a folder with one of them"
+            ) from error
         except (UsageError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{file} is none of WISE's prompt files ({error}): give those of its data folder"
@@ -196,9 +229,20 @@ def _read_prompts(path: Path) -> dict[int, Mapping[str, Any]]:
     return known
 
 
+class _Twice(Exception):
+    """A number with two prompts."""
+
+
+def _name_edition(file: Path) -> str | None:
+    """Return the edition of an official file, whatever its name; None for any other file."""
+    digest = hash_file(file)
+    named = (name for name in _EDITIONS if any(one.sha256 == digest for one in SOURCES[name].files))
+    return next(named, None)
+
+
 def _row(metadata: Mapping[str, object], score: Score) -> dict[str, object]:
     """Return the official fields: marks of 0, 1 or 2, or WISE_Verified's score; another reward's value stays alone."""
-    known = {name: value for name, value in metadata.items() if name != _CATEGORY}
+    known = {name: value for name, value in metadata.items() if name not in (_CATEGORY, _EDITION)}
     if score.reward.startswith(f"{VERIFIED.reward}@"):
         return {**known, "score": score.value}
     marks = {field: 2 * score.parts[part] for field, part in _MARKS.items() if part in score.parts}

@@ -75,6 +75,16 @@ class ChecklistProtocol:
         start, mark, middle = before.partition("{prompt}")
         return start + (task.prompt if mark else "") + middle + item.question + after
 
+    def read(self, answer: Answer, expected: str) -> float:
+        """Return an item's value in [0, 1].
+
+        Raises:
+            Unreadable: The answer is none.
+        """
+        if self.reading == "probability" or (self.reading != "word" and answer.first_tokens):
+            return read_chance(answer, expected)
+        return read_word(answer, expected)
+
 
 CHECKLIST = ChecklistProtocol(
     name="checklist",
@@ -107,6 +117,8 @@ COREBENCH = ChecklistProtocol(
     tries=3,
     official=("t2i-corebench", read_corebench_words),
 )
+FORMS: Mapping[str, ChecklistProtocol] = {form.name: form for form in (CHECKLIST, GENEVAL2, COREBENCH)}
+"""Name -> form of the questions. Rewards and `milr doctor` take theirs here: a further form is one entry."""
 VARIANTS: Mapping[str | None, Mapping[str, object]] = {
     None: {},
     "mean": {"mean": "arithmetic"},
@@ -180,17 +192,7 @@ class VlmChecklist(AskingReward):
         return lambda: self._score(task, [future.result() for future in futures])
 
     def _reader(self, item: ChecklistItem) -> Callable[[Answer], Verdict]:
-        return lambda answer: Verdict(self._read(answer, item))
-
-    def _read(self, answer: Answer, item: ChecklistItem) -> float:
-        """Return an item's value in [0, 1].
-
-        Raises:
-            Unreadable: The answer is none.
-        """
-        if self.protocol.reading == "probability" or (self.protocol.reading != "word" and answer.first_tokens):
-            return read_chance(answer, item.answer)
-        return read_word(answer, item.answer)
+        return lambda answer: Verdict(self.protocol.read(answer, item.answer))
 
     def _score(self, task: Task, found: Sequence[Settled]) -> Score | Unscored:
         cost = sum(settled.cost for settled in found)
@@ -201,7 +203,7 @@ class VlmChecklist(AskingReward):
             if isinstance(settled, Failure):
                 return Unscored(where + settled.reason, self.name, final=settled.final, cost=cost)
             try:  # another item's question in the same words may have been answered first, and read for its answer
-                values.append(self._read(settled.answer, item))
+                values.append(self.protocol.read(settled.answer, item.answer))
             except Unreadable as error:
                 return Unscored(where + str(error), self.name, cost=cost)
             answers.append(settled.answer)
@@ -223,7 +225,7 @@ class Checklist(VlmChecklist):
 
     def __init__(self, argument: str | None, vlm: VlmClient) -> None:
         """Take a variant of `VARIANTS` and the client that asks."""
-        super().__init__(_choose(CHECKLIST, argument), vlm)
+        super().__init__(_choose(FORMS["checklist"], argument), vlm)
 
 
 class GenEval2(VlmChecklist):
@@ -231,7 +233,7 @@ class GenEval2(VlmChecklist):
 
     def __init__(self, argument: str | None, vlm: VlmClient) -> None:
         """Take a variant of `VARIANTS` and the client that asks."""
-        super().__init__(_choose(GENEVAL2, argument), vlm)
+        super().__init__(_choose(FORMS["geneval2"], argument), vlm)
 
 
 class CoReBench(VlmChecklist):
@@ -239,7 +241,7 @@ class CoReBench(VlmChecklist):
 
     def __init__(self, vlm: VlmClient) -> None:
         """Take the client that asks."""
-        super().__init__(COREBENCH, vlm)
+        super().__init__(FORMS["t2i-corebench"], vlm)
 
 
 def _choose(protocol: ChecklistProtocol, argument: str | None) -> ChecklistProtocol:
