@@ -1,11 +1,47 @@
-"""Checks for settings that a user gives and nothing of a model would read."""
+"""What a model lacks: settings that nothing of it would read, and calls that its capabilities exclude."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import torch
+from PIL import Image
 
 from milr.errors import UsageError
-from milr.models.base import Capabilities
+from milr.models.base import Capabilities, TextOutput, TextRequest
+
+
+class DrawsOnly:
+    """Base class of a model that writes no text and reads no images: it refuses the calls that ask for either.
+
+    Methods never make them, since the capabilities exclude them.
+    """
+
+    name: str
+
+    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
+        """Refuse: the model writes no text."""
+        self._refuse("writes no text")
+
+    def spell(self, tokens: Sequence[int]) -> list[str]:
+        """Refuse: the model writes no text."""
+        self._refuse("writes no text")
+
+    def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
+        """Refuse: the model writes no text."""
+        self._refuse("writes no text")
+
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
+        """Refuse: the model reads no images."""
+        self._refuse("reads no images")
+
+    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
+        """Refuse: the model reads no images."""
+        self._refuse("reads no images")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(f"{self.name} {what}: milr info --model NAME says what a model can do; take another for this")
 
 
 def check_latents(given: Mapping[str, object], able: Capabilities) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from PIL import Image
@@ -19,8 +18,8 @@ from milr.decode.buffers import find_recorder
 from milr.decode.engine import Engine
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llamagen import LlamaGen as Architecture
-from milr.errors import UsageError
-from milr.models.base import ImagePrompt, ImageRequest, TextOutput, TextRequest
+from milr.models.absent import DrawsOnly
+from milr.models.base import ImagePrompt, ImageRequest
 from milr.models.captions import clean_caption
 from milr.models.devices import choose_dtype, find_device
 from milr.models.drawing import TokenDrawing, to_images
@@ -31,7 +30,7 @@ from milr.models.llamagen_folder import DEFAULTS, open_folder
 _KEPT = 8  # most unconditional captions kept, by length
 
 
-class LlamaGen(TokenDrawing):
+class LlamaGen(DrawsOnly, TokenDrawing):
     """A frozen LlamaGen. Implements `milr.models.base.Model`."""
 
     def __init__(
@@ -136,29 +135,6 @@ class LlamaGen(TokenDrawing):
     def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
         pixels = self.vq.decode(torch.tensor(samples).to(self.device)).permute(0, 2, 3, 1)  # (B, H, W, 3)
         return to_images(pixels, rounded=True)
-
-    def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
-        """Refuse: the model writes no text."""
-        self._refuse("writes no text")
-
-    def spell(self, tokens: Sequence[int]) -> list[str]:
-        """Refuse: the model writes no text."""
-        self._refuse("writes no text")
-
-    def text_logits(self, latents: torch.Tensor) -> torch.Tensor:
-        """Refuse: the model writes no text."""
-        self._refuse("writes no text")
-
-    def answer(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[float]:
-        """Refuse: the model does not read images."""
-        self._refuse("does not read images")
-
-    def reply(self, images: Sequence[Image.Image], questions: Sequence[str], limit: int) -> list[str]:
-        """Refuse: the model does not read images."""
-        self._refuse("does not read images")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise UsageError(f"{self.name} {what}: milr.models.read_capabilities says what a model can do")
 
 
 def _join(request: ImageRequest) -> str:

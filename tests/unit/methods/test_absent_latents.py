@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
+from PIL import Image
 
 from milr import search
 from milr.decode.sampling import derive_stream, open_stream
@@ -13,8 +16,10 @@ from milr.errors import UsageError
 from milr.methods import METHODS
 from milr.methods.needs import check_able
 from milr.models.absent import check_latents
-from milr.models.base import Capabilities
+from milr.models.base import Capabilities, ImageOutput, ImageRequest
+from milr.settings import SamplingParams
 from milr.testing import FakeModel, FakeReward
+from milr.testing.contracts import check_model
 from milr.types import Task
 
 ABLE = FakeModel.capabilities
@@ -104,6 +109,22 @@ def test_a_model_without_reasoning_is_never_asked_for_a_text() -> None:
     assert trace is not None and trace.moved == ("image",)
 
 
+class NoisyDecoder(FakeModel):
+    """A fake model whose image decoder draws random numbers of its own after the tokens are known."""
+
+    def __init__(self, open_noise: Callable[[torch.Generator], torch.Generator]) -> None:
+        super().__init__()
+        self.open_noise = open_noise
+
+    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
+        return [self._blur(*pair) for pair in zip(requests, super().draw(requests, sampling), strict=True)]
+
+    def _blur(self, request: ImageRequest, made: ImageOutput) -> ImageOutput:
+        noise = torch.rand(made.sample.image.size, generator=self.open_noise(request.stream))
+        grey = Image.fromarray((255 * noise).byte().numpy()).convert("RGB")
+        return replace(made, sample=replace(made.sample, image=Image.blend(made.sample.image, grey, 0.2)))
+
+
 def test_a_second_random_process_depends_on_the_request_alone() -> None:
     stream = open_stream(0, "key", 0, 0)
     first = torch.rand(3, generator=derive_stream(stream, "decoder"))
@@ -111,3 +132,30 @@ def test_a_second_random_process_depends_on_the_request_alone() -> None:
     assert torch.equal(first, torch.rand(3, generator=derive_stream(stream.clone_state(), "decoder")))
     others = (derive_stream(stream, "other"), derive_stream(open_stream(0, "key", 1, 0), "decoder"), stream)
     assert not any(torch.equal(first, torch.rand(3, generator=other)) for other in others)
+    # the contract of models holds for a decoder that draws from it, and fails for one with a generator of its own
+    check_model(NoisyDecoder(lambda stream: derive_stream(stream, "decoder")))
+    own = torch.Generator()
+    with pytest.raises(AssertionError):
+        check_model(NoisyDecoder(lambda stream: own))
+
+
+@pytest.mark.parametrize("family", ["llamagen:LlamaGen", "diffusers:Diffusers", "openai_images:OpenAIImages"])
+def test_families_that_only_draw_refuse_other_calls_in_one_form(family: str) -> None:
+    module, name = family.split(":")
+    kind = getattr(import_module(f"milr.{'remote' if '_' in module else 'models'}.{module}"), name)
+    model = kind.__new__(kind)
+    model.name = "made"
+    calls: dict[str, tuple[object, ...]] = {
+        "reason": ([],),
+        "spell": ([],),
+        "text_logits": (torch.zeros(1, 1),),
+        "answer": ([], []),
+        "reply": ([], [], 1),
+    }
+    if name != "LlamaGen":
+        calls["image_logits"] = (torch.zeros(1, 2, 1), 1.0)
+    for call, arguments in calls.items():
+        with pytest.raises(
+            UsageError, match="^made (writes no text|reads no images|has no latents): milr info --model"
+        ):
+            getattr(model, call)(*arguments)
