@@ -177,7 +177,7 @@ def plain_parts(bench: Bench, chunk: int | None) -> list[Part]:
                 loop.draw(cache, states, chunk + 1, guidance, stream)
 
             parts.append(Part("image", draw, weight / chunk))
-    parts.append(Part("decoding", lambda: bench.model._decode_images([[1] * sizes.image]), 1))
+    parts.append(Part("decoding", lambda: bench.model._decode_pixels(torch.ones(1, sizes.image, dtype=torch.long)), 1))
     return parts
 
 
@@ -220,7 +220,7 @@ def engine_parts(bench: Bench, batch: int, chunk: int | None) -> list[Part]:
             # What it takes to begin there is taken off: it is not part of a step.
             parts.append(Part("image", lambda s=some: _draw(model, s, chunk + 1), weight / chunk))
             parts.append(Part("image", lambda s=some: _draw(model, s, 1), -weight / chunk))
-    parts.append(Part("decoding", lambda: model._decode_images([[1] * sizes.image]), batch))
+    parts.append(Part("decoding", lambda: model._decode_pixels(torch.ones(1, sizes.image, dtype=torch.long)), batch))
     return parts
 
 

@@ -72,7 +72,8 @@ def test_attention_is_measured(small_machine: None, tmp_path: Path, one_thread: 
 def test_a_gpu_is_pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     from bench import gpu
 
-    monkeypatch.setattr(gpu.Janus, "_decode_images", lambda self, samples: [Image.new("RGB", (1, 1))] * len(samples))
+    pixel = gpu.torch.zeros(1, 1, 1, 3, dtype=gpu.torch.uint8)
+    monkeypatch.setattr(gpu.Janus, "_decode_pixels", lambda self, tokens: pixel.repeat(len(tokens), 1, 1, 1))
     files = tmp_path / "gpu.json", tmp_path / "gpu.md"
     gpu.main(["--pretend", "--json", str(files[0]), "--page", str(files[1])])
     found = json.loads(files[0].read_text())

@@ -1,7 +1,7 @@
 """The runner of all methods: it serves the requests of many tasks in batches.
 
 It admits tasks, refills places, stops, counts, and yields one record per step. While a reward waits on a network, the
-other half of the tasks is decoded.
+other half of the tasks is decoded; while a device decodes pixels, the texts of the other half are written.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from milr.methods.queue import Assigned, Assignment, Listed, Repeats, TaskQueue,
 from milr.models.absent import check_latents
 from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextRequest
 from milr.models.devices import own_numbers
+from milr.models.optional import BegunDrawing, begin_draw
 from milr.rewards import check_scorable, load_reward
-from milr.rewards.base import Reward, RewardFunction, WaitingReward, begin_scoring, make_reward
+from milr.rewards.base import Reward, RewardFunction, Scores, WaitingReward, begin_scoring, make_reward
 from milr.settings import LIMITS, MilrSettings, RunSettings, SamplingParams, Settings
 from milr.tasks import make_task
 from milr.types import Finished, Score, StepRecord, Task, Unscored, find_final, is_met
@@ -85,6 +86,8 @@ class Runner(Iterator[StepRecord]):
         self._repeats = Repeats()
         self._ended = dict.fromkeys(LIMITS, 0.0)  # spent by finished tasks
         self._groups: list[Group] = []
+        self._decoding: tuple[Callable[[], bool], Callable[[], None]] | None = None
+        """Images in work on the device: a call that tells whether they are done, and one that begins to score them."""
         self._records = self._run()
 
     def __iter__(self) -> Self:
@@ -166,6 +169,7 @@ class Runner(Iterator[StepRecord]):
             A call that waits for the scores and returns each task's images.
         """
         while True:
+            self._hand_over(wait=False)
             if updates := [ctx for ctx in group if isinstance(ctx.request, Update)]:
                 self._update(group, updates)
             elif texts := [(ctx, ctx.request) for ctx in group if isinstance(ctx.request, TextRequest)]:
@@ -174,6 +178,7 @@ class Runner(Iterator[StepRecord]):
                     self._answer(group, ctx, output)
             else:
                 break
+        self._hand_over(wait=True)  # its reward may wait on a network while this group is drawn
         asked = [_cut(ctx) for ctx in group]
         told = [ctx.recall(requests) for ctx, requests in zip(group, asked, strict=True)]
         whole = [
@@ -181,16 +186,27 @@ class Runner(Iterator[StepRecord]):
             for ctx, requests, images in zip(group, asked, told, strict=True)
             for one, image in zip(requests, images, strict=True)
         ]
-        drawn = iter(self._draw([(one, ctx.sampling) for one, ctx, image in whole if image is None or one.keep_hidden]))
-        outputs = [next(drawn) if image is None or one.keep_hidden else image for one, _, image in whole]
-        fresh = [
-            (out.sample.image, ctx.task)
-            for out, (_, ctx, image) in zip(outputs, whole, strict=True)
-            if image is None and not (isinstance(out, ImageOutput) and out.fault)
-        ]
-        wait = begin_scoring(self.reward, *zip(*fresh, strict=True)) if fresh else _score_nothing
+        begun = self._draw([(one, ctx.sampling) for one, ctx, image in whole if image is None or one.keep_hidden])
+        scoring: list[tuple[list[ImageOutput | ScoredImage], Scores]] = []
+
+        def score() -> None:
+            drawn = iter(begun.wait())
+            outputs = [next(drawn) if image is None or one.keep_hidden else image for one, _, image in whole]
+            fresh = [
+                (out.sample.image, ctx.task)
+                for out, (_, ctx, image) in zip(outputs, whole, strict=True)
+                if image is None and not (isinstance(out, ImageOutput) and out.fault)
+            ]
+            wait = begin_scoring(self.reward, *zip(*fresh, strict=True)) if fresh else _score_nothing
+            scoring.append((outputs, wait))
+
+        self._decoding = begun.done, score
+        self._hand_over(wait=False)
 
         def finish() -> list[list[ScoredImage]]:
+            if not scoring:
+                self._hand_over(wait=True)
+            ((outputs, wait),) = scoring
             scores = iter(wait())
             scored = iter(
                 [
@@ -202,13 +218,26 @@ class Runner(Iterator[StepRecord]):
 
         return finish
 
-    def _draw(self, asked: Sequence[tuple[ImageRequest, SamplingParams]]) -> list[ImageOutput]:
-        """Draw images; images with the same sampling parameters share a batch."""
-        found: dict[int, ImageOutput] = {}
+    def _hand_over(self, *, wait: bool) -> None:
+        """Begin to score the images in work on the device if they are done, or wait for them."""
+        if self._decoding is not None and (wait or self._decoding[0]()):
+            score, self._decoding = self._decoding[1], None
+            score()
+
+    def _draw(self, asked: Sequence[tuple[ImageRequest, SamplingParams]]) -> BegunDrawing:
+        """Begin to draw images; images with the same sampling parameters share a batch."""
+        begun: list[tuple[list[int], BegunDrawing]] = []
         for sampling in dict.fromkeys(own for _, own in asked):
             places = [place for place, (_, own) in enumerate(asked) if own == sampling]
-            found |= zip(places, self.model.draw([asked[place][0] for place in places], sampling), strict=True)
-        return [found[place] for place in range(len(asked))]
+            begun.append((places, begin_draw(self.model, [asked[place][0] for place in places], sampling)))
+
+        def wait() -> list[ImageOutput]:
+            found: dict[int, ImageOutput] = {}
+            for places, one in begun:
+                found |= zip(places, one.wait(), strict=True)
+            return [found[place] for place in range(len(asked))]
+
+        return BegunDrawing(lambda: all(one.done() for _, one in begun), wait)
 
     def _update(self, group: Group, asking: Group) -> None:
         """Take the optimisation steps that tasks request; tasks with the same settings share a batch."""

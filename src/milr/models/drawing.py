@@ -14,19 +14,22 @@ from math import isqrt
 import torch
 from PIL import Image
 
-from milr.decode.batching import work_in_batches
+from milr.decode.batching import fitting, work_in_batches
 from milr.decode.engine import Counts, Engine
 from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.partial import fill_rest
+from milr.decode.side_stream import Side
 from milr.decode.tensors import split_rows, to_integers
 from milr.models.base import Capabilities, ImageOutput, ImagePrompt, ImageRequest, TaskState
 from milr.models.heads import ImageHead
 from milr.models.leads import sample_leads
-from milr.models.optional import OnRows
+from milr.models.optional import BegunDrawing, OnRows
 from milr.settings import SamplingParams, Settings, make_settings
 from milr.types import ImageSample, Task
 
 _PIXELS_AT_ONCE = 512 * 512  # the image decoder and the vision tower need far more memory per image than tokens do
+_BYTES_PER_PIXEL = 4096  # of an image decoder: eight float32 tensors of 128 channels
+_MOST_AT_ONCE = 16  # images that the image decoder gets at once on a device with memory for more
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class TokenDrawing(ABC):
     on_rows: OnRows | None = None
     """See `milr.models.optional.Watchable`."""
     deterministic: bool
+    side: Side
+    """The place where the device computes pixels."""
 
     @abstractmethod
     def _read_image_prompts(self, requests: Sequence[ImageRequest]) -> list[ImagePrompt]:
@@ -61,13 +66,18 @@ class TokenDrawing(ABC):
         """Return the head of image tokens: see `milr.models.heads.ImageHead`."""
 
     @abstractmethod
-    def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
-        """Decode the tokens of whole images."""
+    def _decode_pixels(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Decode the tokens of whole images, (B, V) int64, to 8-bit RGB: (B, H, W, 3), on the model's device."""
 
     @property
     def _images_at_once(self) -> int:
         """Return the number of images that the image decoder gets at once; with fixed shapes, each goes alone."""
-        return 1 if self.deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
+        if self.deterministic:
+            return 1
+        pixels = self.capabilities.image_size**2
+        if self.device.type == "cuda" and (fits := fitting(_BYTES_PER_PIXEL * pixels, self.device)):
+            return min(fits, _MOST_AT_ONCE)
+        return max(1, _PIXELS_AT_ONCE // pixels)
 
     @property
     def counts(self) -> Counts:
@@ -82,20 +92,31 @@ class TokenDrawing(ABC):
         """Return one state per task; prompts are prefilled when they are first needed."""
         return [TaskState(task) for task in tasks]
 
-    @torch.inference_mode()
     def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
         """Draw each requested image: sample image tokens under guidance, then decode them."""
+        return self.begin_draw(requests, sampling).wait()
+
+    @torch.inference_mode()
+    def begin_draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> BegunDrawing:
+        """Sample the tokens of each requested image, and begin to decode them to pixels.
+
+        Until the images are waited for, their states must not be drawn from again.
+        """
         sampled = self.sample_tokens(requests, sampling)
         whole = self.capabilities.image_tokens
-        images = self._to_images(
+        done, wait = self._begin_images(
             [request.state for request in requests], [fill_rest(tokens, whole) for tokens, _ in sampled]
         )
-        return [
-            ImageOutput(
-                ImageSample(tuple(tokens), image), None if request.prefix is not None or request.tokens else hidden
-            )
-            for request, (tokens, hidden), image in zip(requests, sampled, images, strict=True)
-        ]
+
+        def finish() -> list[ImageOutput]:
+            return [
+                ImageOutput(
+                    ImageSample(tuple(tokens), image), None if request.prefix is not None or request.tokens else hidden
+                )
+                for request, (tokens, hidden), image in zip(requests, sampled, wait(), strict=True)
+            ]
+
+        return BegunDrawing(done, finish)
 
     @torch.inference_mode()
     def sample_tokens(
@@ -181,25 +202,42 @@ class TokenDrawing(ABC):
     def show_tokens(self, tokens: Sequence[int]) -> Image.Image:
         """Decode the first tokens of an image; a flat rest follows them."""
         with torch.inference_mode():
-            (image,) = self._decode_images([fill_rest(tokens, self.capabilities.image_tokens)])
+            (image,) = to_images(self._decode_all([fill_rest(tokens, self.capabilities.image_tokens)]).cpu())
         return image
 
     def _total(self, request: ImageRequest) -> int:
         return request.until or self.capabilities.image_tokens
 
-    def _to_images(self, states: Sequence[TaskState], samples: Sequence[tuple[int, ...]]) -> list[Image.Image]:
-        """Decode image tokens to images; reuse the row's last image if the tokens are unchanged."""
+    def _begin_images(
+        self, states: Sequence[TaskState], samples: Sequence[tuple[int, ...]]
+    ) -> tuple[Callable[[], bool], Callable[[], list[Image.Image]]]:
+        """Begin to decode image tokens to images; reuse the row's last image if the tokens are unchanged."""
         known = {state.image.tokens: state.image.image for state in states if state.image}
         new = list(dict.fromkeys(tokens for tokens in samples if tokens not in known))
-        images, _ = work_in_batches(new, self._decode_images, self._images_at_once)
-        known |= zip(new, images, strict=True)
-        for state, tokens in zip(states, samples, strict=True):
-            state.image = ImageSample(tokens, known[tokens])
-        return [known[tokens] for tokens in samples]
+        pending = self.side.begin(lambda: self._decode_all(new)) if new else None
+
+        def finish() -> list[Image.Image]:
+            if pending is not None:
+                known.update(zip(new, to_images(pending.wait()), strict=True))
+            for state, tokens in zip(states, samples, strict=True):
+                state.image = ImageSample(tokens, known[tokens])
+            return [known[tokens] for tokens in samples]
+
+        return (pending.done if pending else lambda: True), finish
+
+    def _decode_all(self, samples: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Decode the tokens of whole images in batches that fit; (B, H, W, 3) uint8, on the device."""
+        tokens = torch.tensor(samples).to(self.device)  # all at once: a copy may wait for what runs before it
+        found, _ = work_in_batches(
+            range(len(samples)),
+            lambda part: self._decode_pixels(tokens[part[0] : part[-1] + 1]).unbind(),
+            self._images_at_once,
+        )
+        return torch.stack(found)
 
 
-def to_images(pixels: torch.Tensor, *, rounded: bool = False) -> list[Image.Image]:
-    """Return the images of (B, H, W, 3) pixels in [-1, 1], as 8-bit RGB.
+def to_levels(pixels: torch.Tensor, *, rounded: bool = False) -> torch.Tensor:
+    """Return pixels in [-1, 1] as 8-bit levels, uint8 of the same shape.
 
     Args:
         pixels: Others are cut off.
@@ -207,4 +245,9 @@ def to_images(pixels: torch.Tensor, *, rounded: bool = False) -> list[Image.Imag
             (deepseek-ai/Janus, generation_inference.py).
     """
     levels = (pixels.float() + 1) / 2 * 255 + (0.5 if rounded else 0)
-    return [Image.fromarray(image) for image in levels.clamp(0, 255).to(torch.uint8).cpu().numpy()]
+    return levels.clamp(0, 255).to(torch.uint8)
+
+
+def to_images(levels: torch.Tensor) -> list[Image.Image]:
+    """Return the images of (B, H, W, 3) uint8 levels on the CPU."""
+    return [Image.fromarray(image) for image in levels.numpy()]

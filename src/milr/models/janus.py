@@ -20,11 +20,12 @@ from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llama import Llama
 from milr.decode.loop import DecodeLoop, LoopRequest
 from milr.decode.packed_linear import pack
+from milr.decode.side_stream import find_side
 from milr.decode.tensors import split_rows, to_numbers
 from milr.models.base import ImagePrompt, ImageRequest, TaskState, TextOutput, TextPrompt, TextRequest
 from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
-from milr.models.drawing import TokenDrawing, to_images
+from milr.models.drawing import TokenDrawing, to_levels
 from milr.models.heads import ImageHead, JanusImageParts, TextHead
 from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.prompts import Prompts
@@ -79,6 +80,7 @@ class Janus(TokenDrawing):
         self.network: Any = make(numbers, self.device)
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
         leave_out_idle_blocks(self.network.model.vqmodel.decoder)
+        self.side = find_side(self.device)
         recorder = find_recorder(self.device) if graphs else None
         self.engine = Engine(Llama(self.network.model.language_model), deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
@@ -261,8 +263,8 @@ class Janus(TokenDrawing):
     def _image_head(self, guidance: torch.Tensor | float, *, rows: int = 2) -> ImageHead:
         return ImageHead(self._image_parts, guidance, rows=rows)
 
-    def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
-        return to_images(self.network.decode_image_tokens(torch.tensor(samples).to(self.device)))
+    def _decode_pixels(self, tokens: torch.Tensor) -> torch.Tensor:
+        return to_levels(self.network.decode_image_tokens(tokens))
 
     def _reasoning(self, tokens: list[int]) -> Reasoning:
         return Reasoning(self.tokenizer.decode(tokens, skip_special_tokens=True).strip(), tuple(tokens))

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from milr.decode.buffers import find_recorder
 from milr.decode.engine import Engine
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llamagen import LlamaGen as Architecture
+from milr.decode.side_stream import find_side
 from milr.models.absent import DrawsOnly
 from milr.models.base import ImagePrompt, ImageRequest
 from milr.models.captions import clean_caption
 from milr.models.devices import choose_dtype, find_device
-from milr.models.drawing import TokenDrawing, to_images
+from milr.models.drawing import TokenDrawing, to_levels
 from milr.models.heads import ImageHead
 from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.llamagen_folder import DEFAULTS, open_folder
@@ -84,6 +84,7 @@ class LlamaGen(DrawsOnly, TokenDrawing):
             base=config.rope_base,
             epsilon=config.norm_epsilon,
         )
+        self.side = find_side(self.device)
         recorder = find_recorder(self.device) if graphs else None
         self.engine = Engine(architecture, deterministic=deterministic, recorder=recorder)
         self.gpt.pack_head()
@@ -132,9 +133,8 @@ class LlamaGen(DrawsOnly, TokenDrawing):
     def _image_head(self, guidance: torch.Tensor | float, *, rows: int = 2) -> ImageHead:
         return ImageHead(self.gpt, guidance, rows=rows)
 
-    def _decode_images(self, samples: Sequence[Sequence[int]]) -> list[Image.Image]:
-        pixels = self.vq.decode(torch.tensor(samples).to(self.device)).permute(0, 2, 3, 1)  # (B, H, W, 3)
-        return to_images(pixels, rounded=True)
+    def _decode_pixels(self, tokens: torch.Tensor) -> torch.Tensor:
+        return to_levels(self.vq.decode(tokens).permute(0, 2, 3, 1), rounded=True)  # (B, H, W, 3)
 
 
 def _join(request: ImageRequest) -> str:

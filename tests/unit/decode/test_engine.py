@@ -9,7 +9,6 @@ from typing import cast
 
 import pytest
 import torch
-from PIL import Image
 
 from milr.decode.sampling import open_stream
 from milr.models import embedded_folder, load_model
@@ -41,7 +40,7 @@ def load(dtype: str, deterministic: bool) -> Janus:
         pytest.skip(f"no embedded model in {embedded_folder(name)}: `make train` makes one")
     model = cast("Janus", load_model(name, dtype=dtype, deterministic=deterministic))
     if dtype == "bfloat16":  # no test looks at these images
-        model._decode_images = lambda samples: [Image.new("RGB", (1, 1))] * len(samples)  # type: ignore[method-assign]
+        model._decode_pixels = lambda tokens: torch.zeros(len(tokens), 1, 1, 3, dtype=torch.uint8)  # type: ignore[method-assign]
     return model
 
 
@@ -168,13 +167,13 @@ def test_two_texts_of_one_task_each_have_an_image_of_their_own() -> None:
 @pytest.mark.slow
 def test_the_last_image_of_a_task_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load("float32", False)
-    decode, decoded = model._decode_images, list[tuple[int, ...]]()
+    decode, decoded = model._decode_pixels, list[list[int]]()
 
-    def count(samples: Sequence[Sequence[int]]) -> list[Image.Image]:
-        decoded.extend(map(tuple, samples))
-        return decode(samples)
+    def count(tokens: torch.Tensor) -> torch.Tensor:
+        decoded.extend(tokens.tolist())
+        return decode(tokens)
 
-    monkeypatch.setattr(model, "_decode_images", count)
+    monkeypatch.setattr(model, "_decode_pixels", count)
     states = model.start(TASKS[:2])
     _, first = step(model, states)
     assert len(decoded) == 2
