@@ -93,6 +93,35 @@ def write_lora(folder: Path, *, width: int = 32, zero: bool = False) -> Path:
     return folder
 
 
+def write_lora_file(file: Path, form: str) -> Path:
+    """Write a single LoRA file for a tiny SD3's attention, with two ranks.
+
+    Args:
+        file: New.
+        form: "peft" (diffusers' own names, no strength), "metadata" (the same with alphas in its header), "older"
+            (names of down and up, no strength) or "alphas" (these, with an alpha beside each layer).
+    """
+    from safetensors.torch import save_file
+
+    stream = torch.Generator().manual_seed(2)
+    down, up = ("lora_A", "lora_B") if form in ("peft", "metadata") else ("lora.down", "lora.up")
+    weights: dict[str, torch.Tensor] = {}
+    for rank, name in enumerate(("to_q", "to_k", "add_v_proj"), start=2):
+        place = f"transformer.transformer_blocks.0.attn.{name}"
+        weights[f"{place}.{down}.weight"] = torch.randn(rank, 32, generator=stream)
+        weights[f"{place}.{up}.weight"] = torch.randn(32, rank, generator=stream)
+        if form == "alphas":
+            weights[f"{place}.alpha"] = torch.tensor(float(rank + 1))
+    config = {"r": 2, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {"transformer_blocks.0.attn.to_k": 3}}
+    config["rank_pattern"] = {
+        f"transformer_blocks.0.attn.{name}": rank for name, rank in (("to_k", 3), ("add_v_proj", 4))
+    }
+    config["target_modules"] = [f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "add_v_proj")]
+    header = {"lora_adapter_metadata": json.dumps({f"transformer.{name}": value for name, value in config.items()})}
+    save_file(weights, file, metadata={"format": "pt", **(header if form == "metadata" else {})})
+    return file
+
+
 def _clip_tokenizer() -> Any:
     from transformers import CLIPTokenizer
 

@@ -20,7 +20,8 @@ def say_profile(described: Description) -> str:
 
 def say_capabilities(able: Capabilities) -> Iterator[str]:
     """Yield one line, or a folded one, for each group of capabilities."""
-    parts = [f"{able.image_size} pixels per side"]
+    width, height = able.dimensions
+    parts = [f"{width} pixels per side" if width == height else f"{width} x {height} pixels"]
     if able.image_tokens:
         parts.append(f"{able.image_tokens} tokens")
     if able.noise_shape:

@@ -20,7 +20,7 @@ class Capabilities:
     """A model's properties and abilities, known before its weights are loaded."""
 
     image_size: int
-    """Pixels per side."""
+    """Pixels of an image's width; of its height too, unless `image_height` says otherwise."""
     image_tokens: int
     """Tokens per image that the model chooses: forced ones, such as ends of lines, are neither counted nor kept nor
     given. 0 if an image is not made of tokens, so that none can be begun, given or left unfinished."""
@@ -36,6 +36,8 @@ class Capabilities:
     """True if it answers questions about images, as the reward `self` needs."""
     writes_text: bool = True
     """False if it draws from the prompt alone: it is never asked for a reasoning text."""
+    image_height: int | None = None
+    """Pixels of an image's height; None if the image is a square."""
     noise_shape: tuple[int, ...] = ()
     """Shape of the random numbers that an image starts from; () if it is sampled token by token, or elsewhere."""
     image_cost: float = 0.0
@@ -67,6 +69,11 @@ class Capabilities:
             raise ValueError("image latents need image tokens: give image_tokens, or other latents")
         if self.latents in ("text", "both") and not self.writes_text:
             raise ValueError("text latents need a model that writes text: set writes_text, or other latents")
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Return an image's width and height in pixels."""
+        return self.image_size, self.image_height or self.image_size
 
     def has_latents(self, modality: str) -> bool:
         """Return true if the model has latents of that modality, "text" or "image"."""

@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +20,28 @@ from PIL import Image
 
 from milr.decode.batching import work_in_batches
 from milr.errors import UsageError
+from milr.models.arguments import read_arguments, read_size, write_size
 from milr.models.base import Description, ImageOutput, ImageRequest, TaskState
 from milr.models.devices import choose_dtype, find_device
 from milr.models.hub import LORA, PIPELINES, Confirm, find_at_hub, parse_hub_name, refuse
-from milr.models.pipeline_folder import LORA as LORA_FILE
-from milr.models.pipeline_folder import (
-    PipelineFolder,
-    check_lora,
-    open_pipeline,
-    read_arguments,
-    require_diffusers,
-)
+from milr.models.lora import Lora, check_lora, merge_lora, open_lora
+from milr.models.pipeline_folder import PipelineFolder, open_pipeline, require_diffusers
 from milr.models.prompt_only import PromptOnly
-from milr.models.received import read_json, refusing
+from milr.models.received import refusing
 from milr.settings import SamplingParams
 from milr.types import ImageSample, Task
 
 _OPTIONS = ("size", "steps", "lora")
 _PIXELS_AT_ONCE = 4 * 1024 * 1024
-_LORA_FIELDS = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out")
-"""Fields of adapter_config.json that are read."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A name with its options: ``NAME_OR_FOLDER,size=512,steps=20,lora=NAME_OR_FOLDER``."""
+    """A name with its options: ``NAME_OR_FOLDER,size=768x512,steps=20,lora=NAME_OR_PATH``."""
 
     name: str
-    size: int | None = None
+    size: tuple[int, int] | None = None
+    """Pixels of an image's width and height."""
     steps: int | None = None
     lora: str | None = None
 
@@ -59,27 +54,28 @@ class Asked:
         """
         nameless = "diffusers: names no pipeline: type diffusers:FOLDER or diffusers:organisation/name"
         name, given = read_arguments("diffusers", argument, _OPTIONS, nameless=nameless)
-        numbers: dict[str, int | None] = {}
-        for key in ("size", "steps"):
-            text = given.get(key)
-            if text is not None and (not text.isdecimal() or not 0 < int(text) < 10**5):
-                raise UsageError(f"{key}={text}: give a whole number above 0, for instance {key}=28")
-            numbers[key] = None if text is None else int(text)
-        return cls(name, numbers["size"], numbers["steps"], given.get("lora"))
+        steps, size = given.get("steps"), read_size(given["size"]) if "size" in given else None
+        if steps is not None and (not steps.isdecimal() or not 0 < int(steps) < 10**5):
+            raise UsageError(f"steps={steps}: give a whole number above 0, for instance steps=28")
+        if "size" in given and size is None:
+            raise UsageError(f"size={given['size']}: give pixels per side, or width and height: size=512, size=768x512")
+        return cls(name, size, None if steps is None else int(steps), given.get("lora"))
 
-    def open(self, *, weights: bool, offline: bool, confirm: Confirm = refuse) -> tuple[PipelineFolder, Path | None]:
-        """Return the pipeline's description and its LoRA's folder; weights are fetched if they are needed, not read.
+    def open(self, *, weights: bool, offline: bool, confirm: Confirm = refuse) -> tuple[PipelineFolder, Lora | None]:
+        """Return the descriptions of the pipeline and its LoRA; weights are fetched if they are needed, not read.
 
         Raises:
-            UsageError: As `open_pipeline`, `check_lora` and `milr.models.hub.find_at_hub`.
+            UsageError: As `open_pipeline`, `open_lora`, `check_lora` and `milr.models.hub.find_at_hub`.
         """
         folder = _find(self.name, weights, PIPELINES, offline=offline, confirm=confirm)
         pipeline = open_pipeline(folder, size=self.size, weights=weights)
         if self.lora is None:
             return pipeline, None
-        lora = _find(self.lora, weights, LORA, offline=offline, confirm=confirm)
-        if weights or (lora / LORA_FILE).is_file():
-            check_lora(pipeline, lora)
+        path = _find(self.lora, weights, LORA, offline=offline, confirm=confirm)
+        if not weights and path.is_dir() and not any(path.glob("*.safetensors")):
+            return pipeline, None  # of a LoRA at the hub, small files alone are here
+        lora = open_lora(path, pipeline.denoiser)
+        check_lora(pipeline, lora)
         return pipeline, lora
 
 
@@ -137,10 +133,11 @@ class Diffusers(PromptOnly):
         if lora is not None:
             merge_lora(self.pipeline, self._described.denoiser, lora)
         self.pipeline.to(place)
-        options = [f"{key}={value}" for key in ("size", "steps") if (value := getattr(asked, key)) is not None]
+        options = [] if asked.size is None else [f"size={write_size(asked.size)}"]
+        options += [] if asked.steps is None else [f"steps={asked.steps}"]
         options += [f"lora={lora.name}"] if lora is not None else []
         self.name = ",".join([f"diffusers:{self.folder.name}@{self._described.identify()}", *options])
-        self._at_once = 1 if deterministic else max(1, _PIXELS_AT_ONCE // self.capabilities.image_size**2)
+        self._at_once = 1 if deterministic else max(1, _PIXELS_AT_ONCE // prod(self.capabilities.dimensions))
 
     @staticmethod
     def describe(argument: str | None, *, offline: bool = False) -> Description:
@@ -175,8 +172,8 @@ class Diffusers(PromptOnly):
         return [ImageOutput(ImageSample((), image), None) for image in images]
 
     def _draw(self, batch: Sequence[ImageRequest], guidance: float) -> list[Image.Image]:
-        size = self.capabilities.image_size
-        arguments: dict[str, Any] = {**self._described.recipe.call, "height": size, "width": size}
+        width, height = self.capabilities.dimensions
+        arguments: dict[str, Any] = {**self._described.recipe.call, "height": height, "width": width}
         if self._steps:
             arguments["num_inference_steps"] = self._steps
         if "guidance_scale" in inspect.signature(type(self.pipeline).__call__).parameters:
@@ -231,47 +228,3 @@ def _quiet(library: str) -> Generator[None]:
         logs.set_verbosity(shown)
         if barred:
             logs.enable_progress_bar()
-
-
-def merge_lora(pipeline: Any, denoiser: str, folder: Path) -> None:
-    """Merge a LoRA in PEFT's layout into the pipeline's denoiser, and check that it changed something.
-
-    `load_lora_weights` of diffusers changes nothing with such files and only warns.
-
-    Raises:
-        UsageError: A weight is left over or missing, or no weight of the denoiser changed.
-    """
-    load_file: Any = import_module("safetensors.torch").load_file
-    peft: Any = import_module("peft")
-    read: Mapping[str, Any] = read_json(folder / "adapter_config.json")
-    network: Any = getattr(pipeline, denoiser)
-    with refusing(repr(str(folder))):
-        config = peft.LoraConfig(**{name: read[name] for name in _LORA_FIELDS if read.get(name) is not None})
-        wrapped: Any = peft.get_peft_model(network, config)
-        before = _sum_up(wrapped)
-        loaded: Any = peft.set_peft_model_state_dict(wrapped, load_file(folder / LORA_FILE))
-        lacking = [key for key in loaded.missing_keys if "lora_" in key]
-        if loaded.unexpected_keys or lacking:
-            odd = [*loaded.unexpected_keys, *lacking][0]
-            raise UsageError(f"the LoRA {str(folder)!r} and its base do not fit: {odd!r}; give the base that it is for")
-        merged: Any = wrapped.merge_and_unload()
-    after = {name: _sum(weight) for name, weight in merged.named_parameters()}
-    if all(after.get(name) == value for name, value in before.items()):
-        raise UsageError(
-            f"the LoRA {str(folder)!r} changes nothing: its weights are zero; fetch it again, or leave it out"
-        )
-    setattr(pipeline, denoiser, merged.eval().requires_grad_(False))
-
-
-def _sum_up(wrapped: Any) -> dict[str, tuple[float, float]]:
-    """Return sums of the weights that the LoRA will change, by their names without it."""
-    return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): _sum(weight)
-        for name, weight in wrapped.named_parameters()
-        if ".base_layer.weight" in name
-    }
-
-
-def _sum(weight: torch.Tensor) -> tuple[float, float]:
-    numbers = weight.detach().double()
-    return float(numbers.sum()), float(numbers.square().sum())

@@ -1,4 +1,4 @@
-"""A folder with a pipeline of diffusers, read without its weights: components, configs, shapes; its LoRA's too.
+"""A folder with a pipeline of diffusers, read without its weights: components, configs, shapes.
 
 Only JSON and the headers of safetensors are read, so that a wrong folder is refused before gigabytes are.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import lcm
 from pathlib import Path
 from typing import Any, cast
 
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError
+from milr.models.arguments import write_size
 from milr.models.base import Capabilities, Description, ModelSize
 from milr.models.families import PIPELINE
 from milr.models.pipeline_recipes import OTHER, RECIPES, Recipe
@@ -21,12 +23,12 @@ from milr.untrusted import one_line
 from milr.weights import sample
 
 FAMILY = "diffusers"
-LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _LIBRARIES = ("diffusers", "transformers")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HEADED = re.compile(r"(tokenizer|feature_extractor|image_processor|scheduler|processor)(_\d)?")
 """Components without weights."""
 _SMALLEST = 2
+"""Least number of steps of a side's size."""
 _VERIFIED = (
     "a row of a batch equals the image alone, and diffusers' own call, for tiny random pipelines of this class; "
     "published weights were not run"
@@ -43,8 +45,8 @@ class PipelineFolder:
     components: Mapping[str, tuple[str, str]]
     """Component -> library and class, for those that the folder has."""
     recipe: Recipe
-    size: int
-    """Pixels a side."""
+    size: tuple[int, int]
+    """Pixels of an image's width and height."""
     noise: tuple[int, int, int]
     """Channels, rows and columns of the start noise."""
 
@@ -52,7 +54,8 @@ class PipelineFolder:
     def capabilities(self) -> Capabilities:
         """Return the model's capabilities."""
         able = Capabilities(
-            image_size=self.size,
+            image_size=self.size[0],
+            image_height=None if self.size[0] == self.size[1] else self.size[1],
             image_tokens=0,
             width=0,
             latents="none",
@@ -110,16 +113,16 @@ class PipelineFolder:
         tokens += self.recipe.prompt_limit or 77
         channels = _channels(read_json(self.folder / "vae" / "config.json"))
         # eight buffers of a layer's width for all tokens; the decoder's last level has about four of its least width
-        most = max(self.recipe.branches * tokens * d * 8, 4 * self.size**2 * channels[0])
+        most = max(self.recipe.branches * tokens * d * 8, 4 * self.size[0] * self.size[1] * channels[0])
         return ModelSize(parameters, prompt_tokens=self.recipe.prompt_limit or 77, numbers_per_image=most)
 
 
-def open_pipeline(folder: Path, *, size: int | None = None, weights: bool = True) -> PipelineFolder:
+def open_pipeline(folder: Path, *, size: tuple[int, int] | None = None, weights: bool = True) -> PipelineFolder:
     """Describe a folder; of its weights at most the headers are read.
 
     Args:
         folder: Holds model_index.json and one folder a component.
-        size: Pixels a side; None takes the configs' own size.
+        size: Pixels of an image's width and height; None takes the configs' own size.
         weights: If true, there must be safetensors for each network.
 
     Raises:
@@ -158,41 +161,17 @@ def open_pipeline(folder: Path, *, size: int | None = None, weights: bool = True
     return _shape(folder, kind, components, recipe, size)
 
 
-def check_lora(pipeline: PipelineFolder, folder: Path) -> None:
-    """Refuse a LoRA that does not fit the pipeline's denoiser; of both, headers alone are read.
+def read_header(path: Path) -> Mapping[str, str]:
+    """Return the texts in the header of a file of safetensors, by name.
 
     Raises:
-        UsageError: The folder is no LoRA in PEFT's layout, a pickle, or made for another base.
+        UsageError: It is no safetensors.
     """
-    if not folder.is_dir():
-        raise UsageError(f"no LoRA folder {str(folder)!r}: give one with {LORA_CONFIG} and {LORA}")
-    described = read_json(folder / LORA_CONFIG)
-    if not (folder / LORA).is_file():
-        said = "its weights are a pickle, which milr does not open" if any(folder.glob("*.bin")) else "it is incomplete"
-        raise UsageError(f"{str(folder)!r} has no {LORA}: {said}; save the LoRA with safetensors")
-    if described.get("peft_type") != "LORA":
-        shown = one_line(repr(described.get("peft_type")), 40)
-        raise UsageError(f"{str(folder)!r} is an adapter of type {shown}: milr merges those of type 'LORA'")
-    base = dict(pipeline.shapes(pipeline.denoiser))
-    named = one_line(str(described.get("base_model_name_or_path", "an unnamed base")), 80)
-    found = 0
-    for key, shape in read_shapes(folder / LORA):
-        module, _, side = key.removeprefix("base_model.model.").rpartition(".lora_")
-        if side not in ("A.weight", "B.weight") or not module:
-            raise UsageError(
-                f"{str(folder)!r} has {one_line(key, 80)!r}, which is no weight of a plain LoRA: merge it yourself"
-            )
-        weight = base.get(f"{module}.weight")
-        fits = weight is not None and shape[0 if side[0] == "B" else 1] == weight[0 if side[0] == "B" else 1]
-        if base and not fits:
-            there = f"is {' x '.join(map(str, weight))} here" if weight else "is not here"
-            raise UsageError(
-                f"the LoRA {str(folder)!r} is for another base ({named}): its {one_line(module, 80)} {there}; give the "
-                "pipeline that it was trained on"
-            )
-        found += 1
-    if not found:
-        raise UsageError(f"the LoRA {str(folder)!r} has no weights: fetch it again")
+    from safetensors import safe_open
+
+    with refusing(repr(str(path))):
+        file = cast("Any", safe_open(path, framework="pt"))
+        return dict(file.metadata() or {})
 
 
 def read_shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -274,27 +253,32 @@ def _check_component(folder: Path, name: str, *, weights: bool) -> None:
 
 
 def _shape(
-    folder: Path, kind: str, components: Mapping[str, tuple[str, str]], recipe: Recipe, size: int | None
+    folder: Path, kind: str, components: Mapping[str, tuple[str, str]], recipe: Recipe, size: tuple[int, int] | None
 ) -> PipelineFolder:
     """Find the size of images and of their noise; refuse a size that the networks cannot make."""
     config = read_json(folder / ("transformer" if "transformer" in components else "unet") / "config.json")
     vae = read_json(folder / "vae" / "config.json")
     scale = 2 ** (len(_channels(vae)) - 1)
     step = scale * recipe.patch * _patch(config)
+    multiple = lcm(step, recipe.multiple)
+    least = max(_SMALLEST * step, multiple)
     own = config.get("sample_size")
     usual = recipe.image_size or (own * scale if isinstance(own, int) else None)
-    wanted = size or usual
+    wanted = size or ((usual, usual) if usual else None)
     if wanted is None:
         raise UsageError(f"{str(folder)!r} does not say what size it draws: type diffusers:{folder},size=512")
     largest = config.get("pos_embed_max_size")
     most = largest * step if isinstance(largest, int) else None
-    if wanted % step or wanted < _SMALLEST * step or (most is not None and wanted > most):
-        usable = f"multiples of {step} from {_SMALLEST * step}" + (f" to {most}" if most is not None else "")
-        raise UsageError(f"size {wanted}: this {kind} draws {usable} pixels per side ({usual} as a rule); give one")
+    if any(side % multiple or side < least or (most is not None and side > most) for side in wanted):
+        usable = f"multiples of {multiple} from {least}" + (f" to {most}" if most is not None else "")
+        raise UsageError(
+            f"size {write_size(wanted)}: this {kind} draws {usable} pixels per side ({usual} as a rule); give one"
+        )
     channels = vae.get("latent_channels")
     if not isinstance(channels, int):
         raise UsageError(f"{str(folder / 'vae' / 'config.json')!r} has no latent_channels: fetch the pipeline again")
-    return PipelineFolder(folder, kind, components, recipe, wanted, (channels, wanted // scale, wanted // scale))
+    width, height = wanted
+    return PipelineFolder(folder, kind, components, recipe, wanted, (channels, height // scale, width // scale))
 
 
 def _channels(vae: Mapping[str, Any]) -> list[int]:
@@ -339,26 +323,3 @@ def require_diffusers(packages: tuple[str, ...] = ("diffusers",)) -> None:
             raise UsageError(
                 f'diffusers: needs the package {package!r}, which is not installed: type pip install "milr[diffusers]"'
             )
-
-
-def read_arguments(
-    family: str, argument: str | None, known: Collection[str], *, nameless: str
-) -> tuple[str, dict[str, str]]:
-    """Split ``NAME,key=value,...``, which follows ``family:``, into the name and its options.
-
-    Raises:
-        UsageError: There is no name (with the message `nameless`), or an option without a value or not among the known.
-    """
-    name, *options = (argument or "").split(",")
-    found: dict[str, str] = {}
-    for option in options:
-        key, sign, value = option.partition("=")
-        if not sign or not value.strip():
-            raise UsageError(f"{option!r} is no option of a model's name: write key=value, for instance size=512")
-        found[key.strip()] = value.strip()
-    if not name.strip():
-        raise UsageError(nameless)
-    for key in found:
-        if key not in known:
-            raise unknown_name(f"option of {family}:", key, known)
-    return name.strip(), found

@@ -27,6 +27,8 @@ class Recipe:
     """Side of the patches that the pipeline packs before the transformer; the transformer's own is in its config."""
     image_size: int | None = None
     """Pixels a side, where the configs do not give it."""
+    multiple: int = 1
+    """Number of pixels of which the pipeline's own check asks multiples, whatever its networks could draw."""
     call: Mapping[str, object] = field(default_factory=dict[str, object])
     """Further arguments of a call."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
@@ -71,6 +73,7 @@ RECIPES: Mapping[str, Recipe] = {
         guidance=4.5,
         prompt_limit=300,
         licence="NSCL v2-custom, non-commercial, and Gemma's terms",
+        multiple=32,
         call={"max_sequence_length": 300, **_AS_TYPED},
         dtypes=("float32", "bfloat16"),
     ),

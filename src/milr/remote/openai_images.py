@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image
 
 from milr.errors import UsageError, unknown_name
+from milr.models.arguments import read_arguments, read_size, write_size
 from milr.models.base import Capabilities, Description, ImageOutput, ImageRequest
-from milr.models.pipeline_folder import read_arguments
 from milr.models.prompt_only import PromptOnly
 from milr.rewards.images.files import UnreadableImage, decode_image
 from milr.rewards.vlm.client import Failure, VlmClient
@@ -42,7 +42,8 @@ PRICES: Mapping[tuple[str, str], float] = {
 QUALITIES = ("auto", "low", "medium", "high", "xhigh", "max")
 _OPTIONS = ("url", "size", "quality", "price", "seeds")
 _PROMPT_CHARACTERS = 32_000
-_STEP, _MOST_SIDE = 16, 3840
+_STEP, _MOST_SIDE, _MOST_RATIO = 16, 3840, 3
+"""Sides in pixels, and the most that one may be longer than the other."""
 _MOST_BYTES = 128 * 2**20
 """Longest answer: a PNG of the largest size in base64, of pure noise, has 59 MB."""
 
@@ -55,8 +56,8 @@ class Service:
     """The model's name at the service."""
     url: str | None = None
     """The server, up to and with /v1; None is OpenAI's."""
-    size: int = 1024
-    """Pixels a side."""
+    size: tuple[int, int] = (1024, 1024)
+    """Pixels of an image's width and height."""
     quality: str | None = None
     """One of `QUALITIES`; None leaves it to the service."""
     price: float | None = None
@@ -85,16 +86,20 @@ class Service:
             raise unknown_name("quality", quality, QUALITIES)
         if seeds not in ("yes", "no") or (seeds == "yes" and url is None):
             raise UsageError(f"seeds={seeds}: give yes or no, and yes only with a url: OpenAI's service takes no seeds")
-        size = given.get("size", "1024")
-        whole = size.isdecimal() and int(size) <= _MOST_SIDE
-        if not whole or int(size) < _STEP or int(size) % _STEP:
+        size = read_size(given.get("size", "1024"))
+        if (
+            size is None
+            or any(side % _STEP or not _STEP <= side <= _MOST_SIDE for side in size)
+            or max(size) > _MOST_RATIO * min(size)
+        ):
             raise UsageError(
-                f"size={size}: give multiples of {_STEP} up to {_MOST_SIDE} pixels per side, such as size=1024"
+                f"size={given['size']}: give multiples of {_STEP} up to {_MOST_SIDE} pixels, no side more than "
+                f"{_MOST_RATIO} times the other, such as size=1024 or size=1536x1024"
             )
         price = given.get("price")
         if price is not None and not _is_price(price):
             raise UsageError(f"price={price}: give US dollars per image, such as price=0.05")
-        return cls(model, url, int(size), quality, None if price is None else float(price), seeds == "yes")
+        return cls(model, url, size, quality, None if price is None else float(price), seeds == "yes")
 
     @property
     def dollars(self) -> float:
@@ -102,13 +107,14 @@ class Service:
         if self.price is not None:
             return self.price
         usual = PRICES.get((self.model, self.quality or ""), 0.0) if self.url is None else 0.0
-        return usual * (self.size / 1024) ** 2
+        return usual * self.size[0] * self.size[1] / 1024**2
 
     @property
     def capabilities(self) -> Capabilities:
         """Return what the service is known to do."""
         return Capabilities(
-            image_size=self.size,
+            image_size=self.size[0],
+            image_height=None if self.size[0] == self.size[1] else self.size[1],
             image_tokens=0,
             width=0,
             latents="none",
@@ -130,7 +136,7 @@ class Service:
             "model": self.model,
             "prompt": request.state.task.prompt,
             "n": 1,
-            "size": f"{self.size}x{self.size}",
+            "size": "x".join(map(str, self.size)),
         }
         if self.quality is not None:
             body["quality"] = self.quality
@@ -195,14 +201,14 @@ class OpenAIImages(PromptOnly):
         except (KeyError, IndexError, TypeError, ValueError, binascii.Error, UnreadableImage) as error:
             said = one_line(str(error), 100) if isinstance(error, UnreadableImage) else "no data[0].b64_json"
             return self._fail(f"{self.client.host} answered no image that can be read ({said})", paid=paid)
-        size = self.service.size
-        if image.size != (size, size):
-            given = f"{image.width} x {image.height}"
-            return self._fail(f"{self.client.host} drew {given} pixels in place of {size}: give size=...", paid=paid)
+        if image.size != self.service.size:
+            given, asked = write_size(image.size), write_size(self.service.size)
+            said = f"{self.client.host} drew {given} pixels in place of {asked}: give size={given}"
+            return self._fail(said, paid=paid)
         return ImageOutput(ImageSample((), image), None, cost=paid)
 
     def _fail(self, reason: str, *, final: bool = False, paid: float = 0.0) -> ImageOutput:
-        blank = Image.new("RGB", (self.service.size, self.service.size), "white")
+        blank = Image.new("RGB", self.service.size, "white")
         return ImageOutput(ImageSample((), blank), None, fault=f"not drawn: {reason}", final=final, cost=paid)
 
 

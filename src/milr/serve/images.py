@@ -147,7 +147,7 @@ class Answer:
         self.server, self.search, self.asked, self.base, self.seed = server, search, asked, base, seed
         self.drawn = Drawn({})
         offer = choose_offer(server.desk.offers, asked.model)
-        self.size = f"{offer.capabilities.image_size}x{offer.capabilities.image_size}"
+        self.size = "x".join(map(str, offer.capabilities.dimensions))
         self.model, self.image_tokens = offer.name, offer.capabilities.image_tokens
 
     def finish(self) -> list[tuple[Place, list[dict[str, Any]]]]:

@@ -337,7 +337,7 @@ def _check_text(model: Model, text: TextOutput) -> None:
 
 
 def _check_image(able: Capabilities, output: ImageOutput) -> None:
-    sample, size = output.sample, (able.image_size, able.image_size)
+    sample, size = output.sample, able.dimensions
     _require(
         len(sample.tokens) == able.image_tokens, f"an image has {len(sample.tokens)} tokens, not {able.image_tokens}"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import milr
 from milr.cli.main import main
@@ -23,7 +24,7 @@ from milr.models.pipeline_folder import count_parameters, open_pipeline
 from milr.models.pipeline_recipes import RECIPES
 from milr.testing.contracts import check_model
 from milr.types import Task
-from tests.support.tiny_pipelines import PIPELINES, SIDE, write_layout, write_lora, write_pipeline
+from tests.support.tiny_pipelines import PIPELINES, SIDE, write_layout, write_lora, write_lora_file, write_pipeline
 
 pytestmark = [
     pytest.mark.skipif(find_spec("diffusers") is None, reason="needs the extra diffusers"),
@@ -95,6 +96,20 @@ def test_a_row_of_a_batch_is_the_image_alone_and_diffusers_own(folders: dict[str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_width_and_height_may_differ(folders: dict[str, Path], kind: str) -> None:
+    width, height = (64, 32) if kind == "sana" else (32, 16)  # SANA's own check asks for multiples of 32
+    wide = f"diffusers:{folders[kind]},size={width}x{height},steps=2"
+    able = read_capabilities(find_source(wide))
+    assert (able.dimensions, able.noise_shape) == ((width, height), (4, height // 2, width // 2)) and able.image_bytes
+    model: Any = load_model(wide)
+    assert draw(model, "a cat")[0].shape == (height, width, 3)  # rows, columns
+    assert f",size={width}x{height}," in model.name
+    if kind == "sd3":
+        check_model(wide, prompts=("a cat", "two dogs"))
+
+
+@pytest.mark.slow
 def test_a_pipeline_is_described_without_its_weights(folders: dict[str, Path]) -> None:
     shapes = {"sd3": (4, 16, 16), "flux": (4, 16, 16), "pixart": (4, 16, 16), "sana": (4, 16, 16)}
     for kind, folder in folders.items():
@@ -102,7 +117,7 @@ def test_a_pipeline_is_described_without_its_weights(folders: dict[str, Path]) -
         assert (able.noise_shape, able.latents, able.image_tokens, able.image_size) == (shapes[kind], "none", 0, SIDE)
         assert (able.branches, able.guidance_input) == ((1, True) if kind == "flux" else (2, False))
         assert able.takes_guidance and able.verification and able.image_bytes and able.licence
-        pipeline = open_pipeline(folder, size=SIDE)
+        pipeline = open_pipeline(folder, size=(SIDE, SIDE))
         assert (
             able.prompt_limit == pipeline.recipe.prompt_limit == RECIPES[pipeline.pipeline].call["max_sequence_length"]
         )
@@ -112,8 +127,8 @@ def test_a_pipeline_is_described_without_its_weights(folders: dict[str, Path]) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_configs_count_what_the_files_hold(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
     bare = shutil.copytree(folders[kind], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
-    found = count_parameters(open_pipeline(bare, size=SIDE, weights=False))
-    assert found == count_parameters(open_pipeline(folders[kind], size=SIDE)) and all(found.values())
+    found = count_parameters(open_pipeline(bare, size=(SIDE, SIDE), weights=False))
+    assert found == count_parameters(open_pipeline(folders[kind], size=(SIDE, SIDE))) and all(found.values())
 
 
 @pytest.mark.slow
@@ -164,7 +179,59 @@ def test_a_lora_changes_the_image_by_its_whole_strength(folders: dict[str, Path]
         layer: Any = unmerged.get_submodule(f"base_model.model.transformer_blocks.0.{name}")
         wanted = layer.base_layer.weight + layer.get_delta_weight("default")
         assert torch.allclose(merged[f"transformer_blocks.0.{name}.weight"], wanted, atol=1e-6)
-    assert f"lora={lora.name}" in model.name
+    assert f"lora={lora.name}@" in model.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["peft", "metadata", "older"])
+def test_a_single_file_has_the_strength_that_diffusers_gives_it(
+    folders: dict[str, Path], tmp_path: Path, form: str
+) -> None:
+    import diffusers
+
+    file = write_lora_file(tmp_path / "pytorch_lora_weights.safetensors", form)
+    model: Any = load_model(named(folders["sd3"], lora=tmp_path if form == "peft" else file))  # or a folder with it
+    own: Any = diffusers.StableDiffusion3Pipeline.from_pretrained(folders["sd3"])
+    own.load_lora_weights(str(tmp_path), weight_name=file.name)
+    own.fuse_lora(components=["transformer"])
+    own.unload_lora_weights()
+    ours, theirs = (dict(one.transformer.named_parameters()) for one in (model.pipeline, own))
+    base = load_file(folders["sd3"] / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert sum(name in base and not torch.equal(ours[name], base[name]) for name in ours) == 3
+    assert f"lora={'pytorch_lora_weights' if form != 'peft' else tmp_path.name}@" in model.name
+
+
+@pytest.mark.slow
+def test_a_single_file_may_hold_the_alpha_of_each_layer(folders: dict[str, Path], tmp_path: Path) -> None:
+    file = write_lora_file(tmp_path / "alphas.safetensors", "alphas")  # which diffusers takes for other pipelines
+    model: Any = load_model(named(folders["sd3"], lora=file))
+    base = load_file(folders["sd3"] / "transformer" / "diffusion_pytorch_model.safetensors")
+    read = load_file(file)
+    for name, rank in (("to_q", 2), ("to_k", 3), ("add_v_proj", 4)):
+        place = f"transformer_blocks.0.attn.{name}"
+        first, second = (read[f"transformer.{place}.lora.{side}.weight"] for side in ("down", "up"))
+        wanted = base[f"{place}.weight"] + (rank + 1) / rank * second @ first
+        assert torch.allclose(model.pipeline.transformer.state_dict()[f"{place}.weight"], wanted, atol=1e-5)
+
+
+def test_files_that_are_no_lora_of_the_denoiser_are_refused_before_weights_are_read(sd3: Path, tmp_path: Path) -> None:
+    def refuse(key: str, shape: tuple[int, int] = (2, 32)) -> str:
+        save_file({key: torch.zeros(*shape)}, tmp_path / "one.safetensors")
+        return refusal(named(sd3, lora=tmp_path / "one.safetensors"))
+
+    assert "names layers of the transformer alone" in refuse("lora_unet_blocks_0_attn.lora_down.weight")
+    assert "names layers of the transformer alone" in refuse("text_encoder.layers.0.q_proj.lora_A.weight")
+    assert "save it by save_lora_weights" in refuse("transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector")
+    assert "is for another base (its file does not name one)" in refuse(
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight", (2, 48)
+    )
+    assert "is not here" in refuse("transformer.blocks.9.lora_A.weight")
+    (tmp_path / "lora.bin").write_bytes(b"")
+    assert "milr opens no pickles" in refusal(named(sd3, lora=tmp_path / "lora.bin"))
+    lone = write_lora(tmp_path / "peft") / "adapter_model.safetensors"
+    (lone.parent / "adapter_config.json").unlink()  # without it the strength is unknown
+    assert "names layers of the transformer alone" in refusal(named(sd3, lora=lone))
 
 
 @pytest.mark.slow
@@ -179,7 +246,7 @@ def test_a_lora_that_does_not_fit_is_refused_before_weights_are_read(sd3: Path, 
     lora = write_lora(tmp_path / "lora")
     shutil.move(lora / "adapter_model.safetensors", lora / "adapter_model.bin")
     assert "a pickle, which milr does not open" in refusal(named(sd3, lora=lora))
-    assert "no LoRA folder" in refusal(named(sd3, lora="./nowhere"))
+    assert "no LoRA " in refusal(named(sd3, lora="./nowhere"))
 
 
 # --- bad folders: one line, before weights are read
@@ -194,6 +261,9 @@ def test_bad_folders_are_refused_with_a_way_out(sd3: Path, tmp_path: Path) -> No
         f"diffusers:{sd3},size=64"
     )
     assert "draws multiples of 2" in refusal(f"diffusers:{sd3},size=7")
+    assert "size 32x9: this StableDiffusion3Pipeline draws multiples of 2" in refusal(f"diffusers:{sd3},size=32x9")
+    assert "size=32x: give pixels per side, or width and height" in refusal(f"diffusers:{sd3},size=32x")
+    assert "give both in one, size=WIDTHxHEIGHT" in refusal(f"diffusers:{sd3},width=32,height=16")
     assert "unknown option of diffusers: 'sise'" in refusal(f"diffusers:{sd3},sise=32")
     assert "steps=many: give a whole number" in refusal(f"diffusers:{sd3},steps=many")
     assert "no pipeline folder" in refusal("diffusers:./nowhere")

@@ -119,7 +119,7 @@ def test_an_image_larger_than_any_verdict_is_read(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (drawing(size=80), "drew 80 x 80 pixels in place of 64"),
+        (drawing(size=80), "drew 80 pixels in place of 64: give size=80"),
         (lambda handler, _: send(handler, b'{"data": []}'), "answered no image that can be read"),
         (lambda handler, _: send(handler, b'{"data": [{"b64_json": "AAAA"}]}'), "answered no image that can be read"),
         (lambda handler, _: send(handler, b'{"data": [{"url": "http://elsewhere/x.png"}]}'), "no data[0].b64_json"),
@@ -177,6 +177,10 @@ def embedded_site(tmp_path: Path) -> Any:
 def test_a_name_says_all_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     able = read_capabilities(find_source("openai:gpt-image-2,quality=medium,size=2048"))
     assert able.image_cost == pytest.approx(4 * 0.053) and not able.repeatable and not able.takes_guidance
+    wide = "openai:gpt-image-2,quality=medium,size=2048x1024"
+    able = read_capabilities(find_source(wide))
+    assert able.dimensions == (2048, 1024) and able.image_cost == pytest.approx(2 * 0.053)
+    assert main(["info", "--model", wide]) == 0 and "2048 x 1024 pixels" in capsys.readouterr().out
     assert main(["plan", "--model", "openai:gpt-image-2,quality=low", "--reward", "geneval"]) == 0
     said = capsys.readouterr().out
     assert "about $0.006 an image" in said and "it computes elsewhere" in said and "32,000 characters" in said
@@ -189,6 +193,8 @@ def test_a_name_says_all_before_anything_is_asked(capsys: pytest.CaptureFixture[
         ("", "names no model"),
         ("m,sise=64", "did you mean 'size'"),
         ("m,size=100", "size=100: give multiples of 16"),
+        ("m,size=1024x100", "size=1024x100: give multiples of 16"),
+        ("m,size=3072x512", "no side more than 3 times the other"),
         ("m,size", "write key=value"),
         ("m,quality=best", "unknown quality 'best'"),
         ("m,price=free", "price=free: give US dollars"),
