@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from milr.errors import MilrError
-from milr.models import embedded_folder
-from milr.models.received import drop_unsafe
+from milr.errors import MilrError, UsageError
+from milr.models import embedded_folder, received
+from milr.models.received import check_config, drop_unsafe, read_index, read_json, read_tokenizer
 from tests.robustness.rounds import ROUNDS
 
 Damage = Callable[[Path], object]
@@ -227,6 +227,35 @@ def test_a_bad_folder_is_refused_in_one_line(step: int, tmp_path: Path, monkeypa
         shutil.rmtree(folder)
     print(f"{len(list(BAD)[::step])} bad folders, {loaded} of which load")
     assert not faults, "\n".join(faults)
+
+
+BOUNDS = (
+    # file, most bytes, and what milr reads it by
+    ("config.json", received.MOST_CONFIG, read_json),
+    ("model.safetensors.index.json", received.MOST_INDEX, read_index),
+    ("tokenizer.json", received.MOST_TOKENIZER, read_tokenizer),
+)
+
+
+@pytest.mark.parametrize(("name", "most", "read"), BOUNDS)
+def test_each_kind_of_file_has_a_bound(name: str, most: int, read: Callable[[Path], object], tmp_path: Path) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(most + 1)
+    for reader, path in ((read, tmp_path / name), (check_config, tmp_path)):
+        with pytest.raises(UsageError, match=f"it has more than {most:,} bytes"):
+            reader(path)
+
+
+def test_small_lists_and_pipes_are_refused_before_a_library_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(b'{"added_tokens":[' + b'{"":0},' * (received.MOST_LISTS + 1) + b"0]}")
+    for reader, path in ((read_tokenizer, file), (check_config, tmp_path)):
+        with pytest.raises(UsageError, match="it has more than 2,097,152 lists and objects"):
+            reader(path)
+    file.unlink()
+    os.mkfifo(tmp_path / "merges.txt")
+    with pytest.raises(UsageError, match="no regular file"):
+        check_config(tmp_path)
 
 
 def test_unsafe_keys_are_dropped_at_any_depth() -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities, Description, ModelSize
 from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
-from milr.models.received import read_index, read_json, refusing
+from milr.models.received import check_sizes, read_index, read_json, read_tokenizer, refusing
 from milr.settings import OLD_NAMES, all_fields
 from milr.untrusted import UntrustedError, first_fault, read_file
 from milr.weights import identify_weights
@@ -168,15 +168,13 @@ class Checkpoint:
         Raises:
             UsageError: There is none, or it lacks one of `SPECIAL_TOKENS`.
         """
-        from tokenizers import Tokenizer
         from tokenizers.processors import TemplateProcessing
         from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             raise UsageError(f"{str(self.folder)!r} has no tokenizer.json: fetch the checkpoint's tokenizer files too")
-        with refusing(repr(str(path))):
-            backend: Any = Tokenizer.from_file(str(path))
+        backend = read_tokenizer(path)
         missing = [token for token in SPECIAL_TOKENS.values() if backend.token_to_id(token) is None]
         if missing:
             raise UsageError(f"{str(path)!r} lacks {', '.join(missing)}: it is no tokenizer of a Janus checkpoint")
@@ -215,6 +213,7 @@ class Checkpoint:
         path = self.folder / "preprocessor_config.json"
         with refusing(repr(str(path))):
             if self.layout == "transformers":
+                check_sizes(self.folder)
                 return JanusImageProcessorPil.from_pretrained(
                     self.folder, local_files_only=True, trust_remote_code=False
                 )
@@ -449,8 +448,8 @@ def _read_added_tokens(folder: Path) -> dict[str, int]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}
-    with refusing(repr(str(path))):
-        return {str(token["content"]): int(token["id"]) for token in read_json(path).get("added_tokens", ())}
+    added: Mapping[int, Any] = read_tokenizer(path).get_added_tokens_decoder()
+    return {str(token.content): number for number, token in added.items()}
 
 
 def _read_settings(folder: Path) -> CheckpointSettings:

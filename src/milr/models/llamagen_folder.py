@@ -21,7 +21,7 @@ from milr.errors import UsageError
 from milr.models import deepseek_layout
 from milr.models.base import Capabilities, Description, ModelSize
 from milr.models.checkpoint import is_finite, refuse_faults
-from milr.models.received import read_json, refusing
+from milr.models.received import read_json, read_tokenizer, refusing
 from milr.untrusted import first_fault
 from milr.weights import identify_weights
 
@@ -210,11 +210,9 @@ class LlamaGenFolder:
         Raises:
             UsageError: It cannot be read, or does not end a prompt as T5's does.
         """
-        from tokenizers import Tokenizer
-
         path = self.folder / TEXT_ENCODER / TOKENIZER
+        tokenizer = read_tokenizer(path)
         with refusing(repr(str(path))):
-            tokenizer: Any = Tokenizer.from_file(str(path))
             tokenizer.no_padding()
             tokenizer.enable_truncation(self.config.caption)
             last: list[int] = tokenizer.encode("a").ids[-1:]

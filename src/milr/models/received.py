@@ -1,4 +1,8 @@
-"""Files of checkpoints that others made: JSON of a bounded size, and no key that names code, kernels or other files."""
+"""Files of checkpoints that others made: bounded in size, and no key that names code, kernels or other files.
+
+Python takes up to thirty times the bytes of a JSON text while it reads one, so the bounds keep a hostile file below a
+gigabyte of memory.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,19 @@ from typing import Any, cast
 from milr.errors import MilrError, UsageError
 from milr.untrusted import UntrustedError, one_line, read_file
 
-MOST_BYTES = 2**28
-"""Most bytes of one JSON file: a tokenizer of 250,000 words has 20 MB."""
+MOST_CONFIG = 4 * 2**20
+"""Most bytes of a config and of every other small file: the names of 22,000 classes, listed twice, take about 2 MB."""
+MOST_INDEX = 16 * 2**20
+"""Most bytes of an index of weights: one with 90,000 weights has about 9 MB, one of Janus-Pro-7B less than 0.1."""
+MOST_VOCABULARY = 16 * 2**20
+"""Most bytes of a list of words or of merges beside or in place of tokenizer.json: those of 250,000 words have 5 MB."""
+MOST_TOKENIZER = 48 * 2**20
+"""Most bytes of tokenizer.json: the largest ones, of 262,000 words with their merges as lists, have about 34 MB."""
+MOST_LISTS = 2**21
+"""Most lists and objects in tokenizer.json, a list for each merge: small ones take Python's memory most of all."""
+_VOCABULARIES = ("vocab.json", "added_tokens.json")
+_SMALL_FILES = (".json", ".jinja", ".txt", ".model")
+"""Endings of the files that transformers and diffusers read by themselves; of safetensors they read the head first."""
 _UNSAFE = re.compile(
     r"_?\w*(attn|attention|experts|kernel)s?_implementation\w*|use_kernels|kernel_config|auto_map|custom_pipelines?"
     r"|trust_remote_code|code_revision|quantization_config|use_pretrained_backbone|backbone_kwargs|_commit_hash"
@@ -31,13 +46,55 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{str(path.parent)!r} has no {path.name}: give a folder with a whole checkpoint")
     try:
-        found: object = json.loads(read_file(path, MOST_BYTES))
+        found: object = json.loads(read_file(path, _most_bytes(path.name)))
     except (ValueError, RecursionError) as error:
         reason = f" ({error})" if isinstance(error, UntrustedError) else ""
         raise UsageError(f"{str(path)!r} is not a JSON object{reason}: fetch the checkpoint again") from None
     if not isinstance(found, dict):
         raise UsageError(f"{str(path)!r} is not a JSON object: fetch the checkpoint again")
     return cast("dict[str, Any]", drop_unsafe(cast("dict[str, object]", found)))
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Return the `tokenizers.Tokenizer` of a tokenizer.json.
+
+    Raises:
+        UsageError: It is none, or too large.
+    """
+    from tokenizers import Tokenizer
+
+    with refusing(repr(str(path))):
+        return Tokenizer.from_buffer(_read_tokenizer(path))
+
+
+def _read_tokenizer(path: Path) -> bytes:
+    content = read_file(path, MOST_TOKENIZER)
+    if content.count(b"{") + content.count(b"[") > MOST_LISTS:
+        raise UntrustedError(f"it has more than {MOST_LISTS:,} lists and objects")
+    return content
+
+
+def _most_bytes(name: str) -> int:
+    if name == "tokenizer.json":
+        return MOST_TOKENIZER
+    if name.endswith(".index.json"):
+        return MOST_INDEX
+    return MOST_VOCABULARY if name in _VOCABULARIES or name.endswith((".txt", ".model")) else MOST_CONFIG
+
+
+def check_sizes(folder: Path) -> None:
+    """Refuse a folder that a library reads by itself if one of its small files is too large or no regular file.
+
+    Raises:
+        UsageError: Names the file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _SMALL_FILES or path.is_dir():
+            continue
+        try:
+            _read_tokenizer(path) if path.name == "tokenizer.json" else read_file(path, _most_bytes(path.name))
+        except (UntrustedError, OSError) as error:
+            raise UsageError(f"{str(path)!r} cannot be read ({error}): fetch the checkpoint again") from error
 
 
 def drop_unsafe(value: object) -> object:
@@ -51,17 +108,18 @@ def drop_unsafe(value: object) -> object:
 
 
 def check_config(folder: Path) -> None:
-    """Refuse a folder that transformers reads by itself if its config has an unsafe key.
+    """Refuse a folder that transformers reads by itself if its config has an unsafe key; see `check_sizes` also.
 
     Raises:
         UsageError: It has one; `auto_map` is allowed, because transformers is told to run no code.
     """
+    check_sizes(folder)
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         if not path.is_file():
             continue
         try:
-            found: object = json.loads(read_file(path, MOST_BYTES))
+            found: object = json.loads(read_file(path, MOST_CONFIG))
         except (ValueError, RecursionError):
             continue  # transformers reports the error
         for key in _find_unsafe(found):
@@ -113,5 +171,6 @@ def refusing(what: str) -> Generator[None]:
     except BaseException as error:  # a panic in a library written in Rust is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = one_line(f"{type(error).__name__}: {error}", 200)
+        kind = "" if isinstance(error, UntrustedError) else f"{type(error).__name__}: "
+        reason = one_line(f"{kind}{error}", 200)
         raise UsageError(f"{what} cannot be read ({reason}): fetch the checkpoint again") from error
