@@ -4,43 +4,48 @@
     python -m bench.gpu --pretend                            # every part at tiny size, on a CPU
 
 First the checks: the device draws the CPU's tokens, recorded steps give the eager ones, no step waits for the host,
-memory that runs out is survived, `deterministic` holds. Then the figures, at the dimensions of Janus-Pro-1B and 7B with
-random weights and of the embedded model with its own: a decode step, eager and recorded, beside the plain loop's
-(bench/plain.py) and the limit, which is computed from the bandwidth and the arithmetic measured on the same device.
+pixels of the second stream equal those of the first, memory that runs out is survived, `deterministic` holds. Then the
+figures, at the dimensions of Janus-Pro-1B and 7B and of LlamaGen's GPT-XL with random weights and of the embedded model
+with its own: a decode step, eager and recorded, beside the plain loop's (bench/plain.py) and the limit, which is
+computed from the bandwidth and the arithmetic measured on the same device; text, image decoding, update and reward
+apart; peak memory beside that of `milr plan`.
 Everything is printed as it is found, the files are written after every part, and what there is no time for is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 
 from bench.compare import FixedPrompts, Sizes
 from bench.plain import PlainLoop
-from bench.random_weights import JANUS_SIZES, JanusSize, write_janus_config
+from bench.random_weights import JANUS_SIZES, LLAMAGEN_SIZES, JanusSize, write_janus_config, write_llamagen_config
 from milr import search
 from milr.decode import engine as engine_module
 from milr.decode.buffers import CudaRecorder, Fresh, Recorder
 from milr.decode.engine import Engine
-from milr.decode.llama import Llama
 from milr.decode.sampling import SAMPLE, open_stream
+from milr.decode.side_stream import Inline
 from milr.files import write_text
-from milr.models import embedded_folder
+from milr.methods.latents import Latents, Update, take_steps
+from milr.models import describe_model, embedded_folder
 from milr.models.base import ImageRequest, TaskState, TextRequest
-from milr.models.checkpoint import open_checkpoint
 from milr.models.janus import Janus
+from milr.models.llamagen import LlamaGen
 from milr.models.sizing import make_plan
-from milr.settings import SamplingParams
+from milr.rewards import load_reward
+from milr.settings import MilrSettings, SamplingParams
 from milr.testing import FakeReward
 from milr.types import Task
 
@@ -56,6 +61,16 @@ TIE = 1e-5
 tokens."""
 TARGETS = {"janus-7b": {1: 1.6, 32: 1.7}, "janus-1b": {1: 2.5, 32: 2.0}}
 """Most milliseconds of a recorded step, as a multiple of the limit: by size and batch."""
+PLAIN_TARGETS = {1: 3.0, 32: 25.0}
+"""Least speed of an image of Janus-Pro-7B, as a multiple of the plain loop's: by batch."""
+PLAN_ERROR = 0.1
+"""Largest difference of the peak memory of the largest batch from that of `milr plan`, as a share."""
+
+
+LEAST = 20.0
+"""Seconds that must be left to begin a part of a model."""
+Measured: TypeAlias = tuple[str, Callable[[], Any]]
+"""A part's name, and the call that measures it."""
 
 
 class Repeater:
@@ -99,8 +114,25 @@ class Bench:
             try:
                 value = work()
             except Exception as error:  # if a part fails on an unknown device, the others are still worth having
-                value = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                value = write_error(error)
             print(f"[{time.monotonic() - began:6.1f} s] ", end="")
+        self.note(name, value)
+
+    def parts(self, name: str, measured: Iterator[Measured]) -> None:
+        """Run the parts of a model until no time is left. The next part may load the model; if this fails, it ends."""
+        while (left := self.until - time.monotonic()) > LEAST:
+            try:
+                title, work = next(measured)
+            except StopIteration:
+                return
+            except Exception as error:  # as in `part`
+                self.note(name, write_error(error))
+                return
+            self.part(f"{name}: {title}", work)
+        self.note(name, f"the rest is left out: {left:.0f} s left, {LEAST:.0f} s needed")
+
+    def note(self, name: str, value: Any) -> None:
+        """Print a finding, and write it to the files."""
         print(f"{name}: {json.dumps(value, default=str)}", flush=True)
         self.found[name] = value
         self.save()
@@ -116,10 +148,10 @@ class Bench:
         """Return the recorder of steps for this device."""
         return CudaRecorder(self.device) if self.device.type == "cuda" else Repeater()
 
-    def engine(self, model: Janus, *, recorded: bool) -> None:
+    def engine(self, model: Janus | LlamaGen, *, recorded: bool) -> None:
         """Give a model an engine whose steps are recorded or run eagerly, with equal shapes."""
         model.engine = Engine(
-            Llama(model.network.model.language_model),
+            model.engine.decoder.architecture,
             recorder=self.recorder() if recorded else None,
             bucket=64,
             check_every=16,
@@ -140,6 +172,7 @@ class Bench:
 
     def free(self) -> None:
         """Release unused memory and reset the peak."""
+        gc.collect()  # a model refers to itself
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -185,7 +218,7 @@ def load_embedded(
     return Janus(embedded_folder(), device=place, dtype=dtype, deterministic=deterministic, graphs=False)
 
 
-def requests_of(model: Janus, count: int, until: int | None = None) -> list[ImageRequest]:
+def requests_of(model: Janus | LlamaGen, count: int, until: int | None = None) -> list[ImageRequest]:
     """Return requests for images from the prompts alone."""
     tasks = [Task(prompt=PROMPTS[place % len(PROMPTS)]) for place in range(count)]
     states = model.start(tasks)
@@ -202,7 +235,7 @@ def draw_tokens(model: Janus, requests: Sequence[ImageRequest], batch: int) -> l
     return tokens
 
 
-def sample_tokens(model: Janus, requests: Sequence[ImageRequest]) -> list[list[int]]:
+def sample_tokens(model: Janus | LlamaGen, requests: Sequence[ImageRequest]) -> list[list[int]]:
     """Sample the image tokens of one batch."""
     return [tokens for tokens, _ in model.sample_tokens(requests, SAMPLING)]
 
@@ -285,6 +318,17 @@ def check_waiting(bench: Bench) -> str:
     return "no step waits"
 
 
+def check_side(bench: Bench) -> dict[str, Any]:
+    """Decode the same image tokens beside the decoding and in its order."""
+    model = load_embedded(bench, "float32")
+    requests = requests_of(model, 4, 6)
+    beside = [one.sample.image.tobytes() for one in model.draw(requests, SAMPLING)]
+    kind, model.side = type(model.side).__name__, Inline()
+    requests = requests_of(model, 4, 6)
+    inline = [one.sample.image.tobytes() for one in model.draw(requests, SAMPLING)]
+    return {"side": kind, "images": "equal" if beside == inline else "different"}
+
+
 def check_memory(bench: Bench) -> dict[str, Any]:
     """Draw a batch that does not fit: milr drops its recordings, halves the batch and gives the same tokens."""
     if bench.device.type != "cuda":
@@ -329,41 +373,56 @@ def load_random(bench: Bench, size: JanusSize, work: Path) -> tuple[Janus, Sizes
     return model, sizes
 
 
-def measure_size(bench: Bench, name: str, limits: dict[str, float], note: Callable[[str, Any], None]) -> None:
-    """Measure one size at several batches."""
+def measure_size(bench: Bench, name: str, limits: dict[str, float]) -> Iterator[Measured]:
+    """Yield the parts of one size: names and what measures them. The model is loaded after the first."""
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = Path(folder) / "model"
         planned = plan_size(bench, name, work)
-        note("plan", planned)
+        yield "plan", lambda: planned
+        largest = planned["rows"] or 1
+        fixed = [1, 2] if bench.pretend else [1, 8, 32]
+        batches = [*[one for one in fixed if one <= largest], *([] if bench.pretend else [largest])]
+        few = 2 if bench.pretend else 8
+        if name in LLAMAGEN_SIZES:
+            gpt = LlamaGen(work, device=str(bench.device), dtype=bench.dtype, random=True, graphs=False)
+            for batch in batches:
+                yield f"batch {batch}", lambda batch=batch: measure_batch(bench, gpt, batch, limits, planned)
+            yield "image decoding, ms an image", lambda: measure_decoding(bench, gpt, few)
+            return
         model, sizes = (
             load_random(bench, JANUS_SIZES["janus-tiny" if bench.pretend else name], work)
             if name in JANUS_SIZES
             else (load_embedded(bench, bench.dtype), None)
         )
-        largest = planned["rows"] or 1
-        fixed = [1, 2] if bench.pretend else [1, 8, 32]
-        for batch in [*[one for one in fixed if one <= largest], *([] if bench.pretend else [largest])]:
-            note(f"batch {batch}", measure_batch(bench, model, batch, limits))
-        note("text, 8 at a time, ms a text", measure_text(bench, model, 2 if bench.pretend else 8))
-        note("image decoding, ms an image", measure_decoding(bench, model, 1 if bench.pretend else 8))
+        for batch in batches:
+            yield f"batch {batch}", lambda batch=batch: measure_batch(bench, model, batch, limits, planned)
         if sizes is not None:
-            note("plain loop", measure_plain(bench, model, sizes))
+            yield "plain loop", lambda: measure_plain(bench, model, sizes)
+        yield f"text, {few} at a time, ms a text", lambda: measure_text(bench, model, few)
+        yield "image decoding, ms an image", lambda: measure_decoding(bench, model, few)
+        yield f"update, {few} at a time, ms a task", lambda: measure_update(bench, model, few)
+        if sizes is None:
+            yield "reward icons, ms an image", lambda: measure_reward(bench, model, few)
         for images in (2,) if bench.pretend else (1, 4, 8):
-            note(f"search, {images} drawings a step", measure_search(bench, model, images))
+            yield f"search, {images} drawings a step", lambda images=images: measure_search(bench, model, images)
 
 
 def plan_size(bench: Bench, name: str, work: Path) -> dict[str, Any]:
     """Return the output of `milr plan` before the weights are loaded."""
     if name in JANUS_SIZES:
         write_janus_config(work, JANUS_SIZES["janus-tiny" if bench.pretend else name])
-    checkpoint = open_checkpoint(work if name in JANUS_SIZES else embedded_folder(), weights=False)
-    made = make_plan(checkpoint.description, device=str(bench.device), dtype=bench.dtype)
+    elif name in LLAMAGEN_SIZES:
+        write_llamagen_config(work, LLAMAGEN_SIZES["llamagen-tiny" if bench.pretend else name])
+    described = describe_model(embedded_folder() if name == "embedded" else work)
+    made = make_plan(described, device=str(bench.device), dtype=bench.dtype)
     assert made is not None, "a checkpoint computes here"
     rows = min(made.rows or 1, 512)
     return {"weights": made.weights, "row": made.row, "rows": rows}
 
 
-def measure_batch(bench: Bench, model: Janus, batch: int, limits: dict[str, float]) -> dict[str, Any]:
+def measure_batch(
+    bench: Bench, model: Janus | LlamaGen, batch: int, limits: dict[str, float], planned: dict[str, Any]
+) -> dict[str, Any]:
     """Measure a decode step at the middle of an image, eager and recorded, and a whole image."""
     few, many = (2, 4) if bench.pretend else (8, 72)
     found: dict[str, Any] = {}
@@ -379,20 +438,24 @@ def measure_batch(bench: Bench, model: Janus, batch: int, limits: dict[str, floa
     sample_tokens(model, requests_of(model, batch))
     found["recorded, s an image"] = bench.seconds(lambda: sample_tokens(model, requests_of(model, batch))) / batch
     found["peak bytes"] = bench.peak()
+    found["planned bytes"] = planned["weights"] + batch * planned["row"]
     found["graphs"] = vars(model.engine.graph_counts)
     found["limit, ms a step"] = 1e3 * limit_of_step(model, batch, limits)
     found["recorded / limit"] = found["recorded, ms a step"] / found["limit, ms a step"]
     return found
 
 
-def limit_of_step(model: Janus, batch: int, limits: dict[str, float]) -> float:
+def limit_of_step(model: Janus | LlamaGen, batch: int, limits: dict[str, float]) -> float:
     """Return the least seconds of a step: those of reading weights and cache once, or of the arithmetic."""
-    inner = model.network.model
-    parts = (inner.language_model.layers, inner.generation_head, inner.generation_aligner)
+    if isinstance(model, LlamaGen):
+        parts = (model.gpt.layers, model.gpt.output)
+    else:
+        inner = model.network.model
+        parts = (inner.language_model.layers, inner.generation_head, inner.generation_aligner)
     weights = sum(one.numel() * one.element_size() for part in parts for one in part.parameters())
     context = 120 + 40  # of the prompt, and about the middle of what `measure_batch` draws
     cache = 2 * batch * context * model.engine.decoder.token_bytes
-    operations = 2 * (weights / model.network.dtype.itemsize) * 2 * batch
+    operations = 2 * (weights / model.engine.decoder.like.element_size()) * 2 * batch
     return max((weights + cache) / limits["bytes a second"], operations / limits["operations a second"])
 
 
@@ -408,12 +471,39 @@ def measure_text(bench: Bench, model: Janus, batch: int) -> float:
     return 1e3 * bench.seconds(write) / batch
 
 
-def measure_decoding(bench: Bench, model: Janus, batch: int) -> float:
+def measure_decoding(bench: Bench, model: Janus | LlamaGen, batch: int) -> float:
     """Return the milliseconds of decoding an image from its tokens."""
     tokens = [[1] * model.capabilities.image_tokens] * batch
-    decode = torch.inference_mode()(model._decode_images)
+    decode = torch.inference_mode()(model._decode_all)
     decode(tokens)
     return 1e3 * bench.seconds(lambda: decode(tokens)) / batch
+
+
+def measure_update(bench: Bench, model: Janus, batch: int) -> float:
+    """Return the milliseconds of one task's optimisation step: 12 text latents and a fiftieth of the image's."""
+    own = model.settings("milr", strategy="joint").own
+    assert isinstance(own, MilrSettings)
+    count, width = max(1, model.capabilities.image_tokens // 50), model.capabilities.width
+
+    def make() -> Update:
+        text = torch.randn(12, width, device=bench.device)
+        latents = Latents(text, torch.randn(count, 2, width, device=bench.device))
+        stream = open_stream(0, "gpu", 0, 0, "credit")
+        return Update(latents, (1,) * 12, ((1,) * count,), (0.2,), ("text", "image"), stream)
+
+    updates = [make() for _ in range(batch)]
+    take_steps(model, updates, own, SAMPLING)
+    return 1e3 * bench.seconds(lambda: take_steps(model, updates, own, SAMPLING)) / batch
+
+
+def measure_reward(bench: Bench, model: Janus, batch: int) -> float:
+    """Return the milliseconds of scoring an image by the detectors of the icon world; each image is a new one."""
+    reward = load_reward("icons", model=model)
+    tasks = [Task(prompt=PROMPTS[place % len(PROMPTS)]) for place in range(batch)]
+    until = 2 if bench.pretend else None
+    images = [one.sample.image for one in model.draw(requests_of(model, 2 * batch, until), SAMPLING)]
+    reward(images[:batch], tasks)
+    return 1e3 * bench.seconds(lambda: reward(images[batch:], tasks)) / batch
 
 
 def measure_plain(bench: Bench, model: Janus, sizes: Sizes) -> dict[str, float]:
@@ -441,6 +531,11 @@ def measure_search(bench: Bench, model: Janus, images: int) -> dict[str, float]:
     next(records)
     spent = bench.seconds(lambda: next(records))
     return {"s a step": spent, "drawings a second": images / spent}
+
+
+def write_error(error: Exception) -> str:
+    """Return an error in one line."""
+    return f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def write_page(found: dict[str, Any]) -> str:
@@ -477,6 +572,20 @@ def judge_targets(found: dict[str, Any]) -> dict[str, str]:
                 )
             else:
                 said[f"{name}, batch {batch}"] = "not measured"
+    for batch, least in PLAIN_TARGETS.items():
+        measured, plain = found.get(f"janus-7b: batch {batch}"), found.get("janus-7b: plain loop")
+        if isinstance(measured, dict) and isinstance(plain, dict):
+            ratio = plain["ms a step"] / measured["recorded, ms a step"] * batch
+            said[f"janus-7b, batch {batch}, an image"] = (
+                f"{ratio:.1f} x the plain loop, asked for {least}: {'met' if ratio >= least else 'missed'}"
+            )
+    for name, measured in found.items():
+        if ": batch" in name and isinstance(measured, dict) and measured["peak bytes"]:
+            share = measured["peak bytes"] / measured["planned bytes"] - 1
+            said[f"{name}, memory"] = (
+                f"{share:+.0%} of milr plan's, asked for at most {PLAN_ERROR:.0%}: "
+                f"{'met' if abs(share) <= PLAN_ERROR else 'missed'}"
+            )
     return said
 
 
@@ -485,7 +594,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take")
-    parser.add_argument("--models", nargs="+", default=["janus-7b", "janus-1b", "embedded"])
+    parser.add_argument("--models", nargs="+", default=["janus-7b", "janus-1b", "embedded", "llamagen-xl-512"])
     parser.add_argument("--pretend", action="store_true", help="every part at tiny size, on a CPU")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path)
@@ -501,17 +610,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("tokens against the CPU's", check_tokens),
         ("recorded against eager", check_graphs),
         ("waiting for the host", check_waiting),
+        ("pixels on a second stream", check_side),
         ("memory that runs out", check_memory),
         ("deterministic in bfloat16", check_deterministic),
     ):
         bench.part(name, lambda check=check: check(bench), needs=20)
     limits = bench.found["limits"]
     for name in given.models:
-
-        def note(title: str, value: Any, name: str = name) -> None:
-            bench.part(f"{name}: {title}", lambda: value)
-
-        bench.part(name, lambda name=name, note=note: measure_size(bench, name, limits, note), needs=30)
+        bench.parts(name, measure_size(bench, name, limits))
         bench.free()
     bench.part("targets", lambda: judge_targets(bench.found))
 
