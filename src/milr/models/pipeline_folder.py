@@ -27,6 +27,9 @@ _LIBRARIES = ("diffusers", "transformers")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HEADED = re.compile(r"(tokenizer|feature_extractor|image_processor|scheduler|processor)(_\d)?")
 """Components without weights."""
+_WIDTHS, _PLANES = 16, 6.1
+"""Most numbers that are held at a time: widths of a layer per token of the denoiser, and channels of the decoder's last
+level per pixel. Bounds for the classes of `RECIPES`, traced at published size: 7.6 to 15.6, and 4.5 to 6.01."""
 _SMALLEST = 2
 """Least number of steps of a side's size."""
 _VERIFIED = (
@@ -112,8 +115,8 @@ class PipelineFolder:
         tokens = self.noise[1] * self.noise[2] // (self.recipe.patch * _patch(config)) ** 2
         tokens += self.recipe.prompt_limit or 77
         channels = _channels(read_json(self.folder / "vae" / "config.json"))
-        # eight buffers of a layer's width for all tokens; the decoder's last level has about four of its least width
-        most = max(self.recipe.branches * tokens * d * 8, 4 * self.size[0] * self.size[1] * channels[0])
+        width, height = self.size
+        most = max(self.recipe.branches * tokens * d * _WIDTHS, int(_PLANES * width * height * channels[0]))
         return ModelSize(parameters, prompt_tokens=self.recipe.prompt_limit or 77, numbers_per_image=most)
 
 

@@ -25,6 +25,7 @@ from milr.models.pipeline_recipes import RECIPES
 from milr.testing.contracts import check_model
 from milr.types import Task
 from tests.support.tiny_pipelines import PIPELINES, SIDE, write_layout, write_lora, write_lora_file, write_pipeline
+from tests.support.traced_memory import trace
 
 pytestmark = [
     pytest.mark.skipif(find_spec("diffusers") is None, reason="needs the extra diffusers"),
@@ -129,6 +130,112 @@ def test_the_configs_count_what_the_files_hold(folders: dict[str, Path], kind: s
     bare = shutil.copytree(folders[kind], tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     found = count_parameters(open_pipeline(bare, size=(SIDE, SIDE), weights=False))
     assert found == count_parameters(open_pipeline(folders[kind], size=(SIDE, SIDE))) and all(found.values())
+
+
+_AUTOENCODER = {
+    "latent_channels": 16,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+_LEVELS: dict[str, Any] = {"latent_channels": 32}
+for _side in ("encoder", "decoder"):
+    _LEVELS |= {
+        f"{_side}_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+        f"{_side}_layers_per_block": (2, 2, 2, 3, 3, 3),
+        f"{_side}_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+        f"{_side}_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+    }
+_FULL: dict[str, tuple[str, str, dict[str, Any], str, dict[str, Any]]] = {
+    "sd3": (
+        "StableDiffusion3Pipeline",
+        "SD3Transformer2DModel",
+        {
+            "sample_size": 128,
+            "patch_size": 2,
+            "in_channels": 16,
+            "num_layers": 2,
+            "attention_head_dim": 64,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 4096,
+            "caption_projection_dim": 1536,
+            "pooled_projection_dim": 2048,
+            "out_channels": 16,
+            "pos_embed_max_size": 192,
+        },
+        "AutoencoderKL",
+        _AUTOENCODER,
+    ),
+    "flux": (
+        "FluxPipeline",
+        "FluxTransformer2DModel",
+        {"num_layers": 1, "num_single_layers": 1, "guidance_embeds": True},
+        "AutoencoderKL",
+        _AUTOENCODER,
+    ),
+    "pixart": (
+        "PixArtAlphaPipeline",
+        "PixArtTransformer2DModel",
+        {"num_layers": 2, "sample_size": 128, "patch_size": 2, "caption_channels": 4096},
+        "AutoencoderKL",
+        _AUTOENCODER,
+    ),
+    "sana": ("SanaPipeline", "SanaTransformer2DModel", {"num_layers": 2}, "AutoencoderDC", _LEVELS),
+}
+"""Kind -> pipeline, denoiser and autoencoder of the published sizes, but for the number of layers."""
+
+
+def denoise(kind: str, network: Any, width: int, height: int) -> object:
+    """Run a denoiser of published size on the meta device, for noise of that size."""
+    config, tokens = network.config, width * height // 4
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device="meta")
+
+    if kind == "flux":
+        return network(
+            empty(1, tokens, 64),
+            empty(1, 512, 4096),
+            empty(1, 768),
+            empty(1),
+            empty(tokens, 3),
+            empty(512, 3),
+            empty(1),
+        )
+    noise = empty(2, config.in_channels, height, width)
+    if kind == "sd3":
+        return network(noise, empty(2, 77 + 256, 4096), empty(2, 2048), empty(2))
+    if kind == "pixart":
+        more = {"resolution": empty(2, 2), "aspect_ratio": empty(2, 1)}
+        return network(noise, empty(2, 120, 4096), empty(2), more, encoder_attention_mask=empty(2, 120))
+    return network(noise, empty(2, 300, config.caption_channels), empty(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (1024, 512)])
+def test_the_memory_of_an_image_is_an_upper_bound_of_what_the_networks_hold(
+    kind: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    import diffusers
+
+    pipeline, denoiser, config, autoencoder, levels = _FULL[kind]
+    with torch.device("meta"):
+        network: Any = getattr(diffusers, denoiser)(**config).eval()
+        vae: Any = getattr(diffusers, autoencoder)(**levels).eval()
+    for name, made in (("transformer", network), ("vae", vae)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(dict(made.config)))
+    index = {"_class_name": pipeline, "transformer": ["diffusers", denoiser], "vae": ["diffusers", autoencoder]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    described = open_pipeline(tmp_path, size=size, weights=False)
+    channels, rows, columns = described.noise
+    held = max(
+        trace(lambda: denoise(kind, network, columns, rows)),
+        trace(lambda: vae.decode(torch.empty(1, channels, rows, columns, device="meta"))),
+    )
+    assert held <= described.capabilities.image_bytes / 2 <= 1.4 * held
 
 
 @pytest.mark.slow
