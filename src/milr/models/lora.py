@@ -223,7 +223,7 @@ def _complete(lora: Lora, read: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _sum_up(wrapped: Any) -> dict[str, tuple[float, float]]:
-    """Return sums of the weights that the LoRA will change, by their names without it."""
+    """Return sums of the weights that the LoRA will change, keyed by the weights' names in the plain network."""
     return {
         name.removeprefix(_PREFIX).replace(".base_layer.", "."): _sum(weight)
         for name, weight in wrapped.named_parameters()

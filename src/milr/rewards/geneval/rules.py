@@ -72,9 +72,8 @@ def apply_rules(
         detections: All detections of the image.
         task: A task with include or exclude lists.
         threshold: Detections need a score above this.
-        counting_threshold: The same for tasks that count: those tagged "counting" or, in `icons-hard`,
-            "colored_counting", and untagged ones with an exclude list (GenEval's own tasks are all tagged, and only its
-            counting ones exclude).
+        counting_threshold: The same for tasks that count. Their tag is "counting", or "colored_counting" in
+            `icons-hard`; a task without a tag counts if it has an exclude list, as all counting tasks of GenEval do.
         max_objects: Detections kept of one class, the most confident ones.
         max_overlap: A detection is dropped if its IoU with a more confident one of its class is this or more; 1 keeps
             all.
