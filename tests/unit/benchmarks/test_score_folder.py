@@ -47,10 +47,10 @@ DEADLINE = 600.0  # seconds, for a busy machine
 COLUMNS = ["filename", "tag", "prompt", "correct", "reason", "metadata", "details"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return seven photographs of six prompts with all tags in GenEval's layout, and two files that are not images."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path_factory.mktemp("folders") / "pictures"
     for number, prompt in enumerate(PROMPTS):
         samples = folder / f"{number:05d}" / "samples"
         samples.mkdir(parents=True)
@@ -63,6 +63,12 @@ def folder(tmp_path: Path) -> Path:
     whole = (folder / "00003/samples/0000.png").read_bytes()
     (folder / "00003/samples/0001.png").write_bytes(whole[: len(whole) // 2])
     return folder
+
+
+@pytest.fixture
+def folder(pictures: Path, tmp_path: Path) -> Path:
+    """Return a copy of them."""
+    return shutil.copytree(pictures, tmp_path / "pictures")
 
 
 def job(folder: Path, out: Path, **more: object) -> FolderJob:

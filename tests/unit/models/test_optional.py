@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from milr import search
 from milr.models.base import ImageRequest
+from milr.models.janus import Janus
 from milr.models.optional import Watchable
 from milr.testing import FakeModel, FakeReward
+from tests.support.janus_folders import tiny_sizes, write_deepseek
 
 
-@pytest.mark.parametrize("name", ["fake", "embedded"])
-def test_a_watcher_sees_each_row_and_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
-    model: Any = FakeModel() if name == "fake" else request.getfixturevalue("embedded")
+def make_janus(folder: Path) -> Janus:
+    """Return a tiny model of random weights."""
+    with tiny_sizes():
+        write_deepseek(folder)
+        return Janus(folder)
+
+
+@pytest.mark.parametrize("name", ["fake", "janus"])
+def test_a_watcher_sees_each_row_and_changes_nothing(name: str, tmp_path: Path) -> None:
+    model: Any = FakeModel() if name == "fake" else make_janus(tmp_path)
     assert isinstance(model, Watchable)
     settings = model.settings("milr", strategy="joint", steps=1, seed=3)
     prompt = "a red apple"

@@ -28,14 +28,20 @@ PARITY = FakeReward(parity, name="icons@1", stop_at=0.9)
 OTHER = FakeReward(lambda image, task: 1 - brightness(image, task), name="other@2", stop_at=0.9)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run of fakes, evaluated by parity."""
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["--limit", "6", "--steps", "2", "--reward", "icons-soft", "--evaluator", "icons", "--out", str(folder)]
     with fakes():
         assert main(["benchmark", "icons", *words]) == 0
     return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of that run."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def scores(folder: Path) -> list[object]:
