@@ -42,6 +42,15 @@ def test_an_image_of_too_many_pixels_is_refused_before_one_is_decoded(monkeypatc
         decode_image(bomb)
 
 
+def test_a_webp_has_half_as_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    Image.new("L", (8000, 5000)).save(content, "WEBP", lossless=True, method=0)
+    assert len(content.getvalue()) < 10_000
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    with pytest.raises(UnreadableImage, match="8000 x 5000 pixels, more than 33,554,432"):
+        decode_image(content.getvalue())
+
+
 @pytest.mark.parametrize("format", ["EPS", "PDF", "PPM", "ICO", "TGA", "SGI", "JPEG2000", "MPO"])
 def test_formats_that_are_not_on_the_list_reach_no_reader(format: str, tmp_path: Path) -> None:
     content = io.BytesIO()

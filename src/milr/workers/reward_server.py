@@ -30,6 +30,8 @@ from milr.untrusted import first_fault, one_line
 
 MOST_BYTES = 256 * 2**20
 """Most bytes of a request."""
+_TOGETHER = 2**26
+"""Most pixels that are scored together: 64 images of 1024 x 1024. Small files may have sixty times as many in all."""
 _SECONDS = 120.0  # for a request to arrive, and for an answer to be taken
 _CONNECTIONS = 64
 _READY = "milr: reward"
@@ -101,22 +103,33 @@ class RewardServer(ThreadingHTTPServer):
             asked = _Asked.model_validate_json(body)
         except ValidationError as error:
             raise ValueError(f"the request is none of {PROTOCOL} ({first_fault(error)})") from None
-        images: dict[int, Image.Image] = {}
-        lost: dict[int, str] = {}
+        said: list[dict[str, object]] = [{} for _ in asked.items]
+        group: dict[int, Image.Image] = {}
+        pixels = 0
         for place, item in enumerate(asked.items):
             try:
-                images[place] = decode_image(base64.b64decode(item.picture, validate=True)).convert("RGB")
+                image = decode_image(base64.b64decode(item.picture, validate=True)).convert("RGB")
             except (binascii.Error, UnreadableImage, OSError, ValueError) as error:
-                lost[place] = f"the image cannot be read: {one_line(str(error))}"
-        scores: dict[int, Score | Unscored] = {}
-        if images:
-            with self.turn:
-                found = start_scoring(self.reward, [*images.values()], [asked.items[place].task for place in images])()
-            scores = dict(zip(images, found, strict=True))
-        said = [
-            _say(scores[place]) if place in scores else {"unscored": lost[place]} for place in range(len(asked.items))
-        ]
+                said[place] = {"unscored": f"the image cannot be read: {one_line(str(error))}"}
+                continue
+            if group and pixels + image.width * image.height > _TOGETHER:
+                self._score_group(group, asked.items, said)
+                group, pixels = {}, 0
+            group[place] = image
+            pixels += image.width * image.height
+        self._score_group(group, asked.items, said)
         return {**self.description, "scores": said}
+
+    def _score_group(
+        self, images: Mapping[int, Image.Image], items: Sequence[_Item], said: list[dict[str, object]]
+    ) -> None:
+        """Score images, place -> image, and write the scores at their places."""
+        if not images:
+            return
+        with self.turn:
+            found = start_scoring(self.reward, [*images.values()], [items[place].task for place in images])()
+        for place, score in zip(images, found, strict=True):
+            said[place] = _say(score)
 
 
 class _Handler(BaseHTTPRequestHandler):

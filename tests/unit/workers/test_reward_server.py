@@ -122,6 +122,28 @@ def test_requests_that_are_none_of_the_protocol_are_refused(body: bytes, status:
         assert said in ask(server.url, body, status)
 
 
+def test_large_images_of_a_request_are_held_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files may unpack to gigabytes together; each image is scored at its own place all the same."""
+    together: list[int] = []
+
+    def reds(images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[float]:
+        together.append(len(images))
+        return [image.getpixel((0, 0))[0] / 255 for image in images]  # type: ignore[index]
+
+    monkeypatch.setattr("milr.workers.reward_server._TOGETHER", 3 * 64)
+    pictures: list[str] = []
+    for number in range(8):
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(content, "PNG")
+        pictures.append("no base64" if number == 4 else base64.b64encode(content.getvalue()).decode())
+    body = json.dumps({"items": [{"picture": one, "task": {"prompt": "a cat"}} for one in pictures]}).encode()
+    server = RewardServer(make_reward(reds), "127.0.0.1", 0)
+    said = server.score(body)["scores"]
+    server.server_close()
+    assert together == [3, 3, 1]
+    assert [round(255 * one["value"]) if "value" in one else None for one in said] == [0, 1, 2, 3, None, 5, 6, 7]  # type: ignore[attr-defined]
+
+
 def test_a_reward_that_fails_ends_no_server() -> None:
     file = io.BytesIO()
     IMAGES[0].save(file, "PNG")

@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that are decoded, by Pillow's names. Others start programs (EPS) or have little-tested readers."""
 MOST_PIXELS = 2**26
-"""Most pixels of a decoded image: 8192 x 8192."""
+"""Most pixels of a decoded image: 8192 x 8192; half of it for WebP, whose reader holds an image three times."""
 MOST_BYTES = 2**28
 """Most bytes of an image file: that of such an image, uncompressed."""
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -104,8 +104,9 @@ def decode_image(content: bytes, formats: Sequence[str] = FORMATS) -> Image.Imag
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             with Image.open(io.BytesIO(content), formats=list(formats)) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+                most = MOST_PIXELS // 2 if image.format == "WEBP" else MOST_PIXELS
+                if image.width * image.height > most:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {most:,}")
                 image.load()
                 return image
     except UnidentifiedImageError as error:
