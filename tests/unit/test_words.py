@@ -16,10 +16,12 @@ from tests.support.paths import ROOT
 CLAUSES = {"Of", "What", "Where", "Whether", "At", "How", "Which", "Who", "Whose", "As", "That", "Those", "If"}
 """First words of clauses: a docstring names a thing, or begins with a verb."""
 GIVEN = {"If true", "If false"}
+PERHAPS = re.compile(rf"[\"']\s*({'|'.join(sorted(CLAUSES))})\b")
+"""Text that may begin such a docstring; to parse all files would take seconds."""
 
 
-def read_docstrings(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def read_docstrings(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.value.value.strip()
 
@@ -34,14 +36,18 @@ def test_no_docstring_begins_with_a_clause() -> None:
         for folder in ("src", "tests", "bench", "experiments", "examples")
         for path in sorted((ROOT / folder).rglob("*.py"))
         if ROOT / "tests" / "cases" not in path.parents  # they stay as they were reported
-        for text in read_docstrings(path)
+        for source in [path.read_text(encoding="utf-8")]
+        if PERHAPS.search(source)
+        for text in read_docstrings(source)
         if begins_with_clause(text)
     ]
     assert not found
 
 
 def test_clause_first_words_are_found() -> None:
-    assert begins_with_clause("What the row began with.")
+    source = 'class Row:\n    """\n    What the row began with.\n    """\n'
+    assert PERHAPS.search(source)
+    assert [text for text in read_docstrings(source) if begins_with_clause(text)] == ["What the row began with."]
     assert not begins_with_clause("If true, the step has random streams of its own.")
 
 

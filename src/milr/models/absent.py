@@ -1,4 +1,4 @@
-"""What a model lacks: settings that nothing of it would read, and calls that its capabilities exclude."""
+"""Gaps of a model: settings that nothing of it would read, and calls that its capabilities exclude."""
 
 from __future__ import annotations
 
