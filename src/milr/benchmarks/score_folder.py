@@ -7,19 +7,11 @@ are written from the journal in the layout's order, so they do not depend on int
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
-from functools import cache
-from multiprocessing import current_process, get_context, parent_process
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from multiprocessing import current_process
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from milr._version import __version__
 from milr.benchmarks.intervals import estimate_mean, pool, write_interval, write_number
 from milr.benchmarks.layouts import FoundPicture, Scored, load_layout
-from milr.errors import MilrError, UsageError
+from milr.benchmarks.scoring import Pool, Setup, Worker
+from milr.errors import UsageError
 from milr.files import LOCK, PART, hold, write_text
 from milr.models.devices import Placement
-from milr.rewards import Reward, check_reward, check_scorable, load_reward, needs_model
-from milr.rewards.base import start_scoring
-from milr.rewards.images.files import UnreadableImage, read_image
-from milr.types import Region, Score, Task, Unscored
+from milr.rewards import check_reward, check_scorable, needs_model
+from milr.types import Region, Score, Unscored
 from milr.weights import hash_file
 
 if TYPE_CHECKING:
@@ -159,7 +150,7 @@ class FolderJob:
         self.layout.check_reward(self.pictures, self.reward)
         check_scorable(self.reward, [picture.task for picture in self.pictures])
         self._processes = processes
-        self._setup = _Setup(self.reward, tuple((options or {}).items()), placement, processes, vlm)
+        self._setup = Setup(self.reward, tuple((options or {}).items()), placement, processes, vlm)
         self._header = _Header(
             benchmark=benchmark,
             reward=self.reward,
@@ -199,9 +190,9 @@ class FolderJob:
                     yield picture, score
         self._left = []
 
-    def _make_scorer(self) -> _Worker | _Pool:
+    def _make_scorer(self) -> Worker | Pool:
         several = min(self._processes, len(self._left)) > 1
-        return _Pool(self._setup, min(self._processes, len(self._left))) if several else _Worker(self._setup)
+        return Pool(self._setup, min(self._processes, len(self._left))) if several else Worker(self._setup)
 
     def _refuse_others(self, name: str) -> None:
         """Refuse scores of the same reward with other weights, or of the same VLM judge with another model."""
@@ -315,120 +306,3 @@ def _hold(out: Path) -> AbstractContextManager[None]:
     return hold(
         out, lambda: UsageError(f"another program scores into {out}: wait until it ends, or give another --out")
     )
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """The data that a process needs to make its reward."""
-
-    reward: str
-    options: tuple[tuple[str, Any], ...]
-    placement: Placement | None
-    processes: int
-    vlm: VlmSettings | None
-
-
-class _Worker:
-    """A worker process: a reward and its clients."""
-
-    def __init__(self, setup: _Setup) -> None:
-        if setup.processes > 1:
-            import torch
-
-            torch.set_num_threads(max(torch.get_num_threads() // setup.processes, 1))
-        self._vlm = None
-        if setup.vlm is not None:
-            from milr.rewards.vlm.client import VlmClient
-
-            self._vlm = VlmClient(setup.vlm)
-        self.reward: Reward = load_reward(setup.reward, vlm=self._vlm, placement=setup.placement, **dict(setup.options))
-
-    @property
-    def name(self) -> str:
-        """Return the reward's name, with its versions."""
-        return self.reward.name
-
-    def score_all(self, folder: Path, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
-        """Yield each image with its score."""
-        yield from ((picture, self.score(folder / picture.key, picture.task)) for picture in pictures)
-
-    def score(self, path: Path, task: Task) -> Score | Unscored:
-        """Return the image's score; a file that is not an image is unscored."""
-        try:
-            image = read_image(path)
-        except UnreadableImage as error:
-            return Unscored(str(error), self.reward.name)
-        (score,) = start_scoring(self.reward, [image], [task])()
-        return score
-
-    def close(self) -> None:
-        """Close the connections to VLM judges."""
-        if self._vlm is not None:
-            self._vlm.close()
-
-
-class _Pool:
-    """Several worker processes; each has its own reward."""
-
-    def __init__(self, setup: _Setup, processes: int) -> None:
-        self._setup = setup
-        self._pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_follow_parent)
-
-    @property
-    def name(self) -> str:
-        """Return the reward's name, with its versions."""
-        with _named_death():
-            return self._pool.submit(_name_in_pool, self._setup).result()
-
-    def score_all(self, folder: Path, pictures: Sequence[FoundPicture]) -> Iterator[Scored]:
-        """Yield each image with its score, in the order in which they end."""
-        futures: dict[Future[Score | Unscored], FoundPicture] = {}
-        with _named_death():
-            for picture in pictures:
-                futures[self._pool.submit(_score_in_pool, self._setup, folder / picture.key, picture.task)] = picture
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-
-    def close(self) -> None:
-        """Drop images that have not been started, and wait for the processes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _named_death() -> Generator[None]:
-    """Say what to do about a process that died."""
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise MilrError(
-            "a scoring process died, most likely for want of memory; what was scored is kept: type the same command "
-            "again, with fewer --processes (in a program of your own, call this below "
-            "`if __name__ == '__main__':`, since each process runs the program's top again)"
-        ) from error
-
-
-@cache
-def _pool_worker(setup: _Setup) -> _Worker:
-    return _Worker(setup)
-
-
-def _name_in_pool(setup: _Setup) -> str:
-    return _pool_worker(setup).name
-
-
-def _score_in_pool(setup: _Setup, path: Path, task: Task) -> Score | Unscored:
-    return _pool_worker(setup).score(path, task)
-
-
-def _follow_parent() -> None:
-    """Ignore Ctrl-C, which the parent handles: the current image is finished. If the parent is killed, end too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None, "a process of a pool has a parent"
-    Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    """End this process with its parent: otherwise it would wait for its next image for ever, with all its weights."""
-    parent.join()
-    os._exit(1)
