@@ -69,6 +69,8 @@ COMMANDS: Sequence[Callable[..., None]] = (
     unpack,
 )
 """A command is one file and one line here; `data` has commands of its own."""
+_LONGEST = 4000
+"""Most characters of an error: a user may have typed a hundred thousand, which it repeats."""
 RENAMED: Mapping[str, str] = {
     "judge": "evaluate",
     "--judge": "--evaluator",
@@ -238,7 +240,10 @@ def _refuse_renamed(words: Sequence[str]) -> None:
 
 
 def _fail(message: str, exit_code: int = 2) -> int:
-    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:  # the advice is at the end
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    print(f"error: {printable(line)}", file=sys.stderr)
     return exit_code
 
 

@@ -135,6 +135,12 @@ def test_a_path_that_the_system_refuses_is_one_line(words: list[str], capsys: py
     assert said.startswith("error: ") and said.count("\n") == 1 and len(said) < 600
 
 
+def test_an_error_repeats_no_thousands_of_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "two dogs", "--reward", f"mix:{'icons*1+' * 9000}icons"]) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 4100 and said.startswith("error: 'icons' is twice in 'mix:icons*1+") and " ... " in said
+
+
 def test_a_full_disk_under_any_command_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ import weakref
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache, partial
 from importlib import import_module
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ _LOUD = (
     *("openai", "openai._base_client", "openai._response", "openai._legacy_response", "httpx2", "httpcore2"),
     *(f"httpcore2.{part}" for part in ("http11", "http2", "connection", "proxy", "socks")),
 )
+
+_PATIENCE = 5.0  # seconds for the loop to end
 
 T = TypeVar("T")
 
@@ -146,11 +149,11 @@ def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: di
     if threading.current_thread() is thread:  # the last reference was dropped in the loop itself
         loop.stop()
         return
-    try:
-        asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=5)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=5)
+    with suppress(TimeoutError):  # a busy machine, or a client that hangs: the program ends all the same
+        asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=_PATIENCE)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=_PATIENCE)
+    if not thread.is_alive():  # a running loop cannot be closed
         loop.close()
 
 

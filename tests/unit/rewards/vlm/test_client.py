@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import math
+import threading
 import zlib
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -667,6 +668,26 @@ def test_organisation_ids_go_to_openai_alone(clients: list[VlmClient], monkeypat
     made = wire.openai("https://api.openai.com/v1", "k", 1.0, hosted=True)
     assert (made.organization, made.project) == ("org-123456", "proj-123456")
     wire.finalize()
+
+
+def test_a_client_ends_although_its_loop_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of a program, an error would be a traceback after the last line."""
+    from milr.rewards.vlm import transport
+
+    monkeypatch.setattr(transport, "_PATIENCE", 0.01)
+    busy, free = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        busy.set()
+        free.wait(20)
+
+    wire = transport.Wire()
+    wire.submit(block())
+    assert busy.wait(20)
+    wire.finalize()
+    free.set()
+    wire._thread.join(20)
+    wire._loop.close()
 
 
 HOSTILE: dict[str, object] = {
