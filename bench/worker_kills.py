@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,30 +107,39 @@ def kill_worker(choice: WorkerChoice, folder: Path, records: int, rounds: int, d
     return made
 
 
-def kill_node(folder: Path, fake: bool, records: int, rounds: int, dice: random.Random) -> list[Path]:
-    """Kill a random node of a cluster once per run, and add another one."""
+@contextmanager
+def local_cluster() -> Generator[tuple[Any, list[Any]]]:
+    """Start a Ray cluster here for the block, and connect: a head without room, and two nodes for a worker each."""
     import ray
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes: list[Any] = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        yield cluster, nodes
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def kill_node(folder: Path, fake: bool, records: int, rounds: int, dice: random.Random) -> list[Path]:
+    """Kill a random node of a cluster once per run, and add another one."""
     made = list[Path]()
     choice = WorkerChoice(2, ray=True, loader=FAKE if fake else None)
-    parts = _Open(load_spread(choice))
-    for number in range(rounds):
-        made.append(folder / f"node-{number}")
-        after = dice.randrange(records)
-        with closing(begin(made[-1], parts.parts).run()) as run:
-            for seen, _ in enumerate(run):
-                if seen == after:
-                    cluster.remove_node(nodes.pop(dice.randrange(2)), allow_graceful=False)
-                    nodes.append(cluster.add_node(num_cpus=1))
-        print(f"{made[-1].name}: a node killed after record {after + 1}", flush=True)
-    parts.end()
-    ray.shutdown()
-    cluster.shutdown()
+    with local_cluster() as (cluster, nodes):
+        parts = _Open(load_spread(choice))
+        for number in range(rounds):
+            made.append(folder / f"node-{number}")
+            after = dice.randrange(records)
+            with closing(begin(made[-1], parts.parts).run()) as run:
+                for seen, _ in enumerate(run):
+                    if seen == after:
+                        cluster.remove_node(nodes.pop(dice.randrange(2)), allow_graceful=False)
+                        nodes.append(cluster.add_node(num_cpus=1))
+            print(f"{made[-1].name}: a node killed after record {after + 1}", flush=True)
+        parts.end()
     return made
 
 

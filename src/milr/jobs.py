@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Unpack
 
+from PIL import Image
+
 from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.queue import Assigned, Assignment, Repeats
@@ -104,6 +106,14 @@ class Hooks:
     """Returns the steps of a task in progress that are recorded."""
     set_aside: Callable[[int, str], None]
     """Gets a task that failed twice, and its error."""
+    lost: Callable[[int], None] = lambda place: None
+    """Gets a task that was cancelled before it had an image."""
+    begun: Callable[[int, int | None], None] = lambda place, tokens: None
+    """Gets a task that a worker has begun, and the number of its prompt's tokens where the model counts them."""
+    watched: Callable[[int], bool] = lambda place: False
+    """Returns true if somebody watches a task's images grow."""
+    grown: Callable[[int, int, Image.Image], None] = lambda place, tokens, image: None
+    """Gets an unfinished image of such a task, and how many of its tokens are there."""
 
 
 @dataclass(frozen=True)
@@ -384,7 +394,10 @@ class Job:
         places, repeats = writer.remaining(), Repeats()
         keys = [repeats.key(task) for task in manifest.tasks]  # a repeated prompt has its own random streams
         seeded = [stored.change(seed=stored.run.seed + image) for image in range(manifest.images_per_prompt)]
-        source = Assigned([Assignment(manifest.tasks[i], parts.method, seeded[image], keys[i]) for i, image in places])
+        source = Assigned(
+            [Assignment(manifest.tasks[i], parts.method, seeded[image], keys[i]) for i, image in places],
+            lambda place: writer.recall(*places[place]),
+        )
         hooks = Hooks(
             evaluated=lambda place, scores: self._evaluated.setdefault(places[place], []).extend(scores),
             recall=lambda place: writer.recall(*places[place]),

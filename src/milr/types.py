@@ -219,10 +219,12 @@ def find_final(scores: Iterable[Score | Unscored]) -> str | None:
 
 @dataclass(frozen=True)
 class KnownStep:
-    """A step that was made before, in a process that has ended: its images and their scores."""
+    """A step that was made before, in a process that has ended: its images, their scores, and when it was made."""
 
     images: tuple[ImageSample, ...]
     scores: tuple[Score | Unscored, ...]
+    seconds: float = 0.0
+    """Seconds from the task's begin to the step's end."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from milr.cli.main import main
-from milr.runs import read_run
+from milr.runs import read_manifest, read_run
 from milr.testing import FakeModel
 from tests.support.fake_benchmark import fakes
 
@@ -20,6 +20,20 @@ hardware = "any"
 settings = {steps = 2}
 runs = [{method = "best-of-n"}, {method = "best-of-n-sampled"}]
 """
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Count the images that are drawn."""
+    draw, drawn = FakeModel.draw, list[int]()
+
+    def count(self: FakeModel, requests: Any, *arguments: Any) -> Any:
+        drawn.append(len(requests))
+        return draw(self, requests, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeModel, "draw", count)
+        yield drawn
 
 
 @contextmanager
@@ -62,8 +76,13 @@ def test_an_interrupted_benchmark_keeps_its_best_images_and_resumes_to_equal_res
     begun = list(Path("cut/tasks").glob("*.part"))
     assert begun and all((folder / "best.png").is_file() for folder in begun)
     assert 0 < len(read_run("cut").tasks) < 4  # interrupted tasks are not answers
-    assert main(["benchmark", "--resume", "cut"]) == 0
+    steps = sum(len((folder / "records.jsonl").read_bytes().splitlines()) for folder in begun)
+    unfinished = 4 - len(read_run("cut").tasks)
+    with counted() as drawn:
+        assert main(["benchmark", "--resume", "cut"]) == 0
     assert answers("cut") == answers("whole") and len(answers("cut")) == 4
+    assert steps and sum(drawn) == 3 * unfinished - steps, "recorded steps are repeated, not drawn"
+    assert read_manifest(Path("cut")).drawings == read_manifest(Path("whole")).drawings
 
 
 def test_an_interrupted_ablation_resumes_to_equal_results(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,10 @@ class TaskContext(Generic[Own]):
         """The best whole image by `milr.rewards.base.is_better`, the first of equals, and its step."""
         self.known: Sequence[KnownStep] = ()
         """The task's first steps, if they were made before: see `milr.methods.queue.Assignment`."""
+        self.repeated: dict[str, float] = {}
+        """What the known steps had spent, by the names of `milr.settings.LIMITS`; nothing of it is spent here."""
+        self.served = 0
+        """Batches of images since it was given its place."""
         self.step = self.tokens_spent = self.reward_calls = 0
         self.cost = 0.0
         self.started = time.monotonic()
@@ -125,6 +129,11 @@ class TaskContext(Generic[Own]):
     def seconds(self) -> float:
         """Return the seconds since the task began."""
         return time.monotonic() - self.started
+
+    @property
+    def spent_here(self) -> dict[str, float]:
+        """Return what the task has spent in this process."""
+        return {kind: used - self.repeated.get(kind, 0) for kind, used in self.spent.items()}
 
     @property
     def spent(self) -> dict[str, float]:
@@ -254,6 +263,9 @@ class TaskContext(Generic[Own]):
         """Return the record of a step and begin the next step; a record without images only says why the task ended."""
         assert self.best is not None, "a record follows a whole image"
         best, best_step = self.best
+        if self.step < len(self.known):  # it takes no time now, and took some then
+            self.started = time.monotonic() - self.known[self.step].seconds
+            self.repeated = self.spent
         self.step += 1
         return StepRecord(
             task=self.task,

@@ -76,9 +76,11 @@ def draw(
 def init_latents(ctx: Context, text: TextOutput, images: Sequence[ScoredImage]) -> Latents:
     """Take the hidden states of the first tokens of the text and of the first image as latents."""
     count, _, _ = _count(ctx, text)
-    first = images[0]
-    assert first.hidden is not None, "an image without a prefix comes with its hidden states"
-    z = Latents(text.hidden[:count], first.hidden)
+    first, able = images[0], ctx.model.capabilities
+    hidden = first.hidden
+    if hidden is None:  # an image that was made before, of which no hidden states are latents
+        hidden = torch.zeros(0, able.branches, able.width, device=text.hidden.device)
+    z = Latents(text.hidden[:count], hidden)
     z.first_text, z.first_image = z.prefix("text", text.tokens), z.prefix("image", first.sample.tokens)
     ctx.trace = z.trace(text.tokens, first.sample.tokens, ctx.model.spell)
     return z

@@ -79,6 +79,7 @@ class Runner(Iterator[StepRecord]):
             check_latents({"guidance": settings.sampling.guidance}, model.capabilities)
         self.method, self.model, self.settings = method, model, settings
         self._source: TaskSource = listed if isinstance(listed, TaskQueue | Assigned) else Listed(listed)
+        self._queue = listed if isinstance(listed, TaskQueue) else None
         self._on_lost = on_lost
         self.cut: set[int] = set()
         """Tasks that a total limit ended before their method or a limit of their own did."""
@@ -136,6 +137,11 @@ class Runner(Iterator[StepRecord]):
 
     def _admit(self, group: Group, places: int, *, wait: bool) -> None:
         """Fill free places with waiting tasks; if nothing is in progress, wait for one."""
+        if self._queue is not None and len(group) >= places and self.stopped is None:
+            for index in self._queue.choose_to_yield({ctx.index: ctx.served for ctx in group}):
+                ctx = next(one for one in group if one.index == index)
+                group.remove(ctx)
+                self._queue.put_back(ctx)
         new: list[tuple[int, str, Assignment]] = []
         while len(group) + len(new) < places and self.stopped is None:
             try:
@@ -145,6 +151,14 @@ class Runner(Iterator[StepRecord]):
             if taken is None:
                 break
             index, own = taken
+            if isinstance(own, TaskContext):
+                if index in self._cancelled and own.best is None:
+                    own.close()
+                    self._lose(index)
+                else:
+                    own.served = 0
+                    group.append(own)
+                continue
             if isinstance(own, Assignment):
                 key = own.key or own.task.key
             else:
@@ -265,6 +279,8 @@ class Runner(Iterator[StepRecord]):
 
     def _lose(self, index: int, error: MilrError | None = None) -> None:
         self._cancelled.pop(index, None)
+        if self._queue is not None:
+            self._queue.end(index)
         if self._on_lost is not None:
             self._on_lost(index, error)
 
@@ -272,7 +288,10 @@ class Runner(Iterator[StepRecord]):
         """Remove a task from its group."""
         group.remove(ctx)
         ctx.close()
-        self._ended = {kind: used + ctx.spent[kind] for kind, used in self._ended.items()}
+        if self._queue is not None:
+            self._queue.end(ctx.index)
+        here = ctx.spent_here
+        self._ended = {kind: used + here[kind] for kind, used in self._ended.items()}
 
     def _conclude(
         self, groups: Sequence[Group], group: Group, scored: Sequence[list[ScoredImage]]
@@ -282,6 +301,7 @@ class Runner(Iterator[StepRecord]):
         for ctx, images in zip(group, scored, strict=True):
             assert isinstance(ctx.request, ImageBatch)
             ctx.count(ctx.request, images, self.reward)
+            ctx.served += 1
         limit = self._total_limit(groups)
         self.stopped = self.stopped or lost or limit
         faults: list[
@@ -328,7 +348,7 @@ class Runner(Iterator[StepRecord]):
         return ("out of steps", []) if ctx.request is None else (None, [])
 
     def _total_limit(self, groups: Sequence[Group]) -> Finished | None:
-        each = [self._ended, *(ctx.spent for group in groups for ctx in group)]
+        each = [self._ended, *(ctx.spent_here for group in groups for ctx in group)]
         spent = {kind: sum(one[kind] for one in each) for kind in LIMITS}
         spent["seconds"] = time.monotonic() - self._started  # tasks run in parallel, so their seconds do not add up
         return _reached(spent, self.settings.run.limits("total"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -196,6 +196,23 @@ def read_task(folder: Path) -> TaskRun:
         UsageError: One of its files is missing or cannot be read.
     """
     return _read_task(folder, lambda: read_manifest(folder.parents[1]))
+
+
+def read_begun(folder: Path) -> Iterator[StoredStep]:
+    """Yield the steps of a task that may have been cut off at any byte, up to the first one that is not whole.
+
+    Raises:
+        OSError, UsageError: The file cannot be read, or is a link out of the run.
+    """
+    content = read_file(find_inside(folder, RECORDS))
+    for place, line in enumerate(content.splitlines()):
+        try:
+            step = StoredStep.model_validate_json(line)
+        except ValidationError:  # cut off, or the end mark
+            return
+        if step.step != place or len(step.images) != len(step.scores):
+            return
+        yield step
 
 
 def read_whole(folder: Path) -> TaskRun | None:

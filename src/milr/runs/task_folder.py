@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from milr.errors import UsageError
 from milr.files import PART, move
 from milr.rewards.base import Reward
+from milr.rewards.images.files import UnreadableImage
 from milr.runs.evaluating import Shown, evaluate_images
-from milr.runs.layout import EVALUATED, RECORDS, STRIP, name_image
+from milr.runs.layout import EVALUATED, RECORDS, STRIP, find_inside, name_image
 from milr.runs.metadata import describe_image, save_png
-from milr.runs.reader import load_image, read_task
+from milr.runs.reader import load_image, read_begun
 from milr.runs.schema import EvaluatedImage, StoredStep, dump, dump_lines, end_lines
 from milr.runs.strip import Frame, draw_strip, find_outcome
 from milr.types import ImageSample, KnownStep, Reasoning, Score, StepRecord, Task, Unscored
@@ -33,6 +35,8 @@ class TaskFolder:
         """Its name once the task is finished."""
         self._image, self._texts = image, texts
         self._folder = folder.with_name(folder.name + PART)
+        if self._folder.exists():  # of an earlier session, whose steps are written again
+            shutil.rmtree(self._folder)
         (self._folder / "steps").mkdir(parents=True)
         self.last: StepRecord | None = None
         """The last record."""
@@ -97,16 +101,8 @@ class TaskFolder:
         return list(evaluated)
 
     def recall(self) -> list[KnownStep]:
-        """Return the steps so far.
-
-        Raises:
-            OSError, UsageError: They cannot be read.
-        """
-        task = read_task(self._folder)
-        return [
-            KnownStep(tuple(ImageSample(one.tokens, task.load_image(one)) for one in step.images), step.scores)
-            for step in task.steps
-        ]
+        """Return the steps so far."""
+        return recall_steps(self._folder)
 
     def discard(self) -> None:
         """Delete the folder."""
@@ -121,6 +117,24 @@ class TaskFolder:
             shutil.rmtree(self.final)
         move(self._folder, self.final)
         return self.final
+
+
+def recall_steps(folder: Path) -> list[KnownStep]:
+    """Return the first steps of a task as far as they and their images are whole, whatever ended the task.
+
+    Args:
+        folder: The task's folder, by the name that it has at the moment.
+    """
+    known: list[KnownStep] = []
+    try:
+        for step in read_begun(folder):
+            if not step.images:  # it only says why the task ended
+                break
+            images = tuple(ImageSample(one.tokens, load_image(find_inside(folder, one.file))) for one in step.images)
+            known.append(KnownStep(images, step.scores, step.seconds))
+    except (OSError, ValueError, UsageError, UnreadableImage):  # the steps after this one cannot be repeated
+        pass
+    return known
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -34,7 +35,7 @@ from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, read_task, read_whole
 from milr.runs.schema import NAMES, EvaluatedImage, Manifest, Status, dump, dump_lines
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
-from milr.runs.task_folder import TaskFolder
+from milr.runs.task_folder import TaskFolder, recall_steps
 from milr.settings import Settings
 from milr.types import KnownStep, Score, StepRecord, Task
 
@@ -189,6 +190,8 @@ class RunWriter:
         self._held = ExitStack()
         self._open: dict[tuple[int, int], TaskFolder] = {}  # (task, image)
         self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
+        self._repeated: dict[tuple[int, int], int] = {}  # (task, image) -> steps of an earlier session
+        self._before: dict[tuple[int, int], _Spent] = {}  # (task, image) -> spent in earlier sessions
         self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
         self._finished = 0
         self._unscored: set[tuple[int, int]] = set()  # written, but with no scored image
@@ -238,9 +241,11 @@ class RunWriter:
         """Open a session after locking the run."""
         if self._resumed:
             self._manifest = read_manifest(self.folder)  # its last session may have ended only now
-            begun = (self.folder / "tasks").glob(f"*{PART}")
-            for left in (*begun, *(task for task in list_tasks(self.folder) if _read_scored(task) is None)):
+            for left in (task for task in list_tasks(self.folder) if _read_scored(task) is None):
                 left.unlink() if left.is_symlink() else shutil.rmtree(left)
+            for begun in (self.folder / "tasks").glob(f"*{PART}"):
+                if begun.is_symlink():  # others stay until they are continued
+                    begun.unlink()
             # a cancelled task keeps its images until its new ones are there
             again = [task for task in list_tasks(self.folder) if not self._is_done(task)]
             self._cut = {(task.index, task.image) for task in map(read_task, again)}
@@ -293,7 +298,10 @@ class RunWriter:
                 self._open[key] = TaskFolder(self.folder / "tasks" / name, image, describe_run(self._manifest, image))
             task = self._open[key]
             task.add(record)
-            self._spent[key] = _Spent(record.drawings_spent, record.tokens_spent, record.reward_calls, record.cost)
+            spent = _Spent(record.drawings_spent, record.tokens_spent, record.reward_calls, record.cost)
+            if record.step < self._repeated.get(key, 0):
+                self._before[key] = spent
+            self._spent[key] = spent - self._before.get(key, _Spent())
             if record.finished is None:
                 return None
             task.conclude(record)
@@ -314,12 +322,21 @@ class RunWriter:
             return folder
 
     def recall(self, index: int, image: int) -> list[KnownStep]:
-        """Return the recorded steps of a task in progress; none if nothing of it is stored, or it cannot be read."""
-        task = self._open.get((index, image))
-        try:
-            return [] if task is None or task.last is None else task.recall()
-        except (OSError, UsageError):
+        """Return the recorded steps of an unfinished task, of this session or of one that was cut short.
+
+        Steps of an earlier session are left out from the first one that was not scored, which is tried again.
+        """
+        key = index, image
+        if key in self._open:
+            return self._open[key].recall()
+        if not self._resumed:
             return []
+        whole = self.folder / "tasks" / name_task(index, self._manifest.tasks[index], image)
+        found = [recall_steps(one) for one in (whole.with_name(whole.name + PART), whole) if one.is_dir()]
+        known = [list(takewhile(_is_scored, steps)) for steps in found]
+        longest = max(known, key=len, default=list[KnownStep]())
+        self._repeated[key] = len(longest)
+        return longest
 
     def draw_begun(self) -> list[Path]:
         """Write the best image so far of every task in progress, which stays unfinished; return their folders."""
@@ -409,10 +426,22 @@ class RunWriter:
 class _Spent:
     """The spending of a task so far."""
 
-    drawings: float
-    tokens: int
-    reward_calls: int
-    cost: float
+    drawings: float = 0.0
+    tokens: int = 0
+    reward_calls: int = 0
+    cost: float = 0.0
+
+    def __sub__(self, other: _Spent) -> _Spent:
+        return _Spent(
+            self.drawings - other.drawings,
+            self.tokens - other.tokens,
+            self.reward_calls - other.reward_calls,
+            self.cost - other.cost,
+        )
+
+
+def _is_scored(step: KnownStep) -> bool:
+    return all(isinstance(score, Score) for score in step.scores)
 
 
 def _read_scored(folder: Path) -> TaskRun | None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from PIL import Image
 
 from milr.jobs import Names
+from milr.methods.queue import Turn
 from milr.models.base import Capabilities
 from milr.models.devices import Placement
 from milr.rewards.vlm.settings import VlmSettings
@@ -49,6 +50,18 @@ class Do:
     settings: Mapping[str, object]
     """All settings, flat."""
     known: Sequence[KnownStep] = ()
+    """The task's first steps, which are repeated."""
+    heard: int = 0
+    """Number of first steps of which the coordinator has the records: they are not sent again."""
+    turn: Turn = ()
+    """The task's turn among the worker's."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Send unfinished images of these tasks, and of no others."""
+
+    ids: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Stop:
     """End now."""
 
 
-Command: TypeAlias = Do | Cancel | Judge | Heard | Stop
+Command: TypeAlias = Do | Watch | Cancel | Judge | Heard | Stop
 
 
 # --- from a worker
@@ -104,6 +117,24 @@ class Ready:
     panel: Mapping[str, str]
     """Name as asked -> name with version."""
     machine: Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A task was given a place: from now on it may be at fault for the worker's end."""
+
+    id: int
+    prompt_tokens: int | None
+    """Tokens of its prompt, where the model counts them."""
+
+
+@dataclass(frozen=True)
+class Grown:
+    """An unfinished image of a task that is watched."""
+
+    id: int
+    tokens: int
+    image: Image.Image
 
 
 @dataclass(frozen=True)
@@ -130,7 +161,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Broken:
-    """Drawing or scoring failed: no task is known to be at fault, and all that were in progress have ended."""
+    """Drawing or scoring failed: no task is known to be at fault, and all that had begun have ended."""
 
     error: str
 
@@ -169,4 +200,4 @@ class Died:
     """True if no task can be at fault: its machine is gone, or was taken away."""
 
 
-Message: TypeAlias = Ready | Step | Lost | Broken | Spent | Judged | Failed | Died
+Message: TypeAlias = Ready | Begun | Grown | Step | Lost | Broken | Spent | Judged | Failed | Died

@@ -11,7 +11,7 @@ from PIL import Image
 
 from milr.jobs import Hooks, Names, Parts, Records
 from milr.methods import load_method
-from milr.methods.queue import Assigned
+from milr.methods.queue import Assigned, TaskQueue
 from milr.models.base import Model
 from milr.runs.sessions import Spending
 from milr.settings import Settings, make_settings
@@ -75,7 +75,7 @@ class TeamParts(Parts):
         """Return true: workers evaluate the images that they draw."""
         return self.evaluator is not None
 
-    def start(self, source: Assigned, settings: Settings, hooks: Hooks) -> Records:
+    def start(self, source: Assigned | TaskQueue, settings: Settings, hooks: Hooks) -> TeamRunner:
         """See `Parts`."""
         return TeamRunner(self.team, source, settings, hooks)
 

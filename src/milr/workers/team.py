@@ -45,10 +45,12 @@ class Member:
     alone: bool = False
     """True while it has a task that failed before: then it has no other."""
     deaths: int = 0
-    """Deaths since its last record."""
+    """Deaths without a task since its last record."""
+    watched: frozenset[int] = frozenset()
+    """ids of the tasks whose unfinished images it sends."""
     spent: bool = False
     """True if its reward scores nothing any more."""
-    last: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=lambda: time.monotonic())
     """Time of its last message."""
     busy: float = 0.0
     """Seconds with a task."""
@@ -74,6 +76,26 @@ class Member:
         return self.busy + (0.0 if self.since is None else time.monotonic() - self.since)
 
 
+@dataclass(frozen=True)
+class MemberFacts:
+    """A worker of a team, for those who watch it."""
+
+    where: str
+    """Its process, or its actor."""
+    ready: bool
+    """False while it loads."""
+    open: int
+    """Tasks that it has."""
+    tasks: int
+    """Tasks that it has finished."""
+    images: int
+    """Images that it has drawn."""
+    busy: float
+    """Share of the time, since the first worker was ready, in which it had a task."""
+    quiet: float
+    """Seconds since its last message."""
+
+
 class Team:
     """Workers with the same parts. They load at once; tasks begin as soon as one of them is ready."""
 
@@ -90,6 +112,8 @@ class Team:
         self._of: dict[Handle, Member] = {}
         self._past: dict[str, str | int] = {}  # usage by workers that are gone
         self._reported: list[str] = []
+        self.replaced = 0
+        """Workers that have died."""
         self._first: Ready | None = None
         self.began = time.monotonic()
         try:
@@ -136,6 +160,23 @@ class Team:
             )
             self._reported = [whole, *(self._say(one, now, seconds) for one in self.members)]
         return self._reported
+
+    def describe(self) -> list[MemberFacts]:
+        """Return facts about each worker; from any thread."""
+        now = time.monotonic()
+        seconds = max(now - self.began, 1e-9)
+        return [
+            MemberFacts(
+                where=one.handle.where,
+                ready=one.ready is not None,
+                open=len(one.open),
+                tasks=one.tasks,
+                images=one.images,
+                busy=one.busy_seconds() / seconds,
+                quiet=now - one.last,
+            )
+            for one in self.members
+        ]
 
     def _say(self, one: Member, now: float, seconds: float) -> str:
         state = "loads" if one.ready is None else f"{len(one.open)} tasks in progress"
@@ -229,17 +270,16 @@ class Team:
 
     def _bury(self, member: Member, died: Died) -> None:
         log.warning("%s; another one takes its place", died.reason)
+        self.replaced += 1
         del self._of[member.handle]
-        member.deaths += not died.blameless
+        member.deaths += not died.blameless and not member.open  # else a task may be at fault, and is tried twice
         if member.deaths >= _MOST_DEATHS:
-            raise MilrError(
-                f"{died.reason}, for the {member.deaths}th time without a step between: see its output above"
-            )
+            raise MilrError(f"{died.reason}, {member.deaths} times without a task in progress: see its output above")
         self._restart(member)
 
     def _restart(self, member: Member) -> None:
         _add(self._past, member.usage)
-        member.usage, member.ready, member.spent = {}, None, False
+        member.usage, member.ready, member.spent, member.watched = {}, None, False, frozenset()
         member.handle = self.backend.start(self.spec, member.number)
         self._of[member.handle] = member
 

@@ -17,14 +17,15 @@ from itertools import count
 from typing import Self
 
 from milr.jobs import Hooks
-from milr.methods.queue import Assignment, TaskSource
+from milr.methods.queue import Assignment, TaskQueue, TaskSource, Turn
 from milr.settings import LIMITS, Settings
 from milr.types import Finished, ImageSample, StepRecord
-from milr.workers.messages import Broken, Cancel, Died, Do, Lost, Message, Spent, Step
+from milr.workers.messages import Begun, Broken, Cancel, Died, Do, Grown, Lost, Message, Spent, Step, Watch
 from milr.workers.team import MOST_TRIES, TICK, Member, Team
 
 _SLOW = 6.0  # times the longest step so far, after which the last tasks of a worker are given to another one too
 _LEAST_SLOW = 30.0  # seconds
+_OPEN_TICK = 0.05  # seconds between looks at an open-ended source
 
 
 @dataclass(eq=False)
@@ -39,8 +40,15 @@ class _Open:
     """Steps recorded so far."""
     best: ImageSample | None = None
     failures: list[str] = field(default_factory=list[str])
+    before: dict[str, float] = field(default_factory=dict[str, float])
+    """What an earlier process had spent."""
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0.0))
-    last: float = field(default_factory=time.monotonic)
+    begun: set[int] = field(default_factory=set[int])
+    """ids of `Do` that a worker has begun."""
+    told: set[int] = field(default_factory=set[int])
+    """ids of `Do` that were cancelled."""
+    turn: Turn = ()
+    last: float = field(default_factory=lambda: time.monotonic())
     """Time of its last record, or of its begin."""
     free: bool = True
     """True if its steps cost no money, so that two workers may make them."""
@@ -54,13 +62,14 @@ class TeamRunner(Iterator[StepRecord]):
 
         Args:
             team: Its workers.
-            source: Assignments; an open-ended one is looked at four times a second.
+            source: Assignments. All tasks of an open-ended one are given to workers at once, where they take turns.
             settings: Total limits.
             hooks: What is told and asked besides.
         """
         self.stopped: str | None = None
         self.cut: set[int] = set()
         self._team, self._source, self._hooks = team, source, hooks
+        self._queue = source if isinstance(source, TaskQueue) else None
         self._limits = settings.run.limits("total")
         self._ids = count()
         self._open: dict[int, _Open] = {}  # index -> task
@@ -101,22 +110,43 @@ class TeamRunner(Iterator[StepRecord]):
             if self._done and not self._open:
                 return
             self._spread()
-            for member, message in self._team.receive(TICK):
+            self._send_watches()
+            for member, message in self._team.receive(TICK if self._queue is None else _OPEN_TICK):
                 yield from self._take(member, message)
             self._watch_limits()
             self._send_cancels()
 
     def _hand_out(self) -> None:
         """Give waiting tasks to the workers with the fewest, and to each no more than its share."""
+        self._free_one()
         while (member := self._find_free()) is not None:
             task = self._next_task(member)
             if task is None:
                 return
             self._give(member, task)
 
+    def _free_one(self) -> None:
+        """Take all tasks from a worker, for one that has failed before, if no worker would be idle by itself."""
+        failed = next((one for one in self._again if one.failures), None)
+        if self._queue is None or failed is None or any(one.alone for one in self._team.members):
+            return
+        able = self._able()
+        if not able:
+            return
+        member = min(able, key=lambda one: len(one.open))
+        for task in [self._open[index] for index in member.open.values()]:
+            self._release(task)
+            self._again.append(task)
+        self._again.remove(failed)
+        self._give(member, failed)
+
+    def _able(self) -> list[Member]:
+        return [one for one in self._team.members if one.ready is not None and not one.alone and not one.spent]
+
     def _find_free(self) -> Member | None:
-        team = self._team
-        able = [one for one in team.members if one.ready is not None and not one.alone and not one.spent]
+        team, able = self._team, self._able()
+        if self._queue is not None:
+            return min(able, key=lambda one: len(one.open), default=None)
         left = None if self._source.size is None else self._source.size - self._taken + len(self._open)
         most = 2 * team.spec.places  # half of them wait in the worker, so that places are filled at once
         share = most if left is None else math.ceil(left / max(1, len(team.members)))
@@ -124,7 +154,7 @@ class TeamRunner(Iterator[StepRecord]):
         return min(free, key=lambda one: len(one.open), default=None)
 
     def _next_task(self, member: Member) -> _Open | None:
-        for task in self._again:
+        for task in sorted(self._again, key=lambda one: bool(one.failures)):
             if not task.failures or not member.open:  # one that has failed gets a worker of its own
                 self._again.remove(task)
                 return task
@@ -142,16 +172,18 @@ class TeamRunner(Iterator[StepRecord]):
         assert isinstance(own, Assignment), "a team is given assignments"
         self._taken += 1
         task = self._open[index] = _Open(index, own)
+        if self._queue is not None:
+            task.turn = self._queue.turn(index)
         return task
 
     def _give(self, member: Member, task: _Open) -> None:
         own, id = task.own, next(self._ids)
-        known = self._hooks.recall(task.index) if task.steps else ()
+        known = max(own.known, self._hooks.recall(task.index) if task.steps else (), key=len)
         key = own.key or own.task.key
         task.owners[id], member.open[id] = member, task.index
         member.alone = bool(task.failures)
         member.note_load()
-        member.handle.send(Do(id, own.task, key, own.method.name, own.settings.flat, known))
+        member.handle.send(Do(id, own.task, key, own.method.name, own.settings.flat, known, task.steps, task.turn))
 
     def _release(self, task: _Open, *, but: int | None = None) -> None:
         """Take a task from its workers, all but one."""
@@ -167,9 +199,9 @@ class TeamRunner(Iterator[StepRecord]):
 
     def _spread(self) -> None:
         """Give tasks of loaded workers to idle ones, and the last tasks of one that is stuck to another."""
-        if not self._done or self._again or self.stopped is not None:
+        if not (self._done or self._queue is not None) or self._again or self.stopped is not None:
             return
-        able = [one for one in self._team.members if one.ready is not None and not one.alone and not one.spent]
+        able = self._able()
         for idle in [one for one in able if not one.open]:
             donor = max(able, key=lambda one: len(one.open))
             movable = [self._open[index] for index in donor.open.values() if len(self._open[index].owners) == 1]
@@ -192,23 +224,44 @@ class TeamRunner(Iterator[StepRecord]):
     def _take(self, member: Member, message: Message) -> Iterator[StepRecord]:
         if isinstance(message, Step):
             yield from self._take_step(member, message)
+        elif isinstance(message, Begun | Grown):
+            task = self._open.get(member.open.get(message.id, -1))
+            if task is not None and isinstance(message, Begun):
+                task.begun.add(message.id)
+                self._hooks.begun(task.index, message.prompt_tokens)
+            elif task is not None and isinstance(message, Grown):
+                self._hooks.grown(task.index, message.tokens, message.image)
         elif isinstance(message, Lost):
             task = self._drop(member, message.id)
             if task is not None and message.error is not None:
                 self._fail(task, message.error)
             elif task is not None:
-                self._open.pop(task.index, None)
+                self._close(task)
+                self._hooks.lost(task.index)
         elif isinstance(message, Broken | Died):
-            error = message.error if isinstance(message, Broken) else message.reason
-            for id in list(member.open):
-                task = self._drop(member, id)
-                if task is not None and isinstance(message, Died) and message.blameless:
-                    self._again.append(task)
-                elif task is not None:
-                    self._fail(task, error)
+            self._take_back(member, message)
         elif isinstance(message, Spent):
             self.stopped, member.spent = self.stopped or message.reason, True
             self._done = True
+
+    def _take_back(self, member: Member, message: Broken | Died) -> None:
+        """Take the tasks back from a worker that failed; those that had begun may be at fault, if there is any."""
+        died = isinstance(message, Died)
+        for id, index in list(member.open.items()):
+            begun = index in self._open and id in self._open[index].begun
+            if not died and not begun:  # they still wait there
+                continue
+            task = self._drop(member, id)
+            if task is not None and died and (message.blameless or not begun):
+                self._again.append(task)
+            elif task is not None:
+                self._fail(task, message.reason if died else message.error)
+
+    def _close(self, task: _Open) -> None:
+        self._open.pop(task.index, None)
+        self._cancelled.pop(task.index, None)
+        if self._queue is not None:
+            self._queue.end(task.index)
 
     def _drop(self, member: Member, id: int) -> _Open | None:
         """Note that a worker no longer has a task; return the task if no other worker has it."""
@@ -223,7 +276,7 @@ class TeamRunner(Iterator[StepRecord]):
     def _fail(self, task: _Open, error: str) -> None:
         task.failures.append(error)
         if task.index in self._cancelled or len(task.failures) >= MOST_TRIES:
-            del self._open[task.index]
+            self._close(task)
             self._count_ended(task)
             self._hooks.set_aside(task.index, error)
         else:
@@ -243,20 +296,17 @@ class TeamRunner(Iterator[StepRecord]):
             now = time.monotonic()
             self._longest, task.last = max(self._longest, now - task.last), now
             task.steps, task.best, task.free = task.steps + 1, record.best, record.cost == 0
-            task.spent = {
-                "drawings": record.drawings_spent,
-                "seconds": 0.0,
-                "reward_calls": record.reward_calls,
-                "cost": record.cost,
-            }
+            spent = {"drawings": record.drawings_spent, "reward_calls": record.reward_calls, "cost": record.cost}
+            if record.step < len(task.own.known):  # made by an earlier process
+                task.before = spent
+            task.spent = {kind: spent.get(kind, 0) - task.before.get(kind, 0) for kind in LIMITS}
             if message.evaluated:
                 self._hooks.evaluated(index, message.evaluated)
             if record.finished is not None:
                 member.tasks += 1
                 self._release(task)
-                del self._open[index]
+                self._close(task)
                 self._count_ended(task)
-                self._cancelled.pop(index, None)
                 if self._limit is not None and record.finished == self._limit:
                     self.cut.add(index)
             yield replace(record, index=index)
@@ -285,5 +335,19 @@ class TeamRunner(Iterator[StepRecord]):
     def _send_cancels(self) -> None:
         for index, why in list(self._cancelled.items()):
             task = self._open.get(index)
-            for id, member in () if task is None else task.owners.items():
-                member.handle.send(Cancel(id, why))
+            if task is None:
+                continue
+            for id, member in task.owners.items():
+                if id not in task.told:
+                    task.told.add(id)
+                    member.handle.send(Cancel(id, why))
+
+    def _send_watches(self) -> None:
+        """Tell each worker which of its tasks are watched, when that has changed."""
+        if self._queue is None:
+            return
+        for member in self._team.members:
+            watched = frozenset(id for id, index in member.open.items() if self._hooks.watched(index))
+            if watched != member.watched and member.ready is not None:
+                member.watched = watched
+                member.handle.send(Watch(watched))

@@ -16,10 +16,12 @@ from PIL import Image
 from milr.errors import MilrError
 from milr.jobs import Parts, load_parts
 from milr.methods import load_method
-from milr.methods.queue import Assignment, TaskQueue, Waiting
+from milr.methods.queue import Assignment, TaskQueue
+from milr.methods.rows import RowWatch
 from milr.methods.runner import Runner
 from milr.models.devices import machine_facts
 from milr.models.hub import HubAccess
+from milr.models.optional import Counting, Watchable
 from milr.registry import Entry, load
 from milr.rewards.base import begin_scoring
 from milr.rewards.panel import Watcher
@@ -30,11 +32,13 @@ from milr.runs.schema import EvaluatedImage
 from milr.settings import make_settings
 from milr.types import ImageSample, StepRecord
 from milr.workers.messages import (
+    Begun,
     Broken,
     Cancel,
     Command,
     Do,
     Failed,
+    Grown,
     Heard,
     Judge,
     Judged,
@@ -45,6 +49,7 @@ from milr.workers.messages import (
     Spent,
     Step,
     Stop,
+    Watch,
 )
 
 log = logging.getLogger("milr.workers")
@@ -56,19 +61,20 @@ NO_IMAGE = ImageSample((), Image.new("RGB", (1, 1)))
 class _Ids(TaskQueue):
     """A queue whose indices are turned into the ids of `Do`, and back."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Do], None]) -> None:
         super().__init__()
         self.ids: dict[int, Do] = {}  # index -> command, of tasks that wait or are in progress
-        self._lock = Lock()
+        self._lock, self._tell = Lock(), tell
+        self.on_begin = self._begin
 
     def add(self, do: Do, assignment: Assignment) -> None:
         with self._lock:
-            self.ids[self.put(assignment)] = do
+            self.ids[self.put(assignment, *do.turn)] = do
 
-    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
-        taken = super().take(wait=wait)
+    def _begin(self, index: int, own: Assignment) -> None:
         with self._lock:  # until its id is known
-            return taken
+            do = self.ids[index]
+        self._tell(do)
 
     def find(self, id: int) -> int | None:
         with self._lock:
@@ -79,6 +85,7 @@ class _Ids(TaskQueue):
             return self.ids.pop(index)
 
     def keep_waiting(self) -> None:
+        self.forget_begun()
         with self._lock:
             waiting = self.waiting()
             self.ids = {index: do for index, do in self.ids.items() if index in waiting}
@@ -98,7 +105,8 @@ class Worker:
         self._lock = Lock()
         self._send = emit
         self._unheard = Semaphore(spec.places)  # records that may be made before the earlier ones are heard
-        self._queue = _Ids()
+        self._queue = _Ids(self._begin)
+        self._watched: frozenset[int] = frozenset()
         self._runner: Runner | None = None
         self._parts: Parts | None = None
         self._vlm = VlmClient(spec.vlm)
@@ -122,6 +130,8 @@ class Worker:
                 self._runner.cancel(index, command.why)
         elif isinstance(command, Heard):
             self._unheard.release()
+        elif isinstance(command, Watch):
+            self._watched = command.ids
         elif isinstance(command, Judge):
             Thread(target=self._judge, args=(command,), daemon=True).start()
         else:
@@ -167,6 +177,8 @@ class Worker:
         runner = self._runner = Runner(
             load_method("one-shot"), queue, parts.model, parts.reward, settings, on_lost=self._forget(watcher)
         )
+        if isinstance(parts.model, Watchable):
+            RowWatch(parts.model, runner.find, self._is_watched, self._show)
         try:
             with closing(runner):
                 while self._make_record(parts, runner, watcher):
@@ -196,6 +208,16 @@ class Worker:
             if not sent:
                 self._unheard.release()
 
+    def _begin(self, do: Do) -> None:
+        model = None if self._parts is None else self._parts.model
+        self._emit(Begun(do.id, model.count_tokens(do.task.prompt) if isinstance(model, Counting) else None))
+
+    def _is_watched(self, index: int) -> bool:
+        return bool(self._watched) and self._queue.ids[index].id in self._watched
+
+    def _show(self, index: int, tokens: int, image: Image.Image) -> None:
+        self._emit(Grown(self._queue.ids[index].id, tokens, image))
+
     def _forget(self, watcher: Watcher) -> Callable[[int, MilrError | None], None]:
         def lose(index: int, error: MilrError | None) -> None:
             watcher.forget(index)
@@ -211,7 +233,7 @@ class Worker:
         """Send a record and return true; one that the coordinator has is not sent."""
         do, usage = self._queue.ids[record.index], self._vlm.usage()
         evaluated: list[EvaluatedImage] = []
-        is_new = record.step >= len(do.known)  # the coordinator has the earlier ones
+        is_new = record.step >= do.heard  # the coordinator has the earlier ones
         if is_new:
             if parts.evaluator is not None and record.images:
                 evaluated = score_images(

@@ -334,6 +334,45 @@ def test_the_users_of_a_client_share_its_turns() -> None:
     assert [one[0] for one in taken if one] == [0, 4, 2, 5, 3]
 
 
+@pytest.mark.parametrize("many", [1, 3])
+def test_a_short_task_gets_a_place_of_those_who_hold_them_and_changes_nothing(many: int) -> None:
+    """All places are held by one client's long searches; another client's drawing does not wait for their end."""
+    queue, long = TaskQueue(), [assign(task, "milr", steps=12) for task in TASKS[:many]]
+    for one in long:
+        queue.put(one, "a", "", "long")
+    runner = start("one-shot", queue, batch_size=many)
+    records = [next(runner) for _ in range(many)]
+    queue.put(assign(ONE, "one-shot"), "b", "", "short")
+    queue.close()
+    records += runner
+    ended = next(place for place, one in enumerate(records) if one.index == many)
+    assert records[ended].finished and ended <= (7 if many == 1 else 3) * many, "after a step, or four of an equal's"
+    for index, one in enumerate(long):
+        alone = TaskQueue()
+        alone.put(one)
+        alone.close()
+        wanted = [replace(record, index=index) for record in start("one-shot", alone)]
+        # the last digits of the latents depend on the batch
+        kept = [replace(record, trace=None) for record in timeless(records, index)]
+        assert kept == [replace(record, trace=None) for record in timeless(wanted)]
+
+
+def test_a_task_that_waits_to_go_on_is_cancelled_with_its_best_image() -> None:
+    queue = TaskQueue()
+    for client in ("a", "b"):
+        queue.put(assign(CAT, "best-of-n", steps=30), client)
+    queue.close()
+    runner = start("one-shot", queue, batch_size=1)
+    records = [next(runner) for _ in range(6)]
+    assert [one.index for one in records].count(0) == 4, "four steps each, in turn"
+    assert not queue.drop(0), "it has begun"
+    runner.cancel(0, "cancelled")
+    records += [next(runner) for _ in range(2)]
+    ended = next(one for one in records if one.finished)
+    assert (ended.index, ended.finished, ended.step) == (0, "cancelled", 4) and ended.best_step <= 4
+    runner.close()
+
+
 def test_a_cancelled_task_says_why() -> None:
     runner = start("best-of-n", [CAT, DOGS], steps=3)
     next(runner)
