@@ -17,10 +17,11 @@ from PIL import Image
 from milr.rewards import Reward
 from milr.serve.app import make_app
 from milr.serve.config import ServeSettings
+from milr.serve.drawing import Loaded
 from milr.serve.judge import Judge
 from milr.serve.keys import KeyRing
 from milr.serve.listen import Listener, listening
-from milr.serve.offers import Loaded, Offer
+from milr.serve.offers import Offer
 from milr.testing import FakeModel, FakeReward, brightness
 from milr.types import Task
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.serve.browser import Tab, find_chromium, open_browser
-from tests.serve.conftest import Site
+from tests.serve.conftest import OpenSite, Site
 from tests.serve.test_viewer import write_viewer
+from tests.serve.test_workers import spread_offer
 
 pytest.importorskip("playwright", reason="no playwright here")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -176,3 +177,17 @@ def test_a_run_in_a_file_opens_without_a_server(browser: Any, site: Site, tmp_pa
     look(tab, "file")
     tab.close()
     assert tab.faults == []
+
+
+def test_the_server_shows_its_workers(browser: Any, tab: Tab, site: Site, serve: OpenSite) -> None:
+    tab.page.goto(f"{site.url}/#/server")
+    tab.page.get_by_text("other is not in memory").wait_for()
+    with serve(spread_offer([])) as spread:
+        spread.result(spread.search("two dogs", "a red cat", method="one-shot"))
+        workers = Tab(browser, spread.url)
+        workers.page.goto(f"{spread.url}/#/server")
+        workers.page.get_by_role("region", name="Workers").wait_for()
+        assert workers.page.locator("tbody tr").count() == 2
+        look(workers, "server")
+        workers.close()
+        assert workers.faults == []

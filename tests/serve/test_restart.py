@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from milr.serve.desk import MOST_ATTEMPTS
 from milr.serve.reindex import reindex
-from milr.serve.store import FILE
+from milr.serve.store import FILE, Store
 from tests.serve.conftest import Held, OpenSite, Site, fake_offer
 
 ASKED: dict[str, Any] = {"method": "milr", "settings": {"steps": 4, "seed": 5}}
@@ -58,6 +59,34 @@ def test_a_search_whose_model_is_gone_says_so(serve: OpenSite) -> None:
         reward.permits.release(99)
     with serve(fake_offer("other")) as second:
         assert "without the model 'fake'" in second.result(search)["error"]
+
+
+def test_a_search_by_which_the_process_ends_again_and_again_is_given_up(serve: OpenSite, tmp_path: Path) -> None:
+    """As after kill -9: the row says that it is running, its folder is left, and the attempts stay."""
+    reward = Held()
+    with serve(fake_offer(reward=reward)) as first:
+        asked = {"method": "best-of-n", "settings": {"steps": 3}}
+        searches = [first.search(f"a held {word}", **asked) for word in ("dog", "cat", "cow")]
+        assert reward.arrived.acquire(timeout=60)
+        first.listener.end()
+        reward.permits.release(99)
+    store = Store(tmp_path)
+    assert store.attempts() == {}, "an end in good order counts as no attempt"
+    for many, search in zip((MOST_ATTEMPTS, 1, 2), searches, strict=True):
+        store.change(search, state="running")
+        for _ in range(many):
+            store.attempt(search)
+    store.close()
+    reward = Held()
+    with serve(fake_offer(reward=reward)) as second:
+        told = second.result(searches[0])
+        assert told["state"] == "failed" and "the server's process ended 3 times" in told["error"]
+        assert reward.arrived.acquire(timeout=60)
+        assert second.desk.load() == (0, 1), "those that may be at fault are drawn one by one"
+        assert second.desk.store.attempts() == {searches[1]: 2, searches[2]: 2}
+        reward.permits.release(99)
+        assert [second.result(search)["state"] for search in searches[1:]] == ["finished"] * 2
+        assert second.desk.store.attempts() == {}
 
 
 def test_the_index_is_rebuilt_from_the_run_folders(serve: OpenSite, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from milr.rewards import load_reward
-from milr.serve.offers import Loaded, make_offer
+from milr.serve.drawing import Loaded
+from milr.serve.offers import make_offer
 from tests.end_to_end.test_documents import BLOCKS, SERVED
 from tests.serve.conftest import open_site
 

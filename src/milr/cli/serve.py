@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milr.cli.options import DEFAULT_MODEL, Device, Dtype, Reward, check_names, load_asked
+from milr.cli.options import (
+    DEFAULT_MODEL,
+    Device,
+    Dtype,
+    GpusPerWorker,
+    Reward,
+    Workers,
+    check_names,
+    load_asked,
+)
 from milr.cli.screen import echo
 from milr.errors import UsageError
 
@@ -46,13 +55,17 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="API keys, one a line, or their hashes; MILR_API_KEYS has more of them."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in progress at once, of each model.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images in progress at once, of each model, and of each worker.")
+    ] = 16,
     memory: Annotated[
         float | None,
         typer.Option(min=0, metavar="GB", help="Weights that may be loaded at once; default: no limit."),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     vlm_judge: Annotated[
         str | None,
         typer.Option(metavar="REWARD", help="A reward that answers as a VLM judge, for others' --vlm-url."),
@@ -66,6 +79,7 @@ def serve(
     from milr.serve.config import ServeSettings
     from milr.serve.keys import VARIABLE, read_keys
     from milr.serve.offers import make_offer
+    from milr.workers import read_workers
 
     names = _read_models(model)
     for name in names:
@@ -79,8 +93,11 @@ def serve(
         memory=None if memory is None else round(memory * _GB),
         log_prompts=log_prompts,
     )
-    placement = Placement(device, dtype)
-    offers = [make_offer(name, reward=reward, panel=panel, placement=placement) for name in names]
+    placement, spread = Placement(device, dtype), read_workers(workers, gpus_per_worker)
+    offers = [
+        make_offer(name, reward=reward, panel=panel, placement=placement, workers=spread, batch_size=batch_size)
+        for name in names
+    ]
     judge = None if vlm_judge is None else load_judge(vlm_judge, names[0], placement)
     app = make_app(offers, settings, ring, judge)
     told = f"serving {', '.join(names)}" + (f", judging by {judge.name}," if judge else "")

@@ -17,6 +17,7 @@ from milr.serve.server import ClientDep, ServerDep
 from milr.settings import METHOD_SETTINGS, STRATEGIES, json_schema, make_settings
 from milr.settings.best import take_best
 from milr.tasks import COLORS, COUNT_WORDS, OBJECT_NAMES, RELATIONS, explain
+from milr.workers.team import MemberFacts
 
 router = APIRouter()
 
@@ -48,6 +49,19 @@ async def read_model(name: str, server: ServerDep, client: ClientDep) -> dict[st
     except MilrError as error:
         raise ApiError(404, "model_not_found", str(error), param="model") from None
     return _describe(offer, server.desk.loads()[offer.name])
+
+
+@router.get("/v1/workers", summary="Who draws")
+async def list_workers(server: ServerDep, client: ClientDep) -> dict[str, Any]:
+    """Return how many images wait and are in progress, and each model's workers; one without any draws here."""
+    waiting, running = server.desk.load()
+    loaded, workers = server.desk.loads(), server.desk.workers()
+    models: list[dict[str, Any]] = []
+    for name, ready in loaded.items():
+        replaced, all_of = workers.get(name, (0, []))
+        seen = [_describe_worker(one) for one in all_of]
+        models.append({"id": name, "loaded": ready, "replaced": replaced, "workers": seen})
+    return {"object": "workers", "waiting": waiting, "running": running, "data": models}
 
 
 @router.get("/v1/schema", summary="Methods and their settings")
@@ -117,6 +131,7 @@ async def read_metrics(server: ServerDep, client: ClientDep) -> Response:
     waiting, running = server.desk.load()
     server.metrics.waiting.set(waiting)
     server.metrics.running.set(running)
+    server.metrics.note_workers(server.desk.workers())
     return Response(server.metrics.write(), media_type="text/plain; version=0.0.4")
 
 
@@ -124,6 +139,18 @@ def _describe(offer: Offer, loaded: bool) -> dict[str, Any]:
     size = offer.capabilities.image_size
     more = {"image_size": size, "free_prompts": offer.free, "reward": offer.reward, "loaded": loaded}
     return {"id": offer.name, "object": "model", "created": 0, "owned_by": "milr", "milr": more}
+
+
+def _describe_worker(one: MemberFacts) -> dict[str, Any]:
+    return {
+        "name": one.where,
+        "ready": one.ready,
+        "open": one.open,
+        "tasks": one.tasks,
+        "images": one.images,
+        "busy": round(one.busy, 3),
+        "quiet_seconds": round(one.quiet, 1),
+    }
 
 
 def _schema(method: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Event as Flag
 from threading import RLock, Thread
@@ -16,25 +17,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from milr.errors import MilrError
 from milr.methods import load_method
 from milr.methods.queue import Assignment
-from milr.models.base import Model
-from milr.models.optional import Counting
 from milr.runs import StoredStep
 from milr.serve.asked import Order
 from milr.serve.config import ServeSettings
+from milr.serve.drawing import Loaded
 from milr.serve.errors import busy, draining, say_error
 from milr.serve.jobs import Growing, Job
 from milr.serve.metrics import Metrics
-from milr.serve.offers import Loaded, Offer
+from milr.serve.offers import Offer
 from milr.serve.pictures import make_growing
 from milr.serve.steps import Place, describe_step, name_place
 from milr.serve.store import SearchRow, State, Store, now
 from milr.serve.worker import Memory, Worker
-from milr.types import Finished, StepRecord
+from milr.types import Finished, KnownStep, StepRecord
+from milr.workers.team import MemberFacts
 
 log = logging.getLogger("milr.serve")
 _PREFIX = "search_"
 _TICK = 0.25  # seconds between looks at the deadlines
-_LOOK = 0.3  # seconds between two images of a search that are shown while they are drawn
+MOST_ATTEMPTS = 3
+"""Processes that may end while they draw a search, one after the other, before it is given up."""
 
 
 class Desk:
@@ -50,8 +52,8 @@ class Desk:
         self.draining = False
         self._lock = RLock()
         self._shown = 0
-        self._next_look: dict[str, float] = {}  # search -> when the next image of it is shown
         self._jobs: dict[str, Job] = {}
+        self._suspects: deque[Job] = deque()  # searches that an earlier process may have ended by; drawn one by one
         self._workers: dict[str, Worker] = {}  # the least recently used model first
         self._loaded: dict[Worker, Loaded] = {}
         self._places: dict[tuple[Worker, int], str] = {}  # index in a worker's queue -> search
@@ -63,8 +65,10 @@ class Desk:
 
     def start(self) -> None:
         """Go on with the searches that an earlier process left, and load the first model."""
+        attempts = self.store.attempts()
         for row in self.store.unfinished():
-            self._take_up(row)
+            self._take_up(row, attempts.get(row.id, 0))
+        self._try_suspect()
         if self.offers:
             with self._lock:
                 self._find_worker(self.offers[0])
@@ -109,10 +113,13 @@ class Desk:
         """End a search with its best images so far; one that has ended stays as it is."""
         with self._lock:
             job = self._jobs.get(search)
-            if job is None or job.why is not None or job.worker is None:
+            if job is None or job.why is not None:
                 return
             job.why = why
+            if job in self._suspects:
+                self._suspects.remove(job)
             for index in list(job.open):
+                assert job.worker is not None, "an image that is open has a worker"
                 if job.worker.queue.drop(index):
                     self._leave(job.worker, index)
                 else:
@@ -134,6 +141,12 @@ class Desk:
     def loads(self) -> dict[str, bool]:
         """Return which models are in memory."""
         return {offer.name: (w := self._workers.get(offer.name)) is not None and w.ready for offer in self.offers}
+
+    def workers(self) -> dict[str, tuple[int, list[MemberFacts]]]:
+        """Return each loaded model's workers, and how many of them have died; none if it draws in this process."""
+        with self._lock:
+            found = [(worker.offer.name, loaded) for worker, loaded in self._loaded.items()]
+        return {name: (loaded.replaced(), loaded.workers()) for name, loaded in found}
 
     def load(self) -> tuple[int, int]:
         """Return how many images wait, and how many are drawn."""
@@ -175,13 +188,16 @@ class Desk:
         with self._lock:
             self._loaded.pop(worker, None)
 
-    def begun(self, worker: Worker, index: int) -> None:
+    def begun(self, worker: Worker, index: int, tokens: int | None) -> None:
         """See `milr.serve.worker.Desk`."""
         with self._lock:
             job = self._jobs.get(self._places.get((worker, index), ""))
+            if job is not None and tokens is not None and index in job.open:
+                job.prompt_tokens[job.open[index]] = tokens
         if job is not None and not job.started:
-            job.started = True
+            job.started = job.tried = True
             try:
+                self.store.attempt(job.id)
                 self.store.record(job.id, "state", "begun", {"state": "running"}, state="running")
             except SQLAlchemyError as error:
                 self._cannot_write(job, error)
@@ -200,7 +216,10 @@ class Desk:
             if not job.error:
                 loaded = self._loaded[worker]
                 step = job.write(record, place, loaded)
-                self._tell(job, step, loaded.model)
+                if self._tell(job, step) and job.tried:
+                    job.tried = False
+                    self.store.succeed(job.id)
+                    self._try_suspect()
                 self.metrics.step(worker.offer.name, record)
         except (MilrError, OSError, SQLAlchemyError) as error:
             self._cannot_write(job, error)
@@ -213,7 +232,14 @@ class Desk:
         """See `milr.serve.worker.Desk`."""
         with self._lock:
             search = self._places.get((worker, index))
-        return search is not None and self.is_watched(search) and time.monotonic() >= self._next_look.get(search, 0.0)
+        return search is not None and self.is_watched(search)
+
+    def recall(self, worker: Worker, index: int) -> Sequence[KnownStep]:
+        """See `milr.serve.worker.Desk`."""
+        with self._lock:
+            job = self._jobs.get(self._places.get((worker, index), ""))
+            place = None if job is None else job.open.get(index)
+        return () if job is None or place is None else job.recall(place)
 
     def show(self, worker: Worker, index: int, tokens: int, image: Image) -> None:
         """See `milr.serve.worker.Desk`."""
@@ -227,7 +253,6 @@ class Desk:
             self._shown += 1
             data = {"task": place[0], "image": place[1], "drawn": round(share, 4), "url": url}
             job.growing[place] = Growing(self._shown, data)
-            self._next_look[job.id] = time.monotonic() + _LOOK
         self.on_change(job.id)
 
     def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
@@ -257,6 +282,8 @@ class Desk:
                 left = [job for job in self._jobs.values() if job.order.model == worker.offer.name]
             for job in left:
                 job.close(GeneratorExit("the server ends"))
+                if job.tried:
+                    self.store.succeed(job.id)
         elif error is not None:
             worker.queue.close()
             told = MilrError(f"the model {worker.offer.name!r} cannot be loaded: the server's log says why")
@@ -265,8 +292,18 @@ class Desk:
 
     # --- inside
 
-    def _take_up(self, row: SearchRow) -> None:
-        """Go on with a search of an earlier process, or say why not."""
+    def _take_up(self, row: SearchRow, attempts: int) -> None:
+        """Go on with a search of an earlier process, or say why not.
+
+        Args:
+            row: The search.
+            attempts: Processes that have ended, one after the other, after they gave it a place and before a step.
+        """
+        if attempts >= MOST_ATTEMPTS:
+            told = f"the server's process ended {attempts} times while it drew this search, which is given up"
+            self._write_end(row.id, "failed", told)
+            self.store.succeed(row.id)
+            return
         try:
             order = Order.model_validate_json(row.request)
             if all(offer.name != order.model for offer in self.offers):
@@ -282,15 +319,31 @@ class Desk:
             return
         with self._lock:
             self._jobs[job.id] = job
+            if attempts:
+                self._suspects.append(job)
+                log.warning("search may have ended the process", extra={"facts": {"search": job.id, "times": attempts}})
+                return
             self._hand_out(job)
         self._end_if_over(job)
         log.info("search taken up", extra={"facts": {"search": job.id, "left": len(job.open)}})
 
-    def _tell(self, job: Job, step: StoredStep, model: Model | None = None) -> None:
+    def _try_suspect(self) -> None:
+        """Give a place to the next search that may end the process; the others wait until it has made a step."""
+        with self._lock:
+            if any(job.tried for job in self._jobs.values()) or not self._suspects:
+                return
+            job = self._suspects.popleft()
+            job.tried = True
+            self._hand_out(job)
+        self._end_if_over(job)
+
+    def _tell(self, job: Job, step: StoredStep) -> bool:
+        """Store a step's event; return false if it was told before."""
         kind, data = "step" if step.finished is None else "image", describe_step(job.id, step)
-        if isinstance(model, Counting):
-            data["input_tokens"] = model.count_tokens(step.task.prompt)
-        self.store.record(job.id, kind, name_place(step), data, **job.conclude())
+        place = step.index, step.image
+        if place in job.prompt_tokens:
+            data["input_tokens"] = job.prompt_tokens[place]
+        return self.store.record(job.id, kind, name_place(step), data, **job.conclude())
 
     def _make_job(self, search: str, order: Order, owner: str, client: str) -> Job:
         expires = time.monotonic() + order.seconds
@@ -301,8 +354,8 @@ class Desk:
         method = load_method(job.order.settings.method)
         worker = job.worker = self._find_worker(next(one for one in self.offers if one.name == job.order.model))
         for place in job.remaining():
-            given = Assignment(job.order.tasks[place[0]], method, job.order.seed(place[1]))
-            index = worker.queue.put(given, job.client, job.order.user)
+            given = Assignment(job.order.tasks[place[0]], method, job.order.seed(place[1]), known=job.recall(place))
+            index = worker.queue.put(given, job.client, job.order.user, job.id)
             job.open[index] = place
             self._places[worker, index] = job.id
 
@@ -358,7 +411,10 @@ class Desk:
         self._write_end(job.id, state, job.error, **job.conclude())
         with self._lock:
             del self._jobs[job.id]
-            self._next_look.pop(job.id, None)
+        if job.tried:
+            self.store.succeed(job.id)
+            job.tried = False
+        self._try_suspect()
         self.on_change(job.id)
         self._make_room()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from milr.runs import RunWriter, StoredStep, read_run, read_task
 from milr.runs.layout import MANIFEST
 from milr.serve.asked import Order
-from milr.serve.offers import Loaded
+from milr.serve.drawing import Loaded
 from milr.serve.steps import Place, find_task
 from milr.serve.worker import Worker
-from milr.types import Finished, Score, StepRecord
+from milr.types import Finished, KnownStep, Score, StepRecord
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,12 @@ class Job:
     """The worker that draws it."""
     growing: dict[Place, Growing] = field(default_factory=dict[Place, Growing])
     """The unfinished images that a client watches."""
+    prompt_tokens: dict[Place, int] = field(default_factory=dict[Place, int])
+    """Tokens of each image's prompt, where the model counts them."""
+    tried: bool = False
+    """True from its first place until its next new step: see `milr.serve.store.AttemptRow`."""
     _writer: RunWriter | None = None
+    _earlier: RunWriter | None = None
 
     def remaining(self) -> list[Place]:
         """Return the images that have not ended, image by image."""
@@ -71,7 +76,8 @@ class Job:
         """
         if not (self.folder / MANIFEST).exists():
             return []
-        remaining = set(RunWriter.resume(self.folder).remaining())
+        self._earlier = RunWriter.resume(self.folder)
+        remaining = set(self._earlier.remaining())
         steps: list[StoredStep] = []
         for task in read_run(self.folder).tasks:
             if (task.index, task.image) not in remaining:
@@ -79,6 +85,11 @@ class Job:
                 for step in task.steps:
                     self.note(step)
         return steps
+
+    def recall(self, place: Place) -> Sequence[KnownStep]:
+        """Return the recorded steps of an image that has not ended, of this process and of an earlier one."""
+        writer = self._writer or self._earlier
+        return () if writer is None else writer.recall(*place)
 
     def write(self, record: StepRecord, place: Place, loaded: Loaded) -> StoredStep:
         """Store a step of one image; return it as it is stored.
@@ -120,8 +131,8 @@ class Job:
         }
 
     def _open_writer(self, loaded: Loaded) -> RunWriter:
-        if (self.folder / MANIFEST).exists():
-            return RunWriter.resume(self.folder).__enter__()
+        if self._earlier is not None:
+            return self._earlier.__enter__()
         order = self.order
         return RunWriter(
             self.folder,

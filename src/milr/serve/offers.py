@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from milr.errors import UsageError
+from milr.jobs import Names
 from milr.models import describe_model, find_source, load_model
-from milr.models.base import Capabilities, Model
+from milr.models.base import Capabilities
 from milr.models.devices import Placement
 from milr.models.sizing import make_plan
-from milr.rewards import Reward, check_scorable, default_reward, load_reward
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in memory, its reward, and the rewards that only watch."""
-
-    model: Model
-    reward: Reward
-    panel: Mapping[str, Reward]
+from milr.rewards import check_scorable, default_reward, load_reward
+from milr.serve.drawing import Loaded, spread
+from milr.workers import WorkerChoice
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,13 @@ class Offer:
 
 
 def make_offer(
-    name: str, *, reward: str | None = None, panel: Sequence[str] | None = None, placement: Placement | None = None
+    name: str,
+    *,
+    reward: str | None = None,
+    panel: Sequence[str] | None = None,
+    placement: Placement | None = None,
+    workers: WorkerChoice | None = None,
+    batch_size: int = 16,
 ) -> Offer:
     """Read a model's facts; its weights are read by `load`.
 
@@ -52,6 +52,8 @@ def make_offer(
         reward: A name; None takes the model's default.
         panel: Rewards that only watch; None takes `icons-judge` for models that draw icons.
         placement: Where it computes.
+        workers: The workers that load it; None loads it in this process.
+        batch_size: Images in progress at once, of each worker.
 
     Raises:
         UsageError: No such model or reward, or a reward that cannot score its images.
@@ -65,6 +67,12 @@ def make_offer(
     check_scorable(reward, (), capabilities)
     for one in panel:
         check_scorable(one, (), capabilities, "--panel")
+    if workers is None:
+        load = partial(_load, name, reward, panel, placement)
+    else:
+        workers.gpus_on(placement.device)
+        load = partial(spread, Names(name, reward, "one-shot", panel=tuple(panel)), placement, workers, batch_size)
+    copies = 1 if workers is None else workers.count or 1
     plan = make_plan(described, device=placement.device, dtype=placement.dtype)
     return Offer(
         name=name,
@@ -73,8 +81,8 @@ def make_offer(
         free=described.reads_free_prompts,
         best=dict(described.best),
         reward=reward,
-        bytes=0 if plan is None else plan.weights,
-        load=partial(_load, name, reward, panel, placement),
+        bytes=0 if plan is None else plan.weights * copies,
+        load=load,
     )
 
 

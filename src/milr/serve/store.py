@@ -75,6 +75,16 @@ class EventRow(Base):
     __table_args__ = (Index("events_place", "search", "place", unique=True),)
 
 
+class AttemptRow(Base):
+    """A search that was given a place and has made no step since: the process may have ended because of it."""
+
+    __tablename__ = "attempts"
+
+    search: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True)
+    many: Mapped[int]
+    """Processes that gave it a place, one after the other."""
+
+
 @dataclass(frozen=True)
 class Event:
     """An event of a search."""
@@ -139,6 +149,22 @@ class Store:
         with Session(self._engine, expire_on_commit=False) as session:
             chosen = select(SearchRow).where(SearchRow.state.in_(LIVE), SearchRow.request != "")
             return list(session.scalars(chosen.order_by(SearchRow.created)))
+
+    def attempts(self) -> dict[str, int]:
+        """Return how often searches were given a place without a step after it, by their ids."""
+        with Session(self._engine) as session:
+            return {row.search: row.many for row in session.scalars(select(AttemptRow))}
+
+    def attempt(self, search: str) -> None:
+        """Note that a search is given a place."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get(AttemptRow, search)
+            session.merge(AttemptRow(search=search, many=1 if row is None else row.many + 1))
+
+    def succeed(self, search: str) -> None:
+        """Note that a search has made a step, or that the process has ended without a fault of it."""
+        with Session(self._engine) as session, session.begin():
+            session.execute(delete(AttemptRow).where(AttemptRow.search == search))
 
     def change(self, search: str, **values: Any) -> None:
         """Set fields of a search."""

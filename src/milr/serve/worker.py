@@ -6,25 +6,17 @@ import gc
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from threading import Condition, Thread
 from typing import Protocol
 
 from PIL import Image
 
-from milr.errors import MilrError
-from milr.methods import load_method
-from milr.methods.queue import TaskQueue, Waiting
-from milr.methods.runner import Runner
-from milr.models.base import ImageRequest
-from milr.models.optional import Watchable
-from milr.rewards.panel import Watcher
-from milr.serve.offers import Loaded, Offer
-from milr.types import Finished, StepRecord
+from milr.methods.queue import TaskQueue
+from milr.serve.drawing import Loaded, Records
+from milr.serve.offers import Offer
+from milr.types import Finished, KnownStep, StepRecord
 
 log = logging.getLogger("milr.serve")
-_MOST_FAILURES = 2
-"""Failures of a model one after the other, without a step between them, after which it is loaded again."""
 
 
 class Desk(Protocol):
@@ -38,8 +30,8 @@ class Desk(Protocol):
         """Note that the model is released and will be loaded again."""
         ...
 
-    def begun(self, worker: Worker, index: int) -> None:
-        """Note that a task was given its place."""
+    def begun(self, worker: Worker, index: int, tokens: int | None) -> None:
+        """Note that a task was given its place, and the number of its prompt's tokens where the model counts them."""
         ...
 
     def keep(self, worker: Worker, record: StepRecord) -> None:
@@ -52,6 +44,10 @@ class Desk(Protocol):
 
     def show(self, worker: Worker, index: int, tokens: int, image: Image.Image) -> None:
         """Note an image that is being drawn: so many of its tokens are there, a flat rest follows them."""
+        ...
+
+    def recall(self, worker: Worker, index: int) -> Sequence[KnownStep]:
+        """Return the recorded steps of a task in progress."""
         ...
 
     def lost(self, worker: Worker, index: int, error: Exception | None) -> None:
@@ -113,20 +109,6 @@ class Memory:
                 self._changed.notify_all()
 
 
-class _Queue(TaskQueue):
-    """A queue that reports the tasks that it hands out."""
-
-    def __init__(self, worker: Worker, desk: Desk) -> None:
-        super().__init__()
-        self._worker, self._desk = worker, desk
-
-    def take(self, *, wait: bool) -> tuple[int, Waiting] | None:
-        taken = super().take(wait=wait)
-        if taken is not None:
-            self._desk.begun(self._worker, taken[0])
-        return taken
-
-
 class Worker(Thread):
     """A thread that loads a model and serves its queue until it is stopped."""
 
@@ -134,10 +116,9 @@ class Worker(Thread):
         """Prepare; `start` begins to load."""
         super().__init__(name=f"milr-{offer.name}", daemon=True)
         self.offer = offer
-        self.queue = _Queue(self, desk)
+        self.queue = TaskQueue()
         self._batch_size, self._memory, self._desk = batch_size, memory, desk
-        self._runner: Runner | None = None
-        self._watcher = Watcher({})
+        self._records: Records | None = None
         self._stopping = False
         self.ready = False
         """True if the model is in memory."""
@@ -147,77 +128,76 @@ class Worker(Thread):
         with self._memory.hold(self.offer.bytes):
             fault: Exception | None = None
             try:
-                while not self._stopping and self._serve(self.offer.load()):
+                while not self._stopping and self._serve_once():
                     self._desk.unloaded(self)
                     gc.collect()
             except Exception as error:
                 log.exception("model failed", extra={"facts": {"model": self.offer.name}})
                 fault = error
-            self._runner, self._watcher, self.ready = None, Watcher({}), False
+            self._records, self.ready = None, False
             self._desk.ended(self, fault)
             del fault  # its frames hold the weights
             gc.collect()
 
     def cancel(self, index: int, why: Finished) -> None:
         """End a task that was given its place, at its next record."""
-        if self._runner is not None:
-            self._runner.cancel(index, why)
+        if self._records is not None:
+            self._records.cancel(index, why)
 
     def stop(self) -> None:
         """End after the step in progress; waiting tasks are not started."""
         self._stopping = True
         self.queue.close()
 
+    def _serve_once(self) -> bool:
+        with closing(self.offer.load()) as loaded:
+            return self._serve(loaded)
+
     def _serve(self, loaded: Loaded) -> bool:
         """Serve until the end; return true if the model fails again and again, and may work if it is loaded again."""
-        failures = 0
-        self._watcher = Watcher(loaded.panel)
-        if isinstance(loaded.model, Watchable):
-            loaded.model.on_rows = partial(self._see, loaded.model)
+        failures, listener = 0, _Listener(self, self._desk)
         self.ready = True
         self._desk.loaded(self, loaded)
-        settings = loaded.model.settings("one-shot", batch_size=self._batch_size)
         while not self._stopping:
-            runner = self._runner = Runner(
-                load_method("one-shot"), self.queue, loaded.model, loaded.reward, settings, on_lost=self._lose
-            )
             try:
-                with closing(runner):
-                    for record in runner:
+                records = self._records = loaded.start(self.queue, self._batch_size, listener)
+                with closing(records):
+                    for record in records:
                         failures = 0
-                        self._desk.keep(self, self._watcher.look(record))
+                        self._desk.keep(self, record)
                         if self._stopping:
                             return False
-                if runner.stopped is None:  # the queue is closed and empty
+                if records.stopped is None:  # the queue is closed and empty
                     return False
             except Exception as error:  # no task is known to be at fault: all tasks in progress end
                 log.exception("runner failed", extra={"facts": {"model": self.offer.name}})
-                self._watcher = Watcher(loaded.panel)
+                self.queue.forget_begun()
                 self._desk.broken(self, error)
                 failures += 1
-            if failures >= _MOST_FAILURES:
+            if failures >= loaded.most_failures:
                 log.error("model loaded again", extra={"facts": {"model": self.offer.name, "failures": failures}})
-                self._runner, self._watcher, self.ready = None, Watcher({}), False
+                self._records, self.ready = None, False
                 return True
         return False
 
-    def _see(self, model: Watchable, requests: Sequence[ImageRequest], read: Callable[[], list[list[int]]]) -> None:
-        """Send unfinished images to the clients that watch, the first image of each task."""
-        runner = self._runner
-        found = (
-            {}
-            if runner is None
-            else {runner.find(one.state): place for place, one in reversed(list(enumerate(requests)))}
-        )
-        watched = {
-            index: place for index, place in found.items() if index is not None and self._desk.watched(self, index)
-        }
-        if not watched:
-            return
-        tokens = read()
-        for index, place in watched.items():
-            self._desk.show(self, index, len(tokens[place]), model.show_tokens(tokens[place]))
 
-    def _lose(self, index: int, error: MilrError | None) -> None:
-        self._watcher.forget(index)
-        self._desk.lost(self, index, error)
+class _Listener:
+    """A worker's messages about its tasks, for the desk. Implements `milr.serve.drawing.Listener`."""
+
+    def __init__(self, worker: Worker, desk: Desk) -> None:
+        self._worker, self._desk = worker, desk
+
+    def begun(self, index: int, tokens: int | None) -> None:
+        self._desk.begun(self._worker, index, tokens)
+
+    def lost(self, index: int, error: Exception | None) -> None:
+        self._desk.lost(self._worker, index, error)
+
+    def watched(self, index: int) -> bool:
+        return self._desk.watched(self._worker, index)
+
+    def show(self, index: int, tokens: int, image: Image.Image) -> None:
+        self._desk.show(self._worker, index, tokens, image)
+
+    def recall(self, index: int) -> Sequence[KnownStep]:
+        return self._desk.recall(self._worker, index)

@@ -4,6 +4,7 @@ import { ApiError, get, setKey } from "./api.js";
 import { field, h, say } from "./dom.js";
 import { race } from "./race.js";
 import { compare, run, runs } from "./runs.js";
+import { server } from "./server.js";
 import { watch } from "./watch.js";
 
 const root = document.getElementById("content");
@@ -14,6 +15,7 @@ function choose(words, query) {
   if (view === "race") return [race, ...rest.slice(0, 4)];
   if (view === "compare" && rest.length === 2) return [compare, ...rest];
   if (view === "runs") return rest.length ? [run, ...rest] : [runs, query];
+  if (view === "server") return [server];
   return [watch, ...rest.slice(0, 1)];
 }
 
