@@ -139,21 +139,23 @@ async def read_bounded(pieces: AsyncIterable[bytes], encoding: str, most: int = 
 
 def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, clients: dict[str, Any]) -> None:
     async def end() -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        for client in clients.values():
-            await (client.aclose() if hasattr(client, "aclose") else client.close())
+        try:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            for client in clients.values():
+                with suppress(Exception):  # its server may be gone
+                    await (client.aclose() if hasattr(client, "aclose") else client.close())
+        finally:
+            loop.stop()
 
     if threading.current_thread() is thread:  # the last reference was dropped in the loop itself
         loop.stop()
         return
-    with suppress(TimeoutError):  # a busy machine, or a client that hangs: the program ends all the same
-        asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=_PATIENCE)
-    loop.call_soon_threadsafe(loop.stop)
+    asyncio.run_coroutine_threadsafe(end(), loop)
     thread.join(timeout=_PATIENCE)
-    if not thread.is_alive():  # a running loop cannot be closed
+    if not thread.is_alive():  # on a busy machine it may still run, and a running loop cannot be closed
         loop.close()
 
 
