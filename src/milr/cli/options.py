@@ -44,7 +44,8 @@ Device = Annotated[str, typer.Option(help="Device of the model and of the reward
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Number type of the weights: float32, bfloat16 or float16; default: float32 on a CPU, bfloat16 elsewhere."
+        help="Number type of the weights: float32, bfloat16, float16, or int8 (Janus); default: float32 on a CPU, "
+        "bfloat16 elsewhere."
     ),
 ]
 NoGraphs = Annotated[

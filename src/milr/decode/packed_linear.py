@@ -50,6 +50,8 @@ def pack(network: nn.Module, *, differentiable: bool = False) -> None:
 
 
 def _can_pack(weight: torch.Tensor) -> bool:
+    if type(weight) is not nn.Parameter:  # in int8
+        return False
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:

@@ -99,6 +99,8 @@ class ModelSize:
     """Keys and values of one token in all layers; 0 without a KV cache."""
     numbers_per_image: int = 0
     """Largest intermediate results of one image in progress, for models without a KV cache."""
+    int8_weights: int = 0
+    """Weights that dtype "int8" stores in one byte each; 0 if the model has no int8."""
     read_per_token: int = 0
     """Weights that a decode step reads for one image token; 0 if images are not decoded token by token."""
 

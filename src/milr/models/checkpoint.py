@@ -7,8 +7,11 @@ transformers' modules hold the weights, from safetensors only; no remote code ru
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -137,6 +140,7 @@ class Checkpoint:
             prompt_tokens=PROMPT_TOKENS,
             reasoning_tokens=self.profile.max_reasoning_tokens,
             numbers_per_token=2 * text.num_hidden_layers * heads * head_width,
+            int8_weights=parameters["decoder"] - table if parameters else 0,
             read_per_token=parameters["decoder"] - table + parameters["image head"] if parameters else 0,
         )
 
@@ -401,10 +405,16 @@ def _make_config(
             f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and "
             f"{deepseek_layout.MODEL_TYPE!r}"
         )
+    with refusing(repr(str(folder / "config.json"))):
+        return deepcopy(_read_config(json.dumps(described))), "transformers"
+
+
+@lru_cache(maxsize=4)
+def _read_config(described: str) -> Any:
+    """Return the `JanusConfig` of a config.json; to copy one is forty times as fast as to make it."""
     from transformers.models.janus.configuration_janus import JanusConfig
 
-    with refusing(repr(str(folder / "config.json"))):
-        return JanusConfig.from_dict(described), "transformers"
+    return JanusConfig.from_dict(json.loads(described))
 
 
 def _check_dimensions(folder: Path, config: Any) -> None:

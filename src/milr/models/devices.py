@@ -13,8 +13,9 @@ from milr.errors import UsageError, unknown_name
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16", "float16")
-"""Dtypes of weights and the KV cache. Latents, guidance and softmax are float32 in any case."""
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+"""Dtypes of weights and the KV cache. Latents, guidance and softmax are float32 in any case. "int8" stores the weights
+of a Janus's language model in one byte each (`milr.decode.int8`); the rest has the device's own dtype."""
 _SHORT_DTYPES = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 """Common short forms, which are refused with the full name."""
 _BFLOAT16_SINCE = 8
@@ -110,8 +111,8 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """Return the dtype of the weights and of the KV cache.
 
     Args:
-        name: One of `DTYPES`. None takes float32 on a CPU; elsewhere bfloat16, but float16 on CUDA devices that are
-            older than bfloat16 (compute capability below 8).
+        name: One of `DTYPES`. None and "int8" take float32 on a CPU; elsewhere bfloat16, but float16 on CUDA devices
+            that are older than bfloat16 (compute capability below 8).
         device: The model's device.
 
     Raises:
@@ -120,7 +121,7 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     import torch
 
     check_dtype(name)
-    if name is None:
+    if name in (None, "int8"):
         if device.type == "cpu":
             name = "float32"
         elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < _BFLOAT16_SINCE:
@@ -128,3 +129,9 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
         else:
             name = "bfloat16"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def refuse_int8(dtype: str | None, family: str) -> None:
+    """Refuse int8 weights in a family that does not have them."""
+    if dtype == "int8":
+        raise UsageError(f"{family} models have no int8 weights: give --dtype bfloat16, or leave it out")

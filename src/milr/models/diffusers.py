@@ -22,7 +22,7 @@ from milr.decode.batching import work_in_batches
 from milr.errors import UsageError
 from milr.models.arguments import read_arguments, read_size, write_size
 from milr.models.base import Description, ImageOutput, ImageRequest, TaskState
-from milr.models.devices import choose_dtype, find_device
+from milr.models.devices import choose_dtype, find_device, refuse_int8
 from milr.models.hub import LORA, PIPELINES, Confirm, find_at_hub, parse_hub_name, refuse
 from milr.models.lora import Lora, check_lora, merge_lora, open_lora
 from milr.models.pipeline_folder import PipelineFolder, open_pipeline, require_diffusers
@@ -115,6 +115,7 @@ class Diffusers(PromptOnly):
         asked = Asked.read(argument)
         require_diffusers(("diffusers", "peft") if asked.lora else ("diffusers",))
         place = find_device(device)
+        refuse_int8(dtype, "diffusers")
         numbers = choose_dtype(dtype, place)
         named = str(numbers).removeprefix("torch.")
         self._described, lora = asked.open(weights=True, offline=offline, confirm=confirm)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from milr.decode.buffers import find_recorder
 from milr.decode.engine import Engine
+from milr.decode.int8 import quantise, require_torchao
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.llama import Llama
 from milr.decode.loop import DecodeLoop, LoopRequest
@@ -54,8 +55,9 @@ class Janus(TokenDrawing):
         Args:
             folder: Holds config.json, tokenizer.json, preprocessor_config.json and *.safetensors.
             device: In torch's notation.
-            dtype: "float32", "bfloat16" or "float16" for the weights; None lets `milr.models.devices` choose. Latents,
-                guidance and softmax are always float32.
+            dtype: "float32", "bfloat16" or "float16" for the weights, or "int8" for those of the language model's
+                linear layers (needs torchao); None lets `milr.models.devices` choose. Latents, guidance and softmax are
+                always float32.
             profile: One of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.
             random: Random weights of the same shape: no safetensors are needed, and the images are noise.
             deterministic: Decode in batches of fixed shape: see `milr.decode.engine.Engine`.
@@ -67,6 +69,8 @@ class Janus(TokenDrawing):
         checkpoint = open_checkpoint(folder, profile=profile, weights=not random)
         self.device = find_device(device)
         numbers = choose_dtype(dtype, self.device)
+        if dtype == "int8":
+            require_torchao()  # before weights are read
         self.folder = folder
         self.name = f"janus:{folder.name}@{checkpoint.version}"
         self.profile = checkpoint.profile
@@ -80,6 +84,8 @@ class Janus(TokenDrawing):
         self.network: Any = make(numbers, self.device)
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
         leave_out_idle_blocks(self.network.model.vqmodel.decoder)
+        if dtype == "int8":
+            quantise(self.network.model.language_model)
         self.side = find_side(self.device)
         recorder = find_recorder(self.device) if graphs else None
         self.engine = Engine(Llama(self.network.model.language_model), deterministic=deterministic, recorder=recorder)

@@ -21,7 +21,7 @@ from milr.decode.side_stream import find_side
 from milr.models.absent import DrawsOnly
 from milr.models.base import ImagePrompt, ImageRequest
 from milr.models.captions import clean_caption
-from milr.models.devices import choose_dtype, find_device
+from milr.models.devices import choose_dtype, find_device, refuse_int8
 from milr.models.drawing import TokenDrawing, to_levels
 from milr.models.heads import ImageHead
 from milr.models.idle_blocks import leave_out_idle_blocks
@@ -61,6 +61,7 @@ class LlamaGen(DrawsOnly, TokenDrawing):
         """
         opened = open_folder(folder, profile=profile, weights=not random)
         self.device = find_device(device)
+        refuse_int8(dtype, "LlamaGen")
         numbers = choose_dtype(dtype, self.device)
         self.folder = folder
         self.name = f"llamagen:{folder.name}@{opened.version}"

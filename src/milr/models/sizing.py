@@ -8,7 +8,7 @@ from pathlib import Path
 
 from milr.decode.batching import USABLE, free_bytes
 from milr.models.base import Description, Model
-from milr.models.devices import choose_dtype, find_device
+from milr.models.devices import choose_dtype, find_device, refuse_int8
 
 _PROBE_PROMPT = "a photo of a red apple left of a blue clock"
 
@@ -56,11 +56,14 @@ def make_plan(described: Description, *, device: str = "cpu", dtype: str | None 
     if size is None:
         return None
     item = numbers.itemsize
-    weights = sum(size.parameters.values()) * item
+    if dtype == "int8" and not size.int8_weights:
+        refuse_int8(dtype, able.family or "these")
+    in_bytes = size.int8_weights if dtype == "int8" else 0  # its scales, one per row, take less than a thousandth
+    weights = (sum(size.parameters.values()) - in_bytes) * item + in_bytes
     row, free = size.image_bytes(able, item), free_bytes(place)
     rows = None if free is None else max(0, int((free * USABLE - weights - reward) // max(row, 1)))
     return Plan(
-        dtype=str(numbers).removeprefix("torch."),
+        dtype="int8" if in_bytes else str(numbers).removeprefix("torch."),
         parameters=dict(size.parameters),
         weights=weights,
         tokens=size.context(able),
