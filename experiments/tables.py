@@ -1,10 +1,10 @@
-"""Fill the tables of README.md and docs/experiments.md from the compact results in experiments/runs.
+"""Fill the tables of README.md and docs/experiments.md, and the recipes' expected scores, from experiments/runs.
 
     python -m experiments.tables            # write the tables into the pages
     python -m experiments.tables --check    # write nothing; exit code 1 if a page shows other numbers
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Each number comes from a file that
-`milr pack --compact` wrote; none is typed in.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a recipe's expected scores are its line `expected`.
+Each number comes from a file that `milr pack --compact` wrote; none is typed in.
 """
 
 from __future__ import annotations
@@ -15,25 +15,31 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from milr.benchmarks.intervals import Estimate
 from milr.files import write_text
+from milr.report.ablation import UNMEASURED
 from milr.report.comparison import AREA, END, compare
 from milr.report.entries import Entry, make_entries
 from milr.report.failures import KINDS, diagnose
-from milr.report.inputs import find_runs
+from milr.report.inputs import open_run
 from milr.report.statistics import OVERALL, mean_by_prompt
 from milr.report.tables import Cell
+from milr.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(__file__).resolve().parent / "runs"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md")
+RECIPES = ROOT / "src" / "milr" / "report" / "recipes"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md", *sorted(RECIPES.glob("*.toml")))
 MARKS = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LINE = re.compile(r'(?m)^expected = ".*"$')
 
 HARD, GENEVAL = "icons-hard", "geneval"
 JOINT, SAMPLED, CONSENSUS = "default", "method-best-of-n-sampled", "method-consensus"
+POOL = "pool-64_method-best-of-n-sampled"
 STEER = "strategy-steer_text_ratio-1.0_learning_rate-0.015"
 NONE = "–"
 SEEDS = 3
@@ -44,18 +50,24 @@ class Results:
     """The runs of a folder of compact results, read once each and joined over seeds on demand."""
 
     folder: Path = RUNS
-    _read: dict[tuple[str, str, int], Entry | None] = field(default_factory=dict)
+    _runs: dict[Path, Run] = field(default_factory=dict)
+    _joined: dict[tuple[str, str, int], Entry | None] = field(default_factory=dict)
 
     def find(self, benchmark: str, name: str, seeds: int = 1) -> Entry | None:
         """Return the entry of a run under its first `seeds` seeds; None if the folder does not have them all."""
         key = benchmark, name, seeds
-        if key not in self._read:
+        if key not in self._joined:
             base = "" if name == JOINT else f"{name}_"
             names = [name, *(f"{base}seed-{seed}" for seed in range(1, seeds))]
             paths = [self.folder / benchmark / f"{one}.results.xz" for one in names]
             there = all(path.exists() for path in paths)
-            self._read[key] = make_entries(find_runs(paths).runs)[0] if there else None
-        return self._read[key]
+            self._joined[key] = make_entries([self._read(path) for path in paths])[0] if there else None
+        return self._joined[key]
+
+    def _read(self, path: Path) -> Run:
+        if path not in self._runs:
+            self._runs[path] = open_run(path)
+        return self._runs[path]
 
     def get(self, benchmark: str, name: str, seeds: int = 1) -> Entry:
         """Return the entry of a run under its first `seeds` seeds.
@@ -73,9 +85,15 @@ Columns = Mapping[str, Estimate]
 """Column of a comparison ("8" drawings, `AREA`, `END`) -> estimate."""
 
 
+_scored: dict[int, tuple[Entry, Columns]] = {}
+"""Identity of an entry -> the entry and its scores; tables and recipes share many."""
+
+
 def scores(entry: Entry) -> Columns:
     """Return an entry's scores over all tags."""
-    return compare([entry]).scores[entry.label][OVERALL]
+    if id(entry) not in _scored:
+        _scored[id(entry)] = entry, compare([entry]).scores[entry.label][OVERALL]
+    return _scored[id(entry)][1]
 
 
 def differences(entry: Entry, base: Entry, clock: bool = False) -> Columns:
@@ -277,7 +295,7 @@ def l2(results: Results) -> str:
 
 def pool(results: Results) -> str:
     """Return the best of n sampled texts from a pool of 64 for each prompt."""
-    entry = results.get(HARD, "pool-64_method-best-of-n-sampled")
+    entry = results.get(HARD, POOL)
     budgets = ("1", "2", "4", "8", "21", "64")
     found = scores(entry)
     return table(("best of", *budgets), [["`icons-hard`", *(write(found[budget]) for budget in budgets)]])
@@ -342,6 +360,70 @@ TABLES: dict[str, Callable[[Results], str]] = {
 """Name between the marks -> function that writes the table."""
 
 
+Shown: TypeAlias = tuple[str, str] | tuple[str, str, str]
+"""A run's label and name, and the column if it is not `END`."""
+
+EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
+    "gradients": (
+        HARD,
+        SEEDS,
+        (("reward", JOINT), ("zero", "credit-zero"), ("random", "credit-random"), ("negated", "credit-negated")),
+    ),
+    "image-latents": (
+        HARD,
+        1,
+        (("1", JOINT), *((many, f"image_latents-{many}") for many in ("2", "5", "11", "29", "all"))),
+    ),
+    "l2": (
+        HARD,
+        1,
+        (("0", "reward-self-p-yes"), *((weight, f"reward-self-p-yes_l2-{weight}") for weight in ("0.1", "1.0"))),
+    ),
+    "matrix": (
+        HARD,
+        SEEDS,
+        (("default", JOINT), ("zero", "credit-zero"), ("sampled", SAMPLED), ("steer", STEER)),
+    ),
+    "methods": (GENEVAL, 1, (("milr", JOINT), ("best-of-n-sampled", SAMPLED), ("consensus", CONSENSUS))),
+    "noise": (HARD, SEEDS, (("fresh", JOINT), ("fixed", "noise-fixed"), ("zero gradient", "credit-zero"))),
+    "parts": (
+        GENEVAL,
+        1,
+        (("default", JOINT), ("one-shot", "method-one-shot"), ("no image latents", "image_ratio-0.0")),
+    ),
+    "pools": (HARD, 1, (("best of 21", POOL, "21"), ("of 64", POOL, "64"))),
+    "rewards": (
+        GENEVAL,
+        1,
+        (("icons", JOINT), ("icons-soft", "reward-icons-soft"), ("self:p-yes", "reward-self-p-yes")),
+    ),
+    "strategies": (HARD, SEEDS, (("joint", JOINT), ("alt", "strategy-alt"), ("t2v", "strategy-t2v"), ("steer", STEER))),
+    "text-ratio": (
+        HARD,
+        1,
+        (("0.2", JOINT), *((ratio, f"text_ratio-{ratio}") for ratio in ("0.0", "0.1", "0.4", "0.8"))),
+    ),
+}
+"""Recipe -> benchmark, seeds, and the runs whose scores its line `expected` gives. Others say `UNMEASURED`."""
+
+
+def expect(recipe: str, results: Results) -> str:
+    """Return a recipe's expected scores in one line, the first one with its interval."""
+    if recipe not in EXPECTED:
+        return UNMEASURED
+    benchmark, seeds, runs = EXPECTED[recipe]
+    said: list[str] = []
+    for label, name, *column in runs:
+        cell = Cell.of(scores(results.get(benchmark, name, seeds))[column[0] if column else END])
+        said.append(f"{label}: {cell.number if said else cell.text}")
+    return f"{benchmark}, {seeds} seed{'s' if seeds > 1 else ''}, runs {', '.join(said)}"
+
+
+def fill_recipe(text: str, recipe: str, results: Results) -> str:
+    """Return a recipe with its line `expected` written again."""
+    return LINE.sub(lambda _: f'expected = "{expect(recipe, results)}"', text)
+
+
 def fill(text: str, results: Results) -> str:
     """Return a page with its tables written again.
 
@@ -355,7 +437,7 @@ def compare_pages(pages: Sequence[Path], results: Results) -> Iterator[tuple[Pat
     """Return pages whose tables are not those of the results, each with its right text."""
     for path in pages:
         text = path.read_text(encoding="utf-8")
-        right = fill(text, results)
+        right = fill_recipe(text, path.stem, results) if path.suffix == ".toml" else fill(text, results)
         if right != text:
             yield path, right
 
