@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -188,12 +189,17 @@ def _name_command(words: Sequence[str]) -> str:
 
 
 def _prepare_streams() -> None:
-    """Let terminals and logs that lack a character show a substitute, so that no prompt ends a run."""
+    """Let terminals show a substitute for a character that they lack, so that no prompt ends a run; silence torchao."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get("COLUMNS", "").strip("0") == "":
         os.environ.pop("COLUMNS", None)  # some programs set 0 for an unknown width
+    for name in (
+        "torchao",
+        "torch.utils._pytree",
+    ):  # transformers imports torchao, which warns of kernels and of itself
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A weight is stored as round(w / s), with a scale s per output row, and converted
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -28,8 +27,6 @@ def quantise(network: nn.Module) -> None:
         UsageError: torchao is not installed.
     """
     require_torchao()
-    for name in ("torchao", "torch.utils._pytree"):  # they warn of kernels for other devices and of torchao's own code
-        logging.getLogger(name).setLevel(logging.ERROR)
     torchao: Any = import_module("torchao.quantization")
     torchao.quantize_(network, torchao.Int8WeightOnlyConfig())
     network.requires_grad_(False)
