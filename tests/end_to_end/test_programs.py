@@ -266,6 +266,15 @@ def test_a_kill_changes_nothing(what: str, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.slow
+@runs("bench/worker_equality.py")
+def test_runs_of_workers_are_compared_with_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import worker_equality
+
+    worker_equality.main(["--workers", "2", "--model", "fake"])
+    assert "1 of 1 runs are equal to that of one process (fake, 8 tasks)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 @runs("bench/tables.py")
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='figures need pip install "milr[report]"')

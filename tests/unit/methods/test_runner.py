@@ -16,12 +16,12 @@ from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, load_method
 from milr.methods.context import Method, MethodError, Requests, TaskContext
 from milr.methods.latents import Latents, Update
-from milr.methods.queue import Assignment, TaskQueue
+from milr.methods.queue import Assigned, Assignment, TaskQueue
 from milr.methods.runner import Runner
 from milr.rewards.base import Scores
 from milr.settings import METHOD_SETTINGS, MethodSettings, RunSettings, SamplingParams, Settings, make_settings
 from milr.testing import FakeModel, FakeReward, brightness
-from milr.types import Score, StepRecord, Task, Unscored, rank
+from milr.types import KnownStep, Score, StepRecord, Task, Unscored, rank
 
 CAT, DOGS, TREE, ONE = (Task(prompt=p) for p in ("a red cat", "two dogs", "a big tree", "one"))
 TASKS = [CAT, DOGS, TREE, ONE]
@@ -355,6 +355,18 @@ def test_a_short_task_gets_a_place_of_those_who_hold_them_and_changes_nothing(ma
         # the last digits of the latents depend on the batch
         kept = [replace(record, trace=None) for record in timeless(records, index)]
         assert kept == [replace(record, trace=None) for record in timeless(wanted)]
+
+
+@pytest.mark.parametrize("given", [{}, {"image_ratio": 0.0}, {"strategy": "steer"}, {"drawings_per_step": 2}])
+def test_a_task_goes_on_after_its_known_steps_with_equal_records_and_times(given: dict[str, Any]) -> None:
+    own = assign(CAT, "milr", steps=4, **given)
+    whole = list(start("one-shot", Assigned([own])))
+    known = [KnownStep(one.images, one.scores, one.seconds + 100) for one in whole[:3]]
+    scored, reward = list[int](), FakeReward(lambda image, task: scored.append(1) or brightness(image, task))
+    again = list(start("one-shot", Assigned([own], lambda place: known), reward))
+    assert timeless(again) == timeless(whole)
+    assert len(scored) == sum(len(one.images) for one in whole[3:]), "known images are not scored again"
+    assert 100 < again[0].seconds < 110 and again[3].seconds > known[2].seconds, "time goes on where it stopped"
 
 
 def test_a_task_that_waits_to_go_on_is_cancelled_with_its_best_image() -> None:
