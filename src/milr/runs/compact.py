@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from milr.errors import UsageError
 from milr.runs.layout import name_image, name_task, say_fault
+from milr.runs.packing import pack_lines
 from milr.runs.reader import Run, TaskRun, make_task_run
 from milr.runs.schema import Amount, Count, EvaluatedImage, Manifest, StoredImage, StoredStep, dump
 from milr.types import Finished, LatentTrace, Reasoning, Score, Task, Unscored
@@ -26,7 +27,6 @@ from milr.untrusted import read_packed_lines
 
 COMPACT_SUFFIX = ".results.xz"
 """Ending of the file name of compact results."""
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 Tasks = Callable[[Manifest, Sequence[str | None]], Sequence[Task]]
 """A function that returns the tasks of a manifest without tasks, from their tags."""
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def compact_run(run: Run) -> bytes:
     tasks = [_compact_task(task, kinds) for task in run.tasks]
     first = CompactRun(manifest=manifest, tags=tags, kinds=tuple(kinds))
     lines = [dump(first), *(task.model_dump_json(exclude_defaults=True).encode() for task in tasks)]
-    return lzma.compress(b"\n".join(lines), filters=_FILTERS)
+    return pack_lines(lines, preset=9 | lzma.PRESET_EXTREME, lc=4, lp=0, pb=0)
 
 
 def _compact_task(task: TaskRun, kinds: dict[ScoreKind, int]) -> CompactTask:

@@ -87,7 +87,19 @@ def pack_run(run: Run) -> bytes:
     if manifest.data is not None:
         manifest = manifest.model_copy(update={"tasks": ()})
     lines = [dump(PackedRun(manifest=manifest)), *(dump(_pack_task(task)) for task in run.tasks)]
-    return lzma.compress(b"\n".join(lines), preset=9)
+    return pack_lines(lines, preset=9)
+
+
+def pack_lines(lines: Sequence[bytes], **options: int) -> bytes:
+    """Return lines in xz's format. To pack and to unpack few lines takes little memory.
+
+    Args:
+        lines: Lines without their ends.
+        options: Of the filter LZMA2, the preset among them.
+    """
+    content = b"\n".join(lines)
+    size = min(max(len(content), 2**12), 2**26)  # at most that of preset 9
+    return lzma.compress(content, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": size, **options}])
 
 
 def _pack_task(task: TaskRun) -> PackedTask:

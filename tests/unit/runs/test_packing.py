@@ -103,6 +103,10 @@ def test_packed_again_it_is_the_same_file(run: Path, tmp_path: Path) -> None:
     assert pack_run(after) == file.read_bytes() == pack_run(before)
 
 
+def test_a_small_run_is_packed_for_little_memory(run: Path) -> None:
+    lzma.LZMADecompressor(memlimit=2**20).decompress(pack_run(read_run(run)))
+
+
 def test_another_image_is_noticed(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.run.xz"
     file.write_bytes(pack_run(read_run(run)))
