@@ -107,6 +107,14 @@ def test_one_bad_image_ends_nothing(capsys: Out) -> None:
     assert lines[-1] == f"{Icons().name}: 1.000 on average of 6, 4 unscored"
 
 
+def test_a_link_that_leads_nowhere_is_counted(capsys: Out, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").symlink_to(CATS)
+    (tmp_path / "images" / "b.png").symlink_to("gone.png")
+    main(["score", "images", "--prompt", "three cats", "--reward", "icons"])
+    assert "1 unscored" in " ".join(capsys.readouterr())
+
+
 def test_folders_are_scored_in_the_order_of_their_numbers_a_few_images_at_a_time(
     capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:

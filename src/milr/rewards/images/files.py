@@ -54,6 +54,8 @@ def is_hidden(path: Path) -> bool:
 def list_images(path: Path) -> list[Path]:
     """Return the images of a path: the file itself, or a folder's images by their endings (`SUFFIXES`).
 
+    A link that leads nowhere and a pipe are among them: `read_image` refuses them, so that they are counted.
+
     Raises:
         UsageError: There is nothing, or no image in the folder.
     """
@@ -65,7 +67,7 @@ def list_images(path: Path) -> list[Path]:
         raise UsageError(f"no image {str(path)!r}: give files that exist")
     if not is_folder:
         return [path]
-    found = [one for one in list_visible(path) if one.suffix.lower() in SUFFIXES and one.is_file()]
+    found = [one for one in list_visible(path) if one.suffix.lower() in SUFFIXES and not one.is_dir()]
     if not found and (path / "run.json").is_file():
         raise UsageError(f"{str(path)!r} is a run's folder: type milr evaluate {path} --evaluator NAME")
     if not found:
