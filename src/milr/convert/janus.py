@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from milr.convert.checkpoint import read_checkpoint, save_converted
 from milr.errors import UsageError
-from milr.models.checkpoint import SETTINGS_FILE, Checkpoint, find_shards, open_checkpoint, read_safetensors
+from milr.models.checkpoint import SETTINGS_FILE, Checkpoint, open_checkpoint
+from milr.models.weight_files import find_shards, read_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor

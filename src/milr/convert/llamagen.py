@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from milr.convert.checkpoint import read_checkpoint, save_converted
 from milr.errors import UsageError
 from milr.files import write_text
-from milr.models.checkpoint import find_shards, read_safetensors, refuse_faults
 from milr.models.llamagen_folder import (
     CONFIG,
     GPT,
@@ -44,6 +43,7 @@ from milr.models.llamagen_folder import (
     rename_vq,
 )
 from milr.models.received import read_json
+from milr.models.weight_files import find_shards, read_safetensors, refuse_faults
 from milr.untrusted import first_fault
 
 _SIDE = re.compile(r"_(\d+)\.pt")

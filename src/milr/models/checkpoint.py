@@ -7,20 +7,19 @@ transformers' modules hold the weights, from safetensors only; no remote code ru
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from milr.errors import UsageError, unknown_name
 from milr.models.base import Capabilities, Description, ModelSize
+from milr.models.janus_config import check_dimensions, make_config
 from milr.models.prompts import PROFILES, PromptProfile, recognise_profile
-from milr.models.received import check_sizes, read_index, read_json, read_tokenizer, refusing
+from milr.models.received import check_sizes, read_json, read_tokenizer, refusing
+from milr.models.weight_files import is_finite, read_safetensors, refuse_faults
 from milr.settings import OLD_NAMES, all_fields
 from milr.untrusted import UntrustedError, first_fault, read_file
 from milr.weights import identify_weights
@@ -40,19 +39,6 @@ SPECIAL_TOKENS = {
 """Name -> special token of the family; a checkpoint's own tokenizer has all of them."""
 _STANDARD_TOKENS = ("bos_token", "eos_token", "pad_token")
 _IMAGE_SETTINGS = ("do_normalize", "image_mean", "image_std", "min_size", "rescale_factor")
-_BOUNDS: Mapping[str, tuple[int, int]] = {
-    **dict.fromkeys(("num_hidden_layers", "depth", "num_attention_heads", "num_key_value_heads"), (1, 1024)),
-    "num_res_blocks": (0, 1024),  # those beyond the one that each level has
-    **dict.fromkeys(("hidden_size", "head_dim", "base_channels", "latent_channels", "embed_dim"), (1, 2**16)),
-    **dict.fromkeys(("projection_dim", "image_token_embed_dim", "image_size", "patch_size"), (1, 2**16)),
-    **dict.fromkeys(("num_channels", "in_channels", "out_channels", "channel_multiplier"), (1, 2**10)),
-    **dict.fromkeys(("intermediate_size", "num_embeddings", "num_image_tokens"), (1, 2**18)),
-    "vocab_size": (1, 2**21),
-}
-"""Dimension of a config -> smallest and largest accepted value; the latter is at least ten times Janus-Pro-7B's."""
-_MOST_PARAMETERS = 2e11
-"""More than ten times those of Janus-Pro-7B."""
-_NAMED = 8  # most weights in an error
 PROMPT_TOKENS = 256
 """Tokens assumed for a prompt and its template."""
 _VERIFIED = (
@@ -310,16 +296,6 @@ class Checkpoint:
         refuse_faults(str(self.folder), {"that milr does not know": unknown})
 
 
-def read_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield all tensors of a folder by name, one after another."""
-    from safetensors import safe_open
-
-    for path in find_shards(folder):
-        shard = cast("Any", safe_open(path, framework="pt"))
-        for key in shard.keys():  # noqa: SIM118 - not a dictionary
-            yield key, shard.get_tensor(key)
-
-
 def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool = True) -> Checkpoint:
     """Describe a folder; its weights are not read.
 
@@ -351,101 +327,9 @@ def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool =
         raise unknown_name(where, wanted, PROFILES)
     token_ids = _read_added_tokens(folder)
     name = wanted or recognise_profile(_names(folder, described), token_ids)
-    config, layout = _make_config(folder, described, token_ids)
-    _check_dimensions(folder, config)
+    config, layout = make_config(folder, described, token_ids)
+    check_dimensions(folder, config)
     return Checkpoint(folder, settings, PROFILES[name], name, config, layout)
-
-
-def find_shards(folder: Path) -> list[Path]:
-    """Return a folder's safetensors: those that its index names, or all.
-
-    Raises:
-        UsageError: A file that the index names is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    names = read_index(index)
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise UsageError(
-            f"{str(folder)!r} lacks {_some(missing)}, which its index names: fetch the rest of its weights"
-        )
-    return [folder / name for name in names]
-
-
-def refuse_faults(origin: str, faults: Mapping[str, Collection[str]], what: str = "Janus checkpoint") -> None:
-    """Raise an error that names the first weights of each fault; do nothing if there is none.
-
-    Args:
-        origin: Name of the checkpoint in the error.
-        faults: Description of a fault -> names of weights.
-        what: What it should hold.
-
-    Raises:
-        UsageError: There is a fault.
-    """
-    found = [f"{len(names)} {fault}: {_some(sorted(names))}" for fault, names in faults.items() if names]
-    if found:
-        raise UsageError(f"{origin!r} does not hold a whole {what}; weights {'; '.join(found)}")
-
-
-def _make_config(
-    folder: Path, described: dict[str, Any], token_ids: Mapping[str, int]
-) -> tuple[Any, Literal["transformers", "deepseek"]]:
-    """Return a `JanusConfig`, and the folder's layout."""
-    from milr.models import deepseek_layout
-
-    kind = described.get("model_type")
-    if kind == deepseek_layout.MODEL_TYPE:
-        with refusing(repr(str(folder / "config.json"))):
-            return deepseek_layout.translate_config(described, token_ids, str(folder)), "deepseek"
-    if kind != "janus":
-        raise UsageError(
-            f"{str(folder)!r} holds a model of type {kind!r}: milr loads types 'janus' and "
-            f"{deepseek_layout.MODEL_TYPE!r}"
-        )
-    with refusing(repr(str(folder / "config.json"))):
-        return deepcopy(_read_config(json.dumps(described))), "transformers"
-
-
-@lru_cache(maxsize=4)
-def _read_config(described: str) -> Any:
-    """Return the `JanusConfig` of a config.json; to copy one is forty times as fast as to make it."""
-    from transformers.models.janus.configuration_janus import JanusConfig
-
-    return JanusConfig.from_dict(json.loads(described))
-
-
-def _check_dimensions(folder: Path, config: Any) -> None:
-    """Refuse a config whose network fits into no memory, before any of it is allocated."""
-    for part in ("text_config", "vision_config", "vq_config"):
-        for name, (least, largest) in _BOUNDS.items():
-            found: Any = getattr(getattr(config, part), name, None)
-            for value in cast("list[Any]", found) if isinstance(found, list) else [found]:
-                if isinstance(value, int) and not least <= value <= largest:
-                    raise UsageError(
-                        f"{str(folder / 'config.json')!r} says {name} {value} (in transformers' {part}): milr loads "
-                        f"models with {least} to {largest}; fetch the checkpoint again"
-                    )
-    for part in (config.text_config, config.vision_config):
-        width, depth = int(part.hidden_size), int(part.num_hidden_layers)
-        inner = int(getattr(part, "intermediate_size", None) or 4 * width)
-        parameters = depth * width * (4 * width + 3 * inner) + 2 * width * int(getattr(part, "vocab_size", 0) or 0)
-        if parameters > _MOST_PARAMETERS:
-            raise UsageError(
-                f"{str(folder / 'config.json')!r} describes a network of {parameters:.0e} weights: milr loads models "
-                f"with at most {_MOST_PARAMETERS:.0e}; fetch the checkpoint again"
-            )
-
-
-def is_finite(weight: torch.Tensor) -> bool:
-    """Return true if no element is NaN or infinite; the sum tells it in one pass for all but enormous weights."""
-    if weight.is_meta or not weight.is_floating_point():
-        return True
-    import torch
-
-    return bool(torch.isfinite(weight.sum(dtype=torch.float32))) or bool(torch.isfinite(weight).all())
 
 
 def _names(folder: Path, described: dict[str, Any]) -> list[str]:
@@ -472,7 +356,3 @@ def _read_settings(folder: Path) -> CheckpointSettings:
         raise UsageError(f"{path}: {first_fault(error)}") from error
     except UntrustedError as error:
         raise UsageError(f"{path}: {error}") from error
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from milr.errors import UsageError
 from milr.models import deepseek_layout
 from milr.models.base import Capabilities, Description, ModelSize
-from milr.models.checkpoint import is_finite, refuse_faults
 from milr.models.received import read_json, read_tokenizer, refusing
+from milr.models.weight_files import is_finite, refuse_faults
 from milr.untrusted import first_fault
 from milr.weights import identify_weights
 
