@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import replace
 from itertools import cycle
 from typing import Any, Self
 
@@ -17,15 +16,15 @@ from milr.methods.context import ImageBatch, Method, MethodError, ScoredImage, T
 from milr.methods.latents import Update, take_steps
 from milr.methods.needs import check_needs
 from milr.methods.queue import Assigned, Assignment, Listed, Repeats, TaskQueue, TaskSource
+from milr.methods.rounds import ImageRound
 from milr.models.absent import check_latents
-from milr.models.base import ImageOutput, ImageRequest, Model, TaskState, TextRequest
+from milr.models.base import Model, TaskState, TextRequest
 from milr.models.devices import own_numbers
-from milr.models.optional import BegunDrawing, begin_draw
 from milr.rewards import check_scorable, load_reward
-from milr.rewards.base import Reward, RewardFunction, Scores, WaitingReward, begin_scoring, make_reward
-from milr.settings import LIMITS, MilrSettings, RunSettings, SamplingParams, Settings
+from milr.rewards.base import Reward, RewardFunction, WaitingReward, make_reward
+from milr.settings import LIMITS, MilrSettings, RunSettings, Settings
 from milr.tasks import make_task
-from milr.types import Finished, Score, StepRecord, Task, Unscored, find_final, is_met
+from milr.types import Finished, StepRecord, Task, find_final, is_met
 
 Group = list[TaskContext[Any]]
 OnLost = Callable[[int, MilrError | None], None]
@@ -87,8 +86,7 @@ class Runner(Iterator[StepRecord]):
         self._repeats = Repeats()
         self._ended = dict.fromkeys(LIMITS, 0.0)  # spent by finished tasks
         self._groups: list[Group] = []
-        self._decoding: tuple[Callable[[], bool], Callable[[], None]] | None = None
-        """Images in work on the device: a call that tells whether they are done, and one that begins to score them."""
+        self._rounds: list[ImageRound | None] = []  # of each group: its images in work
         self._records = self._run()
 
     def __iter__(self) -> Self:
@@ -125,15 +123,16 @@ class Runner(Iterator[StepRecord]):
         places = places if size is None else min(places, size)
         count = 2 if isinstance(self.reward, WaitingReward) and places > 1 else 1
         groups = self._groups = [list[TaskContext[Any]]() for _ in range(count)]
-        scoring: list[Callable[[], list[list[ScoredImage]]] | None] = [None] * count
+        rounds = self._rounds = [None] * count
         for place in cycle(range(count)):
             group = groups[place]
-            if wait := scoring[place]:
-                yield from self._conclude(groups, group, wait())
+            if begun := rounds[place]:
+                rounds[place] = None
+                yield from self._conclude(groups, group, begun.finish())
             self._admit(group, -(-places // count), wait=not any(groups))
             if not any(groups):
                 return
-            scoring[place] = self._serve(group) if group else None
+            rounds[place] = self._serve(group) if group else None
 
     def _admit(self, group: Group, places: int, *, wait: bool) -> None:
         """Fill free places with waiting tasks; if nothing is in progress, wait for one."""
@@ -176,14 +175,10 @@ class Runner(Iterator[StepRecord]):
             except MilrError as error:
                 self._fail(index, error)
 
-    def _serve(self, group: Group) -> Callable[[], list[list[ScoredImage]]]:
-        """Serve updates and texts until every task requests images, draw these, and begin to score them.
-
-        Returns:
-            A call that waits for the scores and returns each task's images.
-        """
+    def _serve(self, group: Group) -> ImageRound:
+        """Serve updates and texts until every task requests images, draw these, and begin to score them."""
         while True:
-            self._hand_over(wait=False)
+            self._score_decoded(wait=False)
             if updates := [ctx for ctx in group if isinstance(ctx.request, Update)]:
                 self._update(group, updates)
             elif texts := [(ctx, ctx.request) for ctx in group if isinstance(ctx.request, TextRequest)]:
@@ -192,66 +187,16 @@ class Runner(Iterator[StepRecord]):
                     self._answer(group, ctx, output)
             else:
                 break
-        self._hand_over(wait=True)  # its reward may wait on a network while this group is drawn
-        asked = [_cut(ctx) for ctx in group]
-        told = [ctx.recall(requests) for ctx, requests in zip(group, asked, strict=True)]
-        whole = [
-            (one, ctx, image)
-            for ctx, requests, images in zip(group, asked, told, strict=True)
-            for one, image in zip(requests, images, strict=True)
-        ]
-        begun = self._draw([(one, ctx.sampling) for one, ctx, image in whole if image is None or one.keep_hidden])
-        scoring: list[tuple[list[ImageOutput | ScoredImage], Scores]] = []
+        self._score_decoded(wait=True)  # the other group's reward may wait on a network while this one is drawn
+        begun = ImageRound(group, self.model, self.reward)
+        begun.begin_scoring(wait=False)
+        return begun
 
-        def score() -> None:
-            drawn = iter(begun.wait())
-            outputs = [next(drawn) if image is None or one.keep_hidden else image for one, _, image in whole]
-            fresh = [
-                (out.sample.image, ctx.task)
-                for out, (_, ctx, image) in zip(outputs, whole, strict=True)
-                if image is None and not (isinstance(out, ImageOutput) and out.fault)
-            ]
-            wait = begin_scoring(self.reward, *zip(*fresh, strict=True)) if fresh else _score_nothing
-            scoring.append((outputs, wait))
-
-        self._decoding = begun.done, score
-        self._hand_over(wait=False)
-
-        def finish() -> list[list[ScoredImage]]:
-            if not scoring:
-                self._hand_over(wait=True)
-            ((outputs, wait),) = scoring
-            scores = iter(wait())
-            scored = iter(
-                [
-                    ScoredImage(out.sample, image.score, out.hidden) if image else _take_score(out, scores, self.reward)
-                    for out, (_, _, image) in zip(outputs, whole, strict=True)
-                ]
-            )
-            return [[next(scored) for _ in requests] for requests in asked]
-
-        return finish
-
-    def _hand_over(self, *, wait: bool) -> None:
-        """Begin to score the images in work on the device if they are done, or wait for them."""
-        if self._decoding is not None and (wait or self._decoding[0]()):
-            score, self._decoding = self._decoding[1], None
-            score()
-
-    def _draw(self, asked: Sequence[tuple[ImageRequest, SamplingParams]]) -> BegunDrawing:
-        """Begin to draw images; images with the same sampling parameters share a batch."""
-        begun: list[tuple[list[int], BegunDrawing]] = []
-        for sampling in dict.fromkeys(own for _, own in asked):
-            places = [place for place, (_, own) in enumerate(asked) if own == sampling]
-            begun.append((places, begin_draw(self.model, [asked[place][0] for place in places], sampling)))
-
-        def wait() -> list[ImageOutput]:
-            found: dict[int, ImageOutput] = {}
-            for places, one in begun:
-                found |= zip(places, one.wait(), strict=True)
-            return [found[place] for place in range(len(asked))]
-
-        return BegunDrawing(lambda: all(one.done() for _, one in begun), wait)
+    def _score_decoded(self, *, wait: bool) -> None:
+        """Begin to score the images that are decoded to pixels, or all of them after waiting."""
+        for begun in self._rounds:
+            if begun is not None:
+                begun.begin_scoring(wait=wait)
 
     def _update(self, group: Group, asking: Group) -> None:
         """Take the optimisation steps that tasks request; tasks with the same settings share a batch."""
@@ -352,32 +297,6 @@ class Runner(Iterator[StepRecord]):
         spent = {kind: sum(one[kind] for one in each) for kind in LIMITS}
         spent["seconds"] = time.monotonic() - self._started  # tasks run in parallel, so their seconds do not add up
         return _reached(spent, self.settings.run.limits("total"))
-
-
-def _score_nothing() -> list[Score | Unscored]:
-    return []
-
-
-def _take_score(drawn: ImageOutput | ScoredImage, scores: Iterator[Score | Unscored], reward: Reward) -> ScoredImage:
-    """Return an image with the next score and its own cost; one that was not drawn is unscored, for its own reason."""
-    if isinstance(drawn, ScoredImage):
-        return drawn
-    score: Score | Unscored
-    score = Unscored(drawn.fault, reward.name, drawn.final) if drawn.fault else next(scores)
-    return ScoredImage(drawn.sample, replace(score, cost=score.cost + drawn.cost), drawn.hidden)
-
-
-def _cut(ctx: TaskContext[Any]) -> Sequence[ImageRequest]:
-    """Return the images that a task requests, as many as its limits allow, at least one."""
-    batch, run = ctx.request, ctx.run
-    if not isinstance(batch, ImageBatch):
-        raise MethodError(f"a method must end after whole images: {ctx.task.prompt!r} ended after a text")
-    room = [len(batch.images)]
-    if run.max_reward_calls is not None:
-        room.append(run.max_reward_calls - ctx.reward_calls)
-    if run.max_drawings is not None:
-        room.append(ctx.room(run.max_drawings))
-    return batch.images[: max(1, min(room))]
 
 
 def _task_limit(ctx: TaskContext[Any], run: RunSettings) -> Finished | None:
