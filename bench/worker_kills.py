@@ -24,8 +24,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from milr.jobs import Job, Names, Parts, begin_run, load_parts, resume_run
+from milr.jobs import Job, begin_run, resume_run
 from milr.models.devices import Placement
+from milr.parts import Names, Parts, load_parts
 from milr.runs import read_manifest, read_run
 from milr.tasks import tasks_from_prompts
 from milr.workers import WorkerChoice, load_team

@@ -31,8 +31,9 @@ def read_seconds(process: int | str = "self") -> float:
 
 def draw(folder: Path, workers: int | None, tasks: int, steps: int) -> dict[str, Any]:
     """Make a run; return its figures."""
-    from milr.jobs import Job, Names, begin_run, load_parts
+    from milr.jobs import Job, begin_run
     from milr.models.devices import Placement
+    from milr.parts import Names, load_parts
     from milr.tasks import tasks_from_prompts
     from milr.workers import WorkerChoice, load_team
 

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from milr.errors import UsageError, unknown_name
-from milr.jobs import Asked, Job, begin_run, load_parts, resume_run
+from milr.jobs import Job, begin_run, resume_run
 from milr.methods.needs import check_able
 from milr.models import ModelSource, find_source, read_best_method, read_capabilities, reads_free_prompts
 from milr.models.base import Model
 from milr.models.devices import Placement
+from milr.parts import Asked, load_parts
 from milr.results import Result, Results
 from milr.rewards import check_scorable, default_reward
 from milr.rewards.base import Reward, RewardFunction, make_reward

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from milr.jobs import Names
 from milr.models.devices import Placement
+from milr.parts import Names
 from milr.serve.drawing import Spread, spread
 from milr.serve.offers import Offer
 from milr.workers import WorkerChoice

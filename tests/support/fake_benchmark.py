@@ -36,7 +36,7 @@ def fakes(rewards: Mapping[str, Reward] | None = None) -> Any:
         model.deterministic = deterministic
         return model
 
-    return patch.multiple("milr.jobs", load_model=load_model, load_reward=load_reward)
+    return patch.multiple("milr.parts", load_model=load_model, load_reward=load_reward)
 
 
 if __name__ == "__main__":

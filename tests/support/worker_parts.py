@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from milr.jobs import Names, Parts
 from milr.methods import load_method
+from milr.parts import Names, Parts
 from milr.rewards.base import Reward
 from milr.testing import FakeModel, FakeReward, brightness, read_tokens
 from milr.types import Score, Task, Unscored

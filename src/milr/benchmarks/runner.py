@@ -13,13 +13,14 @@ from milr.benchmarks.base import Benchmark, Table
 from milr.benchmarks.selection import select
 from milr.benchmarks.tables import summarise_runs
 from milr.errors import UsageError
-from milr.jobs import Job, Names, Parts, begin_run, read_names, resume_run
+from milr.jobs import Job, begin_run, read_names, resume_run
 from milr.methods import METHODS, POOLED, choose_method
 from milr.methods.needs import check_able
 from milr.models import find_source, read_capabilities, reads_free_prompts
 from milr.models.base import Capabilities, Model
 from milr.models.devices import Placement
 from milr.models.hub import HubAccess
+from milr.parts import Names, Parts
 from milr.registry import check_stored, find
 from milr.rewards import (
     check_reward,

@@ -162,10 +162,11 @@ def generate(
     for line in (*read.notes, *filter(None, map(explain, tasks)), *_ask_for_quotes(prompts)):
         screen.print(f"milr: {line}")
     screen.print(f"milr: loading {_the_model(model)} ...")
-    from milr.jobs import Job, Names, begin_run
+    from milr.jobs import Job, begin_run
     from milr.methods.needs import check_able
     from milr.models import read_capabilities
     from milr.models.devices import Placement
+    from milr.parts import Names
     from milr.workers import load_chosen, read_reward_workers, read_workers
 
     chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(reward_workers, reward_command)

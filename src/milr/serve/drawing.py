@@ -1,4 +1,4 @@
-"""How a loaded model serves a queue: by a runner in this process, or spread over workers."""
+"""Serve a queue of searches with a loaded model: by a runner in this process, or spread over workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Protocol
 from PIL import Image
 
 from milr.errors import MilrError
-from milr.jobs import Hooks, Names
 from milr.methods import load_method
 from milr.methods.queue import Assignment, TaskQueue
 from milr.methods.rows import RowWatch
@@ -17,6 +16,7 @@ from milr.methods.runner import Runner
 from milr.models.base import Model
 from milr.models.devices import Placement
 from milr.models.optional import Counting, Watchable
+from milr.parts import Hooks, Names
 from milr.rewards import Reward
 from milr.rewards.panel import Watcher
 from milr.types import Finished, KnownStep, StepRecord

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from milr.errors import UsageError
-from milr.jobs import Names
 from milr.models import describe_model, find_source, load_model
 from milr.models.base import Capabilities
 from milr.models.devices import Placement
 from milr.models.sizing import make_plan
+from milr.parts import Names
 from milr.rewards import check_scorable, default_reward, load_reward
 from milr.serve.drawing import Loaded, spread
 from milr.workers import WorkerChoice

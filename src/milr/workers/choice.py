@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from milr.errors import UsageError
-from milr.jobs import Names, Parts, load_parts
 from milr.models.devices import Placement
 from milr.models.hub import HubAccess
+from milr.parts import Names, Parts, load_parts
 from milr.rewards import check_installed, needs_model
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.settings import VlmSettings
@@ -160,7 +160,7 @@ def load_chosen(
     deterministic: bool = True,
     settings: Mapping[str, object] | None = None,
 ) -> Parts:
-    """Load a run's parts in workers, or here if none are chosen: see `load_team` and `milr.jobs.load_parts`.
+    """Load a run's parts in workers, or here if none are chosen: see `load_team` and `milr.parts.load_parts`.
 
     Args:
         choice: The workers; None for none.

@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from milr.jobs import Names
 from milr.methods.queue import Turn
 from milr.models.base import Capabilities
 from milr.models.devices import Placement
+from milr.parts import Names
 from milr.rewards.vlm.settings import VlmSettings
 from milr.runs.schema import EvaluatedImage
 from milr.types import Finished, KnownStep, Score, StepRecord, Task, Unscored
@@ -32,7 +32,7 @@ class Spec:
     threads: int | None = None
     """Threads of the networks; None leaves them as they are."""
     loader: str | None = None
-    """Code, ``package.module:function``, that loads the parts in the place of `milr.jobs.load_parts`."""
+    """Code, ``package.module:function``, that loads the parts in the place of `milr.parts.load_parts`."""
 
 
 # --- to a worker

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
-from milr.jobs import Hooks, Names, Parts, Records
 from milr.methods import load_method
 from milr.methods.queue import Assigned, TaskQueue
 from milr.models.base import Model
+from milr.parts import Hooks, Names, Parts, Records
 from milr.runs.sessions import Spending
 from milr.settings import Settings, make_settings
 from milr.types import Score, StepRecord, Task, Unscored

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Self
 
-from milr.jobs import Hooks
 from milr.methods.queue import Assignment, TaskQueue, TaskSource, Turn
+from milr.parts import Hooks
 from milr.settings import LIMITS, Settings
 from milr.types import Finished, ImageSample, StepRecord
 from milr.workers.messages import Begun, Broken, Cancel, Died, Do, Grown, Lost, Message, Spent, Step, Watch
@@ -41,7 +41,7 @@ class _Open:
     best: ImageSample | None = None
     failures: list[str] = field(default_factory=list[str])
     before: dict[str, float] = field(default_factory=dict[str, float])
-    """What an earlier process had spent."""
+    """Spent by an earlier process."""
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0.0))
     begun: set[int] = field(default_factory=set[int])
     """ids of `Do` that a worker has begun."""

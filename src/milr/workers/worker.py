@@ -14,7 +14,6 @@ from threading import Lock, Semaphore, Thread
 from PIL import Image
 
 from milr.errors import MilrError
-from milr.jobs import Parts, load_parts
 from milr.methods import load_method
 from milr.methods.queue import Assignment, TaskQueue
 from milr.methods.rows import RowWatch
@@ -22,6 +21,7 @@ from milr.methods.runner import Runner
 from milr.models.devices import machine_facts
 from milr.models.hub import HubAccess
 from milr.models.optional import Counting, Watchable
+from milr.parts import Parts, load_parts
 from milr.registry import Entry, load
 from milr.rewards.base import begin_scoring
 from milr.rewards.panel import Watcher

@@ -110,7 +110,7 @@ def free_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     shutil.copytree(embedded_folder("embedded-small"), free, ignore=shutil.ignore_patterns("*.safetensors"))
     settings = json.loads((free / "milr.json").read_text())
     (free / "milr.json").write_text(json.dumps({**settings, "grammar": "free"}))
-    monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: FakeModel())
+    monkeypatch.setattr("milr.parts.load_model", lambda *names, **options: FakeModel())
     return str(free)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from milr import jobs
+from milr import parts
 from milr.benchmarks import load_benchmark, runner
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_settings
 from milr.benchmarks.tables import answers_of, summarise_runs
@@ -183,7 +183,7 @@ def test_a_reward_that_stops_scoring_ends_the_run_and_resuming_draws_those_tasks
 
     whole = run(tmp_path / "whole", evaluator=None, settings={"batch_size": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "load_reward", lambda name, **options: Spent(brightness, name=f"{name}@1"))
+        patched.setattr(parts, "load_reward", lambda name, **options: Spent(brightness, name=f"{name}@1"))
         with pytest.raises(RunError, match="the budget is spent; icons-soft@1 scores nothing any more"):
             run(tmp_path / "cut", evaluator=None, settings={"batch_size": 1})
     assert 0 < len(read_run(tmp_path / "cut").tasks) < 6
@@ -278,7 +278,7 @@ def test_a_task_that_ends_by_its_own_limit_is_a_finished_task(tmp_path: Path) ->
 def test_a_setting_that_the_method_does_not_read_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "load_model", lambda *names, **options: pytest.fail("loaded"))
+    monkeypatch.setattr(parts, "load_model", lambda *names, **options: pytest.fail("loaded"))
     for method, settings, said in (
         ("best-of-n", {"noise": "fixed"}, "the method 'best-of-n' does not read the setting 'noise'; milr does"),
         ("one-shot", {"steps": 3}, "the method 'one-shot' does not read the setting 'steps'"),
@@ -318,7 +318,7 @@ def test_unscorable_tasks_are_refused_before_anything_is_loaded(
     role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("load_model", "load_reward"):
-        monkeypatch.setattr(jobs, name, lambda *names, **options: pytest.fail("loaded"))
+        monkeypatch.setattr(parts, name, lambda *names, **options: pytest.fail("loaded"))
     settings = BenchmarkSettings.model_validate({"benchmark": "icons", "limit": 1, role: "wise"})
     with pytest.raises(UsageError, match=f"'wise' needs an explanation, .* give --{role} one of these: "):
         BenchmarkJob.begin(settings, tmp_path / "run")
@@ -327,7 +327,7 @@ def test_unscorable_tasks_are_refused_before_anything_is_loaded(
 
 def test_rewards_are_placed_where_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_placed(monkeypatch)
-    monkeypatch.setattr(jobs, "load_reward", load_reward)
+    monkeypatch.setattr(parts, "load_reward", load_reward)
     settings = BenchmarkSettings(
         benchmark="icons", limit=1, reward="placed", evaluator="icons", device="meta", dtype="float16"
     )
@@ -347,7 +347,7 @@ def test_a_scorer_that_fails_its_self_test_draws_nothing(
         made.golden_test = name == "icons"  # type: ignore[attr-defined]
         return made
 
-    monkeypatch.setattr(jobs, "load_reward", load_reward)
+    monkeypatch.setattr(parts, "load_reward", load_reward)
     for option in ("--reward", "--evaluator"):
         given = {"--reward": "icons-soft", option: "icons"}
         words = [word for pair in given.items() for word in pair]
@@ -427,7 +427,7 @@ def test_impossible_requests_are_refused_in_one_line(
 
 def test_a_run_resumes_only_with_its_own_model_and_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(tmp_path / "run", limit=1)
-    monkeypatch.setattr(jobs, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
+    monkeypatch.setattr(parts, "load_reward", lambda name, **options: FakeReward(name=f"{name}@2"))
     with pytest.raises(UsageError, match="made with the reward icons-soft@1, and here is icons-soft@2: begin"):
         BenchmarkJob.resume(folder)
 
@@ -435,13 +435,13 @@ def test_a_run_resumes_only_with_its_own_model_and_rewards(tmp_path: Path, monke
 def test_profile_consent_and_graphs_reach_the_model_and_the_profile_is_kept_for_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made, asked = jobs.load_model, list[dict[str, Any]]()
+    made, asked = parts.load_model, list[dict[str, Any]]()
 
     def load(name: str, **options: Any) -> Any:
         asked.append(options)
         return made(name, deterministic=options["deterministic"])
 
-    monkeypatch.setattr(jobs, "load_model", load)
+    monkeypatch.setattr(parts, "load_model", load)
     agree = HubAccess(confirm=lambda download: True)
     settings = BenchmarkSettings(benchmark="icons", limit=1, reward="icons", profile="icons", graphs=False)
     job = BenchmarkJob.begin(settings, tmp_path / "run", hub=agree)
@@ -458,7 +458,7 @@ def test_profile_consent_and_graphs_reach_the_model_and_the_profile_is_kept_for_
 def test_an_icon_model_gets_no_prompt_that_it_cannot_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
 ) -> None:
-    monkeypatch.setattr(jobs, "load_model", lambda *names, **options: pytest.fail("loaded"))
+    monkeypatch.setattr(parts, "load_model", lambda *names, **options: pytest.fail("loaded"))
     with pytest.raises(UsageError, match="reads prompts of the icon world only, not those of wise"):
         BenchmarkJob.begin(
             BenchmarkSettings(benchmark="wise", limit=1, reward="icons", data=shared_data / "wise" / "verified"),

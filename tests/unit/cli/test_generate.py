@@ -102,8 +102,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     """Return a stage in an empty working folder."""
     stage = Stage()
     for name in ("load_model", "load_reward", "load_method"):
-        monkeypatch.setattr(f"milr.jobs.{name}", getattr(stage, name))
-    monkeypatch.setattr("milr.jobs.Runner", stage.run)
+        monkeypatch.setattr(f"milr.parts.{name}", getattr(stage, name))
+    monkeypatch.setattr("milr.parts.Runner", stage.run)
     monkeypatch.chdir(tmp_path)
     return stage
 
@@ -424,7 +424,7 @@ def test_a_signal_to_a_real_search_keeps_the_best_image_so_far(
 def test_a_signal_while_loading_ends_without_a_run(
     number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("milr.jobs.load_model", lambda *names, **options: signal.raise_signal(number))
+    monkeypatch.setattr("milr.parts.load_model", lambda *names, **options: signal.raise_signal(number))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background command of a shell ignores it
     try:
         assert main(RUN) == 130

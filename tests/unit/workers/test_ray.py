@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from milr.jobs import Names
+from milr.parts import Names
 from milr.workers import WorkerChoice
 from tests.support.worker_parts import LOADER
 from tests.unit.workers.test_workers import NAMES, PROMPTS, answers, make_job, whole

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from milr.jobs import Hooks, Names
 from milr.methods import load_method
 from milr.methods.queue import Assigned, Assignment, TaskQueue
 from milr.models.devices import Placement
+from milr.parts import Hooks, Names
 from milr.testing import FakeModel
 from milr.types import Finished, ImageSample, Reasoning, Score, StepRecord, Task
 from milr.workers import team, team_runner

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from milr.errors import MilrError, UsageError
-from milr.jobs import Job, Names, begin_run, resume_run
+from milr.jobs import Job, begin_run, resume_run
 from milr.models.devices import Placement
+from milr.parts import Names
 from milr.runs import read_manifest, read_run
 from milr.tasks import tasks_from_prompts
 from milr.workers import WorkerChoice, load_team, read_workers
