@@ -108,7 +108,7 @@ class TaskContext(Generic[Own]):
         self.known: Sequence[KnownStep] = ()
         """The task's first steps, if they were made before: see `milr.methods.queue.Assignment`."""
         self.repeated: dict[str, float] = {}
-        """What the known steps had spent, by the names of `milr.settings.LIMITS`; nothing of it is spent here."""
+        """Spent on the known steps in earlier sessions, by the names of `milr.settings.LIMITS`."""
         self.served = 0
         """Batches of images since it was given its place."""
         self.step = self.tokens_spent = self.reward_calls = 0

@@ -85,10 +85,12 @@ def _most_bytes(name: str) -> int:
 def check_sizes(folder: Path) -> None:
     """Refuse a folder that a library reads by itself if one of its small files is too large or no regular file.
 
+    A folder that is missing passes: the library's own error says so.
+
     Raises:
         UsageError: Names the file.
     """
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix not in _SMALL_FILES or path.is_dir():
             continue
         try:

@@ -671,7 +671,7 @@ def test_organisation_ids_go_to_openai_alone(clients: list[VlmClient], monkeypat
 
 
 def test_a_client_ends_although_its_loop_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end of a program, an error would be a traceback after the last line."""
+    """Pin that nothing is printed: at a program's exit, an error would be a traceback after its last line."""
     from milr.rewards.vlm import transport
 
     monkeypatch.setattr(transport, "_PATIENCE", 0.01)
