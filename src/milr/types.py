@@ -27,7 +27,7 @@ class Requirement(BaseModel):
 
     name: str = Field(alias="class")
     """One of GenEval's 80 object names."""
-    count: int = Field(default=1, ge=1)
+    count: int = Field(default=1, ge=1, le=1000)
     """Least number of objects; in an exclude list, the number from which there are too many."""
     color: str | None = None
     """One of GenEval's ten colours; None asks for none."""

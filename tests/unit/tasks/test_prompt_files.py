@@ -166,6 +166,11 @@ def test_json_lines_reach_the_model_in_its_form_and_survive_being_written(tmp_pa
             True,
             ["'include.0.size'", "class, count, color, position"],
         ),
+        (
+            f'{{"prompt": "?", "include": [{{"class": "dog", "count": {10**399}}}]}}',
+            True,
+            ["'include.0.count'", "1000"],
+        ),
         ('{"include": []}', True, ["'prompt'"]),
         ("{\n", True, ["line 1", "JSON"]),
         ("{" * 100_000, True, ["line 1"]),
