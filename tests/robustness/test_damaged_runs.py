@@ -162,6 +162,9 @@ COMMANDS: dict[str, list[str]] = {
     "compact": ["pack", "r", "--compact", "--out", "packed"],
     "evaluate": ["evaluate", "r", "--evaluator", "icons"],
     "doctor": ["doctor", "r"],
+    "status": ["status", "r", "--verbose"],
+    "index": ["index", "."],
+    "show": ["show", "{best}"],
     "resume": ["benchmark", "--resume", "r"],
 }
 NAMES = ("run.json: a benchmark that is none", "run.json: a method that is none")
@@ -206,11 +209,12 @@ def test_every_command_says_in_a_line_what_is_damaged(
         folder = tmp_path / "case"
         shutil.copytree(whole, folder, symlinks=True)
         monkeypatch.chdir(folder)
+        words = [word.format(best=_best(folder / "r")) for word in COMMANDS[command]]
         DAMAGE.get(kind, lambda run: None)(folder / "r")
         kept = {path: path.stat().st_ino for path in tmp_path.rglob("outside*")}
         try:
             with fakes():
-                code = main(COMMANDS[command])
+                code = main(words)
         except Exception as error:
             faults.append(f"{kind}: {type(error).__name__}: {error}")
             code = 2

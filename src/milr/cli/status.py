@@ -45,9 +45,10 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
     manifest = read_manifest(folder)
     whole, done = len(manifest.tasks) * manifest.images_per_prompt, manifest.tasks_finished
     title = manifest.benchmark or f"{len(manifest.tasks)} prompts"
+    share = f" ({done / whole:.0%})" if whole else ""
     lines = [
         f"{folder}: {title}, {manifest.method}, {manifest.model}",
-        f"  {_say_state(folder, manifest)}; {done} of {whole} tasks finished ({done / whole:.0%})",
+        f"  {_say_state(folder, manifest)}; {done} of {whole} tasks finished{share}",
     ]
     if not manifest.sessions:
         return lines
@@ -63,8 +64,8 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
         )
     if manifest.status == "running" and session.drawings and 0 < done < whole:
         before = sum(one.drawings for one in manifest.sessions[:-1])
-        share = session.drawings / (session.drawings + before) if before else 1.0
-        left = seconds / max(done * share, 1e-9) * (whole - done)
+        here = session.drawings / (session.drawings + before) if before else 1.0
+        left = seconds / max(done * here, 1e-9) * (whole - done)
         lines.append(f"  about {timedelta(seconds=round(left))} left at this speed")
     if begun:
         lines.append(f"  {len(begun)} tasks in progress:")
