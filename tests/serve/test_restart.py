@@ -72,7 +72,7 @@ def test_a_search_by_which_the_process_ends_again_and_again_is_given_up(serve: O
         reward.permits.release(99)
     store = Store(tmp_path)
     assert store.attempts() == {}, "an end in good order counts as no attempt"
-    for many, search in zip((MOST_ATTEMPTS, 1, 2), searches, strict=True):
+    for many, search in zip((MOST_ATTEMPTS, 2, 1), searches, strict=True):
         store.change(search, state="running")
         for _ in range(many):
             store.attempt(search)
@@ -82,7 +82,7 @@ def test_a_search_by_which_the_process_ends_again_and_again_is_given_up(serve: O
         told = second.result(searches[0])
         assert told["state"] == "failed" and "the server's process ended 3 times" in told["error"]
         assert reward.arrived.acquire(timeout=60)
-        assert second.desk.load() == (0, 1), "those that may be at fault are drawn one by one"
+        assert second.desk.load() == (0, 1), "those that may be at fault are drawn one by one, fewest attempts first"
         assert second.desk.store.attempts() == {searches[1]: 2, searches[2]: 2}
         reward.permits.release(99)
         assert [second.result(search)["state"] for search in searches[1:]] == ["finished"] * 2

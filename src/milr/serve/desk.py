@@ -66,7 +66,9 @@ class Desk:
     def start(self) -> None:
         """Go on with the searches that an earlier process left, and load the first model."""
         attempts = self.store.attempts()
-        for row in self.store.unfinished():
+        # Fewest attempts first: ends from outside count for another search each time, so that only a search that ends
+        # the process whenever it is drawn reaches the limit before all others are drawn.
+        for row in sorted(self.store.unfinished(), key=lambda row: attempts.get(row.id, 0)):
             self._take_up(row, attempts.get(row.id, 0))
         self._try_suspect()
         if self.offers:
