@@ -80,7 +80,7 @@ def test_a_search_by_which_the_process_ends_again_and_again_is_given_up(serve: O
     reward = Held()
     with serve(fake_offer(reward=reward)) as second:
         told = second.result(searches[0])
-        assert told["state"] == "failed" and "the server's process ended 3 times" in told["error"]
+        assert told["state"] == "failed" and "the server's process ended 5 times" in told["error"]
         assert reward.arrived.acquire(timeout=60)
         assert second.desk.load() == (0, 1), "those that may be at fault are drawn one by one, fewest attempts first"
         assert second.desk.store.attempts() == {searches[1]: 2, searches[2]: 2}

@@ -35,7 +35,7 @@ from milr.workers.team import MemberFacts
 log = logging.getLogger("milr.serve")
 _PREFIX = "search_"
 _TICK = 0.25  # seconds between looks at the deadlines
-MOST_ATTEMPTS = 3
+MOST_ATTEMPTS = 5
 """Processes that may end while they draw a search, one after the other, before it is given up."""
 
 
