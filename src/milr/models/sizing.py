@@ -56,7 +56,7 @@ def make_plan(described: Description, *, device: str = "cpu", dtype: str | None 
     if size is None:
         return None
     item = numbers.itemsize
-    if dtype == "int8" and not size.int8_weights:
+    if not size.int8_weights:
         refuse_int8(dtype, able.family or "these")
     in_bytes = size.int8_weights if dtype == "int8" else 0  # its scales, one per row, take less than a thousandth
     weights = (sum(size.parameters.values()) - in_bytes) * item + in_bytes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from milr.benchmarks.checklists import COREBENCH_COLUMNS, GENEVAL2_COLUMNS, SKILLS, make_task
-from milr.benchmarks.layouts.base import FoundPicture, Scored
+from milr.benchmarks.layouts.base import FoundPicture, OneEdition, Scored
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.sources import SOURCES
@@ -28,7 +28,7 @@ SCORE_LISTS = "score_lists.json"
 _IDENTIFIER = "id"
 
 
-class GenEval2Layout:
+class GenEval2Layout(OneEdition):
     """image_paths.json, which maps prompts to image files in the folder, such as images/00000.png."""
 
     reward = "geneval2"
@@ -62,9 +62,6 @@ class GenEval2Layout:
             for prompt, row in rows.items()
             if prompt in paths
         ]
-
-    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
-        """Accept any reward: the benchmark has one edition."""
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return images/00012.png: the prompt's number in the benchmark's data."""
@@ -103,7 +100,7 @@ class GenEval2Layout:
         return "\n".join(lines) + "\n"
 
 
-class CoReBenchLayout:
+class CoReBenchLayout(OneEdition):
     """C-MI/C-MI-001-0.png: a folder per dimension, names that begin with an entry's key and a hyphen."""
 
     reward = "t2i-corebench"
@@ -120,9 +117,10 @@ class CoReBenchLayout:
         Raises:
             UsageError: There are no images, no such files, or an image belongs to no entry.
         """
+        nothing = UsageError(f"no images in {str(folder)!r}: T2I-CoReBench's scorer looks for C-MI/C-MI-001-0.png")
         there = [tag for tag in COREBENCH_COLUMNS if (folder / tag).is_dir()]
         if not there:
-            raise UsageError(f"no images in {str(folder)!r}: T2I-CoReBench's scorer looks for C-MI/C-MI-001-0.png")
+            raise nothing
         data = prompts or SOURCES["t2i-corebench"].find(None)
         found: list[FoundPicture] = []
         for tag in there:
@@ -137,11 +135,8 @@ class CoReBenchLayout:
                 task = make_task(rows[key], "Prompt", tag)
                 found.append(FoundPicture(f"{tag}/{path.name}", task, {"row": rows[key]}))
         if not found:
-            raise UsageError(f"no images in {str(folder)!r}: T2I-CoReBench's scorer looks for C-MI/C-MI-001-0.png")
+            raise nothing
         return found
-
-    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
-        """Accept any reward: the benchmark has one edition."""
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return C-MI/C-MI-001-0.png: dimension, entry from 1, image."""

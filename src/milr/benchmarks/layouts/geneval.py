@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from milr.benchmarks.layouts.base import FoundPicture, Scored
+from milr.benchmarks.layouts.base import FoundPicture, OneEdition, Scored
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.rewards.geneval.rules import kept_objects, to_detections
@@ -25,7 +25,7 @@ _FIELDS = ("tag", "prompt", "include", "exclude")
 _PICTURE = re.compile(r"\d+\.png")
 
 
-class GenEvalLayout:
+class GenEvalLayout(OneEdition):
     """00000/metadata.jsonl and 00000/samples/0000.png.
 
     As in the original, folders whose names are not all digits and files that are not named by digits and ".png" are
@@ -63,9 +63,6 @@ class GenEvalLayout:
                     f"{absent[0]!r}: draw them, or leave --prompts out"
                 )
         return found
-
-    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
-        """Accept any reward: the benchmark has one edition."""
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return 00012/samples/0000.png: the prompt's number, then the image's."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from milr.benchmarks.layouts.base import FoundPicture, Scored
+from milr.benchmarks.layouts.base import FoundPicture, OneEdition, Scored
 from milr.errors import UsageError
 from milr.files import write_text
 from milr.rewards.compbench.prompts import Category, find_listing
@@ -39,7 +39,7 @@ _FILES: Mapping[str, _Files] = {
 }
 
 
-class T2ICompBenchLayout:
+class T2ICompBenchLayout(OneEdition):
     """samples/<prompt>_<six digits>.png, all of one category, which the prompts determine.
 
     As in the original, the prompt is the text before the first underscore and the number is the text after the last
@@ -77,9 +77,6 @@ class T2ICompBenchLayout:
         if prompts is not None:
             _check_complete(found, prompts, samples)
         return found
-
-    def check_reward(self, found: Sequence[FoundPicture], reward: str) -> None:
-        """Accept any reward: the benchmark has one edition."""
 
     def name_picture(self, task: Task, place: int, image: int, images: int) -> str:
         """Return color/samples/<prompt>_000012.png: one folder per category, numbers through it, final dots kept."""
