@@ -195,10 +195,8 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get("COLUMNS", "").strip("0") == "":
         os.environ.pop("COLUMNS", None)  # some programs set 0 for an unknown width
-    for name in (
-        "torchao",
-        "torch.utils._pytree",
-    ):  # transformers imports torchao, which warns of kernels and of itself
+    # transformers imports torchao where it is installed, which warns of kernels and of itself
+    for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -210,14 +210,12 @@ class TaskQueue:
         with self._changed:
             self._turns.put(_Entry(ctx.index, ctx, self._held.pop(ctx.index, ())))
 
-    def forget_begun(self) -> list[int]:
-        """Note that no task is in progress any more; remove those that wait to go on, and return them."""
+    def forget_begun(self) -> None:
+        """Note that no task is in progress any more, and remove those that wait to go on."""
         with self._changed:
-            begun = [*self._first, *(one for one in self._turns if isinstance(one.task, TaskContext))]
-            for entry in begun[len(self._first) :]:
+            for entry in [one for one in self._turns if isinstance(one.task, TaskContext)]:
                 self._turns.remove(entry)
             self._first, self._held = deque(), {}
-            return [one.index for one in begun]
 
     def choose_to_yield(self, held: Mapping[int, int]) -> list[int]:
         """Return the tasks that give their places to waiting ones, now that none is free.

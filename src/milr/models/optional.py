@@ -66,3 +66,8 @@ class Counting(Protocol):
     def count_tokens(self, prompt: str) -> int:
         """Return the number of tokens of a prompt, without those that the model puts around it."""
         ...
+
+
+def count_tokens(model: Model, prompt: str) -> int | None:
+    """Return the number of tokens of a prompt (see `Counting`); None if the model does not count them."""
+    return model.count_tokens(prompt) if isinstance(model, Counting) else None

@@ -185,9 +185,9 @@ class TeamRunner(Iterator[StepRecord]):
         member.note_load()
         member.handle.send(Do(id, own.task, key, own.method.name, own.settings.flat, known, task.steps, task.turn))
 
-    def _release(self, task: _Open, *, but: int | None = None) -> None:
-        """Take a task from its workers, all but one."""
-        for id in [id for id in task.owners if id != but]:
+    def _release(self, task: _Open) -> None:
+        """Take a task from its workers."""
+        for id in list(task.owners):
             member = task.owners.pop(id)
             if member.open.pop(id, None) is not None:
                 member.handle.send(Cancel(id, "cancelled"))

@@ -20,7 +20,7 @@ from milr.methods.rows import RowWatch
 from milr.methods.runner import Runner
 from milr.models.devices import machine_facts
 from milr.models.hub import HubAccess
-from milr.models.optional import Counting, Watchable
+from milr.models.optional import Watchable, count_tokens
 from milr.parts import Parts, load_parts
 from milr.registry import Entry, load
 from milr.rewards.base import begin_scoring
@@ -209,8 +209,7 @@ class Worker:
                 self._unheard.release()
 
     def _begin(self, do: Do) -> None:
-        model = None if self._parts is None else self._parts.model
-        self._emit(Begun(do.id, model.count_tokens(do.task.prompt) if isinstance(model, Counting) else None))
+        self._emit(Begun(do.id, None if self._parts is None else count_tokens(self._parts.model, do.task.prompt)))
 
     def _is_watched(self, index: int) -> bool:
         return bool(self._watched) and self._queue.ids[index].id in self._watched
