@@ -148,17 +148,16 @@ class Team:
 
     def report(self) -> list[str]:
         """Return one line for all workers, then one for each."""
-        now = time.monotonic()
-        seconds = max(now - self.began, 1e-9)
-        if self.members:
-            tasks, images = sum(one.tasks for one in self.members), sum(one.images for one in self.members)
-            busy = sum(one.busy_seconds() for one in self.members) / seconds / len(self.members)
-            ready = sum(one.ready is not None for one in self.members)
+        found = self.describe()
+        if found:
+            seconds = max(time.monotonic() - self.began, 1e-9)
+            tasks, images = sum(one.tasks for one in found), sum(one.images for one in found)
+            ready, busy = sum(one.ready for one in found), sum(one.busy for one in found) / len(found)
             whole = (
-                f"workers: {ready} of {len(self.members)} ready, {tasks / seconds:.3g} tasks/s, "
+                f"workers: {ready} of {len(found)} ready, {tasks / seconds:.3g} tasks/s, "
                 f"{images / seconds:.3g} images/s, {busy:.0%} busy"
             )
-            self._reported = [whole, *(self._say(one, now, seconds) for one in self.members)]
+            self._reported = [whole, *map(_say, found)]
         return self._reported
 
     def describe(self) -> list[MemberFacts]:
@@ -177,13 +176,6 @@ class Team:
             )
             for one in self.members
         ]
-
-    def _say(self, one: Member, now: float, seconds: float) -> str:
-        state = "loads" if one.ready is None else f"{len(one.open)} tasks in progress"
-        return (
-            f"{one.handle.where}: {state}, {one.tasks} tasks done, {one.images} images, "
-            f"{one.busy_seconds() / seconds:.0%} busy, heard of {now - one.last:.0f} s ago"
-        )
 
     def receive(self, seconds: float) -> list[tuple[Member, Message]]:
         """Return the next messages; a worker that died is replaced, and its `Died` returned with its tasks still open.
@@ -282,6 +274,14 @@ class Team:
         member.usage, member.ready, member.spent, member.watched = {}, None, False, frozenset()
         member.handle = self.backend.start(self.spec, member.number)
         self._of[member.handle] = member
+
+
+def _say(one: MemberFacts) -> str:
+    state = f"{one.open} tasks in progress" if one.ready else "loads"
+    return (
+        f"{one.where}: {state}, {one.tasks} tasks done, {one.images} images, {one.busy:.0%} busy, "
+        f"heard of {one.quiet:.0f} s ago"
+    )
 
 
 def _add(total: dict[str, str | int], usage: Mapping[str, str | int]) -> None:
