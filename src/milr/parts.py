@@ -22,7 +22,7 @@ from milr.rewards.panel import watch
 from milr.runs.schema import EvaluatedImage
 from milr.runs.sessions import Spending
 from milr.settings import Settings
-from milr.types import KnownStep, StepRecord
+from milr.types import Finished, KnownStep, StepRecord
 
 if TYPE_CHECKING:
     from milr.methods.context import Method
@@ -75,7 +75,11 @@ class Records(Protocol):
         ...
 
     def __iter__(self) -> Iterator[StepRecord]:
-        """Return itself."""
+        """Return the records."""
+        ...
+
+    def cancel(self, index: int, why: Finished = "cancelled") -> None:
+        """End a task at its next record, with its best image so far; it may be called from another thread."""
         ...
 
     def close(self) -> None:

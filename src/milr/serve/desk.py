@@ -22,7 +22,7 @@ from milr.serve.asked import Order
 from milr.serve.config import ServeSettings
 from milr.serve.drawing import Loaded
 from milr.serve.errors import busy, draining, say_error
-from milr.serve.jobs import Growing, Job
+from milr.serve.jobs import Growing, Job, make_row
 from milr.serve.metrics import Metrics
 from milr.serve.offers import Offer
 from milr.serve.pictures import make_growing
@@ -219,8 +219,7 @@ class Desk:
                 loaded = self._loaded[worker]
                 step = job.write(record, place, loaded)
                 if self._tell(job, step) and job.tried:
-                    job.tried = False
-                    self.store.succeed(job.id)
+                    self._acquit(job)
                     self._try_suspect()
                 self.metrics.step(worker.offer.name, record)
         except (MilrError, OSError, SQLAlchemyError) as error:
@@ -284,8 +283,7 @@ class Desk:
                 left = [job for job in self._jobs.values() if job.order.model == worker.offer.name]
             for job in left:
                 job.close(GeneratorExit("the server ends"))
-                if job.tried:
-                    self.store.succeed(job.id)
+                self._acquit(job)
         elif error is not None:
             worker.queue.close()
             told = MilrError(f"the model {worker.offer.name!r} cannot be loaded: the server's log says why")
@@ -338,6 +336,12 @@ class Desk:
             job.tried = True
             self._hand_out(job)
         self._end_if_over(job)
+
+    def _acquit(self, job: Job) -> None:
+        """Note that a search has not ended the process, if that was still open."""
+        if job.tried:
+            job.tried = False
+            self.store.succeed(job.id)
 
     def _tell(self, job: Job, step: StoredStep) -> bool:
         """Store a step's event; return false if it was told before."""
@@ -413,9 +417,7 @@ class Desk:
         self._write_end(job.id, state, job.error, **job.conclude())
         with self._lock:
             del self._jobs[job.id]
-        if job.tried:
-            self.store.succeed(job.id)
-            job.tried = False
+        self._acquit(job)
         self._try_suspect()
         self.on_change(job.id)
         self._make_room()
@@ -443,25 +445,3 @@ class Desk:
                 over = [job.id for job in self._jobs.values() if job.why is None and time.monotonic() > job.expires]
             for search in over:
                 self.stop(search, "out of time")
-
-
-def make_row(job: Job, state: State) -> SearchRow:
-    """Return the index's facts about a new search."""
-    return SearchRow(
-        id=job.id,
-        owner=job.owner,
-        state=state,
-        created=now(),
-        model=job.order.model,
-        method=job.order.settings.method,
-        request=job.order.model_dump_json(),
-        wanted=job.order.wanted,
-        **describe_tasks(job.order.tasks),
-    )
-
-
-def describe_tasks(tasks: Sequence[Any]) -> dict[str, str]:
-    """Return the title and the tags of a search's tasks."""
-    tags = dict.fromkeys(task.tag for task in tasks if task.tag)
-    title = " · ".join(task.shown for task in tasks[:20])[:2000]
-    return {"title": title, "tags": f",{','.join(tags)}," if tags else ""}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,35 +15,14 @@ from milr.methods.rows import RowWatch
 from milr.methods.runner import Runner
 from milr.models.base import Model
 from milr.models.devices import Placement
-from milr.models.optional import Counting, Watchable
-from milr.parts import Hooks, Names
+from milr.models.optional import Watchable, count_tokens
+from milr.parts import Hooks, Names, Records
 from milr.rewards import Reward
 from milr.rewards.panel import Watcher
 from milr.types import Finished, KnownStep, StepRecord
 from milr.workers import WorkerChoice, load_team
 from milr.workers.standins import TeamParts
 from milr.workers.team import MemberFacts
-
-
-class Records(Protocol):
-    """The records of a queue's tasks, until the queue is closed and empty or the reward scores nothing any more."""
-
-    @property
-    def stopped(self) -> str | None:
-        """Reason why nothing is scored any more; None if it is."""
-        ...
-
-    def __iter__(self) -> Iterator[StepRecord]:
-        """Return the records."""
-        ...
-
-    def cancel(self, index: int, why: Finished) -> None:
-        """End a task that was taken, at its next record."""
-        ...
-
-    def close(self) -> None:
-        """Abandon the tasks in progress."""
-        ...
 
 
 class Listener(Protocol):
@@ -82,7 +61,7 @@ class Loaded:
     """Failures one after the other, without a step between them, after which it is loaded again."""
 
     def start(self, queue: TaskQueue, batch_size: int, listener: Listener) -> Records:
-        """Begin to serve a queue."""
+        """Begin to serve a queue, until it is closed and empty or the reward scores nothing any more."""
         return _Here(self, queue, batch_size, listener)
 
     def workers(self) -> list[MemberFacts]:
@@ -113,18 +92,21 @@ class _Here:
     def stopped(self) -> str | None:
         return self._runner.stopped
 
+    @property
+    def cut(self) -> Collection[int]:
+        return self._runner.cut
+
     def __iter__(self) -> Iterator[StepRecord]:
         return map(self._watcher.look, self._runner)
 
-    def cancel(self, index: int, why: Finished) -> None:
+    def cancel(self, index: int, why: Finished = "cancelled") -> None:
         self._runner.cancel(index, why)
 
     def close(self) -> None:
         self._runner.close()
 
     def _begin(self, index: int, own: Assignment) -> None:
-        model = self._model
-        self._listener.begun(index, model.count_tokens(own.task.prompt) if isinstance(model, Counting) else None)
+        self._listener.begun(index, count_tokens(self._model, own.task.prompt))
 
     def _lose(self, index: int, error: MilrError | None) -> None:
         self._watcher.forget(index)

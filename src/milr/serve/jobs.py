@@ -12,6 +12,7 @@ from milr.runs.layout import MANIFEST
 from milr.serve.asked import Order
 from milr.serve.drawing import Loaded
 from milr.serve.steps import Place, find_task
+from milr.serve.store import SearchRow, State, now
 from milr.serve.worker import Worker
 from milr.types import Finished, KnownStep, Score, StepRecord
 
@@ -145,3 +146,25 @@ class Job:
             panel=[one.name for one in loaded.panel.values()],
             images_per_prompt=order.images,
         ).__enter__()
+
+
+def make_row(job: Job, state: State) -> SearchRow:
+    """Return the index's facts about a new search."""
+    return SearchRow(
+        id=job.id,
+        owner=job.owner,
+        state=state,
+        created=now(),
+        model=job.order.model,
+        method=job.order.settings.method,
+        request=job.order.model_dump_json(),
+        wanted=job.order.wanted,
+        **describe_tasks(job.order.tasks),
+    )
+
+
+def describe_tasks(tasks: Sequence[Any]) -> dict[str, str]:
+    """Return the title and the tags of a search's tasks."""
+    tags = dict.fromkeys(task.tag for task in tasks if task.tag)
+    title = " · ".join(task.shown for task in tasks[:20])[:2000]
+    return {"title": title, "tags": f",{','.join(tags)}," if tags else ""}

@@ -11,7 +11,7 @@ from typing import Any
 from milr.errors import MilrError
 from milr.runs import Run, StoredStep, read_run
 from milr.runs.layout import MANIFEST
-from milr.serve.desk import describe_tasks
+from milr.serve.jobs import describe_tasks
 from milr.serve.steps import describe_step, name_place
 from milr.serve.store import LIVE, SearchRow, State, Store
 from milr.types import Score

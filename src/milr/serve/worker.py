@@ -12,7 +12,8 @@ from typing import Protocol
 from PIL import Image
 
 from milr.methods.queue import TaskQueue
-from milr.serve.drawing import Loaded, Records
+from milr.parts import Records
+from milr.serve.drawing import Loaded
 from milr.serve.offers import Offer
 from milr.types import Finished, KnownStep, StepRecord
 
