@@ -353,7 +353,7 @@ def test_a_lora_that_does_not_fit_is_refused_before_weights_are_read(sd3: Path, 
     lora = write_lora(tmp_path / "lora")
     shutil.move(lora / "adapter_model.safetensors", lora / "adapter_model.bin")
     assert "a pickle, which milr does not open" in refusal(named(sd3, lora=lora))
-    assert "no LoRA " in refusal(named(sd3, lora="./nowhere"))
+    assert "no LoRA 'nowhere': give a folder with adapter_config.json" in refusal(named(sd3, lora="./nowhere"))
 
 
 # --- bad folders: one line, before weights are read
