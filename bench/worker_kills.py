@@ -1,19 +1,22 @@
 """Kill workers, the coordinator or a Ray node by SIGKILL at random moments; compare the runs with an undisturbed one.
 
     python -m bench.worker_kills worker --rounds 10 --seed 0
-    python -m bench.worker_kills coordinator --rounds 10
+    python -m bench.worker_kills coordinator --rounds 10 --into FOLDER   # again: goes on after the rounds it has
     python -m bench.worker_kills node --rounds 10          # a local Ray cluster of two nodes besides the head
 
-Each round is a run of the same tasks by two workers. The moment is drawn uniformly over the records of the run: after
-so many records, and a random part of a second. Nothing finished may be lost, and the whole run must be equal, but for
-times, to that of one process. ``--model fake`` draws with the fake model of `milr.testing`, which costs hardly any.
+Each round is a run of the same tasks by two workers, one thread a process. The moment is drawn uniformly over the
+records of the run, and a random part of the time of two records after that, or at the next one. Nothing finished may
+be lost, and the whole run must be equal, but for times, to that of one process; each round is compared when it ends.
+``--model fake`` draws with the fake model of `milr.testing`, which costs hardly any.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,19 +24,24 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock, Timer
 from typing import Any
 
-from milr.jobs import Job, begin_run, resume_run
-from milr.models.devices import Placement
-from milr.parts import Names, Parts, load_parts
-from milr.runs import read_manifest, read_run
-from milr.tasks import tasks_from_prompts
-from milr.workers import WorkerChoice, load_team
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded; other numbers of threads round otherwise
+
+from milr.jobs import Job, begin_run, resume_run  # noqa: E402
+from milr.models.devices import Placement  # noqa: E402
+from milr.parts import Names, Parts, load_parts  # noqa: E402
+from milr.runs import read_manifest, read_run  # noqa: E402
+from milr.tasks import tasks_from_prompts  # noqa: E402
+from milr.workers import WorkerChoice, load_team  # noqa: E402
 
 PROMPTS = ("two dogs", "a red apple", "three cats", "a blue clock", "two dogs", "a green car", "four birds", "a cow")
 SETTINGS: dict[str, Any] = {"steps": 3, "batch_size": 2, "stop_at": 1.0}
 FAKE = "tests.support.worker_parts:load"
+LOG = "rounds.jsonl"
 
 
 def answers(folder: Path) -> list[Any]:
@@ -79,44 +87,94 @@ def load_spread(choice: WorkerChoice) -> Parts:
     return load_team(make_names(), Placement(), choice, settings=SETTINGS)
 
 
-class _Open:
-    """Parts whose team several jobs share."""
+@dataclass(frozen=True)
+class Round:
+    """A round's folder and the moment of its kill."""
 
-    def __init__(self, parts: Any) -> None:
-        self.parts = parts
-        object.__setattr__(parts.team, "close_really", parts.team.close)
-        parts.team.close = lambda: None
+    folder: Path
+    after: int
+    """Records before it."""
+    delay: float
+    """Seconds after that record."""
+    dice: random.Random
 
-    def end(self) -> None:
-        self.parts.team.close_really()
 
-
-def kill_worker(choice: WorkerChoice, folder: Path, records: int, rounds: int, dice: random.Random) -> list[Path]:
-    """Kill a random worker once per run; the same team makes all runs."""
-    parts = _Open(load_spread(choice))
-    team, made = parts.parts.team, list[Path]()
-    for number in range(rounds):
-        made.append(folder / f"worker-{number}")
-        after = dice.randrange(records - 1)
-        with closing(begin(made[-1], parts.parts).run()) as run:
-            for seen, _ in enumerate(run):
-                if seen == after:  # all are idle at times, between two tasks
-                    able = [one for one in team.members if one.open] or team.members
-                    os.kill(dice.choice(able).handle.process.pid, signal.SIGKILL)
-        print(f"{made[-1].name}: a worker killed after record {after + 1}", flush=True)
-    parts.end()
-    return made
+Rounds = Generator[str, Round]
+"""Makes the run of each round that is sent to it; yields what was killed, in words."""
 
 
 @contextmanager
-def local_cluster() -> Generator[tuple[Any, list[Any]]]:
-    """Start a Ray cluster here for the block, and connect: a head without room, and two nodes for a worker each."""
+def sharing(parts: Any) -> Generator[Any]:
+    """Keep a team open for the jobs of the block, and end it after them."""
+    end = parts.team.close
+    parts.team.close = lambda: None
+    try:
+        yield parts
+    finally:
+        end()
+
+
+def disturb(job: Job, one: Round, kill: Callable[[], None], mend: Callable[[], None] = lambda: None) -> str:
+    """Run a job, and kill at the round's moment, before its next record; return the state of the tasks then.
+
+    Args:
+        job: The run.
+        one: The moment.
+        kill: Called once, perhaps in another thread.
+        mend: Called after it, in this thread.
+    """
+    done, begun, said, once = 0, set[int](), "", Lock()
+
+    def fire() -> None:
+        if once.acquire(blocking=False):
+            kill()
+
+    timer = Timer(one.delay, fire)
+    with closing(job.run()) as run:
+        for seen, (record, _, _) in enumerate(run):
+            if seen == one.after + 1:
+                fire()
+                timer.join()
+                mend()
+            done += record.finished is not None
+            begun.add(record.index)
+            if seen == one.after:
+                said = f"{done} tasks finished, {len(begun) - done} under way"
+                timer.start()
+    if job.set_aside:
+        raise SystemExit(f"{one.folder}: set aside {job.set_aside}")
+    return said
+
+
+def kill_workers(fake: bool) -> Rounds:
+    """Kill a random worker once per run; the same team makes all runs."""
+    with sharing(load_spread(WorkerChoice(2, loader=FAKE if fake else None))) as parts:
+        team, said = parts.team, ""
+        while True:
+            one = yield said
+
+            def kill(dice: random.Random = one.dice) -> None:
+                able = [member for member in team.members if member.open] or team.members  # all are idle at times
+                os.kill(dice.choice(able).handle.process.pid, signal.SIGKILL)
+
+            replaced = team.replaced
+            said = disturb(begin(one.folder, parts), one, kill)
+            said += f"; {team.replaced - replaced} workers replaced"
+
+
+@contextmanager
+def local_cluster(gpus: int = 0) -> Generator[tuple[Any, list[Any]]]:
+    """Start a Ray cluster here for the block, and connect: a head without room, and two nodes for a worker each.
+
+    Args:
+        gpus: GPUs that each node claims to have.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes: list[Any] = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    nodes: list[Any] = [cluster.add_node(num_cpus=1, num_gpus=gpus) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         yield cluster, nodes
@@ -125,50 +183,47 @@ def local_cluster() -> Generator[tuple[Any, list[Any]]]:
         cluster.shutdown()
 
 
-def kill_node(folder: Path, fake: bool, records: int, rounds: int, dice: random.Random) -> list[Path]:
+def kill_nodes(fake: bool) -> Rounds:
     """Kill a random node of a cluster once per run, and add another one."""
-    made = list[Path]()
-    choice = WorkerChoice(2, ray=True, loader=FAKE if fake else None)
-    with local_cluster() as (cluster, nodes):
-        parts = _Open(load_spread(choice))
-        for number in range(rounds):
-            made.append(folder / f"node-{number}")
-            after = dice.randrange(records)
-            with closing(begin(made[-1], parts.parts).run()) as run:
-                for seen, _ in enumerate(run):
-                    if seen == after:
-                        cluster.remove_node(nodes.pop(dice.randrange(2)), allow_graceful=False)
-                        nodes.append(cluster.add_node(num_cpus=1))
-            print(f"{made[-1].name}: a node killed after record {after + 1}", flush=True)
-        parts.end()
-    return made
+    choice, said = WorkerChoice(2, ray=True, loader=FAKE if fake else None), ""
+    with local_cluster() as (cluster, nodes), sharing(load_spread(choice)) as parts:
+        while True:
+            one = yield said
+
+            def kill(dice: random.Random = one.dice) -> None:
+                cluster.remove_node(nodes.pop(dice.randrange(2)), allow_graceful=False)
+
+            def mend() -> None:
+                nodes.append(cluster.add_node(num_cpus=1))
+
+            replaced = parts.team.replaced
+            said = disturb(begin(one.folder, parts), one, kill, mend)
+            said += f"; {parts.team.replaced - replaced} workers replaced"
 
 
-def kill_coordinator(folder: Path, fake: bool, records: int, rounds: int, dice: random.Random) -> list[Path]:
+def kill_coordinators(fake: bool) -> Rounds:
     """Kill the coordinator once per run, then go on with the run in this process."""
-    made = list[Path]()
-    for number in range(rounds):
-        made.append(folder / f"coordinator-{number}")
-        after, more = dice.randrange(records), dice.random() / 4
-        words = [sys.executable, "-m", "bench.worker_kills", "coordinate", "--into", str(made[-1])]
+    parts, said = load_here(fake), ""
+    while True:
+        one = yield said
+        words = [sys.executable, "-m", "bench.worker_kills", "coordinate", "--into", str(one.folder)]
         words += ["--model", "fake" if fake else "embedded"]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as one:
-            assert one.stdout is not None
-            for seen, _ in enumerate(one.stdout):
-                if seen == after:
-                    time.sleep(more)
-                    one.kill()
-        finished = {folder.name for folder in (made[-1] / "tasks").glob("*") if folder.suffix != ".part"}
-        stamps = {name: (made[-1] / "tasks" / name / "records.jsonl").stat().st_mtime_ns for name in finished}
-        manifest, parts = read_manifest(made[-1]), load_here(fake)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for seen, _ in enumerate(process.stdout):
+                if seen == one.after:
+                    time.sleep(one.delay)
+                    process.kill()
+        finished = {folder.name for folder in (one.folder / "tasks").glob("*") if folder.suffix != ".part"}
+        begun = len(list((one.folder / "tasks").glob("*.part")))
+        stamps = {name: (one.folder / "tasks" / name / "records.jsonl").stat().st_mtime_ns for name in finished}
+        manifest = read_manifest(one.folder)
         if manifest.status == "running":
-            list(Job(parts, resume_run(made[-1], manifest, parts, make_names())).run())
-        lost = [n for n, at in stamps.items() if (made[-1] / "tasks" / n / "records.jsonl").stat().st_mtime_ns != at]
-        kept = f"{len(finished)} tasks were finished, {len(lost)} of them made again"
-        print(f"{made[-1].name}: killed after record {after + 1} and {more:.2f} s; {kept}", flush=True)
+            list(Job(parts, resume_run(one.folder, manifest, parts, make_names())).run())
+        lost = [n for n, at in stamps.items() if (one.folder / "tasks" / n / "records.jsonl").stat().st_mtime_ns != at]
         if lost:
-            raise SystemExit("a finished task was lost")
-    return made
+            raise SystemExit(f"{one.folder}: finished tasks were lost: {lost}")
+        said = f"{len(finished)} tasks finished, {begun} under way; 0 finished ones made again"
 
 
 def coordinate(into: Path, fake: bool) -> None:
@@ -178,6 +233,52 @@ def coordinate(into: Path, fake: bool) -> None:
         print("record", flush=True)
 
 
+def make_whole(folder: Path, fake: bool) -> tuple[list[Any], float]:
+    """Return the undisturbed run, made by one process unless it is there, and its seconds a record."""
+    if not (folder.exists() and read_manifest(folder).status == "finished"):
+        shutil.rmtree(folder, ignore_errors=True)
+        list(begin(folder, load_here(fake)).run())
+    whole = answers(folder)
+    return whole, read_manifest(folder).seconds / sum(len(steps) for _, steps, _, _ in whole)
+
+
+def make_rounds(what: str, folder: Path, many: int, seed: int, fake: bool) -> None:
+    """Make the rounds that the folder's log does not have yet, and print how many are equal.
+
+    Raises:
+        SystemExit: A run is not equal; its folder is kept.
+    """
+    whole, pace = make_whole(folder / "whole", fake)
+    records = sum(len(steps) for _, steps, _, _ in whole)
+    log = folder / LOG
+    kept = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    known = {one["round"]: one for one in kept if one["what"] == what and one["seed"] == seed}
+    kinds = {"worker": kill_workers, "coordinator": kill_coordinators, "node": kill_nodes}
+    if missing := [number for number in range(many) if number not in known]:
+        with closing(kinds[what](fake)) as maker:
+            next(maker)
+            for number in missing:
+                dice = random.Random(f"{what} {seed} {number}")
+                one = Round(
+                    folder / f"{what}-{seed}-{number}", dice.randrange(records - 1), dice.random() * 2 * pace, dice
+                )
+                shutil.rmtree(one.folder, ignore_errors=True)
+                began = time.monotonic()
+                said = maker.send(one)
+                equal = answers(one.folder) == whole
+                moment = f"{what} {number}: killed {one.delay:.2f} s after record {one.after + 1}, {said}"
+                print(f"{moment}; {'equal' if equal else 'DIFFERENT'}; {time.monotonic() - began:.0f} s", flush=True)
+                known[number] = {"what": what, "seed": seed, "round": number, "equal": equal, "said": moment}
+                with log.open("a") as file:
+                    file.write(json.dumps(known[number]) + "\n")
+                if equal:
+                    shutil.rmtree(one.folder)
+    equal = sum(known[number]["equal"] for number in range(many))
+    print(f"{what}: {equal} of {many} runs are equal to the undisturbed one ({records} records each)")
+    if equal < many:
+        raise SystemExit(1)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the rounds and count the equal runs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,28 +286,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", choices=["embedded", "fake"], default="embedded")
-    parser.add_argument("--into", type=Path)
+    parser.add_argument("--into", type=Path, help="folder of runs and log; rounds that it has are not made again")
     given = parser.parse_args(argv)
-    fake, dice = given.model == "fake", random.Random(given.seed)
+    fake = given.model == "fake"
     if given.what == "coordinate":
         coordinate(given.into, fake)
         return
     with tempfile.TemporaryDirectory() as root:
-        folder = given.into or Path(root)
-        records = sum(1 for _ in begin(folder / "whole", load_here(fake)).run())
-        whole = answers(folder / "whole")
-        kills: dict[str, Callable[[], list[Path]]] = {
-            "worker": lambda: kill_worker(
-                WorkerChoice(2, loader=FAKE if fake else None), folder, records, given.rounds, dice
-            ),
-            "coordinator": lambda: kill_coordinator(folder, fake, records, given.rounds, dice),
-            "node": lambda: kill_node(folder, fake, records, given.rounds, dice),
-        }
-        made = kills[given.what]()
-        equal = sum(answers(one) == whole for one in made)
-        print(f"{given.what}: {equal} of {len(made)} runs are equal to the undisturbed one ({records} records each)")
-        if equal < len(made):
-            raise SystemExit(1)
+        make_rounds(given.what, given.into or Path(root), given.rounds, given.seed, fake)
 
 
 if __name__ == "__main__":
