@@ -39,7 +39,7 @@ from milr.tasks import tasks_from_prompts  # noqa: E402
 from milr.workers import WorkerChoice, load_team  # noqa: E402
 
 PROMPTS = ("two dogs", "a red apple", "three cats", "a blue clock", "two dogs", "a green car", "four birds", "a cow")
-SETTINGS: dict[str, Any] = {"steps": 3, "batch_size": 2, "stop_at": 1.0}
+SETTINGS: dict[str, Any] = {"batch_size": 2, "stop_at": 1.0}
 FAKE = "tests.support.worker_parts:load"
 LOG = "rounds.jsonl"
 
@@ -65,10 +65,10 @@ def make_names() -> Names:
     return Names("embedded", "icons", "milr", None, "icons-judge")
 
 
-def begin(folder: Path, parts: Parts) -> Job:
-    """Return a job of all prompts."""
-    settings = parts.model.settings("milr", **SETTINGS)
-    tasks = tasks_from_prompts(PROMPTS)
+def begin(folder: Path, parts: Parts, size: tuple[int, int] = (len(PROMPTS), 3)) -> Job:
+    """Return a job of the first so many prompts, with so many steps after the first image."""
+    settings = parts.model.settings("milr", **{**SETTINGS, "steps": size[1]})
+    tasks = tasks_from_prompts(PROMPTS[: size[0]])
     writer = begin_run(folder, tasks, settings, parts, make_names(), Placement(), deterministic=True)
     return Job(parts, writer)
 
@@ -92,6 +92,8 @@ class Round:
     """A round's folder and the moment of its kill."""
 
     folder: Path
+    size: tuple[int, int]
+    """Tasks, and steps of each."""
     after: int
     """Records before it."""
     delay: float
@@ -158,7 +160,7 @@ def kill_workers(fake: bool) -> Rounds:
                 os.kill(dice.choice(able).handle.process.pid, signal.SIGKILL)
 
             replaced = team.replaced
-            said = disturb(begin(one.folder, parts), one, kill)
+            said = disturb(begin(one.folder, parts, one.size), one, kill)
             said += f"; {team.replaced - replaced} workers replaced"
 
 
@@ -197,7 +199,7 @@ def kill_nodes(fake: bool) -> Rounds:
                 nodes.append(cluster.add_node(num_cpus=1))
 
             replaced = parts.team.replaced
-            said = disturb(begin(one.folder, parts), one, kill, mend)
+            said = disturb(begin(one.folder, parts, one.size), one, kill, mend)
             said += f"; {parts.team.replaced - replaced} workers replaced"
 
 
@@ -207,7 +209,7 @@ def kill_coordinators(fake: bool) -> Rounds:
     while True:
         one = yield said
         words = [sys.executable, "-m", "bench.worker_kills", "coordinate", "--into", str(one.folder)]
-        words += ["--model", "fake" if fake else "embedded"]
+        words += ["--model", "fake" if fake else "embedded", "--tasks", str(one.size[0]), "--steps", str(one.size[1])]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for seen, _ in enumerate(process.stdout):
@@ -226,49 +228,49 @@ def kill_coordinators(fake: bool) -> Rounds:
         said = f"{len(finished)} tasks finished, {begun} under way; 0 finished ones made again"
 
 
-def coordinate(into: Path, fake: bool) -> None:
+def coordinate(into: Path, size: tuple[int, int], fake: bool) -> None:
     """Be the coordinator that is killed: print a line per record."""
     parts = load_spread(WorkerChoice(2, loader=FAKE if fake else None))
-    for _ in begin(into, parts).run():
+    for _ in begin(into, parts, size).run():
         print("record", flush=True)
 
 
-def make_whole(folder: Path, fake: bool) -> tuple[list[Any], float]:
+def make_whole(folder: Path, size: tuple[int, int], fake: bool) -> tuple[list[Any], float]:
     """Return the undisturbed run, made by one process unless it is there, and its seconds a record."""
     if not (folder.exists() and read_manifest(folder).status == "finished"):
         shutil.rmtree(folder, ignore_errors=True)
-        list(begin(folder, load_here(fake)).run())
+        list(begin(folder, load_here(fake), size).run())
     whole = answers(folder)
     return whole, read_manifest(folder).seconds / sum(len(steps) for _, steps, _, _ in whole)
 
 
-def make_rounds(what: str, folder: Path, many: int, seed: int, fake: bool) -> None:
+def make_rounds(what: str, folder: Path, size: tuple[int, int], many: int, seed: int, fake: bool) -> None:
     """Make the rounds that the folder's log does not have yet, and print how many are equal.
 
     Raises:
         SystemExit: A run is not equal; its folder is kept.
     """
-    whole, pace = make_whole(folder / "whole", fake)
+    whole, pace = make_whole(folder / f"whole-{size[0]}-{size[1]}", size, fake)
     records = sum(len(steps) for _, steps, _, _ in whole)
     log = folder / LOG
     kept = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    known = {one["round"]: one for one in kept if one["what"] == what and one["seed"] == seed}
+    same = {"what": what, "seed": seed, "size": list(size)}
+    known = {one["round"]: one for one in kept if {name: one[name] for name in same} == same}
     kinds = {"worker": kill_workers, "coordinator": kill_coordinators, "node": kill_nodes}
     if missing := [number for number in range(many) if number not in known]:
         with closing(kinds[what](fake)) as maker:
             next(maker)
             for number in missing:
                 dice = random.Random(f"{what} {seed} {number}")
-                one = Round(
-                    folder / f"{what}-{seed}-{number}", dice.randrange(records - 1), dice.random() * 2 * pace, dice
-                )
+                after, delay = dice.randrange(records - 1), dice.random() * 2 * pace
+                one = Round(folder / f"{what}-{seed}-{number}", size, after, delay, dice)
                 shutil.rmtree(one.folder, ignore_errors=True)
                 began = time.monotonic()
                 said = maker.send(one)
                 equal = answers(one.folder) == whole
                 moment = f"{what} {number}: killed {one.delay:.2f} s after record {one.after + 1}, {said}"
                 print(f"{moment}; {'equal' if equal else 'DIFFERENT'}; {time.monotonic() - began:.0f} s", flush=True)
-                known[number] = {"what": what, "seed": seed, "round": number, "equal": equal, "said": moment}
+                known[number] = {**same, "round": number, "equal": equal, "said": moment}
                 with log.open("a") as file:
                     file.write(json.dumps(known[number]) + "\n")
                 if equal:
@@ -283,17 +285,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the rounds and count the equal runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["worker", "coordinator", "node", "coordinate"])
+    parser.add_argument("--tasks", type=int, default=len(PROMPTS))
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", choices=["embedded", "fake"], default="embedded")
     parser.add_argument("--into", type=Path, help="folder of runs and log; rounds that it has are not made again")
     given = parser.parse_args(argv)
-    fake = given.model == "fake"
+    fake, size = given.model == "fake", (given.tasks, given.steps)
     if given.what == "coordinate":
-        coordinate(given.into, fake)
+        coordinate(given.into, size, fake)
         return
     with tempfile.TemporaryDirectory() as root:
-        make_rounds(given.what, given.into or Path(root), given.rounds, given.seed, fake)
+        make_rounds(given.what, given.into or Path(root), size, given.rounds, given.seed, fake)
 
 
 if __name__ == "__main__":
