@@ -82,7 +82,8 @@ def ablate(
     screen, always = make_screen(quiet, verbose), make_screen(quiet=False)
     screen.print("milr: planning ...")
     from milr.report.ablation import plan_runs, read_recipe, recipe_names, run_plan, start_or_resume
-    from milr.report.comparison import compare, comparison_tables
+    from milr.report.comparison import compare
+    from milr.report.comparison_tables import comparison_tables
     from milr.report.entries import read_entries
     from milr.workers import read_workers
 

@@ -9,7 +9,7 @@ import typer
 
 from milr.cli.tables import RUNS, Data, Form, Out, put, read_begun
 from milr.report.comparison import compare as compare_entries
-from milr.report.comparison import comparison_tables
+from milr.report.comparison_tables import comparison_tables
 from milr.report.entries import make_entries
 
 

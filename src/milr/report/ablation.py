@@ -23,7 +23,7 @@ from milr.methods import METHODS, POOLED
 from milr.methods.latents import count_latents
 from milr.models import MODELS, find_source
 from milr.registry import check_stored, is_named
-from milr.report.comparison import without_gradient
+from milr.report.controls import without_gradient
 from milr.rewards import REWARDS
 from milr.rewards.spec import check_stored_name
 from milr.runs import read_manifest

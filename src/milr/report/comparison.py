@@ -7,34 +7,22 @@ learns nothing gains too.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from milr.benchmarks import is_benchmark, load_benchmark
-from milr.benchmarks.base import ALL_ITEMS
 from milr.benchmarks.intervals import Estimate
-from milr.benchmarks.tables import answers_of, summarise_items
 from milr.errors import UsageError, unknown_name
-from milr.report.entries import Entry, name_prompts, settings_of
-from milr.report.statistics import OVERALL, Floats, area, estimate, mean_by_prompt
-from milr.report.tables import BOLD_FROM, INTERVALS, Cell, Row, Table
-from milr.settings import STRATEGIES
+from milr.report.controls import find_control, needs_control
+from milr.report.entries import Entry, name_prompts
+from milr.report.statistics import Floats, area, estimate, mean_by_prompt
 
-_MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
-"""Settings of the movement of latents."""
 BUDGETS = (1, 2, 4, 8, 21, 64)
 """Numbers of drawings at which curves are read."""
 AREA, END = "area", "end"
 """Columns beside the budgets: the area under the curve, and the answer at the end of a search."""
-
-PAIRED = (
-    f"A difference is shown as clear (bold on the page) where its 95 % interval leaves zero out and n is {BOLD_FROM} "
-    "or more."
-)
-"""Note on differences."""
 
 Summary = Mapping[str, Mapping[str, Estimate]]
 """Tag (or `OVERALL`) -> column -> estimate."""
@@ -130,16 +118,16 @@ def _check_pair(entry: Entry, base: Entry) -> None:
     if entry.manifest.benchmark != base.manifest.benchmark:
         ours, theirs = name_prompts(entry.manifest), name_prompts(base.manifest)
         raise UsageError(f"{where} ran different benchmarks ({ours} and {theirs}): compare runs of one benchmark")
-    if _evaluator(entry) != _evaluator(base):
+    if evaluator_of(entry) != evaluator_of(base):
         raise UsageError(
-            f"{where} have different evaluators ({_evaluator(entry)} and {_evaluator(base)}), whose numbers do not "
+            f"{where} have different evaluators ({evaluator_of(entry)} and {evaluator_of(base)}), whose numbers do not "
             "compare: let one evaluator score both: milr evaluate RUN --evaluator NAME"
         )
     if not set(entry.outcomes.prompts) & set(base.outcomes.prompts):
         raise UsageError(f"{where} have no prompt in common: compare runs of the same prompts")
 
 
-def _evaluator(entry: Entry) -> str:
+def evaluator_of(entry: Entry) -> str:
     """Return the name of the source of the headline numbers."""
     manifest = entry.manifest
     return manifest.reward if manifest.evaluator is None else manifest.evaluator
@@ -227,191 +215,6 @@ def seeds_by_prompt(entry: Entry, prompts: set[str]) -> dict[str, list[int]]:
     return found
 
 
-def needs_control(entry: Entry) -> bool:
-    """Return true if a reward moved latents, so that only the difference to a control is due to them."""
-    moved = any(
-        step.trace is not None and step.trace.moved for run in entry.runs for task in run.tasks for step in task.steps
-    )
-    return moved and entry.settings.get("gradient") == "reward"
-
-
-def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero") -> Entry | None:
-    """Return the entry with the same settings and this ablation of the gradient.
-
-    With a zero gradient nothing moves, so the settings of the movement make no difference. For the embedded model,
-    whose text is sampled again only if it moves, any entry that draws the same is the control.
-    """
-    wanted = settings_of(entry.manifest) | {"gradient": gradient}
-    found = next((other for other in entries if settings_of(other.manifest) == wanted), None)
-    if found is not None or gradient != "zero" or not entry.embedded:
-        return found
-    still = without_gradient(wanted)
-    return next((other for other in entries if without_gradient(settings_of(other.manifest)) == still), None)
-
-
-def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings that matter to a search in which nothing moves.
-
-    The number of image latents stays: their tokens are sampled from the hidden states of the first image's tokens, not
-    from those of each other.
-    """
-    kept = {name: value for name, value in settings.items() if name not in _MOVING}
-    strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
-    if not strategy.reasons:
-        kept |= {"reasons": False}  # its images follow the bare prompt
-    return kept if "image" in strategy.latents else kept | {"image_ratio": 0.0}
-
-
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return tables of scores, paired differences, gains from latents, tags, differences at equal wall-clock time."""
-    base, evaluator = comparison.baseline, _evaluator(comparison.baseline)
-    where = f"{name_prompts(base.manifest)}, evaluated by {evaluator}"
-    heads = [f"after {column}" if column.isdigit() else column for column in comparison.columns]
-    scores = Table(
-        f"Scores after so many drawings: {where}",
-        tuple(heads),
-        tuple(
-            Row(mark(entry), tuple(_cells(comparison.scores[entry.label], comparison.columns)))
-            for entry in comparison.entries
-        ),
-        (
-            INTERVALS,
-            f"area: under the curve over log2 of the drawings, divided by its width, {_reaches(comparison)}; "
-            f"end: the answers that searches ended with.",
-            *[
-                f"{entry.label}: the mean over all subsets of its pool of {entry.outcomes.spent.shape[1]} drawings."
-                for entry in comparison.entries
-                if entry.pooled
-            ],
-            *comparison.flags,
-        ),
-        key="scores",
-    )
-    spent = Table(
-        f"What was spent: {where}",
-        ("searches", "drawings", "tokens", "reward calls", "s a drawing"),
-        tuple(Row(mark(entry), tuple(_spent(entry))) for entry in comparison.entries),
-        (
-            "Drawings, tokens and reward calls: a search, on average. Seconds: wall time over drawings, the "
-            "evaluator's time left out.",
-        ),
-        key="spent",
-    )
-    tables = [scores, spent]
-    if comparison.differences:
-        rows = [(mark(e), comparison.differences[e.label]) for e in comparison.entries if e is not base]
-        tables.append(
-            Table(
-                f"Paired differences to {mark(base)}: {where}",
-                tuple(heads),
-                tuple(Row(name, tuple(_cells(summary, comparison.columns, signed=True))) for name, summary in rows),
-                (
-                    "Prompt by prompt, then averaged as the benchmark does; areas to the lesser reach of the two.",
-                    PAIRED,
-                ),
-                key="differences",
-            )
-        )
-    tables += _what_latents_add(comparison, where, heads)
-    tables += [_by_tag(comparison, where), *_by_question(comparison, where)]
-    if comparison.on_the_clock:
-        budgets = [column for column in comparison.columns if column.isdigit()]
-        tables.append(
-            Table(
-                f"Paired differences to {mark(base)} at equal wall-clock time: {where}",
-                tuple(f"the time of {budget}" for budget in budgets),
-                tuple(
-                    Row(mark(e), tuple(_cells(comparison.on_the_clock[e.label], budgets, signed=True)))
-                    for e in comparison.entries
-                    if e.label in comparison.on_the_clock
-                ),
-                (
-                    f"Each entry's answer after the time that {base.label} takes for so many drawings, at each run's "
-                    f"own seconds a drawing; one that had made all its drawings by then keeps its answer. No better "
-                    f"than the machine was quiet.",
-                    PAIRED,
-                ),
-                key="wall-clock",
-            )
-        )
-    return tables
-
-
-def _reaches(comparison: Comparison) -> str:
-    """Return a note on the drawings up to which areas are taken: most entries' first, then the others by name."""
-    usual = Counter(comparison.area_to.values()).most_common(1)[0][0]
-    others = [f"{label} to {reach}" for label, reach in comparison.area_to.items() if reach != usual]
-    return f"to {usual} drawings" + (f" ({', '.join(others)})" if others else "")
-
-
-def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) -> list[Table]:
-    """Return each search with the reward's gradient minus its controls; nothing if there is no such search."""
-    rows: list[Row] = []
-    for entry in filter(needs_control, comparison.entries):
-        for gradient in ("zero", "random", "negated"):
-            control = find_control(entry, comparison.entries, gradient)
-            if control is not None:
-                found = compare((control, entry)).differences[entry.label]
-                cells = [Cell.of(found[OVERALL].get(column), signed=True) for column in comparison.columns]
-                rows.append(Row(f"{mark(entry)} - gradient {gradient}", tuple(cells)))
-    if not rows:
-        return []
-    note = "The image is drawn again at every step, so only the difference to these controls is the latents' doing."
-    return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note, PAIRED), key="latents")]
-
-
-def _by_tag(comparison: Comparison, where: str) -> Table:
-    """Return each tag's score at the end, and its difference to the baseline."""
-    tags = list(dict.fromkeys(tag for summary in comparison.scores.values() for tag in summary if tag != OVERALL))
-    rows: list[Row] = []
-    for entry in comparison.entries:
-        summary = comparison.scores[entry.label]
-        cells = [Cell.of(summary[tag][END] if tag in summary else None) for tag in (*tags, OVERALL)]
-        rows.append(Row(mark(entry), tuple(cells), group="score"))
-    for entry in comparison.entries:
-        summary = comparison.differences.get(entry.label, {})
-        cells = [Cell.of(summary[tag][END] if tag in summary else None, signed=True) for tag in (*tags, OVERALL)]
-        rows += [Row(mark(entry), tuple(cells), group="difference")] if summary else []
-    columns = (*(tag or "no tag" for tag in tags), OVERALL)
-    return Table(f"By tag, at the end: {where}", columns, tuple(rows), (INTERVALS, PAIRED), key="tags")
-
-
-def _by_question(comparison: Comparison, where: str) -> list[Table]:
-    """Return the answers' means over checklist items by tag, as `milr benchmark` prints them; nothing without items."""
-    name = comparison.baseline.manifest.benchmark
-    if not is_benchmark(name):
-        return []
-    benchmark = load_benchmark(name)
-    found = {
-        mark(entry): {
-            column.name: Cell(column.mean, column.low, column.high, prompts=column.prompts)
-            for column in summarise_items(benchmark, [answer for run in entry.runs for answer in answers_of(run)])
-        }
-        for entry in comparison.entries
-    }
-    columns = [tag for tag in (*benchmark.items, ALL_ITEMS) if any(tag in cells for cells in found.values())]
-    if not columns:
-        return []
-    rows = [Row(name, tuple(cells.get(tag, Cell()) for tag in columns)) for name, cells in found.items()]
-    note = f"Arithmetic means over the questions about the searches' answers; {ALL_ITEMS!r}: first within each prompt."
-    return [Table(f"By question, at the end: {where}", tuple(columns), tuple(rows), (INTERVALS, note), key="questions")]
-
-
 def mark(entry: Entry) -> str:
     """Return the label, marked if the numbers are the embedded model's."""
     return f"{entry.label} (embedded model)" if entry.embedded else entry.label
-
-
-def _cells(summary: Summary, columns: Sequence[str], signed: bool = False) -> list[Cell]:
-    return [Cell.of(summary[OVERALL][column], signed=signed) for column in columns]
-
-
-def _spent(entry: Entry) -> list[Cell]:
-    searches = len(entry.outcomes.prompts)
-    return [
-        Cell(float(searches), digits=0),
-        Cell(entry.drawings, digits=1),
-        Cell(entry.tokens, digits=0),
-        Cell(entry.reward_calls, digits=1),
-        Cell(entry.seconds, digits=2),
-    ]

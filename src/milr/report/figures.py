@@ -11,7 +11,8 @@ import numpy as np
 
 from milr.benchmarks import load_benchmark
 from milr.benchmarks.intervals import Estimate
-from milr.report.comparison import AREA, BUDGETS, find_control, mark, tag_weights
+from milr.report.comparison import AREA, BUDGETS, mark, tag_weights
+from milr.report.controls import find_control
 from milr.report.entries import Entry
 from milr.report.paper import by_reward, missing
 from milr.report.published import read_published

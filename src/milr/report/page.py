@@ -9,7 +9,7 @@ from typing import Any
 
 from milr._version import __version__
 from milr.errors import UsageError
-from milr.report.comparison import comparison_tables
+from milr.report.comparison_tables import comparison_tables
 from milr.report.entries import Entry
 from milr.report.failures import diagnose_all, failures_table
 from milr.report.figures import Figure, make_figures

@@ -19,7 +19,9 @@ from milr.benchmarks.tables import answers_of, summarise
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
-from milr.report.comparison import END, compare, comparison_tables, find_control, needs_control, tag_weights
+from milr.report.comparison import END, compare, tag_weights
+from milr.report.comparison_tables import comparison_tables
+from milr.report.controls import find_control, needs_control
 from milr.report.entries import read_entries
 from milr.report.sections import make_sections
 from milr.report.statistics import OVERALL

@@ -1,0 +1,46 @@
+"""Controls of a search over latents: runs that draw alike, of which the latents follow another gradient or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from milr.report.entries import Entry, settings_of
+from milr.settings import STRATEGIES
+
+_MOVING = ("strategy", "text_ratio", "learning_rate", "l2")
+"""Settings of the movement of latents."""
+
+
+def needs_control(entry: Entry) -> bool:
+    """Return true if a reward moved latents, so that only the difference to a control is due to them."""
+    moved = any(
+        step.trace is not None and step.trace.moved for run in entry.runs for task in run.tasks for step in task.steps
+    )
+    return moved and entry.settings.get("gradient") == "reward"
+
+
+def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero") -> Entry | None:
+    """Return the entry with the same settings and this ablation of the gradient.
+
+    With a zero gradient nothing moves, so the settings of the movement make no difference. For the embedded model,
+    whose text is sampled again only if it moves, any entry that draws the same is the control.
+    """
+    wanted = settings_of(entry.manifest) | {"gradient": gradient}
+    found = next((other for other in entries if settings_of(other.manifest) == wanted), None)
+    if found is not None or gradient != "zero" or not entry.embedded:
+        return found
+    still = without_gradient(wanted)
+    return next((other for other in entries if without_gradient(settings_of(other.manifest)) == still), None)
+
+
+def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that matter to a search in which nothing moves.
+
+    The number of image latents stays: their tokens are sampled from the hidden states of the first image's tokens, not
+    from those of each other.
+    """
+    kept = {name: value for name, value in settings.items() if name not in _MOVING}
+    strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
+    if not strategy.reasons:
+        kept |= {"reasons": False}  # its images follow the bare prompt
+    return kept if "image" in strategy.latents else kept | {"image_ratio": 0.0}
