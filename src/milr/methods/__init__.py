@@ -39,6 +39,11 @@ METHODS: Mapping[str, MethodEntry] = {
     "best-of-n-sampled": MethodEntry(
         "milr.methods.best_of_n:best_of_n_sampled", "the same, each from a text of its own", needs=_TEXT
     ),
+    "best-of-n-greedy-first": MethodEntry(
+        "milr.methods.best_of_n:best_of_n_greedy_first",
+        "the same, but the first text is greedy, as in a search",
+        needs=_TEXT,
+    ),
     "parm": MethodEntry(
         "milr.methods.parm:parm",
         "the same from one text; drawings without potential are left unfinished",

@@ -21,3 +21,13 @@ def best_of_n_sampled(ctx: TaskContext[StepSettings]) -> Requests:
     for _ in range(ctx.own.steps + 1):
         yield from ctx.reason(sampled=True)
         yield from ctx.draw()
+
+
+def best_of_n_greedy_first(ctx: TaskContext[StepSettings]) -> Requests:
+    """Draw up to K + 1 images: the first after the greedy text, each later one after its own sampled text.
+
+    The first image equals step 0 of a search, so the two differ only in what they do when it is wrong.
+    """
+    for step in range(ctx.own.steps + 1):
+        yield from ctx.reason(sampled=step > 0)
+        yield from ctx.draw()

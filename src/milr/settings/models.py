@@ -151,6 +151,7 @@ METHOD_SETTINGS: Mapping[str, type[MethodSettings]] = {
     "text-reasoning": OneShotSettings,
     "best-of-n": StepSettings,
     "best-of-n-sampled": StepSettings,
+    "best-of-n-greedy-first": StepSettings,
     "parm": StepSettings,
     "reflection": StepSettings,
     "milr": MilrSettings,

@@ -52,8 +52,8 @@ def test_help_is_derived_from_the_settings(command: str, capsys: pytest.CaptureF
         ),
         (
             "generate cat --method one-shot --steps 3",
-            "the method 'one-shot' does not read --steps; best-of-n, best-of-n-sampled, parm, reflection, milr, "
-            "consensus, keep-right, grid-prune do: leave it out, or choose another method",
+            "the method 'one-shot' does not read --steps; best-of-n, best-of-n-sampled, best-of-n-greedy-first, parm, "
+            "reflection, milr, consensus, keep-right, grid-prune do: leave it out, or choose another method",
         ),
         (
             "generate cat --method text-reasoning --text-ratio 0",

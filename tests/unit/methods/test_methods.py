@@ -267,7 +267,7 @@ def test_one_shot_draws_from_the_prompt_alone() -> None:
 
 def test_text_reasoning_is_where_every_method_with_a_greedy_text_begins() -> None:
     (first,) = run("text-reasoning", [CAT])
-    for name in ("best-of-n", "milr", "reflection", "keep-right", "grid-prune"):
+    for name in ("best-of-n", "best-of-n-greedy-first", "milr", "reflection", "keep-right", "grid-prune"):
         begun = run(name, [CAT])[0]
         assert begun.reasoning == first.reasoning and begun.best.tokens == first.best.tokens, name
 
@@ -284,6 +284,8 @@ def test_best_of_n_reasons_once_and_with_sampled_texts_for_every_image() -> None
     model = FakeModel()
     assert len({record.reasoning for record in run("best-of-n", [CAT], model)}) == len(model.reasoned) == 1
     assert len({record.reasoning for record in run("best-of-n-sampled", [CAT])}) > 3
+    greedy, *sampled = [record.reasoning for record in run("best-of-n-greedy-first", [CAT])]
+    assert greedy == run("best-of-n", [CAT])[0].reasoning and greedy not in sampled and len(set(sampled)) > 3
 
 
 # --- PARM

@@ -191,7 +191,7 @@ def test_a_setting_that_the_method_does_not_read_is_refused_and_names_those_that
 
 def test_most_settings_of_the_search_are_its_own() -> None:
     """The test above has cases; without cases it would pass."""
-    assert readers("strategy") == ["milr"] and len(readers("steps")) == 8 and len(readers("seed")) == 10
+    assert readers("strategy") == ["milr"] and len(readers("steps")) == 9 and len(readers("seed")) == 11
 
 
 @pytest.mark.parametrize(
