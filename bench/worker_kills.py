@@ -35,6 +35,7 @@ from milr.jobs import Job, begin_run, resume_run  # noqa: E402
 from milr.models.devices import Placement  # noqa: E402
 from milr.parts import Names, Parts, load_parts  # noqa: E402
 from milr.runs import read_manifest, read_run  # noqa: E402
+from milr.runs.layout import RECORDS  # noqa: E402
 from milr.tasks import tasks_from_prompts  # noqa: E402
 from milr.workers import WorkerChoice, load_team  # noqa: E402
 
@@ -45,7 +46,7 @@ LOG = "rounds.jsonl"
 
 
 def answers(folder: Path) -> list[Any]:
-    """Return everything of a run but its times."""
+    """Return everything of a run but its times: the records of each task, and the bytes of all its other files."""
     run = read_run(folder)
     if run.damaged:
         raise SystemExit(f"{folder}: {run.damaged}")
@@ -53,8 +54,11 @@ def answers(folder: Path) -> list[Any]:
         (
             task.index,
             [step.model_dump(exclude={"seconds"}) for step in task.steps],
-            task.evaluated,
-            [task.load_image(one.image).tobytes() for one in task.images],
+            {
+                str(file.relative_to(task.folder)): file.read_bytes()
+                for file in task.folder.rglob("*")
+                if file.is_file() and file.name != RECORDS
+            },
         )
         for task in run.tasks
     ]
@@ -241,7 +245,7 @@ def make_whole(folder: Path, size: tuple[int, int], fake: bool) -> tuple[list[An
         shutil.rmtree(folder, ignore_errors=True)
         list(begin(folder, load_here(fake), size).run())
     whole = answers(folder)
-    return whole, read_manifest(folder).seconds / sum(len(steps) for _, steps, _, _ in whole)
+    return whole, read_manifest(folder).seconds / sum(len(steps) for _, steps, _ in whole)
 
 
 def make_rounds(what: str, folder: Path, size: tuple[int, int], many: int, seed: int, fake: bool) -> None:
@@ -251,7 +255,7 @@ def make_rounds(what: str, folder: Path, size: tuple[int, int], many: int, seed:
         SystemExit: A run is not equal; its folder is kept.
     """
     whole, pace = make_whole(folder / f"whole-{size[0]}-{size[1]}", size, fake)
-    records = sum(len(steps) for _, steps, _, _ in whole)
+    records = sum(len(steps) for _, steps, _ in whole)
     log = folder / LOG
     kept = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     same = {"what": what, "seed": seed, "size": list(size)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
-from typing import Any, Literal
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,12 +114,48 @@ class ImageSample:
     image: Image.Image
     """The image, RGB."""
 
+    @cached_property
+    def png(self) -> bytes:
+        """Return the image as PNG without texts; it is encoded once, whoever stores or sends it."""
+        return encode_png(self.image)
+
+    def __reduce__(self) -> tuple[Callable[[tuple[int, ...], bytes], ImageSample], tuple[tuple[int, ...], bytes]]:
+        """Pickle the tokens and the PNG, so that another process need not encode it again."""
+        return _restore_sample, (self.tokens, self.png)
+
+    if not TYPE_CHECKING:  # else every name would be an attribute
+
+        def __getattr__(self, name: str) -> Image.Image:
+            """Decode the image of a sample that came from another process, when it is first looked at."""
+            if name != "image" or "png" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            image = self.__dict__["image"] = Image.open(BytesIO(self.png)).copy()  # the copy has no file
+            return image
+
     def __repr__(self) -> str:
         """Return the image's size and the number of its tokens."""
         return f"ImageSample({self.image.width} x {self.image.height} pixels, {len(self.tokens)} tokens)"
 
     def _repr_html_(self) -> str:
         return show_image(self.image)
+
+
+def encode_png(image: Image.Image, level: int = 6) -> bytes:
+    """Return an image as PNG without texts.
+
+    Args:
+        image: In a mode that PNG has.
+        level: 0 to 9, of zlib; higher ones are smaller and slower.
+    """
+    out = BytesIO()
+    image.save(out, "PNG", compress_level=level)
+    return out.getvalue()
+
+
+def _restore_sample(tokens: tuple[int, ...], png: bytes) -> ImageSample:
+    sample = object.__new__(ImageSample)
+    sample.__dict__.update(tokens=tokens, png=png)
+    return sample
 
 
 @dataclass(frozen=True)

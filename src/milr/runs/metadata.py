@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-
-from PIL import Image, PngImagePlugin
 
 from milr._version import __version__
 from milr.errors import UsageError
@@ -18,6 +18,7 @@ from milr.untrusted import read_file
 KEYS = ("prompt", "reasoning", "score", "reward", "step", "seed", "model", "method", "settings", "software")
 """The chunks' keys, in the order in which they are shown."""
 _LONGEST = 1 << 16  # characters of a text that is kept
+_HEADER = 33  # bytes of a PNG's signature and of its first chunk, IHDR
 
 
 def describe_run(manifest: Manifest, image: int) -> dict[str, str]:
@@ -51,13 +52,21 @@ def describe_image(task: Task, reasoning: Reasoning, score: Score | Unscored, st
     }
 
 
-def save_png(image: Image.Image, file: Path, texts: Mapping[str, str]) -> None:
-    """Write an image as PNG with these texts in UTF-8 chunks before its pixels; empty texts are left out."""
-    chunks = PngImagePlugin.PngInfo()
-    for key in KEYS:
-        if texts.get(key):
-            chunks.add_itxt(key, texts[key][:_LONGEST].encode("utf-8", "replace").decode())
-    image.save(file, "PNG", pnginfo=chunks)
+def add_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
+    """Return a PNG file with these texts in UTF-8 chunks before its pixels; empty texts are left out.
+
+    Args:
+        png: A whole PNG file, as `milr.types.encode_png` makes it.
+        texts: Key, one of `KEYS` -> text.
+    """
+    chunks = [_make_chunk(key, texts[key][:_LONGEST]) for key in KEYS if texts.get(key)]
+    return b"".join((png[:_HEADER], *chunks, png[_HEADER:]))
+
+
+def _make_chunk(key: str, text: str) -> bytes:
+    """Return an uncompressed iTXt chunk: length, name, keyword, flags, text, checksum."""
+    body = b"iTXt" + key.encode() + bytes(5) + text.encode("utf-8", "replace")
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def read_texts(file: Path) -> dict[str, str]:

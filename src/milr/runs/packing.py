@@ -20,11 +20,11 @@ from pydantic_core import from_json
 from milr.errors import UsageError
 from milr.files import PART, move, write_bytes
 from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, name_task, say_fault
-from milr.runs.metadata import describe_image, describe_run, save_png
+from milr.runs.metadata import add_texts, describe_image, describe_run
 from milr.runs.reader import Run, TaskRun, make_task_run
 from milr.runs.schema import Count, EvaluatedImage, Manifest, Name, StoredImage, StoredStep, dump, dump_lines
 from milr.runs.upgrade import upgrade_packed_run, upgrade_packed_task
-from milr.types import Score, Task, Unscored
+from milr.types import Score, Task, Unscored, encode_png
 from milr.untrusted import read_packed_lines
 
 SUFFIX = ".run.xz"
@@ -235,9 +235,10 @@ def unpack_run(
                 for name, one in made.items()
             }
             for name, image in images.items():
-                save_png(image, fresh / name, said[name])
+                (fresh / name).write_bytes(add_texts(encode_png(image), said[name]))
             best = images[task.answer.image.file]
-            save_png(best, fresh / "best.png", said[task.answer.image.file])
+            content = add_texts(encode_png(best), said[task.answer.image.file])
+            (fresh / "best.png").write_bytes(content)
             same = digest(best) == digests[task.index, task.image]
         move(fresh, place)
         yield done, len(run.tasks), same
