@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from threading import Condition, Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,7 +102,8 @@ class Slow(FakeReward):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock that the runner sees."""
     made = Clock()
-    monkeypatch.setattr(time, "monotonic", made)
+    for module in ("context", "runner"):  # a server in another thread of this process needs the real clock
+        monkeypatch.setattr(f"milr.methods.{module}.time", SimpleNamespace(monotonic=made))
     return made
 
 
