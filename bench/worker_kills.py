@@ -168,6 +168,16 @@ def kill_workers(fake: bool) -> Rounds:
             said += f"; {team.replaced - replaced} workers replaced"
 
 
+def add_node(cluster: Any, gpus: int = 0) -> Any:
+    """Add a node with room for a worker; Ray gives up after 30 s, which a busy machine may need more than once."""
+    for tries in reversed(range(4)):
+        try:
+            return cluster.add_node(num_cpus=1, num_gpus=gpus)
+        except Exception as error:
+            if not tries or "during startup" not in str(error):
+                raise
+
+
 @contextmanager
 def local_cluster(gpus: int = 0) -> Generator[tuple[Any, list[Any]]]:
     """Start a Ray cluster here for the block, and connect: a head without room, and two nodes for a worker each.
@@ -180,7 +190,7 @@ def local_cluster(gpus: int = 0) -> Generator[tuple[Any, list[Any]]]:
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes: list[Any] = [cluster.add_node(num_cpus=1, num_gpus=gpus) for _ in range(2)]
+    nodes = [add_node(cluster, gpus) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
     try:
         yield cluster, nodes
@@ -200,7 +210,7 @@ def kill_nodes(fake: bool) -> Rounds:
                 cluster.remove_node(nodes.pop(dice.randrange(2)), allow_graceful=False)
 
             def mend() -> None:
-                nodes.append(cluster.add_node(num_cpus=1))
+                nodes.append(add_node(cluster))
 
             replaced = parts.team.replaced
             said = disturb(begin(one.folder, parts, one.size), one, kill, mend)

@@ -50,6 +50,9 @@ class Body:
         """Take a command, in the actor's second thread."""
         self._worker.take_command(command)
 
+    def ping(self) -> None:
+        """Return: the actor is alive."""
+
     def messages(self) -> Iterator[Message]:
         """Yield the worker's messages."""
         Thread(target=self._run, daemon=True).start()
@@ -73,7 +76,7 @@ class Actor:
         self._ray, self._actor = ray, actor
         how = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
         self.stream = actor.messages.options(**how).remote()
-        self.over = False
+        self.over = self._lost = False
 
     def send(self, command: Command) -> None:
         """See `Handle`."""
@@ -86,20 +89,33 @@ class Actor:
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor, no_restart=True)
 
-    def read(self) -> Message:
-        """Return the next message, which is there."""
+    def read(self) -> Message | None:
+        """Return the next message, which is there; None if the connection was lost, and the reason is still unknown."""
+        errors = self._ray.exceptions
         try:
-            message: Message = self._ray.get(next(self.stream))
-            return message
+            message: Message | None = self._ray.get(self.stream if self._lost else next(self.stream))
         except StopIteration:
             self.over = True
             return Died(f"{self.where} ended")
-        except self._ray.exceptions.RayError as error:
-            self.over = True
-            said = " ".join(str(error).split())
-            # the machine went, or Ray took it away: no task can be at fault
-            gone = bool(getattr(error, "preempted", False)) or "node" in said.lower()
-            return Died(f"{self.where} died: {said[:300]}", blameless=gone)
+        except errors.ActorUnavailableError:
+            if self._lost:
+                return self._bury("the connection to it was lost", blameless=True)
+            # Ray says by this call, once it knows, if the process died, or its node; meanwhile the others go on
+            self._lost, self.stream = True, self._actor.ping.options(max_task_retries=-1).remote()
+            return None
+        except errors.RayError as error:
+            return self._bury(" ".join(str(error).split())[:300], blameless=_is_of_node(error))
+        return self._bury("the connection to it was lost", blameless=True) if self._lost else message
+
+    def _bury(self, reason: str, *, blameless: bool) -> Died:
+        self.kill()  # if it is alive, its messages are lost, and it would keep the place of the next one
+        return Died(f"{self.where} died: {reason}", blameless)
+
+
+def _is_of_node(error: Exception) -> bool:
+    """Return true if the machine went, or Ray took it away: no task can be at fault."""
+    said = str(error).lower()
+    return bool(getattr(error, "preempted", False)) or "its node has died" in said or "actor's node was" in said
 
 
 class Actors:
@@ -157,7 +173,8 @@ class Actors:
         ready, _ = self._ray.wait(list(streams), num_returns=1, timeout=seconds, fetch_local=False)
         more, _ = self._ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
         found = dict.fromkeys([*ready, *more])
-        return [(streams[one], streams[one].read()) for one in found]
+        messages = [(streams[one], streams[one].read()) for one in found]
+        return [(actor, message) for actor, message in messages if message is not None]
 
     def close(self) -> None:
         """See `Backend`; end the cluster too, if it was started for the run."""

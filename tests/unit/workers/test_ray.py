@@ -12,6 +12,8 @@ import pytest
 
 from milr.parts import Names
 from milr.workers import WorkerChoice
+from milr.workers.messages import Died
+from milr.workers.team import Member, Team
 from tests.support.worker_parts import LOADER
 from tests.unit.workers.test_workers import NAMES, PROMPTS, answers, make_job, whole
 
@@ -49,12 +51,20 @@ def test_a_run_on_two_nodes_is_that_of_one_process(cluster: Any, tmp_path: Path)
     assert answers(tmp_path / "spread") == whole(tmp_path / "one", NAMES["milr"])
 
 
-def test_a_node_that_dies_gives_its_tasks_back(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_that_dies_gives_its_tasks_back(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: Names = NAMES["milr"]
+    died, bury = list[Died](), Team._bury
+
+    def note(team: Team, member: Member, one: Died) -> None:
+        died.append(one)
+        bury(team, member, one)
+
+    monkeypatch.setattr(Team, "_bury", note)
     job = make_job(tmp_path / "spread", WorkerChoice(2, ray=True, loader=LOADER), names, PROMPTS)
     for number, _ in enumerate(job.run()):
         if number == 5:
             cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
             cluster.nodes.append(cluster.add_node(num_cpus=1))
     assert not job.set_aside
+    assert all(one.blameless for one in died), died  # also where Ray says first that the connection is lost
     assert answers(tmp_path / "spread") == whole(tmp_path / "one", names)
