@@ -17,6 +17,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["myst.header"]  # the changelog's headings skip no level in the site's own order
 myst_heading_anchors = 4
+smartquotes_action = "qe"  # two hyphens are an option's, not a dash
 html_theme = "furo"
 html_title = f"milr {__version__}"
 html_show_sourcelink = False
@@ -112,7 +113,7 @@ def read_source(app: object, name: str, source: list[str]) -> None:
         target = (here / match[3] / match[4]).resolve()
         if not target.exists():
             raise FileNotFoundError(f"docs/{name}.md links to {match[3]}{match[4]}, which does not exist")
-        return match[0] if (ROOT / "docs") in target.parents else f"{match[2]} (`{target.relative_to(ROOT)}`)"
+        return match[0] if (ROOT / "docs") in target.parents else _say_file(match[2], str(target.relative_to(ROOT)))
 
     source[0] = _LINK.sub(name_file, text)
 
@@ -120,13 +121,25 @@ def read_source(app: object, name: str, source: list[str]) -> None:
 def include_source(app: object, path: Path, parent: str, source: list[str]) -> None:
     """Turn links of included files, which stand beside the docs, into links that work here."""
     text = re.sub(r"\]\(docs/([^)]+)\)", r"](\1)", source[0])
-    source[0] = re.sub(r"\[([^\]]*)\]\((?!http|#|[\w/-]+\.md)([^)]+)\)", r"\1 (`\2`)", text)
+    links = re.compile(r"\[([^\]]*)\]\((?!http|#|[\w/-]+\.md)([^)]+)\)")
+    source[0] = links.sub(lambda match: _say_file(match[1], match[2]), text)
+
+
+def _say_file(text: str, path: str) -> str:
+    """Return a link's text with the path of its file, which the site does not have; the path alone if they agree."""
+    return f"`{path}`" if path.endswith(text.strip("`")) else f"{text} (`{path}`)"
 
 
 def leave_fields_out(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Leave the fields that `milr.field_docs` adds for `help` out: autodoc lists them itself."""
     if what == "class" and "Attributes:" in lines:
         del lines[lines.index("Attributes:") :]
+
+
+def keep_colon(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Break an attribute's first line after its colon: napoleon takes what is before a colon for the type."""
+    if what in {"attribute", "property", "data"} and lines:
+        lines[:1] = re.split(r"(?<=:) ", lines[0], maxsplit=1)
 
 
 def write_docstring(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -142,4 +155,5 @@ def setup(app: object) -> None:
     app.connect("source-read", read_source)  # type: ignore[attr-defined]
     app.connect("include-read", include_source)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", leave_fields_out, priority=100)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-docstring", keep_colon, priority=200)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", write_docstring, priority=900)  # type: ignore[attr-defined]

@@ -42,3 +42,21 @@ def test_the_changelog_names_what_exists() -> None:
     assert paths and not [path for path in paths if not (ROOT / path).exists()]
     for name in set(re.findall(r"`(milr(?:\.\w+)+)", text)) - {"milr.json"}:
         pkgutil.resolve_name(name)
+
+
+def test_an_attribute_keeps_what_is_before_its_colon() -> None:
+    napoleon = pytest.importorskip("sphinx.ext.napoleon")
+    lines = ["The best image so far: value first.", "Then parts."]
+    runpy.run_path(str(ROOT / "docs" / "conf.py"))["keep_colon"](None, "attribute", "milr.Task", None, None, lines)
+    parsed = napoleon.GoogleDocstring(lines, napoleon.Config(), what="attribute", name="milr.Task").lines()
+    assert " ".join(parsed).split() == "The best image so far: value first. Then parts.".split()
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("[CONTRIBUTING.md](../CONTRIBUTING.md)", "`CONTRIBUTING.md`"), ("[a card](../NOTICE)", "a card (`NOTICE`)")],
+)
+def test_a_file_outside_the_site_is_named_once(written: str, shown: str) -> None:
+    source = [written]
+    runpy.run_path(str(ROOT / "docs" / "conf.py"))["read_source"](None, "index", source)
+    assert source == [shown]
