@@ -18,6 +18,7 @@ from milr.cli.options import (
     Device,
     Dtype,
     FailUnder,
+    GpusPerRewardWorker,
     GpusPerWorker,
     ModelName,
     NoGraphs,
@@ -69,6 +70,7 @@ _WITH_RESUME = (
     "gpus_per_worker",
     "reward_workers",
     "reward_command",
+    "gpus_per_reward_worker",
     "fail_under",
     "vlm_url",
     "vlm_model",
@@ -110,6 +112,7 @@ def benchmark(
     gpus_per_worker: GpusPerWorker = None,
     reward_workers: RewardWorkers = None,
     reward_command: RewardCommand = None,
+    gpus_per_reward_worker: GpusPerRewardWorker = None,
     vlm_url: VlmUrl = None,
     vlm_model: VlmModel = None,
     vlm_budget: VlmBudget = None,
@@ -136,7 +139,7 @@ def benchmark(
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     screen = make_screen(quiet, verbose)
     check_form(form)
-    hub = HubAccess(offline, ask(screen, yes))
+    hub, more = HubAccess(offline, ask(screen, yes)), (reward_workers, reward_command, gpus_per_reward_worker)
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
         # torch comes with the runner, after the first line is on the screen
@@ -144,7 +147,8 @@ def benchmark(
         from milr.benchmarks.runner import BenchmarkJob
         from milr.workers import read_reward_workers, read_workers
 
-        job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs, read_workers(workers, gpus_per_worker))
+        chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(*more)
+        job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs, chosen, rewards)
     else:
         if name is None:
             raise UsageError(f"no benchmark given: type {FORM}")
@@ -179,7 +183,7 @@ def benchmark(
             wrong = error.errors()[0]
             raise UsageError(f"{flag_of(str(wrong['loc'][0]))} {wrong['input']}: give 1 or more") from None
         folder = out or default_folder(f"{name} {method or ('pool' if pool else 'milr')}")
-        chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(reward_workers, reward_command)
+        chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(*more)
         job = BenchmarkJob.begin(asked, folder, vlm.client, hub, chosen, rewards)
     _run(job, BenchmarkProgress(job, screen, verbose=verbose), screen, vlm, form, open_page, fail_under)
 

@@ -21,6 +21,7 @@ from milr.cli.options import (
     Device,
     Dtype,
     FailUnder,
+    GpusPerRewardWorker,
     GpusPerWorker,
     ModelName,
     NoGraphs,
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
 _WITH_RESUME = (
     *("resume", "quiet", "verbose", "as_json", "open_page", "offline", "yes", "no_graphs", "fail_under"),
-    *("workers", "gpus_per_worker", "reward_workers", "reward_command"),
+    *("workers", "gpus_per_worker", "reward_workers", "reward_command", "gpus_per_reward_worker"),
     *("panel", "vlm_url", "vlm_model", "vlm_budget", "vlm_price"),
 )
 
@@ -113,6 +114,7 @@ def generate(
     gpus_per_worker: GpusPerWorker = None,
     reward_workers: RewardWorkers = None,
     reward_command: RewardCommand = None,
+    gpus_per_reward_worker: GpusPerRewardWorker = None,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="Images never depend on their neighbours in a batch, in bfloat16 too."),
@@ -137,7 +139,7 @@ def generate(
     if resume is not None:
         typed = read_with_resume(context, _WITH_RESUME)
         hub = HubAccess(offline, ask(screen, yes))
-        asked = (workers, gpus_per_worker, reward_workers, reward_command)
+        asked = (workers, gpus_per_worker, reward_workers, reward_command, gpus_per_reward_worker)
         job, finished = _resume(resume, typed, vlm, hub, screen, not no_graphs, asked)
         _draw(job, finished, vlm, screen, result, as_json, verbose, open_page, fail_under)
         return
@@ -169,7 +171,8 @@ def generate(
     from milr.parts import Names
     from milr.workers import load_chosen, read_reward_workers, read_workers
 
-    chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(reward_workers, reward_command)
+    chosen = read_workers(workers, gpus_per_worker)
+    rewards = read_reward_workers(reward_workers, reward_command, gpus_per_reward_worker)
     capabilities, placement = read_capabilities(source, profile), Placement(device, dtype, not no_graphs)
     reward = reward or default_reward(capabilities)
     check_scorable(reward, tasks, capabilities)
@@ -204,7 +207,7 @@ def _resume(
     hub: HubAccess,
     screen: Console,
     graphs: bool,
-    workers: tuple[str | None, float | None, int | None, str | None],
+    workers: tuple[str | None, float | None, int | None, str | None, float | None],
 ) -> tuple[Job, list[TaskRun]]:
     """Load the parts of an interrupted run; return its job, and the tasks that earlier sessions have finished.
 

@@ -8,7 +8,7 @@ from typing import Any
 GROUPS: Mapping[str, Sequence[str]] = {
     "Prompts": ("prompts_file", "prompt", "tasks", "prompts", "benchmark", "limit", "tags", "shard", "data"),
     "Model": ("model", "device", "dtype", "profile", "offline", "yes", "deterministic", "no_graphs"),
-    "Workers": ("workers", "gpus_per_worker", "reward_workers", "reward_command"),
+    "Workers": ("workers", "gpus_per_worker", "reward_workers", "reward_command", "gpus_per_reward_worker"),
     "Method: values of a recipe, model or strategy go before these defaults": (
         *("method", "pool", "images_per_prompt", "steps", "strategy", "text_ratio", "image_ratio", "learning_rate"),
         *("l2", "gradient", "noise", "drawings_per_step", "guidance", "temperature", "top_k", "sampler", "seed"),

@@ -65,7 +65,15 @@ GpusPerWorker = Annotated[
 ]
 RewardWorkers = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Score in N processes of their own; default: where the images are drawn."),
+    typer.Option(
+        min=1, metavar="N", help="Score in N processes of their own, on Ray N a worker; default: where it is drawn."
+    ),
+]
+GpusPerRewardWorker = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="G", help="GPUs of each reward worker on Ray, also a part of one; default: 1 with cuda."
+    ),
 ]
 RewardCommand = Annotated[
     str | None,

@@ -12,11 +12,12 @@ from milr.errors import UsageError
 from milr.models.devices import Placement
 from milr.models.hub import HubAccess
 from milr.parts import Names, Parts, load_parts
-from milr.rewards import check_installed, needs_model
+from milr.rewards import check_installed, locate_reward, needs_model
 from milr.rewards.vlm.client import VlmClient
 from milr.rewards.vlm.settings import VlmSettings
 from milr.settings import RunSettings
 from milr.workers.backend import Backend
+from milr.workers.groups import RewardSpec
 from milr.workers.messages import Spec
 from milr.workers.processes import Processes
 from milr.workers.ray_actors import Actors, require_ray
@@ -52,6 +53,7 @@ class WorkerChoice:
             raise UsageError(f"--gpus-per-worker {gpus:g} with --device {device}: give --device cuda")
         if gpus != int(gpus) and not self.ray:
             raise UsageError(f"--gpus-per-worker {gpus:g}: processes have whole GPUs; --workers ray shares them")
+        _check_part(gpus, "--gpus-per-worker")
         return gpus
 
 
@@ -60,16 +62,35 @@ class RewardChoice:
     """Servers of a run's reward: `milr.workers.reward_server.RewardServers`."""
 
     count: int
+    """Number of servers; with workers on a Ray cluster, of each worker."""
     command: str | None = None
+    gpus: float | None = None
+    """GPUs of each on a Ray cluster; None is one if the reward computes on one."""
+
+    def spec(self, reward: str, placement: Placement) -> RewardSpec:
+        """Return the reward workers of each worker on a Ray cluster.
+
+        Raises:
+            UsageError: Another number of GPUs than a part of one or whole ones, or GPUs for another device.
+        """
+        on_cuda = placement.device.partition(":")[0] == "cuda"
+        gpus = float(on_cuda and "cuda" in locate_reward(reward, placement)) if self.gpus is None else self.gpus
+        _check_part(gpus, "--gpus-per-reward-worker")
+        if gpus and not on_cuda:
+            raise UsageError(f"--gpus-per-reward-worker {gpus:g} with --device {placement.device}: give --device cuda")
+        own = placement if gpus else replace(placement, device="cpu")
+        return RewardSpec(reward, self.count, self.command, _reward_options(own), gpus)
 
 
-def read_reward_workers(count: int | None, command: str | None) -> RewardChoice | None:
+def read_reward_workers(count: int | None, command: str | None, gpus: float | None = None) -> RewardChoice | None:
     """Return the reward servers that a user asked for; None for none.
 
     Raises:
-        UsageError: A command cannot be split into words.
+        UsageError: A command cannot be split into words, or GPUs are given without reward workers.
     """
     if count is None and command is None:
+        if gpus is not None:
+            raise UsageError(f"--gpus-per-reward-worker {gpus:g} is for reward workers: give --reward-workers too")
         return None
     try:
         words = shlex.split(command or "")
@@ -77,7 +98,13 @@ def read_reward_workers(count: int | None, command: str | None) -> RewardChoice 
         raise UsageError(f"--reward-command {command}: {error}") from None
     if command is not None and not words:
         raise UsageError("--reward-command is empty: give for instance 'other/bin/milr serve-reward geneval'")
-    return RewardChoice(count or 1, command)
+    return RewardChoice(count or 1, command, gpus)
+
+
+def _check_part(gpus: float, option: str) -> None:
+    """Refuse 1.5 GPUs: a process has a part of one, or whole ones."""
+    if gpus > 1 and gpus != int(gpus):
+        raise UsageError(f"{option} {gpus:g}: give a part of a GPU, for instance 0.5, or whole ones")
 
 
 def read_workers(text: str | None, gpus: float | None = None) -> WorkerChoice | None:
@@ -106,6 +133,7 @@ def load_team(
     vlm: VlmClient | None = None,
     hub: HubAccess | None = None,
     *,
+    rewards: RewardChoice | None = None,
     deterministic: bool = True,
     settings: Mapping[str, object] | None = None,
 ) -> TeamParts:
@@ -117,6 +145,7 @@ def load_team(
         choice: The workers.
         vlm: Client of VLM judges; each worker has its own with the same settings.
         hub: Consent to downloads; a worker cannot ask, so its files must be here.
+        rewards: Reward workers of each worker, on a Ray cluster alone; None scores in the worker.
         deterministic: As in `milr.load_model`.
         settings: Settings that a user gives; the batch size is each worker's.
 
@@ -145,7 +174,8 @@ def load_team(
         threads,
         choice.loader,
     )
-    team = Team(spec, make_backend(choice, gpus, threads))
+    served = None if rewards is None else rewards.spec(_check_served(names.reward), placement)
+    team = Team(spec, make_backend(choice, gpus, threads, served))
     return TeamParts.of(team, names, team.ready)
 
 
@@ -175,13 +205,22 @@ def load_chosen(
     Raises:
         UsageError: As `load_team`; the reward cannot be served.
     """
-    servers = None if rewards is None else _serve_reward(names, placement, choice, rewards)
+    on_ray = choice is not None and choice.ray
+    if rewards is not None and rewards.gpus is not None and not on_ray:
+        raise UsageError(
+            f"--gpus-per-reward-worker {rewards.gpus:g} is for --workers ray; on this machine give --reward-command "
+            f"'milr serve-reward {names.reward} --device cuda:{{n}}'"
+        )
+    servers = None if rewards is None or on_ray else start_servers(names.reward, placement, rewards)
     try:
         served = names if servers is None else replace(names, reward=servers.name)
         if choice is None:
             parts = load_parts(served, placement, vlm, hub, deterministic=deterministic)
         else:
-            parts = load_team(served, placement, choice, vlm, hub, deterministic=deterministic, settings=settings)
+            groups = rewards if choice.ray else None
+            parts = load_team(
+                served, placement, choice, vlm, hub, rewards=groups, deterministic=deterministic, settings=settings
+            )
     except BaseException:
         if servers is not None:
             servers.close()
@@ -195,28 +234,25 @@ def start_servers(reward: str, placement: Placement, choice: RewardChoice) -> Re
     Raises:
         UsageError: The reward asks the model that draws, or a server does not start.
     """
+    return RewardServers(_check_served(reward), choice.count, choice.command, _reward_options(placement))
+
+
+def _check_served(reward: str) -> str:
+    """Return the name of a reward that servers may score by."""
     if needs_model(reward):
         raise UsageError(f"the reward {reward!r} asks the model that draws: leave --reward-workers out")
     check_installed("http://localhost")
-    options = ["--device", placement.device, *(["--dtype", placement.dtype] if placement.dtype else [])]
-    return RewardServers(reward, choice.count, choice.command, options)
+    return reward
 
 
-def _serve_reward(
-    names: Names, placement: Placement, choice: WorkerChoice | None, rewards: RewardChoice
-) -> RewardServers:
-    if choice is not None and choice.ray:
-        raise UsageError(
-            "--reward-workers are on this machine, and --workers ray may be on others: type milr serve-reward "
-            f"{names.reward} --host ADDRESS where its GPUs are, and --reward http://ADDRESS:8123/score,http://..."
-        )
-    return start_servers(names.reward, placement, rewards)
+def _reward_options(placement: Placement) -> list[str]:
+    return ["--device", placement.device, *(["--dtype", placement.dtype] if placement.dtype else [])]
 
 
-def make_backend(choice: WorkerChoice, gpus: float, threads: int) -> Backend:
+def make_backend(choice: WorkerChoice, gpus: float, threads: int, rewards: RewardSpec | None = None) -> Backend:
     """Return the backend; each process gets its own GPUs."""
     if choice.ray:
-        return Actors(choice.count, gpus, threads)
+        return Actors(choice.count, gpus, threads, rewards)
     assert choice.count is not None, "read_workers asks for a number"
     cards = _visible_cards(choice.count, int(gpus)) if gpus else None
     each: list[dict[str, str]] = []

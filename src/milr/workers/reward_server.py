@@ -200,18 +200,26 @@ def serve(server: RewardServer, *, attached: bool) -> None:
         server.server_close()
 
 
+def join_urls(urls: Sequence[str]) -> str:
+    """Return the name under which `milr.load_reward` finds servers of this machine as one reward, with its own name."""
+    return f"{','.join(urls)}#{PLAIN}"
+
+
 class RewardServers:
     """Reward servers on this machine that end with this process, however it ends."""
 
-    def __init__(self, reward: str, many: int, command: str | None = None, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reward: str, many: int, command: str | None = None, options: Sequence[str] = (), first: int = 0
+    ) -> None:
         """Start them, and wait until all have loaded the reward.
 
         Args:
             reward: The reward's name.
             many: Number of servers.
-            command: Words that start one; {n} is its number, from 0. None is this Python's `milr serve-reward`. The
-                first word may be the `milr` of another virtual environment.
+            command: Words that start one; {n} is its number, from `first`. The first word may be the `milr` of another
+                virtual environment. None is this Python's `milr serve-reward`.
             options: Options of `milr serve-reward` for the reward, where there is no command.
+            first: Number of the first server.
 
         Raises:
             UsageError: One of them does not start; the message is its own.
@@ -220,7 +228,7 @@ class RewardServers:
         self._all: list[subprocess.Popen[str]] = []
         paths = {} if command else {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
-            for number in range(many):
+            for number in range(first, first + many):
                 typed = [word.replace("{n}", str(number)) for word in shlex.split(command or "")]
                 words = [*(typed or [*own, "serve-reward", reward, *options]), "--port", "0", "--attached"]
                 try:
@@ -244,7 +252,12 @@ class RewardServers:
     @property
     def name(self) -> str:
         """Return the name under which `milr.load_reward` finds them all as one reward, named as it is itself."""
-        return f"{','.join(self.urls)}#{PLAIN}"
+        return join_urls(self.urls)
+
+    def wait(self) -> str:
+        """Wait until the first server has ended; say how."""
+        code = self._all[0].wait()
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
     def __enter__(self) -> Self:
         return self
