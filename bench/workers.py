@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"wall: {one['wall_seconds']:.1f} s and {many['wall_seconds']:.1f} s: {ratio:.2f} x")
     print(f"processor: {one['own_cpu_seconds']:.1f} s and {cpu:.1f} s")
     over = many["own_cpu_seconds"] - many["writing_cpu_seconds"]
-    print(
-        f"coordinator: {many['own_cpu_seconds']:.2f} s, of these {many['writing_cpu_seconds']:.2f} s to write the run,"
-    )
-    print(f"as one process does too; without them {over:.2f} s, {over / cpu:.2%} of all")
+    print(f"coordinator: {many['own_cpu_seconds']:.2f} s, {many['own_cpu_seconds'] / cpu:.2%} of all; of these")
+    wrote = many["writing_cpu_seconds"], one["writing_cpu_seconds"]
+    print(f"{wrote[0]:.2f} s to write the run, which took the one process {wrote[1]:.2f} s;")
+    print(f"without them {over:.2f} s, {over / cpu:.2%} of all")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -67,6 +68,8 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
         here = session.drawings / (session.drawings + before) if before else 1.0
         left = seconds / max(done * here, 1e-9) * (whole - done)
         lines.append(f"  about {timedelta(seconds=round(left))} left at this speed")
+    if manifest.status == "running" and (last := _find_last(folder)) is not None:
+        lines.append(f"  last record {timedelta(seconds=max(0, round(now.timestamp() - last)))} ago")
     if begun:
         lines.append(f"  {len(begun)} tasks in progress:")
         lines += [f"    {name}: {steps} steps" for name, steps in begun[:shown]]
@@ -88,6 +91,15 @@ def _say_state(folder: Path, manifest: Manifest) -> str:
         return f"running{where}"
     command = "generate" if manifest.benchmark is None else "benchmark"
     return f"killed, nobody works on it (milr {command} --resume {folder} goes on)"
+
+
+def _find_last(folder: Path) -> float | None:
+    """Return the time of the newest record; None before the first. A run whose model hangs writes none for long."""
+    found: list[float] = []
+    for file in (folder / "tasks").glob(f"*/{RECORDS}"):
+        with suppress(OSError):  # renamed a moment ago
+            found.append(file.stat(follow_symlinks=False).st_mtime)
+    return max(found, default=None)
 
 
 def _list_begun(folder: Path) -> list[tuple[str, int]]:

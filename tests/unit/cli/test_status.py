@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,12 +25,15 @@ def test_a_run_in_progress_tells_its_tasks_its_speed_and_the_time_left(tmp_path:
         for record in records[:3]:
             writer.write(record)
         started = read_manifest(tmp_path / "run").sessions[-1].started
+        for file in (tmp_path / "run").rglob("records.jsonl"):
+            os.utime(file, times=(started.timestamp(), started.timestamp() + 15))
         lines = describe(tmp_path / "run", started + timedelta(seconds=60), 8)
         for record in records[3:]:
             writer.write(record)
     assert lines[0].endswith("run: 3 prompts, milr, fake")
     assert "running in process" in lines[1] and "1 of 3 tasks finished (33%)" in lines[1]
     assert "  about 0:02:00 left at this speed" in lines
+    assert "  last record 0:00:45 ago" in lines  # by which one that hangs is known
     assert lines[-1].endswith(": 1 steps")
     lines = describe(tmp_path / "run", started)
     assert lines[1] == "  finished; 3 of 3 tasks finished (100%)" and not any("left" in line for line in lines)

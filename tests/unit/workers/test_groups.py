@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from milr.benchmarks.runner import BenchmarkJob
+from milr.cli.main import main
 from milr.errors import UsageError
 from milr.models.devices import Placement
 from milr.parts import Names
-from milr.workers import WorkerChoice, load_chosen, read_reward_workers
+from milr.workers import RewardChoice, WorkerChoice, load_chosen, read_reward_workers
 from milr.workers.groups import Group, count_room
 
 FOUR = {"CPU": 8.0, "GPU": 4.0}
@@ -58,3 +62,17 @@ def test_wrong_uses_say_what_to_type(
 def test_a_part_of_several_gpus_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--gpus-per-worker 1.5: give a part of a GPU"):
         WorkerChoice(1, ray=True, gpus=1.5).gpus_on("cuda")
+
+
+def test_a_resumed_benchmark_gets_the_reward_workers_that_are_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[RewardChoice | None] = []
+
+    def resume(*_: object) -> None:
+        given.append(next((one for one in _ if isinstance(one, RewardChoice)), None))
+        raise UsageError("that is all")
+
+    monkeypatch.setattr(BenchmarkJob, "resume", resume)
+    assert main(["benchmark", "--resume", str(tmp_path), "--reward-workers", "2"]) == UsageError.exit_code
+    assert given == [RewardChoice(2)]
