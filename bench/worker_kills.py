@@ -189,6 +189,7 @@ def local_cluster(gpus: int = 0) -> Generator[tuple[Any, list[Any]]]:
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 a busy machine would hardly run them
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [add_node(cluster, gpus) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)

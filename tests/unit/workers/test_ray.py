@@ -46,6 +46,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # raylets pass it on to their workers
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # at Ray's 15 a busy machine would hardly run them
         made: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         made.nodes = [made.add_node(num_cpus=1), made.add_node(num_cpus=1)]
         ray.init(address=made.address, log_to_driver=False)
