@@ -116,7 +116,7 @@ class ImageSample:
 
     @cached_property
     def png(self) -> bytes:
-        """Return the image as PNG without texts; it is encoded once, whoever stores or sends it."""
+        """Return the image as PNG without texts; it is encoded once, for all who store or send it."""
         return encode_png(self.image)
 
     def __reduce__(self) -> tuple[Callable[[tuple[int, ...], bytes], ImageSample], tuple[tuple[int, ...], bytes]]:

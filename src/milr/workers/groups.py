@@ -19,7 +19,7 @@ class RewardSpec:
     reward: str
     count: int
     command: str | None
-    """As for `milr.workers.reward_server.RewardServers`."""
+    """Words that start one, see `milr.workers.reward_server.RewardServers`; None for milr's own."""
     options: Sequence[str]
     gpus: float
     """GPUs of each; less than 1, or a whole number."""
