@@ -1,15 +1,16 @@
-"""Fill the tables of README.md and docs/experiments.md, and the recipes' expected scores, from experiments/runs.
+"""Fill the tables of README.md and docs/experiments.md, and the recipes' durations and scores, from experiments/runs.
 
     python -m experiments.tables            # write the tables into the pages
     python -m experiments.tables --check    # write nothing; exit code 1 if a page shows other numbers
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a recipe's expected scores are its line `expected`.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a recipe's are its lines `duration` and `expected`.
 Each number comes from a file that `milr pack --compact` wrote; none is typed in.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ RUNS = Path(__file__).resolve().parent / "runs"
 RECIPES = ROOT / "src" / "milr" / "report" / "recipes"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "experiments.md", *sorted(RECIPES.glob("*.toml")))
 MARKS = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-LINE = re.compile(r'(?m)^expected = ".*"$')
+LINE = re.compile(r'(?m)^(duration|expected) = ".*"$')
 
 HARD, GENEVAL = "icons-hard", "geneval"
 JOINT, SAMPLED, CONSENSUS = "default", "method-best-of-n-sampled", "method-consensus"
@@ -404,7 +405,7 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
         (("0.2", JOINT), *((ratio, f"text_ratio-{ratio}") for ratio in ("0.0", "0.1", "0.4", "0.8"))),
     ),
 }
-"""Recipe -> benchmark, seeds, and the runs whose scores its line `expected` gives. Others say `UNMEASURED`."""
+"""Recipe -> benchmark, seeds, and the runs whose times and scores it gives. Others say `UNMEASURED`."""
 
 
 def expect(recipe: str, results: Results) -> str:
@@ -419,9 +420,22 @@ def expect(recipe: str, results: Results) -> str:
     return f"{benchmark}, {seeds} seed{'s' if seeds > 1 else ''}, runs {', '.join(said)}"
 
 
+def take_time(recipe: str, results: Results) -> str:
+    """Return the least and the greatest wall time of a recipe's runs in one line, in minutes."""
+    if recipe not in EXPECTED:
+        return UNMEASURED
+    benchmark, seeds, shown = EXPECTED[recipe]
+    runs = [run.manifest for _, name, *_ in shown for run in results.get(benchmark, name, seeds).runs]
+    minutes = sorted({math.ceil(run.seconds / 60) for run in runs})
+    span = f"{minutes[0]} to {minutes[-1]} minutes" if minutes[1:] else f"{minutes[0]} minutes"
+    dtypes = " or ".join(sorted({run.dtype or "its own dtype" for run in runs}))
+    return f"{span} a run on one core: the embedded model, {dtypes}, {benchmark}"
+
+
 def fill_recipe(text: str, recipe: str, results: Results) -> str:
-    """Return a recipe with its line `expected` written again."""
-    return LINE.sub(lambda _: f'expected = "{expect(recipe, results)}"', text)
+    """Return a recipe with its lines `duration` and `expected` written again."""
+    lines = {"duration": take_time, "expected": expect}
+    return LINE.sub(lambda found: f'{found[1]} = "{lines[found[1]](recipe, results)}"', text)
 
 
 def fill(text: str, results: Results) -> str:
