@@ -16,7 +16,7 @@ from tests.serve.conftest import open_site
 
 
 @pytest.mark.slow
-def test_the_tutorial_draws_dogs(
+def test_the_tutorial_draws_what_its_prompts_ask_for(
     embedded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dataclasses import replace
@@ -26,6 +26,8 @@ def test_the_tutorial_draws_dogs(
     offer = replace(make_offer("embedded"), load=lambda: Loaded(embedded, load_reward("icons"), {}))
     with open_site(tmp_path / "runs", [offer]) as site:
         exec(compile(BLOCKS[SERVED].replace("http://127.0.0.1:8000", site.url), SERVED, "exec"), {})
-    with Image.open("dogs.png") as image:
+    with Image.open("cats.png") as image:
         assert image.width == embedded.capabilities.image_size
-    assert "image_generation.completed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "'finished': 'met'" in printed
+    assert printed.endswith("image_generation.partial_image 0.0\nimage_generation.completed 1.0\n")

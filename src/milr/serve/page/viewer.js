@@ -184,6 +184,7 @@ export class Viewer {
     this.slider.setAttribute("aria-valuetext", `step ${step.step}, reward ${number(picture.reward)}, best ${number(step.best.reward)}`);
     this.drawPicture(this.newest, picture, `Step ${step.step}`, "image");
     this.drawPicture(this.best, step.best, `Best so far: step ${step.best.step}`, "best image");
+    if (this.tied(step)) this.best.facts.textContent += "; of equal rewards, the one whose conditions are closest to met";
     [...this.film.children].forEach((one, i) => {
       one.setAttribute("aria-pressed", i === this.at);
       one.classList.toggle("best", this.steps[i].step === step.best.step);
@@ -199,6 +200,11 @@ export class Viewer {
     const moved = trace && trace.text_shift !== null ? `; text latents moved by ${(100 * trace.text_shift).toFixed(1)} %, image latents by ${(100 * trace.image_shift).toFixed(1)} %` : "";
     this.facts.textContent = `${step.drawings.toFixed(1)} images, ${step.seconds.toFixed(1)} s${moved}${step.finished ? `; ended: ${step.finished}` : ""}`;
     this.curves.replaceChildren(drawChart({ title: "Rewards by step", xLabel: "steps", now: step.step, lines: linesOf(this.steps, (one) => one.step, true) }));
+  }
+
+  // True if an earlier image has the reward of the best one: then the mean of the parts chose.
+  tied(step) {
+    return this.steps.some((one) => one.step < step.best.step && one.images.some((image) => image.reward === step.best.reward));
   }
 
   drawPicture(figure, picture, caption, kind) {
