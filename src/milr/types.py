@@ -226,6 +226,15 @@ def say_score(score: Score | Unscored) -> str:
     return f"{score.value:.2f}" if isinstance(score, Score) else "unscored"
 
 
+def say_count(count: float, noun: str) -> str:
+    """Return a count with its noun, which gets an "s" unless the count is 1: "1 search", "1,024 images"."""
+    return f"{count:,.10g} {noun if count == 1 else _pluralise(noun)}"
+
+
+def _pluralise(noun: str) -> str:
+    return f"{noun}es" if noun.endswith(("ch", "s", "sh", "x")) else f"{noun}s"
+
+
 def rank(score: Score | Unscored) -> float:
     """Return the value that images are ranked by: the score's value, or -1 if the image could not be scored."""
     return score.value if isinstance(score, Score) else -1.0

@@ -54,7 +54,7 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
         ('score none.png --prompt "two dogs" --reward icons', "no image 'none.png'"),
         ('score picture.png --prompt "two dogs" --reward icon', "did you mean 'icons'?"),
         ('score picture.png --prompt "two dogs" --tasks tasks.jsonl --reward icons', "give either --prompt"),
-        ("score picture.png --tasks tasks.jsonl --reward icons", "holds 4 tasks for 1 images"),
+        ("score picture.png --tasks tasks.jsonl --reward icons", "holds 4 tasks for 1 image"),
         ("score picture.png --tasks none.jsonl --reward icons", "no file 'none.jsonl'"),
         ('score picture.png --prompt "two dogs" --reward self', "asks a model: give --model"),
         ('score picture.png --prompt "" --reward icons', "the prompt is empty"),

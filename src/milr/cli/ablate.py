@@ -26,6 +26,7 @@ from milr.cli.tables import Form, put
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError
 from milr.runs.layout import MANIFEST
+from milr.types import say_count
 
 if TYPE_CHECKING:
     from milr.benchmarks.base import Column
@@ -106,7 +107,7 @@ def ablate(
     found = read_recipe(recipe)
     known = {"device": device, **given, **{name: value for name, value in chosen.items() if value is not None}}
     planned = plan_runs(found, known, controls=controls, seeds=seeds)[:first]
-    screen.print(f"{found.title}: {len(planned)} runs of {planned[0].settings.benchmark}")
+    screen.print(f"{found.title}: {say_count(len(planned), 'run')} of {planned[0].settings.benchmark}")
     screen.print(f"meant for {found.hardware}; duration: {found.duration}; expected: {found.expected}")
     if only_plan:
         for one in planned:

@@ -52,6 +52,7 @@ from milr.models import find_source
 from milr.models.hub import HubAccess
 from milr.runs import default_folder
 from milr.settings import make_settings
+from milr.types import say_count
 
 if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # imports torch
@@ -222,7 +223,8 @@ def _run(
         put([tabulate_answers(job.table(), title)], form, None)
     say = echo if form == "text" else always.print  # standard output is the table alone
     done = job.writer.manifest
-    screen.print(f"{done.drawings:,.10g} drawings, {done.tokens:,} tokens, {done.seconds:,.0f} s in all sessions")
+    spent = f"{say_count(done.drawings, 'drawing')}, {say_count(done.tokens, 'token')}"
+    screen.print(f"{spent}, {done.seconds:,.0f} s in all sessions")
     if progress.ends():
         screen.print(f"tasks ended: {progress.ends()}")
     say_workers(job, screen, always, progress.verbose)

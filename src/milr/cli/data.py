@@ -11,6 +11,7 @@ from milr.cli.options import INTERRUPTED
 from milr.cli.screen import echo
 from milr.errors import UsageError, unknown_name
 from milr.sources import SOURCES
+from milr.types import say_count
 
 app = typer.Typer(help="The benchmarks' prompt files, which do not come with milr.")
 
@@ -32,7 +33,8 @@ def get(
         raise unknown_name("data", name, SOURCES)
     source = SOURCES[name]
     folder = out or source.folder
-    echo(f"{source.name}: {len(source.all_files)} files of github.com/{source.repository} at {source.commit}")
+    files = say_count(len(source.all_files), "file")
+    echo(f"{source.name}: {files} of github.com/{source.repository} at {source.commit}")
     echo(f"licence: {source.licence}")
     if not accept and not _ask(name):
         raise UsageError("nothing was fetched: the licence was not accepted")

@@ -16,6 +16,7 @@ from milr.models import MODELS
 from milr.models.devices import Placement, check_dtype, machine_facts
 from milr.registry import check_stored
 from milr.rewards import check_reward, check_scorable, load_reward, locate_reward, needs_model
+from milr.types import say_count
 
 if TYPE_CHECKING:
     from milr.models.base import Capabilities  # imports torch
@@ -86,7 +87,7 @@ def evaluate(
             evaluated = evaluate_run(run, scorer, evaluator, vlm_usage=vlm.client.usage, machine=machine)
             done = sum(1 for _ in evaluated)
             before = "again, where it had not scored" if again else f"instead of {manifest.evaluator or 'nothing'}"
-            echo(f"{run}: {done} tasks, evaluated by {scorer.name} {before}")
+            echo(f"{run}: {say_count(done, 'task')}, evaluated by {scorer.name} {before}")
             for note in read_run(run).notes:
                 screen.print(f"milr: {note}")
     except MilrError as error:

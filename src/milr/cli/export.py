@@ -10,6 +10,7 @@ import typer
 from milr.benchmarks.layouts import LAYOUTS
 from milr.cli.screen import echo
 from milr.errors import UsageError
+from milr.types import say_count
 
 
 def export(
@@ -34,7 +35,7 @@ def export(
         made = export_runs(found, layout, folder, partial=partial)
     except OSError as error:
         raise UsageError(f"cannot write {folder} ({error.strerror}): give an --out that you may write to") from error
-    echo(f"{made.pictures} pictures of {made.prompts} prompts: {made.folder}")
+    echo(f"{say_count(made.pictures, 'image')} of {say_count(made.prompts, 'prompt')}: {made.folder}")
     if made.prompts < made.whole:
         echo(
             f"{made.benchmark} has {made.whole} prompts, and its scorer does not notice that some are missing: the "

@@ -10,6 +10,7 @@ import typer
 
 from milr.cli.screen import echo
 from milr.errors import UsageError
+from milr.types import say_count
 
 
 def pack(
@@ -50,7 +51,7 @@ def pack(
             write_bytes(file, content, asked=True)
         except OSError as error:
             raise UsageError(f"cannot write {file} ({error.strerror}): give --out a folder for the files") from error
-        echo(f"{file}: {len(run.tasks)} tasks, {len(content) / 1000:,.0f} KB")
+        echo(f"{file}: {say_count(len(run.tasks), 'task')}, {len(content) / 1000:,.0f} KB")
 
 
 def _refuse_one_name(runs: list[Path], files: list[Path]) -> None:

@@ -20,7 +20,7 @@ from milr.rewards import Reward, check_reward, check_scorable, default_reward, l
 from milr.rewards.base import start_scoring
 from milr.rewards.images.files import UnreadableImage, list_images, read_image
 from milr.tasks import PromptFile, read_prompt_file, tasks_from_prompts
-from milr.types import Score, Task, Unscored
+from milr.types import Score, Task, Unscored, say_count
 
 _AT_ONCE = 16
 """Images that are open at the same time."""
@@ -143,7 +143,10 @@ def _read_wanted(images: int, prompt: str | None, file: Path | None) -> PromptFi
         return PromptFile((*tasks_from_prompts(prompt or "", free=True),) * images)
     read = read_prompt_file(file, free=True)
     if len(read.tasks) != images:
-        raise UsageError(f"--tasks {file} holds {len(read.tasks)} tasks for {images} images: give one per image")
+        raise UsageError(
+            f"--tasks {file} holds {say_count(len(read.tasks), 'task')} for {say_count(images, 'image')}: "
+            "give one per image"
+        )
     return read
 
 

@@ -16,6 +16,7 @@ from milr.runs import read_manifest
 from milr.runs.layout import MANIFEST, RECORDS, find_inside
 from milr.runs.lock import check_unheld
 from milr.runs.schema import Manifest
+from milr.types import say_count
 from milr.untrusted import read_file
 
 _SHOWN = 8  # most tasks in progress that are listed
@@ -45,7 +46,7 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
     """
     manifest = read_manifest(folder)
     whole, done = len(manifest.tasks) * manifest.images_per_prompt, manifest.tasks_finished
-    title = manifest.benchmark or f"{len(manifest.tasks)} prompts"
+    title = manifest.benchmark or say_count(len(manifest.tasks), "prompt")
     share = f" ({done / whole:.0%})" if whole else ""
     lines = [
         f"{folder}: {title}, {manifest.method}, {manifest.model}",
@@ -58,9 +59,9 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
     seconds = (now - session.started).total_seconds() if manifest.status == "running" else session.seconds
     if session.drawings and session.seconds:
         workers = session.machine.get("workers")
-        by = f" by {workers} workers ({session.machine.get('backend')})" if workers else ""
+        by = f" by {say_count(float(workers), 'worker')} ({session.machine.get('backend')})" if workers else ""
         lines.append(
-            f"  {session.drawings:,.10g} drawings in {timedelta(seconds=round(session.seconds))}{by}: "
+            f"  {say_count(session.drawings, 'drawing')} in {timedelta(seconds=round(session.seconds))}{by}: "
             f"{session.drawings / session.seconds:.3g} a second"
         )
     if manifest.status == "running" and session.drawings and 0 < done < whole:
@@ -71,8 +72,8 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
     if manifest.status == "running" and (last := _find_last(folder)) is not None:
         lines.append(f"  last record {timedelta(seconds=max(0, round(now.timestamp() - last)))} ago")
     if begun:
-        lines.append(f"  {len(begun)} tasks in progress:")
-        lines += [f"    {name}: {steps} steps" for name, steps in begun[:shown]]
+        lines.append(f"  {say_count(len(begun), 'task')} in progress:")
+        lines += [f"    {name}: {say_count(steps, 'step')}" for name, steps in begun[:shown]]
         if shown is not None and len(begun) > shown:
             lines.append(f"    and {len(begun) - shown} more: --verbose lists them")
     if manifest.error:

@@ -15,6 +15,7 @@ from PIL import Image
 from milr.cli.options import Device
 from milr.cli.screen import Screen, echo
 from milr.errors import UsageError
+from milr.types import say_count
 
 if TYPE_CHECKING:
     from milr.models.base import Model
@@ -66,7 +67,7 @@ def unpack(
             found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]
         seen = [same for same in found if same is not None]
         same = f", {sum(seen)} of {len(seen)} best images as they were, to the pixel" if seen else ", no images"
-        echo(f"{folder}: {len(found)} tasks{same}")
+        echo(f"{folder}: {say_count(len(found), 'task')}{same}")
         if not all(seen):
             screen.print(
                 "milr: other pixels: this machine's arithmetic is not the packed run's; the scores stay its own"

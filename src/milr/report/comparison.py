@@ -1,8 +1,8 @@
 """Comparison of entries with a baseline, prompt by prompt, for `milr compare` and the report.
 
-A difference between two methods is a result only together with its interval, the drawings spent, the evaluator's name,
-and, for a search over latents, its zero-gradient control: the image is drawn again at every step, so a search that
-learns nothing gains too.
+A difference between two methods is a result only together with its interval, the drawings spent and the evaluator's
+name. A search over latents also needs its zero-gradient control: the image is drawn again at every step, so a search
+that learns nothing gains too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from milr.errors import UsageError, unknown_name
 from milr.report.controls import find_control, needs_control
 from milr.report.entries import Entry, name_prompts
 from milr.report.statistics import Floats, area, estimate, mean_by_prompt
+from milr.types import say_count
 
 BUDGETS = (1, 2, 4, 8, 21, 64)
 """Numbers of drawings at which curves are read."""
@@ -182,7 +183,7 @@ def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[s
         )
     for run in entry.runs:
         if run.manifest.status != "finished":
-            yield f"{run.folder} is not finished ({run.manifest.status}, {len(run.tasks)} searches in it)"
+            yield f"{run.folder} is not finished ({run.manifest.status}, {say_count(len(run.tasks), 'search')} in it)"
     if not entry.evaluated:
         yield f"no evaluator but the reward {manifest.reward} itself, so nothing is free of hacking it"
     elif manifest.evaluator == manifest.reward:
@@ -197,7 +198,7 @@ def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[s
     ours, theirs = (set(one.outcomes.prompts) for one in (entry, base))
     if ours != theirs:
         yield (
-            f"paired with {base.label} over the {len(ours & theirs)} prompts that both have, "
+            f"paired with {base.label} over the {say_count(len(ours & theirs), 'prompt')} that both have, "
             f"of {len(ours)} and {len(theirs)}"
         )
     if seeds_by_prompt(entry, ours & theirs) != seeds_by_prompt(base, ours & theirs):

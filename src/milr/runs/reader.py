@@ -29,7 +29,7 @@ from milr.runs.layout import (
 )
 from milr.runs.schema import EvaluatedImage, Manifest, StoredImage, StoredStep, split_lines
 from milr.runs.upgrade import is_old_step, upgrade_step
-from milr.types import Score, Task, Unscored, say_score
+from milr.types import Score, Task, Unscored, say_count, say_score
 from milr.untrusted import read_file
 
 MISSING = "no verdict of the run's evaluator is stored: type milr evaluate, or resume the run, to ask for it"
@@ -71,7 +71,7 @@ class TaskRun:
     def __repr__(self) -> str:
         """Return prompt, steps, score and folder, on one line."""
         score = say_score(self.last.best_score)
-        end = f"{len(self.steps)} steps, {score}, {self.last.finished}"
+        end = f"{say_count(len(self.steps), 'step')}, {score}, {self.last.finished}"
         return f"TaskRun({self.task.shown!r}, {end}, {str(self.folder)!r})"
 
     def to_html(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from milr.errors import UsageError
 from milr.runs import Run, StoredStep, TaskRun
 from milr.serve.steps import describe_step, find_best, link_image
-from milr.types import Score
+from milr.types import Score, say_count
 
 PAGE = Path(__file__).parent / "page"
 MODULES = ("dom.js", "offline.js", "chart.js", "viewer.js", "runview.js", "report.js")
@@ -86,7 +86,8 @@ def _title(run: Run) -> str:
 def _facts(run: Run) -> str:
     manifest = run.manifest
     met = sum(task.last.finished == "met" for task in run.tasks)
-    return f"{manifest.method}, {manifest.model}, reward {manifest.reward}; {len(run.tasks)} searches, {met} met"
+    searches = say_count(len(run.tasks), "search")
+    return f"{manifest.method}, {manifest.model}, reward {manifest.reward}; {searches}, {met} met"
 
 
 _HTML = """<!doctype html>

@@ -182,7 +182,7 @@ def test_folders_that_would_give_wrong_scores_are_refused(
     assert "has 1 tasks that have not finished, and official scorers do not notice" in capsys.readouterr().err
     assert main([*command, "--partial"]) == 0
     said = capsys.readouterr().out
-    assert "1 pictures of 1 prompts" in said and "icons has 553 prompts" in said
+    assert "1 image of 1 prompt" in said and "icons has 553 prompts" in said
     assert (tmp_path / "half-geneval" / "00001" / "samples" / "0000.png").is_file()
     assert main([*command, "--partial"]) == 2
     assert "holds files; nothing was overwritten" in capsys.readouterr().err

@@ -180,7 +180,7 @@ def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.Mon
         ([CATS, "--prompt", "a fine day", "--model", "embedded"], "'icons' needs an include list, which the task 'a f"),
         ([CATS, "--prompt", "a cat", "--reward", "wise"], "'wise' needs an explanation, which the task 'a cat' lacks"),
         ([CATS, "--prompt", "a cat", "--reward", "icons", "--dtype", "fp16"], "unknown dtype 'fp16'"),
-        ([CATS, CATS, "--tasks", "one.txt"], "holds 1 tasks for 2 images"),
+        ([CATS, CATS, "--tasks", "one.txt"], "holds 1 task for 2 images"),
         ([CATS, "--prompt", "a cat", "--reward", "icon"], "did you mean 'icons'"),
         ([CATS, "--prompt", "a cat", "--reward", "mix:icons*x"], "has the weight 'x'"),
         ([CATS, "--prompt", "a cat", "--reward", "gpt-4o"], "set OPENAI_API_KEY"),

@@ -226,7 +226,7 @@ def test_the_embedded_models_images_come_back_to_the_pixel(tmp_path: Path, capsy
     capsys.readouterr()
     file = tmp_path / "run.run.xz"
     assert main(["unpack", str(file), "--out", str(tmp_path / "again"), "--pictures", "all"]) == 0
-    assert capsys.readouterr().out.endswith("1 tasks, 1 of 1 best images as they were, to the pixel\n")
+    assert capsys.readouterr().out.endswith("1 task, 1 of 1 best images as they were, to the pixel\n")
     for old, new in zip(read_run(folder).tasks, read_run(tmp_path / "again" / "run").tasks, strict=True):
         for one in old.images:
             assert new.load_image(one.image).tobytes() == old.load_image(one.image).tobytes()

@@ -32,6 +32,8 @@ export function say(text) {
 
 export const number = (value) => (value === null || value === undefined ? "unscored" : Number(value).toFixed(2));
 
+export const count = (many, noun) => `${many} ${noun}${many === 1 ? "" : "s"}`;
+
 export function button(text, onclick, more) {
   return h("button", { type: "button", onclick, ...more }, text);
 }

@@ -1,7 +1,7 @@
 // Runs: a gallery, one run with all its prompts, and two runs side by side.
 
 import { follow, get, show } from "./api.js";
-import { button, field, h, number, say } from "./dom.js";
+import { button, count, field, h, number, say } from "./dom.js";
 import { RunView } from "./runview.js";
 
 const PAGE = 24;
@@ -40,7 +40,7 @@ export async function runs(root, signal, query) {
   );
   const asked = new URLSearchParams({ text: text.value, tag: tag.value, outcome: outcome.value, sort: sort.value, limit: PAGE, offset });
   const { data, total } = await get(`/v1/searches?${asked}`);
-  told.textContent = `${total} runs`;
+  told.textContent = count(total, "run");
   list.append(
     ...data.map((one) =>
       h(
@@ -48,7 +48,7 @@ export async function runs(root, signal, query) {
         {},
         one.done ? picture(`/v1/searches/${one.id}/cover`, `best image of ${one.title}`) : null,
         h("h3", {}, h("a", { href: `#/runs/${one.id}` }, one.title.slice(0, 90) || one.id)),
-        h("p", { class: "faint" }, `${one.state}, ${one.method}, ${one.done} of ${one.wanted} images, ${one.met} met`),
+        h("p", { class: "faint" }, `${one.state}, ${one.method}, ${one.done} of ${count(one.wanted, "image")}, ${one.met} met`),
         h("p", {}, one.best === null ? "no reward yet" : `reward ${number(one.first)} → ${number(one.best)} (gain ${one.gain >= 0 ? "+" : ""}${number(one.gain)})`),
         button("", () => choose(one), { "data-run": one.id, "data-title": one.title.slice(0, 60) }),
       ),
@@ -84,7 +84,7 @@ export async function run(root, signal, id, place = "0.0", step = "") {
   const view = new RunView({
     stem: `/v1/searches/${id}`,
     title: found.title,
-    facts: `${found.state}${found.error ? `: ${found.error}` : ""}; ${found.method}; ${found.done} of ${found.wanted} images, ${found.met} met`,
+    facts: `${found.state}${found.error ? `: ${found.error}` : ""}; ${found.method}; ${found.done} of ${count(found.wanted, "image")}, ${found.met} met`,
     images: found.images,
     place,
     step,
