@@ -6,8 +6,9 @@ Official aggregation (benchmarks' sources, read at the commits that `milr.source
 * T2I-CompBench: a category's score is the mean over its images; the paper's overall is the plain mean of the six.
 * WISE: a group's score is the mean over its images; the overall score weights them by 0.4, 0.167, 0.133, 0.1, 0.1 and
   0.1 (verified: 0.4 and five times 0.12), and is given for the whole benchmark only.
-* GenEval 2: a number of atoms has the mean over its images of the geometric mean of their items, the overall score is
-  the mean over all images (Soft-TIFA GM); a skill has the mean over its items of all images (Soft-TIFA AM).
+* GenEval 2: an image's score is the geometric mean of its items (Soft-TIFA GM). A number of atoms has the mean over its
+  images, the overall score is the mean over all images. A skill has the mean over its items of all images (Soft-TIFA
+  AM).
 * T2I-CoReBench: a dimension's score is the mean over its images, the overall score the plain mean of the dimensions.
 
 Intervals are those of `milr.benchmarks.intervals`, with the prompt as the unit: several images of a prompt are one

@@ -1,8 +1,8 @@
 """Ours: write several texts before drawing, and draw from the text that agrees most with the others.
 
 A text costs a fraction of an image, and an image cannot be correct if its text is wrong. So texts are written in pools.
-The first text of the first pool is greedy, all others are sampled at temperature 1. The texts of a pool are drawn in
-the order of their agreement with the rest of the pool, each once, until an image is correct or the budget is spent. The
+The first text of the first pool is greedy, all others are sampled at temperature 1. One image is drawn from each text
+of a pool, first from the text that agrees most with the others, until an image is correct or the budget is spent. The
 agreement of two texts is the F1 of their words and pairs of words, as multisets. Choosing the text that agrees most is
 minimum Bayes risk decoding (Kumar and Byrne, 2004; Eikema and Aziz, arXiv 2108.04718), and self-consistency (Wang et
 al., arXiv 2203.11171) for answers that are rarely identical. The choice needs neither the reward nor knowledge of the

@@ -22,8 +22,9 @@ def needs_control(entry: Entry) -> bool:
 def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero") -> Entry | None:
     """Return the entry with the same settings and this ablation of the gradient.
 
-    With a zero gradient nothing moves, so the settings of the movement make no difference. For the embedded model,
-    whose text is sampled again only if it moves, any entry that draws the same is the control.
+    With a zero gradient nothing moves, so settings of the movement, such as the learning rate, make no difference. The
+    embedded model samples its text again only if the text latents move, so for it any entry that draws the same images
+    is the control.
     """
     wanted = settings_of(entry.manifest) | {"gradient": gradient}
     found = next((other for other in entries if settings_of(other.manifest) == wanted), None)

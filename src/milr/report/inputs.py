@@ -30,8 +30,8 @@ class Found:
 def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
     """Read every run under these paths.
 
-    A folder that is not a run is searched for runs. Unreadable files, runs without a finished task, and files of runs
-    that are also there as folders are left out with a note, if there is any other run.
+    A folder that is not a run is searched for runs. Three kinds of runs are left out with a note if there is any other
+    run: unreadable files, runs without a finished task, and packed runs that are also there as folders.
 
     Args:
         paths: Folders and files.

@@ -1,7 +1,7 @@
 """Sections of a report: runs sorted by benchmark and evaluator, and around one reference search.
 
-An ablation is an entry that differs from the reference in one setting, so tables and figures depend on the runs'
-settings, not on the names of their folders.
+An ablation is an entry that differs from the reference in one setting. So tables and figures depend on the settings of
+the runs, not on the names of their folders.
 """
 
 from __future__ import annotations

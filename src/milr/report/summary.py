@@ -16,8 +16,8 @@ def summarise(section: Section) -> str:
     """Return the conclusion of a section; empty if there is nothing to compare or there are too few prompts.
 
     An entry is called best only if its paired difference to the next one is over `BOLD_FROM` prompts or more and its 95
-    % interval excludes zero. Entries of fewer prompts than others do not take part, nor do pools that drew more images
-    than any search could, because more images do not make a better method.
+    % interval excludes zero. Two kinds of entries do not take part: those of fewer prompts than others, and pools that
+    drew more images than any search could, because more images do not make a better method.
     """
     prompts = {entry.label: len(set(entry.outcomes.prompts)) for entry in section.entries}
     whole = [entry for entry in section.entries if prompts[entry.label] == max(prompts.values())]

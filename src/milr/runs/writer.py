@@ -92,9 +92,9 @@ def _is_left(path: Path) -> bool:
 class RunWriter:
     """A context manager that stores the records of one runner.
 
-    The name of a task's folder ends in `.part` until the task's last record is in and the evaluator, if there is one,
-    has scored all of the task's images. At the end of the block, however it is left, the manifest says how it ended,
-    and every finished task stays. Inside the block, no other process can write the run.
+    The name of a task's folder ends in `.part` until the task is complete: its last record is written, and the
+    evaluator, if there is one, has scored all of its images. At the end of the block, however it is left, the manifest
+    says how it ended, and every finished task stays. Inside the block, no other process can write the run.
     """
 
     def __init__(
@@ -346,7 +346,7 @@ class RunWriter:
     def conclude_begun(self) -> list[tuple[StepRecord, Path]]:
         """End the tasks in progress with their best images so far.
 
-        A task that an earlier session had led further keeps what it had.
+        If an earlier session recorded more steps of a task, these stay.
 
         Returns:
             Each task's last record, which says "cancelled", and its folder.

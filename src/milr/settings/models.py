@@ -57,10 +57,10 @@ class SamplingParams(_Frozen):
 class RunSettings(_Frozen):
     """Settings of the runner, the same for every method. A limit of None is no limit.
 
-    `max_*` holds for each task: a task ends, with its best image so far, before a batch that would exceed its drawings
-    or reward calls, and after the batch in which its seconds or its cost were reached. `total_*` holds for all tasks
-    together and is checked after each batch, so a run may exceed it by the batches in progress. A limit never prevents
-    a task's first image.
+    `max_*` holds for each task, which ends with its best image so far. Drawings and reward calls are checked before a
+    batch, so they are never exceeded; seconds and cost are checked after it. `total_*` holds for all tasks together and
+    is checked after each batch, so a run may exceed it by the batches in progress. A limit never prevents a task's
+    first image.
     """
 
     seed: int = 0

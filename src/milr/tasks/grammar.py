@@ -7,10 +7,10 @@
     joiner   = "and" | "," | relation
     relation = "left of" | "right of" | "above" | "below"
 
-The parser accepts more than the grammar writes: capitals, digits, English plurals, other words for the same thing
-("sofa", "under", "an image of"), and, with a note, words that no rule can ask for ("big", "next to"). A task's prompt
-always has the form that the grammar writes, the only one that models of the icon world were trained on; the text as
-typed is kept beside it.
+The parser accepts more than the grammar writes: capitals, digits, English plurals, and other words for the same thing
+("sofa", "under", "an image of"). It leaves out words that no rule can ask for ("big", "next to"), with a note. A task's
+prompt always has the form that the grammar writes, the only one that models of the icon world were trained on; the text
+as typed is kept beside it.
 """
 
 from __future__ import annotations

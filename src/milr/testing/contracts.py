@@ -186,8 +186,8 @@ def check_model(model: str | Model, *, prompts: Sequence[str] = PROMPTS[:2], **o
 def check_method(method: str | Method, **settings: object) -> None:
     """Check a method with milr's fake model and fake rewards.
 
-    It draws whole images, keeps the best one, gives a task the same images beside others and when repeated, stays
-    within its limits, and continues if an image cannot be scored.
+    The method must draw whole images, keep the best one, stay within its limits, and continue if an image cannot be
+    scored. A task must get the same images beside other tasks, and when it is repeated.
 
     Args:
         method: A name, as `milr.load_method` takes it, or the method itself.
