@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
@@ -75,6 +76,14 @@ def forks() -> Iterator[ForkServer]:
         server = ForkServer(Path(folder))
         yield server
         server.close()
+
+
+@pytest.fixture
+def forked_python(forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the Python programs that a test starts be forks, which need not import torch and transformers again."""
+    resource_tracker.ensure_running()  # it stays for other tests
+    monkeypatch.setattr(sys, "executable", str(forks.python))
+    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(forks.python))
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,7 @@ def test_genevals_scorer_is_measured(
 
 @pytest.mark.slow
 @runs("bench/scaling.py")
-def test_scaling_is_measured(tmp_path: Path) -> None:
+def test_scaling_is_measured(tmp_path: Path, forked_python: None) -> None:
     from bench import scaling
 
     scaling.main(["--tasks", "1", "--steps", "1", "--batch-size", "1", "--json", str(tmp_path / "scaling.json")])
@@ -248,7 +248,9 @@ def test_a_cluster_is_simulated_from_what_was_measured(
 
 @pytest.mark.slow
 @runs("bench/workers.py")
-def test_workers_are_measured_against_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+def test_workers_are_measured_against_one_process(
+    capsys: pytest.CaptureFixture[str], forked_python: None, one_thread: None
+) -> None:
     from bench import workers
 
     workers.main(["--workers", "2", "--tasks", "2", "--steps", "1"])
@@ -258,7 +260,7 @@ def test_workers_are_measured_against_one_process(capsys: pytest.CaptureFixture[
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["worker", "coordinator"])
 @runs("bench/worker_kills.py")
-def test_a_kill_changes_nothing(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kill_changes_nothing(what: str, capsys: pytest.CaptureFixture[str], forked_python: None) -> None:
     from bench import worker_kills
 
     worker_kills.main([what, "--rounds", "1", "--model", "fake"])
@@ -267,7 +269,7 @@ def test_a_kill_changes_nothing(what: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 @runs("bench/worker_equality.py")
-def test_runs_of_workers_are_compared_with_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_workers_are_compared_with_one_process(capsys: pytest.CaptureFixture[str], forked_python: None) -> None:
     from bench import worker_equality
 
     worker_equality.main(["--workers", "2", "--model", "fake"])

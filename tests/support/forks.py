@@ -1,8 +1,9 @@
-"""Commands that run in forks of one process.
+"""Python programs that run in forks of one process.
 
-A process that starts `milr` spends seconds on importing torch and transformers. The server here has imported them, and
-runs each command in a fork of itself, with the caller's arguments, folder, environment and open files. The caller is
-a small program that passes signals on and ends as its command ends: where it is killed, its command is killed too.
+A Python that starts `milr` spends seconds on importing torch and transformers. The server here has imported them, and
+runs each program in a fork of itself, with the caller's arguments, folder, environment and open files. The caller is
+a small program, `python`, that passes signals on and ends as its program ends: where it is killed, its program is
+killed too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import spawn
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 IMPORTS = (
@@ -36,6 +40,9 @@ IMPORTS = (
 )
 """Modules that most commands import late."""
 
+PYTHON = "python"
+"""Name of the caller."""
+
 MANY = 256
 """A number above all file descriptors of the server or a caller."""
 
@@ -43,24 +50,23 @@ CALLER = """#!{python}
 import json, os, signal, socket, sys
 
 if os.getuid() != {uid}:  # another user's process is no fork of the server's
-    os.execv(sys.executable, [sys.executable, "-m", "{module}", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 files = []
 for name in os.listdir("/proc/self/fd"):  # a shell's <(...) is one too
     if os.path.exists("/proc/self/fd/" + name):
         files.append(int(name))
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("{address}")
-    request = {{"module": "{module}", "words": sys.argv[1:], "folder": os.getcwd(), "files": files}}
-    request["surroundings"] = dict(os.environ)
+    request = {{"words": sys.argv[1:], "folder": os.getcwd(), "files": files, "surroundings": dict(os.environ)}}
     body = json.dumps(request).encode()
     socket.send_fds(server, [len(body).to_bytes(8, "big")], files)
     server.sendall(body)
     answers = server.makefile()
-    command = int(answers.readline())
+    program = int(answers.readline())
 
     def pass_on(number, frame):
         try:
-            os.kill(command, number)
+            os.kill(program, number)
         except ProcessLookupError:  # its answer is on the way
             pass
 
@@ -68,14 +74,21 @@ with socket.socket(socket.AF_UNIX) as server:
         signal.signal(number, pass_on)
     code = int(answers.readline())
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
 
+MODULE = """#!{python}
+import runpy
+
+runpy.run_module("{module}", run_name="__main__", alter_sys=True)
+"""
+
 
 class ForkServer:
-    """The server's process; it makes callers, which are small programs, in a folder with a short path."""
+    """The server's process; its callers, which are small programs, are in a folder with a short path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,14 +100,19 @@ class ForkServer:
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
+        text = CALLER.format(python=sys.executable, uid=os.getuid(), address=self.address)
+        self.python = self._write(PYTHON, text)
+        """The program to use in the place of `sys.executable`."""
 
     def caller(self, name: str, module: str) -> Path:
         """Return a program with this name that runs the module as ``python -m`` does."""
         program = self.folder / name
-        if not program.exists():
-            text = CALLER.format(python=sys.executable, uid=os.getuid(), module=module, address=self.address)
-            program.write_text(text)
-            program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+        return program if program.exists() else self._write(name, MODULE.format(python=self.python, module=module))
+
+    def _write(self, name: str, text: str) -> Path:
+        program = self.folder / name
+        program.write_text(text)
+        program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
         return program
 
     def close(self) -> None:
@@ -103,10 +121,12 @@ class ForkServer:
 
 
 def serve(address: str) -> None:
-    """Run one command per caller, until standard input ends."""
+    """Run one program per caller, until standard input ends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background would ignore it
     for name in IMPORTS:
         importlib.import_module(name)
+    sys.executable = str(Path(address).with_name(PYTHON))  # programs that a program starts are forks too
+    spawn.set_executable(sys.executable)
     gc.collect()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as door, selectors.DefaultSelector() as selector:
@@ -126,7 +146,7 @@ def serve(address: str) -> None:
 
 
 def _begin(door: socket.socket, selector: selectors.BaseSelector) -> None:
-    """Start the caller's command; wait until the caller or the command ends."""
+    """Start the caller's program; wait until the caller or the program ends."""
     caller, _ = door.accept()
     head, files, _, _ = socket.recv_fds(caller, 8, 64)
     body = caller.makefile("rb").read(int.from_bytes(head, "big"))
@@ -146,7 +166,7 @@ def _begin(door: socket.socket, selector: selectors.BaseSelector) -> None:
 
 
 def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
-    """Tell a caller how its command ended; kill the command if its caller is gone."""
+    """Tell a caller how its program ended; kill the program if its caller is gone."""
     process, caller, ended = key.data
     if key.fileobj is caller:
         os.kill(process, signal.SIGKILL)
@@ -160,7 +180,7 @@ def _end(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
 
 
 def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
-    """Run a module as the caller's process would, then exit."""
+    """Run a program as the caller's process would, then exit."""
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["surroundings"])
@@ -172,10 +192,9 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     sys.stdout = _open_stream(1)
     sys.stderr = _open_stream(2)
-    sys.argv = ["", *request["words"]]
     code = 1
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        _run_words(request["words"])
         code = 0
     except SystemExit as ended:
         code = ended.code or 0
@@ -188,8 +207,35 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
         threading._shutdown()  # pyright: ignore  # as the interpreter does: it waits for the threads
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if not stream.closed:  # as the tracker of multiprocessing's resources does
+                stream.flush()
         os._exit(code & 0xFF)
+
+
+def _run_words(words: Sequence[str]) -> None:
+    """Do what Python does with these words of its command line: a file, ``-m``, ``-c`` or ``-``, after its options."""
+    safe_path = False
+    while words[0].startswith("-") and words[0] not in ("-", "-c", "-m"):
+        safe_path = safe_path or words[0] == "-P"
+        words = words[2:] if words[0] in ("-W", "-X") else words[1:]
+    what, *rest = words
+    added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in added if path and path not in sys.path]
+    if what == "-m":
+        module, *rest = rest
+        sys.argv = [what, *rest]
+        sys.path[:0] = [] if safe_path else [os.getcwd()]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    elif what in ("-c", "-"):
+        code, *rest = rest if what == "-c" else (sys.stdin.read(), *rest)
+        sys.argv = [what, *rest]
+        sys.path[:0] = [] if safe_path else [""]
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(code, "<string>", "exec"), vars(main))
+    else:
+        sys.argv = [what, *rest]
+        sys.path[:0] = [] if safe_path else [str(Path(what).resolve().parent)]
+        runpy.run_path(what, run_name="__main__")
 
 
 def _open_stream(number: int) -> io.TextIOWrapper:
