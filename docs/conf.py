@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ autodoc_preserve_defaults = True
 nitpicky = False
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(((?:\.\./)+)([^)#]+)(#[^)]*)?\)")
+_PAGE = re.compile(r"\[(?:[\w-]+/)*[\w-]+\.md\]\(((?:[\w.-]+/)*[\w-]+\.md)\)")
+"""A link that is called by its file's name: the site calls it by the page's title."""
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`|_)")
 
 
@@ -115,7 +118,7 @@ def read_source(app: object, name: str, source: list[str]) -> None:
             raise FileNotFoundError(f"docs/{name}.md links to {match[3]}{match[4]}, which does not exist")
         return match[0] if (ROOT / "docs") in target.parents else _say_file(match[2], str(target.relative_to(ROOT)))
 
-    source[0] = _LINK.sub(name_file, text)
+    source[0] = _PAGE.sub(r"[](\1)", _LINK.sub(name_file, text))
 
 
 def include_source(app: object, path: Path, parent: str, source: list[str]) -> None:
@@ -134,6 +137,19 @@ def leave_fields_out(app: object, what: str, name: str, thing: object, options: 
     """Leave the fields that `milr.field_docs` adds for `help` out: autodoc lists them itself."""
     if what == "class" and "Attributes:" in lines:
         del lines[lines.index("Attributes:") :]
+
+
+def shorten_signature(
+    app: object, what: str, name: str, thing: Any, options: object, given: str, returned: str
+) -> tuple[str, None] | None:
+    """Leave out the parameters of classes whose fields are listed below them."""
+    fields = is_dataclass(thing) or hasattr(thing, "model_fields")
+    return ("", None) if what == "class" and fields else None
+
+
+def skip_member(app: object, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
+    """Leave pydantic's own settings out."""
+    return True if name == "model_config" else None
 
 
 def keep_colon(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -155,5 +171,7 @@ def setup(app: object) -> None:
     app.connect("source-read", read_source)  # type: ignore[attr-defined]
     app.connect("include-read", include_source)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", leave_fields_out, priority=100)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-signature", shorten_signature)  # type: ignore[attr-defined]
+    app.connect("autodoc-skip-member", skip_member)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", keep_colon, priority=200)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", write_docstring, priority=900)  # type: ignore[attr-defined]

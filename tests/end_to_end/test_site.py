@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import milr
 from milr.cli.main import _build_parser  # pyright: ignore[reportPrivateUsage]
 from tests.support.paths import ROOT
 
@@ -49,7 +50,7 @@ def test_an_attribute_keeps_what_is_before_its_colon() -> None:
     lines = ["The best image so far: value first.", "Then parts."]
     runpy.run_path(str(ROOT / "docs" / "conf.py"))["keep_colon"](None, "attribute", "milr.Task", None, None, lines)
     parsed = napoleon.GoogleDocstring(lines, napoleon.Config(), what="attribute", name="milr.Task").lines()
-    assert " ".join(parsed).split() == "The best image so far: value first. Then parts.".split()
+    assert " ".join(parsed).split() == ["The", "best", "image", "so", "far:", "value", "first.", "Then", "parts."]
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,10 @@ def test_a_file_outside_the_site_is_named_once(written: str, shown: str) -> None
     source = [written]
     runpy.run_path(str(ROOT / "docs" / "conf.py"))["read_source"](None, "index", source)
     assert source == [shown]
+
+
+def test_a_class_with_fields_has_no_signature() -> None:
+    shorten = runpy.run_path(str(ROOT / "docs" / "conf.py"))["shorten_signature"]
+    assert shorten(None, "class", "milr.RunSettings", milr.RunSettings, None, "(*, seed=0)", "") == ("", None)
+    assert shorten(None, "class", "milr.StepRecord", milr.StepRecord, None, "(task)", "") == ("", None)
+    assert shorten(None, "function", "milr.search", milr.search, None, "(tasks)", "") is None

@@ -95,7 +95,7 @@ def _say_state(folder: Path, manifest: Manifest) -> str:
 
 
 def _find_last(folder: Path) -> float | None:
-    """Return the time of the newest record; None before the first. A run whose model hangs writes none for long."""
+    """Return the time of the newest record; None before the first. A run whose model is stuck writes none for long."""
     found: list[float] = []
     for file in (folder / "tasks").glob(f"*/{RECORDS}"):
         with suppress(OSError):  # renamed a moment ago
