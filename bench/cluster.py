@@ -190,6 +190,7 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
     from PIL import Image
 
     from milr.runs import RunWriter
+    from milr.runs.strip_images import StripImages
     from milr.settings import make_settings
     from milr.tasks import tasks_from_prompts
     from milr.types import ImageSample, Reasoning, Score, StepRecord
@@ -200,6 +201,7 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
     prompts = tasks_from_prompts([f"prompt {number}" for number in range(tasks)], free=True)
     messages: list[tuple[int, bytes]] = []
     for index, task in enumerate(prompts):
+        shown, pictures = StripImages(), dict[str, Image.Image]()
         for step in range(steps):
             sample = ImageSample(tuple(range(576)), images[(index + step) % len(images)])
             score = Score(step / steps, "icons@1", 0.9, {"apple": 1.0, "left of": 0.0}, "an apple, but to the right")
@@ -220,7 +222,9 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
                 cost=0.0,
                 finished="out of steps" if step + 1 == steps else None,
             )
-            messages.append((index, pickle.dumps(Step(index, record, False))))
+            pictures.update(zip(shown.add(record), [sample.image], strict=True))
+            drawn = None if record.finished is None else shown.draw(record, pictures.__getitem__)
+            messages.append((index, pickle.dumps(Step(index, record, False, strip=drawn))))
     with tempfile.TemporaryDirectory() as root:
         writer = RunWriter(
             Path(root) / "run", tasks=prompts, settings=make_settings("milr"), model="bench", reward="icons@1"
@@ -228,7 +232,8 @@ def measure(side: int, tasks: int, steps: int) -> dict[str, float]:
         with writer:
             began, wall = time.process_time(), time.monotonic()
             for index, content in messages:
-                writer.write(replace(pickle.loads(content).record, index=index))
+                message: Step = pickle.loads(content)
+                writer.write(replace(message.record, index=index), strip=message.strip)
             spent, waited = time.process_time() - began, time.monotonic() - wall
             began = time.process_time()
             for _, content in messages:

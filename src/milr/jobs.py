@@ -155,6 +155,7 @@ class Job:
         self.parts, self.writer, self._keeps_cut = parts, writer, keeps_cut
         self._unscored = self._failed = 0  # tasks in a row
         self._evaluated: dict[tuple[int, int], list[EvaluatedImage]] = {}  # by workers, of tasks in progress
+        self._strips: dict[tuple[int, int], bytes] = {}  # by workers, of tasks that end
         self.stopped: str | None = None
         """Reason why `run` ended before all tasks had finished, in the words of `Finished`; None if it did not."""
         self.cut: list[tuple[StepRecord, Path]] = []
@@ -208,6 +209,7 @@ class Job:
             evaluated=lambda place, scores: self._evaluated.setdefault(places[place], []).extend(scores),
             recall=lambda place: writer.recall(*places[place]),
             set_aside=lambda place, error: self._set_aside(places[place], error),
+            drawn=lambda place, strip: self._strips.__setitem__(places[place], strip),
         )
         with closing(parts.start(source, stored, hooks)) as runner:
             for found in parts.watch(runner):
@@ -215,13 +217,14 @@ class Job:
                     # stored, it would count as finished for ever; left out, resuming draws it again
                     raise NotScored(f"{'; '.join(found.notes)}; {parts.reward.name} scores nothing any more")
                 place = index, image = places[found.index]
+                strip = self._strips.pop(place, None)
                 record = replace(found, index=index)
                 if not self._keeps_cut and found.index in runner.cut:
                     writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
                     scores = self._evaluated.pop(place, []) if parts.evaluates and record.finished else None
-                    yield record, image, writer.write(record, image, scores)
+                    yield record, image, writer.write(record, image, scores, strip)
                     self._count_unscored(record)
             self.stopped = runner.stopped if writer.remaining() else None
 

@@ -97,6 +97,8 @@ class Hooks:
     """Returns the steps of a task in progress that are recorded."""
     set_aside: Callable[[int, str], None]
     """Gets a task that failed twice, and its error."""
+    drawn: Callable[[int, bytes], None] | None = None
+    """Gets the strip of a task's images, as PNG, before its last record; None if nobody wants strips."""
     lost: Callable[[int], None] = lambda place: None
     """Gets a task that was cancelled before it had an image."""
     begun: Callable[[int, int | None], None] = lambda place, tokens: None

@@ -129,7 +129,7 @@ class ImageSample:
             """Decode the image of a sample that came from another process, when it is first looked at."""
             if name != "image" or "png" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-            image = self.__dict__["image"] = Image.open(BytesIO(self.png)).copy()  # the copy has no file
+            image = self.__dict__["image"] = decode_png(self.png)
             return image
 
     def __repr__(self) -> str:
@@ -150,6 +150,11 @@ def encode_png(image: Image.Image, level: int = 6) -> bytes:
     out = BytesIO()
     image.save(out, "PNG", compress_level=level)
     return out.getvalue()
+
+
+def decode_png(png: bytes) -> Image.Image:
+    """Return the image of a PNG that `encode_png` made."""
+    return Image.open(BytesIO(png)).copy()  # the copy has no file
 
 
 def _restore_sample(tokens: tuple[int, ...], png: bytes) -> ImageSample:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from milr.errors import UsageError
@@ -12,14 +11,12 @@ from milr.files import PART, move
 from milr.rewards.base import Reward
 from milr.rewards.images.files import UnreadableImage
 from milr.runs.evaluating import Shown, evaluate_images
-from milr.runs.layout import EVALUATED, RECORDS, STRIP, find_inside, name_image
+from milr.runs.layout import EVALUATED, RECORDS, STRIP, find_inside
 from milr.runs.metadata import add_texts, describe_image
 from milr.runs.reader import load_image, read_begun
 from milr.runs.schema import EvaluatedImage, StoredStep, dump, dump_lines, end_lines
-from milr.runs.strip import Frame, draw_strip, find_outcome
-from milr.types import ImageSample, KnownStep, Reasoning, Score, StepRecord, Task, Unscored, encode_png
-
-_STRIP_LEVEL = 4  # half the time of 6, a few percent more bytes: the coordinator of workers makes all strips
+from milr.runs.strip_images import StripImages
+from milr.types import ImageSample, KnownStep, Reasoning, StepRecord, Task
 
 
 class TaskFolder:
@@ -42,50 +39,39 @@ class TaskFolder:
         (self._folder / "steps").mkdir(parents=True)
         self.last: StepRecord | None = None
         """The last record."""
-        self._best = ""
-        self._first: Score | Unscored = Unscored("no image yet", "")
-        self._cells: list[_Cell] = []
+        self._shown = StripImages()
         self._reasonings: list[tuple[int, Reasoning]] = []
 
     def add(self, record: StepRecord) -> None:
         """Write the step's images and its line."""
-        self._first = self._first if self._cells else record.scores[0]
         if record.images:
             self._reasonings.append((record.step, record.reasoning))
-        names = [name_image(record.step, number) for number in range(len(record.images))]
-        for number, (name, sample, score) in enumerate(zip(names, record.images, record.scores, strict=True)):
+        names = self._shown.add(record)
+        for name, sample, score in zip(names, record.images, record.scores, strict=True):
             texts = describe_image(record.task, record.reasoning, score, record.step)
             (self._folder / name).write_bytes(add_texts(sample.png, {**self._texts, **texts}))
-            label = f"step {record.step}" + (f" #{number + 1}" if len(names) > 1 else "")
-            self._cells.append(_Cell(record.step, number, name, label, _reward_text(score)))
-        if record.best_step == record.step:
-            self._best = names[_best_number(record)]
         with (self._folder / RECORDS).open("ab") as file:
-            file.write(dump(StoredStep.of(record, names, self._best, self._image)) + b"\n")
+            file.write(dump(StoredStep.of(record, names, self._shown.best, self._image)) + b"\n")
         self.last = record
 
-    def conclude(self, record: StepRecord) -> None:
+    def conclude(self, record: StepRecord, strip: bytes | None = None) -> None:
         """Write the best image, the strip, and the records' end mark."""
         records = self._folder / RECORDS
         records.write_bytes(end_lines(records.read_bytes()))
-        self.draw(record)
+        self.draw(record, strip)
 
-    def draw(self, record: StepRecord) -> Path:
-        """Write the best image and the strip so far; return the folder."""
+    def draw(self, record: StepRecord, strip: bytes | None = None) -> Path:
+        """Write the best image and the strip so far; return the folder.
+
+        Args:
+            record: The last one.
+            strip: From `StripImages.draw`, where somebody has drawn it already.
+        """
         text = next(one for step, one in self._reasonings if step == record.best_step)
         texts = {**self._texts, **describe_image(record.task, text, record.best_score, record.best_step)}
         (self._folder / "best.png").write_bytes(add_texts(record.best.png, texts))
-        outcome = find_outcome(self._first, record)
-        frames = [
-            Frame(
-                load_image(self._folder / cell.file),
-                cell.label,
-                cell.reward,
-                outcome if cell.file == self._best else None,
-            )
-            for cell in self._cells
-        ]
-        strip = encode_png(draw_strip(record.task.shown, frames), _STRIP_LEVEL)
+        if strip is None:
+            strip = self._shown.draw(record, lambda name: load_image(self._folder / name))
         (self._folder / STRIP).write_bytes(add_texts(strip, texts))
         return self._folder
 
@@ -95,7 +81,7 @@ class TaskFolder:
         Raises:
             NotScored: It cannot score any more.
         """
-        shown = [Shown(cell.step, cell.number, self._folder / cell.file) for cell in self._cells]
+        shown = [Shown(one.step, one.number, self._folder / one.file) for one in self._shown.images]
         return self.keep(evaluate_images(evaluator, task, shown))
 
     def keep(self, evaluated: Sequence[EvaluatedImage]) -> list[EvaluatedImage]:
@@ -138,26 +124,3 @@ def recall_steps(folder: Path) -> list[KnownStep]:
     except (OSError, ValueError, UsageError, UnreadableImage):  # the steps after this one cannot be repeated
         pass
     return known
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One image of a task."""
-
-    step: int
-    number: int
-    file: str
-    label: str
-    reward: str
-
-
-def _best_number(record: StepRecord) -> int:
-    """Return the number of the best image among the step's images: the same object, or the first with its tokens."""
-    for number, sample in enumerate(record.images):
-        if sample is record.best:
-            return number
-    return next(number for number, sample in enumerate(record.images) if sample.tokens == record.best.tokens)
-
-
-def _reward_text(score: Score | Unscored) -> str:
-    return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"

@@ -279,7 +279,11 @@ class RunWriter:
         self._evaluator_seconds += time.monotonic() - started
 
     def write(
-        self, record: StepRecord, image: int = 0, evaluated: Sequence[EvaluatedImage] | None = None
+        self,
+        record: StepRecord,
+        image: int = 0,
+        evaluated: Sequence[EvaluatedImage] | None = None,
+        strip: bytes | None = None,
     ) -> Path | None:
         """Store a record; return the task's folder if the record is the task's last, else None.
 
@@ -287,6 +291,7 @@ class RunWriter:
             record: A record whose index refers to the writer's list of tasks.
             image: Number of the image among the prompt's images.
             evaluated: With a task's last record, the evaluator's scores of all its images, where they are known.
+            strip: With a task's last record, its strip as PNG, where it is drawn.
 
         Raises:
             RunError: Nothing can be written any more, or the evaluator cannot score any more.
@@ -304,7 +309,7 @@ class RunWriter:
             self._spent[key] = spent - self._before.get(key, _Spent())
             if record.finished is None:
                 return None
-            task.conclude(record)
+            task.conclude(record, strip)
             if self._evaluator is not None:
                 started = time.monotonic()
                 scores = task.evaluate(self._evaluator, record.task) if evaluated is None else task.keep(evaluated)

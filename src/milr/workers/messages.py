@@ -55,6 +55,8 @@ class Do:
     """Number of first steps of which the coordinator has the records: they are not sent again."""
     turn: Turn = ()
     """The task's turn among the worker's."""
+    strip: bool = False
+    """True if the strip of the task's images is wanted."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class Step:
     same_best: bool
     """True if the best image is that of the record before: `record.best` is empty."""
     evaluated: Sequence[EvaluatedImage] = ()
+    strip: bytes | None = None
+    """With a task's last record, the strip of its images as PNG, if it is wanted."""
     usage: Mapping[str, str | int] | None = None
     """Usage of VLM judges so far, by this worker."""
 

@@ -183,7 +183,8 @@ class TeamRunner(Iterator[StepRecord]):
         task.owners[id], member.open[id] = member, task.index
         member.alone = bool(task.failures)
         member.note_load()
-        member.handle.send(Do(id, own.task, key, own.method.name, own.settings.flat, known, task.steps, task.turn))
+        strip, flat = self._hooks.drawn is not None, own.settings.flat
+        member.handle.send(Do(id, own.task, key, own.method.name, flat, known, task.steps, task.turn, strip))
 
     def _release(self, task: _Open) -> None:
         """Take a task from its workers."""
@@ -302,6 +303,8 @@ class TeamRunner(Iterator[StepRecord]):
             task.spent = {kind: spent.get(kind, 0) - task.before.get(kind, 0) for kind in LIMITS}
             if message.evaluated:
                 self._hooks.evaluated(index, message.evaluated)
+            if message.strip is not None and self._hooks.drawn is not None:
+                self._hooks.drawn(index, message.strip)
             if record.finished is not None:
                 member.tasks += 1
                 self._release(task)

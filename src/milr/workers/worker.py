@@ -29,8 +29,9 @@ from milr.rewards.vlm.client import VlmClient
 from milr.runs.evaluating import score_images
 from milr.runs.layout import NotScored
 from milr.runs.schema import EvaluatedImage
+from milr.runs.strip_images import StripImages
 from milr.settings import make_settings
-from milr.types import ImageSample, StepRecord
+from milr.types import ImageSample, StepRecord, decode_png
 from milr.workers.messages import (
     Begun,
     Broken,
@@ -91,6 +92,14 @@ class _Ids(TaskQueue):
             self.ids = {index: do for index, do in self.ids.items() if index in waiting}
 
 
+class _Shown:
+    """The images of a task, for its strip."""
+
+    def __init__(self) -> None:
+        self.images = StripImages()
+        self.pngs: dict[str, bytes] = {}
+
+
 class Worker:
     """One worker: `run` in one thread, `take_command` from another."""
 
@@ -111,6 +120,7 @@ class Worker:
         self._parts: Parts | None = None
         self._vlm = VlmClient(spec.vlm)
         self._bests: dict[int, ImageSample] = {}  # index -> the best image that the coordinator has
+        self._shown: dict[int, _Shown] = {}  # index -> images, of tasks whose strip is wanted
 
     def take_command(self, command: Command) -> None:
         """Obey, without waiting."""
@@ -172,7 +182,7 @@ class Worker:
     def _serve(self, parts: Parts) -> bool:
         """Run tasks until there are no more, and return false; return true after a fault, to start again."""
         watcher, queue = Watcher(parts.panel), self._queue
-        self._bests = {}
+        self._bests, self._shown = {}, {}
         settings = parts.model.settings("one-shot", batch_size=self._spec.places)
         runner = self._runner = Runner(
             load_method("one-shot"), queue, parts.model, parts.reward, settings, on_lost=self._forget(watcher)
@@ -226,6 +236,7 @@ class Worker:
 
     def _lose(self, index: int, error: str | None) -> None:
         self._bests.pop(index, None)
+        self._shown.pop(index, None)
         self._emit(Lost(self._queue.remove(index).id, error))
 
     def _tell(self, parts: Parts, record: StepRecord) -> bool:
@@ -233,6 +244,7 @@ class Worker:
         do, usage = self._queue.ids[record.index], self._vlm.usage()
         evaluated: list[EvaluatedImage] = []
         is_new = record.step >= do.heard  # the coordinator has the earlier ones
+        strip = self._show_record(record) if do.strip else None
         if is_new:
             if parts.evaluator is not None and record.images:
                 evaluated = score_images(
@@ -241,11 +253,20 @@ class Worker:
             same = self._bests.get(record.index) is record.best
             short = replace(record, index=0, best=NO_IMAGE) if same else replace(record, index=0)
             self._bests[record.index] = record.best
-            self._emit(Step(do.id, short, same, evaluated, usage))
+            self._emit(Step(do.id, short, same, evaluated, strip, usage))
         if record.finished is not None:
             self._bests.pop(record.index, None)
             self._queue.remove(record.index)
         return is_new
+
+    def _show_record(self, record: StepRecord) -> bytes | None:
+        """Take a record's images for the strip; return the strip with a task's last record."""
+        shown = self._shown.setdefault(record.index, _Shown())
+        shown.pngs.update(zip(shown.images.add(record), (one.png for one in record.images), strict=True))
+        if record.finished is None:
+            return None
+        del self._shown[record.index]
+        return shown.images.draw(record, lambda name: decode_png(shown.pngs[name]))
 
     def _judge(self, command: Judge) -> None:
         assert self._parts is not None
