@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from milr.serve.desk import MOST_ATTEMPTS
 from milr.serve.reindex import reindex
 from milr.serve.store import FILE, Store
+from milr.serve.suspects import MOST_ATTEMPTS
 from tests.serve.conftest import Held, OpenSite, Site, fake_offer
 
 ASKED: dict[str, Any] = {"method": "milr", "settings": {"steps": 4, "seed": 5}}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Event as Flag
 from threading import RLock, Thread
-from typing import Any
 
 from PIL.Image import Image
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,26 +15,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from milr.errors import MilrError
 from milr.methods import load_method
 from milr.methods.queue import Assignment
-from milr.runs import StoredStep
 from milr.serve.asked import Order
 from milr.serve.config import ServeSettings
 from milr.serve.drawing import Loaded
 from milr.serve.errors import busy, draining, say_error
 from milr.serve.jobs import Growing, Job, make_row
+from milr.serve.journal import Journal
 from milr.serve.metrics import Metrics
+from milr.serve.models import Models
 from milr.serve.offers import Offer
 from milr.serve.pictures import make_growing
-from milr.serve.steps import Place, describe_step, name_place
-from milr.serve.store import SearchRow, State, Store, now
-from milr.serve.worker import Memory, Worker
+from milr.serve.steps import Place
+from milr.serve.store import SearchRow, State, Store
+from milr.serve.suspects import MOST_ATTEMPTS, Suspects
+from milr.serve.worker import Worker
 from milr.types import Finished, KnownStep, StepRecord
 from milr.workers.team import MemberFacts
 
 log = logging.getLogger("milr.serve")
 _PREFIX = "search_"
 _TICK = 0.25  # seconds between looks at the deadlines
-MOST_ATTEMPTS = 5
-"""Processes that may end while they draw a search, one after the other, before it is given up."""
 
 
 class Desk:
@@ -53,11 +51,9 @@ class Desk:
         self._lock = RLock()
         self._shown = 0
         self._jobs: dict[str, Job] = {}
-        self._suspects: deque[Job] = deque()  # searches that an earlier process may have ended by; drawn one by one
-        self._workers: dict[str, Worker] = {}  # the least recently used model first
-        self._loaded: dict[Worker, Loaded] = {}
         self._places: dict[tuple[Worker, int], str] = {}  # index in a worker's queue -> search
-        self._memory = Memory(settings.memory, self._make_room)
+        self._models = Models(offers, settings, self, self._make_room)
+        self._suspects, self._journal = Suspects(store), Journal(store, metrics)
         self._closed = Flag()
         self._clock = Thread(target=self._watch_clock, name="milr-clock", daemon=True)
 
@@ -72,8 +68,7 @@ class Desk:
             self._take_up(row, attempts.get(row.id, 0))
         self._try_suspect()
         if self.offers:
-            with self._lock:
-                self._find_worker(self.offers[0])
+            self._models.find(self.offers[0].name)
         self._clock.start()
 
     @property
@@ -118,8 +113,7 @@ class Desk:
             if job is None or job.why is not None:
                 return
             job.why = why
-            if job in self._suspects:
-                self._suspects.remove(job)
+            self._suspects.drop(job)
             for index in list(job.open):
                 assert job.worker is not None, "an image that is open has a worker"
                 if job.worker.queue.drop(index):
@@ -142,27 +136,24 @@ class Desk:
 
     def loads(self) -> dict[str, bool]:
         """Return which models are in memory."""
-        return {offer.name: (w := self._workers.get(offer.name)) is not None and w.ready for offer in self.offers}
+        return self._models.loads()
 
     def workers(self) -> dict[str, tuple[int, list[MemberFacts]]]:
-        """Return each loaded model's workers, and how many of them have died; none if it draws in this process."""
-        with self._lock:
-            found = [(worker.offer.name, loaded) for worker, loaded in self._loaded.items()]
-        return {name: (loaded.replaced(), loaded.workers()) for name, loaded in found}
+        """See `Models.workers`."""
+        return self._models.workers()
 
     def load(self) -> tuple[int, int]:
         """Return how many images wait, and how many are drawn."""
         with self._lock:
             whole = sum(len(job.open) for job in self._jobs.values())
-            waiting = sum(len(worker.queue.waiting()) for worker in self._workers.values())
+            waiting = self._models.waiting()
             return waiting, whole - waiting
 
     def drain(self) -> None:
         """Take no more orders; end after the steps in progress."""
         with self._lock:
             self.draining = True
-            for worker in self._workers.values():
-                worker.stop()
+            self._models.stop()
             searches = list(self._jobs)
         for search in searches:
             self.on_change(search)
@@ -171,9 +162,8 @@ class Desk:
         """Drain, wait for the steps in progress, and leave every search so that the next start continues it."""
         self.drain()
         self._closed.set()
-        self._memory.close()
         until = time.monotonic() + self.settings.shutdown_seconds
-        for worker in list(self._workers.values()):
+        for worker in self._models.close():
             worker.join(max(0.0, until - time.monotonic()))
         self.store.close()
 
@@ -182,13 +172,11 @@ class Desk:
     def loaded(self, worker: Worker, loaded: Loaded) -> None:
         """See `milr.serve.worker.Desk`."""
         log.info("model loaded", extra={"facts": {"model": worker.offer.name, "name": loaded.model.name}})
-        with self._lock:
-            self._loaded[worker] = loaded
+        self._models.note_loaded(worker, loaded)
 
     def unloaded(self, worker: Worker) -> None:
         """See `milr.serve.worker.Desk`."""
-        with self._lock:
-            self._loaded.pop(worker, None)
+        self._models.note_unloaded(worker)
 
     def begun(self, worker: Worker, index: int, tokens: int | None) -> None:
         """See `milr.serve.worker.Desk`."""
@@ -199,8 +187,7 @@ class Desk:
         if job is not None and not job.started:
             job.started = job.tried = True
             try:
-                self.store.attempt(job.id)
-                self.store.record(job.id, "state", "begun", {"state": "running"}, state="running")
+                self._journal.begin(job)
             except SQLAlchemyError as error:
                 self._cannot_write(job, error)
             self.on_change(job.id)
@@ -216,10 +203,9 @@ class Desk:
             job.growing.pop(place, None)
         try:
             if not job.error:
-                loaded = self._loaded[worker]
-                step = job.write(record, place, loaded)
-                if self._tell(job, step) and job.tried:
-                    self._acquit(job)
+                step = job.write(record, place, self._models.loaded(worker))
+                if self._journal.tell(job, step) and job.tried:
+                    self._suspects.acquit(job)
                     self._try_suspect()
                 self.metrics.step(worker.offer.name, record)
         except (MilrError, OSError, SQLAlchemyError) as error:
@@ -274,16 +260,13 @@ class Desk:
 
     def ended(self, worker: Worker, error: Exception | None) -> None:
         """See `milr.serve.worker.Desk`."""
-        with self._lock:
-            self._loaded.pop(worker, None)
-            if self._workers.get(worker.offer.name) is worker:
-                del self._workers[worker.offer.name]
+        self._models.note_ended(worker)
         if self.draining:
             with self._lock:
                 left = [job for job in self._jobs.values() if job.order.model == worker.offer.name]
             for job in left:
                 job.close(GeneratorExit("the server ends"))
-                self._acquit(job)
+                self._suspects.acquit(job)
         elif error is not None:
             worker.queue.close()
             told = MilrError(f"the model {worker.offer.name!r} cannot be loaded: the server's log says why")
@@ -301,7 +284,7 @@ class Desk:
         """
         if attempts >= MOST_ATTEMPTS:
             told = f"the server's process ended {attempts} times while it drew this search, which is given up"
-            self._write_end(row.id, "failed", told)
+            self._journal.end(row.id, "failed", told)
             self.store.succeed(row.id)
             return
         try:
@@ -310,9 +293,9 @@ class Desk:
                 raise MilrError(f"the server was started again without the model {order.model!r}")
             job = self._make_job(row.id, order, row.owner, row.owner)
             for step in job.resume():
-                self._tell(job, step)
+                self._journal.tell(job, step)
         except (ValueError, MilrError, OSError) as error:
-            self._write_end(row.id, "failed", say_error(error))
+            self._journal.end(row.id, "failed", say_error(error))
             return
         except SQLAlchemyError as error:  # a full disk: the next start tries again
             log.error("search not taken up", extra={"facts": {"search": row.id, "error": str(error)}})
@@ -320,8 +303,7 @@ class Desk:
         with self._lock:
             self._jobs[job.id] = job
             if attempts:
-                self._suspects.append(job)
-                log.warning("search may have ended the process", extra={"facts": {"search": job.id, "times": attempts}})
+                self._suspects.add(job, attempts)
                 return
             self._hand_out(job)
         self._end_if_over(job)
@@ -330,26 +312,11 @@ class Desk:
     def _try_suspect(self) -> None:
         """Give a place to the next search that may end the process; the others wait until it has made a step."""
         with self._lock:
-            if any(job.tried for job in self._jobs.values()) or not self._suspects:
+            job = self._suspects.next(self._jobs.values())
+            if job is None:
                 return
-            job = self._suspects.popleft()
-            job.tried = True
             self._hand_out(job)
         self._end_if_over(job)
-
-    def _acquit(self, job: Job) -> None:
-        """Note that a search has not ended the process, if that was still open."""
-        if job.tried:
-            job.tried = False
-            self.store.succeed(job.id)
-
-    def _tell(self, job: Job, step: StoredStep) -> bool:
-        """Store a step's event; return false if it was told before."""
-        kind, data = "step" if step.finished is None else "image", describe_step(job.id, step)
-        place = step.index, step.image
-        if place in job.prompt_tokens:
-            data["input_tokens"] = job.prompt_tokens[place]
-        return self.store.record(job.id, kind, name_place(step), data, **job.conclude())
 
     def _make_job(self, search: str, order: Order, owner: str, client: str) -> Job:
         expires = time.monotonic() + order.seconds
@@ -358,29 +325,17 @@ class Desk:
     def _hand_out(self, job: Job) -> None:
         """Put the remaining tasks of a search into its model's queue; called with the lock held."""
         method = load_method(job.order.settings.method)
-        worker = job.worker = self._find_worker(next(one for one in self.offers if one.name == job.order.model))
+        worker = job.worker = self._models.find(job.order.model)
         for place in job.remaining():
             given = Assignment(job.order.tasks[place[0]], method, job.order.seed(place[1]), known=job.recall(place))
             index = worker.queue.put(given, job.client, job.order.user, job.id)
             job.open[index] = place
             self._places[worker, index] = job.id
 
-    def _find_worker(self, offer: Offer) -> Worker:
-        worker = self._workers.pop(offer.name, None)
-        if worker is None:
-            worker = Worker(offer, self.settings.batch_size, self._memory, self)
-            worker.start()
-        self._workers[offer.name] = worker  # the most recently used one comes last
-        return worker
-
     def _make_room(self) -> None:
-        """Let go of the idle model that was used least recently, while another waits for memory."""
+        """Let go of a model that no search needs, while another waits for memory."""
         with self._lock:
-            busy = {job.order.model for job in self._jobs.values()}
-            idle = [worker for name, worker in self._workers.items() if worker.ready and name not in busy]
-            if self._memory.wanting and idle:
-                del self._workers[idle[0].offer.name]
-                idle[0].stop()
+            self._models.make_room({job.order.model for job in self._jobs.values()})
 
     def _leave(self, worker: Worker, index: int) -> None:
         """Note that an image has ended."""
@@ -414,22 +369,13 @@ class Desk:
             job.close(MilrError(job.error) if job.error else GeneratorExit() if wanted is not None else None)
         except (MilrError, OSError) as error:
             state, job.error = "failed", job.error or say_error(error)
-        self._write_end(job.id, state, job.error, **job.conclude())
+        self._journal.end(job.id, state, job.error, **job.conclude())
         with self._lock:
             del self._jobs[job.id]
-        self._acquit(job)
+        self._suspects.acquit(job)
         self._try_suspect()
         self.on_change(job.id)
         self._make_room()
-
-    def _write_end(self, search: str, state: State, error: str, **values: Any) -> None:
-        try:
-            data = {"state": state, "error": error or None}
-            self.store.record(search, "end", "end", data, state=state, error=error, ended=now(), **values)
-        except SQLAlchemyError as fault:  # a full disk: the next start finds it unfinished and continues it
-            log.error("index not written", extra={"facts": {"search": search, "error": say_error(fault)}})
-        self.metrics.searches.labels(state).inc()
-        log.info("search ended", extra={"facts": {"search": search, "state": state}})
 
     def _indices(self, worker: Worker) -> set[int]:
         with self._lock:
