@@ -20,6 +20,7 @@ from milr.methods.latents import Update
 from milr.models.base import ImageRequest, Model, TaskState, TextOutput, TextRequest
 from milr.rewards.base import Reward, is_better
 from milr.settings import MethodSettings, Settings
+from milr.spending import Meter
 from milr.types import Finished, ImageSample, KnownStep, LatentTrace, Reasoning, Score, StepRecord, Task, Unscored
 
 Own = TypeVar("Own", bound=MethodSettings)
@@ -107,8 +108,7 @@ class TaskContext(Generic[Own]):
         """The best whole image by `milr.rewards.base.is_better`, the first of equals, and its step."""
         self.known: Sequence[KnownStep] = ()
         """The task's first steps, if they were made before: see `milr.methods.queue.Assignment`."""
-        self.repeated: dict[str, float] = {}
-        """Spent on the known steps in earlier sessions, by the names of `milr.settings.LIMITS`."""
+        self._meter = Meter()
         self.served = 0
         """Batches of images since it was given its place."""
         self.step = self.tokens_spent = self.reward_calls = 0
@@ -133,7 +133,7 @@ class TaskContext(Generic[Own]):
     @property
     def spent_here(self) -> dict[str, float]:
         """Return what the task has spent in this process."""
-        return {kind: used - self.repeated.get(kind, 0) for kind, used in self.spent.items()}
+        return self._meter.subtract(self.spent)
 
     @property
     def spent(self) -> dict[str, float]:
@@ -265,7 +265,7 @@ class TaskContext(Generic[Own]):
         best, best_step = self.best
         if self.step < len(self.known):  # it takes no time now, and took some then
             self.started = time.monotonic() - self.known[self.step].seconds
-            self.repeated = self.spent
+            self._meter.note_earlier(self.spent)
         self.step += 1
         return StepRecord(
             task=self.task,

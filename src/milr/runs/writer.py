@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -16,9 +14,11 @@ from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 from milr.errors import UsageError
-from milr.files import LOCK, PART, write_bytes
+from milr.files import PART, write_bytes
 from milr.rewards.base import Reward
 from milr.runs.evaluating import evaluate_missing
+from milr.runs.figures import Figures
+from milr.runs.folders import check_folder
 from milr.runs.layout import (
     EVALUATED,
     MANIFEST,
@@ -58,35 +58,6 @@ class RunFacts(TypedDict, total=False):
     device: str
     dtype: str | None
     profile: str | None
-
-
-def default_folder(prompt: str, root: Path = Path("runs")) -> Path:
-    """Return a folder under `root` that does not exist yet, named by the time and the prompt; it is not created."""
-    slug = re.sub(r"\W+", "-", prompt.lower())[:40].strip("-") or "run"
-    folder = first = root / f"{datetime.now():%Y%m%d-%H%M%S}-{slug}"
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that a run would overwrite."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is a file, and a run needs a folder: give --out a name that is not taken")
-    if not all(map(_is_left, folder.iterdir())):
-        what = "another run" if (folder / MANIFEST).exists() else "files"
-        raise UsageError(f"{folder} holds {what}; nothing was overwritten: give --out a new or an empty folder")
-
-
-def _is_left(path: Path) -> bool:
-    """Return whether a run that was killed before its manifest was written leaves this: nothing of it is lost."""
-    if path.name == "tasks":
-        return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
-    return path.name in (LOCK, MANIFEST + PART)
 
 
 class RunWriter:
@@ -189,10 +160,7 @@ class RunWriter:
         self._machine = machine or {}
         self._held = ExitStack()
         self._open: dict[tuple[int, int], TaskFolder] = {}  # (task, image)
-        self._spent: dict[tuple[int, int], _Spent] = {}  # (task, image)
-        self._repeated: dict[tuple[int, int], int] = {}  # (task, image) -> steps of an earlier session
-        self._before: dict[tuple[int, int], _Spent] = {}  # (task, image) -> spent in earlier sessions
-        self._evaluated, self._evaluator_seconds, self._evaluator_cost = 0, 0.0, 0.0
+        self._figures = Figures()
         self._finished = 0
         self._unscored: set[tuple[int, int]] = set()  # written, but with no scored image
         self._cut: set[tuple[int, int]] = set()  # interrupted in an earlier session, with their best images so far
@@ -254,7 +222,7 @@ class RunWriter:
             raise UsageError(f"another process has begun a run in {self.folder}: give --out a new or an empty folder")
         expected = len(self._manifest.tasks) * self._manifest.images_per_prompt
         self._finished = expected - len(self.remaining())
-        self._clock = time.monotonic()
+        self._figures.begin()
         self._manifest = open_session(self._manifest, self._machine)
         self._vlm_usage = spend_from_now(self._vlm_usage)
         self._save("running")
@@ -267,16 +235,13 @@ class RunWriter:
         """
         if self._evaluator is None:
             return
-        started = time.monotonic()
-        with self._refusing_full_disks():
+        with self._figures.evaluating(), self._refusing_full_disks():
             for folder in list_tasks(self.folder):
                 task = read_task(folder)
                 whole, fresh = evaluate_missing(self._evaluator, task, task.evaluated)
                 if fresh:
                     write_bytes(folder / EVALUATED, dump_lines(whole))
-                    self._evaluated += len(fresh)
-                    self._evaluator_cost += sum(one.score.cost for one in fresh)
-        self._evaluator_seconds += time.monotonic() - started
+                    self._figures.add_scores(fresh)
 
     def write(
         self,
@@ -303,19 +268,14 @@ class RunWriter:
                 self._open[key] = TaskFolder(self.folder / "tasks" / name, image, describe_run(self._manifest, image))
             task = self._open[key]
             task.add(record)
-            spent = _Spent(record.drawings_spent, record.tokens_spent, record.reward_calls, record.cost)
-            if record.step < self._repeated.get(key, 0):
-                self._before[key] = spent
-            self._spent[key] = spent - self._before.get(key, _Spent())
+            self._figures.add(key, record)
             if record.finished is None:
                 return None
             task.conclude(record, strip)
             if self._evaluator is not None:
-                started = time.monotonic()
-                scores = task.evaluate(self._evaluator, record.task) if evaluated is None else task.keep(evaluated)
-                self._evaluated += len(scores)
-                self._evaluator_cost += sum(one.score.cost for one in scores)
-                self._evaluator_seconds += time.monotonic() - started
+                with self._figures.evaluating():
+                    scores = task.evaluate(self._evaluator, record.task) if evaluated is None else task.keep(evaluated)
+                    self._figures.add_scores(scores)
             del self._open[key]
             self._cut.discard(key)
             if isinstance(record.best_score, Score):
@@ -340,7 +300,7 @@ class RunWriter:
         found = [recall_steps(one) for one in (whole.with_name(whole.name + PART), whole) if one.is_dir()]
         known = [list(takewhile(_is_scored, steps)) for steps in found]
         longest = max(known, key=len, default=list[KnownStep]())
-        self._repeated[key] = len(longest)
+        self._figures.note_known(key, len(longest))
         return longest
 
     def draw_begun(self) -> list[Path]:
@@ -408,13 +368,7 @@ class RunWriter:
         figures = {
             "status": status,
             "error": error,
-            "seconds": round(time.monotonic() - self._clock, 3),
-            "drawings": sum(spent.drawings for spent in self._spent.values()),
-            "tokens": sum(spent.tokens for spent in self._spent.values()),
-            "reward_calls": sum(spent.reward_calls for spent in self._spent.values()),
-            "evaluated": self._evaluated,
-            "evaluator_seconds": round(self._evaluator_seconds, 3),
-            "cost": sum(spent.cost for spent in self._spent.values()) + self._evaluator_cost,
+            **self._figures.read(),
             "vlm_usage": self._vlm_usage(),
         }
         whole = {
@@ -425,24 +379,6 @@ class RunWriter:
         }
         self._manifest = update_session(self._manifest, **figures).model_copy(update=whole)
         write_bytes(self.folder / MANIFEST, dump(self._manifest, indent=2) + b"\n")
-
-
-@dataclass(frozen=True)
-class _Spent:
-    """The spending of a task so far."""
-
-    drawings: float = 0.0
-    tokens: int = 0
-    reward_calls: int = 0
-    cost: float = 0.0
-
-    def __sub__(self, other: _Spent) -> _Spent:
-        return _Spent(
-            self.drawings - other.drawings,
-            self.tokens - other.tokens,
-            self.reward_calls - other.reward_calls,
-            self.cost - other.cost,
-        )
 
 
 def _is_scored(step: KnownStep) -> bool:

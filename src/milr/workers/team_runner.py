@@ -19,6 +19,7 @@ from typing import Self
 from milr.methods.queue import Assignment, TaskQueue, TaskSource, Turn
 from milr.parts import Hooks
 from milr.settings import LIMITS, Settings
+from milr.spending import Meter
 from milr.types import Finished, ImageSample, StepRecord
 from milr.workers.messages import Begun, Broken, Cancel, Died, Do, Grown, Lost, Message, Spent, Step, Watch
 from milr.workers.team import MOST_TRIES, TICK, Member, Team
@@ -40,9 +41,8 @@ class _Open:
     """Steps recorded so far."""
     best: ImageSample | None = None
     failures: list[str] = field(default_factory=list[str])
-    before: dict[str, float] = field(default_factory=dict[str, float])
-    """Spent by an earlier process."""
-    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0.0))
+    meter: Meter = field(default_factory=Meter)
+    """Spent on it by this run of the coordinator."""
     begun: set[int] = field(default_factory=set[int])
     """ids of `Do` that a worker has begun."""
     told: set[int] = field(default_factory=set[int])
@@ -297,10 +297,7 @@ class TeamRunner(Iterator[StepRecord]):
             now = time.monotonic()
             self._longest, task.last = max(self._longest, now - task.last), now
             task.steps, task.best, task.free = task.steps + 1, record.best, record.cost == 0
-            spent = {"drawings": record.drawings_spent, "reward_calls": record.reward_calls, "cost": record.cost}
-            if record.step < len(task.own.known):  # made by an earlier process
-                task.before = spent
-            task.spent = {kind: spent.get(kind, 0) - task.before.get(kind, 0) for kind in LIMITS}
+            task.meter.take(record, earlier=record.step < len(task.own.known))
             if message.evaluated:
                 self._hooks.evaluated(index, message.evaluated)
             if message.strip is not None and self._hooks.drawn is not None:
@@ -315,15 +312,15 @@ class TeamRunner(Iterator[StepRecord]):
             yield replace(record, index=index)
 
     def _count_ended(self, task: _Open) -> None:
-        self._ended = {kind: used + task.spent[kind] for kind, used in self._ended.items()}
+        self._ended = {kind: used + task.meter.spent.get(kind, 0) for kind, used in self._ended.items()}
 
     # --- ends
 
     def _watch_limits(self) -> None:
         if self._limit is not None or not self._limits:
             return
-        each = [self._ended, *(task.spent for task in self._open.values())]
-        spent = {kind: sum(one[kind] for one in each) for kind in LIMITS}
+        each = [self._ended, *(task.meter.spent for task in self._open.values())]
+        spent = {kind: sum(one.get(kind, 0) for one in each) for kind in LIMITS}
         spent["seconds"] = time.monotonic() - self._started
         self._limit = next((LIMITS[kind] for kind, most in self._limits.items() if spent[kind] >= most), None)
         if self._limit is not None:
