@@ -144,7 +144,7 @@ def test_what_no_node_can_place_is_refused_at_once(gpus: Any, tmp_path: Path) ->
 
 
 def test_a_reward_worker_that_does_not_start_says_why(gpus: Any, tmp_path: Path) -> None:
-    names, rewards = Names("fake", "icons", "milr"), RewardChoice(1, f"{sys.executable} -c raise(SystemExit('no'))")
+    names, rewards = Names("fake", "icons", "milr"), RewardChoice(1, f"{sys.executable} -c \"raise SystemExit('no')\"")
     choice = WorkerChoice(1, ray=True, gpus=1.0, loader=SERVED)
     with pytest.raises(MilrError, match="the reward server did not start: no"):
         load_chosen(choice, names, Placement("cuda"), VlmClient(), rewards=rewards)
