@@ -336,7 +336,7 @@ def test_scores_of_older_weights_of_the_same_reward_are_not_used(
 
 
 @pytest.mark.slow
-def test_several_processes_give_the_same_files(folder: Path, tmp_path: Path) -> None:
+def test_several_processes_give_the_same_files(folder: Path, tmp_path: Path, forked_python: None) -> None:
     expected = finish(job(folder, tmp_path / "one"))
     assert finish(job(folder, tmp_path / "two", processes=2)) == expected
 
@@ -355,7 +355,7 @@ def test_a_program_without_a_main_guard_gets_one_error(folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_an_error_of_a_process_is_told(folder: Path, tmp_path: Path) -> None:
+def test_an_error_of_a_process_is_told(folder: Path, tmp_path: Path, forked_python: None) -> None:
     with pytest.raises(Exception, match="fails its self-test"):
         finish(FolderJob(folder, "geneval", out=tmp_path / "out", processes=2))
 

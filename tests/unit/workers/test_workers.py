@@ -70,8 +70,10 @@ NAMES = {method: Names("fake", "icons", method, None, "icons-judge", ("icons-sof
 @pytest.mark.slow  # each worker imports torch
 @pytest.mark.parametrize(("many", "method"), [(1, "milr"), (2, "milr"), (3, "grid-prune")])
 def test_a_run_is_the_same_for_any_number_of_processes(
-    many: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    if many != 2:  # processes of their own, as users have them, once
+        request.getfixturevalue("forked_python")
     job = make_job(tmp_path / "spread", WorkerChoice(many, loader=LOADER), NAMES[method], PROMPTS)
     with monkeypatch.context() as patch:
         patch.delattr(StripImages, "draw")  # workers draw the strips, in their own processes
@@ -84,6 +86,7 @@ def test_a_run_is_the_same_for_any_number_of_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_a_worker_that_dies_gives_its_tasks_back_and_they_go_on_from_their_last_step(tmp_path: Path) -> None:
     names, prompts = Names("fake", PERILOUS, "milr"), [*PROMPTS, f"once {tmp_path / 'dead'}"]
     job = make_job(tmp_path / "spread", WorkerChoice(2, loader=LOADER), names, prompts)
@@ -93,6 +96,7 @@ def test_a_worker_that_dies_gives_its_tasks_back_and_they_go_on_from_their_last_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_tasks_that_fail_twice_are_set_aside_and_the_run_ends_with_all_others(tmp_path: Path) -> None:
     names, prompts = Names("fake", PERILOUS, "best-of-n"), ["a poison", "two dogs", "a fault", "fog"]
     job = make_job(tmp_path / "run", WorkerChoice(1, loader=LOADER), names, prompts)
@@ -105,6 +109,7 @@ def test_tasks_that_fail_twice_are_set_aside_and_the_run_ends_with_all_others(tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_an_interrupted_run_goes_on_with_other_workers(tmp_path: Path) -> None:
     names = NAMES["milr"]
     job = make_job(tmp_path / "spread", WorkerChoice(2, loader=LOADER), names, PROMPTS)
@@ -119,6 +124,7 @@ def test_an_interrupted_run_goes_on_with_other_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_a_total_limit_stops_all_workers_and_resuming_draws_the_rest(tmp_path: Path) -> None:
     names = NAMES["milr"]
     job = make_job(tmp_path / "spread", WorkerChoice(2, loader=LOADER), names, PROMPTS, total_drawings=12, steps=6)
@@ -131,6 +137,7 @@ def test_a_total_limit_stops_all_workers_and_resuming_draws_the_rest(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_what_a_worker_cannot_load_is_the_commands_error() -> None:
     with pytest.raises(MilrError, match="tests.support.worker_parts has no 'lod'"):
         load_team(NAMES["milr"], Placement(), WorkerChoice(1, loader="tests.support.worker_parts:lod"))
