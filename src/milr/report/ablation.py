@@ -10,6 +10,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from milr.files import LOCK, hold, write_text
 from milr.methods import METHODS, POOLED
 from milr.methods.latents import count_latents
 from milr.models import MODELS, find_source
+from milr.models.base import Description
 from milr.registry import check_stored, is_named
 from milr.report.controls import without_gradient
 from milr.rewards import REWARDS
@@ -141,12 +143,13 @@ def plan_runs(
         told = {k: common[k] for k in one.settings if common[k] != own.get(k) or k not in recipe.settings}
         parts.append((one, common, told, one.seeds))
     planned: dict[str, PlannedRun] = {}
+    describe = cache(_describe)  # counting a model's parameters takes about a second
     for number in range(max(many for *_, many in parts)):
         for part, common, told, _ in (part for part in parts if number < part[-1]):
             later: Values = {"seed": int(common.get("seed", 0)) + number} if number else {}
             for change, is_control in _changes(part, common, part.controls if controls is None else controls):
                 name = _name({**_read_by(told, common, change), **change, **later})
-                run = PlannedRun(name, _settings({**_read_by(common, common, change), **change, **later}))
+                run = PlannedRun(name, _settings({**_read_by(common, common, change), **change, **later}, describe))
                 for kind, told_name, table in (
                     ("benchmark", run.settings.benchmark, BENCHMARKS),
                     ("model", run.settings.model, MODELS),
@@ -226,7 +229,7 @@ def _name(change: Values) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
 
 
-def _settings(values: Values) -> BenchmarkSettings:
+def _settings(values: Values, describe: Callable[[str], Description]) -> BenchmarkSettings:
     """Split flat values into the benchmark's and the method's."""
     values = dict(values)
     if values.get("method", "milr") not in POOLED or not values.get("pool"):
@@ -235,7 +238,7 @@ def _settings(values: Values) -> BenchmarkSettings:
         values.pop("steps", None)  # a pool sets its own number of drawings
     if "image_latents" in values:
         model = values.get("model", BenchmarkSettings.model_fields["model"].default)
-        ratio = _ratio(values.pop("image_latents"), str(model))
+        ratio = _ratio(values.pop("image_latents"), describe(str(model)))
         values |= {} if ratio is None else {"image_ratio": ratio}
     own = [name for name in BenchmarkSettings.model_fields if name != "settings"]
     known = all_fields()
@@ -254,11 +257,14 @@ def _settings(values: Values) -> BenchmarkSettings:
         raise UsageError(f"{'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {wrong['msg']}") from None
 
 
-def _ratio(latents: int | str, model: str) -> float | None:
-    """Return the image_ratio that gives this many image latents; None if the model's own ratio already does."""
+def _describe(model: str) -> Description:
     from milr.models import describe_model
 
-    described = describe_model(find_source(model, weights=False))
+    return describe_model(find_source(model, weights=False))
+
+
+def _ratio(latents: int | str, described: Description) -> float | None:
+    """Return the image_ratio that gives this many image latents; None if the model's own ratio already does."""
     many = described.capabilities.image_tokens
     if latents == "all":
         return 1.0
