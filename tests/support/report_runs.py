@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +13,7 @@ from milr.methods.runner import Runner
 from milr.runs import RunWriter
 from milr.settings import make_settings
 from milr.testing import FakeModel, FakeReward, brightness, read_tokens
-from milr.types import Task
+from milr.types import Score, Task, Unscored
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
@@ -38,7 +39,16 @@ def contrast(image: Image.Image, task: Task) -> float:
     return (max(tokens) - min(tokens)) / 15
 
 
-REWARDS = {"bright@1": brightness, "contrast@1": contrast, "even@1": even}
+class PartsReward(FakeReward):
+    """A reward of 0 with a part: only the part decides which image is the best."""
+
+    def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
+        """Move each value into a part."""
+        scores = super().__call__(images, tasks)
+        return [replace(one, value=0.0, parts={"bright": one.value}) for one in scores if isinstance(one, Score)]
+
+
+REWARDS = {"parts@1": brightness, "bright@1": brightness, "contrast@1": contrast, "even@1": even}
 
 
 def make_run(
@@ -62,7 +72,8 @@ def make_run(
     fake = FakeModel()
     usual = {"steps": steps, "learning_rate": 0.2, "guidance": 2.0, "image_ratio": 0.1, "batch_size": 4}
     chosen = make_settings(method, settings, usual)
-    scores = FakeReward(REWARDS[reward], name=reward, stop_at=stop_at)
+    kind = PartsReward if reward == "parts@1" else FakeReward
+    scores = kind(REWARDS[reward], name=reward, stop_at=stop_at)
     watching = None if evaluator is None else FakeReward(even, name=evaluator)
     writer = RunWriter(
         folder,

@@ -48,6 +48,8 @@ class Outcomes:
     """(T, N) the step of the image; inf beyond the row's end."""
     reward: Floats
     """(T, N) in [0, 1]."""
+    rank: Floats
+    """(T, N) the bests of a search in the order in which its records name them, from 1; 0 for all other images."""
     evaluator: Floats
     """(T, N) in [0, 1]; the reward's own if the run had no evaluator."""
 
@@ -117,7 +119,7 @@ class Entry:
             return expected_best(
                 outcomes.reward, outcomes.evaluator, [many if np.isinf(b) else int(b) for b in budgets]
             )
-        found = answers(outcomes.spent, outcomes.reward, outcomes.evaluator, budgets)
+        found = answers(outcomes.spent, outcomes.rank, outcomes.evaluator, budgets)
         known = [np.isinf(budget) or budget <= outcomes.limit for budget in budgets]
         return np.where(known, found, np.nan)
 
@@ -218,6 +220,26 @@ def _usual(name: str, values: Sequence[object]) -> str:
     return default if default is not None and default in most else most[0]
 
 
+def _rank_bests(task: TaskRun) -> list[float]:
+    """Return each image's place among the images that were the best so far, from 1; 0 for all others.
+
+    Of equal rewards the search chose, by a rule that its records do not have: the best image that they name is taken.
+    """
+    rank, best, most, column = [0.0] * len(task.images), "", -1.0, 0
+    for step in task.steps:
+        begin = column
+        for shown in step.images:
+            value = value_of(task.images[column].reward)
+            if value > most or column == 0:
+                best, most = shown.file, max(value, most)
+                rank[column] = max(rank) + 1
+            column += 1
+        named = next((i for i in range(begin, column) if task.images[i].image.file == step.best.file), None)
+        if named is not None and step.best.file != best:
+            best, rank[named] = step.best.file, max(rank) + 1
+    return rank
+
+
 def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
     rows = [(run.manifest.settings.run.seed + task.image, run, task) for run in runs for task in run.tasks]
     seen = Counter((task.task.key, seed, task.index) for seed, _, task in rows)
@@ -229,7 +251,7 @@ def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
     images = [task.images for _, _, task in rows]
     shape = len(rows), max(map(len, images))
     spent, step = np.full(shape, np.inf), np.full(shape, np.inf)
-    reward, evaluator = np.full(shape, np.nan), np.full(shape, np.nan)
+    reward, rank, evaluator = np.full(shape, np.nan), np.zeros(shape), np.full(shape, np.nan)
     for row, (_, _, task) in enumerate(rows):
         place, before = 0, 0.0
         for taken in task.steps:
@@ -237,6 +259,7 @@ def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
             paid = before + (taken.drawings_spent - before) * np.arange(1, many + 1) / max(many, 1)
             spent[row, place : place + many], step[row, place : place + many] = paid, taken.step
             place, before = place + many, float(taken.drawings_spent)
+        rank[row, : len(images[row])] = _rank_bests(task)
         for column, image in enumerate(images[row]):
             reward[row, column] = value_of(image.reward)
             evaluator[row, column] = value_of(image.reward if image.evaluator is None else image.evaluator)
@@ -248,6 +271,7 @@ def _read_outcomes(runs: Sequence[Run]) -> Outcomes:
         spent=spent,
         step=step,
         reward=reward,
+        rank=rank,
         evaluator=evaluator,
     )
 

@@ -122,7 +122,7 @@ def _steps(sections: Sequence[Section]) -> Figure:
             steps = section.reference.settings.get("steps")
             longest = max(longest, steps)
             outcomes = section.reference.outcomes
-            found = answers(outcomes.step, outcomes.reward, outcomes.evaluator, range(steps + 1))
+            found = answers(outcomes.step, outcomes.rank, outcomes.evaluator, range(steps + 1))
             series.append(Series(f"{section.name}: {mark(section.reference)}", _overall(section.reference, found)))
     positions = tuple(map(str, range(longest + 1)))
     series = [Series(one.label, (*one.estimates, *[None] * (len(positions) - len(one.estimates)))) for one in series]
@@ -254,12 +254,12 @@ def _l2(sections: Sequence[Section]) -> Figure:
 
 def _rewards_at_end(entry: Entry) -> Floats:
     outcomes = entry.outcomes
-    return answers(outcomes.spent, outcomes.reward, outcomes.reward, [np.inf])
+    return answers(outcomes.spent, outcomes.rank, outcomes.reward, [np.inf])
 
 
 def _evaluated_at_end(entry: Entry) -> Floats:
     outcomes = entry.outcomes
-    return answers(outcomes.spent, outcomes.reward, outcomes.evaluator, [np.inf])
+    return answers(outcomes.spent, outcomes.rank, outcomes.evaluator, [np.inf])
 
 
 def _overall(entry: Entry, values: Floats) -> tuple[Estimate | None, ...]:

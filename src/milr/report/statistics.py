@@ -20,15 +20,15 @@ OVERALL = "overall"
 _ROUNDING = 1e-9  # sums of fractions of drawings may be slightly off whole numbers
 
 
-def answers(spent: Floats, reward: Floats, evaluator: Floats, budgets: Sequence[float]) -> Floats:
+def answers(spent: Floats, rank: Floats, evaluator: Floats, budgets: Sequence[float]) -> Floats:
     """Return the evaluator's score of the image that the reward ranks best among those within a budget.
 
-    The first one of a tie is the best, as in a search; an unscored image ranks below all scored ones. A search that
+    The first one of equal rank is the best; an unscored image ranks below all scored ones. A search that
     ended early keeps its answer.
 
     Args:
         spent: (T, N) drawings spent when each image was made, increasing along a row; inf beyond the row's end.
-        reward: (T, N) scores by the reward; NaN for unscored.
+        rank: (T, N) the images' ranks by the reward, at least 0, the higher the better; NaN for unscored.
         evaluator: (T, N) in [0, 1]; NaN for unscored.
         budgets: B of them, in the unit of `spent`.
 
@@ -36,8 +36,8 @@ def answers(spent: Floats, reward: Floats, evaluator: Floats, budgets: Sequence[
         (T, B); NaN if a budget is too small for an image, or the answer is unscored.
     """
     made = np.isfinite(spent)
-    rank = np.where(made, np.where(np.isnan(reward), -1.0, reward), -np.inf)  # (T, N)
-    highest = np.maximum.accumulate(rank, axis=1)
+    ranks = np.where(made, np.where(np.isnan(rank), -1.0, rank), -np.inf)  # (T, N)
+    highest = np.maximum.accumulate(ranks, axis=1)
     record = np.concatenate([np.ones_like(made[:, :1]), highest[:, 1:] > highest[:, :-1]], axis=1)
     places: NDArray[np.intp] = np.arange(spent.shape[1], dtype=np.intp)
     best = np.maximum.accumulate(np.where(record, places, 0), axis=1)  # (T, N) index of the best so far
@@ -63,12 +63,12 @@ def expected_best(reward: Floats, evaluator: Floats, sizes: Sequence[int]) -> Fl
         (T, B); NaN if a size exceeds N, or a group that may win has no score.
     """
     searches, many = reward.shape
-    rank = np.where(np.isnan(reward), -1.0, reward)
-    order = np.argsort(-rank, axis=1, kind="stable")
-    rank, evaluator = np.take_along_axis(rank, order, axis=1), np.take_along_axis(evaluator, order, axis=1)
+    ranks = np.where(np.isnan(reward), -1.0, reward)
+    order = np.argsort(-ranks, axis=1, kind="stable")
+    ranks, evaluator = np.take_along_axis(ranks, order, axis=1), np.take_along_axis(evaluator, order, axis=1)
     scores = np.empty((searches, many))
     for row in range(searches):
-        _, group = np.unique(-rank[row], return_inverse=True)
+        _, group = np.unique(-ranks[row], return_inverse=True)
         scored = ~np.isnan(evaluator[row])
         counts = np.bincount(group, scored)
         sums = np.bincount(group, np.where(scored, evaluator[row], 0.0))

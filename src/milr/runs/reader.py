@@ -104,7 +104,7 @@ class TaskRun:
 
     @property
     def answer(self) -> RunImage:
-        """Return the image that the reward ranks best, the first one on a tie."""
+        """Return the image that the last step names as the best."""
         best = self.last.best.file
         return next(one for one in self.images if one.image.file == best)
 

@@ -24,7 +24,7 @@ from milr.report.comparison_tables import comparison_tables
 from milr.report.controls import find_control, needs_control
 from milr.report.entries import read_entries
 from milr.report.sections import make_sections
-from milr.report.statistics import OVERALL
+from milr.report.statistics import OVERALL, answers
 from milr.report.tables import BOLD_FROM, Cell, Row, Table, write_tables
 from milr.rewards.vlm.wise import LEGACY_WEIGHTS
 from milr.runs import read_run
@@ -60,6 +60,16 @@ def test_an_entry_has_all_values_of_its_runs(runs: dict[str, Path]) -> None:
         assert entry.answers([float("inf")])[row, 0] == answer.value
     assert entry.drawings == np.mean([task.last.drawings_spent for task in run.tasks])
     assert entry.reward_calls == np.mean([task.last.reward_calls for task in run.tasks])
+
+
+def test_of_equal_rewards_the_answer_is_the_best_of_the_search(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "parts", tasks=make_tasks(4), reward="parts@1", method="best-of-n")
+    (entry,), run = read_entries([folder]), read_run(folder)
+    assert any(task.answer != task.images[0] for task in run.tasks)
+    found = [task.answer.evaluator for task in run.tasks]
+    scores = [one.value for one in found if isinstance(one, Score)]
+    outcomes = entry.outcomes
+    assert answers(outcomes.spent, outcomes.rank, outcomes.evaluator, [np.inf])[:, 0].tolist() == scores
 
 
 def test_seeds_and_shards_are_joined_and_settings_are_not(tmp_path: Path, runs: dict[str, Path]) -> None:
