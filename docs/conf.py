@@ -18,7 +18,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["myst.header"]  # the changelog's headings skip no level in the site's own order
 myst_heading_anchors = 4
-smartquotes_action = "qe"  # two hyphens are an option's, not a dash
 html_theme = "furo"
 html_title = f"milr {__version__}"
 html_show_sourcelink = False
@@ -100,7 +99,8 @@ def write_settings() -> str:
 
 def _escape(text: str) -> str:
     """Return text, escaped for the terminal's markup, as a table cell of Markdown shows it."""
-    return re.sub(r"([|<>*_\[\]])", r"\\\1", text.replace("\\[", "["))
+    escaped = re.sub(r"([|<>*_\[\]])", r"\\\1", text.replace("\\[", "["))
+    return re.sub(r"(?<![\w`-])--[a-z][a-z-]*", r"`\g<0>`", escaped)  # else two hyphens become a dash
 
 
 def read_source(app: object, name: str, source: list[str]) -> None:
