@@ -26,8 +26,8 @@ class RowWatch:
         """Begin to watch the model.
 
         Args:
-            model: What draws; another watcher of it is replaced.
-            find: Returns the index of the task in progress with a state.
+            model: A model that draws; this watcher replaces another one.
+            find: Returns the index of the task in progress that a state belongs to.
             wanted: Returns true if somebody watches a task's images grow.
             show: Gets a task's index, the number of tokens that its first image has, and the image so far.
         """

@@ -245,8 +245,8 @@ class ImageRequest:
     reasoning: Reasoning | None
     """The text that the image follows; None draws from the prompt alone."""
     stream: torch.Generator
-    """Random stream of its tokens, or of its start noise; a copy is advanced. A second random process after the tokens,
-    a diffusion decoder's for instance, draws from `milr.decode.sampling.derive_stream` of it."""
+    """Random stream of its tokens, or of its start noise. The model advances a copy. A second random process, such as a
+    diffusion decoder's, takes its numbers from `milr.decode.sampling.derive_stream` of this stream."""
     prefix: torch.Tensor | None = None
     """(n, V) float32 logits of the first n tokens, computed from latents; None computes all logits in the decoder."""
     tokens: Sequence[int | None] = ()

@@ -70,7 +70,7 @@ def name_object(reward: object, table: Mapping[str, RewardEntry]) -> list[tuple[
 
 
 def read_needs(entry: Entry, made: Any) -> RewardEntry:
-    """Return the needs that a reward from outside declares by its attributes `images`, `needs` and `runs`.
+    """Return the needs of a reward from another package, from its attributes `images`, `needs` and `runs`.
 
     Args:
         entry: Entry of its name.
