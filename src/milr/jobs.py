@@ -21,6 +21,7 @@ from milr.runs import Manifest, NotScored, RunFacts, RunWriter, check_resumable,
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
 from milr.runs.schema import EvaluatedImage
+from milr.runs.workers_file import WorkersFile
 from milr.settings import Settings, make_settings
 from milr.types import StepRecord, Task, Unscored
 
@@ -162,11 +163,20 @@ class Job:
         """Last record and folder of the tasks that an interrupt cut short, if the job keeps them."""
         self.set_aside: dict[tuple[int, int], str] = {}
         """Tasks, as (index, image), that failed twice in workers -> their last error. They are left for resuming."""
+        self._workers = WorkersFile(writer.folder)
 
     @property
     def folder(self) -> Path:
         """Return the run's folder."""
         return self.writer.folder
+
+    def failures(self) -> list[str]:
+        """Return one line for each task that failed twice in workers."""
+        tasks = self.writer.manifest.tasks
+        return [
+            f"failed twice and set aside: {tasks[index].shown}{f', image {image}' if image else ''}: {error}"
+            for (index, image), error in sorted(self.set_aside.items())
+        ]
 
     def run(self) -> Generator[tuple[StepRecord, int, Path | None]]:
         """Draw and score the remaining images; images that could not be scored are tried again.
@@ -184,6 +194,7 @@ class Job:
             NotScored: Nothing is scored or evaluated any more; the same.
         """
         with closing(self.parts), self.writer as writer:
+            self._workers.end(())  # that of a killed process
             try:
                 yield from self._run(writer)
             except (KeyboardInterrupt, GeneratorExit):
@@ -192,6 +203,8 @@ class Job:
                 else:
                     writer.draw_begun()
                 raise
+            finally:
+                self._workers.end(self.failures())
 
     def _run(self, writer: RunWriter) -> Iterator[tuple[StepRecord, int, Path | None]]:
         parts, manifest = self.parts, writer.manifest
@@ -216,6 +229,7 @@ class Job:
                 if found.finished == "unscored" and not self._keeps_cut:
                     # stored, it would count as finished for ever; left out, resuming draws it again
                     raise NotScored(f"{'; '.join(found.notes)}; {parts.reward.name} scores nothing any more")
+                self._workers.update(parts.report, self.failures)
                 place = index, image = places[found.index]
                 strip = self._strips.pop(place, None)
                 record = replace(found, index=index)

@@ -340,9 +340,8 @@ def say_workers(job: Job, screen: Console, always: Console, verbose: bool) -> No
     """Print what the workers did, and the tasks that failed twice."""
     for line in job.parts.report()[: None if verbose else 1]:
         screen.print(f"milr: {line}")
-    for (index, image), error in job.set_aside.items():
-        which = f"{job.writer.manifest.tasks[index].shown}{f', image {image}' if image else ''}"
-        always.print(f"milr: failed twice and set aside: {which}: {error}")
+    for line in job.failures():
+        always.print(f"milr: {line}")
 
 
 def ask(screen: Console, yes: bool) -> Confirm:

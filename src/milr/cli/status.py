@@ -16,6 +16,7 @@ from milr.runs import read_manifest
 from milr.runs.layout import MANIFEST, RECORDS, find_inside
 from milr.runs.lock import check_unheld
 from milr.runs.schema import Manifest
+from milr.runs.workers_file import read_workers
 from milr.types import say_count
 from milr.untrusted import read_file
 
@@ -71,6 +72,12 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
         lines.append(f"  about {timedelta(seconds=round(left))} left at this speed")
     if manifest.status == "running" and (last := _find_last(folder)) is not None:
         lines.append(f"  last record {timedelta(seconds=max(0, round(now.timestamp() - last)))} ago")
+    if (told := read_workers(folder)) is not None:
+        about, written = told
+        if manifest.status == "running":
+            ago = timedelta(seconds=max(0, round(now.timestamp() - written)))
+            lines.append(f"  workers, {ago} ago:")
+        lines += [f"    {line}" for line in about]
     if begun:
         lines.append(f"  {say_count(len(begun), 'task')} in progress:")
         lines += [f"    {name}: {say_count(steps, 'step')}" for name, steps in begun[:shown]]

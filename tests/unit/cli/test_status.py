@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from milr.cli.status import describe
 from milr.runs import RunWriter, read_manifest
+from milr.runs.workers_file import WorkersFile
 from milr.settings import make_settings
 from milr.tasks import tasks_from_prompts
 from milr.testing import fake_records
@@ -37,6 +38,30 @@ def test_a_run_in_progress_tells_its_tasks_its_speed_and_the_time_left(tmp_path:
     assert lines[-1].endswith(": 1 step")
     lines = describe(tmp_path / "run", started)
     assert lines[1] == "  finished; 3 of 3 tasks finished (100%)" and not any("left" in line for line in lines)
+
+
+def test_workers_are_shown_while_a_run_goes_on_and_set_aside_tasks_after_it(tmp_path: Path) -> None:
+    run, aside = tmp_path / "run", ["failed twice and set aside: fog: out\nof memory"]
+    with begin(run) as writer:
+        file = WorkersFile(run)
+        file.update(lambda: [], lambda: aside)
+        assert not (run / "workers.txt").exists(), "one process has no workers"
+        file.update(lambda: ["workers: 2 of 2 ready", "worker 1: 3 tasks in progress"], lambda: aside)
+        file.update(lambda: ["too early"], lambda: [])
+        written = (run / "workers.txt").stat().st_mtime
+        now = datetime.fromtimestamp(written + 15).astimezone()
+        lines = describe(run, now)
+        place = lines.index("  workers, 0:00:15 ago:")
+        assert lines[place + 1 : place + 4] == [
+            "    workers: 2 of 2 ready",
+            "    worker 1: 3 tasks in progress",
+            "    failed twice and set aside: fog: out of memory",
+        ]
+        file.end(aside)
+        writer.write(next(iter(fake_records(TASKS, [(0.95,)] * 3))))
+    assert describe(run, now)[-1] == "    failed twice and set aside: fog: out of memory"
+    file.end([])
+    assert not (run / "workers.txt").exists()
 
 
 def test_a_killed_run_is_told_how_to_go_on(tmp_path: Path) -> None:

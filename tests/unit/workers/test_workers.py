@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from milr.cli.status import describe
 from milr.errors import MilrError, UsageError
 from milr.jobs import Job, begin_run, resume_run
 from milr.models.devices import Placement
@@ -106,6 +108,9 @@ def test_tasks_that_fail_twice_are_set_aside_and_the_run_ends_with_all_others(tm
     assert [(task.index, task.image) for task in read_run(tmp_path / "run").tasks] == [(1, 0), (1, 1), (3, 0), (3, 1)]
     manifest = read_manifest(tmp_path / "run")
     assert manifest.status == "stopped" and manifest.tasks_finished == 4
+    shown = [line.strip() for line in describe(tmp_path / "run", datetime.now().astimezone())[-4:]]
+    tasks = ("a poison: worker ", "a poison, image 1: worker ", "a fault: ", "a fault, image 1: RuntimeError")
+    assert all(line.startswith(f"failed twice and set aside: {task}") for line, task in zip(shown, tasks, strict=True))
 
 
 @pytest.mark.slow

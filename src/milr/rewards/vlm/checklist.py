@@ -31,8 +31,8 @@ _MOST_KEPT = 200
 _USUAL_ITEMS = 8
 """Items of a checklist if the tasks are not known, for estimates."""
 Reading = Literal["probability", "probability or word", "word"]
-"""How an answer becomes a number: the probability of its first token, that probability if the server gives it and the
-word otherwise, or the word."""
+"""Rule that makes a number of an answer: the probability of its first token, that probability if the server gives it
+and the word otherwise, or the word."""
 Words = Callable[[Path], tuple[str | None, str]]
 
 
