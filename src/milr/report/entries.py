@@ -225,16 +225,17 @@ def _rank_bests(task: TaskRun) -> list[float]:
 
     Of equal rewards the search chose, by a rule that its records do not have: the best image that they name is taken.
     """
-    rank, best, most, column = [0.0] * len(task.images), "", -1.0, 0
+    images = task.images
+    rank, best, most, column = [0.0] * len(images), "", -1.0, 0
     for step in task.steps:
         begin = column
         for shown in step.images:
-            value = value_of(task.images[column].reward)
+            value = value_of(images[column].reward)
             if value > most or column == 0:
                 best, most = shown.file, max(value, most)
                 rank[column] = max(rank) + 1
             column += 1
-        named = next((i for i in range(begin, column) if task.images[i].image.file == step.best.file), None)
+        named = next((i for i in range(begin, column) if images[i].image.file == step.best.file), None)
         if named is not None and step.best.file != best:
             best, rank[named] = step.best.file, max(rank) + 1
     return rank

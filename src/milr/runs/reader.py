@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 
@@ -92,7 +93,7 @@ class TaskRun:
         """Return the last step; its `best` is the answer."""
         return self.steps[-1]
 
-    @property
+    @cached_property
     def images(self) -> tuple[RunImage, ...]:
         """Return every image, in order."""
         evaluated = {(one.step, one.number): one.score for one in self.evaluated}
