@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from html import escape
 
 from PIL import Image
+
+from milr.png import encode_png
 
 _SHOWN = 320  # most pixels per side of an image
 
@@ -17,9 +18,7 @@ def show_image(image: Image.Image, alt: str = "image") -> str:
     """Return an image as HTML, inside the page, enlarged by a whole factor or made smaller."""
     factor = max(1, _SHOWN // (2 * max(image.size)))
     width, height = (side * factor for side in image.size)
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    data = base64.b64encode(out.getvalue()).decode("ascii")
+    data = base64.b64encode(encode_png(image)).decode("ascii")
     style = f"image-rendering:pixelated;max-width:{_SHOWN}px;height:auto"
     source = f"data:image/png;base64,{data}"
     return f'<img src="{source}" width="{width}" height="{height}" alt="{escape(alt)}" style="{style}">'

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from milr.display import show_image
+from milr.png import decode_png, encode_png
 
 Relation = Literal["left of", "right of", "above", "below"]
 
@@ -140,23 +140,6 @@ class ImageSample:
         return show_image(self.image)
 
 
-def encode_png(image: Image.Image, level: int = 6) -> bytes:
-    """Return an image as PNG without texts.
-
-    Args:
-        image: In a mode that PNG has.
-        level: 0 to 9, of zlib; higher ones are smaller and slower.
-    """
-    out = BytesIO()
-    image.save(out, "PNG", compress_level=level)
-    return out.getvalue()
-
-
-def decode_png(png: bytes) -> Image.Image:
-    """Return the image of a PNG that `encode_png` made."""
-    return Image.open(BytesIO(png)).copy()  # the copy has no file
-
-
 def _restore_sample(tokens: tuple[int, ...], png: bytes) -> ImageSample:
     sample = object.__new__(ImageSample)
     sample.__dict__.update(tokens=tokens, png=png)
@@ -233,10 +216,11 @@ def say_score(score: Score | Unscored) -> str:
 
 def say_count(count: float, noun: str) -> str:
     """Return a count with its noun, which gets an "s" unless the count is 1: "1 search", "1,024 images"."""
-    return f"{count:,.10g} {noun if count == 1 else _pluralise(noun)}"
+    return f"{count:,.10g} {noun if count == 1 else pluralise(noun)}"
 
 
-def _pluralise(noun: str) -> str:
+def pluralise(noun: str) -> str:
+    """Return a noun with an "s", or with "es" after "ch", "s", "sh" and "x"."""
     return f"{noun}es" if noun.endswith(("ch", "s", "sh", "x")) else f"{noun}s"
 
 

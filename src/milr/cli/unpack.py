@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from PIL import Image
 from milr.cli.options import Device
 from milr.cli.screen import Screen, echo
 from milr.errors import UsageError
+from milr.png import decode_png, encode_png
 from milr.types import say_count
 
 if TYPE_CHECKING:
@@ -116,10 +116,8 @@ class _Artist:
             new = {key: task for key, task in zip(keys, tasks, strict=True) if key not in self._known}
             shown = _show(model, list(new.values()), [tokens for _, _, tokens in new])
             for key, image in zip(new, shown, strict=True):
-                png = io.BytesIO()
-                image.save(png, "PNG")
-                self._known[key] = png.getvalue()
-            return [Image.open(io.BytesIO(self._known[key])) for key in keys]
+                self._known[key] = encode_png(image)
+            return [decode_png(self._known[key]) for key in keys]
 
         return redraw
 

@@ -56,7 +56,7 @@ def add_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
     """Return a PNG file with these texts in UTF-8 chunks before its pixels; empty texts are left out.
 
     Args:
-        png: A whole PNG file, as `milr.types.encode_png` makes it.
+        png: A whole PNG file, as `milr.png.encode_png` makes it.
         texts: Key, one of `KEYS` -> text.
     """
     chunks = [_make_chunk(key, texts[key][:_LONGEST]) for key in KEYS if texts.get(key)]

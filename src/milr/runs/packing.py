@@ -19,12 +19,13 @@ from pydantic_core import from_json
 
 from milr.errors import UsageError
 from milr.files import PART, move, write_bytes
+from milr.png import encode_png
 from milr.runs.layout import EVALUATED, MANIFEST, RECORDS, name_task, say_fault
 from milr.runs.metadata import add_texts, describe_image, describe_run
 from milr.runs.reader import Run, TaskRun, make_task_run
 from milr.runs.schema import Count, EvaluatedImage, Manifest, Name, StoredImage, StoredStep, dump, dump_lines
 from milr.runs.upgrade import upgrade_packed_run, upgrade_packed_task
-from milr.types import Score, Task, Unscored, encode_png
+from milr.types import Score, Task, Unscored
 from milr.untrusted import read_packed_lines
 
 SUFFIX = ".run.xz"
@@ -234,12 +235,11 @@ def unpack_run(
                 name: {**shared, **describe_image(task.task, texts[one.step], one.reward, one.step)}
                 for name, one in made.items()
             }
-            for name, image in images.items():
-                (fresh / name).write_bytes(add_texts(encode_png(image), said[name]))
-            best = images[task.answer.image.file]
-            content = add_texts(encode_png(best), said[task.answer.image.file])
-            (fresh / "best.png").write_bytes(content)
-            same = digest(best) == digests[task.index, task.image]
+            files = {name: add_texts(encode_png(image), said[name]) for name, image in images.items()}
+            best = task.answer.image.file
+            for name, content in {**files, "best.png": files[best]}.items():
+                (fresh / name).write_bytes(content)
+            same = digest(images[best]) == digests[task.index, task.image]
         move(fresh, place)
         yield done, len(run.tasks), same
     write_bytes(folder / MANIFEST, dump(run.manifest, indent=2) + b"\n")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from milr.png import encode_png
 from milr.runs.layout import name_image
 from milr.runs.strip import Frame, draw_strip, find_outcome
-from milr.types import Score, StepRecord, Unscored, encode_png, say_score
+from milr.types import Score, StepRecord, Unscored, say_score
 
 _LEVEL = 4  # of zlib: half the time of 6, a few percent more bytes
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from milr.png import encode_png
 from milr.runs.layout import STRIP, list_tasks, name_image
 from milr.runs.reader import load_image
 from milr.serve.errors import ApiError
@@ -67,9 +68,7 @@ def make_growing(image: Image.Image, share: float) -> str:
     drawn = image.convert("RGBA")
     top = min(image.height, round(image.height * share))
     drawn.paste((0, 0, 0, 0), (0, top, image.width, image.height))
-    out = io.BytesIO()
-    drawn.save(out, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encode_png(drawn, level=1)).decode()}"
 
 
 def make_gif(files: Sequence[Path]) -> bytes:

@@ -19,7 +19,7 @@ from milr.tasks.vocabulary import (
     SAME_RELATIONS,
     plural,
 )
-from milr.types import Relation
+from milr.types import Relation, pluralise
 
 Joiner = Relation | Literal["and"]
 Words = tuple[str, ...]
@@ -40,15 +40,11 @@ def _spellings() -> dict[Words, Noun]:
     singles = {name: Noun(name, False, True) for name in OBJECT_NAMES}
     singles |= {word: Noun(name, False, True) for word, name in SAME_OBJECTS.items()}
     singles |= {word: Noun(name, False, False) for word, name in NEAR_OBJECTS.items()}
-    plurals = {_add_s(word): noun for word, noun in singles.items()}
+    plurals = {pluralise(word): noun for word, noun in singles.items()}
     plurals |= {plural(name): singles[name] for name in OBJECT_NAMES}
     plurals |= {words: singles[single] for words, single in ENGLISH_PLURALS.items()}
     forms = {words: Noun(noun.name, True, noun.exact) for words, noun in plurals.items()} | singles
     return {tuple(words.split()): noun for words, noun in forms.items()}
-
-
-def _add_s(word: str) -> str:
-    return word + ("es" if word.endswith(("s", "sh", "ch", "x")) else "s")
 
 
 OBJECT_WORDS = _spellings()

@@ -22,6 +22,7 @@ from milr.models.devices import machine_facts
 from milr.models.hub import HubAccess
 from milr.models.optional import Watchable, count_tokens
 from milr.parts import Parts, load_parts
+from milr.png import decode_png
 from milr.registry import Entry, load
 from milr.rewards.base import begin_scoring
 from milr.rewards.panel import Watcher
@@ -31,7 +32,7 @@ from milr.runs.layout import NotScored
 from milr.runs.schema import EvaluatedImage
 from milr.runs.strip_images import StripImages
 from milr.settings import make_settings
-from milr.types import ImageSample, StepRecord, decode_png
+from milr.types import ImageSample, StepRecord
 from milr.workers.messages import (
     Begun,
     Broken,

@@ -12,12 +12,13 @@ from PIL import Image, PngImagePlugin
 from milr import types
 from milr.methods import load_method
 from milr.methods.runner import Runner
+from milr.png import encode_png
 from milr.runs.layout import STRIP
 from milr.runs.metadata import KEYS, add_texts, read_texts
 from milr.runs.task_folder import TaskFolder
 from milr.tasks import tasks_from_prompts
 from milr.testing import FakeModel, FakeReward, brightness
-from milr.types import ImageSample, StepRecord, encode_png
+from milr.types import ImageSample, StepRecord
 
 
 def draw() -> list[StepRecord]:

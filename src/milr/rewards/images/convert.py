@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from milr.png import encode_png
 
 MOST_SIDE = 4096
 """Longest side in pixels of an image for a VLM judge, so that no request has a hundred megabytes."""
@@ -51,9 +52,7 @@ def to_png(image: Image.Image) -> bytes:
         scale = MOST_SIDE / max(rgb.size)
         smaller = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
         rgb = rgb.resize(smaller, Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    rgb.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png(rgb)
 
 
 def image_hash(image: Image.Image) -> str:
