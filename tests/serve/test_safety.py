@@ -179,7 +179,10 @@ def test_more_requests_at_once_than_are_answered_are_told_when_to_come_back(serv
             reward.permits.release()
             for _ in lines:
                 pass
-        assert site.http.get("/v1/models").status_code == 200
+        # The client may read the last line a moment before the server ends the request, so it asks as a client would.
+        answers = (site.http.get("/v1/models") for _ in range(1000))
+        came_back = next(answer for answer in answers if answer.status_code != 503)
+        assert came_back.status_code == 200
 
 
 def test_streams_are_counted(serve: OpenSite) -> None:
