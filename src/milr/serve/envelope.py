@@ -54,7 +54,7 @@ class Envelope:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})
-        began, status, whole, replaced = time.monotonic(), 0, False, False
+        began, status, whole, replaced, inside = time.monotonic(), 0, False, False, True
         fault: ApiError | None = None  # of the body: its reader may take it for one of the body's form
         limits, size = self._server.settings.limits, 0
         most = limits.judge_bytes if scope["path"] == JUDGED else limits.body_bytes
@@ -94,9 +94,18 @@ class Envelope:
                 for name, value in HEADERS.items():
                     sent.setdefault(name, value)
                 self._server.metrics.seconds.labels(_route(scope)).observe(time.monotonic() - began)
-            await asyncio.wait_for(send(message), SEND_SECONDS)
+            async with asyncio.timeout(SEND_SECONDS):  # wait_for's task would let other requests in before leave()
+                await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                leave()
 
-        self._open += 1
+        def leave() -> None:
+            """Give the place back once; a client that has the whole response may ask again at once."""
+            nonlocal inside
+            self._open -= inside
+            inside = False
+
+        self._open += inside
         try:
             if self._open > limits.requests:
                 raise ApiError(
@@ -117,7 +126,7 @@ class Envelope:
                 raise
             await _answer(write, ApiError(500, "internal_error", f"an error of this server: request {request_id}"))
         finally:
-            self._open -= 1
+            leave()
             route = _route(scope)
             self._server.metrics.requests.labels(scope["method"][:10], route, str(status or 499)).inc()
             facts = {
