@@ -32,12 +32,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "black": (38, 38, 40),
     "white": (246, 246, 246),
 }
-GROUNDS: dict[str, tuple[int, int, int]] = {
-    "grey": (220, 221, 224),
-    "cream": (245, 230, 196),
-    "mint": (200, 234, 206),
-    "sky": (196, 219, 246),
-}  # none is white: a white object must stand out on each
 _OVERSAMPLE = 4  # icons are rendered larger, tinted, then shrunk: smooth edges
 
 
