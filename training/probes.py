@@ -1,10 +1,10 @@
-"""What hidden states must know on the way from a plan to a picture, taught directly while the model is trained.
+"""Probes: linear heads that teach hidden states what they must know between a text and an image.
 
-A picture obeys its plan when three things are there: an image position knows its row and column, the last word of
-an object knows the object's place and colour, and an image position finds the object of its own place. Left to the loss
-of image tokens none of them came about in thousands of steps (docs/experiments.md). Linear heads read them off layers
-in the middle; the heads are thrown away afterwards, nothing of them is shipped. Looking is taught alike: a name in a
-question knows where the picture shows it, and in which colours.
+An image follows its text when an image position knows its row and column, the last word of an object knows the object's
+place and colour, and an image position finds the object that it belongs to. Left to the loss of image tokens none of
+these came about in thousands of steps (docs/experiments.md). Visual question answering is taught alike: a name in a
+question knows where the image shows it, in which colours and how often; the position that answers knows the places of
+both names of a relation. The heads are thrown away after training; nothing of them is shipped.
 """
 
 from __future__ import annotations
@@ -17,51 +17,67 @@ import torch.nn.functional as F
 from torch import nn
 
 from milr.tasks import COLORS, OBJECT_NAMES
-from training.scenes import GRID, PLACES, Item
+from training.grounds import GRID
+from training.scenes import MOST_OBJECTS, PLACES, Item, Scene
 
 IGNORED = -100
 TOLD_LAYER = 2
-"""Behind it a word knows its object's place, an image position its own."""
-FOUND_LAYER = 4
-"""Behind it an image position knows what stands there."""
+"""After this layer a word knows its object's place, an image position its own, a name in a question its object's."""
 NOTHING = len(OBJECT_NAMES)
 """The name of plain ground."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The answers: of N objects' last words, and of the image positions that predict (B, M + 1) cells."""
+    """Truths about a batch of drawings: N objects' last words, and the image positions that predict (B, M + 1) cells."""
 
     words: torch.Tensor  # (N, 2) int64: row of the batch, position in its text
-    place: torch.Tensor  # (N,) int64
-    color: torch.Tensor  # (N,) int64, 0 where the plan names none
+    place: torch.Tensor  # (N,) int64, IGNORED where the text names none
+    color: torch.Tensor  # (N,) int64, 0 where the text names none
     cells: torch.Tensor  # (B, M + 1) int64: raster place of the predicted cell, or IGNORED
-    cell_name: torch.Tensor  # (B, M + 1) int64: what stands there, or IGNORED where no plan says so
+    cell_name: torch.Tensor  # (B, M + 1) int64: the name of the object there, or IGNORED where there is no text
     cell_color: torch.Tensor  # (B, M + 1) int64, likewise
 
 
 @dataclass(frozen=True)
 class AskedFacts:
-    """What pictures show of N objects that questions name, known at the last token of each name."""
+    """Truths about N names in questions and about the P positions that answer questions."""
 
-    words: torch.Tensor  # (N, 2) int64: row of the batch, position in its conversation
-    places: torch.Tensor  # (N, 9) float32: 1 where one of that name stands
-    colors: torch.Tensor  # (N, 11) float32: 1 for colours that one of that name has; the first is none
-
-
-def place_number(item: Item) -> int:
-    """Of an object's place, in reading order."""
-    return list(PLACES).index(item.place)
+    words: torch.Tensor  # (N, 2) int64: row of the batch, position of the name's last token in its conversation
+    cells: torch.Tensor  # (N, 20) float32: 1 for each row, then for each column, that an object of that name covers
+    colors: torch.Tensor  # (N, 11) float32: 1 for each colour that one of that name has; the first is none
+    count: torch.Tensor  # (N,) int64: how many of that name there are
+    answering: torch.Tensor  # (P, 2) int64: row of the batch, position that predicts the answer
+    first: torch.Tensor  # (P, 20) float32: cells of the first name
+    second: torch.Tensor  # (P, 20) float32: cells of the second name; zeros where there is none
+    number: torch.Tensor  # (P,) int64: how many of the first name there are
 
 
 def color_number(item: Item) -> int:
-    """Of an object's colour; 0 is none."""
+    """Return a colour's number; 0 is none."""
     return 0 if item.color is None else 1 + COLORS.index(item.color)
 
 
 def name_number(item: Item) -> int:
-    """Of an object's name, GenEval's order."""
+    """Return a name's number in GenEval's order."""
     return OBJECT_NAMES.index(item.name)
+
+
+def covered(scene: Scene, name: str) -> list[float]:
+    """Return the rows and columns (20,) that objects of a name cover, as zeros and ones."""
+    found = [0.0] * (2 * GRID)
+    for item in scene.items:
+        if item.name == name:
+            top, left, bottom, right = item.box
+            for place in (*range(top, bottom), *range(GRID + left, GRID + right)):
+                found[place] = 1.0
+    return found
+
+
+def shown_colors(scene: Scene, name: str) -> list[float]:
+    """Return the colours (11,) of the objects of a name, as zeros and ones; the first is none."""
+    colors = {color_number(item) for item in scene.items if item.name == name}
+    return [float(number in colors) for number in range(1 + len(COLORS))]
 
 
 class Probes(nn.Module):
@@ -74,47 +90,65 @@ class Probes(nn.Module):
         self.row, self.column = nn.Linear(width, GRID), nn.Linear(width, GRID)
         self.cell_name = nn.Linear(width, 1 + NOTHING)
         self.cell_color = nn.Linear(width, 1 + len(COLORS))
-        self.asked_place = nn.Linear(width, len(PLACES))
+        self.asked_cells = nn.Linear(width, 2 * GRID)
         self.asked_color = nn.Linear(width, 1 + len(COLORS))
+        self.asked_count = nn.Linear(width, 1 + MOST_OBJECTS)
+        self.first, self.second = nn.Linear(width, 2 * GRID), nn.Linear(width, 2 * GRID)
+        self.number = nn.Linear(width, 1 + MOST_OBJECTS)
 
     def forward(
         self, layers: Sequence[torch.Tensor], predicting: torch.Tensor, facts: Facts
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean cross-entropies, added, in nats.
+        """Return the sum of the mean cross-entropies in nats, and each for the log.
 
         Args:
-            layers: (B, T, d) each: the embeddings, then the states behind every layer.
+            layers: (B, T, d) each: the embeddings, then the states after every layer.
             predicting: (B, M + 1) int64: the position that predicts each cell.
-            facts: The answers.
+            facts: The truths.
         """
-        told, found = _normalise(layers[TOLD_LAYER]), _normalise(layers[FOUND_LAYER])
+        told, found = _normalise(layers[TOLD_LAYER]), _normalise(layers[-2])
         row, position = facts.words.unbind(-1)
         words = told[row, position]  # (N, d)
         where = predicting[..., None].expand(-1, -1, told.shape[-1])
         here, seen = told.gather(1, where), found.gather(1, where)  # (B, M + 1, d)
         known, planned = facts.cells != IGNORED, facts.cell_name != IGNORED
         losses = {
-            "place": F.cross_entropy(self.place(words), facts.place),
-            "color": F.cross_entropy(self.color(words), facts.color),
-            "row": F.cross_entropy(self.row(here[known]), facts.cells[known] // GRID),
-            "column": F.cross_entropy(self.column(here[known]), facts.cells[known] % GRID),
-            "cell_name": F.cross_entropy(self.cell_name(seen[planned]), facts.cell_name[planned]),
-            "cell_color": F.cross_entropy(self.cell_color(seen[planned]), facts.cell_color[planned]),
+            "place": _entropy(self.place(words), facts.place),
+            "color": _entropy(self.color(words), facts.color),
+            "row": _entropy(self.row(here[known]), facts.cells[known] // GRID),
+            "column": _entropy(self.column(here[known]), facts.cells[known] % GRID),
+            "cell_name": _entropy(self.cell_name(seen[planned]), facts.cell_name[planned]),
+            "cell_color": _entropy(self.cell_color(seen[planned]), facts.cell_color[planned]),
         }
         return _add(losses)
 
     def look(self, layers: Sequence[torch.Tensor], asked: AskedFacts) -> tuple[torch.Tensor, dict[str, float]]:
-        """Mean binary cross-entropies of a name's places and colours, each summed over all of them, added, in nats."""
+        """Return the sum of the mean losses of what names in questions and answering positions know, and each."""
         row, position = asked.words.unbind(-1)
-        found = _normalise(layers[FOUND_LAYER][row, position])  # (N, d)
+        found = _normalise(layers[TOLD_LAYER][row, position])  # (N, d)
+        late = _normalise(layers[-2][row, position])  # (N, d)
+        row, position = asked.answering.unbind(-1)
+        answering = _normalise(layers[-2][row, position])  # (P, d)
         losses = {
-            name: F.binary_cross_entropy_with_logits(head(found), truth, reduction="sum") / len(truth)
-            for name, head, truth in (
-                ("asked_place", self.asked_place, asked.places),
-                ("asked_color", self.asked_color, asked.colors),
-            )
+            "asked_cells": _binary(self.asked_cells(found), asked.cells),
+            "asked_color": _binary(self.asked_color(late), asked.colors),
+            "asked_count": _entropy(self.asked_count(late), asked.count),
+            "first": _binary(self.first(answering), asked.first),
+            "second": _binary(self.second(answering), asked.second),
+            "number": _entropy(self.number(answering), asked.number),
         }
         return _add(losses)
+
+
+def _entropy(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy; 0 if nothing is known."""
+    known = truth != IGNORED
+    return F.cross_entropy(logits[known], truth[known]) if bool(known.any()) else logits.sum() * 0
+
+
+def _binary(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the binary cross-entropy, summed over the last axis, its mean over the first."""
+    return F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / max(1, len(truth))
 
 
 def _add(losses: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:

@@ -1,9 +1,9 @@
-"""What a patch shows, said in the language model's own words: how the vision tower is taught.
+"""The vision tower's own loss: a patch's vector must be near the embeddings of the words for what the patch shows.
 
-A patch of an object has a name, a colour and a place. The tower's vector for it shall lie where the words of all three
-lie among the language model's embeddings, so that a picture reads like a plan. Taught by answers alone, a yes or a no
-for all patches, the tower had learned next to nothing after thousands of pictures (docs/experiments.md). Here every
-patch is a lesson, and the language model is not even run.
+A patch of an object has a name, a colour and a place. Its vector must be near the sum of the language model's
+embeddings of these three words, so that an image reads like a text. Taught by the answers to questions alone, the tower
+had learned next to nothing after thousands of images (docs/experiments.md). Here every patch is an example, and the
+language model is not run.
 """
 
 from __future__ import annotations
@@ -16,62 +16,62 @@ import torch
 import torch.nn.functional as F
 
 from milr.tasks import COLORS, OBJECT_NAMES
-from training.icons import GROUNDS
-from training.scenes import GRID, PLACES, Scene
+from training.grounds import GRID, GROUNDS
+from training.scenes import PLACES, Scene
 
 UNSAID = -100
 NAMES = (*OBJECT_NAMES, "ground")
 HUES = (*COLORS, *GROUNDS)
-KINDS: dict[str, tuple[str, ...]] = {"name": NAMES, "color": HUES, "place": tuple(PLACES)}
-"""What is said of a patch, and all that can be said."""
-SHARPNESS = 20.0  # of the softmax over words
-UNSTEADY = 0.5  # the noise on words that stand for patches, beside their own size
-GROUND_SHARE = 0.05  # of the ground that teaches: plain ground is most of a picture and soon known
+KINDS: dict[str, tuple[str, ...]] = {"name": NAMES, "color": HUES, "place": PLACES}
+"""The words that a patch can have, by kind."""
+SHARPNESS = 20.0  # inverse temperature of the softmax over words
+UNSTEADY = 0.5  # deviation of the noise on words that stand for patches, relative to their size
+GROUND_SHARE = 0.05  # share of ground patches that count: ground is most of an image and soon known
 
 
 @dataclass(frozen=True)
 class SeenBatch:
-    """Pictures, and what each of their patches shows."""
+    """Images and the words for each of their patches."""
 
-    pixels: torch.Tensor | None  # (B, 3, 144, 144) in [-1, 1]; None where words stand for them
-    said: torch.Tensor  # (B, 81, 3) int64: of each kind, the word's number, or UNSAID
-    objects: torch.Tensor  # (B, 81) bool: patches of objects, not ground
+    pixels: torch.Tensor | None  # (B, 3, 160, 160) in [-1, 1]; None if words stand for them
+    said: torch.Tensor  # (B, 100, 3) int64: the number of each kind's word, or UNSAID
+    objects: torch.Tensor  # (B, 100) bool: patches of objects, not ground
 
 
 def say(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Of each patch the words' numbers (81, 3), and whether it is an object's (81,)."""
+    """Return the numbers of each patch's words (100, 3), and which patches are an object's (100,)."""
     said = np.full((GRID, GRID, len(KINDS)), UNSAID)
     said[..., 0], said[..., 1] = NAMES.index("ground"), HUES.index(scene.ground)
     objects = np.zeros((GRID, GRID), bool)
     for item in scene.items:
         top, left, bottom, right = item.box
         hue = UNSAID if item.color is None else HUES.index(item.color)
-        said[top:bottom, left:right] = NAMES.index(item.name), hue, list(PLACES).index(item.place)
+        said[top:bottom, left:right] = NAMES.index(item.name), hue, PLACES.index(item.place)
         objects[top:bottom, left:right] = True
     return said.reshape(-1, len(KINDS)), objects.ravel()
 
 
 def tell_patches(scenes: Sequence[Scene], pixels: torch.Tensor | None) -> SeenBatch:
-    """A batch of these scenes and their pictures (B, 3, 144, 144), or of their words alone."""
+    """Return a batch of scenes with their images (B, 3, 160, 160), or of their words alone."""
     said, objects = (torch.from_numpy(np.stack(facts)) for facts in zip(*map(say, scenes), strict=True))
     return SeenBatch(pixels, said, objects)
 
 
 class Lexicon:
-    """The words of every kind, as token ids."""
+    """Token ids of the words of every kind."""
 
     def __init__(self, encode: Callable[[str], list[int]]) -> None:
-        """A lexicon.
+        """Look the words up.
 
         Args:
-            encode: Text -> token ids, the beginning of a sentence first.
+            encode: Returns a text's token ids, the beginning of a sentence first.
         """
         self.ids: dict[str, Sequence[list[int]]] = {
             kind: [encode(f" {word}")[1:] for word in words] for kind, words in KINDS.items()
         }
 
     def vectors(self, table: torch.Tensor) -> list[torch.Tensor]:
-        """Where each kind's words lie: the mean of their tokens' embeddings.
+        """Return the vectors of each kind's words: the mean of their tokens' embeddings.
 
         Args:
             table: (vocabulary, d) embeddings.
@@ -84,11 +84,11 @@ class Lexicon:
 
 
 def spell(batch: SeenBatch, words: Sequence[torch.Tensor], random: np.random.Generator) -> torch.Tensor:
-    """What a faultless tower would see, unsteadily: the sum of each patch's words, with noise (B, 81, d).
+    """Return the vectors (B, 100, d) of a faultless tower: the sum of each patch's words, with noise.
 
     Args:
-        batch: What patches show.
-        words: Of each kind, (words, d).
+        batch: The words of the patches.
+        words: Vectors (words, d) of each kind.
         random: The source of the noise.
     """
     exact = sum_words(batch.said, words)
@@ -97,7 +97,7 @@ def spell(batch: SeenBatch, words: Sequence[torch.Tensor], random: np.random.Gen
 
 
 def sum_words(said: torch.Tensor, words: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Of each patch the sum of its words: (..., 3) numbers -> (..., d)."""
+    """Return the sum of each patch's words (..., d); ``said`` (..., 3) has their numbers."""
     parts = zip(words, said.unbind(-1), strict=True)
     return sum((table[n.clamp_min(0)] * (n != UNSAID)[..., None] for table, n in parts), torch.zeros(()))
 
@@ -105,15 +105,15 @@ def sum_words(said: torch.Tensor, words: Sequence[torch.Tensor]) -> torch.Tensor
 def seeing_loss(
     seen: torch.Tensor, batch: SeenBatch, words: Sequence[torch.Tensor], random: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """How far patches lie from the words of what they show: mean cross-entropies, and the squared distance, added.
+    """Return the loss of patches: mean cross-entropies of their words plus the squared distance, and figures.
 
-    Words of a kind are told apart by what is not common to all of them.
+    The mean of a kind's words is subtracted first: it does not tell them apart.
 
     Args:
-        seen: (B, 81, d) the aligner's vectors.
-        batch: The pictures.
-        words: Of each kind, (words, d).
-        random: Picks the ground that counts.
+        seen: The aligner's vectors (B, 100, d).
+        batch: The images.
+        words: Vectors (words, d) of each kind.
+        random: Chooses the ground patches that count.
     """
     some = batch.objects | torch.from_numpy(random.random(batch.objects.shape) < GROUND_SHARE)
     vectors, said = seen[some].float(), batch.said[some]  # (n, d), (n, 3)

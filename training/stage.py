@@ -1,4 +1,4 @@
-"""What every training stage shares: settings, checkpoints that survive a kill, one log line a report."""
+"""Parts that every training stage uses: settings, checkpoints that survive a kill, log lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SETTINGS_FILE = Path(__file__).with_name("settings.toml")
 
 
 def read_settings(path: Path = SETTINGS_FILE, size: str | None = None, into: Path | None = None) -> Settings:
-    """The settings of all stages.
+    """Return the settings of all stages.
 
     Args:
         path: The file.
-        size: Of a sibling in the file's table ``sizes``, whose own settings take the place of the shipped model's.
-        into: Where everything that is made goes, checkpoints and results. Nothing that ships is read or written then,
-            so an empty folder means from nothing.
+        size: A sibling in the file's table ``sizes``, whose own settings replace the shipped model's.
+        into: A folder for everything that is made, checkpoints and results. Nothing that ships is read or written then,
+            so with an empty folder everything is made from nothing.
     """
     settings = tomllib.loads(path.read_text())
     sizes: dict[str, Settings] = settings.pop("sizes")
@@ -54,6 +54,10 @@ class Checkpoint:
             part.load_state_dict(stored[name])
         return int(stored["step"])
 
+    def step(self) -> int:
+        """Return the file's step without reading the rest; 0 if there is no file yet."""
+        return int(torch.load(self.path, weights_only=True, mmap=True)["step"]) if self.path.exists() else 0
+
     def save(self, step: int, **parts: Any) -> None:
         """Write to a temporary name, then rename: a kill leaves the last whole checkpoint."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,15 +67,15 @@ class Checkpoint:
 
 
 def start_from_shipped(module: nn.Module, folder: Path, prefix: str = "") -> bool:
-    """Fill a module from the shipped weights, where there are any of its shapes: a lost machine costs no training.
+    """Fill a module from the shipped weights if their shapes agree: a lost machine costs no training.
 
     Args:
         module: Filled in place, in its own dtype.
         folder: The shipped folder.
-        prefix: The module's place in the whole model.
+        prefix: Prefix of the module's weights in the whole model.
 
     Returns:
-        Whether there were weights to start from.
+        True if there were weights to start from.
     """
     file = folder / "model.safetensors"
     if not file.exists():
@@ -86,12 +90,12 @@ def start_from_shipped(module: nn.Module, folder: Path, prefix: str = "") -> boo
 
 
 def rate(step: int, steps: int, *, warm: int, floor: float) -> float:
-    """Of a learning rate, in (0, 1]: up for ``warm`` steps, down a cosine to ``floor`` by the last of ``steps``."""
+    """Return a share of the learning rate: up for ``warm`` steps, down a cosine to ``floor`` by the last of ``steps``."""
     return min(1.0, (step + 1) / warm) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def log(stage: str, **figures: float) -> None:
-    """One line on standard error: time, stage, figures."""
+    """Write one line to standard error: time, stage, figures."""
     text = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in figures.items())
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {stage} {text}\n")
     sys.stderr.flush()

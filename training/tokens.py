@@ -5,7 +5,10 @@ from __future__ import annotations
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.scenes import World
+from training.questions import ask_questions
+from training.scenes import describe, write_text
+from training.text_checks import text_question
+from training.world import World
 
 # Janus-Pro's own names for its special tokens.
 SPECIAL = {
@@ -20,7 +23,7 @@ ROLES = ("<|User|>", "<|Assistant|>")
 
 
 def train_tokenizer(world: World, vocabulary: int, sentences: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on prompts, plans and questions of the icon world, with Janus-Pro's special tokens."""
+    """Train byte-level BPE on prompts, texts and questions of the icon world, with Janus-Pro's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,8 +39,10 @@ def train_tokenizer(world: World, vocabulary: int, sentences: int) -> PreTrained
         for _ in range(sentences):
             task = world.request()
             scene = world.scene(task)
-            questions = " ".join(question.text for question in world.questions(scene, 2))
-            lines += [f" {task.prompt}. {scene.plan}\n\n", f": {questions} yes no\n\n"]
+            text = write_text(scene, world.mention(scene))
+            questions = " ".join(question.text for question in ask_questions(world.random, scene, 2))
+            check = text_question(task.prompt, text)
+            lines += [f" {task.prompt}. {text}\n\n", f" {describe(scene)} {check}", f": {questions} yes no\n\n"]
         return lines
 
     tokenizer.train_from_iterator(corpus(), trainer)
