@@ -10,8 +10,9 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -225,6 +226,22 @@ def test_streams_are_counted(serve: OpenSite) -> None:
         assert site.events(search)[-1][1] == "end"
 
 
+def test_no_request_changes_the_warning_filters(serve: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the whole process's: a request that set them for itself would change them for other threads."""
+    changed: list[str] = []
+
+    def note(*_: object, **__: object) -> AbstractContextManager[None]:
+        changed.append("".join(traceback.format_stack(limit=8)))
+        return nullcontext()
+
+    with serve() as site:
+        monkeypatch.setattr("warnings.catch_warnings", note)
+        for path in ("/", "/v1/models", "/v1/searches", "/v1/searches/none/images/0/0/0/0", "/v1/openapi.json"):
+            assert site.http.get(path).status_code in (200, 404)
+        assert site.http.post("/v1/prompts", json={"prompt": "two dogs"}).status_code == 200
+    assert not changed, changed[0]
+
+
 def test_figures_are_counted(site: Site) -> None:
     site.result(site.search("an easy cat"))
     text = site.http.get("/metrics").text
@@ -234,7 +251,7 @@ def test_figures_are_counted(site: Site) -> None:
 
 
 @contextmanager
-def read_logs() -> Iterator[io.StringIO]:
+def read_logs() -> Generator[io.StringIO]:
     """Collect the server's log."""
     lines = io.StringIO()
     handler = logging.StreamHandler(lines)

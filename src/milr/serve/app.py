@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import cache
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
@@ -27,6 +30,19 @@ from milr.serve.server import Gate, Server
 from milr.serve.store import Store
 
 _LOCK = "milr.lock"
+# To build routes, or their schema, changes the warning filters of the process for a moment, which no request should do
+# while other threads run. `include_router` would build these at the first request.
+_ROUTES = [route for part in (images, searches, chat, about, front) for route in part.router.routes]
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return get_openapi(
+        title="milr",
+        version=__version__,
+        description="Images that a search over latents has improved until they show what the prompt asked for.",
+        routes=_ROUTES,
+    )
 
 
 def make_app(
@@ -81,18 +97,10 @@ def make_app(
                 judge.close()
             held.close()
 
-    app = FastAPI(
-        title="milr",
-        version=__version__,
-        description="Images that a search over latents has improved until they show what the prompt asked for.",
-        lifespan=live,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url="/v1/openapi.json",
-    )
+    _schema()
+    app = FastAPI(lifespan=live, docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", routes=_ROUTES)
+    app.openapi = _schema
     app.state.server = server
     handle_errors(app)
-    for part in (images, searches, chat, about, front):
-        app.include_router(part.router)
     app.add_middleware(Envelope, server=server)
     return app
