@@ -104,7 +104,8 @@ def code_vectors(shapes: torch.Tensor, width: int) -> torch.Tensor:
     """
     forms = width - len(TINTS)
     _, _, directions = torch.linalg.svd(shapes - shapes.mean(0), full_matrices=False)
-    components = F.normalize((shapes - shapes.mean(0)) @ directions[:forms].T, dim=-1)  # (shapes, forms)
+    components = F.normalize((shapes - shapes.mean(0)) @ directions[:forms].T, dim=-1)
+    components = F.pad(components, (0, forms - components.shape[1]))  # (shapes, forms), even of few shapes
     tinted = torch.cat(
         [torch.eye(len(TINTS)).repeat(len(shapes), 1), components.repeat_interleave(len(TINTS), 0)], 1
     )  # shape by shape, as codes are numbered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -438,14 +439,14 @@ def paint_icons(sizes: dict[str, int]) -> dict[tuple[str, int, str, str], np.nda
             icon = np.zeros((side, side, 4), np.uint8)
             icon[2:-2, 2:-2, :3] = random.integers(0, 256, 3)
             icon[2:-2, 2:-2, 3] = 255 * (random.random((side - 4, side - 4)) < 0.8)
-            for color in (NATURAL, *COLORS):
-                painted[name, 0, color, size] = tint(icon, color)
+            for variant, color in itertools.product(range(2), (NATURAL, *COLORS)):
+                painted[name, variant, color, size] = tint(icon, color)
     return painted
 
 
 def shrink(settings: dict[str, Any]) -> dict[str, Any]:
     """Make training small: tiny sizes and two steps per phase."""
-    settings["vq"] |= {"codebook": 4 + 11 * 20, "rounds": 1, "base_channels": 32, "channel_multiplier": [1] * 5}
+    settings["vq"] |= {"codebook": 37 + 11 * 20, "rounds": 1, "base_channels": 32, "channel_multiplier": [1] * 5}
     settings["vq"] |= {"latent_channels": 32, "batch": 1, "decoder_steps": 2, "encoder_steps": 2}
     settings["tokenizer"] |= {"sentences": 500}
     settings["model"] |= {"width": 32, "heads": 1, "feed_forward": 32, "vision_width": 32, "vision_layers": 1}
