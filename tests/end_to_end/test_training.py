@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import JanusForConditionalGeneration, LlamaConfig
-from transformers.models.janus.modeling_janus import JanusVQVAE
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from milr.rewards.geneval.rules import apply_rules
 from milr.tasks import OBJECT_NAMES, parse_prompt, plural
 from milr.types import Task
 from training import scenes, seeing, stage, tokens, unified, vq
-from training.icons import COLORS as ICON_COLORS
 from training.icons import GROUNDS
 from training.planning import LONGEST, write_plans
 from training.probes import NOTHING, TOLD_LAYER, Probes
