@@ -467,7 +467,7 @@ def shrink(settings: dict[str, Any]) -> dict[str, Any]:
         critic |= {"widths": [8] * len(critic["widths"]), "blocks": 1, "steps": 2, "rounds": 1, "batch": 4}
         critic |= {"coded_pictures": 4, "first_pictures": 2, "chunk": 2, "coded_from": 1, "calibration_pictures": 2}
         critic |= {"report_pictures": 2, "report_pairs": 2}
-    settings["labels"]["drawings"] = 2
+    settings["labels"] |= {"drawings": 2, "stranger": 2, "wrong": 2}
     settings["card"] = [settings["card"][0] | {"prompts": 6}]
     return settings
 
@@ -482,6 +482,7 @@ def test_every_stage_of_the_training_runs(
     from milr import load_model
     from training import __main__ as program
     from training import detector, labels, report, stage
+    from training.properties import sampling
 
     read = stage.read_settings
     monkeypatch.setattr(stage, "read_settings", lambda **given: shrink(read(**given)))
@@ -489,7 +490,7 @@ def test_every_stage_of_the_training_runs(
     facts = detector.icon_facts(library)
     monkeypatch.setattr(program, "icon_library", lambda *_: library)
     monkeypatch.setattr(detector, "icon_facts", lambda _: facts)
-    monkeypatch.setattr(report, "GENERALITY", 2)
+    monkeypatch.setattr(sampling, "BATCH", 2)
     # bfloat16 is slow on an old processor
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     for module in (program, labels, report):
@@ -509,3 +510,34 @@ def test_every_stage_of_the_training_runs(
     for name in ("report", "icons-detector-report", "icons-judge-report"):
         program.main([name, *into, "--scale", "0.01"])
         assert json.loads(capsys.readouterr().out)
+
+
+@runs("experiments/properties.py")
+def test_the_property_table_is_written_from_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments import properties
+
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "of": 100}
+    figures = {
+        "model": "janus:embedded@5",
+        "evaluator": "icons-judge@1/a",
+        "fewer than asked": ["pools, GenEval: 150 prompts of the 553 asked (a reason)"],
+        "cost": {"seconds": 90.0, "core seconds": 60.0, "drawings": 1234},
+        "one shot": {"GenEval": {"after reasoning": {"mean over tags": share, "by tag": {"a": share}}}},
+        "text alone": {"icons-hard": {"minus best of 21 of the greedy text": share}},
+        "codebook": {"PSNR through codes, dB": 27.5},
+    }
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(figures))
+    monkeypatch.setattr("sys.argv", ["properties", str(file)])
+    properties.main()
+    said = capsys.readouterr().out
+    assert (
+        "| one shot after reasoning, GenEval, mean over tags | 0.50 [0.40, 0.60] | 100 | 0.55–0.80 | **missed** |"
+        in said
+    )
+    assert "| +0.50 [+0.40, +0.60] | 100 | ≥ +0.05 | met |" in said
+    assert "| PSNR through codes, dB | 27.50 |  | ≥ 26 | met |" in said
+    assert "| looking at scenes | – | – | ≥ 0.92 |  |" in said, "what was not measured is no zero"
+    assert "1,234 drawings in 1 core-minutes" in said and "150 prompts of the 553 asked" in said
