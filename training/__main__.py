@@ -65,13 +65,13 @@ def train_vq(settings: stage.Settings, folder: Path) -> vq.Autoencoder:
 
 
 def open_decoder(settings: stage.Settings, folder: Path) -> Decode:
-    """Return a decoder of image tokens; its first call waits until the VQ model is finished."""
+    """Return a decoder of image tokens; its first call waits until the VQ model's decoder is finished."""
     loaded: list[vq.Autoencoder] = []
 
     @torch.inference_mode()
     def decode(grids: torch.Tensor) -> torch.Tensor:
         if not loaded:
-            while not vq.is_finished(settings, folder):
+            while not vq.is_finished(settings, folder, encoder=False):
                 time.sleep(_POLL)
             loaded.append(vq.load(settings, folder)[0])
         with torch.autocast("cpu", torch.bfloat16):

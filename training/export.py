@@ -14,9 +14,9 @@ from transformers import (
 )
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-from training.scenes import GRID, TOKEN
+from training.grounds import GRID, TOKEN
+from training.model import IMAGE_TOKENS
 from training.stage import Settings
-from training.unified import IMAGE_TOKENS
 from training.vq import SHIPPED_SCALE, Autoencoder, scale_residuals
 
 # Janus-Pro's chat form. A message is a string, or parts of type "text" and "image".
