@@ -247,11 +247,11 @@ class Feeder:
                 if turn < len(turns):
                     names = questions[turn].names
                     facts.answer(scene, [name for _, name in names], (number, len(ids) + len(words) - 1))
-                    end = 0
-                    for spelled, name in names:
-                        end = question.index(spelled, end) + len(spelled)
-                        place = len(ids) + len(self.encode(f"{before}{question[:end]}")[skipped:]) - 1
-                        facts.name(scene, name, (number, place))
+                    end = len(question)
+                    for spelled, name in reversed(names):  # from the end: an orange may be orange
+                        end = question.rindex(spelled, 0, end)
+                        read = self.encode(f"{before}{question[:end]}{spelled}")[skipped:]
+                        facts.name(scene, name, (number, len(ids) + len(read) - 1))
                 said = [*self.encode(reply)[1:], self.end]
                 ids += [*words, *said]
                 labels = [*([IGNORED] * (len(words) - 1)), *said, IGNORED]
@@ -288,11 +288,11 @@ class _AskedFacts:
     def stack(self) -> AskedFacts:
         """Return the truths as tensors."""
         return AskedFacts(
-            torch.tensor([one[0] for one in self.names]).reshape(-1, 2),
+            torch.tensor([one[0] for one in self.names], dtype=torch.int64).reshape(-1, 2),
             torch.tensor([one[1] for one in self.names]).reshape(-1, 2 * GRID),
             torch.tensor([one[2] for one in self.names]).reshape(-1, 1 + len(COLORS)),
             torch.tensor([one[3] for one in self.names], dtype=torch.int64),
-            torch.tensor([one[0] for one in self.answers]).reshape(-1, 2),
+            torch.tensor([one[0] for one in self.answers], dtype=torch.int64).reshape(-1, 2),
             torch.tensor([one[1] for one in self.answers]).reshape(-1, 2 * GRID),
             torch.tensor([one[2] for one in self.answers]).reshape(-1, 2 * GRID),
             torch.tensor([one[3] for one in self.answers], dtype=torch.int64),
