@@ -1,6 +1,6 @@
 """Icon detectors: small convolutional networks that find the 80 objects in an image, with boxes and colours.
 
-They are trained on icons on plain grounds, 144 x 144 pixels, and on nothing else. Each cell of the 18 x 18 map predicts
+They are trained on icons on drawn grounds, 160 x 160 pixels, and on nothing else. Each cell of the 20 x 20 map predicts
 whether an object's centre is in it, its class, its box and its colour. `training/detector.py` makes the weights. The
 shipped ones are in `milr/assets/icons-detector` and `milr/assets/icons-judge`: two architectures, so that an image that
 fools one does not necessarily fool the other.
@@ -49,6 +49,7 @@ class DetectorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: int = 144
+    """Pixels of a side of the images that it was trained on."""
     architecture: Literal["pyramid", "patches"] = "pyramid"
     """Trunk of the network: strided convolutions, or patches that are then mixed."""
     widths: tuple[int, ...] = (24, 64, 128)
@@ -192,7 +193,7 @@ class IconDetector:
         """Detect the objects of each image: every class with its detections, the most confident first.
 
         Args:
-            images: Of any mode and size; resized to 144 x 144 without keeping their shape.
+            images: Of any mode and size; resized to the size of training without keeping their shape.
 
         Returns:
             Class name -> [(x0, y0, x1, y1, score, colour), ...] with boxes in the given image's pixels.
