@@ -491,6 +491,7 @@ def test_every_stage_of_the_training_runs(
     monkeypatch.setattr(program, "icon_library", lambda *_: library)
     monkeypatch.setattr(detector, "icon_facts", lambda _: facts)
     monkeypatch.setattr(sampling, "BATCH", 2)
+    monkeypatch.setattr(sampling, "TEMPERATURES", (1.0,))
     # bfloat16 is slow on an old processor
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     for module in (program, labels, report):
