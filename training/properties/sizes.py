@@ -11,7 +11,7 @@ class Size:
 
     number: int
     asked: int = 0
-    """The number that issue 27 asks for; 0 if it names none."""
+    """The number that issue 27 asks for, or that its target's precision needs; 0 if there is none."""
     unit: str = "prompts"
     why: str = ""
     """The reason why the number is smaller than asked, or too small for the target's precision."""
@@ -52,9 +52,9 @@ def scaled(name: str, scale: float, least: int = 4) -> int:
 
 
 def explain(scale: float) -> list[str]:
-    """Return a line for each size that is smaller than issue 27 asks."""
+    """Return a line for each size that is smaller than wanted."""
     return [
-        f"{name}: {scaled(name, scale)} {size.unit} of the {size.asked} asked"
+        f"{name}: {scaled(name, scale)} {size.unit} of the {size.asked} wanted"
         + (f" ({size.why})" if size.number < size.asked else f" (scale {scale:g})")
         for name, size in SIZES.items()
         if scaled(name, scale) < size.asked
