@@ -28,6 +28,7 @@ settings.load_profile("milr")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each worker process one torch thread, also in the programs that it starts."""
+    gc.disable()  # until all tests are collected: what is imported stays, and to look through it again takes seconds
     if hasattr(config, "workerinput"):
         import torch
 
@@ -39,6 +40,7 @@ def pytest_collection_finish() -> None:
     """Exclude the objects of torch, transformers and the tests from later garbage collection."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
