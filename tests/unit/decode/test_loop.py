@@ -25,7 +25,8 @@ from milr.testing import FakeReward
 from milr.types import Task
 from tests.support.pretended_device import DEVICE, DeviceTensor, load_janus, pretended_device, watch
 
-pytestmark = pytest.mark.skipif(not embedded_folder().is_dir(), reason="no embedded model: `make train` makes one")
+FOLDER = embedded_folder("embedded-small")  # as many layers as the embedded model, and the same code, at half the width
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no embedded model: `make train` makes one")
 
 TASKS = [Task(prompt=prompt) for prompt in ("two dogs", "a red apple left of a blue clock", "three green cups")]
 DRAWN = 20  # image tokens: enough to use several buckets of 8
@@ -54,8 +55,8 @@ class Replayer:
 
 
 def make_model(recorder: Replayer | None = None, **options: int) -> Janus:
-    """Load the embedded model with another engine."""
-    model = cast("Janus", load_model())
+    """Load the small embedded model with another engine."""
+    model = cast("Janus", load_model("embedded-small"))
     if recorder or options:
         model.engine = Engine(Llama(model.network.model.language_model), recorder=recorder, **options)
     return model
@@ -158,7 +159,7 @@ def test_a_pretended_device_gives_the_cpus_tokens(
     wanted: list[Work],
 ) -> None:
     with pretended_device():
-        model = load_janus(embedded_folder())
+        model = load_janus(FOLDER)
         assert model.engine.bucket == 64
         found = work(model)
     check_equal(found, wanted[0])
@@ -168,7 +169,7 @@ def test_a_pretended_device_gives_the_cpus_tokens(
 @pytest.mark.slow
 def test_a_drawing_waits_for_the_device_as_often_whatever_its_length() -> None:
     with pretended_device():
-        model = load_janus(embedded_folder())
+        model = load_janus(FOLDER)
         (state,) = model.start(TASKS[:1])
         (text,) = model.reason([TextRequest(state)])
         found: list[tuple[int, int]] = []
@@ -185,7 +186,7 @@ def test_a_drawing_waits_for_the_device_as_often_whatever_its_length() -> None:
 @pytest.mark.slow
 def test_a_search_step_waits_for_the_device_a_few_times_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_device():
-        model = load_janus(embedded_folder())
+        model = load_janus(FOLDER)
         monkeypatch.setattr(model, "_total", lambda request: 12)  # the rest of each image is plain
         waits = {batch: count_waits(model, TASKS[:batch]) for batch in (1, 3)}
     assert all(waits[3][kind] - waits[1][kind] <= 2 * 4 for kind in (0, 1)), waits
@@ -208,7 +209,7 @@ def count_waits(model: Janus, tasks: Sequence[Task]) -> tuple[int, int]:
 def test_steps_of_a_bucket_dispatch_the_same_operators() -> None:
     """All steps have the same shapes, strides and constants, and none of them waits."""
     with pretended_device():
-        model = load_janus(embedded_folder())
+        model = load_janus(FOLDER)
         loop = open_loop(model)
         traces: list[list[tuple[object, ...]]] = []
         for _ in range(2):

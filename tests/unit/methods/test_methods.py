@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from milr.methods.context import ScoredImage
 from milr.methods.keep_right import find_right_tokens
 from milr.methods.reflection import find_criticised
 from milr.methods.runner import Runner
+from milr.models import embedded_folder, load_model
 from milr.models.base import Capabilities, TextOutput, TextRequest
 from milr.models.janus import Janus
 from milr.rewards import load_reward
@@ -45,6 +47,16 @@ def run(
     model = model or FakeModel()
     given = {one: value for one, value in (SETTINGS | {"stop_at": NEVER} | settings).items() if reads(name, one)}
     return list(Runner(load_method(name), tasks, model, reward or FakeReward(), model.settings(name, **given)))
+
+
+def usual(name: str, *tasks: Task) -> list[StepRecord]:
+    """Return the records of the usual fake model and reward, which every test may read."""
+    return _usual(name, *(TASKS.index(task) for task in tasks))
+
+
+@cache
+def _usual(name: str, *places: int) -> list[StepRecord]:
+    return run(name, [TASKS[place] for place in places])
 
 
 def reads(name: str, setting: str) -> bool:
@@ -84,7 +96,7 @@ class Watched(FakeModel):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_records_of_a_task_come_in_order_and_end_once(name: str) -> None:
-    records = run(name, TASKS)
+    records = usual(name, *TASKS)
     for index, task in enumerate(TASKS):
         own = [record for record in records if record.index == index]
         assert [record.step for record in own] == list(range(len(own)))
@@ -104,7 +116,7 @@ def test_a_budget_of_k_steps_is_k_and_one_drawings(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_best_is_the_first_of_the_highest(name: str) -> None:
-    records = run(name, [CAT])
+    records = usual(name, CAT)
     seen: list[tuple[float, int, ImageSample]] = []
     for record in records:
         seen += [(rank(score), record.step, sample) for score, sample in zip(record.scores, record.images, strict=True)]
@@ -144,7 +156,7 @@ def test_a_reward_may_have_one_stop_per_task(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_position_neighbours_and_refills_do_not_change_a_record(name: str) -> None:
-    endless = run(name, TASKS)
+    endless = usual(name, *TASKS)
     values = sorted(rank(record.best_score) for record in endless if record.finished)
     stop = (values[1] + values[2]) / 2  # two of the four tasks exceed it
     together = run(name, TASKS, stop_at=stop)
@@ -166,14 +178,14 @@ def test_a_finished_tasks_place_is_given_to_the_next(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_is_the_same_and_another_is_not(name: str) -> None:
-    assert timeless(run(name, [CAT])) == timeless(run(name, [CAT]))
-    assert run(name, [CAT], seed=1)[0].best.tokens != run(name, [CAT])[0].best.tokens
+    assert timeless(run(name, [CAT])) == timeless(usual(name, CAT))
+    assert run(name, [CAT], seed=1)[0].best.tokens != usual(name, CAT)[0].best.tokens
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_task_twice_has_streams_of_its_own(name: str) -> None:
     twice = run(name, [CAT, CAT])
-    assert timeless(twice, 0) == timeless(run(name, [CAT]))
+    assert timeless(twice, 0) == timeless(usual(name, CAT))
     assert timeless(twice, 0)[-1].best.tokens != timeless(twice, 1)[-1].best.tokens
 
 
@@ -235,17 +247,25 @@ def test_an_unscored_image_does_not_end_the_search(name: str) -> None:
     assert isinstance(last.best_score, Unscored)
 
 
+@pytest.fixture(scope="module")
+def small() -> Janus:
+    """Return the small embedded model, which draws as many tokens as the other in half the time."""
+    if not embedded_folder("embedded-small").is_dir():
+        pytest.skip("no small embedded model: `make train` makes one")
+    return cast("Janus", load_model("embedded-small"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_real_model_and_a_real_reward_run_in_every_method(name: str, embedded: Janus) -> None:
+def test_a_real_model_and_a_real_reward_run_in_every_method(name: str, small: Janus) -> None:
     tasks = [parse_prompt("three red cats"), parse_prompt("a blue dog left of a clock")]
     given: dict[str, Any] = {"stop_at": NEVER} if name in ONCE else {"stop_at": NEVER, "steps": 1}
-    settings = embedded.settings(name, **given)
-    records = list(Runner(load_method(name), tasks, embedded, load_reward("icons-soft"), settings))
+    settings = small.settings(name, **given)
+    records = list(Runner(load_method(name), tasks, small, load_reward("icons-soft"), settings))
     assert {record.index for record in records if record.finished} == {0, 1}
     for record in records:
         assert all(isinstance(score, Score) for score in record.scores)
-        assert all(len(sample.tokens) == embedded.capabilities.image_tokens for sample in record.images)
+        assert all(len(sample.tokens) == small.capabilities.image_tokens for sample in record.images)
     if name not in ONCE:
         assert all(1 < record.drawings_spent <= 2 for record in records if record.finished)
 
@@ -266,14 +286,14 @@ def test_one_shot_draws_from_the_prompt_alone() -> None:
 
 
 def test_text_reasoning_is_where_every_method_with_a_greedy_text_begins() -> None:
-    (first,) = run("text-reasoning", [CAT])
+    (first,) = usual("text-reasoning", CAT)
     for name in ("best-of-n", "best-of-n-greedy-first", "milr", "reflection", "keep-right", "grid-prune"):
-        begun = run(name, [CAT])[0]
+        begun = usual(name, CAT)[0]
         assert begun.reasoning == first.reasoning and begun.best.tokens == first.best.tokens, name
 
 
 def test_best_of_n_is_a_search_without_latents() -> None:
-    drawn = [record.images[0].tokens for record in run("best-of-n", [CAT])]
+    drawn = [record.images[0].tokens for record in usual("best-of-n", CAT)]
     assert len(set(drawn)) == 6
     settings = SETTINGS | {"stop_at": NEVER, "text_ratio": 0, "image_ratio": 0}
     assert [record.images[0].tokens for record in search([CAT], FakeModel(), FakeReward(), **settings)] == drawn
@@ -283,9 +303,9 @@ def test_best_of_n_is_a_search_without_latents() -> None:
 def test_best_of_n_reasons_once_and_with_sampled_texts_for_every_image() -> None:
     model = FakeModel()
     assert len({record.reasoning for record in run("best-of-n", [CAT], model)}) == len(model.reasoned) == 1
-    assert len({record.reasoning for record in run("best-of-n-sampled", [CAT])}) > 3
-    greedy, *sampled = [record.reasoning for record in run("best-of-n-greedy-first", [CAT])]
-    assert greedy == run("best-of-n", [CAT])[0].reasoning and greedy not in sampled and len(set(sampled)) > 3
+    assert len({record.reasoning for record in usual("best-of-n-sampled", CAT)}) > 3
+    greedy, *sampled = [record.reasoning for record in usual("best-of-n-greedy-first", CAT)]
+    assert greedy == usual("best-of-n", CAT)[0].reasoning and greedy not in sampled and len(set(sampled)) > 3
 
 
 # --- PARM
@@ -417,10 +437,10 @@ def test_correct_objects_are_kept_until_an_image_is_not_better() -> None:
 
 
 def test_without_a_correct_object_each_image_has_a_new_text() -> None:
-    records = run("keep-right", [CAT])
+    records = usual("keep-right", CAT)
     assert len({record.reasoning for record in records}) > 3
     assert [record.images[0].tokens for record in records[1:]] != [
-        record.images[0].tokens for record in run("best-of-n", [CAT])[1:]
+        record.images[0].tokens for record in usual("best-of-n", CAT)[1:]
     ]
 
 
