@@ -49,6 +49,8 @@ class AnswerBatch:
     ids: torch.Tensor  # (B, T) int64
     places: torch.Tensor  # (B,) int64: the position that predicts the answer
     answers: torch.Tensor  # (B,) int64: the token of yes or no
+    words: torch.Tensor  # (N, 2) int64: row, and position of the last word of an object that a text names
+    fitting: torch.Tensor  # (N,) int64: the token of yes or no: whether the prompt asks for this object
 
 
 @dataclass(frozen=True)

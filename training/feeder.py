@@ -42,7 +42,7 @@ from training.scenes import (
     write_text,
 )
 from training.seeing import SeenBatch, tell_patches
-from training.text_checks import sample_check, text_question
+from training.text_checks import fitting_objects, sample_check, text_question
 from training.vq import to_pixels
 from training.world import World
 
@@ -98,7 +98,7 @@ class Feeder:
         if random.random() < settings["condition_dropout"]:
             text, words, told = [text[0], *([self.padding] * (len(text) - 2)), text[-1]], [], False
         objects = object_cells(scene).ravel()
-        kept = random.random(IMAGE_TOKENS) < np.where(objects, kind["objects_kept"], kind["ground_kept"])
+        kept: np.ndarray = random.random(IMAGE_TOKENS) < np.where(objects, kind["objects_kept"], kind["ground_kept"])
         kept[0] = True
         # Nothing is known of a cell without a text.
         facts = _cell_facts(scene) if told else np.full((2, IMAGE_TOKENS), IGNORED)
@@ -178,12 +178,18 @@ class Feeder:
         while True:
             rows: list[list[int]] = []
             answers: list[int] = []
-            for _ in range(settings["checking_batch"]):
+            words: list[tuple[int, int, int]] = []
+            for row in range(settings["checking_batch"]):
                 prompt, text, truth = sample_check(self.world)
                 rows.append(self.encode(f"<|User|>: {text_question(prompt, text)}\n\n<|Assistant|>:"))
                 answers.append(yes if truth else no)
+                parts = text.split(", ")
+                for number, fits in enumerate(fitting_objects(prompt, text)):
+                    read = self.encode(f"<|User|>: {text_question(prompt, ', '.join(parts[: number + 1]))}")
+                    words.append((row, len(read) - 1, yes if fits else no))
+            facts = torch.tensor(words, dtype=torch.int64).reshape(-1, 3)
             places = torch.tensor([len(row) - 1 for row in rows])
-            yield AnswerBatch(pad(rows, self.padding), places, torch.tensor(answers))
+            yield AnswerBatch(pad(rows, self.padding), places, torch.tensor(answers), facts[:, :2], facts[:, 2])
 
     # Looking
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from milr.tasks import COLORS, OBJECT_NAMES
+from milr.tasks import COLORS, OBJECT_NAMES, PromptError, parse_prompt
 from milr.types import Task
 from training.prompt_lists import HeldOut
 from training.scenes import MOST_OBJECTS, PLACES, mention_all, write_text
@@ -53,6 +53,26 @@ def sample_check(world: World) -> tuple[str, str, bool]:
             changed = change_text(random, task, text, kind, world.held_out)
             if changed is not None:
                 return task.prompt, changed, False
+
+
+def fitting_objects(prompt: str, text: str) -> list[bool]:
+    """Return for each object that a text names whether the prompt asks for it: its name, colour and number.
+
+    The list is empty if the prompt is no list of objects, as a riddle is not, or the text cannot be read.
+    """
+    read = read_text(text)
+    try:
+        task = parse_prompt(prompt)
+    except PromptError:
+        return []
+    asked = {need.name: need for need in task.include}
+    seen: dict[str, int] = {}
+    fits: list[bool] = []
+    for item in read.items if read else ():
+        need = asked.get(item.name)
+        seen[item.name] = seen.get(item.name, 0) + 1
+        fits.append(need is not None and need.color in (None, item.color) and seen[item.name] <= need.count)
+    return fits
 
 
 def change_kinds(task: Task) -> list[str]:
