@@ -100,7 +100,8 @@ def load_tokenizer(settings: stage.Settings, folder: Path) -> PreTrainedTokenize
         own = settings["tokenizer"]
         world = open_world(own["seed"], riddled=own["riddled"])
         tokens.train_tokenizer(world, own["vocabulary"], own["sentences"]).save_pretrained(target)
-    return AutoTokenizer.from_pretrained(target)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(target)
+    return tokenizer
 
 
 def write_checkpoint(settings: stage.Settings, folder: Path) -> None:
@@ -141,7 +142,9 @@ def run_everything(asked: argparse.Namespace, critics: Sequence[str]) -> None:
         return Planned([sys.executable, "-m", "training", name, *common], after)
 
     stages = {"vq": plan("vq"), "unified": plan("unified")} | {
-        critic: plan(critic, "vq") for critic in critics if asked.size is None  # detectors serve both sizes
+        critic: plan(critic, "vq")
+        for critic in critics
+        if asked.size is None  # detectors serve both sizes
     }
     run_all(stages | {"export": plan("export", "vq", "unified")}, asked.jobs)
 

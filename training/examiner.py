@@ -95,17 +95,18 @@ def write_texts(
         questions: Token ids of each prompt that asks for a text.
     """
     longest = max(map(len, questions))
+    padding: int = tokenizer.pad_token_id  # type: ignore[assignment]
     config = GenerationConfig(
         do_sample=False,
         max_length=longest + LONGEST,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding,
     )
-    rows = [[config.pad_token_id] * (longest - len(ids)) + list(ids) for ids in questions]  # padded on the left
+    rows = [[padding] * (longest - len(ids)) + list(ids) for ids in questions]  # padded on the left
     mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in questions]
-    written = model.generate(
+    written: torch.Tensor = model.generate(  # type: ignore[assignment]
         input_ids=torch.tensor(rows),
-        attention_mask=torch.tensor(mask),
+        attention_mask=torch.tensor(mask),  # type: ignore[arg-type]
         generation_config=config,
         generation_mode="text",
     )

@@ -60,9 +60,9 @@ def build_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Janu
         intermediate_size=own["feed_forward"],
         max_position_embeddings=MOST_POSITIONS,
         rope_parameters=raster_rotation(own["width"] // own["heads"]),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,  # type: ignore[arg-type]
+        eos_token_id=tokenizer.eos_token_id,  # type: ignore[arg-type]
+        pad_token_id=tokenizer.pad_token_id,  # type: ignore[arg-type]
         tie_word_embeddings=False,
     )
     vision = JanusVisionConfig(
@@ -92,13 +92,13 @@ class Factored(nn.Module):
     """
 
     def forward(self, grounds: torch.Tensor, shapes: torch.Tensor, tints: torch.Tensor) -> torch.Tensor:
-        """Return the table (codes, d) of grounds (CODES, d), shapes (n, d) and tints (11, d), in the codebook's order."""
+        """Return the table (codes, d), numbered as the codebook, of grounds, shapes and tints (each n, d)."""
         return torch.cat([grounds, (shapes[:, None] + tints[None]).flatten(0, 1)])
 
     def right_inverse(self, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the parts nearest to a table (codes, d)."""
-        grid = table[CODES :].unflatten(0, (-1, len(TINTS)))  # (shapes, tints, d)
-        return table[: CODES], grid.mean(1), grid.mean(0) - grid.mean((0, 1))
+        grid: torch.Tensor = table[CODES:].unflatten(0, (-1, len(TINTS)))  # (shapes, tints, d)
+        return table[:CODES], grid.mean(1), grid.mean(0) - grid.mean((0, 1))
 
 
 def tables_of_codes(model: JanusForConditionalGeneration) -> tuple[nn.Module, nn.Module]:
@@ -119,7 +119,7 @@ def multiply_out(model: JanusForConditionalGeneration) -> None:
 
 
 def to_bfloat16(model: JanusForConditionalGeneration) -> JanusForConditionalGeneration:
-    """Convert the parameters alone: the frequencies of rotary positions stay float32, as wherever the model is loaded."""
+    """Convert the parameters alone: rotary frequencies stay float32, as wherever the model is loaded."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model

@@ -29,7 +29,7 @@ NOTHING = len(OBJECT_NAMES)
 
 @dataclass(frozen=True)
 class Facts:
-    """Truths about a batch of drawings: N objects' last words, and the image positions that predict (B, M + 1) cells."""
+    """Truths about a batch of drawings: N objects' last words, and positions that predict (B, M + 1) cells."""
 
     words: torch.Tensor  # (N, 2) int64: row of the batch, position in its text
     place: torch.Tensor  # (N,) int64, IGNORED where the text names none

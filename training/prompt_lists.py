@@ -37,8 +37,8 @@ def choose_held_out(seed: int = 20261123, colors: int = 40, counts: int = 16) ->
     random = np.random.default_rng(seed)
     color_pairs = [(c, n) for c in COLORS for n in OBJECT_NAMES]
     count_pairs = [(k, n) for k in (2, 3, 4) for n in OBJECT_NAMES]
-    picked_colors = random.choice(len(color_pairs), colors, replace=False)
-    picked_counts = random.choice(len(count_pairs), counts, replace=False)
+    picked_colors: list[int] = random.choice(len(color_pairs), colors, replace=False).tolist()
+    picked_counts: list[int] = random.choice(len(count_pairs), counts, replace=False).tolist()
     return HeldOut(frozenset(color_pairs[i] for i in picked_colors), frozenset(count_pairs[i] for i in picked_counts))
 
 

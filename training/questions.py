@@ -24,9 +24,7 @@ class Question(NamedTuple):
     """The objects it asks about, in order: as the text spells them, and GenEval's names."""
 
 
-def ask_questions(
-    random: np.random.Generator, scene: Scene, number: int, relations: float = 1.0
-) -> list[Question]:
+def ask_questions(random: np.random.Generator, scene: Scene, number: int, relations: float = 1.0) -> list[Question]:
     """Return questions about a scene; about half of them have one thing changed, so that their answer is no.
 
     Args:
@@ -73,7 +71,7 @@ def _find_pair(random: np.random.Generator, items: tuple[Item, ...]) -> tuple[It
     singles = [item for item in items if sum(other.name == item.name for other in items) == 1]
     if len(singles) < 2:
         return None
-    a, b = (singles[i] for i in random.choice(len(singles), 2, replace=False))
+    a, b = (singles[int(i)] for i in random.choice(len(singles), 2, replace=False))
     holding = [relation for relation in RELATIONS if related(a.box, b.box, relation)]
     return (a, b, holding[random.integers(len(holding))]) if holding else None
 

@@ -24,7 +24,9 @@ class Planned:
     after: Sequence[str] = ()
 
 
-def run_all(stages: Mapping[str, Planned], jobs: int, start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen) -> None:
+def run_all(
+    stages: Mapping[str, Planned], jobs: int, start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+) -> None:
     """Run stages in their order, at most ``jobs`` at a time; end all of them if one fails or this process is ended.
 
     Args:

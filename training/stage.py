@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import nn
 
 Settings = dict[str, Any]
@@ -46,7 +46,7 @@ class Checkpoint:
         self.path = path
 
     def load(self, **parts: Any) -> int:
-        """Fill ``parts`` from the file and return its step; 0 where there is no file yet."""
+        """Fill ``parts`` from the file and return its step; 0 if there is no file yet."""
         if not self.path.exists():
             return 0
         stored = torch.load(self.path, weights_only=True)
@@ -90,7 +90,7 @@ def start_from_shipped(module: nn.Module, folder: Path, prefix: str = "") -> boo
 
 
 def rate(step: int, steps: int, *, warm: int, floor: float) -> float:
-    """Return a share of the learning rate: up for ``warm`` steps, down a cosine to ``floor`` by the last of ``steps``."""
+    """Return a share of the learning rate: up for ``warm`` steps, down a cosine to ``floor`` at ``steps``."""
     return min(1.0, (step + 1) / warm) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 

@@ -64,9 +64,7 @@ def _allows(read: Text, need: Requirement, task: Task) -> bool:
     relation, index = need.position
     own = [item.place for item in read.items if item.name == need.name]
     other = [item.place for item in read.items if item.name == task.include[index].name]
-    return all(
-        a is None or b is None or _direction(a, b, relation) for a in own for b in other
-    )
+    return all(a is None or b is None or _direction(a, b, relation) for a in own for b in other)
 
 
 def _direction(a: str, b: str, relation: str) -> bool:
@@ -84,7 +82,7 @@ def _direction(a: str, b: str, relation: str) -> bool:
 def _last(parts: list[str], ending: str, known: Iterable[str]) -> str | None:
     """Remove the last part and return its word, if it is a known word with that ending."""
     word = parts[-1].removesuffix(ending) if parts and parts[-1].endswith(ending) else None
-    if word in known:
+    if word is not None and word in known:
         parts.pop()
         return word
     return None

@@ -86,9 +86,7 @@ def train(
     model.set_attn_implementation("eager")  # the fused kernel's backward takes a third of a step on a CPU
     model = to_bfloat16(model).train()
     masters, probes = Masters(trainable(model)), Probes(settings["model"]["width"])
-    training = Training(
-        model, masters, probes, Optimiser(masters, probes, own), Checkpoint(folder / "unified.pt")
-    )
+    training = Training(model, masters, probes, Optimiser(masters, probes, own), Checkpoint(folder / "unified.pt"))
     step = training.load()
     for phase in phases(own):
         if step < phase["until"]:
@@ -129,9 +127,7 @@ def _lessons(training: Training, open_feeder: OpenFeeder, own: dict[str, Any], s
 
 def _train_phase(step: int, training: Training, open_feeder: OpenFeeder, own: dict[str, Any]) -> int:
     masters = training.masters
-    examiner = Examiner(
-        training.model, masters, lambda step: open_feeder(own["world"], EXAMINED_FROM + step), own
-    )
+    examiner = Examiner(training.model, masters, lambda step: open_feeder(own["world"], EXAMINED_FROM + step), own)
     lessons = _lessons(training, open_feeder, own, own["seed"] + step)
     started, sums = time.time(), dict[str, list[float]]()
     while step < own["until"] and not examiner.is_satisfied(step):

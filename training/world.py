@@ -83,7 +83,7 @@ class World:
     def _phrases(self) -> tuple[list[Phrase], list[str]]:
         draw = self.random
         number = int(draw.choice([1, 2, 3], p=self.phrases))
-        names = [OBJECT_NAMES[i] for i in draw.choice(len(OBJECT_NAMES), number, replace=False)]
+        names = [OBJECT_NAMES[int(i)] for i in draw.choice(len(OBJECT_NAMES), number, replace=False)]
         colored = draw.random(number) < (0.5 if draw.random() < 0.6 else 1.0) * self.colored
         colors = [COLORS[int(draw.integers(len(COLORS)))] if c else None for c in colored]
         joiners = [" and "] if number == 2 else [", ", " and "][: number - 1]
@@ -98,7 +98,7 @@ class World:
         return [Phrase(n, k, c) for n, k, c in zip(names, counts, colors, strict=True)], joiners
 
     def reduce(self, task: Task) -> Task:
-        """Return a prompt that asks for one of a task's objects alone; the task itself if training may not show that."""
+        """Return a prompt that asks for one of a task's objects alone; the task if training may not show that."""
         need = task.include[self.random.integers(len(task.include))]
         return self.allow([Phrase(need.name, 1, need.color)], []) or task
 
@@ -117,6 +117,7 @@ class World:
         order = np.arange(len(task.include))
         if random.random() < self.shuffled:
             random.shuffle(order)
+        indices: list[int] = order.tolist()
         total = sum(need.count for need in task.include)
         for attempt in range(_TRIES):
             chance = LARGE[camera] * (1 - attempt / _TRIES)
@@ -124,7 +125,7 @@ class World:
             corners = random.random((total, 2))
             placed: dict[int, list[Item]] = {}
             taken: list[tuple[int, int, int, int]] = []
-            for index in order:
+            for index in indices:
                 need = task.include[index]
                 placed[index] = []
                 for _ in range(need.count):
@@ -138,7 +139,7 @@ class World:
                 if len(placed[index]) < need.count:
                     break
             if len(taken) == total and _relations_hold(task, placed):
-                items = tuple(item for index in order for item in placed[index])
+                items = tuple(item for index in indices for item in placed[index])
                 return Scene(items, ground, camera, horizon, style)
         return None
 
