@@ -1,0 +1,57 @@
+"""Pairs of prompts and texts teach to tell texts that meet a prompt from those that do not."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from milr.tasks import parse_prompt
+from tests.support.icon_world import make_world
+from training.text_checks import change_kinds, change_text, fitting_objects, sample_check
+from training.texts import read_text
+
+
+def test_true_and_false_texts_are_as_long_and_name_as_much() -> None:
+    world = make_world(placed=0.5, sized=0.3)
+    named: dict[bool, list[tuple[bool, bool, bool, bool]]] = {True: [], False: []}
+    for _ in range(200):
+        _, text, truth = sample_check(world)
+        read = read_text(text)
+        assert read
+        first = read.items[0]
+        named[truth].append((bool(first.place), bool(first.size), bool(read.style), bool(read.ground)))
+    assert 75 < len(named[True]) < 125
+    true, false = (np.mean(named[truth], axis=0) for truth in (True, False))
+    assert np.abs(true - false).max() < 0.2
+
+
+def test_what_can_be_changed_depends_on_the_prompt() -> None:
+    assert change_kinds(parse_prompt("a dog and a cat")) == ["object", "number"]
+    assert change_kinds(parse_prompt("two red dogs")) == ["object", "number", "color"]
+    assert change_kinds(parse_prompt("a dog above a blue cat")) == ["object", "number", "color", "place"]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_changed_number_repeats_an_object_or_leaves_one_out(seed: int) -> None:
+    world = make_world(seed)
+    task = parse_prompt("two dogs and a cat")
+    text = "left dog, right dog, top cat, beach ground"
+    changed = change_text(world.random, task, text, "number", world.held_out)
+    if changed is not None:
+        read = read_text(changed)
+        assert read and read.ground == "beach" and len(read.items) in (2, 4)
+        assert {item.name for item in read.items} == {"dog", "cat"}
+        assert len({item.place for item in read.items}) == len(read.items), "no two in one place"
+
+
+def test_objects_fit_by_name_colour_and_number() -> None:
+    prompt = "two red dogs and a cat"
+    text = "left red dog, red dog, red dog, blue cat, blue dog, bed, flat style"
+    assert fitting_objects(prompt, text) == [True, True, False, True, False, False]
+    assert fitting_objects("the one that barks", text) == fitting_objects(prompt, "a kitten") == []
+
+
+def test_a_text_that_cannot_be_read_is_not_changed() -> None:
+    world = make_world()
+    assert change_text(world.random, parse_prompt("a dog"), "a kitten", "object", world.held_out) is None
