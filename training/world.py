@@ -16,7 +16,7 @@ from training.scenes import MOST_OBJECTS, SIZES, STYLES, Item, Mentions, Scene, 
 LARGE = {"near": 0.8, "far": 0.15}
 """Chance that an object is large, by the scene's camera."""
 _TRIES = 300  # placements of all objects before a smaller share of them is large
-_RESTARTS = 40  # of a scene: the camera and the order of objects are chosen anew
+_RESTARTS = 40  # of a scene: the camera and the order of objects are chosen again
 
 
 class World:
