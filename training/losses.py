@@ -16,7 +16,8 @@ from training.seeing import Lexicon, SeenBatch, seeing_loss, spell
 
 Figures = dict[str, float]
 
-PROBED = 0.5  # the probes' share of a drawing's loss
+PROBED = 0.5  # weight of the probes beside a drawing's loss
+LOOKED = 0.2  # weight of the probes beside the answers: each is a sum over 20 rows and columns
 ANSWERED = 4.0  # weight of answers beside a description: half of their tokens are ends, which say nothing
 
 
@@ -134,7 +135,7 @@ def looking_loss(
         apart, figures = seeing_loss(seen, batch.seen, words, random)
     if probes is not None:
         probed, known = probes.look(read.hidden_states, batch.asked)
-        apart, figures = apart + probed, figures | known
+        apart, figures = apart + LOOKED * probed, figures | known
     return sum(losses.values(), apart), {
         **{name: loss.item() for name, loss in losses.items()},
         **figures,
