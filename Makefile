@@ -82,7 +82,7 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) $(TORCH) -e ".[dev,docs]"
 	@touch $@
 
-train: $(TRAINING_READY) $(ICONS)  ## Go on training from the shipped weights; INTO=FOLDER: all anew, from nothing
+train: $(TRAINING_READY) $(ICONS)  ## Make the embedded model, its sibling and the detectors; INTO=FOLDER: into a folder, from nothing
 	$(BIN)/python -m training all $(if $(INTO),--into $(INTO))
 	$(BIN)/python -m training all --size small $(if $(INTO),--into $(INTO))
 
