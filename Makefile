@@ -53,7 +53,7 @@ _ruff:
 	$(BIN)/ruff format --check --quiet
 
 _words:
-	$(BIN)/codespell src/milr docs README.md CONTRIBUTING.md bench examples experiments
+	$(BIN)/codespell src/milr docs README.md CONTRIBUTING.md bench examples experiments training
 
 _imports:
 	$(BIN)/lint-imports --no-logo --no-cache

@@ -32,7 +32,7 @@ class Writer:
     """Makes prompts of each kind, never one that asks what GenEval or an earlier one asks."""
 
     def __init__(self, seed: int = SEED) -> None:
-        """Begin anew from that seed."""
+        """Start from a seed."""
         self.random = np.random.default_rng(seed)
         self.asked = set(read_geneval_hashes())
         self.asked_here: list[str] = []

@@ -33,9 +33,9 @@ def coded_images(
     layouts = [sampler.layout(random) for _ in range(number)]
     labels = np.stack([sampler.labels(layout) for layout in layouts])
     chosen = [index for index in range(number) if random.random() < damaged]
-    twins = [sampler.twin(layouts[index], random) for index in chosen]
-    tokens = coder.tokens([*layouts, *(twin for twin, _ in twins)])
-    for index, (_, kinds), other in zip(chosen, twins, tokens[number:], strict=True):
+    variants = [sampler.vary(layouts[index], random) for index in chosen]
+    tokens = coder.tokens([*layouts, *(variant for variant, _ in variants)])
+    for index, (_, kinds), other in zip(chosen, variants, tokens[number:], strict=True):
         if random.random() < 0.3:
             _scatter_scraps(tokens[index], layouts[index], coder, random)
         for row, icon, kind in zip(labels[index], layouts[index].placed, kinds, strict=False):
@@ -55,8 +55,8 @@ def _scatter_scraps(tokens: np.ndarray, layout: Layout, coder: Coder, random: np
 
 def _damage_icon(
     mine: np.ndarray,
-    twin: np.ndarray,
-    twin_kind: str,
+    variant: np.ndarray,
+    change: str,
     sampler: Sampler,
     icon: Placed,
     label: np.ndarray,
@@ -67,8 +67,8 @@ def _damage_icon(
 
     Args:
         mine: The icon's tokens.
-        twin: Tokens of something else in the same place.
-        twin_kind: Says what is different there: "class", "color" or "ground".
+        variant: Tokens of something else in the same place.
+        change: Says what is different there: "class", "color" or "ground".
         sampler: Knows the icon's cells.
         icon: The icon.
         label: Its row.
@@ -76,7 +76,7 @@ def _damage_icon(
         random: The source of chance.
     """
     cells = sampler.facts[icon.key].cells
-    kind, source = _replacement(mine, twin, twin_kind, cells, coder, random)
+    kind, source = _replacement(mine, variant, change, cells, coder, random)
     most = 0.6 if kind in ("class", "near") else 1.0
     low, high = [(0.03, PRESENT), (PRESENT, GONE), (GONE, most)][int(random.choice(3, p=[0.45, 0.15, 0.40]))]
     changing = np.argwhere(source != mine) if kind == "class" else np.argwhere((source != mine) & cells)
@@ -92,10 +92,10 @@ def _damage_icon(
 
 
 def _replacement(
-    mine: np.ndarray, twin: np.ndarray, twin_kind: str, cells: np.ndarray, coder: Coder, random: np.random.Generator
+    mine: np.ndarray, variant: np.ndarray, change: str, cells: np.ndarray, coder: Coder, random: np.random.Generator
 ) -> tuple[str, np.ndarray]:
     """Return a kind of damage and the tokens (s, s) that replace an icon's."""
-    kind = str(random.choice(["random", "twin", "shuffle", "near"], p=[0.2, 0.5, 0.1, 0.2]))
+    kind = str(random.choice(["random", "variant", "shuffle", "near"], p=[0.2, 0.5, 0.1, 0.2]))
     if kind == "random":
         return kind, random.integers(0, coder.number, mine.shape)
     if kind == "shuffle":
@@ -104,7 +104,7 @@ def _replacement(
         return kind, shuffled
     if kind == "near" and coder.near is not None:
         return kind, coder.near[mine, random.integers(0, coder.near.shape[1], mine.shape)]
-    return twin_kind, twin
+    return change, variant
 
 
 def _relabel(label: np.ndarray, kind: str, share: float, whole: bool) -> None:

@@ -179,7 +179,7 @@ class Sampler:
             row[:] = (OBJECT_NAMES.index(icon.key[0]), x0 + x, y0 + y, x1 + x, y1 + y, facts.color)
         return rows
 
-    def twin(self, layout: Layout, random: np.random.Generator) -> tuple[Layout, list[str]]:
+    def vary(self, layout: Layout, random: np.random.Generator) -> tuple[Layout, list[str]]:
         """Sample something else for each icon's place: another class, another colour, or the ground alone.
 
         Returns:

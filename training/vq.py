@@ -191,15 +191,15 @@ def random_scenes(
     for canvas, cells, front in zip(canvases, drawn, foreground, strict=True):
         ground, camera = (str(random.choice(choices)) for choices in (GROUNDS, CAMERAS))
         cells[:] = ground_codes(ground, camera, int(random.choice(HORIZONS)))
-        behind = ground_pixels(cells)
-        canvas[:] = behind
+        ground_only = ground_pixels(cells)
+        canvas[:] = ground_only
         few = random.random() < _SPARSE
         for size, top, left in place_objects(random, int(random.integers(1, 5)) if few else GRID * GRID):
             choices = keys[size, bool(random.random() < _NATURAL)]
             key = choices[random.integers(len(choices))]
             paste(cells[top : top + SIZES[size], left : left + SIZES[size]], bank[key])
             compose(canvas, library[key], top * TOKEN, left * TOKEN)
-        front[:] = np.abs(canvas - behind).max(-1) > 6
+        front[:] = np.abs(canvas - ground_only).max(-1) > 6
     return canvases, drawn, foreground
 
 
