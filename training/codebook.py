@@ -3,8 +3,8 @@
 A code says what one 16 x 16 patch of an image shows. The first `grounds.CODES` are the patches of grounds. Each other
 one is a shape in a tint: shapes are k-means over opacity and shade of all icons' patches; a tint is one of ten colours
 or "natural", an icon as its set painted it. So an icon has the same tokens wherever it stands, on any ground and
-beside any other icon; an object in a colour that was never shown has codes that other objects have shown; and the language model
-has far less to learn.
+beside any other icon; an object in a colour that was never shown has codes that other objects have shown; and the
+language model has far less to learn.
 """
 
 from __future__ import annotations
