@@ -20,7 +20,8 @@ from milr.benchmarks.icons import COMPBENCH_COLUMNS, HARD_COLUMNS
 from milr.benchmarks.layouts.geneval import write_metadata
 from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS, Phrase, parse_prompt, plural, write_prompt
 from milr.types import Requirement, Task
-from training.scenes import BENCHMARK_HASHES_FILE, MOST_OBJECTS, read_geneval_hashes, read_riddles, request_hash
+from training.prompt_lists import BENCHMARK_HASHES_FILE, read_geneval_hashes, read_riddles, request_hash
+from training.scenes import MOST_OBJECTS
 
 SEED = 20261124
 COUNTED = [name for name in OBJECT_NAMES if plural(name) != name]

@@ -23,7 +23,7 @@ from milr.rewards.geneval.rules import apply_rules
 from milr.tasks import OBJECT_NAMES, check_task, parse_prompt, read_tasks
 from milr.types import Task
 from training import benchmarks as makers
-from training.scenes import RIDDLES_FILE, read_forbidden, read_geneval_hashes, request_hash
+from training.prompt_lists import RIDDLES_FILE, read_forbidden, read_geneval_hashes, request_hash
 
 FOLDERS = {
     "geneval": "geneval",

@@ -75,14 +75,15 @@ def test_conditions_are_asked_one_by_one(prompt: str, questions: list[str]) -> N
 
 def test_the_words_are_those_of_the_training() -> None:
     """A task's questions are those that training asks, with the answer yes, about a scene of that content."""
-    from training.scenes import World, read_held_out
+    from training.questions import ask_questions
+    from training.world import open_world
 
-    world = World(np.random.default_rng(0), read_held_out(), frozenset())
+    world = open_world(0)
     kinds = {"is there": 0, "is the number": 0, "is the": 0}
     for _ in range(150):
         task = world.request()
         scene = world.scene(task)
-        true = {asked.text for asked in world.questions(scene, 60) if asked.truth}
+        true = {asked.text for asked in ask_questions(world.random, scene, 60) if asked.truth}
         for question in condition_questions(task):
             kind = next(kind for kind in ("is there", "is the number", "is the") if question.startswith(kind))
             kinds[kind] += question in true
