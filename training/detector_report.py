@@ -20,11 +20,11 @@ from training.coders import Coder, Encoded, PixelCoder, VqCoder
 from training.grounds import CAMERAS, GROUNDS, HORIZONS, ground_codes, ground_pixels
 from training.layouts import MIXED, UNKNOWN, Layout, Sampler, to_layout
 from training.prompt_lists import HeldOut
+from training.questions import OPPOSITE
 from training.scenes import Library, Scene
 from training.stage import Settings
 from training.world import World
 
-_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _CHUNK = 32  # images made at once
 _MOST_COUNTED = 4  # objects of the largest count that a prompt asks for
 
@@ -113,7 +113,7 @@ def wrong_scene(world: World, task: Task, scene: Scene) -> tuple[str, Scene] | N
         del items[index]
     else:
         turned = tuple(
-            r.model_copy(update={"position": (_OPPOSITE[r.position[0]], r.position[1])}) if r.position else r
+            r.model_copy(update={"position": (OPPOSITE[r.position[0]], r.position[1])}) if r.position else r
             for r in task.include
         )
         return kind, world.scene(task.model_copy(update={"include": turned}))

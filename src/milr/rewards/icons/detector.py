@@ -1,6 +1,6 @@
 """Icon detectors: small convolutional networks that find the 80 objects in an image, with boxes and colours.
 
-They are trained on icons on drawn grounds, 160 x 160 pixels, and on nothing else. Each cell of the 20 x 20 map predicts
+They are trained on icons on plain grounds, 144 x 144 pixels, and on nothing else. Each cell of the 18 x 18 map predicts
 whether an object's centre is in it, its class, its box and its colour. `training/detector.py` makes the weights. The
 shipped ones are in `milr/assets/icons-detector` and `milr/assets/icons-judge`: two architectures, so that an image that
 fools one does not necessarily fool the other.
