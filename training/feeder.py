@@ -26,7 +26,17 @@ from milr.types import Task
 from training.batches import AnswerBatch, DrawingBatch, LookingBatch, Row, pad
 from training.grounds import GRID
 from training.model import IMAGE_TOKENS
-from training.probes import IGNORED, NOTHING, AskedFacts, Facts, color_number, covered, name_number, shown_colors
+from training.probes import (
+    IGNORED,
+    NOTHING,
+    AskedFacts,
+    Facts,
+    WishFacts,
+    color_number,
+    covered,
+    name_number,
+    shown_colors,
+)
 from training.questions import Question, ask_questions
 from training.scenes import (
     PLACES,
@@ -42,7 +52,7 @@ from training.scenes import (
     write_text,
 )
 from training.seeing import SeenBatch, tell_patches
-from training.text_checks import fitting_objects, sample_check, text_question
+from training.text_checks import count_missing, read_wishes, sample_check, text_question
 from training.vq import to_pixels
 from training.world import World
 
@@ -115,7 +125,7 @@ class Feeder:
         position = len(self.encode(f"<|User|>: {prompt}."))
         for item, placed, sized in zip(scene.items, mentions.placed, mentions.sized, strict=True):
             position += len(self.encode(f" {name_item(item, placed, sized)}")) - 1  # without the beginning of sentence
-            words.append((position - 1, PLACES.index(item.place) if placed else IGNORED, color_number(item)))
+            words.append((position - 1, PLACES.index(item.place) if placed else IGNORED, color_number(item.color)))
             position += 1  # a comma
         return ids, words
 
@@ -179,17 +189,27 @@ class Feeder:
             rows: list[list[int]] = []
             answers: list[int] = []
             words: list[tuple[int, int, int]] = []
+            wishes: list[tuple[int, int, int]] = []
+            missing: list[int] = []
             for row in range(settings["checking_batch"]):
                 prompt, text, truth = sample_check(self.world)
                 rows.append(self.encode(f"<|User|>: {text_question(prompt, text)}\n\n<|Assistant|>:"))
                 answers.append(yes if truth else no)
+                lacking = count_missing(prompt, text)
+                missing.append(IGNORED if lacking is None else lacking)
                 parts = text.split(", ")
-                for number, fits in enumerate(fitting_objects(prompt, text)):
-                    read = self.encode(f"<|User|>: {text_question(prompt, ', '.join(parts[: number + 1]))}")
-                    words.append((row, len(read) - 1, yes if fits else no))
+                for number, wish in enumerate(read_wishes(prompt, text), 1):
+                    read = self.encode(f"<|User|>: {text_question(prompt, ', '.join(parts[:number]))}")
+                    words.append((row, len(read) - 1, yes if wish.fits else no))
+                    known = (color_number(wish.color), wish.side) if wish.count else (IGNORED, IGNORED)
+                    wishes.append((wish.count, *known))
             facts = torch.tensor(words, dtype=torch.int64).reshape(-1, 3)
+            wished = torch.tensor(wishes, dtype=torch.int64).reshape(-1, 3)
             places = torch.tensor([len(row) - 1 for row in rows])
-            yield AnswerBatch(pad(rows, self.padding), places, torch.tensor(answers), facts[:, :2], facts[:, 2])
+            known_facts = WishFacts(*wished.unbind(-1), torch.tensor(missing))
+            yield AnswerBatch(
+                pad(rows, self.padding), places, torch.tensor(answers), facts[:, :2], facts[:, 2], known_facts
+            )
 
     # Looking
 
@@ -315,5 +335,5 @@ def _cell_facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     for item in scene.items:
         top, left, bottom, right = item.box
         names[top:bottom, left:right] = name_number(item)
-        colors[top:bottom, left:right] = color_number(item)
+        colors[top:bottom, left:right] = color_number(item.color)
     return names.ravel(), colors.ravel()

@@ -17,6 +17,7 @@ from training.seeing import Lexicon, SeenBatch, seeing_loss, spell
 Figures = dict[str, float]
 
 PROBED = 0.5  # weight of the probes beside a drawing's loss
+CHECKED = 0.5  # weight of the probes beside the answers to checks
 LOOKED = 0.2  # weight of the probes beside the answers: each is a sum over 20 rows and columns
 ANSWERED = 4.0  # weight of answers beside a description: half of their tokens are ends, which say nothing
 
@@ -70,11 +71,14 @@ def reasoning_loss(
     return F.cross_entropy(model.lm_head(hidden[chosen]).float(), labels[chosen]), {}
 
 
-def checking_loss(model: JanusForConditionalGeneration, batch: AnswerBatch) -> tuple[torch.Tensor, Figures]:
+def checking_loss(
+    model: JanusForConditionalGeneration, batch: AnswerBatch, probes: Probes | None = None
+) -> tuple[torch.Tensor, Figures]:
     """Return the mean cross-entropies of yes and no, in nats, added, and the share of right answers.
 
     Beside the answer, the state after the last layer but one at each object's last word must tell whether the prompt
-    asks for the object. From the answer alone, checking stayed at chance for thousands of steps.
+    asks for the object; the probes are told what it asks for. From the answer alone, checking stayed at chance for
+    thousands of steps.
     """
     read = model.model.language_model(input_ids=batch.ids, use_cache=False, output_hidden_states=True)
     logits = model.lm_head(read.last_hidden_state[torch.arange(len(batch.places)), batch.places]).float()
@@ -85,6 +89,9 @@ def checking_loss(model: JanusForConditionalGeneration, batch: AnswerBatch) -> t
         early = model.model.language_model.norm(read.hidden_states[-2][row, position])  # (N, d)
         fitting = F.cross_entropy(model.lm_head(early).float(), batch.fitting)
         loss, figures = loss + fitting, figures | {"fitting_loss": fitting.item()}
+    if probes is not None:
+        probed, known = probes.check(read.hidden_states, batch.words, batch.places, batch.wishes)
+        loss, figures = loss + CHECKED * probed, figures | known
     return loss, figures
 
 

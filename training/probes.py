@@ -4,7 +4,9 @@ An image follows its text when an image position knows its row and column, the l
 place and colour, and an image position finds the object that it belongs to. Left to the loss of image tokens none of
 these came about in thousands of steps (docs/experiments.md). Visual question answering is taught alike: a name in a
 question knows where the image shows it, in which colours and how often; the position that answers knows the places of
-both names of a relation. The heads are thrown away after training; nothing of them is shipped.
+both names of a relation. Checking a text is taught alike: a name in a text knows how many of it a prompt asks for, in
+which colour and on which side of a relation; the position that answers knows how many objects are missing. From the
+answers alone checking stayed near chance. The heads are thrown away after training; nothing of them is shipped.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from milr.tasks import COLORS, OBJECT_NAMES
+from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS
 from training.grounds import GRID
 from training.scenes import MOST_OBJECTS, PLACES, Item, Scene
 
 IGNORED = -100
 TOLD_LAYER = 2
 """After this layer a word knows its object's place, an image position its own, a name in a question its object's."""
+SIDES = 1 + 2 * len(RELATIONS)
+"""Sides of relations (`training.text_checks.Wish.side`)."""
 NOTHING = len(OBJECT_NAMES)
 """The name of plain ground."""
 
@@ -53,9 +57,19 @@ class AskedFacts:
     number: torch.Tensor  # (P,) int64: how many of the first name there are
 
 
-def color_number(item: Item) -> int:
+@dataclass(frozen=True)
+class WishFacts:
+    """Truths about the N objects that checked texts name (`training.text_checks.Wish`), and about B texts."""
+
+    count: torch.Tensor  # (N,) int64
+    color: torch.Tensor  # (N,) int64: 0 for none; IGNORED for a name that the prompt does not have
+    side: torch.Tensor  # (N,) int64, likewise
+    missing: torch.Tensor  # (B,) int64: asked objects that the text does not name, or IGNORED
+
+
+def color_number(color: str | None) -> int:
     """Return a colour's number; 0 is none."""
-    return 0 if item.color is None else 1 + COLORS.index(item.color)
+    return 0 if color is None else 1 + COLORS.index(color)
 
 
 def name_number(item: Item) -> int:
@@ -76,7 +90,7 @@ def covered(scene: Scene, name: str) -> list[float]:
 
 def shown_colors(scene: Scene, name: str) -> list[float]:
     """Return the colours (11,) of the objects of a name, as zeros and ones; the first is none."""
-    colors = {color_number(item) for item in scene.items if item.name == name}
+    colors = {color_number(item.color) for item in scene.items if item.name == name}
     return [float(number in colors) for number in range(1 + len(COLORS))]
 
 
@@ -95,6 +109,9 @@ class Probes(nn.Module):
         self.asked_count = nn.Linear(width, 1 + MOST_OBJECTS)
         self.first, self.second = nn.Linear(width, 2 * GRID), nn.Linear(width, 2 * GRID)
         self.number = nn.Linear(width, 1 + MOST_OBJECTS)
+        self.wished_count, self.missing = nn.Linear(width, 1 + MOST_OBJECTS), nn.Linear(width, 1 + MOST_OBJECTS)
+        self.wished_color = nn.Linear(width, 1 + len(COLORS))
+        self.wished_side = nn.Linear(width, SIDES)
 
     def forward(
         self, layers: Sequence[torch.Tensor], predicting: torch.Tensor, facts: Facts
@@ -136,6 +153,28 @@ class Probes(nn.Module):
             "first": _binary(self.first(answering), asked.first),
             "second": _binary(self.second(answering), asked.second),
             "number": _entropy(self.number(answering), asked.number),
+        }
+        return _add(losses)
+
+    def check(
+        self, layers: Sequence[torch.Tensor], words: torch.Tensor, places: torch.Tensor, wishes: WishFacts
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the sum of the mean cross-entropies of what a checked text's positions know, and each.
+
+        Args:
+            layers: (B, T, d) each: the embeddings, then the states after every layer.
+            words: (N, 2) int64: row, and position of each object's last word.
+            places: (B,) int64: the position that predicts the answer.
+            wishes: The truths.
+        """
+        row, position = words.unbind(-1)
+        read = _normalise(layers[-3][row, position])  # (N, d): before it is told whether the object fits
+        answering = _normalise(layers[-2][torch.arange(len(places)), places])  # (B, d)
+        losses = {
+            "wished_count": _entropy(self.wished_count(read), wishes.count),
+            "wished_color": _entropy(self.wished_color(read), wishes.color),
+            "wished_side": _entropy(self.wished_side(read), wishes.side),
+            "missing": _entropy(self.missing(answering), wishes.missing),
         }
         return _add(losses)
 

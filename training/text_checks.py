@@ -1,28 +1,44 @@
 """Questions whether a text meets a prompt, answered by yes or no: their wording, and pairs to train with.
 
-The truth is `training.texts.names_what_is_asked`. A false text differs from a true one in one thing.
+The truth is `training.texts.names_what_is_asked`. A false text differs from a true one in one thing, or was
+written for another prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from milr.tasks import COLORS, OBJECT_NAMES, PromptError, parse_prompt
-from milr.types import Task
+from milr.tasks import COLORS, OBJECT_NAMES, RELATIONS, PromptError, parse_prompt
+from milr.types import Requirement, Task
 from training.prompt_lists import HeldOut
 from training.scenes import MOST_OBJECTS, PLACES, mention_all, write_text
-from training.texts import Named, Text, names_what_is_asked, read_text
+from training.texts import Named, Text, allows, names_what_is_asked, read_text
 from training.world import World
 
+_OTHERS = 0.4  # chance that a false text is another prompt's
 _TRIES = 20  # changes of a text before another prompt is chosen
 _SWAPPED = 0.5  # chance that two objects swap their colours, if they can
 _ADDED = 0.3  # chance that an object is added instead of replaced
 _BARE = 0.2  # chance that a colour is left out instead of replaced
 
 Items = list[Named]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a prompt asks of an object that a text names."""
+
+    count: int
+    """How many objects of this name the prompt asks for."""
+    color: str | None
+    """The colour that it asks for."""
+    side: int
+    """0 without a relation; 1 to 4, as `milr.tasks.RELATIONS`, for its first object; 5 to 8 for its second."""
+    fits: bool
+    """Whether the prompt asks for this object, and its place contradicts no relation to the objects named before it."""
 
 
 def text_question(prompt: str, text: str) -> str:
@@ -33,8 +49,9 @@ def text_question(prompt: str, text: str) -> str:
 def sample_check(world: World) -> tuple[str, str, bool]:
     """Return a prompt, a text, and True if the text meets the prompt; half of the texts do.
 
-    A false text has another object, number or colour, or places that contradict a relation. True and false texts name
-    places, sizes, style and ground equally often.
+    A false text has another object, number or colour, or places that contradict a relation; or it is another prompt's:
+    texts that differ in one thing alone do not teach to compare. True and false texts name places, sizes, style and
+    ground equally often.
     """
     random = world.random
     truth = bool(random.integers(2))
@@ -49,30 +66,73 @@ def sample_check(world: World) -> tuple[str, str, bool]:
         text = write_text(scene, mentions)
         if truth:
             return task.prompt, text, True
+        if random.random() < _OTHERS:
+            other = world.scene(world.request())
+            text = write_text(other, world.mention(other))
+            if not names_what_is_asked(text, task):
+                return task.prompt, text, False
+            continue
         for _ in range(_TRIES):
             changed = change_text(random, task, text, kind, world.held_out)
             if changed is not None:
                 return task.prompt, changed, False
 
 
-def fitting_objects(prompt: str, text: str) -> list[bool]:
-    """Return for each object that a text names whether the prompt asks for it: its name, colour and number.
+def read_wishes(prompt: str, text: str) -> list[Wish]:
+    """Return what a prompt asks of each object that a text names, in the text's order.
 
     The list is empty if the prompt is no list of objects, as a riddle is not, or the text cannot be read.
     """
-    read = read_text(text)
-    try:
-        task = parse_prompt(prompt)
-    except PromptError:
+    read, task = read_text(text), _parse(prompt)
+    if read is None or task is None:
         return []
     asked = {need.name: need for need in task.include}
-    seen: dict[str, int] = {}
-    fits: list[bool] = []
-    for item in read.items if read else ():
+    sides = _sides(task)
+    wishes: list[Wish] = []
+    for number, item in enumerate(read.items, 1):
         need = asked.get(item.name)
-        seen[item.name] = seen.get(item.name, 0) + 1
-        fits.append(need is not None and need.color in (None, item.color) and seen[item.name] <= need.count)
-    return fits
+        before = replace(read, items=read.items[:number])
+        fits = (
+            need is not None
+            and need.color in (None, item.color)
+            and sum(other.name == item.name for other in before.items) <= need.count
+            and all(allows(before, one, task) for one in task.include if item.name in _related(one, task))
+        )
+        count, color = (need.count, need.color) if need else (0, None)
+        wishes.append(Wish(count, color, sides.get(item.name, 0), fits))
+    return wishes
+
+
+def count_missing(prompt: str, text: str) -> int | None:
+    """Return how many objects that a prompt asks for a text does not name; None as `read_wishes` is empty."""
+    read, task = read_text(text), _parse(prompt)
+    if read is None or task is None:
+        return None
+    named = [item.name for item in read.items]
+    return sum(max(0, need.count - named.count(need.name)) for need in task.include)
+
+
+def _parse(prompt: str) -> Task | None:
+    try:
+        return parse_prompt(prompt)
+    except PromptError:
+        return None
+
+
+def _related(need: Requirement, task: Task) -> tuple[str, ...]:
+    """Return the two names of a relation, or no name."""
+    return (need.name, task.include[need.position[1]].name) if need.position else ()
+
+
+def _sides(task: Task) -> dict[str, int]:
+    """Return by name the side of a relation (`Wish.side`)."""
+    sides: dict[str, int] = {}
+    for need in task.include:
+        if need.position:
+            relation = 1 + RELATIONS.index(need.position[0])
+            name, other = _related(need, task)
+            sides |= {name: relation, other: relation + len(RELATIONS)}
+    return sides
 
 
 def change_kinds(task: Task) -> list[str]:

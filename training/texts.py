@@ -54,10 +54,10 @@ def names_what_is_asked(text: str, task: Task) -> bool:
     asked = Counter((need.name, need.color) for need in task.include for _ in range(need.count))
     colored = {need.name for need in task.include if need.color}
     named = Counter((item.name, item.color if item.name in colored else None) for item in read.items)
-    return named == asked and all(_allows(read, need, task) for need in task.include)
+    return named == asked and all(allows(read, need, task) for need in task.include)
 
 
-def _allows(read: Text, need: Requirement, task: Task) -> bool:
+def allows(read: Text, need: Requirement, task: Task) -> bool:
     """Return True if the named places of two objects do not contradict their relation."""
     if need.position is None:
         return True

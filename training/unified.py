@@ -118,7 +118,7 @@ def _lessons(training: Training, open_feeder: OpenFeeder, own: dict[str, Any], s
     lessons = (
         Lesson("drawing", drawing.drawings(own), lambda batch: drawing_loss(model, batch, probes)),
         Lesson("reasoning", reasoning.reasonings(own), lambda batch: reasoning_loss(model, *batch)),
-        Lesson("checking", reasoning.checks(own), lambda batch: checking_loss(model, batch)),
+        Lesson("checking", reasoning.checks(own), lambda batch: checking_loss(model, batch, probes)),
         Lesson("looking", looking.lookings(own), lambda batch: looking_loss(model, batch, lexicon, random, probes)),
         Lesson("seeing", looking.seeings(own), lambda batch: tower_loss(model, batch, lexicon, random)),
     )

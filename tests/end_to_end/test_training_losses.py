@@ -11,7 +11,16 @@ from torch import nn
 from tests.support.icon_world import LOOKING, WIDTH, make_drawing_settings, make_feeder, make_model
 from training.batches import DrawingBatch
 from training.grounds import GRID
-from training.losses import ANSWERED, PROBED, checking_loss, drawing_loss, looking_loss, reasoning_loss, tower_loss
+from training.losses import (
+    ANSWERED,
+    CHECKED,
+    PROBED,
+    checking_loss,
+    drawing_loss,
+    looking_loss,
+    reasoning_loss,
+    tower_loss,
+)
 from training.probes import IGNORED, TOLD_LAYER, Probes
 from training.seeing import Lexicon
 
@@ -74,6 +83,9 @@ def test_the_losses_of_texts_and_checks_are_those_of_their_rows() -> None:
     loss, figures = checking_loss(model, batch)
     answered = F.cross_entropy(logits, batch.answers).item()
     assert loss.item() == pytest.approx(answered + figures["fitting_loss"], rel=1e-4)
+    probed, known = checking_loss(model, batch, Probes(WIDTH))
+    own = sum(value for name, value in known.items() if name not in figures)
+    assert probed.item() == pytest.approx(loss.item() + CHECKED * own, rel=1e-4)
     assert figures["checking_right"] == (logits.argmax(-1) == batch.answers).float().mean().item()
 
 

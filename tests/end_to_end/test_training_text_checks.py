@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milr.tasks import parse_prompt
+from milr.tasks import RELATIONS, parse_prompt
 from tests.support.icon_world import make_world
-from training.text_checks import change_kinds, change_text, fitting_objects, sample_check
+from training.text_checks import change_kinds, change_text, count_missing, read_wishes, sample_check
 from training.texts import read_text
 
 
@@ -48,8 +49,45 @@ def test_a_changed_number_repeats_an_object_or_leaves_one_out(seed: int) -> None
 def test_objects_fit_by_name_colour_and_number() -> None:
     prompt = "two red dogs and a cat"
     text = "left red dog, red dog, red dog, blue cat, blue dog, bed, flat style"
-    assert fitting_objects(prompt, text) == [True, True, False, True, False, False]
-    assert fitting_objects("the one that barks", text) == fitting_objects(prompt, "a kitten") == []
+    assert [wish.fits for wish in read_wishes(prompt, text)] == [True, True, False, True, False, False]
+    assert [(wish.count, wish.color) for wish in read_wishes(prompt, text)][2:] == [
+        (2, "red"),
+        (1, None),
+        (2, "red"),
+        (0, None),
+    ]
+    assert read_wishes("the one that barks", text) == read_wishes(prompt, "a kitten") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("left dog, right cat, top bed", [True, True, False]),
+        ("right dog, left cat", [True, False]),
+        ("left cat, right dog", [True, False]),
+        ("right dog, cat", [True, True]),
+        ("cat, dog", [True, True]),
+    ],
+)
+def test_the_second_of_two_objects_in_a_wrong_relation_does_not_fit(text: str, fits: list[bool]) -> None:
+    wishes = read_wishes("a dog left of a cat", text)
+    assert [wish.fits for wish in wishes] == fits
+    sides = {"dog": 1 + RELATIONS.index("left of"), "cat": 5 + RELATIONS.index("left of"), "bed": 0}
+    assert [wish.side for wish in wishes] == [sides[part.split()[-1]] for part in text.split(", ")]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_text_that_meets_its_prompt_has_only_objects_that_fit_and_lacks_none(seed: int) -> None:
+    prompt, text, truth = sample_check(make_world(seed))
+    wishes = read_wishes(prompt, text)
+    if wishes:
+        assert truth == (all(wish.fits for wish in wishes) and count_missing(prompt, text) == 0)
+
+
+def test_missing_objects_are_counted() -> None:
+    prompt = "three dogs and a cat"
+    texts = ("dog, dog, dog, cat", "dog, cat, cat", "bed", "a kitten")
+    assert [count_missing(prompt, text) for text in texts] == [0, 2, 4, None]
 
 
 def test_a_text_that_cannot_be_read_is_not_changed() -> None:
