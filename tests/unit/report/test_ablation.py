@@ -136,20 +136,23 @@ def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first
     settings = [one.settings for one in planned]
     assert {one.evaluator for one in settings} == {"icons-judge"} and {one.benchmark for one in settings} == {benchmark}
     assert {one.method or "milr" for one in settings} == set(METHODS)
-    assert all(one.settings.get("steps", 20) == 20 for one in settings)
+    assert {one.settings.get("steps", 20) for one in settings} == {20, 30}
     searched = [one.settings for one in settings if one.method is None and one.reward == "icons"]
     for name, values in {
-        "strategy": {"alt", "t2v", "steer"},
+        "strategy": {"alt", "t2v", "no-text", "steer"},
         "gradient": {"zero", "random", "negated"},
         "noise": {"fixed"},
         "text_ratio": {0.0, 0.1, 0.4, 0.6, 0.8, 1.0},
-        "image_ratio": {0.0, 2 / 81, 5 / 81, 11 / 81, 29 / 81, 1.0},
+        "image_ratio": {0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0},
+        "learning_rate": {0.01, 0.03, 0.1, 0.3},
     }.items():
         assert values <= {search[name] for search in searched if name in search}
     assert {"icons", "icons-soft", "self:p-yes"} <= {one.reward for one in settings}
     assert {one.settings["l2"] for one in settings if "l2" in one.settings} == {0.001, 0.01, 0.1, 1.0, 10.0}
     assert [one.pool for one in settings if one.pool] == [64, 64]
-    assert [one.name for one in planned[:3]] == ["default", "gradient-zero", "method-best-of-n-sampled"]
+    parts = ("image_ratio-0.0", "text_ratio-0.0", "strategy-no-text")  # the gain of each space over its own control
+    controlled = [name for part in ("default", *parts) for name in (part, f"{part}_gradient-zero")]
+    assert [one.name for one in planned[:8]] == ["default", "gradient-zero", *controlled[2:]]
     assert {one.settings.get("seed", 0) for one in settings} == ({0, 1, 2} if benchmark == "icons-hard" else {0})
 
 
