@@ -122,7 +122,7 @@ def readme(results: Results) -> str:
     for label, name in (
         ("One image", "method-text-reasoning"),
         ("MILR as in the paper", JOINT),
-        ("The same search with a zero gradient", "credit-zero"),
+        ("The same search with a zero gradient", "gradient-zero"),
         ("Best of N sampled texts", SAMPLED),
         ("MILR with `--strategy steer` (ours)", STEER),
     ):
@@ -141,12 +141,12 @@ METHODS = (
     ("..., T2V", "strategy-t2v"),
     ("..., no image latents", "image_ratio-0.0"),
     ("..., no text latents", "text_ratio-0.0"),
-    ("..., zero gradient", "credit-zero"),
-    ("..., negated gradient", "credit-negated"),
-    ("..., random gradient", "credit-random"),
+    ("..., zero gradient", "gradient-zero"),
+    ("..., negated gradient", "gradient-negated"),
+    ("..., random gradient", "gradient-random"),
     ("..., fixed noise", "noise-fixed"),
     ("`milr`, strategy `steer` (ours)", STEER),
-    ("..., zero gradient", f"{STEER}_credit-zero"),
+    ("..., zero gradient", f"{STEER}_gradient-zero"),
     ("`consensus` (ours)", CONSENSUS),
     ("`keep-right` (ours)", "method-keep-right"),
     ("`grid-prune` (ours)", "method-grid-prune"),
@@ -174,21 +174,41 @@ def _spent(entry: Entry | None) -> tuple[str, str, str]:
     return write(found[END]), Cell.of(found[AREA]).number, f"{entry.drawings:.1f}"
 
 
-def latents(results: Results) -> str:
-    """Return searches over latents minus their controls."""
+SPACES = (
+    ("text and image latents (JOINT)", JOINT, "gradient-zero"),
+    ("text latents alone", "image_ratio-0.0", "image_ratio-0.0_gradient-zero"),
+    ("image latents alone, after the greedy text", "text_ratio-0.0", "text_ratio-0.0_gradient-zero"),
+    ("image latents alone, after the bare prompt", "strategy-no-text", "strategy-no-text_gradient-zero"),
+    ("image latents beside text latents: JOINT - text latents alone", JOINT, "image_ratio-0.0"),
+    ("text latents beside image latents: JOINT - image latents alone", JOINT, "text_ratio-0.0"),
+    ("the gradient's direction: JOINT - random gradient", JOINT, "gradient-random"),
+    ("steer (ours)", STEER, f"{STEER}_gradient-zero"),
+    (
+        "no latents, other images: best of N from the greedy text - one image",
+        "method-best-of-n",
+        "method-text-reasoning",
+    ),
+    ("no latents, other texts: best of N sampled texts - best of N from the greedy text", SAMPLED, "method-best-of-n"),
+)
+"""What a row is about, a run, and the run that it is compared with; a search over latents with its zero gradient."""
+
+
+def spaces(results: Results) -> str:
+    """Return what each latent space adds: paired differences, and both sides' drawings and seconds per prompt."""
     rows: list[list[str]] = []
-    for label, name, control in (
-        ("JOINT - zero gradient", JOINT, "credit-zero"),
-        ("JOINT - random gradient", JOINT, "credit-random"),
-        ("steer - zero gradient", STEER, f"{STEER}_credit-zero"),
-    ):
+    for label, name, control in SPACES:
         row = [label]
         for benchmark, seeds in ((HARD, SEEDS), (GENEVAL, 1)):
-            search, base = results.get(benchmark, name, seeds), results.get(benchmark, control, seeds)
-            found = differences(search, base)
-            row += [write(found[column], signed=True) for column in (END, AREA)]
+            search, base = results.find(benchmark, name, seeds), results.find(benchmark, control, seeds)
+            if search is None or base is None:
+                row += [NONE, NONE, NONE]
+                continue
+            row += [write(differences(search, base)[END], signed=True)]
+            row += [f"{search.drawings:.1f}, {base.drawings:.1f}"]
+            row += [", ".join(f"{entry.drawings * entry.seconds:.1f}" for entry in (search, base))]
         rows.append(row)
-    return table(("paired difference", "`icons-hard`, at the end", "by area", "GenEval, at the end", "by area"), rows)
+    head = ("paired difference", "`icons-hard`", "drawings", "seconds", "GenEval", "drawings", "seconds")
+    return table(head, rows)
 
 
 def rivals(results: Results) -> str:
@@ -254,14 +274,14 @@ def rewards(results: Results) -> str:
     """Return the paper's search under several rewards, minus its zero-gradient control under the same reward."""
     rows: list[list[str]] = []
     for label, name, control in (
-        ("`icons`", JOINT, "credit-zero"),
-        ("`icons-soft`", "reward-icons-soft", "reward-icons-soft_credit-zero"),
+        ("`icons`", JOINT, "gradient-zero"),
+        ("`icons-soft`", "reward-icons-soft", "reward-icons-soft_gradient-zero"),
         (
             "half `icons-soft`, half `self:p-yes`",
             "reward-mix-icons-soft-0.5-self-p-yes-0.5",
-            "reward-mix-icons-soft-0.5-self-p-yes-0.5_credit-zero",
+            "reward-mix-icons-soft-0.5-self-p-yes-0.5_gradient-zero",
         ),
-        ("`self:p-yes`, the model's own answers", "reward-self-p-yes", "reward-self-p-yes_credit-zero"),
+        ("`self:p-yes`, the model's own answers", "reward-self-p-yes", "reward-self-p-yes_gradient-zero"),
     ):
         row = [label]
         for benchmark in (HARD, GENEVAL):
@@ -308,7 +328,7 @@ def seeds(results: Results) -> str:
     for label, name in (
         ("JOINT", JOINT),
         ("steer", STEER),
-        ("random gradient", "credit-random"),
+        ("random gradient", "gradient-random"),
         ("best-of-n-sampled", SAMPLED),
         ("consensus", CONSENSUS),
     ):
@@ -347,7 +367,7 @@ def sibling(results: Results) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "results": readme,
     "methods": methods,
-    "latents": latents,
+    "spaces": spaces,
     "rivals": rivals,
     "clock": clock,
     "text-ratio": text_ratio,
@@ -368,7 +388,7 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
     "gradients": (
         HARD,
         SEEDS,
-        (("reward", JOINT), ("zero", "credit-zero"), ("random", "credit-random"), ("negated", "credit-negated")),
+        (("reward", JOINT), ("zero", "gradient-zero"), ("random", "gradient-random"), ("negated", "gradient-negated")),
     ),
     "image-latents": (
         HARD,
@@ -383,10 +403,10 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
     "matrix": (
         HARD,
         SEEDS,
-        (("default", JOINT), ("zero", "credit-zero"), ("sampled", SAMPLED), ("steer", STEER)),
+        (("default", JOINT), ("zero", "gradient-zero"), ("sampled", SAMPLED), ("steer", STEER)),
     ),
     "methods": (GENEVAL, 1, (("milr", JOINT), ("best-of-n-sampled", SAMPLED), ("consensus", CONSENSUS))),
-    "noise": (HARD, SEEDS, (("fresh", JOINT), ("fixed", "noise-fixed"), ("zero gradient", "credit-zero"))),
+    "noise": (HARD, SEEDS, (("fresh", JOINT), ("fixed", "noise-fixed"), ("zero gradient", "gradient-zero"))),
     "parts": (
         GENEVAL,
         1,
