@@ -93,7 +93,7 @@ def test_progress_shows_the_time_left_where_it_is_asked_for(capsys: pytest.Captu
     assert capsys.readouterr() == ("", "")
 
 
-def test_results_are_seen_in_a_line_and_in_a_notebook() -> None:
+def test_results_have_a_one_line_repr_and_a_notebook_view() -> None:
     results = milr.generate(["a red cat", "<b>dogs</b>"], **FAKE, steps=2, out="run", stop_at=1)
     one = results[0]
     assert re.fullmatch(

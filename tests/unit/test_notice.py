@@ -22,12 +22,12 @@ def test_every_prompt_is_listed_with_its_source() -> None:
     assert set(PROFILES) | set(ANSWERS) | asking | by_item <= named
 
 
-def test_official_words_about_checklists_are_not_in_the_package() -> None:
+def test_official_checklist_prompts_are_not_in_the_package() -> None:
     for protocol in (GENEVAL2, COREBENCH):
         assert (protocol.system, protocol.user) == (None, "")
         assert protocol.official is not None and protocol.official[0] == protocol.name
 
 
-def test_wises_words_are_not_in_the_package() -> None:
+def test_wises_judge_prompts_are_not_in_the_package() -> None:
     for protocol in (LEGACY, VERIFIED):
         assert (protocol.system, protocol.user) == (None, "") and protocol.words_of == protocol.name

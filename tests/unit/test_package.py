@@ -15,7 +15,7 @@ from milr.methods.context import Method
 from tests.support.paths import ROOT
 
 
-def test_dir_shows_what_is_public_and_all_of_it_is_there() -> None:
+def test_dir_lists_the_public_names_and_all_of_them_exist() -> None:
     assert dir(milr) == sorted(milr.__all__)
     assert all(getattr(milr, name) is not None for name in milr.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'serach'"):
@@ -55,7 +55,7 @@ def test_a_method_is_loaded_by_name() -> None:
 
 
 @pytest.mark.slow
-def test_milr_is_a_module_to_run() -> None:
+def test_milr_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "milr", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"milr {milr.__version__}\n")
 

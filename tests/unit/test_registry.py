@@ -107,7 +107,7 @@ def offer_all(site: Path) -> None:
 
 @KINDS
 @pytest.mark.parametrize("form", ["file", "module", "entry point"])
-def test_everything_is_named_by_file_by_module_and_by_a_packages_entry_point(here: Path, kind: str, form: str) -> None:
+def test_plug_ins_are_found_by_file_by_module_and_by_entry_point(here: Path, kind: str, form: str) -> None:
     offer_all(here / "site")
     name = {"file": "./mine.py:", "module": "outside_module:"}.get(form, "")
     found = LOADERS[kind](f"{name}{NAMES[kind]}" if name else f"my-{kind}")
@@ -166,7 +166,7 @@ def test_finding_and_checking_a_name_runs_no_file(here: Path) -> None:
     assert (here / "was_run").exists()
 
 
-def test_two_packages_of_one_name_are_told_apart_and_none_hides_milrs_own(
+def test_a_name_from_two_packages_is_distinguished_and_does_not_hide_milrs_own(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in ("greys", "blues"):
@@ -192,7 +192,7 @@ def test_info_lists_what_packages_offer_with_the_package(here: Path, capsys: pyt
     assert not (here / "site" / "was_run").exists()
 
 
-def test_a_class_is_made_of_what_its_parameters_name(here: Path) -> None:
+def test_a_class_gets_the_arguments_that_its_parameters_name(here: Path) -> None:
     offer(here / "site", "greys", {"milr.rewards": {"waits": "outside_module:Waits"}})
     model = load_model("./mine.py:Grey", device="meta")
     assert getattr(model, "device", None) == "meta"
@@ -203,7 +203,7 @@ def test_a_class_is_made_of_what_its_parameters_name(here: Path) -> None:
         load_reward("./asks.py:Asks")
 
 
-def test_a_models_capabilities_are_known_before_it_is_made(here: Path) -> None:
+def test_a_models_capabilities_are_known_before_it_is_loaded(here: Path) -> None:
     (here / "big.py").write_text(
         "from milr.testing import FakeModel\n"
         "class Big(FakeModel):\n    def __init__(self): raise AssertionError('made')\n"
@@ -237,7 +237,7 @@ def test_a_model_may_describe_itself_by_its_argument(here: Path) -> None:
     assert main(["info", "--model", "./sized.py:Sized", "--json"]) == 0
 
 
-def test_a_reward_from_outside_is_refused_for_tasks_that_lack_what_it_declares(here: Path) -> None:
+def test_a_third_party_reward_is_refused_for_tasks_that_lack_what_it_declares(here: Path) -> None:
     asked = {"model": "./mine.py:Grey", "method": "./mine.py:twice", "benchmark": "./mine.py:SHAPES"}
     job = BenchmarkJob.begin(BenchmarkSettings(**asked, reward="./mine.py:Waits"), here / "run")
     assert job.parts.reward.name == "waits@1"
@@ -245,7 +245,7 @@ def test_a_reward_from_outside_is_refused_for_tasks_that_lack_what_it_declares(h
         milr.search("a cat", load_model("./mine.py:Grey"), "./mine.py:Waits")
 
 
-def test_settings_of_a_method_from_outside_are_checked(here: Path) -> None:
+def test_settings_of_a_third_party_method_are_checked(here: Path) -> None:
     assert make_settings("./mine.py:twice", {"texts": "3"}).get("texts") == 3
     with pytest.raises(UsageError, match="unknown setting 'texs': did you mean 'texts'"):
         make_settings("./mine.py:twice", {"texs": 3})

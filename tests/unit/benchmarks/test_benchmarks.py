@@ -66,7 +66,7 @@ def test_the_published_lists_are_numbered_as_their_scorers_do(shared_data: Path)
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_our_lists_are_whole_and_can_be_judged(name: str) -> None:
+def test_our_lists_are_complete_and_can_be_scored(name: str) -> None:
     benchmark = load_benchmark(name)
     tasks = benchmark.read(None)
     assert Counter(task.tag for task in tasks) == benchmark.columns
@@ -85,7 +85,7 @@ def test_our_lists_are_what_their_program_makes(tmp_path: Path) -> None:
     assert (tmp_path / "hashes.txt").read_bytes() == makers.BENCHMARK_HASHES_FILE.read_bytes()
 
 
-def test_our_lists_ask_nothing_that_genevals_asks_and_training_asks_nothing_of_theirs(shared_data: Path) -> None:
+def test_our_lists_share_no_prompt_with_geneval_and_no_request_with_training(shared_data: Path) -> None:
     genevals = {task.prompt for task in read_tasks(shared_data / "geneval" / "evaluation_metadata.jsonl")}
     asked: list[str] = []
     for name in ("icons", "icons-hard", "icons-compbench"):
@@ -97,7 +97,7 @@ def test_our_lists_ask_nothing_that_genevals_asks_and_training_asks_nothing_of_t
     assert set(asked) <= read_forbidden()
 
 
-def test_every_object_has_riddles_and_none_names_it_or_was_told_in_those_words() -> None:
+def test_every_object_has_riddles_that_do_not_name_it_and_are_not_in_training() -> None:
     with RIDDLES_FILE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     splits = {name: {row["split"] for row in rows if row["object"] == name} for name in OBJECT_NAMES}
@@ -122,7 +122,7 @@ def test_a_colored_count_is_exact_by_the_counting_threshold() -> None:
     assert not apply_rules({item.name: seen[1:]}, task).correct
 
 
-def test_metadata_says_what_genevals_own_lines_say(shared_data: Path) -> None:
+def test_written_metadata_equals_genevals_own_lines(shared_data: Path) -> None:
     for line in (shared_data / "geneval" / "evaluation_metadata.jsonl").read_text().splitlines():
         assert write_metadata(Task.model_validate_json(line)) == json.loads(line)
 
@@ -242,7 +242,7 @@ def test_all_shards_together_take_every_task_once(many: int, limit: int | None) 
     assert sorted(taken) == sorted(chosen(limit=limit))
 
 
-def test_tags_and_places() -> None:
+def test_tags_shards_and_limits_are_selected_or_refused() -> None:
     assert [place for place, _ in select(TOY, TOY.read(None), tags=["b"])] == [6, 7]
     with pytest.raises(UsageError, match="unknown tag 'c'"):
         chosen(tags=["c"])

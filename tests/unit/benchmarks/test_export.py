@@ -143,7 +143,7 @@ def test_t2i_compbenchs_scorers_find_each_category_numbered_through(
 
 
 @pytest.mark.slow
-def test_wises_scorer_finds_one_picture_a_prompt_by_its_id(tmp_path: Path, shared_data: Path) -> None:
+def test_wises_scorer_finds_one_image_per_prompt_by_its_id(tmp_path: Path, shared_data: Path) -> None:
     places = [0, 399, 400, 999]
     run = make_run(tmp_path / "run", "wise-legacy", choose("wise-legacy", shared_data, places))
     export([read_run(run)], "wise-legacy", tmp_path / "out")

@@ -108,7 +108,7 @@ def test_image_n_has_the_seed_plus_n(tmp_path: Path) -> None:
     assert "2 of 80" not in table(tmp_path / "four")  # images are not prompts
 
 
-def test_a_pool_never_stops_and_begins_as_any_smaller_one(tmp_path: Path) -> None:
+def test_a_pool_never_stops_early_and_begins_like_a_smaller_pool(tmp_path: Path) -> None:
     tokens: dict[int, list[list[tuple[int, ...]]]] = {}
     for many in (3, 5):
         settings = BenchmarkSettings(benchmark="icons", limit=3, reward="icons", pool=many)
@@ -160,7 +160,7 @@ def test_a_run_interrupted_anywhere_ends_like_an_uninterrupted_one(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_can_be_cut_off(tmp_path: Path, method: str) -> None:
+def test_every_method_resumes_after_an_interruption_to_equal_results(tmp_path: Path, method: str) -> None:
     """A task's random streams must not depend on its position in the list or on its neighbours."""
     steps = {"steps": 3} if "steps" in METHOD_SETTINGS[method].model_fields else {}
     settings = {"method": method, "limit": 4, "settings": {**steps, "batch_size": 2}}
@@ -481,7 +481,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_once_there_is_room(
+def test_a_full_disk_is_reported_in_one_line_and_the_run_resumes_once_there_is_room(
     tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [

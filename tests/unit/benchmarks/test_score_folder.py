@@ -116,7 +116,7 @@ def test_photographs_become_official_rows(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_broken_pictures_are_unscored_and_reported(folder: Path, tmp_path: Path, capsys) -> None:
+def test_broken_images_are_unscored_and_reported(folder: Path, tmp_path: Path, capsys) -> None:
     assert main(["score-folder", str(folder), "--benchmark", "geneval", "--no-self-test"]) == 3
     said = capsys.readouterr()
     out = tmp_path / "pictures-geneval"
@@ -136,7 +136,7 @@ def test_broken_pictures_are_unscored_and_reported(folder: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_the_summary_says_what_scored(folder: Path, tmp_path: Path, capsys) -> None:
+def test_the_summary_names_the_scorer(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "geneval-hf", "--no-self-test"]
     assert main(command) == 3
     lines = capsys.readouterr().out.splitlines()
@@ -161,7 +161,7 @@ def test_nothing_is_scored_where_the_self_test_fails(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_scorer_goes_where_the_command_says(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_scorer_is_loaded_on_the_given_device(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     add_placed(monkeypatch)
     command = [
         "score-folder",
@@ -355,7 +355,7 @@ def test_a_program_without_a_main_guard_gets_one_error(folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_an_error_of_a_process_is_told(folder: Path, tmp_path: Path, forked_python: None) -> None:
+def test_an_error_of_a_process_is_reported(folder: Path, tmp_path: Path, forked_python: None) -> None:
     with pytest.raises(Exception, match="fails its self-test"):
         finish(FolderJob(folder, "geneval", out=tmp_path / "out", processes=2))
 
@@ -484,19 +484,19 @@ def test_a_rewards_argument_is_not_a_path(folder: Path, tmp_path: Path) -> None:
     assert out == tmp_path / "pictures-mix-icons-0.5+unified-reward-models-x-0.5"
 
 
-def test_the_model_that_drew_is_not_known(folder: Path, tmp_path: Path, capsys) -> None:
+def test_the_self_reward_is_refused_for_a_folder(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "self", "--out", str(tmp_path / "o")]
     assert main(command) == 2
     assert "a folder does not say which did: type milr score PICTURE" in capsys.readouterr().err
 
 
-def test_a_budget_is_for_one_process(folder: Path, tmp_path: Path, capsys) -> None:
+def test_a_vlm_budget_is_refused_with_several_processes(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["score-folder", str(folder), "--benchmark", "geneval", "--reward", "gpt-4o", "--processes", "2"]
     assert main([*command, "--vlm-budget", "5"]) == 2
     assert "a VLM budget is counted in one process, not in 2" in capsys.readouterr().err
 
 
-def test_no_processes_score_nothing(folder: Path) -> None:
+def test_zero_processes_are_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="0 processes"):
         FolderJob(folder, "geneval", processes=0)
 
@@ -524,5 +524,5 @@ def test_the_summary_is_the_official_one() -> None:
     )
 
 
-def test_a_summary_of_nothing_says_so() -> None:
+def test_a_summary_of_no_images_counts_zero() -> None:
     assert summarise([]) == "Summary\n=======\nTotal images: 0\n"

@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_pictures_are_found_by_their_ids(folder: Path, prompts: Path) -> None:
+def test_images_are_found_by_their_ids(folder: Path, prompts: Path) -> None:
     found = load_layout("wise").find(folder, prompts)
     assert [picture.key for picture in found] == ["10.png", "801.png", "802.png"]
     assert found[1].task.prompt == "prompt 801"
@@ -64,7 +64,7 @@ def test_pictures_are_found_by_their_ids(folder: Path, prompts: Path) -> None:
     assert one_file == found
 
 
-def test_rows_hold_the_three_marks(folder: Path, prompts: Path, tmp_path: Path) -> None:
+def test_rows_have_the_three_scores(folder: Path, prompts: Path, tmp_path: Path) -> None:
     layout = load_layout("wise")
     found = layout.find(folder, prompts)
     parts = {"consistency": 1.0, "realism": 0.5, "aesthetic quality": 0.0}

@@ -184,7 +184,7 @@ def test_settings_not_given_are_the_models_own(stage: Stage) -> None:
     assert read_run("run").manifest.settings == stage.settings
 
 
-def test_a_strategys_recommendations_go_before_the_models_defaults(stage: Stage) -> None:
+def test_a_strategys_recommendations_override_the_models_defaults(stage: Stage) -> None:
     assert main([*RUN, "--strategy", "steer"]) == 0
     recommended = STRATEGIES["steer"].defaults
     assert {name: stage.settings.get(name) for name in recommended} == recommended
@@ -284,7 +284,7 @@ def test_every_setting_has_an_option(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("reason", ["out of time", "out of reward calls", "out of drawings", "out of money"])
-def test_a_limits_name_is_on_the_line_and_at_the_end(
+def test_a_limit_is_named_on_the_tasks_line_and_at_the_end(
     stage: Stage, reason: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.change = lambda record: replace(record, finished=record.finished and reason)
@@ -344,7 +344,9 @@ def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> Non
         ("--stepz", "3", "--stepz"),
     ],
 )
-def test_a_wrong_value_is_one_line_with_the_way_out(refused: Refused, option: str, value: str, said: str) -> None:
+def test_a_wrong_value_is_one_line_that_says_how_to_fix_it(
+    refused: Refused, option: str, value: str, said: str
+) -> None:
     assert said in refused(*RUN, option, value)
 
 
@@ -370,7 +372,7 @@ def test_an_unknown_word_is_refused(stage: Stage, capsys: pytest.CaptureFixture[
     assert not Path("runs").exists()
 
 
-def test_an_error_in_the_search_leaves_the_run_whole(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_in_the_search_leaves_a_readable_run(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.values, stage.error = [[1.0], [0.5, 0.5]], MilrError("step 1 of task 1: the gradient is NaN")
     assert main([*RUN, CLOCK, "--json"]) == 2
     captured = capsys.readouterr()
@@ -513,7 +515,7 @@ def test_a_reward_of_another_world_is_refused(
     assert not stage.loaded and not stage.placed and not Path("run").exists()
 
 
-def test_a_model_of_any_text_gets_the_prompt_as_typed(stage: Stage, tmp_path: Path) -> None:
+def test_a_model_that_reads_any_text_gets_the_prompt_as_typed(stage: Stage, tmp_path: Path) -> None:
     make_natural(tmp_path / "free")
     assert main(["generate", "A BIG Red Apple, by Monet.", "--model", "free", "--out", "run"]) == 0
     assert [task.prompt for task in stage.tasks] == ["A BIG Red Apple, by Monet."]
@@ -524,7 +526,7 @@ def test_a_model_of_any_text_gets_the_prompt_as_typed(stage: Stage, tmp_path: Pa
 FREE = ["--model", "milr.testing:FakeModel", "--reward", "milr.testing:FakeReward", "--method", "best-of-n"]
 
 
-def test_shards_together_draw_what_the_whole_draws_and_an_evaluator_scores_every_image(
+def test_shards_together_draw_the_whole_runs_images_and_an_evaluator_scores_every_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -42,7 +42,7 @@ def test_json_has_a_schema_for_each_method(capsys: pytest.CaptureFixture[str]) -
     assert "steps" not in schemas["one-shot"]["properties"]
 
 
-def test_words_lists_what_prompts_may_say(capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_lists_the_words_that_prompts_may_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--words"]) == 0
     text = capsys.readouterr().out
     assert "in English" in text

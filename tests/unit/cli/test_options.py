@@ -157,7 +157,7 @@ def mine(ctx: TaskContext[MineSettings]) -> Requests:
 
 
 @pytest.mark.usefixtures("wide")
-def test_settings_of_a_method_from_outside_are_options_too(
+def test_settings_of_a_third_party_method_are_options_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -41,7 +41,7 @@ def search(values: Sequence[Sequence[float]], prompts: Sequence[str] = ALIKE) ->
     ]
 
 
-def test_equal_steps_are_one_line() -> None:
+def test_equal_steps_are_printed_as_one_line() -> None:
     lines = show(search([[0.0] * 400 + [0.5, 0.5, 0.5]])).splitlines()
     assert [line.split("  reward")[0] for line in lines[1:]] == [
         "step  0/400",
@@ -52,7 +52,7 @@ def test_equal_steps_are_one_line() -> None:
     ]
 
 
-def test_steps_of_each_task_are_folded_apart_and_an_interrupt_tells_them() -> None:
+def test_steps_of_each_task_are_folded_separately_and_an_interrupt_prints_them() -> None:
     records = search([[0.0] * 9, [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])[:10]
     lines = show(records).splitlines()[1:]
     assert lines[-2:] == ["1/2  steps 1 to 4: no change", "2/2  steps 2 to 4: no change"]
@@ -72,7 +72,7 @@ def test_verbose_prints_every_step_with_reasons_and_new_texts() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_nothing_that_tells_prompts_apart_is_cut_on_a_narrow_terminal(terminal: bool) -> None:
+def test_nothing_that_distinguishes_prompts_is_cut_on_a_narrow_terminal(terminal: bool) -> None:
     said = show(search([[0.25, 1.0], [0.5, 1.0]]), width=70, terminal=terminal)
     text = " ".join(said.split())
     for prompt in ALIKE:
@@ -80,7 +80,7 @@ def test_nothing_that_tells_prompts_apart_is_cut_on_a_narrow_terminal(terminal: 
     assert "…" not in text and "..." not in text
 
 
-def test_flipped_is_told_once() -> None:
+def test_flipped_is_explained_once() -> None:
     said = show(search([[0.25, 0.5, 0.75], [0.5, 1.0]]))
     assert said.count("milr: flipped: tokens of the latents' prefix that differ from step 0's") == 1
     assert show([replace(one, trace=None) for one in search([[0.25, 0.5]])]).count("flipped") == 0

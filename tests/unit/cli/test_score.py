@@ -95,7 +95,7 @@ def broken_images() -> dict[str, bytes]:
     }
 
 
-def test_one_bad_image_ends_nothing(capsys: Out) -> None:
+def test_one_bad_image_does_not_stop_the_others(capsys: Out) -> None:
     bad = broken_images()
     for name, content in bad.items():
         Path(name).write_bytes(content)
@@ -146,7 +146,7 @@ def test_tasks_come_from_any_file_of_prompts(capsys: Out) -> None:
 
 
 @pytest.mark.parametrize(("argv", "expected"), [([], "icons@1/"), (["--reward", "placed"], "placed@1/meta/float16")])
-def test_a_judge_server_has_the_models_reward_where_it_was_told(
+def test_a_judge_server_loads_the_models_reward_on_the_given_device(
     argv: list[str], expected: str, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_placed(monkeypatch)
@@ -155,7 +155,7 @@ def test_a_judge_server_has_the_models_reward_where_it_was_told(
     assert f"judging by milr:{expected}" in capsys.readouterr().out
 
 
-def test_networks_go_where_the_command_says(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_loaded_on_the_given_device(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     add_placed(monkeypatch)
     argv = ["--prompt", "fog", "--reward", "placed", "--device", "meta", "--dtype", "float16"]
     (row,) = scored(CATS, *argv, capsys=capsys)
@@ -207,7 +207,7 @@ def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise", "unified-reward", "mix:gpt-4o+icons"])
-def test_vlm_judges_are_asked_over_the_wire(reward: str, judge: str, capsys: Out) -> None:
+def test_vlm_judges_are_asked_over_http(reward: str, judge: str, capsys: Out) -> None:
     Path("tasks.jsonl").write_text(
         "".join(json.dumps({"prompt": p, "explanation": p}) + "\n" for p in ("three cats", "three cats"))
     )
@@ -231,7 +231,7 @@ def test_wise_is_judged_with_middle_marks_for_beauty(judge: str, capsys: Out) ->
     assert row["value"] == pytest.approx(0.85)
 
 
-def test_a_judge_server_knows_whose_question_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_server_recognises_the_protocol_of_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(prompt='a "b"\n{x}', explanation="(.*)")
     for known in (LEGACY.with_words(), BINARY):
         protocol, found = recognise(known.fill(task))

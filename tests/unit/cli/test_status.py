@@ -20,7 +20,7 @@ def begin(folder: Path) -> RunWriter:
     return RunWriter(folder, tasks=TASKS, settings=make_settings("milr"), model="fake", reward="bright@1")
 
 
-def test_a_run_in_progress_tells_its_tasks_its_speed_and_the_time_left(tmp_path: Path) -> None:
+def test_a_run_in_progress_shows_its_tasks_its_speed_and_the_time_left(tmp_path: Path) -> None:
     records = list(fake_records(TASKS, [(0.95,), (0.25, 0.5), (0.25, 0.5)]))
     with begin(tmp_path / "run") as writer:
         for record in records[:3]:
@@ -64,7 +64,7 @@ def test_workers_are_shown_while_a_run_goes_on_and_set_aside_tasks_after_it(tmp_
     assert not (run / "workers.txt").exists()
 
 
-def test_a_killed_run_is_told_how_to_go_on(tmp_path: Path) -> None:
+def test_a_killed_runs_status_says_how_to_resume_it(tmp_path: Path) -> None:
     with begin(tmp_path / "run"):
         killed = (tmp_path / "run/run.json").read_bytes()
     (tmp_path / "run/run.json").write_bytes(killed)

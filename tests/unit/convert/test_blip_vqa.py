@@ -115,7 +115,7 @@ def test_answers_are_those_of_the_original_padded_and_masked(plain: PlainBlip, b
     assert found[0] == found[3]
 
 
-def test_a_batch_is_its_singles(blip: BlipVqa) -> None:
+def test_a_batch_equals_single_calls(blip: BlipVqa) -> None:
     pictures = [photograph(), Image.new("RGB", (7, 90), "red"), photograph().rotate(90)]
     asked = [QUESTIONS, QUESTIONS[1:2], ("a blue bowl?", "dog?")]
     together = blip.answer(pictures, asked)
@@ -127,7 +127,7 @@ def test_a_batch_is_its_singles(blip: BlipVqa) -> None:
     assert blip.answer(pictures, [(), (), ()]) == [[], [], []]
 
 
-def test_heads_and_epsilon_matter(plain: PlainBlip, blip: BlipVqa) -> None:
+def test_the_number_of_heads_changes_the_answers(plain: PlainBlip, blip: BlipVqa) -> None:
     """With transformers' default number of heads, the same weights give other answers."""
     config = make_blip_config()
     config.text_config.num_attention_heads = 4

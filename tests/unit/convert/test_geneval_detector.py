@@ -133,13 +133,13 @@ def test_a_weight_under_both_names_is_refused(mmdet: MmdetMask2Former) -> None:
         make_network({**state, **as_mmdet_3(state)}, tiny_config())
 
 
-def test_without_the_reordering_of_patch_merging_it_does_not(monkeypatch, mmdet, pixels, expected) -> None:
+def test_the_converted_network_needs_the_reordering_of_patch_merging(monkeypatch, mmdet, pixels, expected) -> None:
     monkeypatch.setattr(geneval_detector, "reorder_merging", lambda tensor: tensor)
     classes, _ = differences(make_network(mmdet.state_dict(), tiny_config()), pixels, expected)
     assert classes > 0.1
 
 
-def test_neighbours_of_two_channels_change_places() -> None:
+def test_patch_merging_weights_are_put_in_transformers_order() -> None:
     # Named c, dy, dx on mmdet's side; transformers joins four maps: (0, 0), (1, 0), (0, 1), (1, 1) of dy, dx.
     mmdet_order = torch.tensor([0, 1, 10, 11, 100, 101, 110, 111])
     assert reorder_merging(mmdet_order).tolist() == [0, 100, 10, 110, 1, 101, 11, 111]
@@ -147,7 +147,7 @@ def test_neighbours_of_two_channels_change_places() -> None:
     assert reorder_merging(matrix)[1].tolist() == [1000, 1100, 1010, 1110, 1001, 1101, 1011, 1111]
 
 
-def test_every_key_of_the_large_one_has_its_place() -> None:
+def test_every_key_of_the_full_size_network_is_mapped() -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 
     with torch.device("meta"):
@@ -175,7 +175,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mmdet: MmdetMask
 
 
 @pytest.mark.slow
-def test_a_file_becomes_a_folder(checkpoint: Path, tmp_path: Path, pixels, expected, capsys) -> None:
+def test_a_checkpoint_is_converted_to_a_folder(checkpoint: Path, tmp_path: Path, pixels, expected, capsys) -> None:
     target = tmp_path / "detector"
     assert main(["convert", "geneval-detector", str(checkpoint), str(target)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"made {target}"
@@ -208,7 +208,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert not (tmp_path / "detector").exists()
 
 
-def test_another_file_is_refused_unless_asked_for(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_file_of_unknown_hash_is_refused_without_any_hash(
+    checkpoint: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     monkeypatch.setattr(geneval_detector, "SOURCES", {"743b7d99": "one", "c9d0c4f2": "the other"})
     command = ["convert", "geneval-detector", str(checkpoint), str(tmp_path / "detector")]
     assert main(command) == 2
@@ -264,7 +266,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, content: bytes
         read_checkpoint(path, "", any_hash=True)
 
 
-def test_the_form_before_torch_1_6_is_read(tmp_path: Path) -> None:
+def test_the_file_format_before_torch_1_6_is_read(tmp_path: Path) -> None:
     # OpenMMLab's publishing script asks for it.
     path = tmp_path / "file.pth"
     content = {"meta": {"CLASSES": ("person",), "seed": None}, "state_dict": torch.nn.Linear(2, 1).state_dict()}
@@ -282,6 +284,6 @@ def test_a_checkpoints_tensors_are_found_under_either_name(tmp_path: Path) -> No
         read_checkpoint(path, "", any_hash=True)
 
 
-def test_the_table() -> None:
+def test_the_converter_is_found_by_its_name() -> None:
     assert "geneval-detector" in CONVERTERS
     assert main(["convert", "geneval-detecter", "file", "out"]) == 2

@@ -19,7 +19,7 @@ def added(sees: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("queries", [1, 5])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("piece", [1, 700, 2**20])  # block sizes: one head, some heads, all heads at once
-def test_attention_is_that_of_torch(
+def test_attention_equals_torchs(
     heads: int, queries: int, masked: bool, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_PIECE", piece)
@@ -46,7 +46,7 @@ def test_half_precision_is_summed_in_full() -> None:
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
 
 
-def test_hidden_keys_change_nothing() -> None:
+def test_masked_keys_change_nothing() -> None:
     chance = torch.Generator().manual_seed(0)
     query = torch.randn(2, 4, 1, 8, generator=chance)
     key, value = torch.randn(2, 2, 4, 6, 8, generator=chance)

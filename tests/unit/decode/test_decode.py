@@ -47,7 +47,7 @@ def test_a_stream_depends_on_all_of_its_key_and_on_nothing_else(one: Key, other:
 
 
 @given(st.integers(0, 99), st.integers(0, 99))
-def test_the_parts_of_a_key_do_not_run_into_each_other(a: int, b: int) -> None:
+def test_the_parts_of_a_key_are_separated(a: int, b: int) -> None:
     assert (numbers((0, "k", a, b, "image")) == numbers((0, "k", b, a, "image"))) == (a == b)
     assert numbers((1, "0", 1, 11, "image")) != numbers((1, "0", 11, 1, "image"))
     assert numbers((0, "k#1", a, b, "image")) != numbers((0, "k", a, b, "image"))
@@ -59,7 +59,7 @@ def test_a_tasks_key_is_its_content() -> None:
     assert len({plain.key, Task(prompt="a red cat", tag="colors").key, Task(prompt="a red dog").key}) == 3
 
 
-def test_the_global_random_state_is_neither_read_nor_moved() -> None:
+def test_the_global_random_state_is_neither_read_nor_changed() -> None:
     before = torch.get_rng_state()
     first = numbers((0, "k", 0, 0, "image"))
     assert torch.equal(torch.get_rng_state(), before)
@@ -116,7 +116,7 @@ def test_top_k_samples_the_most_probable_tokens_alone(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_sample_at_next_to_no_temperature_is_the_argmax(sampler: str) -> None:
+def test_sample_at_almost_no_temperature_is_the_argmax(sampler: str) -> None:
     logits = torch.randn(64, 32, generator=torch.Generator().manual_seed(4))
     drawn = sample(logits, [open_stream(0, str(i), 0, 0) for i in range(64)], 1e-6, sampler)
     assert torch.equal(drawn, logits.argmax(-1))
@@ -212,7 +212,7 @@ def test_a_cached_prefix_holds_its_own_row_and_its_last_state(engine: Engine, de
     assert all(torch.equal(now, then) for now, then in zip(long.parts, before, strict=True))
 
 
-def test_a_cut_shares_memory(engine: Engine) -> None:
+def test_a_cut_of_a_prefix_shares_its_memory(engine: Engine) -> None:
     first, second = embeddings([4, 3])
     (begun,) = engine.prefill([(first, None)])
     (prefix,) = engine.prefill([(second, begun)])

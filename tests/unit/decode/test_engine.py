@@ -64,7 +64,7 @@ def step(model: Janus, states: Sequence[TaskState], number: int = 0) -> tuple[li
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "deterministic"), [("float32", False), ("bfloat16", True)])
-def test_a_batch_is_its_singles(dtype: str, deterministic: bool) -> None:
+def test_a_batch_equals_single_calls(dtype: str, deterministic: bool) -> None:
     """For batches of 1, 3 and 8, texts and images are equal, and equal to the bit with fixed shapes."""
     model = load(dtype, deterministic)
     texts, images = step(model, model.start(TASKS))
@@ -204,7 +204,7 @@ def test_an_image_whose_tokens_are_all_known_needs_no_decoder() -> None:
 
 
 @pytest.mark.slow
-def test_an_image_is_whole_although_memory_ran_out_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_complete_although_memory_ran_out_while_it_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch is decoded again in halves, with every random stream from its beginning."""
     model = load("float32", False)
     states = model.start(TASKS[:3])

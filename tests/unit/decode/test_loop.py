@@ -109,7 +109,7 @@ def wanted() -> list[Work]:
 
 
 @pytest.mark.slow
-def test_replayed_steps_are_eager_ones(wanted: list[Work]) -> None:
+def test_replayed_steps_equal_eager_steps(wanted: list[Work]) -> None:
     """The second round replays the first round's recording, from tensors at the same addresses."""
     recorder = Replayer()
     model = make_model(recorder, bucket=8, check_every=4)
@@ -242,13 +242,13 @@ def open_loop(model: Janus, ends: frozenset[int] = frozenset({2})) -> DecodeLoop
     return loop
 
 
-def test_steps_with_other_numbers_of_ends_are_recorded_apart() -> None:
+def test_steps_with_different_numbers_of_ends_are_recorded_separately() -> None:
     model = make_model(bucket=64)
     keys = [open_loop(model, frozenset(ends))._key for ends in ([2], [3], [2, 3])]
     assert keys[0] == keys[1] != keys[2], "the ends are copied to the same tensor, unless there are more of them"
 
 
-def test_a_step_can_be_traced_without_numbers() -> None:
+def test_a_step_can_be_traced_with_fake_tensors() -> None:
     """Under torch's fake tensors, control flow that depends on data is an error."""
     model = make_model(bucket=64)
     loop = open_loop(model)

@@ -176,7 +176,7 @@ def test_finished_tasks_stay_if_not_even_one_row_fits(searches: Searches, free: 
     assert "one row at a time" in found["error"]
 
 
-def test_the_folder_of_such_a_run_is_whole(searches: Searches, tmp_path: Path) -> None:
+def test_a_run_without_memory_leaves_a_readable_folder(searches: Searches, tmp_path: Path) -> None:
     """`ulimit -v` on the command line: the error is one line, and every finished image is readable."""
     from milr import read_run
 

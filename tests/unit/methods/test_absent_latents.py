@@ -125,7 +125,7 @@ class NoisyDecoder(FakeModel):
         return replace(made, sample=replace(made.sample, image=Image.blend(made.sample.image, grey, 0.2)))
 
 
-def test_a_second_random_process_depends_on_the_request_alone() -> None:
+def test_a_derived_random_stream_depends_on_the_request_alone() -> None:
     stream = open_stream(0, "key", 0, 0)
     first = torch.rand(3, generator=derive_stream(stream, "decoder"))
     torch.rand(100, generator=stream)
@@ -140,7 +140,7 @@ def test_a_second_random_process_depends_on_the_request_alone() -> None:
 
 
 @pytest.mark.parametrize("family", ["llamagen:LlamaGen", "diffusers:Diffusers", "openai_images:OpenAIImages"])
-def test_families_that_only_draw_refuse_other_calls_in_one_form(family: str) -> None:
+def test_model_families_that_only_draw_refuse_other_calls_with_one_message(family: str) -> None:
     module, name = family.split(":")
     kind = getattr(import_module(f"milr.{'remote' if '_' in module else 'models'}.{module}"), name)
     model = kind.__new__(kind)

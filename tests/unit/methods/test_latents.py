@@ -187,7 +187,7 @@ def test_the_advantage_of_a_text_is_the_mean_of_its_images() -> None:
     torch.testing.assert_close(gradient(several, "text"), gradient(one, "text"))
 
 
-def test_gradient_zero_leaves_every_bit() -> None:
+def test_gradient_zero_changes_no_bit() -> None:
     latents = make_latents()
     for _ in range(3):
         step(latents, seen(0.0), gradient="zero")
@@ -195,7 +195,7 @@ def test_gradient_zero_leaves_every_bit() -> None:
         assert torch.equal(latents.now[name], latents.start[name])
 
 
-def test_gradient_random_steps_as_far_elsewhere() -> None:
+def test_gradient_random_has_the_same_step_length_in_another_direction() -> None:
     real, randomly = make_latents(), make_latents()
     step(real, seen(0.25))
     step(randomly, seen(0.25), gradient="random")
@@ -283,7 +283,7 @@ def test_naming_a_modality_without_latents_moves_nothing() -> None:
     assert bool((moved(latents, "image") != 0).all())
 
 
-def test_a_text_that_ended_inside_its_prefix_moves_by_what_it_wrote() -> None:
+def test_a_text_that_ended_inside_its_prefix_moves_by_its_own_tokens() -> None:
     short, whole = make_latents(), make_latents()
     step(short, seen(0.0, text=(3,)))
     step(whole, seen(0.0, text=(3, 1, 4)))
@@ -467,7 +467,7 @@ def test_a_batch_of_updates_is_split_by_rows(
         assert_same(one.latents, other.latents, 0.0 if deterministic else 1e-6)
 
 
-def test_no_updates_are_no_step(parts: list[int]) -> None:
+def test_no_updates_take_no_step(parts: list[int]) -> None:
     assert take_steps(MODEL, [], *split_settings({})) == []
     assert parts == []
 

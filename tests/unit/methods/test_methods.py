@@ -106,7 +106,7 @@ def test_records_of_a_task_come_in_order_and_end_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_budget_of_k_steps_is_k_and_one_drawings(name: str) -> None:
+def test_a_budget_of_k_steps_allows_k_plus_1_drawings(name: str) -> None:
     for steps in (0, 1, 4, 5):
         for last in (record for record in run(name, TASKS, steps=steps) if record.finished):
             assert last.drawings_spent <= steps + 1
@@ -236,7 +236,7 @@ def test_a_reward_without_budget_ends_every_task_with_its_best_image(name: str) 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_tasks_are_no_records(name: str) -> None:
+def test_no_tasks_give_no_records(name: str) -> None:
     assert run(name, []) == []
 
 
@@ -285,7 +285,7 @@ def test_one_shot_draws_from_the_prompt_alone() -> None:
     assert record.reasoning.text == "" and record.tokens_spent == 25
 
 
-def test_text_reasoning_is_where_every_method_with_a_greedy_text_begins() -> None:
+def test_every_method_with_a_greedy_text_begins_like_text_reasoning() -> None:
     (first,) = usual("text-reasoning", CAT)
     for name in ("best-of-n", "best-of-n-greedy-first", "milr", "reflection", "keep-right", "grid-prune"):
         begun = usual(name, CAT)[0]
@@ -401,7 +401,7 @@ def test_surplus_objects_are_not_kept() -> None:
     assert right_objects({"dog": dogs}, parse_prompt("two dogs")) == dogs[:2]
 
 
-def test_cells_under_right_objects_are_kept() -> None:
+def test_cells_under_correct_objects_are_kept() -> None:
     image = seen(0.4, cat=[[8, 8, 25, 22, 0.9, "red"]], dog=[[40, 40, 60, 60, 0.1, "red"]])
     kept = find_right_tokens(image, parse_prompt("a red cat and a dog"), ABLE)
     assert [place for place, token in enumerate(kept) if token is not None] == [11, 12, 21, 22]
@@ -447,7 +447,7 @@ def test_without_a_correct_object_each_image_has_a_new_text() -> None:
 # --- growing in parallel
 
 
-def test_the_better_half_continues() -> None:
+def test_grid_prune_continues_the_better_half() -> None:
     model = FakeModel()
     # One image; then four partial ones, three times; then four whole ones.
     values = [0.1, *(0.1, 0.4, 0.2, 0.3), *(0.5, 0.1, 0.1, 0.1), *(0.0, 0.0, 0.0, 0.9), *(0.2, 0.8, 0.3, 0.4)]
@@ -463,13 +463,13 @@ def test_the_better_half_continues() -> None:
     assert [one.until for one in (quarter[0], half[0], three[0], whole[0])] == [5, 10, 20, None]
 
 
-def test_a_round_is_as_large_as_the_budget_allows() -> None:
+def test_a_round_of_grid_prune_is_as_large_as_the_budget_allows() -> None:
     records = run("grid-prune", [CAT], steps=6)
     assert [len(record.images) for record in records] == [1, 4, 2]
     assert records[-1].drawings_spent == 7
 
 
-def test_partial_images_never_answer() -> None:
+def test_partial_images_are_never_the_answer() -> None:
     def only_parts(image: Image.Image, task: Task) -> float:
         return 0.95 if len(set(read_tokens(image)[20:])) == 1 else 0.1
 

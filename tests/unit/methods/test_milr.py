@@ -160,7 +160,7 @@ def test_steer_moves_the_states_of_the_words_that_were_written(steps: list[Step]
         assert torch.allclose(step.before["text"][:count], expected, atol=1e-6)
 
 
-def test_steer_without_a_gradient_says_the_same_again() -> None:
+def test_steer_without_a_gradient_writes_the_same_text_again() -> None:
     model = Watched()
     records = run([CAT, DOGS], model, strategy="steer", gradient="zero")
     assert not any(offsets.any() for offsets in model.offsets)
@@ -169,7 +169,7 @@ def test_steer_without_a_gradient_says_the_same_again() -> None:
         assert {trace(record).text_shift for record in records if record.index == index} == {0.0}
 
 
-def test_steer_needs_no_other_tasks_and_no_order_of_them() -> None:
+def test_steer_is_independent_of_other_tasks_and_their_order() -> None:
     together = timeless(run(TASKS, strategy="steer"))
     for index, task in enumerate(TASKS):
         alone = [replace(record, index=index) for record in timeless(run([task], strategy="steer"))]
@@ -285,7 +285,7 @@ def test_the_best_of_a_steps_images_is_returned() -> None:
     assert [score.value for score in (*first.scores, *second.scores) if isinstance(score, Score)] == list(values)
 
 
-def test_no_steps_is_one_image() -> None:
+def test_zero_steps_give_one_image() -> None:
     (record,) = run([CAT], steps=0)
     assert (record.step, record.finished, record.drawings_spent) == (0, "out of steps", 1)
 
@@ -557,7 +557,7 @@ def test_an_image_that_cannot_be_scored_costs_one_update_and_no_more(steps: list
     assert isinstance(records[-1].best_score, Score)
 
 
-def test_one_unscored_image_of_a_step_is_left_out_and_never_taken_for_a_zero(steps: list[Step]) -> None:
+def test_one_unscored_image_of_a_step_is_left_out_and_not_counted_as_zero(steps: list[Step]) -> None:
     reward = FakeReward(scripted(0.5, math.nan, 0.75, math.nan, 0.25, 0.75, 0.5))
     first, second = run([CAT], reward=reward, drawings_per_step=3, steps=1)
     assert isinstance(first.scores[1], Unscored)
@@ -593,7 +593,7 @@ def test_a_search_whose_reward_is_down_ends_without_a_score() -> None:
 # --- contents of a record
 
 
-def test_a_gradient_that_is_not_finite_names_step_and_task_and_spares_the_records_before() -> None:
+def test_a_gradient_that_is_not_finite_is_an_error_with_step_and_task_after_earlier_records() -> None:
     class Poisoned(FakeModel):
         updates = 0
 
@@ -672,7 +672,7 @@ def test_shift_is_how_far_the_latents_are_from_their_start(steps: list[Step]) ->
             assert shift == pytest.approx(float((step.after[name] - start).norm() / start.norm()), rel=1e-4)
 
 
-def test_a_text_that_ends_inside_its_prefix_moves_by_what_it_wrote_only(steps: list[Step]) -> None:
+def test_a_text_that_ends_inside_its_prefix_moves_only_by_its_own_tokens(steps: list[Step]) -> None:
     model = Watched()
     records = run([DOGS, TREE, ONE], model, learning_rate=1.0, batch_size=1, steps=8, text_ratio=1.0)
     assert len(records) == len(model.texts) == 27
@@ -754,7 +754,7 @@ def test_fixed_noise_samples_the_same_text_from_the_same_latents() -> None:
 # --- one screen
 
 
-def test_the_algorithm_is_one_screen() -> None:
+def test_the_algorithm_fits_on_one_screen() -> None:
     source = inspect.getsource(importlib.import_module("milr.methods.milr"))
     (algorithm,) = (
         node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "milr"

@@ -151,7 +151,7 @@ def test_a_task_added_during_a_search_joins_at_the_next_step(name: str) -> None:
     assert timeless([first, *rest]) == timeless(start(name, [CAT, DOGS], steps=9))
 
 
-def test_the_order_of_a_task_that_joins() -> None:
+def test_a_joining_task_takes_its_steps_in_turn_with_others() -> None:
     queue = TaskQueue()
     queue.put(CAT)
     runner = start("best-of-n", queue, steps=2)
@@ -217,7 +217,7 @@ class Waiting(FakeReward):
 
 
 @pytest.mark.parametrize("reward", [FakeReward, Waiting])
-def test_an_empty_open_queue_is_slept_on_until_a_task_comes_or_it_is_closed(reward: type[FakeReward]) -> None:
+def test_the_runner_sleeps_on_an_empty_queue_until_a_task_comes_or_it_is_closed(reward: type[FakeReward]) -> None:
     queue, changed = TaskQueue(), Watched()
     queue._changed = changed  # pyright: ignore[reportPrivateUsage]
     consumer = Consumer(start("best-of-n", queue, reward(), steps=2))
@@ -266,7 +266,7 @@ def test_tasks_of_one_queue_may_have_methods_and_settings_of_their_own() -> None
 
 
 @pytest.mark.parametrize("images", [0, 1, 2])
-def test_a_failing_method_ends_alone_if_a_callback_is_told(images: int) -> None:
+def test_a_failing_method_ends_only_its_task_if_a_callback_gets_the_error(images: int) -> None:
     def fails(ctx: TaskContext[Any]) -> Requests:
         for _ in range(images):
             yield from ctx.draw()
@@ -336,7 +336,7 @@ def test_the_users_of_a_client_share_its_turns() -> None:
 
 
 @pytest.mark.parametrize("many", [1, 3])
-def test_a_short_task_gets_a_place_of_those_who_hold_them_and_changes_nothing(many: int) -> None:
+def test_a_short_task_gets_a_place_of_another_client_and_changes_no_result(many: int) -> None:
     """All places are held by one client's long searches; another client's drawing does not wait for their end."""
     queue, long = TaskQueue(), [assign(task, "milr", steps=12) for task in TASKS[:many]]
     for one in long:
@@ -652,7 +652,7 @@ def test_a_task_that_is_met_as_a_limit_is_reached_is_met(name: str) -> None:
 
 
 @pytest.mark.parametrize("limits", [{"max_reward_calls": 6}, {"max_drawings": 6}, {"max_drawings": 6.9}])
-def test_a_step_of_several_images_is_cut_to_the_room_that_is_left(limits: dict[str, float]) -> None:
+def test_a_step_of_several_images_is_cut_to_the_budget_that_is_left(limits: dict[str, float]) -> None:
     whole = list(start("milr", [CAT], drawings_per_step=4))
     first, second = start("milr", [CAT], drawings_per_step=4, **limits)
     assert (len(first.images), len(second.images)) == (4, 2)

@@ -49,7 +49,7 @@ def short(method: str, **more: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_numbers_and_strings_give_the_records_of_scores_and_tasks(method: str) -> None:
+def test_plain_numbers_and_strings_give_the_same_records_as_scores_and_tasks(method: str) -> None:
     expected = shown(search(DOGS, FakeModel(), Lightness(), **short(method)))  # pyright: ignore[reportArgumentType]
     assert expected and shown(search(["two dogs", "fog"], FakeModel(), lightness, **short(method))) == expected
 
@@ -64,13 +64,13 @@ def test_a_reward_that_breaks_its_contract_is_one_line_in_every_method(method: s
         list(search("two dogs", FakeModel(), broken, **short(method)))
 
 
-def test_one_string_and_one_task_are_one_task() -> None:
+def test_a_single_string_or_task_is_one_task() -> None:
     for tasks in ("two dogs", DOGS[0], ("two dogs",), iter(["two dogs"])):
         records = list(search(tasks, FakeModel(), FakeReward(), steps=1))
         assert {record.task for record in records} == {DOGS[0]} and records[0].index == 0
 
 
-def test_a_reward_goes_by_name_and_asks_the_model_that_draws() -> None:
+def test_a_reward_given_by_name_asks_the_model_that_draws() -> None:
     runner = search("fog", FakeModel(), "self", steps=0)
     assert isinstance(runner.reward, SelfReward) and len(list(runner)) == 1
 
@@ -106,7 +106,7 @@ def test_errors_come_before_anything_is_drawn(changed: dict[str, Any], said: str
     assert not model.drawn
 
 
-def test_settings_of_a_method_name_it() -> None:
+def test_settings_choose_the_method_that_they_belong_to() -> None:
     settings = FakeModel().settings("parm", steps=1)
     assert search("fog", FakeModel(), lightness, settings, seed=3).method.name == "parm"
     assert Runner(load_method("parm"), "fog", FakeModel(), lightness, settings).reward.name == "lightness"

@@ -214,7 +214,7 @@ def test_the_tokenizer_is_the_files_and_prompts_begin_with_one_first_token(model
     assert prompt[0] == model.tokenizer.bos_token_id and model.tokenizer.bos_token_id not in prompt[1:]
 
 
-def test_the_marks_are_known(model: Janus) -> None:
+def test_the_special_tokens_are_known(model: Janus) -> None:
     vocabulary = make_tokenizer().get_vocab()
     assert model.tokenizer.pad_token_id == vocabulary["<｜▁pad▁｜>"] == model.prompts.padding
     assert model.tokenizer.boi_token_id == vocabulary["<begin_of_image>"] == model.prompts.image_start
@@ -296,7 +296,7 @@ def test_configs_that_transformers_cannot_build_are_refused(tmp_path: Path, chan
         open_checkpoint(tmp_path)
 
 
-def test_a_tokenizer_without_the_marks_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_the_special_tokens_is_refused(tmp_path: Path) -> None:
     write_settings(tmp_path)
     (tmp_path / "model.safetensors").touch()
     path = tmp_path / "tokenizer.json"

@@ -239,7 +239,7 @@ def test_the_memory_of_an_image_is_an_upper_bound_of_what_the_networks_hold(
 
 
 @pytest.mark.slow
-def test_info_and_plan_say_what_it_is(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_and_plan_describe_a_pipeline(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--model", named(folders["flux"]), "--reward", "geneval"]) == 0
     said = capsys.readouterr().out
     assert "profile FluxPipeline (FLUX.1-dev)" in said and "text encoder 2" in said and "on a card like" not in said
@@ -270,7 +270,7 @@ def test_generate_ends_in_a_run_folder(folders: dict[str, Path], tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_lora_changes_the_image_by_its_whole_strength(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_lora_is_applied_at_full_strength(folders: dict[str, Path], tmp_path: Path) -> None:
     import diffusers
     import peft
 
@@ -359,7 +359,7 @@ def test_a_lora_that_does_not_fit_is_refused_before_weights_are_read(sd3: Path, 
 # --- bad folders: one line, before weights are read
 
 
-def test_bad_folders_are_refused_with_a_way_out(sd3: Path, tmp_path: Path) -> None:
+def test_bad_folders_are_refused_with_how_to_fix_them(sd3: Path, tmp_path: Path) -> None:
     from milr.models import embedded_folder
 
     assert "holds a checkpoint, no pipeline of diffusers: type --model" in refusal(f"diffusers:{embedded_folder()}")

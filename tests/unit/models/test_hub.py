@@ -132,7 +132,7 @@ def test_a_checkpoint_is_fetched_once_agreed_and_then_read_from_the_cache(hub: t
     assert hub.asked == []
 
 
-def test_nothing_is_fetched_before_somebody_agrees(hub: type[Hub]) -> None:
+def test_nothing_is_fetched_before_the_user_agrees(hub: type[Hub]) -> None:
     with pytest.raises(NotConfirmed, match=r"someone/Janus-Tiny: 5 files.* type milr fetch someone/Janus-Tiny --yes"):
         find_at_hub(name())
     assert not any(line.startswith("GET") and "/resolve/" in line for line in hub.asked)
@@ -166,7 +166,7 @@ def test_an_unknown_name_is_refused(hub: type[Hub]) -> None:
 
 
 @pytest.mark.parametrize("switch", ["flag", "environment"])
-def test_offline_asks_nobody(hub: type[Hub], monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+def test_offline_mode_sends_no_request(hub: type[Hub], monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
     if switch == "environment":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="offline mode is on"):
@@ -174,7 +174,7 @@ def test_offline_asks_nobody(hub: type[Hub], monkeypatch: pytest.MonkeyPatch, sw
     assert hub.asked == []
 
 
-def test_pickles_are_sent_to_the_converter(hub: type[Hub]) -> None:
+def test_pickles_are_refused_with_the_command_that_converts_them(hub: type[Hub]) -> None:
     hub.files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"pickle"}
     with pytest.raises(UsageError, match=r"type milr convert janus someone/Janus-Tiny NEW_FOLDER"):
         find_at_hub(name(), confirm=lambda download: True)

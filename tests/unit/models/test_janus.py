@@ -193,7 +193,7 @@ def refusal(name: object, **options: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_sibling_reasons_and_draws_as_the_embedded_model_does(embedded: Janus) -> None:
+def test_the_small_embedded_model_reasons_and_draws_like_the_embedded_model(embedded: Janus) -> None:
     sibling = load_model("embedded-small")
     assert isinstance(sibling, Janus) and "embedded-small@" in sibling.name
     ours, theirs = embedded.capabilities, sibling.capabilities

@@ -179,7 +179,7 @@ def test_a_search_moves_image_latents(model: LlamaGen, strategy: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_keeps_the_contract(folder: Path) -> None:
+def test_llamagen_keeps_the_contract(folder: Path) -> None:
     check_model(str(folder))
     check_model(LlamaGen(folder, deterministic=True))
 
@@ -239,7 +239,7 @@ def _other_size(made: Path) -> None:
         (lambda made: (made / "gpt.safetensors").write_bytes(b"\0" * 90), "cannot be read"),
     ],
 )
-def test_a_spoilt_folder_is_refused_in_one_line(
+def test_a_damaged_folder_is_refused_in_one_line(
     folder: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str
 ) -> None:
     made = tmp_path / "spoilt"
@@ -263,7 +263,7 @@ def test_a_spoilt_folder_is_refused_in_one_line(
         (lambda made: torch.save({"model": {"x": Path("a")}}, made / "vq_tiny.pt"), "nothing but tensors is read"),
     ],
 )
-def test_a_spoilt_source_is_refused_in_one_line(
+def test_a_damaged_source_is_refused_in_one_line(
     official: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str
 ) -> None:
     source = tmp_path / "source"

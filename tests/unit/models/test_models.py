@@ -95,7 +95,7 @@ def test_a_text_has_a_state_for_every_token_and_the_state_yields_the_token(batch
         assert text.tokens[: len(tokens)] == tokens and len(text.tokens) - len(tokens) in (0, 1)
 
 
-def test_a_batch_reasons_as_its_singles_do(batch: Batch) -> None:
+def test_a_batch_reasons_as_single_calls_do(batch: Batch) -> None:
     for task, together in zip(TASKS, batch.texts, strict=True):
         (alone,) = write(batch.model, [task])
         assert alone.tokens == together.tokens
@@ -103,7 +103,7 @@ def test_a_batch_reasons_as_its_singles_do(batch: Batch) -> None:
         same_states(alone.hidden, together.hidden)
 
 
-def test_a_batch_draws_as_its_singles_do(batch: Batch) -> None:
+def test_a_batch_draws_as_single_calls_do(batch: Batch) -> None:
     for request, together in zip(batch.requests(), batch.images, strict=True):
         (alone,) = batch.draw([request], keep_hidden=5)
         assert alone.sample.tokens == together.sample.tokens
@@ -111,7 +111,7 @@ def test_a_batch_draws_as_its_singles_do(batch: Batch) -> None:
         same_states(alone.hidden, together.hidden[:5])
 
 
-def test_prefixes_of_unequal_lengths_are_written_on(batch: Batch) -> None:
+def test_prefixes_of_unequal_lengths_are_continued(batch: Batch) -> None:
     """After its own first tokens, a text continues as before, in any batch."""
     prefixes = [text.tokens[:count] for text, count in zip(batch.texts, (1, 0, 2), strict=True)]
     for again, before in zip(write(batch.model, TASKS, prefixes), batch.texts, strict=True):
@@ -128,7 +128,7 @@ def test_a_prefix_is_kept_word_for_word(batch: Batch) -> None:
     assert int(batch.model.text_logits(text.hidden[:1]).argmax()) == own[0]  # its state names the text that it replaced
 
 
-def test_a_text_that_is_its_prefix_grows_no_further(batch: Batch) -> None:
+def test_a_prefix_that_is_a_finished_text_is_not_continued(batch: Batch) -> None:
     """The text ended by itself or at the limit."""
     tokens = [text.tokens for text in batch.texts]
     for again, before in zip(write(batch.model, TASKS, tokens), batch.texts, strict=True):
@@ -229,7 +229,7 @@ def test_a_critique_changes_no_other_text(batch: Batch) -> None:
     assert [text.tokens for text in batch.model.reason(requests)[:2]] == [text.tokens for text in batch.texts[:2]]
 
 
-def test_given_tokens_stand_where_they_were_given(batch: Batch) -> None:
+def test_given_tokens_keep_their_positions(batch: Batch) -> None:
     """Given tokens at the beginning and among sampled ones, beside a request without any."""
     first, newcomer, third = batch.requests()
     mine, theirs = batch.tokens()[2][:7], batch.tokens()[0][9:12]
@@ -245,7 +245,7 @@ def test_given_tokens_stand_where_they_were_given(batch: Batch) -> None:
     assert alone.sample.tokens == found[0].sample.tokens
 
 
-def test_given_tokens_go_before_latents(batch: Batch) -> None:
+def test_given_tokens_override_latents(batch: Batch) -> None:
     other = (batch.tokens()[0][0] + 1) % 8
     request = replace(batch.requests()[0], prefix=batch.read(0, 5), tokens=(other,))
     assert batch.draw([request])[0].sample.tokens[0] == other

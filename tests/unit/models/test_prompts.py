@@ -49,7 +49,7 @@ def decoded(make_prompts, profile: str, reasoning: str | None = None) -> tuple[s
 
 
 @pytest.mark.parametrize("profile", ["janus-pro", "t2i-r1"])
-def test_two_passes_put_the_words_into_a_new_prompt(make_prompts, profile: str) -> None:
+def test_two_pass_profiles_put_the_text_into_a_new_prompt(make_prompts, profile: str) -> None:
     text, image, plain = decoded(make_prompts, profile, " Two brown dogs.")
     assert text.startswith("You are a helpful assistant that receives an image prompt and generate a visualization")
     assert f'\n\nUser: You are asked to generate an image based on this prompt: "{PROMPT}"\n' in text
@@ -85,7 +85,7 @@ def test_reasongen_r1_cuts_the_photo_and_draws_in_the_same_context(make_prompts)
     assert plain == "<|User|>: A photo of two dogs.\n\n<|Assistant|>:"
 
 
-def test_one_pass_goes_on_from_the_very_tokens(make_prompts) -> None:
+def test_one_pass_profiles_continue_from_the_exact_tokens(make_prompts) -> None:
     """Texts are continued from their tokens, because their words could be split differently."""
     prompts, _ = make_prompts("reasongen-r1")
     tokens = (5, 5, 7, 7)
@@ -107,7 +107,7 @@ def test_a_reasoning_ends_at_an_end_token_or_the_limit(make_prompts) -> None:
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "icons"])
-def test_januss_system_prompt_stands_before_questions_and_before_no_request_for_an_image(profile: str) -> None:
+def test_januss_system_prompt_is_in_questions_and_not_in_image_requests(profile: str) -> None:
     turns = PROFILES[profile]
     words = {"image": "<image>", "question": "Is it red?", "prompt": "a dog", "reasoning": "a brown dog"}
     for turn in (turns.question, turns.open_question):

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_sums_are_those_of_the_shapes(folder: Path) -> None:
+def test_the_memory_sums_equal_those_of_the_shapes(folder: Path) -> None:
     made = make_plan(described := open_checkpoint(folder, weights=False).description, dtype="bfloat16")
     assert made is not None
     plain = PlainJanus(TINY)
@@ -105,7 +105,7 @@ def test_the_probe_draws_with_random_weights_where_there_are_none(
 # --- numbers
 
 
-def test_one_policy_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_types_follow_one_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_dtype(None, cpu) == torch.float32
     for capability, expected in (((7, 0), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):

@@ -131,7 +131,7 @@ def test_an_answer_that_is_no_such_image_is_a_fault(reply: Reply, said: str) -> 
         assert said in output.fault and output.sample.image.size == (64, 64)
 
 
-def test_what_was_not_drawn_is_unscored_with_its_reason_and_money_counts(tmp_path: Path) -> None:
+def test_an_image_that_was_refused_is_unscored_with_its_reason_and_costs_are_counted(tmp_path: Path) -> None:
     blocked = error(400, "Your request was rejected by the safety system.", "moderation_blocked")
     with JudgeServer(blocked, drawing(), drawing(color="blue")) as server:
         seen: list[tuple[int, int]] = []
@@ -174,7 +174,7 @@ def embedded_site(tmp_path: Path) -> Any:
         yield f"{listener.url}/v1"
 
 
-def test_a_name_says_all_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_gives_the_capabilities_before_any_request(capsys: pytest.CaptureFixture[str]) -> None:
     able = read_capabilities(find_source("openai:gpt-image-2,quality=medium,size=2048"))
     assert able.image_cost == pytest.approx(4 * 0.053) and not able.repeatable and not able.takes_guidance
     wide = "openai:gpt-image-2,quality=medium,size=2048x1024"

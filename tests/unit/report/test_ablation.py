@@ -107,7 +107,7 @@ def test_searches_with_equal_zero_gradient_controls_share_one() -> None:
     assert [one.name for one in plan_runs(own)] == ["default", "gradient-zero", "strategy-alt_gradient-zero"]
 
 
-def test_all_runs_come_under_the_first_seed_before_any_comes_under_the_next() -> None:
+def test_all_runs_of_the_first_seed_come_before_those_of_the_next() -> None:
     recipe = Recipe(**BASE, seeds=2, then=("noise",), settings={"evaluator": "icons"}, runs=({}, {"gradient": "zero"}))
     planned = plan_runs(recipe, {"seed": 5, "benchmark": "icons-hard"})
     assert [one.name for one in planned] == [
@@ -197,7 +197,7 @@ def test_a_setting_of_a_run_that_its_method_does_not_read_is_an_error(change: di
         plan_runs(Recipe(**BASE, runs=({}, change)))
 
 
-def test_every_method_and_pools_where_drawings_are_independent() -> None:
+def test_a_star_plans_every_method_and_one_pool() -> None:
     planned = plan_runs(Recipe(**BASE, runs=({"method": "milr"}, {"method": "*"})), {"steps": 20})
     assert sorted(str(one.settings.method) for one in planned) == sorted(METHODS)
     pool = next(one.settings for one in planned if one.settings.method == "best-of-n")
@@ -205,7 +205,7 @@ def test_every_method_and_pools_where_drawings_are_independent() -> None:
     assert all(one.settings.pool is None for one in planned if not str(one.settings.method).startswith("best-of-n"))
 
 
-def test_pools_are_drawn_by_the_methods_that_they_are_cut_from() -> None:
+def test_only_best_of_n_methods_have_pools() -> None:
     assert set(POOLED) == {"best-of-n", "best-of-n-sampled"}
 
 

@@ -62,7 +62,7 @@ def test_an_entry_has_all_values_of_its_runs(runs: dict[str, Path]) -> None:
     assert entry.reward_calls == np.mean([task.last.reward_calls for task in run.tasks])
 
 
-def test_of_equal_rewards_the_answer_is_the_best_of_the_search(tmp_path: Path) -> None:
+def test_equal_rewards_are_decided_as_in_the_search(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "parts", tasks=make_tasks(4), reward="parts@1", method="best-of-n")
     (entry,), run = read_entries([folder]), read_run(folder)
     assert any(task.answer != task.images[0] for task in run.tasks)
@@ -162,7 +162,7 @@ def test_a_search_without_its_control_is_not_a_result(runs: dict[str, Path]) -> 
 
 
 @pytest.mark.slow
-def test_one_search_of_zero_gradient_is_the_control_of_all_that_would_draw_the_same(tmp_path: Path) -> None:
+def test_one_zero_gradient_search_is_the_control_of_all_searches_that_would_draw_the_same(tmp_path: Path) -> None:
     tasks = make_tasks(2)
     settings: dict[str, dict[str, object]] = {"joint": {}, "zero": {"gradient": "zero"}, "alt": {"strategy": "alt"}}
     settings |= {"text": {"text_ratio": 0.5}, "fixed": {"noise": "fixed"}, "image": {"image_ratio": 0.0}}

@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("pattern", [".", "*", "*/*"])
-def test_every_way_to_name_them_reports_them(
+def test_runs_are_reported_in_whichever_way_they_are_named(
     home: Path, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [home] if pattern == "." else sorted(home.glob(pattern))

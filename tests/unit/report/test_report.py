@@ -93,7 +93,7 @@ def test_published_rows_have_their_number_of_prompts_and_no_interval() -> None:
     assert figure.as_table().rows[0].cells[0].text == "0.780" and figure.as_table().rows[0].prompts == 553
 
 
-def test_only_the_papers_wise_fills_its_column(tmp_path: Path) -> None:
+def test_only_the_papers_edition_of_wise_fills_its_column(tmp_path: Path) -> None:
     tasks = [Task(prompt="x", tag="Time"), Task(prompt="y", tag="Space")]
     runs = [
         make_run(tmp_path / name, method="one-shot", tasks=tasks, benchmark=name, steps=1)
@@ -116,7 +116,7 @@ def test_sections_depend_on_the_runs_contents(sections: list[Section]) -> None:
 
 
 @pytest.mark.slow
-def test_our_rows_stand_in_the_papers_tables(sections: list[Section]) -> None:
+def test_our_rows_are_in_the_papers_tables(sections: list[Section]) -> None:
     tables = {table.key: table for table in paper_tables(sections)}
     assert list(tables) == ["table-1", "table-2", "table-3", "table-6", "table-7"]
     assert ours(tables["table-1"]) == ["fake + milr", "fake + one-shot"]
@@ -141,7 +141,7 @@ def test_without_runs_the_tables_say_which_command_makes_them() -> None:
     assert all(figure.told.startswith("no run given: milr ablate") for figure in make_figures([]))
 
 
-def test_figures_are_cut_from_the_runs(sections: list[Section]) -> None:
+def test_figures_are_computed_from_the_runs(sections: list[Section]) -> None:
     figures, icons = by_key(make_figures(sections)), sections[0]
     assert all(not figure.told for figure in figures.values())
     steps = figures["figure-4"]
@@ -224,7 +224,7 @@ def test_a_sweep_under_another_reward_has_its_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_our_strategies_stand_among_the_methods_with_settings_of_their_own(tmp_path: Path) -> None:
+def test_our_strategies_are_listed_among_the_methods_with_their_own_settings(tmp_path: Path) -> None:
     settings: list[dict[str, object]] = [{}, {"gradient": "zero"}, {"text_ratio": 0.5}]
     settings += [{"strategy": "steer", "text_ratio": 1.0, "learning_rate": 0.01}]
     made = [make_run(tmp_path / str(i), tasks=make_tasks(6), steps=1, **one) for i, one in enumerate(settings)]  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_our_strategies_stand_among_the_methods_with_settings_of_their_own(tmp_p
     assert [name.partition(", strategy ")[2][:5] for name in ours(table)] == ["", "steer"]
 
 
-def test_measures_by_hand() -> None:
+def test_measures_of_text_and_image_equal_values_computed_by_hand() -> None:
     assert entropy("aabb") == 1 and entropy("aaaa") == 0 and entropy("") == 0
     collapsed = measure_text("beige glove beige glove beige glove")
     assert (collapsed.words, collapsed.repetition, collapsed.entropy) == (6, pytest.approx(0.6), 1)

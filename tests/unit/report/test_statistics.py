@@ -53,7 +53,7 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_subsets(
     assert expected_best(reward, evaluator, [size])[0, 0] == pytest.approx(np.mean(means))
 
 
-def test_best_of_n_from_a_pool_by_hand() -> None:
+def test_best_of_n_from_a_pool_equals_values_computed_by_hand() -> None:
     # One correct drawing of four: a pair has it with probability 1/2. More than N drawings give no value.
     pool = np.array([[0.0, 1.0, 0.0, 0.0]])
     np.testing.assert_allclose(expected_best(pool, pool, [1, 2, 4, 5]), [[0.25, 0.5, 1.0, NAN]])
@@ -75,7 +75,7 @@ def test_each_prompt_counts_once_however_often_it_was_searched() -> None:
     np.testing.assert_array_equal(found, [[1.0], [0.0], [NAN]])
 
 
-def test_overall_weighs_tags_as_told() -> None:
+def test_the_overall_mean_uses_the_given_weights_of_tags() -> None:
     values = np.array([[1.0], [1.0], [0.0], [0.0], [0.5], [NAN]])
     tags = ["x", "x", "x", "x", "y", "z"]
     equal = estimate(values, tags, {"x": 1, "y": 1, "z": 1})
@@ -112,7 +112,7 @@ def test_the_order_of_prompts_changes_no_mean_and_an_interval_holds_it(rows: lis
         assert found.low >= 0 and found.high <= 1
 
 
-def test_areas_by_hand() -> None:
+def test_areas_equal_values_computed_by_hand() -> None:
     # 0 after one drawing, 1 after two: a straight line. A constant curve has its own value. 1 from the third on:
     # on log2 the axis is 0, 1, 1.585, 2.
     np.testing.assert_allclose(area(np.array([[0.0, 1.0], [0.4, 0.4]])), [0.5, 0.4])

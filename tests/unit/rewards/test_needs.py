@@ -71,7 +71,9 @@ OF_ICONS = {"icons", "icons-soft", "icons-judge"}
         (ASKED, ICONS, (OF_ANY | OF_ITEMS) - {"self"}),
     ],
 )
-def test_rewards_that_can_score_a_task(task: Task, capabilities: Capabilities | None, expected: set[str]) -> None:
+def test_the_rewards_that_can_score_a_task_are_known(
+    task: Task, capabilities: Capabilities | None, expected: set[str]
+) -> None:
     assert able(task, capabilities) == expected
 
 
@@ -116,7 +118,7 @@ def test_in_python_a_search_refuses_before_it_begins() -> None:
     next(search([FREE], model, FakeReward(brightness)))  # a user's own reward: its needs are unknown
 
 
-def test_the_table_says_what_the_constructors_take() -> None:
+def test_the_table_agrees_with_the_constructors() -> None:
     takes = {"device": "device", "model": "model", "server": "vlm", "parts": "load"}
     for name, entry in REWARDS.items():
         wanted = inspect.signature(load(entry)).parameters
@@ -157,7 +159,7 @@ def test_rewards_get_the_runs_placement(monkeypatch: pytest.MonkeyPatch) -> None
     assert locate_reward("mix:placed+icons", there) == "placed: meta, icons: cpu"
 
 
-def test_facts_of_the_machine_say_where_rewards_compute() -> None:
+def test_the_facts_of_a_machine_name_the_device_of_rewards() -> None:
     facts = machine_facts(Placement("cpu"), {"reward_device": "server"})
     assert facts.keys() == {"threads", "device", "reward_device"}
     assert (facts["device"], facts["reward_device"]) == ("cpu", "server")

@@ -72,7 +72,7 @@ def test_conditions_are_asked_one_by_one(prompt: str, questions: list[str]) -> N
     assert condition_questions(parse_prompt(prompt)) == questions
 
 
-def test_the_words_are_those_of_the_training() -> None:
+def test_questions_use_the_words_of_the_training() -> None:
     """A task's questions are those that training asks, with the answer yes, about a scene of that content."""
     from training.questions import ask_questions
     from training.world import open_world
@@ -89,7 +89,7 @@ def test_the_words_are_those_of_the_training() -> None:
     assert all(count > 10 for count in kinds.values()), kinds
 
 
-def test_the_score_is_the_chance_that_all_holds() -> None:
+def test_the_score_is_the_probability_that_all_conditions_hold() -> None:
     model = Icons(apple=0.9, clock=0.5)
     reward = load_reward("self", model=model)
     (score,) = reward([GREY], [parse_prompt("a red apple and a clock")])
@@ -142,7 +142,7 @@ def test_an_invalid_probability_is_unscored() -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_model_answers_and_replies(embedded: Janus) -> None:
+def test_the_embedded_model_scores_any_image_and_answers_questions(embedded: Janus) -> None:
     reward = load_reward("self", model=embedded)
     task = parse_prompt("a red apple left of a blue clock")
     odd = [Image.new("RGB", (1, 1)), Image.new("RGB", (4000, 10)), Image.new("CMYK", (40, 30))]

@@ -100,7 +100,7 @@ def test_unscored_images_stay_unscored(folders: list[Path], tmp_path: Path) -> N
     assert found.steps[0].scores == step.scores
 
 
-def test_prompts_that_are_not_ours_stay_out_and_are_named_by_their_places(folders: list[Path], tmp_path: Path) -> None:
+def test_third_party_prompts_are_left_out_and_named_by_position(folders: list[Path], tmp_path: Path) -> None:
     run = read_run(folders[0])
     theirs = {"data": "nowhere", "benchmark": "geneval", "places": tuple(range(10, 10 + len(run.manifest.tasks)))}
     file = tmp_path / f"a{COMPACT_SUFFIX}"

@@ -48,7 +48,7 @@ def scores(folder: Path) -> list[object]:
     return [task.evaluated for task in read_run(folder).tasks]
 
 
-def test_another_evaluator_and_back_is_the_first_one(run: Path) -> None:
+def test_evaluating_again_by_the_first_evaluator_restores_its_scores(run: Path) -> None:
     before = read_run(run)
     assert list(evaluate_run(run, OTHER, "other"))[-1] == (6, 6)
     seen = read_run(run)
@@ -63,7 +63,7 @@ def test_another_evaluator_and_back_is_the_first_one(run: Path) -> None:
     assert not list(run.rglob("*.new"))
 
 
-def test_the_evaluators_time_is_not_the_methods(run: Path) -> None:
+def test_the_evaluators_time_does_not_count_as_the_methods(run: Path) -> None:
     before = read_run(run).manifest
     list(evaluate_run(run, OTHER, "other", vlm_usage=lambda: {"url": "u", "calls": 7, "cached": 0}))
     after = read_run(run).manifest
@@ -93,7 +93,7 @@ def test_an_evaluator_that_cannot_score_the_run_is_refused(run: Path, capsys: py
 
 
 @pytest.mark.slow
-def test_an_evaluator_of_icons_is_not_shown_a_natural_models_images(
+def test_an_evaluator_of_icons_is_refused_for_a_natural_models_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The run's model is looked up; if it is missing, nothing is refused because of it."""
@@ -109,7 +109,7 @@ def test_an_evaluator_of_icons_is_not_shown_a_natural_models_images(
     assert main(["evaluate", str(run), "--evaluator", "icons-judge"]) == 0
 
 
-def test_self_is_not_asked_about_another_models_images(
+def test_self_is_refused_for_another_models_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
@@ -156,7 +156,7 @@ class Moody:
 @pytest.mark.parametrize(
     ("value", "least", "code"), [(0.5, None, 0), (0.5, "0.5", 0), (0.5, "0.6", 1), (None, None, 3), (None, "0", 3)]
 )
-def test_the_exit_code_tells_what_is_unscored_and_what_is_below_the_least_mean(
+def test_the_exit_code_says_if_images_are_unscored_or_the_mean_is_too_low(
     run: Path, monkeypatch: pytest.MonkeyPatch, value: float | None, least: str | None, code: int
 ) -> None:
     """The exit code is the same again if nothing is left to score: it depends on the runs' contents."""

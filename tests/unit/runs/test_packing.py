@@ -95,7 +95,7 @@ def test_unpacking_gives_the_packed_run(run: Path, tmp_path: Path, which: Which)
 
 
 @pytest.mark.slow
-def test_packed_again_it_is_the_same_file(run: Path, tmp_path: Path) -> None:
+def test_packing_an_unpacked_run_gives_the_same_file(run: Path, tmp_path: Path) -> None:
     before = read_run(run)
     file = tmp_path / "a.run.xz"
     file.write_bytes(pack_run(before))
@@ -107,14 +107,14 @@ def test_a_small_run_is_packed_for_little_memory(run: Path) -> None:
     lzma.LZMADecompressor(memlimit=2**20).decompress(pack_run(read_run(run)))
 
 
-def test_another_image_is_noticed(run: Path, tmp_path: Path) -> None:
+def test_an_image_that_differs_after_unpacking_is_reported(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.run.xz"
     file.write_bytes(pack_run(read_run(run)))
     _, same = unpack(file, tmp_path / "again", lambda tasks, drawn: [Image.new("RGB", (8, 8))] * len(drawn), "ends")
     assert same == [False] * 12
 
 
-def test_prompts_that_are_not_ours_stay_out(run: Path, tmp_path: Path) -> None:
+def test_third_party_prompts_are_not_packed(run: Path, tmp_path: Path) -> None:
     before = read_run(run)
     theirs = replace(before, manifest=before.manifest.model_copy(update={"data": "somewhere"}))
     file = tmp_path / "a.run.xz"
@@ -187,7 +187,7 @@ def test_the_commands_say_what_they_did_and_what_they_refuse(
     assert "--pictures some: give one of none, ends, all" in capsys.readouterr().err
 
 
-def test_nothing_is_written_over_and_two_runs_of_one_name_stay_two(
+def test_nothing_is_overwritten_and_two_runs_of_one_name_stay_separate(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [str(shutil.copytree(run, tmp_path / place / "run")) for place in "cb"]
@@ -216,7 +216,9 @@ def test_an_image_name_that_leads_out_of_the_folder_is_refused(run: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_embedded_models_images_come_back_to_the_pixel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unpacking_restores_every_pixel_of_the_embedded_models_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if not embedded_folder().is_dir():
         pytest.skip(f"no embedded model in {embedded_folder()}: `make train` makes one")
     folder = tmp_path / "run"

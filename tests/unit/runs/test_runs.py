@@ -65,7 +65,7 @@ def test_a_stored_step_has_every_field_of_a_record() -> None:
     assert [name for name in StoredStep.model_fields if name not in of_the_run] == [f.name for f in fields(StepRecord)]
 
 
-def test_the_manifest_tells_how_the_run_was_made_and_what_it_cost(tmp_path: Path) -> None:
+def test_the_manifest_says_how_the_run_was_made_and_what_it_cost(tmp_path: Path) -> None:
     with writer(tmp_path) as run:
         assert read_run(tmp_path).manifest.status == "running"
         for record in fake_records(TASKS, [[0.1, 0.2], [0.3]], drawings_per_step=3):
@@ -302,7 +302,7 @@ def test_a_second_process_is_refused_and_a_dead_processs_lock_is_ignored(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_is_said_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_the_run_resumes_later(tmp_path: Path) -> None:
     """A limit on file sizes replaces a full disk: both make a write fail with OSError."""
     code = (
         "import resource, sys; from milr.cli.main import _fail; from milr.errors import MilrError\n"
@@ -355,7 +355,7 @@ def test_a_strip_wraps_to_rows_and_enlarges_by_whole_factors(count: int, size: i
         (None, None, "unscored", "failed"),
     ],
 )
-def test_a_strips_frame_tells_met_improved_and_failed(
+def test_a_strips_frame_shows_met_improved_and_failed(
     first: float | None, best: float | None, finished: Finished, outcome: str
 ) -> None:
     def made(value: float | None) -> Score | Unscored:

@@ -162,7 +162,7 @@ def write_old(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_a_folder_of_format_1_reads_field_by_field(tmp_path: Path) -> None:
+def test_every_field_of_a_folder_of_format_1_is_read(tmp_path: Path) -> None:
     run = read_run(write_old(tmp_path / "old"))
     manifest = run.manifest
     assert (manifest.format, manifest.method) == (2, "milr")

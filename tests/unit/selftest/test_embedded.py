@@ -35,7 +35,7 @@ def test_both_icon_detectors_pass(capsys: pytest.CaptureFixture[str], monkeypatc
     assert {finding[:6].strip() for finding in findings} <= {"ok", "?"} and not blank and last == "icons: ready"
 
 
-def test_labelled_drawings_reveal_a_reward_that_accepts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelled_images_reveal_a_reward_that_accepts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     blank = Image.new("RGB", (16, 16))
     monkeypatch.setattr(icons, "draw_labelled", lambda: [blank] * len(labelled_drawings()))
     labelled = labelled_drawings()
@@ -101,7 +101,9 @@ def test_the_embedded_model_is_examined(embedded: Janus) -> None:
 
 
 @pytest.mark.parametrize(("right", "fine"), [(30, True), (27, True), (10, False), (55, False)])
-def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model_must_score_about_as_its_card_says(
+    right: int, fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other images of the same quality pass; a model that became much worse or better does not."""
     said = examination.Figures(
         benchmark="icons", evaluator="icons-judge", prompts=60, seed=1, right={"one-shot": 30}, seen=50
@@ -121,7 +123,7 @@ def test_the_embedded_model_is_held_to_its_card(right: int, fine: bool, monkeypa
     assert asked == [("icons", "icons-judge", 60, 1)]
 
 
-def test_the_card_is_measured_over_all_tags_with_what_a_drawing_is_worth() -> None:
+def test_the_card_has_the_figures_of_each_benchmark() -> None:
     wanted = {"evaluator": "icons", "prompts": 6, "seed": 1}
     model = FakeModel()
     model.capabilities = replace(

@@ -11,7 +11,7 @@ from milr.cli.main import main
 
 
 @pytest.mark.parametrize("name", ["geneval", "geneval-hf"])
-def test_doctor_without_scipy_ends_with_its_advice(
+def test_doctor_without_scipy_prints_how_to_install_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)  # as if it were not installed

@@ -118,7 +118,7 @@ def test_every_sampler_is_implemented(name: str) -> None:
     assert sample(certain, [torch.Generator().manual_seed(0)], 1.0, name).tolist() == [1]
 
 
-def test_strategies_name_latents_that_they_have_and_settings_that_there_are() -> None:
+def test_strategies_name_only_existing_latents_and_settings() -> None:
     for strategy in STRATEGIES.values():
         assert set(strategy.latents) <= {"text", "image"}
         for total in (1, 2, 5):
@@ -140,7 +140,7 @@ def test_every_setting_that_a_method_reads_can_be_given(method: str) -> None:
     assert [*type(settings.own).model_fields, *SamplingParams.model_fields, *RunSettings.model_fields] == [*given]
 
 
-def test_built_in_then_the_models_then_the_strategys_then_what_is_given() -> None:
+def test_given_settings_override_defaults_of_strategy_model_and_milr_in_this_order() -> None:
     def rate(given: Mapping[str, object], defaults: Mapping[str, object]) -> float:
         return make_settings("milr", given, defaults).get("learning_rate")
 
@@ -337,13 +337,13 @@ def test_stored_settings_that_are_not_allowed_are_refused() -> None:
         Settings.model_validate(stored)
 
 
-def test_without_a_method_they_are_those_of_the_search() -> None:
+def test_settings_without_a_method_are_those_of_the_search() -> None:
     assert Settings() == make_settings() == make_settings("milr")
     assert Settings.model_validate({}) == Settings()
 
 
 @ALL
-def test_a_json_schema_is_what_make_settings_takes(method: str) -> None:
+def test_a_json_schema_has_the_settings_that_make_settings_accepts(method: str) -> None:
     schema = json_schema(method)
     assert schema["title"] == method and schema["additionalProperties"] is False
     assert list(schema["properties"]) == list(read_by(method))
@@ -354,7 +354,7 @@ def test_a_json_schema_is_what_make_settings_takes(method: str) -> None:
     json.dumps(schema)
 
 
-def test_most_drawings_are_what_a_method_makes_at_most() -> None:
+def test_most_drawings_is_the_largest_number_that_a_method_draws() -> None:
     assert [make_settings(name).own.most_drawings for name in ("one-shot", "text-reasoning")] == [1, 1]
     assert make_settings("parm", {"steps": 4}).own.most_drawings == 5
     assert make_settings("milr", {"steps": 4, "drawings_per_step": 3}).own.most_drawings == 15
@@ -397,7 +397,7 @@ def test_a_method_of_another_package_declares_its_own() -> None:
         make_settings("mine")
 
 
-def test_stored_settings_of_a_method_that_is_not_there_are_kept() -> None:
+def test_stored_settings_of_an_unknown_method_are_kept() -> None:
     settings = make_settings("mine", {"fruit": "pear", "tries": 3}, declared=Mine)
     read = Settings.model_validate_json(settings.model_dump_json())
     assert (read.method, read.get("fruit"), read.get("tries")) == ("mine", "pear", 3)

@@ -35,7 +35,7 @@ BODY = '"prompt": "a cat, two dogs"'
         ),
     ],
 )
-def test_every_form_of_a_checklist_is_the_same_questions(name: str, text: str, tmp_path: Path) -> None:
+def test_every_form_of_a_checklist_gives_the_same_questions(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     (task,) = read_tasks(tmp_path / name, free=True)
     assert task.checklist == (CAT, TWO)

@@ -51,7 +51,7 @@ def item(name: str, color: str | None = None) -> Requirement:
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_every_form_of_a_file_says_the_same_tasks(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+def test_every_form_of_a_file_gives_the_same_tasks(tmp_path: Path, name: str, text: str, encoding: str) -> None:
     path = tmp_path / name
     path.write_bytes(text.removeprefix("\ufeff" if encoding == "utf-16" else "").encode(encoding))
     assert read_tasks(path, free=True) == TWO
@@ -64,7 +64,7 @@ def test_lines_that_only_look_like_a_form_are_prompts(tmp_path: Path) -> None:
     assert [task.prompt for task in read_tasks(path, free=True)] == lines
 
 
-def test_cells_and_keys_say_tag_and_explanation(tmp_path: Path) -> None:
+def test_table_cells_and_json_keys_give_tag_and_explanation(tmp_path: Path) -> None:
     table, array = tmp_path / "a.csv", tmp_path / "a.json"
     table.write_text('prompt,Explanation,tag\n"two\ndogs",pets,mine\n')
     array.write_text('[{"Prompt": "two\\ndogs", "Explanation": "pets", "tag": "mine", "include": null}]')
@@ -73,7 +73,7 @@ def test_cells_and_keys_say_tag_and_explanation(tmp_path: Path) -> None:
     assert read_tasks(array, free=True) == [task]
 
 
-def test_files_outside_the_tasks_are_skipped_with_a_note(tmp_path: Path) -> None:
+def test_unknown_fields_are_skipped_with_a_note(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     more = {"index": 3, "detailed_caption": "x", "tag": "counting", "include": [{"class": "dog", "count": 2}]}
     path.write_text(json.dumps({**more, "prompt": "a photo of two dogs"}) + '\n{"index": 4, "prompt": "a cat"}')
@@ -104,7 +104,7 @@ def test_pipes_and_standard_input_are_read(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_the_official_files_are_read_as_they_stand(shared_data: Path) -> None:
+def test_the_official_files_are_read_unchanged(shared_data: Path) -> None:
     wise = read_prompt_file(shared_data / "wise" / "legacy" / "natural_science.json", free=True)
     official = json.loads((shared_data / "wise" / "legacy" / "natural_science.json").read_text())
     assert [(task.prompt, task.explanation) for task in wise.tasks] == [
@@ -123,14 +123,14 @@ def test_the_official_files_are_read_as_they_stand(shared_data: Path) -> None:
 # --- files that are refused ---
 
 
-def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
+def test_a_text_file_has_one_prompt_per_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"\xef\xbb\xbf\r\na photo of a dog\r\n\r\n  two cats\r\n")
     assert read_tasks(path) == [parse_prompt("a photo of a dog"), parse_prompt("two cats")]
     assert read_tasks(str(path)) == read_tasks(path)
 
 
-def test_a_json_lines_own_lists_win_over_its_prompt(tmp_path: Path) -> None:
+def test_the_requirements_in_a_json_line_override_its_prompt(tmp_path: Path) -> None:
     path = tmp_path / "tasks.txt"
     line = {"prompt": "a dog", "include": [{"class": "cat", "count": 1, "color": "red"}]}
     path.write_text(f'{json.dumps(line)}\n\n{{"prompt": "two cats", "explanation": "pets"}}\n')
@@ -214,7 +214,7 @@ def test_a_plain_prompt_file_accepts_any_line(tmp_path: Path) -> None:
     assert read_tasks(path, free=True) == [Task(prompt="the stars"), parse_prompt("a dog")]
 
 
-def test_tables_that_do_not_say_where_the_prompt_is_are_refused(tmp_path: Path) -> None:
+def test_tables_without_a_readable_prompt_column_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for text, part in (
         ("name,id\ntwo dogs,1\n", "no column of the first line, 'name, id', is named 'prompt'"),
@@ -245,7 +245,7 @@ def test_tables_that_do_not_say_where_the_prompt_is_are_refused(tmp_path: Path) 
         ("a.txt", "two\0dogs", "holds NUL characters"),
     ],
 )
-def test_broken_forms_are_refused_and_never_drawn(tmp_path: Path, name: str, text: str, part: str) -> None:
+def test_broken_files_are_refused_and_not_read_as_prompts(tmp_path: Path, name: str, text: str, part: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(UsageError) as caught:

@@ -82,7 +82,7 @@ def test_names_are_genevals_in_its_order(shared_data: Path) -> None:
     assert list(OBJECT_NAMES) == (shared_data / "geneval" / "object_names.txt").read_text().splitlines()
 
 
-def test_geneval_jsonl_file_is_read_as_it_stands(shared_data: Path, geneval_lines: list[str]) -> None:
+def test_genevals_jsonl_file_is_read_unchanged(shared_data: Path, geneval_lines: list[str]) -> None:
     tasks = read_tasks(shared_data / "geneval" / "evaluation_metadata.jsonl")
     assert tasks == [Task.model_validate_json(line) for line in geneval_lines]
     # The same prompts as text give the same tasks.
@@ -154,7 +154,7 @@ def test_english_plurals_and_singulars_are_read_by_their_count(prompt: str, name
     assert (task.tag, task.include, task.exclude) == ("counting", (item(name, 2),), (item(name, 3),))
 
 
-def test_one_and_articles_count_one_whatever_the_nouns_form() -> None:
+def test_one_and_articles_mean_one_for_singular_and_plural_nouns() -> None:
     for prompt in ("a dog", "one dog", "the dog", "dog", "a dogs", "one dogs"):
         task = parse_prompt(prompt)
         assert (task.tag, task.include, task.exclude) == ("single_object", (item("dog"),), ())
@@ -196,7 +196,7 @@ def test_politeness_quotes_and_final_dots_are_accepted(typed: str, prompt: str) 
 
 
 @pytest.mark.parametrize("side", ["left of", "to the left of", "on the left of", "LEFT  OF"])
-def test_every_way_to_say_left(side: str) -> None:
+def test_every_way_to_say_left_is_read(side: str) -> None:
     task = parse_prompt(f"A photo of a dog {side} a cat.")
     assert task.tag == "position"
     assert task.include == (item("cat"), item("dog", position=("left of", 0)))
@@ -214,7 +214,7 @@ def test_every_way_to_say_left(side: str) -> None:
         ("a dog, a cat, and a cow", [item("dog"), item("cat"), item("cow")]),
     ],
 )
-def test_references_come_before_what_they_place(prompt: str, include: list[Requirement]) -> None:
+def test_reference_objects_come_before_the_objects_placed_by_them(prompt: str, include: list[Requirement]) -> None:
     task = parse_prompt(prompt)
     assert (task.tag, list(task.include)) == (None, include)
 
@@ -287,7 +287,7 @@ def test_lists_are_joined_as_training_joined_them() -> None:
     assert parse_prompt("photo of dog, cat").prompt == "a photo of a dog and a cat"
 
 
-def test_models_of_any_text_get_it_as_it_was_typed() -> None:
+def test_models_that_read_any_text_get_the_prompt_as_typed() -> None:
     typed = ["A Red Apple and TWO blue Clocks.", "a big dog", "a kitten", "a dog next to a cat", "a phone"]
     free = tasks_from_prompts(typed, free=True)
     assert [task.prompt for task in free] == typed
@@ -332,7 +332,7 @@ def test_models_of_any_text_get_it_as_it_was_typed() -> None:
         (" \n", ["the prompt is empty"]),
     ],
 )
-def test_errors_name_the_word_and_the_way_out(prompt: str, parts: list[str]) -> None:
+def test_errors_name_the_word_and_how_to_fix_it(prompt: str, parts: list[str]) -> None:
     text = message(prompt)
     assert all(part in text for part in parts), text
     assert "\n" not in text
@@ -342,7 +342,7 @@ def test_a_long_prompt_is_cut_in_its_error() -> None:
     assert len(message("dog " * 1000)) < 400
 
 
-def test_phrases_refuse_what_has_no_word() -> None:
+def test_phrases_refuse_unknown_names_counts_and_colours() -> None:
     with pytest.raises(UsageError, match="did you mean 'apple'"):
         Phrase("aple")
     with pytest.raises(UsageError, match="one to four"):
@@ -351,7 +351,7 @@ def test_phrases_refuse_what_has_no_word() -> None:
         Phrase("apple", 1, "gray")
 
 
-def test_writing_refuses_wrong_joiners() -> None:
+def test_write_prompt_refuses_wrong_joiners_and_numbers_of_phrases() -> None:
     pair = [Phrase("dog"), Phrase("cat")]
     with pytest.raises(UsageError, match="did you mean 'above'"):
         write_prompt(pair, ["abov"])

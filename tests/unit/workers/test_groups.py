@@ -33,7 +33,7 @@ ONE = {"CPU": 2.0, "GPU": 1.0}
         (Group(1, 0.0, 3), [{"CPU": 4}], [FOUR], 2),
     ],
 )
-def test_what_fits_on_nodes(
+def test_groups_that_fit_on_nodes_are_counted(
     group: Group, bundles: list[dict[str, float]], nodes: list[dict[str, float]], room: int
 ) -> None:
     assert group.bundles == bundles

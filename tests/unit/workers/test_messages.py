@@ -38,7 +38,7 @@ def write(folder: Path, records: list[StepRecord]) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_who_writes_a_run_encodes_no_image_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_writer_of_a_run_encodes_no_image_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = draw()
     here = write(tmp_path / "here", records)
     sent: list[StepRecord] = pickle.loads(pickle.dumps(records))
@@ -60,7 +60,7 @@ def test_a_sample_without_an_image_says_so() -> None:
         _ = empty.image
 
 
-def test_texts_are_where_pillow_would_put_them(tmp_path: Path) -> None:
+def test_texts_are_written_as_pillow_writes_them(tmp_path: Path) -> None:
     image, texts = Image.new("RGB", (8, 4), "red"), {key: f"{key} 一只猫" for key in KEYS}
     chunks, out = PngImagePlugin.PngInfo(), BytesIO()
     for key in KEYS:

@@ -138,7 +138,7 @@ def test_a_reward_worker_that_dies_is_replaced_with_its_worker(gpus: Any, tmp_pa
     assert all(isinstance(score, Score) for task in run.tasks for step in task.steps for score in step.scores)
 
 
-def test_what_no_node_can_place_is_refused_at_once(gpus: Any, tmp_path: Path) -> None:
+def test_groups_that_fit_on_no_node_are_refused_at_once(gpus: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"needs 1 CPUs and 2 GPUs, and for its reward worker 1 CPU and 1 GPUs, all"):
         make_group_job(tmp_path, 2.0, 1.0)
 

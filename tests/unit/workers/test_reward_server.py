@@ -117,7 +117,7 @@ def fails(images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[float]:
         (b'{"items": [{"picture": "%", "task": {"prompt": "fog"}}]}', 200, "the image cannot be read"),
     ],
 )
-def test_requests_that_are_none_of_the_protocol_are_refused(body: bytes, status: int, said: str) -> None:
+def test_requests_outside_the_protocol_are_refused(body: bytes, status: int, said: str) -> None:
     with serving(Whole()) as (server,):
         assert said in ask(server.url, body, status)
 
@@ -144,7 +144,7 @@ def test_large_images_of_a_request_are_held_a_few_at_a_time(monkeypatch: pytest.
     assert [round(255 * one["value"]) if "value" in one else None for one in said] == [0, 1, 2, 3, None, 5, 6, 7]  # type: ignore[attr-defined]
 
 
-def test_a_reward_that_fails_ends_no_server() -> None:
+def test_a_failing_reward_does_not_end_its_server() -> None:
     file = io.BytesIO()
     IMAGES[0].save(file, "PNG")
     picture = base64.b64encode(file.getvalue()).decode()

@@ -48,7 +48,7 @@ def submit(script: str, where: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("script", ["ray.sbatch", "processes.sbatch"])
-def test_a_script_is_good_bash(script: str) -> None:
+def test_a_script_is_valid_bash(script: str) -> None:
     subprocess.run(["bash", "-n", str(FOLDER / script)], check=True)
 
 

@@ -143,7 +143,7 @@ def test_a_total_limit_stops_all_workers_and_resuming_draws_the_rest(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_python")
-def test_what_a_worker_cannot_load_is_the_commands_error() -> None:
+def test_an_error_while_a_worker_loads_is_the_commands_error() -> None:
     with pytest.raises(MilrError, match="tests.support.worker_parts has no 'lod'"):
         load_team(NAMES["milr"], Placement(), WorkerChoice(1, loader="tests.support.worker_parts:lod"))
 

@@ -105,7 +105,7 @@ def test_each_category_has_its_scorers(reward: T2ICompBench, official: dict[str,
     }
 
 
-def test_complex_prompts_of_the_other_lists(reward: T2ICompBench, shared_data: Path) -> None:
+def test_complex_prompts_of_other_lists_use_their_scorers(reward: T2ICompBench, shared_data: Path) -> None:
     for kind, count in (("action", 2), ("spatialaction", 3)):
         prompt = (shared_data / "t2i_compbench" / f"complex_val_{kind}.txt").read_text().splitlines()[0]
         with_dot, without = reward([photograph()] * 2, [Task(prompt=prompt), Task(prompt=prompt.rstrip("."))])
@@ -117,7 +117,9 @@ def test_complex_prompts_of_the_other_lists(reward: T2ICompBench, shared_data: P
             assert score.value == pytest.approx(max(0.0, sum(scorers.values()) / count))
 
 
-def test_substitutes_are_named_everywhere(reward: T2ICompBench, official: dict[str, Task]) -> None:
+def test_replacement_scorers_are_named_in_reward_columns_and_scores(
+    reward: T2ICompBench, official: dict[str, Task]
+) -> None:
     assert reward.name.startswith("t2i-compbench@2+blip-hub-copy+owlv2-for-unidet/")
     titles = reward.column_titles()
     assert titles["non_spatial"] == "non_spatial"
@@ -129,7 +131,7 @@ def test_substitutes_are_named_everywhere(reward: T2ICompBench, official: dict[s
     assert score.evidence["approximations"] == ["OWLv2 in UniDet's place"]
 
 
-def test_a_batch_is_its_singles_in_any_order(reward: T2ICompBench, official: dict[str, Task]) -> None:
+def test_a_batch_equals_single_calls_in_any_order(reward: T2ICompBench, official: dict[str, Task]) -> None:
     tasks = [official[name] for name in CATEGORIES]
     images = [photograph(), photograph("coffee"), Image.new("L", (4000, 10), 90), photograph("rocket")] * 2
     batch = reward(images[:6], tasks)
@@ -172,7 +174,7 @@ def test_unscorable_images_have_a_reason(reward: T2ICompBench, monkeypatch: pyte
         )
 
 
-def test_a_tag_takes_other_prompts(reward: T2ICompBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tag_allows_prompts_outside_the_official_lists(reward: T2ICompBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "_load_spacy", lambda: None)
     score = reward([photograph()], [Task(prompt="a red cat and a blue dog", tag="color")])[0]
     assert isinstance(score, Score)
@@ -182,7 +184,9 @@ def test_a_tag_takes_other_prompts(reward: T2ICompBench, monkeypatch: pytest.Mon
     assert notes[-1] == "noun phrases by splitter (approximation)"
 
 
-def test_missing_weights_come_with_their_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path) -> None:
+def test_missing_weights_are_named_with_their_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path
+) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
     with pytest.raises(UsageError, match=r"milr convert blip-vqa model_base_vqa_capfilt_large\.pth"):
         load_reward("t2i-compbench")
@@ -192,7 +196,7 @@ def test_missing_weights_come_with_their_commands(monkeypatch: pytest.MonkeyPatc
         load_reward("t2i-compbench")
 
 
-def test_unidets_own_results_take_owlv2s_place(in_root: Path, official: dict[str, Task], tmp_path: Path) -> None:
+def test_unidets_own_results_replace_owlv2(in_root: Path, official: dict[str, Task], tmp_path: Path) -> None:
     (tmp_path / "vqa_result.json").write_text('[{"question_id": 0, "answer": 0.875}]')
     (tmp_path / "mapping.json").write_text('[{"image": "x_000000.png", "question_id": 0}]')
     photograph().save(tmp_path / "x_000000.png")
@@ -306,7 +310,7 @@ def answers(path: Path) -> list[dict[str, object]]:
         ("complex", "annotation_3_in_1", "vqa_score.txt"),
     ],
 )
-def test_a_folder_in_official_files_out(
+def test_an_official_folder_gives_official_result_files(
     in_root: Path, tmp_path: Path, shared_data: Path, category: str, results: str, mean_file: str
 ) -> None:
     folder = write_folder(tmp_path / "images", shared_data, category)
@@ -369,7 +373,7 @@ def test_unidets_results_score_a_folder(in_root: Path, tmp_path: Path, shared_da
     assert [(one["name"], one["confidence"]) for one in regions] == [("giraffe", 0.9), ("lamp", 0.7)]
 
 
-def test_another_reward_has_its_mean(tmp_path: Path, shared_data: Path) -> None:
+def test_another_reward_gets_a_mean_and_no_official_files(tmp_path: Path, shared_data: Path) -> None:
     layout = T2ICompBenchLayout()
     found = layout.find(write_folder(tmp_path / "images", shared_data, "color"), None)
     scores = [Score(0.25, "other@1", 0.9), Unscored("dark", "other@1"), *[Score(0.5, "other@1", 0.9)] * 2]
@@ -378,7 +382,7 @@ def test_another_reward_has_its_mean(tmp_path: Path, shared_data: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_folders_that_cannot_be_scored(tmp_path: Path, shared_data: Path) -> None:
+def test_folders_that_cannot_be_scored_are_refused(tmp_path: Path, shared_data: Path) -> None:
     def refused(pattern: str, prompts: Path | None = None) -> None:
         with pytest.raises(UsageError, match=pattern):
             T2ICompBenchLayout().find(tmp_path / "x", prompts)

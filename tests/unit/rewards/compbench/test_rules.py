@@ -77,7 +77,7 @@ def test_the_complex_lists_are_the_official_ones(shared_data: Path) -> None:
             assert listing.kind == kind
 
 
-def test_the_table_says_what_made_it(shared_data: Path) -> None:
+def test_the_table_names_its_tagger_and_prompt_files(shared_data: Path) -> None:
     origin = table_origin()
     assert origin["official"] == "spaCy 3.5.3 with en_core_web_sm 3.5.0"
     hashes = origin["prompt_files"]
@@ -114,7 +114,7 @@ def test_other_prompts_need_a_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
             analyse(prompt)
 
 
-def test_an_installed_spacy_is_asked_and_named() -> None:
+def test_an_installed_spacy_is_used_and_named() -> None:
     pytest.importorskip("spacy", reason="spaCy is an extra: milr[compbench]")
     if prompts._load_spacy() is None:
         pytest.skip("en_core_web_sm is not installed: python -m spacy download en_core_web_sm")
@@ -197,7 +197,7 @@ def test_complex_objects_are_on_both_sides_of_a_relation_word(text: str, objects
         ("next to", box(0, 0), box(151, 160), 150 / 160),
     ],
 )
-def test_geometry(relation: str | None, first, second, value: float) -> None:
+def test_relations_are_scored_by_the_geometry_of_boxes(relation: str | None, first, second, value: float) -> None:
     if relation == "near":  # exactly 150 on both axes is no longer close, and scores 150 / 150
         assert score_geometry(relation, first, second) == 1.0
     assert score_geometry(relation, first, second) == pytest.approx(value)
@@ -218,7 +218,7 @@ boxes = st.tuples(coordinates, coordinates, coordinates, coordinates).map(
 
 
 @given(st.sampled_from((*RELATIONS, None)), boxes, boxes)
-def test_geometry_is_a_share_and_opposites_exclude_each_other(relation, first, second) -> None:
+def test_geometry_is_between_0_and_1_and_opposites_exclude_each_other(relation, first, second) -> None:
     value = score_geometry(relation, first, second)
     assert 0 <= value <= 1
     opposite = {
@@ -233,7 +233,7 @@ def test_geometry_is_a_share_and_opposites_exclude_each_other(relation, first, s
 
 
 @given(boxes, boxes)
-def test_overlap_is_symmetric_and_a_share(first, second) -> None:
+def test_overlap_is_symmetric_and_between_0_and_1(first, second) -> None:
     assert overlap(first, second) == overlap(second, first)
     assert 0 <= overlap(first, second) <= 1
 
@@ -242,7 +242,7 @@ def test_overlap_is_symmetric_and_a_share(first, second) -> None:
     ("size", "frame"),
     [((384, 384), (479, 479)), ((512, 512), (479, 479)), ((1024, 512), (480, 240)), ((100, 400), (120, 480))],
 )
-def test_the_official_frame(size, frame) -> None:
+def test_boxes_are_in_the_official_frame(size, frame) -> None:
     assert official_frame(*size) == frame
 
 
@@ -251,7 +251,7 @@ def test_the_official_frame(size, frame) -> None:
 LEFT = "on the left of"
 
 
-def test_both_found_and_placed() -> None:
+def test_two_objects_in_the_right_places_add_position_to_their_confidences() -> None:
     seen = [Seen("cat", 0.8, box(100, 200)), Seen("dog", 0.6, box(300, 200))]
     verdict = score_spatial(LEFT, ("cat", "dog"), seen)
     assert verdict.value == pytest.approx(0.25 * 0.8 + 0.25 * 0.6 + 0.5)
@@ -275,7 +275,7 @@ def test_the_most_confident_box_of_a_name_counts_in_any_order() -> None:
     assert score_spatial(LEFT, ("cat", "dog"), seen).counted == (seen[2], seen[1])
 
 
-def test_regions_are_the_objects_that_count_in_the_images_own_pixels() -> None:
+def test_regions_are_the_objects_that_count_in_pixels_of_the_image() -> None:
     seen = [Seen("dog", 0.25, (0, 0, 240, 120)), Seen("cup", 0.9, (1, 2, 3, 4)), Seen("dog", 0.125, (5, 5, 9, 9))]
     low = score_spatial(LEFT, ("cat", "dog"), seen)  # too low to score: what was found is a region all the same
     assert low.value == 0
@@ -286,7 +286,7 @@ def test_regions_are_the_objects_that_count_in_the_images_own_pixels() -> None:
     assert score_spatial(LEFT, ("cat", "dog"), []).regions(Image.new("RGB", (9, 9))) == ()
 
 
-def test_names_must_be_equal() -> None:
+def test_object_names_must_match_exactly() -> None:
     seen = [Seen("table, desk", 0.9, box(100, 200)), Seen("dog", 0.9, box(300, 200))]
     verdict = score_spatial(LEFT, ("table", "dog"), seen)
     assert verdict.value == 0
@@ -302,7 +302,7 @@ def test_a_prompt_of_one_noun_counts_it_twice() -> None:
 # --- 3-in-1 ---
 
 
-def test_three_in_one_takes_the_scorers_of_its_list() -> None:
+def test_three_in_one_averages_the_scorers_of_its_list() -> None:
     values = {"blip-vqa": 0.9, "spatial": 0.6, "clip": 0.3}
     assert combine("spatial", values) == pytest.approx(0.75)
     assert combine("action", values) == pytest.approx(0.6)
@@ -318,7 +318,7 @@ def test_three_in_one_takes_the_scorers_of_its_list() -> None:
 HEADER = "key,oid_freebase,oid_name,objects365_name,coco_name,mapillary_name\n"
 
 
-def test_labels_of_a_label_space(tmp_path: Path, shared_data: Path) -> None:
+def test_labels_are_read_from_a_label_space(tmp_path: Path, shared_data: Path) -> None:
     """Some rows of every kind equal the benchmark's own list."""
     path = tmp_path / "learned_mAP+M.csv"
     path.write_text(
@@ -368,7 +368,7 @@ def test_wrong_label_files_are_refused(tmp_path: Path) -> None:
             read_labels(other)
 
 
-def test_detections_that_unidet_gave_elsewhere(tmp_path: Path) -> None:
+def test_detections_that_unidet_wrote_are_read(tmp_path: Path) -> None:
     path = tmp_path / "unidet.jsonl"
     rows = [["cat", 0.8, *box(100, 200)], ["dog", 0.6, *box(300, 200)]]
     path.write_text(json.dumps({"image": "x_000000.png", "detections": rows}) + "\n\n")
@@ -394,7 +394,7 @@ def test_detections_that_unidet_gave_elsewhere(tmp_path: Path) -> None:
             read_unidet(path)
 
 
-def test_scores_that_the_official_script_wrote(tmp_path: Path) -> None:
+def test_scores_that_the_official_script_wrote_are_read(tmp_path: Path) -> None:
     (tmp_path / "vqa_result.json").write_text('[{"question_id": 7, "answer": 0.75}]')
     with pytest.raises(UsageError, match=r"mapping\.json"):
         read_unidet(tmp_path)
@@ -408,5 +408,5 @@ def test_scores_that_the_official_script_wrote(tmp_path: Path) -> None:
         read_unidet(tmp_path / "nothing")
 
 
-def test_all_is_finite() -> None:
+def test_boxes_without_area_give_a_finite_score() -> None:
     assert math.isfinite(score_geometry("next to", box(0, 0, 0), box(0, 0, 0)))

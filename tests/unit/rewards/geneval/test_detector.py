@@ -77,7 +77,9 @@ def test_the_padding_is_grey_before_normalising() -> None:
         ((3000, 1), (1, 1333), (32, 1344)),
     ],
 )
-def test_sizes(size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]) -> None:
+def test_images_are_resized_and_padded_to_known_sizes(
+    size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]
+) -> None:
     prepared = prepare(Image.new("RGB", size))
     assert prepared.resized == resized
     assert tuple(prepared.pixels.shape[-2:]) == padded
@@ -85,7 +87,9 @@ def test_sizes(size: tuple[int, int], resized: tuple[int, int], padded: tuple[in
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
-def test_the_resize_lies_within_a_level_of_exact_bilinear(old_h: int, old_w: int, h: int, w: int, seed: int) -> None:
+def test_the_resize_differs_from_exact_bilinear_by_one_level_at_most(
+    old_h: int, old_w: int, h: int, w: int, seed: int
+) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (old_h, old_w, 3), dtype=np.uint8)
     exact = torch.nn.functional.interpolate(
         torch.from_numpy(pixels).permute(2, 0, 1)[None].double(), (h, w), mode="bilinear", align_corners=False
@@ -174,7 +178,7 @@ def test_boxes_end_after_the_last_pixel() -> None:
     assert seen.mask.sum() == 16 * 4
 
 
-def test_the_mask_is_cut_before_it_is_brought_to_the_images_size() -> None:
+def test_the_mask_is_cropped_before_it_is_resized_to_the_image() -> None:
     # 64 x 32 becomes 1333 x 667, padded to 1344 x 672: masks in the padding are ignored.
     shape = prepared((64, 32))
     assert shape.pixels.shape[-2:] == (672, 1344)

@@ -204,7 +204,9 @@ def score(reward: GenEval, task: Task, *seen: tuple[str, float, tuple[int, int, 
         ),
     ],
 )
-def test_each_tag(reward: GenEval, prompt: str, tag: str, right: list, wrong: list) -> None:
+def test_images_of_each_tag_are_scored_correctly(
+    reward: GenEval, prompt: str, tag: str, right: list, wrong: list
+) -> None:
     task = parse_prompt(prompt)
     assert task.tag == tag
     yes, no = (score(reward, task, *seen, _0="green", _70="red") for seen in (right, wrong))
@@ -226,7 +228,7 @@ def test_no_colour_is_asked_for_where_objects_are_missing(reward: GenEval) -> No
     assert reward._colors.asked == []  # type: ignore[union-attr]
 
 
-def test_regions_are_what_counts_and_nothing_else(reward: GenEval) -> None:
+def test_regions_are_only_the_objects_that_count(reward: GenEval) -> None:
     found = score(reward, parse_prompt("a dog"), ("dog", 0.2, LEFT), ("cat", 0.9, RIGHT), ("cow", 0.1, TOP))
     assert found.regions == (Region("cat", (70, 40, 90, 60), 0.9, None),)
 
@@ -242,7 +244,7 @@ def test_unscorable_images_are_unscored(reward: GenEval) -> None:
 
 
 @pytest.mark.slow
-def test_photographs_in_the_real_classes(geneval_weights: Path) -> None:
+def test_photographs_are_scored_by_networks_of_the_real_classes(geneval_weights: Path) -> None:
     data = pytest.importorskip("skimage.data", reason='needs pip install "milr[dev]"')
     images = [Image.fromarray(data.chelsea()), Image.fromarray(data.coffee()).convert("L")]
     reward = load_reward("geneval-hf", self_test=False)
@@ -316,7 +318,7 @@ def test_the_arithmetic_is_right_on_this_machine() -> None:
     assert [finding.fine for finding in findings] == [True, True, True], findings
 
 
-def test_wrong_arithmetic_is_seen(monkeypatch) -> None:
+def test_wrong_arithmetic_is_detected(monkeypatch) -> None:
     import milr.rewards.geneval.known_answers as check
 
     monkeypatch.setattr(check, "resize", lambda pixels, height, width: np.zeros((height, width, 3), np.uint8))
@@ -326,12 +328,12 @@ def test_wrong_arithmetic_is_seen(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_weights_that_see_nothing_are_refused(geneval_weights: Path) -> None:
+def test_weights_that_detect_nothing_are_refused(geneval_weights: Path) -> None:
     with pytest.raises(MilrError, match="fails its self-test, so nothing is scored: .*milr doctor geneval"):
         GenEval()
 
 
-def test_a_detector_that_sees_right_passes() -> None:
+def test_a_detector_with_correct_detections_passes() -> None:
     class Sees:
         def __init__(self, *names: str) -> None:
             self.names = list(names)
@@ -347,7 +349,7 @@ def test_a_detector_that_sees_right_passes() -> None:
     assert fine("cat", "cat") == [False, True]
 
 
-def test_colours_that_are_wrong_are_seen() -> None:
+def test_wrong_colours_are_detected() -> None:
     class Says:
         def classify(self, image: Image.Image, objects: Sequence[Instance]) -> list[str]:
             return ["red"]
@@ -386,12 +388,12 @@ def test_the_doctor_knows_files_that_are_not_the_official_ones(geneval_weights: 
     assert hub["mask2former-swin-small-coco-instance/model.safetensors"].fine is None
 
 
-def test_a_doctor_on_an_absent_device(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_doctor_refuses_an_absent_device(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
     assert main(["doctor", "geneval", "--device", "cuda:99"]) == 2
     assert "no device 'cuda:99' here" in capsys.readouterr().err
 
 
-def test_a_name_that_no_doctor_knows() -> None:
+def test_doctor_refuses_an_unknown_name() -> None:
     assert {"geneval", "geneval-hf"} <= set(DOCTORS)
     assert main(["doctor", "genevla"]) == 2

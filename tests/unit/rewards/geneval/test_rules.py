@@ -174,7 +174,7 @@ def test_only_the_most_confident_object_is_asked_for_its_colour() -> None:
     assert apply_rules(red_first, RED_DOG).correct
 
 
-def test_equally_confident_objects_stand_in_the_order_of_their_boxes() -> None:
+def test_equally_confident_objects_are_ordered_by_their_boxes() -> None:
     left, right = seen(0, color="red"), seen(10, color="blue")
     assert apply_rules({"dog": [left, right]}, RED_DOG).correct
     assert apply_rules({"dog": [right, left]}, RED_DOG).correct

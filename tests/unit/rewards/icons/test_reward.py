@@ -54,7 +54,7 @@ def stop_sign(left: int = 8, top: int = 8, side: int = 56, color=(244, 67, 54), 
     return image
 
 
-def test_a_batch_is_its_singles_in_order_and_repeats(icons: Icons, soft: IconsSoft):
+def test_a_batch_equals_single_calls_in_order_and_repeats(icons: Icons, soft: IconsSoft):
     images = [plain(), noise(1), stop_sign(), noise(2, (60, 90)), plain((245, 230, 196), (300, 20))]
     tasks = [APPLE, parse_prompt("two dogs"), parse_prompt("a stop sign"), APPLE, parse_prompt("a cat above a dog")]
     for reward in (icons, soft):
@@ -110,7 +110,7 @@ def test_modes_that_hold_the_same_pixels_score_the_same(icons: Icons):
     assert icons.detector.detect(same) == [expected] * 3
 
 
-def test_a_known_image_is_not_searched_again(icons: Icons, monkeypatch: pytest.MonkeyPatch):
+def test_a_known_images_detections_come_from_the_cache(icons: Icons, monkeypatch: pytest.MonkeyPatch):
     detector = IconDetector(icons.detector.network, icons.detector.config)
     images = [stop_sign(), plain((255, 0, 0))]
     first = detector.detect(images)
@@ -137,7 +137,7 @@ def test_images_of_another_size_have_boxes_in_their_own_pixels(icons: Icons):
     assert all(0 <= v <= 512 for v in large[:4])
 
 
-def test_a_hand_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
+def test_a_hand_drawn_sign_is_scored_correctly(icons: Icons, soft: IconsSoft):
     image = stop_sign()
     right, colored, two, other = (
         parse_prompt(f"a photo of {words}")
@@ -154,7 +154,7 @@ def test_a_hand_drawn_sign_is_judged(icons: Icons, soft: IconsSoft):
 
 
 @pytest.mark.parametrize("name", sorted(PROMPTS))
-def test_rendered_scenes_are_judged(icons: Icons, soft: IconsSoft, name: str):
+def test_rendered_scenes_are_scored_correctly(icons: Icons, soft: IconsSoft, name: str):
     # Drawn by training/scenes.py; each prompt has exactly one missing or wrong object.
     with Image.open(SCENES / name) as image:
         image.load()
@@ -204,7 +204,7 @@ def test_scores_are_calibrated_numbers_and_names_are_known(icons: Icons):
             assert detections == sorted(detections, key=lambda d: -d[4])
 
 
-def test_the_table():
+def test_the_icon_rewards_are_found_by_name():
     assert {"icons", "icons-soft"} <= set(REWARDS)
     assert load_reward().name.startswith("icons@1/")
     assert load_reward("icons-soft", model=object()).name.startswith("icons-soft@1/")
@@ -242,6 +242,6 @@ def test_a_folder_without_a_detector_is_a_usage_error(tmp_path):
         Icons(tmp_path)
 
 
-def test_saving_keeps_visible_pixels(tmp_path, icons: Icons):
+def test_a_saved_detector_gives_the_same_detections(tmp_path, icons: Icons):
     icons.detector.save(tmp_path)
     assert Icons(tmp_path).detector.detect([stop_sign()]) == icons.detector.detect([stop_sign()])

@@ -45,7 +45,7 @@ def photograph() -> Image.Image:
 # --- weights ---
 
 
-def test_the_published_weights_by_tag() -> None:
+def test_the_weights_by_tag_are_the_published_ones() -> None:
     """benchmarks.md, section 4.8, both versions."""
     for tag in TAGS:
         is_color = tag in ("colors", "color_attr")
@@ -57,7 +57,7 @@ def test_the_published_weights_by_tag() -> None:
         weights_for("colors", "reward5")
 
 
-def test_a_line_of_mix() -> None:
+def test_the_mix_of_a_tag_is_written_as_a_reward_name() -> None:
     assert write_mix("color_attr") == "mix:grounding-dino*0.4+git-vqa*0.4+unified-reward*0.2"
     assert write_mix("position", "reward4") == "mix:grounding-dino*0.75+git-vqa*0.25"
 
@@ -65,7 +65,7 @@ def test_a_line_of_mix() -> None:
 # --- GroundingDINO's rules ---
 
 
-def test_caption_and_words() -> None:
+def test_names_are_joined_to_a_caption_and_found_in_it() -> None:
     names = ("traffic light", "dog", "big red bus")
     caption = write_caption(names)
     assert caption == "traffic light . dog . big red bus."
@@ -87,7 +87,7 @@ def test_boxes_become_corners_in_pixels() -> None:
     assert to_corners(boxes, 200, 400) == [(50, 150, 150, 250), (0, 200, 100, 400)]
 
 
-def test_suppression_needs_corners() -> None:
+def test_suppression_compares_corners_of_boxes() -> None:
     """Two boxes beside each other; if centres and sizes were read as corners, they would overlap."""
     centred = torch.tensor([[0.3, 0.5, 0.2, 0.8], [0.55, 0.5, 0.2, 0.8]])
     corners = to_corners(centred, 100, 100)
@@ -121,7 +121,7 @@ def test_an_extra_object_is_punished_where_geneval_allows_it() -> None:
     ("dog", "cat", "value"),
     [(boxes(1), boxes(1, 100), 0.9), (boxes(1, 100), boxes(1), 0.4), (boxes(1), [], 0.2), ([], [], 0.0)],
 )
-def test_places(dog, cat, value: float) -> None:
+def test_presence_and_position_are_scored(dog, cat, value: float) -> None:
     found, parts = score_places(include("a dog left of a cat"), {"dog": dog, "cat": cat})
     assert found == pytest.approx(value)
     assert parts["dog: present"] == float(bool(dog))
@@ -133,7 +133,7 @@ def test_positions_come_from_the_most_confident_boxes() -> None:
 
 
 @pytest.mark.parametrize("relation", ["left of", "right of", "above", "below"])
-def test_all_four_relations(relation: str) -> None:
+def test_all_four_relations_are_scored(relation: str) -> None:
     at = {"left of": (0, 100), "right of": (200, 100), "above": (100, 0), "below": (100, 200)}[relation]
     dog = [(0.9, (at[0], at[1], at[0] + 20.0, at[1] + 20.0))]
     cat = [(0.9, (100.0, 100.0, 120.0, 120.0))]
@@ -142,7 +142,7 @@ def test_all_four_relations(relation: str) -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
-def test_images_fit(width: int, height: int) -> None:
+def test_resized_images_fit_the_limits(width: int, height: int) -> None:
     fitted = fit(width, height, 800, 1333)
     ratio = max(width, height) / min(width, height)
     assert 1 <= min(fitted) <= 800
@@ -150,7 +150,7 @@ def test_images_fit(width: int, height: int) -> None:
     assert (width < height) == (fitted[0] < fitted[1]) or 800 in fitted or ratio < 1.1
 
 
-def test_known_sizes() -> None:
+def test_resized_images_have_known_sizes() -> None:
     assert fit(384, 384, 800, 1333) == (800, 800)
     assert fit(640, 480, 800, 1333) == (1066, 800)
     assert fit(1000, 500, 800, 1333) == (1332, 666)
@@ -223,7 +223,7 @@ def test_detections_are_the_span_means_above_the_threshold(
         ({"class": "bus", "count": 2, "color": "blue"}, "Are there 2 blue buss?"),
     ],
 )
-def test_questions_in_the_authors_words(item: dict[str, object], question: str) -> None:
+def test_questions_use_the_authors_words(item: dict[str, object], question: str) -> None:
     assert write_question(Requirement.model_validate(item)) == question
 
 
@@ -248,7 +248,7 @@ def test_git_answers_about_photographs(root: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("made", [GroundingDino, GitVqa])
-def test_missing_weights_come_with_their_command(made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_weights_are_named_with_their_command(made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(tmp_path))
     with pytest.raises(UsageError, match="hf download"):
         made()

@@ -162,7 +162,7 @@ def test_items_become_parts_and_the_explanation_says_which_fail(clients: list[Vl
     assert score.explanation == ("2 of 3 items fail: Is there a bird? no: 0.00; How many dogs are there? two: 0.05")
 
 
-def test_a_server_without_probabilities_is_read_by_words_and_said_to_be(clients: list[VlmClient]) -> None:
+def test_a_server_without_probabilities_is_read_by_words_and_the_score_says_so(clients: list[VlmClient]) -> None:
     replies = {"cat": say("Yes."), "dogs": say("There are 3."), "bird": say("No")}
     with JudgeServer(answer_by(replies)) as server:
         (score,) = load(server, clients, "checklist:mean")([RED], [TASK])
@@ -199,7 +199,7 @@ def test_words_are_read_never_guessed(text: str, item: int, expected: float | No
     assert (score.value if isinstance(score, Score) else None) == expected
 
 
-def test_one_item_that_fails_leaves_the_image_unscored_and_is_alone_asked_again(clients: list[VlmClient]) -> None:
+def test_one_failed_item_leaves_the_image_unscored_and_only_it_is_asked_again(clients: list[VlmClient]) -> None:
     good = say("yes", first=listed(("yes", 0.9), ("two", 0.5), ("no", 0.5)))
     with JudgeServer(answer_by({"dogs": fail(400), "": good})) as server:
         reward = load(server, clients, price=(1000, 0))
@@ -213,7 +213,7 @@ def test_one_item_that_fails_leaves_the_image_unscored_and_is_alone_asked_again(
         assert len(server.asked) == asked + 1
 
 
-def test_equal_words_that_expect_other_answers_are_asked_once_and_read_apart(clients: list[VlmClient]) -> None:
+def test_equal_questions_with_different_answers_are_asked_once_and_read_separately(clients: list[VlmClient]) -> None:
     tasks = [Task(prompt="dogs", checklist=(ITEMS[1].model_copy(update={"answer": n}),)) for n in ("two", "three")]
     with JudgeServer(say("two", first=listed(("two", 0.75), ("three", 0.25)))) as server:
         scores = load(server, clients)([RED, RED], tasks)
@@ -221,7 +221,7 @@ def test_equal_words_that_expect_other_answers_are_asked_once_and_read_apart(cli
     assert [one.value for one in scores if isinstance(one, Score)] == pytest.approx([0.75, 0.25])
 
 
-def test_corebench_asks_in_its_words_and_counts_what_is_answered_yes(clients: list[VlmClient]) -> None:
+def test_corebench_asks_its_own_questions_and_counts_yes_answers(clients: list[VlmClient]) -> None:
     task = Task(prompt="a {question}", checklist=ITEMS[:1] + (ChecklistItem(question="Is it {prompt}?"),))
     with JudgeServer(answer_by({"cat": say("yes"), "Is it": say("no")})) as server:
         (score,) = load(server, clients, "t2i-corebench")([RED], [task])
@@ -276,14 +276,14 @@ def test_an_estimate_counts_every_question(clients: list[VlmClient]) -> None:
     assert "at most 10 calls" in second
 
 
-def test_means() -> None:
+def test_scores_of_items_have_a_geometric_or_arithmetic_mean() -> None:
     assert mean_of([0.25, 1.0], "geometric") == pytest.approx(0.5)
     assert mean_of([0.25, 1.0], "arithmetic") == 0.625
     assert (mean_of([0.0, 1.0], "geometric"), mean_of([1.0] * 7, "geometric")) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("program", ["", "(", "TEMPLATE = 'x'", "'{}'.format(x)", "TEMPLATE = TEXT = 'x'"])
-def test_a_program_without_words_is_refused(program: str, tmp_path: Path) -> None:
+def test_a_program_without_prompts_for_a_judge_is_refused(program: str, tmp_path: Path) -> None:
     (tmp_path / "eval.py").write_text(program)
     for read in (read_geneval2_words, read_corebench_words):
         with pytest.raises(UsageError, match="holds no words for a judge"):

@@ -207,7 +207,7 @@ def test_a_server_that_sends_byte_by_byte_is_given_up(clients: list[VlmClient]) 
         assert "no answer within 0.3 s" in str(shown(score))
 
 
-def test_a_server_that_is_absent(clients: list[VlmClient]) -> None:
+def test_an_absent_server_leaves_the_image_unscored(clients: list[VlmClient]) -> None:
     with JudgeServer(OK) as server:
         pass
     (score,) = load(server, clients)([RED], [CAT])
@@ -241,7 +241,7 @@ def test_retry_after_is_waited_for(clients: list[VlmClient]) -> None:
 # --- what is sent
 
 
-def test_the_request_is_the_protocols(clients: list[VlmClient]) -> None:
+def test_the_request_is_what_the_protocol_prescribes(clients: list[VlmClient]) -> None:
     with JudgeServer(say(WISE), say("Score: 1"), say("Final Score: 3"), OK) as server:
         for name in ("wise-legacy", "wise", "unified-reward", "gpt-4o"):
             load(server, clients, name)([RED], [CAT])
@@ -318,7 +318,7 @@ def test_missing_files_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         load_reward("gpt-4o", vlm=VlmClient(VlmSettings(url="http://localhost:1/v1")))
 
 
-def test_wises_words_are_read_from_its_evaluator_and_nothing_else(
+def test_only_wises_judge_prompts_are_read_from_its_evaluator(
     clients: list[VlmClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with JudgeServer(say(WISE), say("Score: 1")) as server:
@@ -341,7 +341,7 @@ def test_wises_words_are_read_from_its_evaluator_and_nothing_else(
 
 
 @pytest.mark.parametrize("program", ["", "(", "x = {'role': 'user', 'content': [{'text': 'hello'}]}", "\0", "{**{}}"])
-def test_a_program_without_words_is_refused(program: str, tmp_path: Path) -> None:
+def test_a_program_without_prompts_for_a_judge_is_refused(program: str, tmp_path: Path) -> None:
     (tmp_path / "eval.py").write_text(program)
     with pytest.raises(UsageError, match="holds no words for a judge"):
         read_words(tmp_path / "eval.py")
@@ -443,7 +443,7 @@ def test_budgets_are_read(text: str | None, most: float, unit: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "5 dollars", "_"])
-def test_no_budget_is_guessed(text: str) -> None:
+def test_unclear_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="give calls or tokens"):
         parse_budget(text)
 
@@ -571,7 +571,7 @@ def load_remote(server: JudgeServer, clients: list[VlmClient]) -> Reward:
     return load_reward(f"{server.root}/score", vlm=clients[-1])
 
 
-def test_a_rewards_score_is_kept_whatever_its_other_fields_are(clients: list[VlmClient]) -> None:
+def test_a_remote_score_is_valid_although_its_other_fields_are_not(clients: list[VlmClient]) -> None:
     odd = {"value": 0.5, "parts": {"a": "much"}, "explanation": None, "evidence": [1]}
     with JudgeServer(DESCRIBED, write(json.dumps({"scores": [odd]}).encode())) as server:
         (score,) = load_remote(server, clients)([RED], [CAT])
@@ -643,9 +643,7 @@ def test_a_redirect_is_not_followed_and_takes_no_key_along(clients: list[VlmClie
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("bomb", [True, False])
-def test_a_packed_reply_is_unpacked_as_far_as_a_verdict_goes(
-    encoding: str, bomb: bool, clients: list[VlmClient]
-) -> None:
+def test_a_compressed_reply_is_unpacked_up_to_a_size_limit(encoding: str, bomb: bool, clients: list[VlmClient]) -> None:
     body = completion("0") + b" " * (40 * 2**20 if bomb else 0)
     packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
     assert len(packed) < 100_000
@@ -756,7 +754,7 @@ def test_no_key_header_or_image_is_ever_logged(
     assert data[40:100] not in everything
 
 
-def test_keys_and_data_are_taken_out_of_a_servers_words() -> None:
+def test_keys_and_data_are_removed_from_a_servers_messages() -> None:
     assert redact(f"wrong key {KEY}!") == "wrong key [key]!"
     assert redact("key sk-proj-abcdefgh was Bearer abc.def") == "key [key] was [key]"
     assert redact("x " + "QUJD" * 40 + " y") == "x [data] y"

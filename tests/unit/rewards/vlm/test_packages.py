@@ -99,7 +99,7 @@ def test_unified_reward_runs_in_this_process() -> None:
     assert scores == [reader([p], [t])[0] for p, t in zip(PICTURES, TASKS, strict=True)]
 
 
-def test_a_prompt_injects_no_mark_into_a_model_in_this_process() -> None:
+def test_a_prompt_injects_no_special_token_into_a_model_in_this_process() -> None:
     (score,) = InProcess(POINTWISE, embedded_folder())(PICTURES[:1], [Task(prompt="a <image_placeholder> dog")])
     assert isinstance(score, Unscored) and "spells <image_placeholder>" in score.reason
 
@@ -118,7 +118,7 @@ def test_an_answer_in_this_process_becomes_a_score(monkeypatch: pytest.MonkeyPat
     assert isinstance(score, Score) and score.value == 0.75
 
 
-def test_a_folders_model_is_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_a_folder_runs_on_the_runs_device(monkeypatch: pytest.MonkeyPatch) -> None:
     # "meta" stands for a device that is not here.
     monkeypatch.setattr("milr.rewards.vlm.unified_reward.find_device", torch.device)
     reward = load_reward(f"unified-reward:{embedded_folder()}", placement=Placement("meta", "float16"))

@@ -64,7 +64,7 @@ def test_nothing_else_is_a_binary_verdict(text: str) -> None:
     assert "neither a bare 0 nor a bare -1" in str(value(read_binary, text))
 
 
-def test_a_binary_verdict_that_may_go_on_is_none() -> None:
+def test_a_binary_verdict_at_the_token_limit_is_refused() -> None:
     assert "goes on after the token limit" in str(value(read_binary, "0", cut=True))
     assert "goes on after the token limit" in str(value(read_binary, "There are 0 apples", cut=True))
 
@@ -110,7 +110,7 @@ def test_an_invalid_wise_score_has_a_reason(text: str, said: str) -> None:
     assert said in str(value(read_wise_legacy, text))
 
 
-def test_three_twos_are_one() -> None:
+def test_wise_scores_of_two_give_the_value_one() -> None:
     assert value(read_wise_legacy, "2\n2\n2") == 1.0
 
 
@@ -157,7 +157,7 @@ def test_unified_scores_may_be_fractions(text: str, expected: float) -> None:
     assert value(read_unified, text) == pytest.approx(expected)
 
 
-def test_unified_marks_become_parts() -> None:
+def test_scores_of_unified_reward_become_parts() -> None:
     verdict = read_unified(Answer("apple (object): 1\n- left of (relation): 0\nFinal Score: 2"))
     assert verdict.parts == {"apple (object)": 1.0, "left of (relation)": 0.0}
 

@@ -139,7 +139,7 @@ def test_a_spent_budget_ends_the_search_with_the_best_so_far() -> None:
     assert 2 not in {record.index for record in records}  # tasks that cannot be scored are not begun
 
 
-def test_an_image_that_is_met_as_the_budget_ends_is_met() -> None:
+def test_a_task_that_is_met_as_the_budget_ends_is_met() -> None:
     class Half(Spent):
         def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             return [Score(1.0, self.name, 0.9), Unscored("spent", self.name, final=True)]
@@ -181,7 +181,7 @@ def test_a_mix_is_the_weighted_mean_of_its_parts() -> None:
     assert score.explanation == "bright 1.00 (the fake said 1.0), half 0.50 (the fake said 0.5)"
 
 
-def test_half_a_mix_is_unscored_and_names_the_part() -> None:
+def test_a_mix_with_an_unscored_part_is_unscored_and_names_it() -> None:
     lost = FakeReward(lambda p, t: math.nan)
     mix = Mix("whole+lost", parts_of(whole=FakeReward(), lost=lost))
     (score,) = mix([Image.new("RGB", (4, 4))], TASKS[:1])
@@ -232,7 +232,7 @@ def test_a_mix_of_the_table_is_loaded_by_its_name() -> None:
 # --- a panel
 
 
-def test_a_panel_looks_at_the_first_and_at_each_new_best_image() -> None:
+def test_a_panel_scores_the_first_and_each_new_best_image() -> None:
     looked: list[Image.Image] = []
 
     def look(image: Image.Image, task: Task) -> float:
@@ -288,7 +288,7 @@ def test_a_panel_is_never_optimised() -> None:
         assert replace(after, panel_first={}, panel_best={}, notes=before.notes) == before
 
 
-def test_no_panel_passes_records_on() -> None:
+def test_without_a_panel_records_pass_unchanged() -> None:
     records = list(fake_records(TASKS[:1], [[0.2, 0.9]]))
     assert all(a is b for a, b in zip(watch(iter(records), {}), records, strict=True))
 
