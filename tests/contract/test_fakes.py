@@ -49,7 +49,7 @@ def test_an_image_depends_on_prompt_and_reasoning() -> None:
     assert len(drawn) == 16
 
 
-def test_models_of_other_seeds_are_other_models() -> None:
+def test_models_with_different_seeds_draw_different_images() -> None:
     assert draw(FakeModel(1), PROMPTS[0], None) != draw(FakeModel(2), PROMPTS[0], None)
     assert draw(FakeModel(1), PROMPTS[0], None) == draw(FakeModel(1), PROMPTS[0], None)
 

@@ -131,7 +131,7 @@ def scenes() -> tuple[list[Image.Image], list[Task]]:
     return [*images, lines], tasks
 
 
-def test_a_batch_is_its_singles_in_any_order_and_again(reward: Reward) -> None:
+def test_a_batch_equals_single_calls_in_any_order_and_repeats(reward: Reward) -> None:
     images, tasks = scenes()
     batch = reward(images, tasks)
     assert len(batch) == 4

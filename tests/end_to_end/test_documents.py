@@ -66,7 +66,7 @@ def test_an_example_runs(
         assert isinstance(space["scores"][0], milr.Score)
 
 
-def test_the_method_is_printed_as_it_is() -> None:
+def test_the_printed_method_equals_its_source() -> None:
     from milr.methods.milr import milr as method
 
     real = ast.parse(inspect.getsource(method)).body[0]

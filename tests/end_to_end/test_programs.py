@@ -70,7 +70,9 @@ def test_attention_is_measured(small_machine: None, tmp_path: Path, one_thread: 
 
 @pytest.mark.slow
 @runs("bench/gpu.py")
-def test_a_gpu_is_pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def test_the_gpu_measurement_runs_on_a_pretended_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     from bench import gpu
 
     pixel = gpu.torch.zeros(1, 1, 1, 3, dtype=gpu.torch.uint8)
@@ -261,7 +263,7 @@ def test_workers_are_measured_against_one_process(
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["worker", "coordinator"])
 @runs("bench/worker_kills.py")
-def test_a_kill_changes_nothing(what: str, capsys: pytest.CaptureFixture[str], forked_python: None) -> None:
+def test_kills_of_workers_change_no_result(what: str, capsys: pytest.CaptureFixture[str], forked_python: None) -> None:
     from bench import worker_kills
 
     worker_kills.main([what, "--rounds", "1", "--model", "fake"])

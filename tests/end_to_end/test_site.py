@@ -45,7 +45,7 @@ def test_the_changelog_names_what_exists() -> None:
         pkgutil.resolve_name(name)
 
 
-def test_an_attribute_keeps_what_is_before_its_colon() -> None:
+def test_an_attributes_description_keeps_the_text_before_its_colon() -> None:
     napoleon = pytest.importorskip("sphinx.ext.napoleon")
     lines = ["The best image so far: value first.", "Then parts."]
     runpy.run_path(str(ROOT / "docs" / "conf.py"))["keep_colon"](None, "attribute", "milr.Task", None, None, lines)

@@ -151,7 +151,7 @@ def test_an_icon_is_gone_if_its_label_says_so(sampler: layouts.Sampler) -> None:
         ("color", 0.5, True, 3, UNKNOWN),
     ],
 )
-def test_a_label_after_damage(kind: str, share: float, whole: bool, name: int, color: int) -> None:
+def test_damage_changes_name_and_colour_of_a_label(kind: str, share: float, whole: bool, name: int, color: int) -> None:
     label = np.array([3, 0, 0, 48, 48, 4], np.float32)
     damage._relabel(label, kind, share, whole)
     assert (label[0], label[5]) == (name, color)
@@ -214,7 +214,7 @@ class Perfect(torch.nn.Module):
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_a_network_that_gives_the_targets_sees_what_the_labels_say(sampler: layouts.Sampler, seed: int) -> None:
+def test_a_network_that_gives_the_targets_detects_what_the_labels_say(sampler: layouts.Sampler, seed: int) -> None:
     layout = sampler.layout(np.random.default_rng(seed))
     labels = sampler.labels(layout)
     labels[labels[:, 5] == UNKNOWN, 5] = MIXED
@@ -286,7 +286,7 @@ def test_pairs_are_judged_by_their_labels(sampler: layouts.Sampler) -> None:
         assert apply_rules(detector_report.truth(sampler, pair.layout), pair.task).correct is pair.matching
 
 
-def test_no_objects_are_counted_if_nothing_is_seen() -> None:
+def test_no_objects_are_counted_if_nothing_is_detected() -> None:
     network = DetectorNetwork(DetectorConfig(widths=(2, 2, 2), blocks=1))
     torch.nn.init.constant_(network.heads.bias[0], -50.0)
     assert detector_report.count_false_objects(IconDetector(network, network_config())) == 0

@@ -30,11 +30,11 @@ Exams = list[tuple[list[tuple[int, ...]], bool]]
         ("a cat, a dog and a bed", "three"),
     ],
 )
-def test_the_kind_of_a_request(prompt: str, kind: str | None) -> None:
+def test_the_kind_of_a_request_is_recognised(prompt: str, kind: str | None) -> None:
     assert kind_of(parse_prompt(prompt)) == kind
 
 
-def test_as_many_requests_of_each_kind() -> None:
+def test_each_kind_gets_as_many_requests() -> None:
     asked = request_each_kind(make_world(3), 7)
     assert tuple(asked) == KINDS
     for kind, tasks in asked.items():

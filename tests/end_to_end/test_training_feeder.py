@@ -135,7 +135,7 @@ def test_a_reduced_prompt_asks_for_one_object_of_its_text() -> None:
 
 
 @pytest.mark.parametrize("left_out", ["text_dropout", "condition_dropout"])
-def test_a_text_left_out_tells_places_of_cells_alone(feeder: Feeder, left_out: str) -> None:
+def test_a_batch_without_texts_has_only_facts_of_cells(feeder: Feeder, left_out: str) -> None:
     batch = next(feeder.drawings(make_drawing_settings(True, **{left_out: 1.0}, reduced=1.0)))
     assert not len(batch.facts.words)
     assert (batch.facts.cell_name == IGNORED).all() and (batch.facts.cell_color == IGNORED).all()
@@ -153,7 +153,7 @@ def test_the_unconditional_half_keeps_the_first_and_the_last_token(feeder: Feede
 
 
 @pytest.mark.slow
-def test_a_drawing_of_few_cells_does_not_tell_where_objects_are(feeder: Feeder) -> None:
+def test_a_drawing_of_few_cells_does_not_reveal_where_objects_are(feeder: Feeder) -> None:
     settings = make_drawing_settings(True, batch=64)
     settings["drawings"][0] |= {"objects_kept": 0.1, "ground_kept": 0.1}
     batches = feeder.drawings(settings)
@@ -185,7 +185,7 @@ def test_the_answer_to_a_check_is_predicted_by_the_last_token(feeder: Feeder) ->
     assert len(batch.answers.unique()) == 2
 
 
-def test_each_object_of_a_checked_text_is_told_if_the_prompt_asks_for_it(feeder: Feeder) -> None:
+def test_each_object_of_a_checked_text_is_labelled_by_whether_the_prompt_asks_for_it(feeder: Feeder) -> None:
     batch = next(feeder.checks({"checking_batch": 12}))
     found: dict[int, list[tuple[str, str]]] = {}
     for (row, position), fits in zip(batch.words.tolist(), batch.fitting, strict=True):
@@ -206,7 +206,7 @@ def test_each_object_of_a_checked_text_is_told_if_the_prompt_asks_for_it(feeder:
         assert (batch.wishes.side[own] == IGNORED).tolist() == [not wish.count for wish in wishes]
 
 
-def test_a_conversation_asks_before_it_describes(feeder: Feeder) -> None:
+def test_a_conversation_has_its_questions_before_its_description(feeder: Feeder) -> None:
     batch = next(feeder.lookings(LOOKING))
     for ids, answers, description in zip(batch.ids, batch.answers, batch.description, strict=True):
         said = answers[answers != IGNORED]
@@ -329,7 +329,7 @@ def words_of(said: torch.Tensor) -> str:
     return " ".join(filter(None, (place, color, name)))
 
 
-def test_every_patch_is_told_in_the_words_of_a_text() -> None:
+def test_every_patch_is_labelled_with_the_words_of_a_text() -> None:
     world = make_world(2)
     shown = [world.scene(world.request()) for _ in range(6)]
     batch = tell_patches(shown, None)
@@ -347,7 +347,7 @@ def test_every_patch_is_told_in_the_words_of_a_text() -> None:
 
 
 @torch.no_grad()
-def test_the_tower_is_right_if_patches_are_near_their_words(feeder: Feeder) -> None:
+def test_the_vision_tower_is_right_if_patches_are_near_their_words(feeder: Feeder) -> None:
     batch, lexicon = next(feeder.seeings(LOOKING)), seeing.Lexicon(feeder.encode)
     table = torch.randn(len(feeder.tokenizer), 256, generator=torch.Generator().manual_seed(0))
     words, random = lexicon.vectors(table), np.random.default_rng(0)
@@ -364,7 +364,7 @@ def test_the_tower_is_right_if_patches_are_near_their_words(feeder: Feeder) -> N
 
 
 @torch.no_grad()
-def test_words_that_stand_for_patches_are_what_a_faultless_tower_would_see(
+def test_words_in_place_of_patches_equal_the_output_of_a_perfect_vision_tower(
     feeder: Feeder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = next(feeder.lookings(LOOKING | {"looking_at": "words"}))

@@ -129,7 +129,7 @@ def test_probes_read_the_places_of_names_where_a_question_is_answered() -> None:
     assert figures["second"] > 1
 
 
-def test_probes_of_a_batch_that_tells_and_asks_nothing_are_zero_but_for_cells() -> None:
+def test_probes_of_a_batch_without_texts_and_questions_are_zero_except_for_cells() -> None:
     feeder, probes = make_feeder(), Probes(WIDTH)
     batch = next(feeder.drawings(make_drawing_settings(True, condition_dropout=1.0)))
     layers = [torch.zeros(3, 200, WIDTH) for _ in range(4)]

@@ -100,7 +100,7 @@ def test_tables_of_codes_are_plain_where_they_are_shipped() -> None:
         assert torch.equal(codes_in(table), weight)
 
 
-def test_codes_that_begin_alike_are_predicted_alike() -> None:
+def test_codes_with_equal_initial_vectors_are_predicted_equally() -> None:
     settings = shrink(stage.read_settings())
     codes = torch.nn.functional.normalize(torch.randn(CODEBOOK, settings["vq"]["embed_dim"]), dim=-1)
     codes[5] = codes[6]
@@ -121,7 +121,7 @@ def test_the_vq_model_is_not_trained_and_muon_has_the_hidden_matrices() -> None:
         assert (id(master) in hidden) == (".layers." in name and master.ndim == 2) != (id(master) in rest)
 
 
-def test_masters_average_and_give_back() -> None:
+def test_master_weights_are_averaged_and_written_back() -> None:
     weight = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
     masters = Masters({"weight": weight})
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_masters_average_and_give_back() -> None:
     assert weight.tolist() == [3, 3] and masters.averages[0].tolist() == [2, 2]
 
 
-def test_the_last_phase_alone_is_examined_at_a_rate_that_has_fallen() -> None:
+def test_only_the_last_phase_is_examined_and_its_learning_rate_has_fallen() -> None:
     settings = stage.read_settings()["unified"]
     *others, last = unified.phases(settings)
     assert last["examined_every"] and not any(phase["examined_every"] for phase in others)
@@ -143,7 +143,7 @@ def test_the_last_phase_alone_is_examined_at_a_rate_that_has_fallen() -> None:
     assert ends == sorted(set(ends))
 
 
-def test_only_phases_after_the_tower_has_learned_look_at_images() -> None:
+def test_only_phases_after_the_vision_tower_was_trained_use_images() -> None:
     own = list(unified.phases(stage.read_settings()["unified"]))
     looks = [phase["looking_at"] == "images" and bool(phase["looking_every"]) for phase in own]
     sees = [bool(phase["seeing_every"]) for phase in own]
@@ -167,7 +167,7 @@ def make_settings(folder: Path, phases: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_its_last_phase_and_ships_its_average(
+def test_training_resumes_from_its_last_phase_and_ships_its_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(unified, "LOGGED_EVERY", 1)

@@ -71,7 +71,7 @@ def test_a_share_has_wilsons_interval() -> None:
     assert math.isnan(share([])["value"])
 
 
-def test_groups_are_shared_apart_and_their_mean_gives_each_the_same_weight() -> None:
+def test_shares_are_computed_per_group_and_their_mean_weighs_groups_equally() -> None:
     groups, right = ["a", "a", "a", "b"], [True, True, True, False]
     assert {name: one["value"] for name, one in share_by(groups, right).items()} == {"a": 1.0, "b": 0.0}
     assert mean_over(groups, right)["value"] == 0.5
@@ -218,7 +218,7 @@ def test_success_is_counted_by_the_ground_that_was_drawn() -> None:
     assert found["the ground that the text names"]["value"] == 0.5
 
 
-def test_beginnings_are_kept_from_a_right_and_from_a_wrong_drawing() -> None:
+def test_first_tokens_of_right_and_wrong_drawings_are_kept() -> None:
     studio = FakeStudio([(True, True), (False, False)], text="dog")
     world = open_world(0, phrases=(1.0, 0.0, 0.0), counted=0.0, colored=0.0)
     assert beginnings.draw_mixed(studio, world, 3, "label") == [], "texts that name other objects are left out"  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_beginnings_are_kept_from_a_right_and_from_a_wrong_drawing() -> None:
     assert found["difference"]["value"] == 1.0 and found["difference"]["of"] == 1
 
 
-def test_texts_that_fit_and_that_do_not_are_counted_apart() -> None:
+def test_texts_that_fit_and_that_do_not_are_counted_separately() -> None:
     found = reading.describe_checks([{"truth": True, "answer": True}, {"truth": False, "answer": True}])
     assert found["all"]["value"] == 0.5 and found["fits"]["value"] == 1.0 and found["mean of both"] == 0.5
 

@@ -16,7 +16,7 @@ from training import side_by_side, stage
 from training.side_by_side import Planned, StageError, run_all
 
 
-def test_a_sibling_has_the_recipe_with_its_own_sizes() -> None:
+def test_the_small_model_has_the_same_recipe_with_its_own_sizes() -> None:
     shipped, small = stage.read_settings(), stage.read_settings(size="small")
     assert "sizes" not in shipped and shipped.keys() == small.keys()
     differ = {room for room in shipped if shipped[room] != small[room]}

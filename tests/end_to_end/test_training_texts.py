@@ -92,7 +92,7 @@ def test_a_text_with_a_missing_or_wrong_object_does_not_name_what_is_asked(seed:
         ("", False),
     ],
 )
-def test_the_parts_of_a_text(text: str, right: bool) -> None:
+def test_a_text_names_what_its_prompt_asks_for_by_its_parts(text: str, right: bool) -> None:
     assert names_what_is_asked(text, parse_prompt("a photo of a cat left of a dog")) is right
 
 

@@ -89,7 +89,7 @@ def test_codes_of_one_tint_or_shape_are_nearer_than_others() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_pixels_and_tokens_of_random_scenes_say_the_same(seed: int) -> None:
+def test_pixels_and_tokens_of_random_scenes_agree(seed: int) -> None:
     tints = ("natural", *COLORS)
     library = {
         (name, 0, tint, size): np.full((TOKEN * side, TOKEN * side, 4), 255, np.uint8)
@@ -172,7 +172,7 @@ def test_shipped_scale_draws_and_encodes_as_training_does() -> None:
     torch.testing.assert_close(shipped.encoder(pixels), seen, rtol=1e-3, atol=1e-4)
 
 
-def test_every_class_has_an_icon_of_each_style_and_the_judges_begin_with_them() -> None:
+def test_every_class_has_an_icon_of_each_style_and_the_detectors_icons_begin_with_them() -> None:
     """Read the table alone: the icons' packages are not installed in tests."""
     own = stage.read_settings()["icons"]
     with Path(own["csv"]).open(newline="") as file:

@@ -101,7 +101,7 @@ def test_a_request_stays_whole_if_training_may_not_show_its_objects_alone() -> N
     assert all(world.reduce(task) is task for _ in range(5))
 
 
-def test_riddles_that_training_tells_are_those_of_its_split_and_ask_for_one_object() -> None:
+def test_training_uses_riddles_of_its_split_that_ask_for_one_object() -> None:
     told = {riddle.text: riddle.name for riddle in read_riddles() if riddle.split == "train"}
     world = make_world(riddled=1.0)
     for task in (world.request() for _ in range(200)):
@@ -124,7 +124,7 @@ def test_genevals_prompts_are_not_trained_on(shared_data: Path) -> None:
     assert not asked & hashes
 
 
-def test_the_hash_of_a_request_does_not_see_wording_or_order() -> None:
+def test_the_hash_of_a_request_is_independent_of_wording_and_order() -> None:
     first = request_hash(parse_prompt("a photo of a red apple and a dog"))
     assert first == request_hash(parse_prompt("a dog, a red apple"))
     assert first != request_hash(parse_prompt("a red dog and an apple"))
@@ -202,7 +202,7 @@ def test_every_ground_code_is_a_patch_of_its_own() -> None:
 
 @pytest.mark.parametrize("camera", CAMERAS)
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_a_grounds_pixels_say_its_codes(ground: str, camera: str) -> None:
+def test_a_grounds_codes_are_read_from_its_pixels(ground: str, camera: str) -> None:
     for horizon in HORIZONS:
         codes = grounds.ground_codes(ground, camera, horizon)
         assert codes.shape == (GRID, GRID) and codes.min() >= 0 and codes.max() < CODES
@@ -213,7 +213,7 @@ def test_a_grounds_pixels_say_its_codes(ground: str, camera: str) -> None:
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_the_first_row_of_a_ground_tells_the_camera(ground: str) -> None:
+def test_the_first_row_of_a_ground_differs_by_camera(ground: str) -> None:
     for horizon in HORIZONS:
         near, far = (grounds.ground_codes(ground, camera, horizon)[0] for camera in ("near", "far"))
         assert not np.array_equal(near, far)

@@ -238,7 +238,9 @@ BOUNDS = (
 
 
 @pytest.mark.parametrize(("name", "most", "read"), BOUNDS)
-def test_each_kind_of_file_has_a_bound(name: str, most: int, read: Callable[[Path], object], tmp_path: Path) -> None:
+def test_each_kind_of_file_has_a_size_limit(
+    name: str, most: int, read: Callable[[Path], object], tmp_path: Path
+) -> None:
     with (tmp_path / name).open("wb") as file:
         file.truncate(most + 1)
     for reader, path in ((read, tmp_path / name), (check_config, tmp_path)):

@@ -204,7 +204,7 @@ SLOW = ("run.json", "records", "verdicts", "image of a run")
 
 
 @pytest.mark.slow
-def test_bombs_take_little_memory(tmp_path: Path) -> None:
+def test_decompression_bombs_take_little_memory(tmp_path: Path) -> None:
     """One small file per kind that would unpack to hundreds of megabytes or more."""
     from tests.robustness.test_doors import make_png
 

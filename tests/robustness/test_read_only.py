@@ -59,7 +59,7 @@ def is_told(code: int, err: str, root: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("lock", [True, False], ids=["with a lock file", "without"])
 @pytest.mark.parametrize("way", WAYS)
-def test_what_reads_a_run_needs_no_writing_and_what_writes_says_so_in_one_line(
+def test_readers_of_a_run_need_no_write_permission_and_writers_say_so_in_one_line(
     way: str, lock: bool, tmp_path: Path
 ) -> None:
     root, away = tmp_path / "root", tmp_path / "away"

@@ -114,7 +114,7 @@ def test_a_packed_image_of_another_name_is_refused_before_anything_is_written(
     assert "is no packed run" in capsys.readouterr().err and not (place / "unpacked").exists()
 
 
-def test_nothing_is_written_over_and_a_link_is_not_followed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten_and_a_link_is_not_followed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "unpacked").mkdir()
     (place / "unpacked" / "r").symlink_to(place / "victim")
     assert main(["unpack", "r.run.xz", "--out", "unpacked", "--pictures", "none"]) == 2

@@ -120,7 +120,7 @@ def test_a_kill_before_any_change_loses_no_finished_task(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WALKS)
-def test_a_disk_that_is_full_at_any_change_is_said_in_one_line_and_loses_nothing(
+def test_a_disk_that_is_full_at_any_change_is_reported_in_one_line_and_loses_nothing(
     name: str, tmp_path: Path, expected: dict[str, object]
 ) -> None:
     before, work, again = WALKS[name]

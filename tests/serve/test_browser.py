@@ -57,7 +57,7 @@ def tab_to(page: Any, wanted: str) -> None:
     raise AssertionError(f"{wanted!r} cannot be reached by Tab")
 
 
-def test_a_search_is_watched_by_keyboard_alone(tab: Tab, site: Site) -> None:
+def test_a_search_can_be_followed_by_keyboard_alone(tab: Tab, site: Site) -> None:
     page = tab.page
     page.goto(site.url)
     page.get_by_role("heading", name="Watch a search").wait_for()

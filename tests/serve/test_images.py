@@ -92,7 +92,9 @@ def test_a_link_expires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"output_format": "bmp"}, 400, "output_format"),
     ],
 )
-def test_impossible_commands_are_refused_by_name(site: Site, asked: dict[str, Any], status: int, param: str) -> None:
+def test_invalid_image_requests_are_refused_with_the_name_of_the_parameter(
+    site: Site, asked: dict[str, Any], status: int, param: str
+) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         site.openai.images.generate(**{"prompt": "a cat", **asked})
     error = caught.value
@@ -129,7 +131,7 @@ def test_a_stream_sends_the_best_so_far_then_the_completed_image(site: Site) -> 
     assert [event.type for event in ask(0)] == ["image_generation.completed"]
 
 
-def test_the_asynchronous_client_is_answered_alike(site: Site) -> None:
+def test_the_asynchronous_client_gets_the_same_answers(site: Site) -> None:
     async def ask() -> tuple[Any, list[Any]]:
         async with openai.AsyncOpenAI(
             base_url=f"{site.url}/v1", api_key="none", http_client=httpx2.AsyncClient(trust_env=False)
@@ -159,7 +161,7 @@ def test_models_are_listed_and_unknown_ones_are_not_found(site: Site) -> None:
         site.openai.models.retrieve("gpt-image-1")
 
 
-def test_when_the_time_is_up_the_best_so_far_is_the_answer(serve: OpenSite) -> None:
+def test_at_the_time_limit_the_answer_is_the_best_image_so_far(serve: OpenSite) -> None:
     """A search in progress ends with its best image; one that has not begun has none, and says so."""
     reward = Held()
     with serve(fake_offer(reward=reward), batch_size=1) as site, ThreadPoolExecutor() as pool:

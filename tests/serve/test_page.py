@@ -25,7 +25,7 @@ def test_every_part_of_the_page_is_served(site: Site) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_part_needs_nothing_from_elsewhere_and_fits_the_policy(file: Path) -> None:
+def test_a_part_needs_no_other_server_and_obeys_the_security_policy(file: Path) -> None:
     text = file.read_text()
     assert set(re.findall(r"https?://[^\s\"'`]+", text)) <= {"http://www.w3.org/2000/svg"}
     for target in re.findall(r"from \"(.+?)\"", text):

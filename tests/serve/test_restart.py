@@ -61,7 +61,7 @@ def test_a_search_whose_model_is_gone_says_so(serve: OpenSite) -> None:
         assert "without the model 'fake'" in second.result(search)["error"]
 
 
-def test_a_search_by_which_the_process_ends_again_and_again_is_given_up(serve: OpenSite, tmp_path: Path) -> None:
+def test_a_search_that_repeatedly_ends_the_process_is_given_up(serve: OpenSite, tmp_path: Path) -> None:
     """Set the state that kill -9 leaves: the row says that it is running, its folder is left, and the attempts stay."""
     reward = Held()
     with serve(fake_offer(reward=reward)) as first:

@@ -55,7 +55,7 @@ def test_a_key_gives_access_to_its_own_searches_only(serve: OpenSite) -> None:
             assert other.delete(f"/v1/searches/{search}").status_code == 404
 
 
-def test_keys_are_read_as_they_are_or_as_hashes_and_kept_as_hashes(tmp_path: Path) -> None:
+def test_keys_are_read_as_plain_text_or_hashes_and_stored_as_hashes(tmp_path: Path) -> None:
     import hashlib
 
     file = tmp_path / "keys"
@@ -82,7 +82,7 @@ def test_two_servers_never_share_a_folder(serve: OpenSite, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("asked", [{"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}])
-def test_pages_of_other_sites_are_refused(site: Site, asked: dict[str, str]) -> None:
+def test_requests_from_pages_of_other_sites_are_refused(site: Site, asked: dict[str, str]) -> None:
     response = site.http.post("/v1/searches", json={"tasks": ["an easy cat"]}, headers=asked)
     assert response.status_code == 403
     assert "access-control-allow-origin" not in response.headers
@@ -139,13 +139,13 @@ def test_invalid_or_too_long_bodies_are_refused(site: Site, content: bytes, kind
         max_leaves=12,
     )
 )
-def test_no_body_makes_an_error_of_the_servers(site: Site, body: Any) -> None:
+def test_no_request_body_causes_a_server_error(site: Site, body: Any) -> None:
     for path in ("/v1/searches", "/v1/images/generations", "/v1/prompts", "/v1/chat/completions"):
         response = site.http.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
         assert response.status_code < 500, response.text
 
 
-def test_more_than_may_wait_is_refused_for_now(serve: OpenSite) -> None:
+def test_searches_beyond_the_queue_limit_are_refused_for_now(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward), batch_size=1, limits=Limits(waiting=3, per_client=2)) as site:
         first = site.search("a held cat", settings={"steps": 1})
@@ -160,14 +160,14 @@ def test_more_than_may_wait_is_refused_for_now(serve: OpenSite) -> None:
         assert site.result(site.search("an easy cat"))["state"] == "finished", "there is room again"
 
 
-def test_requests_are_counted_by_the_minute(serve: OpenSite) -> None:
+def test_requests_per_minute_are_limited(serve: OpenSite) -> None:
     with serve(limits=Limits(per_minute=3)) as site:
         statuses = [site.http.get("/v1/models").status_code for _ in range(4)]
         assert statuses == [200, 200, 200, 429]
         assert site.http.get("/healthz").status_code == 200
 
 
-def test_more_requests_at_once_than_are_answered_are_told_when_to_come_back(serve: OpenSite) -> None:
+def test_requests_beyond_the_concurrency_limit_are_told_when_to_retry(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward), limits=Limits(requests=1)) as site:
         search = site.search("a held cat", settings={"steps": 0})
@@ -210,7 +210,7 @@ def test_a_request_whose_response_is_complete_takes_no_place(serve: OpenSite) ->
     assert statuses == [200, 200]
 
 
-def test_streams_are_counted(serve: OpenSite) -> None:
+def test_open_streams_are_limited(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward), limits=Limits(streams=1)) as site:
         search = site.search("a held cat", settings={"steps": 0})
@@ -242,7 +242,7 @@ def test_no_request_changes_the_warning_filters(serve: OpenSite, monkeypatch: py
     assert not changed, changed[0]
 
 
-def test_figures_are_counted(site: Site) -> None:
+def test_metrics_count_images_and_requests(site: Site) -> None:
     site.result(site.search("an easy cat"))
     text = site.http.get("/metrics").text
     assert 'milr_images_total{model="fake",why="met"}' in text
@@ -286,7 +286,7 @@ def test_logs_are_lines_of_json_without_prompts_or_keys(serve: OpenSite) -> None
     assert "secret" not in lines.getvalue() and KEY not in lines.getvalue()
 
 
-def test_models_are_loaded_when_they_are_asked_for_within_the_memory(serve: OpenSite) -> None:
+def test_models_are_loaded_on_request_within_the_memory_limit(serve: OpenSite) -> None:
     loads: list[str] = []
     offers = [fake_offer(name, load=lambda name=name: loads.append(name), size=600) for name in ("a", "b", "c")]
     with serve(*offers, memory=1300) as site:
@@ -335,7 +335,7 @@ def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, mo
         assert site.result(site.search("an easy cat"))["state"] == "finished"
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_arrive_times_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(envelope, "BODY_SECONDS", 0.2)
     host, port = site.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as slow:
@@ -345,7 +345,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: py
     assert b" 408 " in said
 
 
-def test_a_reader_that_takes_nothing_loses_its_connection(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its search goes on, and nothing of the stream is left."""
     monkeypatch.setattr(envelope, "SEND_SECONDS", 0.2)
     search = site.search("two dogs", method="best-of-n", settings={"steps": 2})
@@ -390,7 +390,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_without_room_is_said_and_searches_go_on_once_there_is_some(serve: OpenSite, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_searches_continue_once_there_is_room(serve: OpenSite, small_disk: Path) -> None:
     with serve(data=small_disk) as site:
         assert site.result(site.search("an easy cat"))["state"] == "finished"
         filler = small_disk / "filler"
@@ -418,7 +418,7 @@ def test_no_request_harms_the_server(tmp_path: Path) -> None:
     assert faults == [] and statuses.total() == 350 and statuses[200] > 20
 
 
-def test_nothing_but_its_command_brings_the_server_with_it() -> None:
+def test_only_the_command_imports_the_server() -> None:
     root = Path(__file__).parents[2] / "src" / "milr"
     users = {
         path.relative_to(root).as_posix()

@@ -115,7 +115,7 @@ def test_a_new_search_joins_at_the_next_step_and_clients_take_turns(serve: OpenS
         assert {site.result(search)["state"] for search in (long, many, one)} == {"finished"}
 
 
-def test_a_method_that_fails_ends_its_search_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_method_ends_only_its_own_search(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     from milr.methods import milr
     from milr.methods.milr import SearchError
 
@@ -130,7 +130,7 @@ def test_a_method_that_fails_ends_its_search_alone(site: Site, monkeypatch: pyte
     assert site.result(other)["state"] == "finished"
 
 
-def test_a_model_that_fails_ends_the_searches_of_its_batch_alone_and_is_loaded_anew(serve: OpenSite) -> None:
+def test_a_failing_model_ends_only_the_searches_of_its_batch_and_is_loaded_again(serve: OpenSite) -> None:
     """An unexpected error's message may contain private facts, so the client does not get it."""
     loads: list[int] = []
 
@@ -152,7 +152,7 @@ def test_a_model_that_fails_ends_the_searches_of_its_batch_alone_and_is_loaded_a
         assert (caught.value.status_code, caught.value.code) == (500, "search_failed")
 
 
-def test_images_are_seen_while_they_are_drawn_by_those_who_ask_for_it(serve: OpenSite) -> None:
+def test_partial_images_are_sent_only_to_clients_that_ask_for_them(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward)) as site, ThreadPoolExecutor() as pool:
         search = site.search("a held dog", **STEPS)
@@ -208,7 +208,7 @@ def test_words_have_the_shift_of_their_latents(site: Site) -> None:
         ({"tasks": ["a cat"], "surprise": 1}, 400, "surprise"),
     ],
 )
-def test_impossible_searches_are_refused_by_name(
+def test_invalid_searches_are_refused_with_the_name_of_the_parameter(
     site: Site, asked: dict[str, Any], status: int, param: str | None
 ) -> None:
     kind = {"content-type": "application/json"}

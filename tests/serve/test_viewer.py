@@ -36,7 +36,7 @@ def test_a_run_is_one_file_with_the_pages_viewer(site: Site, tmp_path: Path) -> 
     assert (PAGE / "chart.js").read_text().partition("export function")[2] in text, "the page's own code"
 
 
-def test_the_modules_become_one_without_two_things_of_one_name() -> None:
+def test_the_modules_are_bundled_without_duplicate_names() -> None:
     code = bundle()
     assert not re.search(r"^(import|export)\b", code, re.M)
     names = re.findall(r"^(?:async )?(?:const|let|function|class)\*? (\w+)", code, re.M)
@@ -48,7 +48,7 @@ def test_the_modules_become_one_without_two_things_of_one_name() -> None:
             assert MODULES.index(other) < MODULES.index(name)
 
 
-def test_impossible_views_are_refused(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_viewer_options_are_refused(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(site.settings.data / site.search("an easy cat"))
     for words, told in (
         ([run, "--viewer"], "add --out run.html"),

@@ -39,7 +39,7 @@ def local_offer() -> Offer:
 
 
 @pytest.mark.slow
-def test_workers_draw_a_servers_searches_and_one_that_dies_fails_none(serve: OpenSite, tmp_path: Any) -> None:
+def test_workers_draw_a_servers_searches_and_a_dead_worker_fails_none(serve: OpenSite, tmp_path: Any) -> None:
     prompts = ("two dogs", "a red cat", "three birds")
     with serve(local_offer(), data=tmp_path / "here") as site:
         expected = steps_of(site.events(site.search(*prompts, n=2, **ASKED)))
