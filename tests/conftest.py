@@ -28,7 +28,7 @@ settings.load_profile("milr")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each worker process one torch thread, also in the programs that it starts."""
-    gc.disable()  # until all tests are collected: what is imported stays, and to look through it again takes seconds
+    gc.disable()  # until all tests are collected: imported objects stay, and scanning them again takes seconds
     if hasattr(config, "workerinput"):
         import torch
 
@@ -115,6 +115,6 @@ def geneval_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def geneval_weights(geneval_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same files in the folder where the rewards look for them."""
+    """Put the same files into the folder from which the rewards load them."""
     monkeypatch.setenv("MILR_WEIGHTS", str(geneval_root))
     return geneval_root

@@ -1,4 +1,4 @@
-"""The cases of `tests/cases`: inputs that failed in such programs, run through milr's command."""
+"""The cases of `tests/cases`: inputs that once made such programs fail, run through milr's command."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ QUIET = dict.fromkeys(["shift", "resize", "blur", "noise", "blot", "empty", "gai
 
 
 def make_icon(number: int, variant: int, color: str, side: int) -> np.ndarray:
-    """Return an RGBA icon: a frame with a bar whose place tells its class."""
+    """Return an RGBA icon: a frame with a bar whose position shows its class."""
     icon = np.zeros((side, side, 4), np.uint8)
     bottom = 12 if color == NATURAL else -1  # few pixels, because to name their colour takes time
     icon[1:bottom, 3:-3] = (*PAINTS.get(color, (90, 100, 110)), 255)

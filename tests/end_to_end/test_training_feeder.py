@@ -1,4 +1,4 @@
-"""Batches of training: labels under the token before, facts at their positions, images and conversations."""
+"""Batches of training: labels at the token before, facts at their positions, images and conversations."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_a_conversation_has_its_questions_before_its_description(feeder: Feeder)
         assert last < int(first.min())
         told = description[description != IGNORED]
         assert hear(told[:-1]).endswith(" ground") and told[-1] == feeder.end
-        assert (ids[1:][(description != IGNORED)[:-1]] == told).all()  # each under the token before
+        assert (ids[1:][(description != IGNORED)[:-1]] == told).all()  # each label is at the token before its own
         assert (ids == feeder.encode("<image_placeholder>")[1]).sum() == GRID**2
 
 

@@ -77,7 +77,7 @@ NEVER_ENDS = "import time; time.sleep(3600)"
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
-    """Return the processes of stages, and look for their ends without pauses of a second."""
+    """Return the processes of stages, which are polled without pauses of a second."""
     monkeypatch.setattr(side_by_side, "_POLL", 0.01)
     return []
 
@@ -92,7 +92,7 @@ def test_stages_run_after_those_that_they_need(tmp_path: Path, started: list[sub
 
 
 class Pretended:
-    """A process that ends after it was asked a number of times."""
+    """A process that ends after it was polled a number of times."""
 
     running = 0
     most = 0
@@ -134,7 +134,7 @@ def test_a_stage_that_fails_ends_the_others(started: list[subprocess.Popen[bytes
 
 def test_stages_end_with_the_program_that_runs_them(started: list[subprocess.Popen[bytes]]) -> None:
     class Asked(subprocess.Popen[bytes]):
-        """A process; this program gets SIGTERM when it first looks for the second one's end."""
+        """A process; this program gets SIGTERM when it first polls the second one."""
 
         def poll(self) -> int | None:
             if len(started) == 2 and self is started[1] and not hasattr(self, "asked"):

@@ -1,4 +1,4 @@
-"""Pairs of prompts and texts teach to tell texts that meet a prompt from those that do not."""
+"""Training pairs of prompts and texts, which teach whether a text meets its prompt."""
 
 from __future__ import annotations
 

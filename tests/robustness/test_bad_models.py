@@ -230,7 +230,7 @@ def test_a_bad_folder_is_refused_in_one_line(step: int, tmp_path: Path, monkeypa
 
 
 BOUNDS = (
-    # file, most bytes, and what milr reads it by
+    # file, most bytes, and the function that reads it
     ("config.json", received.MOST_CONFIG, read_json),
     ("model.safetensors.index.json", received.MOST_INDEX, read_index),
     ("tokenizer.json", received.MOST_TOKENIZER, read_tokenizer),

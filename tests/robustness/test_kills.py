@@ -1,6 +1,6 @@
-"""Commands that are killed (SIGKILL) at random moments end, gone on with, as if nothing had been.
+"""Commands that are killed (SIGKILL) at random moments and resumed give the results of commands that were not.
 
-`test_walks` kills at every change of a file; here the clock decides, in a process of its own, wherever that process is.
+`test_walks` kills at every change of a file; here a process of its own is killed after a random time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="forks")]
 KILLS = 5 * ROUNDS
-"""Kills in the middle of a run, of all commands together; `make fuzz` has 50."""
+"""Number of kills in the middle of a run, over all commands; `make fuzz` has 50."""
 FAKE = "tests.support.fake_benchmark"
 PROMPTS = ("two dogs", "a red apple", "a cat", "a green clock", "two dogs", "a bird above a car")
 COMMANDS: Sequence[tuple[str, Sequence[str]]] = (

@@ -1,4 +1,4 @@
-"""Runs on a read-only disk, or in folders without permission: read as ever, and one line where one must write."""
+"""Runs on a read-only disk, or in folders without permission: reading works, and writing fails in one line."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_readers_of_a_run_need_no_write_permission_and_writers_say_so_in_one_lin
     found = run_apart(work)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     for words, code, _, err in found[: len(READ)]:
-        assert code == (words[0] == "doctor") and not err.count("error: "), (words, err)  # a task is gone, it says
+        assert code == (words[0] == "doctor") and not err.count("error: "), (words, err)  # it says that a task is gone
     wrong = [(words, code, err) for words, code, _, err in found[len(READ) :] if not is_told(code, err, root)]
     assert not wrong
     assert len(read_run(run).tasks) == 1

@@ -28,7 +28,7 @@ def open_browser(path: str) -> Generator[Any]:
 
 
 class Tab:
-    """A page of the browser that notes everything that is wrong with it."""
+    """A page of the browser that records its errors."""
 
     def __init__(self, browser: Any, home: str, **options: Any) -> None:
         """Open an empty page.
@@ -50,11 +50,11 @@ class Tab:
             self.faults.append(f"asked for {url}")
 
     def look(self, name: str, folder: Any = None) -> list[str]:
-        """Look at the page at every width, light and dark; return what is wrong: overflow, and axe's findings.
+        """Check the page at every width, light and dark; return its faults: overflow, and what axe reports.
 
         Args:
-            name: Of the view, for its faults and pictures.
-            folder: Where pictures are put; None makes none.
+            name: Of the view, for messages and screenshots.
+            folder: For screenshots; without it, none are made.
         """
         from axe_playwright_python.sync_playwright import Axe
 

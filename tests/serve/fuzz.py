@@ -1,4 +1,4 @@
-"""Sends requests that nobody should send, to every route.
+"""Sends invalid requests to every route.
 
 Run: python -m tests.serve.fuzz --requests 5000. Every request must be answered in time by a status below 500 or by a
 typed error that says what is wrong for now (503, 504), every error must have the form that OpenAI's SDK reads, and at
@@ -34,7 +34,7 @@ from milr.types import Task
 from tests.serve.conftest import Site, fake_offer, grade, open_site
 
 SECONDS = 120.0
-"""In which every request must be answered."""
+"""Time in which every request must be answered."""
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "X")
 ODD: tuple[Any, ...] = (
     *(
@@ -123,7 +123,7 @@ class Fuzzer:
     """Makes requests from a seed."""
 
     def __init__(self, site: Site, seed: int) -> None:
-        """Take a server whose routes are known from its own description."""
+        """Take a server, and its routes from its own description."""
         self.site, self.chance = site, random.Random(seed)
         self.bodies = bodies()
         described: dict[str, Any] = site.http.get("/v1/openapi.json").json()["paths"]
@@ -148,7 +148,7 @@ class Fuzzer:
         self.faults: list[str] = []
 
     def run(self, requests: int) -> None:
-        """Send so many requests, a tenth of them as bytes that are no HTTP."""
+        """Send this many requests, a tenth of them as bytes that are no HTTP."""
         kinds: Sequence[Callable[[], None]] = (self._ask, self._ask, self._ask, self._ask_body, self._ask_body)
         goal = self.statuses.total() + requests
         while (done := self.statuses.total()) < goal:  # some are none that a client sends
@@ -270,7 +270,7 @@ class Fuzzer:
 
 
 def rest(site: Site) -> list[str]:
-    """Return what of the requests is still there once the server has had time to end it."""
+    """Return what is left of the requests after the server had time to end them."""
     until = time.monotonic() + SECONDS
     server = site.listener._server  # pyright: ignore[reportPrivateUsage]
     while time.monotonic() < until:
@@ -287,7 +287,7 @@ def count_held() -> tuple[int, int]:
 
 
 def fuzz(folder: Path, requests: int, seed: int) -> tuple[Counter[int], list[str]]:
-    """Send so many requests; return the answers' statuses (0: bytes that were no HTTP), and what is wrong."""
+    """Send this many requests; return the answers' statuses (0: bytes that were no HTTP), and what is wrong."""
     limits = Limits(per_minute=10**9, waiting=10**6, per_client=10**6, seconds=30, drawings=30)
     judge = Judge(FakeReward(lambda image, task: 1.0))
     with open_site(folder, [fake_offer(), fake_offer("grammar", free=False)], judge=judge, limits=limits) as site:

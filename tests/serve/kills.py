@@ -1,9 +1,9 @@
-"""Kills a server at random moments, and looks whether anything is lost.
+"""Kills a server at random moments, and checks that nothing is lost.
 
 Run: python -m tests.serve.kills --kills 20. Each round starts the server in the same folder, begins a search, follows
 its events, and ends the process by SIGKILL: at some event, or at some moment of the start. At the end every search must
-have ended as it would have without a kill; what a reader was told before a kill must be told again, with the same
-numbers, and nothing twice.
+have ended as it would have without a kill; events that a reader got before a kill must be sent again, with the same
+numbers, and no event twice.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def follow(http: httpx2.Client, search: str) -> Iterator[tuple[int, str, dict[st
 
 
 def kill_often(folder: Path, kills: int, seed: int) -> list[str]:
-    """Kill so many servers; return what was lost, and one line of what was done."""
+    """Kill this many servers; return what was lost, and a line that sums up the kills."""
     chance = random.Random(seed)
     prompts = [f"a dog number {number}" for number in range(3)]
     whole = Process(folder / "whole")

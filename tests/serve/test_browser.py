@@ -17,7 +17,7 @@ from tests.serve.test_workers import spread_offer
 pytest.importorskip("playwright", reason="no playwright here")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 PICTURES = os.environ.get("MILR_PICTURES")
-"""A folder for pictures of every view; none are made without it."""
+"""A folder for screenshots of every view; none are made without it."""
 
 
 @pytest.fixture(scope="module")

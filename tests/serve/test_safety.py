@@ -227,7 +227,7 @@ def test_open_streams_are_limited(serve: OpenSite) -> None:
 
 
 def test_no_request_changes_the_warning_filters(serve: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the whole process's: a request that set them for itself would change them for other threads."""
+    """Filters belong to the whole process: a request that set them for itself would change them for other threads."""
     changed: list[str] = []
 
     def note(*_: object, **__: object) -> AbstractContextManager[None]:
@@ -309,7 +309,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(ser
         if faults:
             raise faults.pop()
 
-    told = "the model 'b' cannot be loaded: the server's log says why"  # and not the places where it looked
+    told = "the model 'b' cannot be loaded: the server's log says why"  # and not the paths that were tried
     with serve(fake_offer(), fake_offer("b", load=load)) as site:
         assert site.result(site.search("an easy cat", model="b"))["error"] == told
         assert site.result(site.search("an easy cat", model="b"))["error"] == told
@@ -405,7 +405,7 @@ def test_a_full_disk_is_reported_and_searches_continue_once_there_is_room(serve:
         assert site.http.get("/readyz").status_code == 200
         filler.unlink()
         assert site.result(site.search("an easy cat"))["state"] == "finished"
-    with serve(data=small_disk) as site:  # what could not be written to its end is taken up again
+    with serve(data=small_disk) as site:  # what could not be written completely is tried again
         for one in site.http.get("/v1/searches").json()["data"]:
             assert site.result(one["id"])["state"] in ("finished", "failed")
 

@@ -176,7 +176,7 @@ def test_partial_images_are_sent_only_to_clients_that_ask_for_them(serve: OpenSi
 
 
 def test_words_have_the_shift_of_their_latents(site: Site) -> None:
-    """Told by step, token by token; together they are the whole text's beginning."""
+    """Each step sends them token by token; joined, the tokens are the beginning of the whole text."""
     steps = [data for _, kind, data in site.events(site.search("two dogs", **STEPS)) if kind in ("step", "image")]
     first, last = steps[0]["trace"], steps[-1]["trace"]
     assert {shift for _, shift in first["text_shifts"]} == {0.0}

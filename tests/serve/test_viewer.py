@@ -1,4 +1,4 @@
-"""A run in one file: the page's own viewer, which asks nobody for anything."""
+"""A run in one file: the page's own viewer, which sends no request."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_modules_are_bundled_without_duplicate_names() -> None:
     names = re.findall(r"^(?:async )?(?:const|let|function|class)\*? (\w+)", code, re.M)
     names += [name for found in re.findall(r"^const \{(.*?)\} =", code, re.M) for name in found.split(", ")]
     assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
-    for name in MODULES:  # whatever a module imports stands before it
+    for name in MODULES:  # what a module imports comes before it
         for other in re.findall(r'from "\./(\w+\.js)"', (PAGE / name).read_text()):
             other = other.replace("api.js", "offline.js")
             assert MODULES.index(other) < MODULES.index(name)

@@ -1,4 +1,4 @@
-"""LlamaGen checkpoints in the layout of its authors, with random weights. Names and shapes are listed here anew."""
+"""LlamaGen checkpoints in the layout of its authors, with random weights. Names and shapes are listed here again."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ OpenCV is in no extra of this project, so this runs in a separate environment:
     pip install "opencv-python-headless==4.7.0.72" "numpy<2" scikit-image
     python tests/make_opencv_arrays.py
 
-Each case holds the picture (bytes), the size asked for, and OpenCV's pixels at every `stride`-th row and column.
+Each case holds the image (bytes), the size asked for, and OpenCV's pixels at every `stride`-th row and column.
 `prepared` holds the whole preparation of mmdet 2.x (resize, pad with 128, normalise) in the same way.
 """
 

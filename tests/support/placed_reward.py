@@ -1,4 +1,4 @@
-"""A reward whose name says on which device it was told to compute."""
+"""A reward whose name contains the device on which it must compute."""
 
 from __future__ import annotations
 

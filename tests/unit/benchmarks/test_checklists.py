@@ -1,4 +1,4 @@
-"""GenEval 2 and T2I-CoReBench end to end, on made-up files of the official form behind a real VLM server."""
+"""GenEval 2 and T2I-CoReBench end to end, on made-up files of the official form, with a real VLM server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_corebench() -> Mapping[str, str]:
 
 @pytest.fixture(autouse=True)
 def official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put files where a mirror has them, under the official hashes; the words are there already."""
+    """Put files where a mirror has them, under the official hashes; the prompts of the judges are there already."""
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     use_made_up_words(monkeypatch, tmp_path / "data")
     mirror = tmp_path / "mirror"

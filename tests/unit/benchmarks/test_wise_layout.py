@@ -96,7 +96,7 @@ def test_the_overall_score_weighs_the_groups() -> None:
 @pytest.mark.parametrize(
     ("reward", "category", "group"),
     [
-        ("wise@3/q", "x", "Space            = 1.0000 (1 / 120)"),  # the prompts do not tell which edition it is
+        ("wise@3/q", "x", "Space            = 1.0000 (1 / 120)"),  # the prompts do not show which edition it is
         ("wise@3/q", "Space", "Space            = 1.0000 (1 / 120)"),
         ("wise-legacy@3/g", "x", "Time             = 1.0000 (1 / 167)"),
         ("gpt-4o@2/g", "Space", "Space            = 1.0000 (1 / 120)"),
@@ -121,7 +121,7 @@ def test_groups_are_those_of_the_prompts_edition(reward: str, category: str, gro
         ("wise", "wise", "time", "wise-legacy"),
         ("wise-legacy", None, "Space", "wise"),
         ("wise", "wise-legacy", "Space", "wise"),
-        ("wise", None, "official", "wise-legacy"),  # of categories that tell nothing, but an official file
+        ("wise", None, "official", "wise-legacy"),  # the category does not show the edition, the file does
         ("wise-legacy", None, "time", None),
         ("wise", "wise-legacy", "time", None),
         ("wise", None, "Space", None),

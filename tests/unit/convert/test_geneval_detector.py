@@ -1,4 +1,4 @@
-"""Converting GenEval's detector, held against a statement of mmdet's network that shares no code with transformers."""
+"""The converted GenEval detector equals mmdet's network, written for tests without code of transformers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tiny_config():
 
 @pytest.fixture(scope="module")
 def mmdet() -> MmdetMask2Former:
-    # In float64, so that a bound says something of the map and nothing of the machine's rounding.
+    # In float64, so that the bound tests the mapping of weights and not the rounding.
     model = MmdetMask2Former(TINY).eval()
     model.randomise(0)
     return model.double()
@@ -97,7 +97,7 @@ def test_the_converted_network_computes_what_mmdets_does(mmdet, pixels, expected
     classes, masks = differences(make_network(mmdet.state_dict(), tiny_config()), pixels, expected)
     assert classes < 1e-4
     assert masks < 1e-4
-    # Not because there was nothing to see.
+    # The outputs are not equal because they are empty.
     assert expected[0].std() > 0.3
     assert 0.05 < (expected[1] > 0).float().mean() < 0.95
 
@@ -123,7 +123,7 @@ def test_the_names_of_mmdet_3_are_those_of_its_network() -> None:
         source = as_mmdet_3(MmdetMask2Former(Shape()).state_dict())
         there = {key: list(tensor.shape) for key, tensor in source.items()}
         assert [key for key, tensor in source.items() if carry(key, tensor) is None] == []
-    # Of names and shapes of mmdet 3.3.0's own classes, made from its mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py.
+    # Hash of names and shapes in mmdet 3.3.0's own network, from mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py.
     assert hashlib.sha256(json.dumps(there, sort_keys=True).encode()).hexdigest()[:16] == "2fbf60cc29126549"
 
 
@@ -166,7 +166,7 @@ def test_every_key_of_the_full_size_network_is_mapped() -> None:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mmdet: MmdetMask2Former) -> Path:
-    """The tiny one as a file of mmdet's form, which the converter takes for the official one."""
+    """Write the tiny network as a file in mmdet's form, which the converter accepts as the official one."""
     path = tmp_path / "tiny.pth"
     torch.save({"meta": {"CLASSES": ("person", "cat"), "epoch": 50}, "state_dict": mmdet.state_dict()}, path)
     monkeypatch.setattr(geneval_detector, "make_config", tiny_config)

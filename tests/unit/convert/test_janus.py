@@ -35,7 +35,7 @@ def test_pickled_shards_become_transformers_safetensors(tmp_path: Path) -> None:
         Janus(source)
     assert main(["convert", "janus", str(source), str(target)]) == 0
     made = Janus(target)
-    assert made.profile is expected.profile  # kept, although the new folder's name does not tell
+    assert made.profile is expected.profile  # kept, although the new folder's name does not show it
     assert made.network.dtype == torch.float32
     loaded = made.network.state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in expected.network.state_dict().items())

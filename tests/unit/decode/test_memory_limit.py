@@ -86,15 +86,15 @@ for line in iter(sys.stdin.readline, ""):
     if os.wait()[1]:
         print("null", flush=True)
 """
-"""Loads the model once, then does each thing that it is asked for in a fork of itself."""
+"""Loads the model once, then does each piece of work in a fork of itself."""
 GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Lets malloc keep little of what is freed, so that a limit is met."""
+"""Settings with which malloc keeps little of what is freed, so that a limit is reached."""
 MIB = 2**20
 NOT_MET = "no limit that was tried was met: malloc had kept enough of what was freed before"
 
 
 class Searches:
-    """The program above: what it does is limited in memory, and the next thing is not."""
+    """The program above: each search has a memory limit of its own, which the next one does not inherit."""
 
     def __init__(self, screen: Path) -> None:
         self.screen = screen

@@ -24,7 +24,7 @@ TASKS = [Task(prompt="two dogs"), Task(prompt="a red apple")]
 
 @dataclass
 class Latest:
-    """A side that does nothing before it must: when the work is waited for."""
+    """A side stream that starts its work only when somebody waits for it."""
 
     found: Callable[[], torch.Tensor]
     waited: list[int]

@@ -313,7 +313,7 @@ def test_best_of_n_reasons_once_and_with_sampled_texts_for_every_image() -> None
 
 def test_parm_abandons_drawings_with_less_potential() -> None:
     model = FakeModel()
-    #       first: clear at once    second: clear, worse   third: not clear, then not, then clear, as first of its look
+    #       first: clear at once    second: clear, worse   third: clear only at the third check
     scores = scripted(0.4, 0.6, 0.2, 0.0, 0.0, 0.3, 0.7, *[0.9] * 20)
     records = run("parm", [CAT], model, FakeReward(scores), steps=3)
     assert [one.until for one in model.drawn[:7]] == [5, None, 5, 5, 10, 20, None]

@@ -326,7 +326,7 @@ def test_clients_of_a_queue_take_turns_and_what_waits_can_be_dropped() -> None:
 
 
 def test_the_users_of_a_client_share_its_turns() -> None:
-    """Whoever gives many names of users has no more turns than a client that gives none."""
+    """A client that gives many names of users gets no more turns than one that gives none."""
     queue = TaskQueue()
     for client, user in (("a", "1"), ("a", "2"), ("a", "3"), ("a", "1"), ("b", ""), ("b", "")):
         queue.put(CAT, client, user)

@@ -44,7 +44,7 @@ def test_every_form_of_a_checklist_gives_the_same_questions(name: str, text: str
 
 def test_a_task_without_questions_keeps_its_key_and_its_form() -> None:
     task = Task(prompt="a cat")
-    assert task.key == "3c1a794e61ed854d"  # random streams and folders go by it
+    assert task.key == "3c1a794e61ed854d"  # random streams and folders depend on it
     assert "checklist" not in task.model_dump()
     assert task.model_copy(update={"checklist": (CAT,)}).key != task.key
 

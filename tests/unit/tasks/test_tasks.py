@@ -292,7 +292,7 @@ def test_models_that_read_any_text_get_the_prompt_as_typed() -> None:
     free = tasks_from_prompts(typed, free=True)
     assert [task.prompt for task in free] == typed
     assert {task.typed for task in free} == {None}
-    # Either everything that the prompt asks for is judged, or nothing.
+    # Either everything that the prompt asks for is checked, or nothing.
     assert [bool(task.include) for task in free] == [True, False, False, False, True]
 
 

@@ -1,4 +1,4 @@
-"""The recipes for Slurm, by a dry run: programs that note their arguments stand for srun, ray and milr."""
+"""The recipes for Slurm, by a dry run: programs that record their arguments replace srun, ray and milr."""
 
 from __future__ import annotations
 

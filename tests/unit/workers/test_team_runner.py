@@ -141,11 +141,11 @@ class Play:
 
 
 class _Halt(Exception):
-    """The end of what a test wants to see."""
+    """Ends the coordinator when a test has seen enough."""
 
 
 class _HaltMessage(Broken):
-    """Raises `_Halt` when it is looked at."""
+    """Raises `_Halt` when it is read."""
 
 
 _HALT = _HaltMessage("")

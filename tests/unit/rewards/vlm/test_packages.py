@@ -1,7 +1,7 @@
 """VLM judges run by other software: `transformers serve`, and transformers in this process.
 
-Both run the embedded model, which answers in the icon world's words: a verdict would be luck, so what is looked for is
-that its answer arrives and is told to be none.
+Both run the embedded model, which answers in the icon world's words: a verdict would be chance, so the tests check
+that its answer arrives and is reported as unreadable.
 """
 
 from __future__ import annotations

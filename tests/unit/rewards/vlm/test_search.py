@@ -256,7 +256,7 @@ def test_a_panel_scores_the_first_and_each_new_best_image() -> None:
         ((0.2, 0.2), (0.8, 0.8), False),  # both values rise
         ((0.2, 0.2), (0.8, 0.2), True),  # only the reward does
         ((0.2, 0.5), (0.8, 0.4), True),  # the panel even falls
-        ((0.5, 0.5), (0.5, 0.1), False),  # the reward stands still
+        ((0.5, 0.5), (0.5, 0.1), False),  # the reward does not change
         ((0.2, 0.9), (0.8, 1.0), True),
         ((0.2, 0.2), (0.25, 0.2), False),  # too small for an alarm
     ],
