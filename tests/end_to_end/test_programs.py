@@ -302,7 +302,7 @@ def read_figure(path: Path) -> list[str]:
 
 @pytest.mark.slow
 @runs("experiments/tables.py")
-def test_every_table_is_that_of_the_compact_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_table_equals_that_of_the_compact_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from experiments import tables
 
     assert tables.main(["--check"]) == 0, capsys.readouterr().out
@@ -326,7 +326,7 @@ def test_no_table_of_experiments_is_typed_in() -> None:
 
 
 @runs("experiments/fault_table.py")
-def test_the_fault_table_is_that_of_the_page(
+def test_the_fault_table_equals_that_of_the_page(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')

@@ -93,7 +93,7 @@ def test_labels_are_tight_boxes_of_opaque_pixels(sampler: layouts.Sampler) -> No
     [({"red": 0.7, "blue": 0.3}, COLORS.index("red")), ({"red": 0.4, "blue": 0.6}, COLORS.index("blue"))]
     + [({"red": 0.4, "blue": 0.3, "green": 0.3}, MIXED), ({"red": 0.55, "blue": 0.45}, UNKNOWN)],
 )
-def test_an_icons_own_color_is_that_of_most_pixels(shares: dict[str, float], color: int) -> None:
+def test_an_icons_own_color_is_the_color_of_most_pixels(shares: dict[str, float], color: int) -> None:
     icon = np.full((1, 100, 4), 255, np.uint8)
     icon[0, :, :3] = np.repeat([PAINTS[name] for name in shares], [round(100 * s) for s in shares.values()], axis=0)
     assert layouts.main_color(icon) == color

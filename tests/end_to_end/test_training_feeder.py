@@ -88,7 +88,7 @@ def test_fed_tokens_are_made_unreadable_and_targets_are_not(feeder: Feeder) -> N
     assert batch.fed.max() > CODES and batch.fed.max() < CODEBOOK
 
 
-def test_facts_are_those_of_the_text() -> None:
+def test_facts_come_from_the_text() -> None:
     """A comma or the end follows each object's last word, which has its place; each cell has its object's name."""
     feeder = make_feeder(placed=1.0, sized=1.0)
     batch = next(feeder.drawings(make_drawing_settings(False, batch=6)))

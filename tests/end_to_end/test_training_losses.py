@@ -35,7 +35,7 @@ def taught_parts(model: nn.Module) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("thinned", [False, True])
 @torch.no_grad()
-def test_the_loss_of_a_padded_batch_is_that_of_its_rows(thinned: bool) -> None:
+def test_the_loss_of_a_padded_batch_equals_that_of_its_rows(thinned: bool) -> None:
     model = make_model()
     batch = next(make_feeder().drawings(make_drawing_settings(thinned)))
     losses: list[torch.Tensor] = []
@@ -67,7 +67,7 @@ def test_half_of_the_probes_loss_is_added_to_a_drawings() -> None:
 
 
 @torch.no_grad()
-def test_the_losses_of_texts_and_checks_are_those_of_their_rows() -> None:
+def test_the_losses_of_texts_and_checks_equal_those_of_their_rows() -> None:
     model, feeder = make_model(), make_feeder()
     ids, labels = next(feeder.reasonings({"reasoning_batch": 3}))
     told = [

@@ -37,7 +37,7 @@ def test_a_text_is_read_as_it_was_written(text: Text) -> None:
 
 
 @given(SEEDS, st.data())
-def test_a_text_names_what_its_task_asks_for_whatever_it_mentions(seed: int, data: st.DataObject) -> None:
+def test_a_text_names_what_its_task_asks_for_with_any_set_of_parts(seed: int, data: st.DataObject) -> None:
     world = make_world(seed)
     task = world.request()
     scene = world.scene(task)

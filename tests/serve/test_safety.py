@@ -317,7 +317,9 @@ def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(ser
         assert site.result(site.search("an easy cat"))["state"] == "finished"
 
 
-def test_a_full_disk_fails_the_search_and_the_server_goes_on(serve: OpenSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_fails_the_search_and_the_server_continues(
+    serve: OpenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from milr.errors import MilrError
     from milr.serve.jobs import Job
 

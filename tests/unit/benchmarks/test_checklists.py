@@ -133,7 +133,7 @@ def test_prompts_are_fetched_by_data_get_and_read_completely(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_and_has_a_table_by_atoms_and_by_skill(
+def test_a_run_resumes_and_has_a_table_by_atoms_and_by_skill(
     mirror_url: str, tmp_path: Path, free_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "get", "geneval2", "--accept-licence", "--from", mirror_url]) == 0

@@ -63,7 +63,7 @@ def test_an_overall_differences_interval_covers_the_truth(per_tag: int) -> None:
 
 
 @given(st.floats(-1, 1), st.integers(1, 600))
-def test_equal_differences_have_an_interval_of_some_width_that_holds_them(value: float, prompts: int) -> None:
+def test_equal_differences_have_an_interval_of_positive_width_that_contains_them(value: float, prompts: int) -> None:
     found = estimate_difference([value] * prompts)
     assert found.value == pytest.approx(value) and found.prompts == prompts
     assert -1 <= found.low <= value + 1e-9 and value - 1e-9 <= found.high <= 1
@@ -88,7 +88,7 @@ def test_three_prompts_prove_nothing() -> None:
 
 
 @given(st.floats(0, 1), st.integers(1, 2000))
-def test_wilsons_interval_holds_its_mean_and_never_shrinks_to_nothing(mean: float, prompts: int) -> None:
+def test_wilsons_interval_contains_its_mean_and_never_has_width_zero(mean: float, prompts: int) -> None:
     low, high = wilson(mean, prompts)
     assert 0 <= low <= mean <= high <= 1
     assert high - low > 0
@@ -113,6 +113,6 @@ def test_pooling_weighs_what_is_there_and_leaves_one_tag_as_it_is() -> None:
     assert isinstance(NOTHING, Estimate)
 
 
-def test_equal_numbers_are_written_alike() -> None:
+def test_nearly_equal_numbers_are_written_the_same() -> None:
     assert write_number(0.875, 2) == write_number(0.875 - 1e-16, 2) == write_number(0.875 + 1e-16, 2) == "0.88"
     assert write_number(-0.001, 2) == "0.00" and write_interval(-0.001, 0.25, 2, signed=True) == "[+0.00, +0.25]"

@@ -459,7 +459,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Pat
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_prompts_in_any_script_go_through(folder: Path, tmp_path: Path, capsys) -> None:
+def test_prompts_in_any_script_are_scored(folder: Path, tmp_path: Path, capsys) -> None:
     named = folder.rename(tmp_path / "Bilder \u732b")
     metadata = named / "00000" / "metadata.jsonl"
     metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "prompt": "ein Photo: \u732b"}), "utf-8")

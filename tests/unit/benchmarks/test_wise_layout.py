@@ -103,7 +103,7 @@ def test_the_overall_score_weighs_the_groups() -> None:
         ("gpt-4o@2/g", "time", "Time             = 1.0000 (1 / 167)"),
     ],
 )
-def test_groups_are_those_of_the_prompts_edition(reward: str, category: str, group: str, tmp_path: Path) -> None:
+def test_groups_depend_on_the_edition_of_the_prompts(reward: str, category: str, group: str, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps([{**prompt(530), "Category": category}]))
     (tmp_path / "530.png").touch()
     layout = load_layout("wise")

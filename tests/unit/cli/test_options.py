@@ -117,7 +117,7 @@ def test_every_command_shows_an_example_and_no_type_of_a_flag(capsys: pytest.Cap
 
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("command", ["generate", "benchmark", "evaluate"])
-def test_options_stand_in_groups_with_their_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_are_in_groups_with_their_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     titles = [line.strip("╭─╮ ") for line in shown.splitlines() if line.startswith("╭")]

@@ -225,7 +225,7 @@ def test_a_price_makes_a_cost(judge: str, capsys: Out) -> None:
     assert "cost" not in again  # from the cache
 
 
-def test_wise_is_judged_with_middle_marks_for_beauty(judge: str, capsys: Out) -> None:
+def test_an_icon_judge_gives_wise_middle_marks_for_realism_and_beauty(judge: str, capsys: Out) -> None:
     Path("tasks.jsonl").write_text('{"prompt": "three cats", "explanation": "cats"}\n')
     (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise-legacy", "--vlm-url", judge, capsys=capsys)
     assert row["value"] == pytest.approx(0.85)

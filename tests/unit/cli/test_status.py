@@ -40,7 +40,7 @@ def test_a_run_in_progress_shows_its_tasks_its_speed_and_the_time_left(tmp_path:
     assert lines[1] == "  finished; 3 of 3 tasks finished (100%)" and not any("left" in line for line in lines)
 
 
-def test_workers_are_shown_while_a_run_goes_on_and_set_aside_tasks_after_it(tmp_path: Path) -> None:
+def test_workers_are_shown_during_a_run_and_set_aside_tasks_after_it(tmp_path: Path) -> None:
     run, aside = tmp_path / "run", ["failed twice and set aside: fog: out\nof memory"]
     with begin(run) as writer:
         file = WorkersFile(run)

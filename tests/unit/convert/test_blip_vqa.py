@@ -96,7 +96,7 @@ def test_a_conversion_is_not_overwritten(folder: Path, plain: PlainBlip, tmp_pat
         convert("blip-vqa", tmp_path / "model.pth", folder)
 
 
-def test_answers_are_those_of_the_original_padded_and_masked(plain: PlainBlip, blip: BlipVqa) -> None:
+def test_answers_equal_those_of_the_original_padded_and_masked_model(plain: PlainBlip, blip: BlipVqa) -> None:
     """Our questions are grouped by length without padding; the plain model has one padded, masked batch."""
     picture = photograph()
     small = np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255

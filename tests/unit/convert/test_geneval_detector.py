@@ -118,7 +118,7 @@ def test_the_names_of_mmdet_3_are_known_too(mmdet, pixels, expected) -> None:
     assert max(differences(make_network(renamed, tiny_config()), pixels, expected)) < 1e-4
 
 
-def test_the_names_of_mmdet_3_are_those_of_its_network() -> None:
+def test_the_names_of_mmdet_3_match_its_network() -> None:
     with torch.device("meta"):
         source = as_mmdet_3(MmdetMask2Former(Shape()).state_dict())
         there = {key: list(tensor.shape) for key, tensor in source.items()}

@@ -167,7 +167,7 @@ def test_a_pretended_device_gives_the_cpus_tokens(
 
 
 @pytest.mark.slow
-def test_a_drawing_waits_for_the_device_as_often_whatever_its_length() -> None:
+def test_a_drawing_of_any_length_waits_for_the_device_equally_often() -> None:
     with pretended_device():
         model = load_janus(FOLDER)
         (state,) = model.start(TASKS[:1])

@@ -359,7 +359,7 @@ def test_a_short_task_gets_a_place_of_another_client_and_changes_no_result(many:
 
 
 @pytest.mark.parametrize("given", [{}, {"image_ratio": 0.0}, {"strategy": "steer"}, {"drawings_per_step": 2}])
-def test_a_task_goes_on_after_its_known_steps_with_equal_records_and_times(given: dict[str, Any]) -> None:
+def test_a_task_continues_after_its_known_steps_with_equal_records_and_times(given: dict[str, Any]) -> None:
     own = assign(CAT, "milr", steps=4, **given)
     whole = list(start("one-shot", Assigned([own])))
     known = [KnownStep(one.images, one.scores, one.seconds + 100) for one in whole[:3]]
@@ -370,7 +370,7 @@ def test_a_task_goes_on_after_its_known_steps_with_equal_records_and_times(given
     assert 100 < again[0].seconds < 110 and again[3].seconds > known[2].seconds, "time goes on where it stopped"
 
 
-def test_a_task_that_waits_to_go_on_is_cancelled_with_its_best_image() -> None:
+def test_a_task_that_waits_to_continue_is_cancelled_with_its_best_image() -> None:
     queue = TaskQueue()
     for client in ("a", "b"):
         queue.put(assign(CAT, "best-of-n", steps=30), client)

@@ -215,7 +215,7 @@ def denoise(kind: str, network: Any, width: int, height: int) -> object:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (1024, 512)])
-def test_the_memory_of_an_image_is_an_upper_bound_of_what_the_networks_hold(
+def test_the_planned_memory_of_an_image_is_an_upper_bound_of_the_networks_use(
     kind: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
     import diffusers

@@ -95,7 +95,7 @@ def plain_logits(features: torch.Tensor, tokens: list[int], guidance: float) -> 
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
-def test_logits_are_those_of_one_pass_over_padded_captions(model: LlamaGen, guidance: float) -> None:
+def test_logits_equal_those_of_one_pass_over_padded_captions(model: LlamaGen, guidance: float) -> None:
     """Prompts of unequal lengths in one batch; one is cut at 120 tokens."""
     total = model.capabilities.image_tokens
     states = model.start([Task(prompt=prompt) for prompt in PROMPTS])
@@ -185,7 +185,7 @@ def test_llamagen_keeps_the_contract(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_commands_go_from_the_official_layout_to_a_run(official: Path, tmp_path: Path) -> None:
+def test_commands_convert_the_official_layout_and_make_a_run(official: Path, tmp_path: Path) -> None:
     """`milr convert llamagen`, then `milr generate` with a reward from a file, and a second time the same images."""
     made = tmp_path / "llamagen"
     assert main(["convert", "llamagen", str(official / "t2i_tiny_8.pt"), str(made)]) == 0
@@ -310,7 +310,7 @@ def test_an_image_does_not_depend_on_other_prompts(model: LlamaGen) -> None:
 
 
 @pytest.mark.slow
-def test_a_device_draws_the_same_images_and_waits_as_often_whatever_their_length(
+def test_a_device_draws_the_same_images_and_waits_equally_often_at_any_length(
     folder: Path, model: LlamaGen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = LlamaGenFolder.load_parts

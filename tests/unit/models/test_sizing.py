@@ -121,7 +121,7 @@ def test_number_types_follow_one_policy(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_guidance_and_latents_are_float32_whatever_the_weights_are(tmp_path: Path, dtype: str) -> None:
+def test_guidance_and_latents_are_float32_for_weights_of_any_type(tmp_path: Path, dtype: str) -> None:
     write_deepseek(tmp_path)
     model = Janus(tmp_path, dtype=dtype)
     latents = torch.randn(3, 2, TINY.width, generator=torch.Generator().manual_seed(0), requires_grad=True)

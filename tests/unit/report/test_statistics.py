@@ -98,7 +98,9 @@ def test_scores_have_wilsons_interval_and_differences_their_own() -> None:
 
 
 @given(st.lists(st.tuples(unit, st.sampled_from("xy")), min_size=2, max_size=8), st.randoms(use_true_random=False))
-def test_the_order_of_prompts_changes_no_mean_and_an_interval_holds_it(rows: list[tuple[float, str]], chooser) -> None:  # type: ignore[no-untyped-def]
+def test_the_order_of_prompts_changes_no_mean_and_each_interval_contains_its_mean(
+    rows: list[tuple[float, str]], chooser
+) -> None:  # type: ignore[no-untyped-def]
     def summarise(these: list[tuple[float, str]]):  # type: ignore[no-untyped-def]
         values = np.array([[value] for value, _ in these])
         return estimate(values, [tag for _, tag in these], {"x": 1, "y": 2})

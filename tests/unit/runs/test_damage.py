@@ -159,7 +159,7 @@ CHANGED: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("kind", CHANGED)
-def test_lost_or_changed_lines_are_noticed_and_other_tasks_are_read(judged: Path, kind: str) -> None:
+def test_lost_or_changed_lines_are_reported_and_other_tasks_are_read(judged: Path, kind: str) -> None:
     damage, said = CHANGED[kind]
     damage(first_task(judged))
     found = read_run(judged)

@@ -165,7 +165,7 @@ def test_the_exit_code_says_if_images_are_unscored_or_the_mean_is_too_low(
     assert [main(words), main(words)] == [code, code]
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fill(*arguments: object, **options: object) -> None:

@@ -195,7 +195,7 @@ def test_an_evaluator_scores_every_image_in_the_order_of_drawing(tmp_path: Path)
     assert (first.folder / "evaluated.jsonl").read_text().count("\n") == 6 + 1  # and the end mark
 
 
-def test_an_evaluator_whose_budget_is_spent_ends_the_run_and_keeps_no_task_in_part(tmp_path: Path) -> None:
+def test_an_evaluator_whose_budget_is_spent_ends_the_run_without_partial_tasks(tmp_path: Path) -> None:
     class Spent(FakeReward):
         def __call__(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[Score | Unscored]:
             self.calls += 1

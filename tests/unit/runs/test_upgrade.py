@@ -324,7 +324,7 @@ def test_a_published_packed_run_reads(published: Run, tmp_path: Path) -> None:
         ((None, "otherwise"), (None, "otherwise")),
     ],
 )
-def test_names_that_mean_something_else_now_are_renamed_once(
+def test_names_with_a_new_meaning_are_renamed_once(
     was: tuple[str | None, str], now: tuple[str | None, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

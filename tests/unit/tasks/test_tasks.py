@@ -265,7 +265,7 @@ def test_the_typed_prompt_is_stored_only_if_it_differs() -> None:
     assert parse_prompt(" two dogs ").typed is None
 
 
-def test_the_key_of_a_canonical_prompt_is_that_of_older_versions() -> None:
+def test_the_key_of_a_canonical_prompt_is_the_same_as_in_older_versions() -> None:
     assert parse_prompt("two dogs").key == "1659835118e3f290"
     assert Task(prompt="A day, by Monet").key == "a3f1d09435858de2"
 

@@ -55,7 +55,7 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
-def test_a_run_on_two_nodes_is_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
+def test_a_run_on_two_nodes_equals_that_of_one_process(cluster: Any, tmp_path: Path) -> None:
     job = make_job(tmp_path / "spread", WorkerChoice(None, ray=True, loader=LOADER), NAMES["milr"], PROMPTS)
     list(job.run())
     assert job.parts.facts["workers"] == 2

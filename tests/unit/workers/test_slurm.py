@@ -52,7 +52,7 @@ def test_a_script_is_valid_bash(script: str) -> None:
     subprocess.run(["bash", "-n", str(FOLDER / script)], check=True)
 
 
-def test_one_run_goes_over_all_nodes_and_goes_on_when_it_is_requeued(tmp_path: Path) -> None:
+def test_one_run_uses_all_nodes_and_resumes_when_it_is_requeued(tmp_path: Path) -> None:
     ray = "ray symmetric-run --address node1:6379 --min-nodes 2 --num-cpus 64 --num-gpus 8 -- milr"
     asked = f"{' '.join(ASKED)} --out runs/slurm-7 --workers ray"
     assert submit("ray.sbatch", tmp_path) == [f"{ray} {asked}", f"milr {asked}", f"{ray} {asked}"]

@@ -89,7 +89,7 @@ def test_a_run_is_the_same_for_any_number_of_processes(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_python")
-def test_a_worker_that_dies_gives_its_tasks_back_and_they_go_on_from_their_last_step(tmp_path: Path) -> None:
+def test_tasks_of_a_worker_that_dies_continue_from_their_last_step(tmp_path: Path) -> None:
     names, prompts = Names("fake", PERILOUS, "milr"), [*PROMPTS, f"once {tmp_path / 'dead'}"]
     job = make_job(tmp_path / "spread", WorkerChoice(2, loader=LOADER), names, prompts)
     list(job.run())
@@ -115,7 +115,7 @@ def test_tasks_that_fail_twice_are_set_aside_and_the_run_ends_with_all_others(tm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_python")
-def test_an_interrupted_run_goes_on_with_other_workers(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_with_other_workers(tmp_path: Path) -> None:
     names = NAMES["milr"]
     job = make_job(tmp_path / "spread", WorkerChoice(2, loader=LOADER), names, PROMPTS)
     with closing(job.run()) as records:

@@ -213,7 +213,7 @@ def test_unidets_own_results_replace_owlv2(in_root: Path, official: dict[str, Ta
 # --- CLIP ---
 
 
-def test_cosines_are_those_of_the_whole_model(root: Path) -> None:
+def test_cosines_equal_those_of_the_whole_model(root: Path) -> None:
     clip = ClipScore.from_folder(root / "clip-vit-base-patch32")
     texts = ["a cat", "a much longer text of a dog"]
     found = clip.compare([photograph()] * 2, texts)

@@ -50,7 +50,7 @@ def box(x: float, y: float, side: float = 40) -> tuple[float, float, float, floa
 # --- the table ---
 
 
-def test_the_table_knows_all_official_prompts_and_holds_none_of_them(shared_data: Path) -> None:
+def test_the_table_recognises_all_official_prompts_without_their_text(shared_data: Path) -> None:
     table = (Path(prompts.__file__).parents[2] / "assets" / "compbench" / "phrases.json").read_text()
     for name in FILES:
         lines = (shared_data / "t2i_compbench" / f"{name}_val.txt").read_text().splitlines()

@@ -378,7 +378,7 @@ def test_the_doctor_says_what_is_missing_and_how_to_get_it(tmp_path: Path, monke
     assert said.splitlines()[-1] == "geneval: 7 wrong"
 
 
-def test_the_doctor_knows_files_that_are_not_the_official_ones(geneval_weights: Path) -> None:
+def test_the_doctor_recognises_files_that_are_not_official(geneval_weights: Path) -> None:
     findings = {finding.subject: finding for finding in examine("geneval")}
     assert "743b7d99... or c9d0c4f2... is the official checkpoint" in findings["geneval-detector: its source"].said
     assert findings["clip-vit-large-patch14/model.safetensors"].fine is False

@@ -205,7 +205,7 @@ def test_an_unknown_colour_is_not_a_colour() -> None:
         (0, 0, set[str]()),
     ],
 )
-def test_relations_are_seen_from_the_reference_with_y_down(x: float, y: float, relations: set[str]) -> None:
+def test_relations_are_measured_from_the_reference_with_y_down(x: float, y: float, relations: set[str]) -> None:
     assert {name for name in ("left of", "right of", "above", "below") if holds(name, x, y)} == relations
 
 

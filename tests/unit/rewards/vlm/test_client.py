@@ -283,7 +283,7 @@ def test_the_model_can_be_chosen_and_is_part_of_the_name(clients: list[VlmClient
     assert server.asked[0]["model"] == "mine"
 
 
-def test_openais_key_goes_to_openai_alone(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openais_key_is_sent_only_to_openai(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-0123456789")
     with JudgeServer(OK) as server:
         load(server, clients)([RED], [CAT])
@@ -414,7 +414,7 @@ def test_the_budget_is_hard_and_retries_count(clients: list[VlmClient]) -> None:
     assert clients[0].budget.summary() == "4 calls, 300 tokens in, 30 out"
 
 
-def test_a_token_budget_never_goes_over(clients: list[VlmClient]) -> None:
+def test_a_token_budget_is_never_exceeded(clients: list[VlmClient]) -> None:
     images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(30)]
     with JudgeServer(OK) as server:
         scores = load(server, clients, budget="2000tokens")(images, [CAT] * 30)
@@ -654,7 +654,7 @@ def test_a_compressed_reply_is_unpacked_up_to_a_size_limit(encoding: str, bomb: 
     assert "more than 8,388,608 bytes" in str(shown(score)) if bomb else shown(score) == 1.0
 
 
-def test_organisation_ids_go_to_openai_alone(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_organisation_ids_are_sent_only_to_openai(clients: list[VlmClient], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-123456")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-123456")
     with JudgeServer(OK) as server:
