@@ -190,7 +190,7 @@ SPACES = (
     ),
     ("no latents, other texts: best of N sampled texts - best of N from the greedy text", SAMPLED, "method-best-of-n"),
 )
-"""What a row is about, a run, and the run that it is compared with; a search over latents with its zero gradient."""
+"""Rows of `spaces`: label, run, and the run that it is compared with, for a search over latents its zero gradient."""
 
 
 def spaces(results: Results) -> str:
