@@ -35,6 +35,12 @@ CODES = len(_NAMES)
 """Codes of grounds: the codebook begins with them."""
 
 
+def sample_ground(random: np.random.Generator) -> tuple[str, str, int]:
+    """Sample a ground, a camera and a horizon."""
+    ground, camera = (choices[random.integers(len(choices))] for choices in (GROUNDS, CAMERAS))
+    return ground, camera, int(random.choice(HORIZONS))
+
+
 def ground_codes(ground: str, camera: str, horizon: int) -> np.ndarray:
     """Return a ground's image tokens, int64 (10, 10).
 

@@ -10,7 +10,7 @@ import numpy as np
 from milr.rewards.icons.detector import CELL
 from milr.tasks import COLORS, OBJECT_NAMES
 from training import icons
-from training.grounds import CAMERAS, GRID, GROUNDS, HORIZONS, TOKEN, ground_codes, ground_pixels
+from training.grounds import GRID, TOKEN, ground_codes, ground_pixels, sample_ground
 from training.icons import NATURAL, compose
 from training.scenes import SIZES, Library, Scene, icon_key, overlap
 
@@ -152,7 +152,7 @@ class Sampler:
                 name, variant, last, _ = placed[-1].key
                 color = last if random.random() < 0.7 else color
             placed.append(Placed((name, variant, color, size), *corner))
-        return Layout(tuple(placed), *_sample_ground(random))
+        return Layout(tuple(placed), *sample_ground(random))
 
     @staticmethod
     def _room(random: np.random.Generator, placed: Sequence[Placed], side: int) -> tuple[int, int] | None:
@@ -201,9 +201,3 @@ class Sampler:
                 color = str(random.choice([other for other in COLORS if other != color]))
             others.append(Placed((name, variant, color, size), icon.top, icon.left))
         return Layout(tuple(others), layout.ground, layout.camera, layout.horizon), kinds
-
-
-def _sample_ground(random: np.random.Generator) -> tuple[str, str, int]:
-    """Sample a ground, a camera and a horizon."""
-    ground, camera = (choices[random.integers(len(choices))] for choices in (GROUNDS, CAMERAS))
-    return ground, camera, int(random.choice(HORIZONS))

@@ -79,11 +79,6 @@ def read_geneval(benchmark: Path | None) -> list[Task]:
     return [Task.model_validate_json(line) for line in benchmark.read_text().splitlines()]
 
 
-def choose(tasks: Sequence[Task], number: int) -> list[int]:
-    """Return the places of so many tasks, spread evenly over a list in order of tags; all if there are fewer."""
-    return spread_places(len(tasks), number)
-
-
 class Report:
     """All rows, each from parts of the ledger."""
 
@@ -130,7 +125,7 @@ class Report:
 
     def pools(self, benchmark: str, kind: str, size: str, most: int = pools.BEST_OF) -> dict[int, pools.Pool]:
         """Return pools of drawings by the place of their prompt."""
-        places = choose(self.tasks[benchmark], self.size(size))
+        places = spread_places(len(self.tasks[benchmark]), self.size(size))
         return self._draw(benchmark, kind, places, most)
 
     def _draw(self, benchmark: str, kind: str, places: Sequence[int], most: int) -> dict[int, pools.Pool]:
@@ -146,7 +141,7 @@ class Report:
     def first_drawings(self, benchmark: str) -> dict[int, pools.Pool]:
         """Return the greedy pools and, for the other prompts of the one-shot row, one drawing each."""
         found = self.pools(benchmark, "greedy", f"pools, {benchmark}")
-        wanted = choose(self.tasks[benchmark], self.size(f"one shot, {benchmark}"))
+        wanted = spread_places(len(self.tasks[benchmark]), self.size(f"one shot, {benchmark}"))
         return found | self._draw(benchmark, "greedy", [place for place in wanted if place not in found], 1)
 
     def one_shot(self) -> dict[str, Any]:
@@ -256,7 +251,7 @@ class Report:
         figures: dict[str, Any] = {}
         together: list[list[bool]] = [[] for _ in points]
         for benchmark, every in self.tasks.items():
-            tasks = [every[place] for place in choose(every, self.size(f"sweep, {benchmark}"))]
+            tasks = [every[place] for place in spread_places(len(every), self.size(f"sweep, {benchmark}"))]
             name = f"sweep {benchmark}"
             texts = self.ledger.take(
                 f"{name} texts", lambda tasks=tasks: [text.text for text in self.studio.write(tasks)]

@@ -93,12 +93,6 @@ def train(
             step = _train_phase(step, training, open_feeder, phase)
 
 
-def is_finished(settings: Settings, folder: Path) -> bool:
-    """Return True if the last phase has ended."""
-    last: int = settings["unified"]["phases"][-1]["until"]
-    return Checkpoint(folder / "unified.pt").step() >= last
-
-
 def phases(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the common settings with each phase's own over them, in order.
 

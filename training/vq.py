@@ -30,7 +30,7 @@ from transformers.models.janus.modeling_janus import (
 )
 
 from training.codebook import code_vectors
-from training.grounds import CAMERAS, GRID, GROUNDS, HORIZONS, TOKEN, ground_codes, ground_pixels
+from training.grounds import GRID, TOKEN, ground_codes, ground_pixels, sample_ground
 from training.icons import NATURAL, compose
 from training.scenes import SIZES, Bank, Library, paste
 from training.stage import Checkpoint, Settings, log, rate, start_from_shipped
@@ -189,8 +189,7 @@ def random_scenes(
     drawn = np.empty((number, GRID, GRID), np.int64)
     foreground = np.empty((number, GRID * TOKEN, GRID * TOKEN), np.float32)
     for canvas, cells, front in zip(canvases, drawn, foreground, strict=True):
-        ground, camera = (str(random.choice(choices)) for choices in (GROUNDS, CAMERAS))
-        cells[:] = ground_codes(ground, camera, int(random.choice(HORIZONS)))
+        cells[:] = ground_codes(*sample_ground(random))
         ground_only = ground_pixels(cells)
         canvas[:] = ground_only
         few = random.random() < _SPARSE
