@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.probes import AskedFacts, Facts, WishFacts
+from training.probes import AskedFacts, DemandFacts, Facts
 from training.seeing import SeenBatch
 
 
@@ -51,7 +51,7 @@ class AnswerBatch:
     answers: torch.Tensor  # (B,) int64: the token of yes or no
     words: torch.Tensor  # (N, 2) int64: row, and position of the last word of an object that a text names
     fitting: torch.Tensor  # (N,) int64: the token of yes or no: whether this object is what the prompt asks for
-    wishes: WishFacts
+    demands: DemandFacts
 
 
 @dataclass(frozen=True)

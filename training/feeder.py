@@ -30,8 +30,8 @@ from training.probes import (
     IGNORED,
     NOTHING,
     AskedFacts,
+    DemandFacts,
     Facts,
-    WishFacts,
     color_number,
     covered,
     name_number,
@@ -52,7 +52,7 @@ from training.scenes import (
     write_text,
 )
 from training.seeing import SeenBatch, tell_patches
-from training.text_checks import count_missing, read_wishes, sample_check, text_question
+from training.text_checks import count_missing, read_demands, sample_check, text_question
 from training.vq import to_pixels
 from training.world import World
 
@@ -189,7 +189,7 @@ class Feeder:
             rows: list[list[int]] = []
             answers: list[int] = []
             words: list[tuple[int, int, int]] = []
-            wishes: list[tuple[int, int, int]] = []
+            demands: list[tuple[int, int, int]] = []
             missing: list[int] = []
             for row in range(settings["checking_batch"]):
                 prompt, text, truth = sample_check(self.world)
@@ -198,15 +198,15 @@ class Feeder:
                 lacking = count_missing(prompt, text)
                 missing.append(IGNORED if lacking is None else lacking)
                 parts = text.split(", ")
-                for number, wish in enumerate(read_wishes(prompt, text), 1):
+                for number, demand in enumerate(read_demands(prompt, text), 1):
                     read = self.encode(f"<|User|>: {text_question(prompt, ', '.join(parts[:number]))}")
-                    words.append((row, len(read) - 1, yes if wish.fits else no))
-                    known = (color_number(wish.color), wish.side) if wish.count else (IGNORED, IGNORED)
-                    wishes.append((wish.count, *known))
+                    words.append((row, len(read) - 1, yes if demand.fits else no))
+                    known = (color_number(demand.color), demand.side) if demand.count else (IGNORED, IGNORED)
+                    demands.append((demand.count, *known))
             facts = torch.tensor(words, dtype=torch.int64).reshape(-1, 3)
-            wished = torch.tensor(wishes, dtype=torch.int64).reshape(-1, 3)
+            demanded = torch.tensor(demands, dtype=torch.int64).reshape(-1, 3)
             places = torch.tensor([len(row) - 1 for row in rows])
-            known_facts = WishFacts(*wished.unbind(-1), torch.tensor(missing))
+            known_facts = DemandFacts(*demanded.unbind(-1), torch.tensor(missing))
             yield AnswerBatch(
                 pad(rows, self.padding), places, torch.tensor(answers), facts[:, :2], facts[:, 2], known_facts
             )

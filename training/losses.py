@@ -90,7 +90,7 @@ def checking_loss(
         fitting = F.cross_entropy(model.lm_head(early).float(), batch.fitting)
         loss, figures = loss + fitting, figures | {"fitting_loss": fitting.item()}
     if probes is not None:
-        probed, known = probes.check(read.hidden_states, batch.words, batch.places, batch.wishes)
+        probed, known = probes.check(read.hidden_states, batch.words, batch.places, batch.demands)
         loss, figures = loss + CHECKED * probed, figures | known
     return loss, figures
 

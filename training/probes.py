@@ -26,7 +26,7 @@ IGNORED = -100
 TOLD_LAYER = 2
 """After this layer a word knows its object's place, an image position its own, a name in a question its object's."""
 SIDES = 1 + 2 * len(RELATIONS)
-"""Sides of relations (`training.text_checks.Wish.side`)."""
+"""Sides of relations (`training.text_checks.Demand.side`)."""
 NOTHING = len(OBJECT_NAMES)
 """The name of plain ground."""
 
@@ -58,8 +58,8 @@ class AskedFacts:
 
 
 @dataclass(frozen=True)
-class WishFacts:
-    """Truths about the N objects that checked texts name (`training.text_checks.Wish`), and about B texts."""
+class DemandFacts:
+    """Truths about the N objects that checked texts name (`training.text_checks.Demand`), and about B texts."""
 
     count: torch.Tensor  # (N,) int64
     color: torch.Tensor  # (N,) int64: 0 for none; IGNORED for a name that the prompt does not have
@@ -109,9 +109,9 @@ class Probes(nn.Module):
         self.asked_count = nn.Linear(width, 1 + MOST_OBJECTS)
         self.first, self.second = nn.Linear(width, 2 * GRID), nn.Linear(width, 2 * GRID)
         self.number = nn.Linear(width, 1 + MOST_OBJECTS)
-        self.wished_count, self.missing = nn.Linear(width, 1 + MOST_OBJECTS), nn.Linear(width, 1 + MOST_OBJECTS)
-        self.wished_color = nn.Linear(width, 1 + len(COLORS))
-        self.wished_side = nn.Linear(width, SIDES)
+        self.demanded_count, self.missing = nn.Linear(width, 1 + MOST_OBJECTS), nn.Linear(width, 1 + MOST_OBJECTS)
+        self.demanded_color = nn.Linear(width, 1 + len(COLORS))
+        self.demanded_side = nn.Linear(width, SIDES)
 
     def forward(
         self, layers: Sequence[torch.Tensor], predicting: torch.Tensor, facts: Facts
@@ -157,7 +157,7 @@ class Probes(nn.Module):
         return _add(losses)
 
     def check(
-        self, layers: Sequence[torch.Tensor], words: torch.Tensor, places: torch.Tensor, wishes: WishFacts
+        self, layers: Sequence[torch.Tensor], words: torch.Tensor, places: torch.Tensor, demands: DemandFacts
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the sum of the mean cross-entropies of what a checked text's positions know, and each.
 
@@ -165,16 +165,16 @@ class Probes(nn.Module):
             layers: (B, T, d) each: the embeddings, then the states after every layer.
             words: (N, 2) int64: row, and position of each object's last word.
             places: (B,) int64: the position that predicts the answer.
-            wishes: The truths.
+            demands: The truths.
         """
         row, position = words.unbind(-1)
         read = _normalise(layers[-3][row, position])  # (N, d): before it is told whether the object fits
         answering = _normalise(layers[-2][torch.arange(len(places)), places])  # (B, d)
         losses = {
-            "wished_count": _entropy(self.wished_count(read), wishes.count),
-            "wished_color": _entropy(self.wished_color(read), wishes.color),
-            "wished_side": _entropy(self.wished_side(read), wishes.side),
-            "missing": _entropy(self.missing(answering), wishes.missing),
+            "demanded_count": _entropy(self.demanded_count(read), demands.count),
+            "demanded_color": _entropy(self.demanded_color(read), demands.color),
+            "demanded_side": _entropy(self.demanded_side(read), demands.side),
+            "missing": _entropy(self.missing(answering), demands.missing),
         }
         return _add(losses)
 

@@ -28,8 +28,8 @@ Items = list[Named]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a prompt asks of an object that a text names."""
+class Demand:
+    """What a prompt asks of one object that a text names."""
 
     count: int
     """How many objects of this name the prompt asks for."""
@@ -78,7 +78,7 @@ def sample_check(world: World) -> tuple[str, str, bool]:
                 return task.prompt, changed, False
 
 
-def read_wishes(prompt: str, text: str) -> list[Wish]:
+def read_demands(prompt: str, text: str) -> list[Demand]:
     """Return what a prompt asks of each object that a text names, in the text's order.
 
     The list is empty if the prompt is no list of objects, as a riddle is not, or the text cannot be read.
@@ -88,7 +88,7 @@ def read_wishes(prompt: str, text: str) -> list[Wish]:
         return []
     asked = {need.name: need for need in task.include}
     sides = _sides(task)
-    wishes: list[Wish] = []
+    demands: list[Demand] = []
     for number, item in enumerate(read.items, 1):
         need = asked.get(item.name)
         before = replace(read, items=read.items[:number])
@@ -99,12 +99,12 @@ def read_wishes(prompt: str, text: str) -> list[Wish]:
             and all(allows(before, one, task) for one in task.include if item.name in _related(one, task))
         )
         count, color = (need.count, need.color) if need else (0, None)
-        wishes.append(Wish(count, color, sides.get(item.name, 0), fits))
-    return wishes
+        demands.append(Demand(count, color, sides.get(item.name, 0), fits))
+    return demands
 
 
 def count_missing(prompt: str, text: str) -> int | None:
-    """Return how many objects that a prompt asks for a text does not name; None as `read_wishes` is empty."""
+    """Return how many objects that a prompt asks for a text does not name; None as `read_demands` is empty."""
     read, task = read_text(text), _parse(prompt)
     if read is None or task is None:
         return None
@@ -125,7 +125,7 @@ def _related(need: Requirement, task: Task) -> tuple[str, ...]:
 
 
 def _sides(task: Task) -> dict[str, int]:
-    """Return by name the side of a relation (`Wish.side`)."""
+    """Return by name the side of a relation (`Demand.side`)."""
     sides: dict[str, int] = {}
     for need in task.include:
         if need.position:

@@ -29,7 +29,7 @@ from training.probes import IGNORED, NOTHING
 from training.questions import Question, ask_questions
 from training.scenes import PLACES, Item, Mentions, Scene, describe, region, token_grid, write_text
 from training.seeing import tell_patches
-from training.text_checks import count_missing, read_wishes
+from training.text_checks import count_missing, read_demands
 from training.texts import names_what_is_asked, read_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -198,12 +198,12 @@ def test_each_object_of_a_checked_text_is_labelled_by_whether_the_prompt_asks_fo
         prompt, _, text = words.partition(": ")
         read = read_text(text)
         assert read and [named for named, _ in found[row]] == text.split(", ")[: len(read.items)]
-        wishes = read_wishes(prompt, text)
-        assert [fits == " yes" for _, fits in found[row]] == [wish.fits for wish in wishes]
-        assert batch.wishes.missing[row] == count_missing(prompt, text)
+        demands = read_demands(prompt, text)
+        assert [fits == " yes" for _, fits in found[row]] == [demand.fits for demand in demands]
+        assert batch.demands.missing[row] == count_missing(prompt, text)
         own = batch.words[:, 0] == row
-        assert batch.wishes.count[own].tolist() == [wish.count for wish in wishes]
-        assert (batch.wishes.side[own] == IGNORED).tolist() == [not wish.count for wish in wishes]
+        assert batch.demands.count[own].tolist() == [demand.count for demand in demands]
+        assert (batch.demands.side[own] == IGNORED).tolist() == [not demand.count for demand in demands]
 
 
 def test_a_conversation_has_its_questions_before_its_description(feeder: Feeder) -> None:

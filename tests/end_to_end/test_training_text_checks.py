@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from milr.tasks import RELATIONS, parse_prompt
 from tests.support.icon_world import make_world
-from training.text_checks import change_kinds, change_text, count_missing, read_wishes, sample_check
+from training.text_checks import change_kinds, change_text, count_missing, read_demands, sample_check
 from training.texts import read_text
 
 
@@ -49,14 +49,14 @@ def test_a_changed_number_repeats_an_object_or_leaves_one_out(seed: int) -> None
 def test_objects_fit_by_name_colour_and_number() -> None:
     prompt = "two red dogs and a cat"
     text = "left red dog, red dog, red dog, blue cat, blue dog, bed, flat style"
-    assert [wish.fits for wish in read_wishes(prompt, text)] == [True, True, False, True, False, False]
-    assert [(wish.count, wish.color) for wish in read_wishes(prompt, text)][2:] == [
+    assert [demand.fits for demand in read_demands(prompt, text)] == [True, True, False, True, False, False]
+    assert [(demand.count, demand.color) for demand in read_demands(prompt, text)][2:] == [
         (2, "red"),
         (1, None),
         (2, "red"),
         (0, None),
     ]
-    assert read_wishes("the one that barks", text) == read_wishes(prompt, "a kitten") == []
+    assert read_demands("the one that barks", text) == read_demands(prompt, "a kitten") == []
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_objects_fit_by_name_colour_and_number() -> None:
     ],
 )
 def test_the_second_of_two_objects_in_a_wrong_relation_does_not_fit(text: str, fits: list[bool]) -> None:
-    wishes = read_wishes("a dog left of a cat", text)
-    assert [wish.fits for wish in wishes] == fits
+    demands = read_demands("a dog left of a cat", text)
+    assert [demand.fits for demand in demands] == fits
     sides = {"dog": 1 + RELATIONS.index("left of"), "cat": 5 + RELATIONS.index("left of"), "bed": 0}
-    assert [wish.side for wish in wishes] == [sides[part.split()[-1]] for part in text.split(", ")]
+    assert [demand.side for demand in demands] == [sides[part.split()[-1]] for part in text.split(", ")]
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_a_text_that_meets_its_prompt_has_only_objects_that_fit_and_lacks_none(seed: int) -> None:
     prompt, text, truth = sample_check(make_world(seed))
-    wishes = read_wishes(prompt, text)
-    if wishes:
-        assert truth == (all(wish.fits for wish in wishes) and count_missing(prompt, text) == 0)
+    demands = read_demands(prompt, text)
+    if demands:
+        assert truth == (all(demand.fits for demand in demands) and count_missing(prompt, text) == 0)
 
 
 def test_missing_objects_are_counted() -> None:
