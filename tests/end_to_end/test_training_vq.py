@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from milr.models.idle_blocks import leave_out_idle_blocks
+from milr.models.vq_decoder import leave_out_idle_blocks
 from milr.tasks import OBJECT_NAMES
 from training import codebook, grounds, scenes, stage, vq
 from training.codebook import TINTS

@@ -28,8 +28,8 @@ from milr.models.checkpoint import open_checkpoint
 from milr.models.devices import choose_dtype, find_device
 from milr.models.drawing import TokenDrawing, to_levels
 from milr.models.heads import ImageHead, JanusImageParts, TextHead
-from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.prompts import Prompts
+from milr.models.vq_decoder import simplify_decoder
 from milr.models.vqa import VisualQA
 from milr.types import Reasoning
 
@@ -83,7 +83,7 @@ class Janus(TokenDrawing):
         make = checkpoint.make_network if random else checkpoint.load_network
         self.network: Any = make(numbers, self.device)
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
-        leave_out_idle_blocks(self.network.model.vqmodel.decoder)
+        simplify_decoder(self.network.model.vqmodel.decoder)
         if dtype == "int8":
             quantise(self.network.model.language_model)
         self.side = find_side(self.device)

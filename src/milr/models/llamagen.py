@@ -24,8 +24,8 @@ from milr.models.captions import clean_caption
 from milr.models.devices import choose_dtype, find_device, refuse_int8
 from milr.models.drawing import TokenDrawing, to_levels
 from milr.models.heads import ImageHead
-from milr.models.idle_blocks import leave_out_idle_blocks
 from milr.models.llamagen_folder import DEFAULTS, open_folder
+from milr.models.vq_decoder import simplify_decoder
 
 _KEPT = 8  # most unconditional captions kept, by length
 
@@ -74,7 +74,7 @@ class LlamaGen(DrawsOnly, TokenDrawing):
         self.gpt, self.vq, self.text_encoder = opened.load_parts(numbers, self.device, random=random)
         for network in (self.gpt, self.vq, self.text_encoder):
             network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
-        leave_out_idle_blocks(self.vq.decoder)
+        simplify_decoder(self.vq.decoder)
         config = opened.config
         self._caption = config.caption
         architecture = Architecture(

@@ -1,11 +1,12 @@
-"""Residual blocks with zero weights are skipped, and pixels stay equal to the last bit."""
+"""A simplified VQ decoder decodes the same images."""
 
+import pytest
 import torch
 from torch import nn
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from milr.models.idle_blocks import leave_out_idle_blocks
+from milr.models.vq_decoder import fold_upsampling, leave_out_idle_blocks
 
 
 def _decoder() -> nn.Module:
@@ -48,3 +49,20 @@ def test_blocks_that_change_anything_stay() -> None:
     nn.init.zeros_(shortcut.conv2.weight)
     nn.init.zeros_(shortcut.conv2.bias)
     assert leave_out_idle_blocks(decoder) == 0
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
+@torch.inference_mode()
+def test_folded_upsampling_decodes_the_same_images(dtype: torch.dtype, tolerance: float) -> None:
+    decoder, latents = _decoder(), torch.randn(3, 32, 5, 7)
+    exact = decoder(latents)
+    scale = exact.abs().max()
+    decoder.to(dtype)
+    plain = decoder(latents.to(dtype)).float()
+    assert fold_upsampling(decoder) == 1 and fold_upsampling(decoder) == 0
+    folded = decoder(latents.to(dtype)).float()
+    assert folded.shape == exact.shape and folded.dtype == torch.float32
+    assert (folded - plain).abs().max() <= tolerance * scale
+    assert (folded - exact).abs().mean() <= 1.2 * (plain - exact).abs().mean() + 1e-6 * scale, "as near to float32"
+    singles = torch.cat([decoder(one[None].to(dtype)) for one in latents]).float()
+    torch.testing.assert_close(singles, folded, rtol=0, atol=float(2e-6 * scale))
