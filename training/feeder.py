@@ -52,7 +52,7 @@ from training.scenes import (
     write_text,
 )
 from training.seeing import SeenBatch, tell_patches
-from training.text_checks import count_missing, read_demands, sample_check, text_question
+from training.text_checks import read_demands, sample_check, text_question
 from training.vq import to_pixels
 from training.world import World
 
@@ -195,10 +195,9 @@ class Feeder:
                 prompt, text, truth = sample_check(self.world)
                 rows.append(self.encode(f"<|User|>: {text_question(prompt, text)}\n\n<|Assistant|>:"))
                 answers.append(yes if truth else no)
-                lacking = count_missing(prompt, text)
-                missing.append(IGNORED if lacking is None else lacking)
-                parts = text.split(", ")
-                for number, demand in enumerate(read_demands(prompt, text), 1):
+                asked, parts = read_demands(prompt, text), text.split(", ")
+                missing.append(asked.missing if asked else IGNORED)
+                for number, demand in enumerate(asked.objects if asked else (), 1):
                     read = self.encode(f"<|User|>: {text_question(prompt, ', '.join(parts[:number]))}")
                     words.append((row, len(read) - 1, yes if demand.fits else no))
                     known = (color_number(demand.color), demand.side) if demand.count else (IGNORED, IGNORED)

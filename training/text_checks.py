@@ -41,6 +41,16 @@ class Demand:
     """Whether the prompt asks for this object, and its place contradicts no relation to the objects named before it."""
 
 
+@dataclass(frozen=True)
+class Demands:
+    """What a prompt asks of a text."""
+
+    objects: tuple[Demand, ...]
+    """Of each object that the text names, in the text's order."""
+    missing: int
+    """How many objects that the prompt asks for the text does not name."""
+
+
 def text_question(prompt: str, text: str) -> str:
     """Return the question whether a text meets a prompt."""
     return f"does this fit? {prompt}: {text.strip()}"
@@ -78,45 +88,34 @@ def sample_check(world: World) -> tuple[str, str, bool]:
                 return task.prompt, changed, False
 
 
-def read_demands(prompt: str, text: str) -> list[Demand]:
-    """Return what a prompt asks of each object that a text names, in the text's order.
+def read_demands(prompt: str, text: str) -> Demands | None:
+    """Return what a prompt asks of a text.
 
-    The list is empty if the prompt is no list of objects, as a riddle is not, or the text cannot be read.
+    None if the prompt is no list of objects, as a riddle is not, or the text cannot be read.
     """
-    read, task = read_text(text), _parse(prompt)
-    if read is None or task is None:
-        return []
+    read = read_text(text)
+    try:
+        task = parse_prompt(prompt)
+    except PromptError:
+        return None
+    if read is None:
+        return None
     asked = {need.name: need for need in task.include}
+    named = [item.name for item in read.items]
     sides = _sides(task)
     demands: list[Demand] = []
     for number, item in enumerate(read.items, 1):
         need = asked.get(item.name)
-        before = replace(read, items=read.items[:number])
+        so_far = replace(read, items=read.items[:number])
         fits = (
             need is not None
             and need.color in (None, item.color)
-            and sum(other.name == item.name for other in before.items) <= need.count
-            and all(allows(before, one, task) for one in task.include if item.name in _related(one, task))
+            and named[:number].count(item.name) <= need.count
+            and all(allows(so_far, one, task) for one in task.include if item.name in _related(one, task))
         )
         count, color = (need.count, need.color) if need else (0, None)
         demands.append(Demand(count, color, sides.get(item.name, 0), fits))
-    return demands
-
-
-def count_missing(prompt: str, text: str) -> int | None:
-    """Return how many objects that a prompt asks for a text does not name; None as `read_demands` is empty."""
-    read, task = read_text(text), _parse(prompt)
-    if read is None or task is None:
-        return None
-    named = [item.name for item in read.items]
-    return sum(max(0, need.count - named.count(need.name)) for need in task.include)
-
-
-def _parse(prompt: str) -> Task | None:
-    try:
-        return parse_prompt(prompt)
-    except PromptError:
-        return None
+    return Demands(tuple(demands), sum(max(0, need.count - named.count(need.name)) for need in task.include))
 
 
 def _related(need: Requirement, task: Task) -> tuple[str, ...]:

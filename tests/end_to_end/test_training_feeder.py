@@ -29,7 +29,7 @@ from training.probes import IGNORED, NOTHING
 from training.questions import Question, ask_questions
 from training.scenes import PLACES, Item, Mentions, Scene, describe, region, token_grid, write_text
 from training.seeing import tell_patches
-from training.text_checks import count_missing, read_demands
+from training.text_checks import read_demands
 from training.texts import names_what_is_asked, read_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -198,9 +198,11 @@ def test_each_object_of_a_checked_text_is_labelled_by_whether_the_prompt_asks_fo
         prompt, _, text = words.partition(": ")
         read = read_text(text)
         assert read and [named for named, _ in found[row]] == text.split(", ")[: len(read.items)]
-        demands = read_demands(prompt, text)
+        asked = read_demands(prompt, text)
+        assert asked
+        demands = asked.objects
         assert [fits == " yes" for _, fits in found[row]] == [demand.fits for demand in demands]
-        assert batch.demands.missing[row] == count_missing(prompt, text)
+        assert batch.demands.missing[row] == asked.missing
         own = batch.words[:, 0] == row
         assert batch.demands.count[own].tolist() == [demand.count for demand in demands]
         assert (batch.demands.side[own] == IGNORED).tolist() == [not demand.count for demand in demands]

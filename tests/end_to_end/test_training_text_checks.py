@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 
 from milr.tasks import RELATIONS, parse_prompt
 from tests.support.icon_world import make_world
-from training.text_checks import change_kinds, change_text, count_missing, read_demands, sample_check
+from training.text_checks import Demand, change_kinds, change_text, read_demands, sample_check
 from training.texts import read_text
+
+
+def read_objects(prompt: str, text: str) -> tuple[Demand, ...]:
+    """Return what a prompt asks of each object of a text that can be read."""
+    asked = read_demands(prompt, text)
+    assert asked
+    return asked.objects
 
 
 def test_true_and_false_texts_are_as_long_and_name_as_much() -> None:
@@ -49,14 +56,15 @@ def test_a_changed_number_repeats_an_object_or_leaves_one_out(seed: int) -> None
 def test_objects_fit_by_name_colour_and_number() -> None:
     prompt = "two red dogs and a cat"
     text = "left red dog, red dog, red dog, blue cat, blue dog, bed, flat style"
-    assert [demand.fits for demand in read_demands(prompt, text)] == [True, True, False, True, False, False]
-    assert [(demand.count, demand.color) for demand in read_demands(prompt, text)][2:] == [
+    demands = read_objects(prompt, text)
+    assert [demand.fits for demand in demands] == [True, True, False, True, False, False]
+    assert [(demand.count, demand.color) for demand in demands][2:] == [
         (2, "red"),
         (1, None),
         (2, "red"),
         (0, None),
     ]
-    assert read_demands("the one that barks", text) == read_demands(prompt, "a kitten") == []
+    assert read_demands("the one that barks", text) is read_demands(prompt, "a kitten") is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,7 @@ def test_objects_fit_by_name_colour_and_number() -> None:
     ],
 )
 def test_the_second_of_two_objects_in_a_wrong_relation_does_not_fit(text: str, fits: list[bool]) -> None:
-    demands = read_demands("a dog left of a cat", text)
+    demands = read_objects("a dog left of a cat", text)
     assert [demand.fits for demand in demands] == fits
     sides = {"dog": 1 + RELATIONS.index("left of"), "cat": 5 + RELATIONS.index("left of"), "bed": 0}
     assert [demand.side for demand in demands] == [sides[part.split()[-1]] for part in text.split(", ")]
@@ -79,15 +87,16 @@ def test_the_second_of_two_objects_in_a_wrong_relation_does_not_fit(text: str, f
 @given(st.integers(0, 2**32 - 1))
 def test_a_text_that_meets_its_prompt_has_only_objects_that_fit_and_lacks_none(seed: int) -> None:
     prompt, text, truth = sample_check(make_world(seed))
-    demands = read_demands(prompt, text)
-    if demands:
-        assert truth == (all(demand.fits for demand in demands) and count_missing(prompt, text) == 0)
+    asked = read_demands(prompt, text)
+    if asked:
+        assert truth == (all(demand.fits for demand in asked.objects) and asked.missing == 0)
 
 
 def test_missing_objects_are_counted() -> None:
     prompt = "three dogs and a cat"
     texts = ("dog, dog, dog, cat", "dog, cat, cat", "bed", "a kitten")
-    assert [count_missing(prompt, text) for text in texts] == [0, 2, 4, None]
+    asked = [read_demands(prompt, text) for text in texts]
+    assert [one and one.missing for one in asked] == [0, 2, 4, None]
 
 
 def test_a_text_that_cannot_be_read_is_not_changed() -> None:

@@ -18,7 +18,7 @@ _LAST: dict[type[nn.Module], str] = {JanusVQVAEAttnBlock: "proj_out", JanusVQVAE
 
 
 def simplify_decoder(decoder: Any) -> None:
-    """Do both, in place: `leave_out_idle_blocks` and `fold_upsampling`."""
+    """Leave out blocks that add nothing, and fold upsampling, in place."""
     leave_out_idle_blocks(decoder)
     fold_upsampling(decoder)
 
@@ -71,8 +71,8 @@ class FoldedUpsampling(nn.Module):
         super().__init__()
         weight = convolution.weight.detach()  # (C out, C in, 3, 3)
         # Of a pixel's two copies, the first one's kernel covers the pixel before and itself, the second one's the next.
-        fold = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float32)  # (copy, 2, 3)
-        fold = fold.to(weight.device)
+        taps = [[[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]]
+        fold = torch.tensor(taps).to(weight.device)  # (copy, 2, 3)
         kernels = torch.einsum("aik,bjl,ockl->abocij", fold, fold, weight.float())  # (2, 2, C out, C in, 2, 2)
         self.kernels = nn.Buffer(kernels.to(weight.dtype).contiguous(), persistent=False)
         self.conv = convolution  # as in the file, for names and numbers of the weights
