@@ -49,6 +49,7 @@ def export(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=True,
+        temperature=settings["export"]["temperature"],
         guidance_scale=settings["export"]["guidance"],
         max_length=1024,
         generation_kwargs={"boi_token_id": tokenizer.convert_tokens_to_ids(tokenizer.boi_token)},  # type: ignore[attr-defined]

@@ -18,7 +18,17 @@ import torch
 from milr import load_model
 from milr.benchmarks import load_benchmark
 from milr.types import Task
-from training.properties import beginnings, codes, generality, looking, obedience, pools, reading, sampling
+from training.properties import (
+    beginnings,
+    codes,
+    generality,
+    looking,
+    obedience,
+    pools,
+    reading,
+    sampling,
+    surroundings,
+)
 from training.properties.ledger import Ledger, open_ledger
 from training.properties.sizes import MOST_CHUNKS, explain, scaled
 from training.properties.studio import SEED, Studio, open_studio
@@ -48,12 +58,11 @@ def measure(
         folder: Holds the state file if none is given.
         benchmark: GenEval's `evaluation_metadata.jsonl`; None takes the prompts of `icons` instead.
         scale: Scale of all numbers; 1 takes about a core-hour if 4 images are drawn in a second.
-        state_file: File of finished parts; its name gets a hash of the weights, and the scale.
+        state_file: File of finished parts; its name gets a hash of the model, and the scale.
     """
     torch.manual_seed(0)
-    exported = Path(settings["export"]["folder"])
     model = load_model(settings["export"]["folder"], dtype="bfloat16")
-    ledger = open_ledger(state_file or folder / "properties.json", exported / "model.safetensors", scale)
+    ledger = open_ledger(state_file or folder / "properties.json", Path(settings["export"]["folder"]), scale)
     studio = open_studio(settings, model)
     ledger.count_drawings = lambda: studio.drawings
     for line in explain(scale):
@@ -109,7 +118,7 @@ class Report:
             "held-out combinations": (self.combinations, ("combinations",)),
             "codebook": (self.codebook, ("codebook",)),
             "temperature and guidance": (self.sweep, ("sweep",)),
-            "grounds and styles": (self.grounds, ("greedy",)),
+            "grounds and styles": (self.grounds, ("surroundings",)),
             "search step": (self.step, ("search step",)),
             "riddles": (self.riddles, ("riddles",)),
         }
@@ -176,7 +185,20 @@ class Report:
         contradicting = self.ledger.take(
             "contradicting", lambda: obedience.draw_contradicting(studio, self.world(2), pairs, "contradicting")
         )
-        return obedience.describe_named(drawn) | {"contradicting": obedience.describe_contradicting(contradicting)}
+        greedy = {
+            benchmark: self.ledger.take(
+                f"named, {benchmark}",
+                lambda benchmark=benchmark: obedience.show_greedy(
+                    studio, list(self.first_drawings(benchmark).values())
+                ),
+            )
+            for benchmark in self.tasks
+        }
+        return {
+            **{benchmark: obedience.describe_named(shown) for benchmark, shown in greedy.items()},
+            "fresh prompts": obedience.describe_named(drawn),
+            "contradicting": obedience.describe_contradicting(contradicting),
+        }
 
     def first_tokens(self) -> dict[str, Any]:
         """Measure row 5: the first image tokens of right and of wrong drawings."""
@@ -250,15 +272,11 @@ class Report:
         points = sampling.grid_points(self.studio)
         figures: dict[str, Any] = {}
         together: list[list[bool]] = [[] for _ in points]
-        for benchmark, every in self.tasks.items():
-            tasks = [every[place] for place in spread_places(len(every), self.size(f"sweep, {benchmark}"))]
-            name = f"sweep {benchmark}"
-            texts = self.ledger.take(
-                f"{name} texts", lambda tasks=tasks: [text.text for text in self.studio.write(tasks)]
-            )
+        for benchmark in self.tasks:
+            tasks, texts = self._write_greedy(benchmark, f"sweep, {benchmark}")
             right = [
                 self.ledger.take(
-                    f"{name} {point}",
+                    f"sweep {benchmark} {point}",
                     partial(sampling.draw_point, self.studio, tasks, texts, point, f"sweep {benchmark}"),
                 )
                 for point in points
@@ -266,13 +284,42 @@ class Report:
             figures[benchmark] = sampling.describe_sweep(points, right)
             for all_right, own in zip(together, right, strict=True):
                 all_right += own
-        return {"both": sampling.describe_sweep(points, together), **figures}
+        both = sampling.describe_sweep(points, together)
+        return {"both": both, "check": self._check_sweep(points[0], both["best"]), **figures}
+
+    def _check_sweep(self, default: tuple[float, float], best: dict[str, Any]) -> dict[str, Any]:
+        """Compare the default with the best point of the sweep on new drawings, which did not choose that point."""
+        points = [default, (best["temperature"], best["guidance"])]
+        right: list[list[bool]] = [[], []]
+        for benchmark in self.tasks:
+            tasks, texts = self._write_greedy(benchmark, f"sweep check, {benchmark}")
+            for all_right, point in zip(right, points, strict=True):
+                all_right += self.ledger.take(
+                    f"sweep check {benchmark} {point}",
+                    partial(sampling.draw_point, self.studio, tasks, texts, point, f"sweep check {benchmark}"),
+                )
+        return sampling.describe_check(points, right)
+
+    def _write_greedy(self, benchmark: str, size: str) -> tuple[list[Task], list[str]]:
+        """Return so many tasks of a benchmark, spread evenly, and their greedy texts."""
+        every = self.tasks[benchmark]
+        tasks = [every[place] for place in spread_places(len(every), self.size(size))]
+        return tasks, self.ledger.take(f"{size} texts", lambda: [text.text for text in self.studio.write(tasks)])
 
     def grounds(self) -> dict[str, Any]:
-        """Measure row 11: success by ground and by style."""
-        return pools.describe_grounds(
-            [pool for benchmark in self.tasks for pool in self.first_drawings(benchmark).values()]
-        )
+        """Measure row 11: success by ground and by style, named in the same texts and chosen by the texts."""
+        drawn: dict[str, dict[str, list[bool]]] = {}
+        for benchmark in self.tasks:
+            tasks, texts = self._write_greedy(benchmark, f"surroundings, {benchmark}")
+            found = self.ledger.take(
+                f"surroundings {benchmark}",
+                partial(surroundings.draw_surroundings, self.studio, tasks, texts, f"surroundings {benchmark}"),
+            )
+            for kind, by_name in found.items():
+                for name, right in by_name.items():
+                    drawn.setdefault(kind, {}).setdefault(name, []).extend(right)
+        chosen = [pool for benchmark in self.tasks for pool in self.first_drawings(benchmark).values()]
+        return {**surroundings.describe_surroundings(drawn), "as the texts chose": pools.describe_grounds(chosen)}
 
     def step(self) -> dict[str, Any]:
         """Measure row 12: the seconds of a search step; beside the shipped model if another one is measured."""

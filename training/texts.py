@@ -42,6 +42,15 @@ def read_text(text: str) -> Text | None:
     return Text(tuple(item for item in items if item), style, ground)
 
 
+def change_surroundings(text: str, *, style: str | None = None, ground: str | None = None) -> str:
+    """Return a text with this style and this ground; None keeps what the text says, or leaves open."""
+    parts = [part.strip() for part in text.strip().split(", ")]
+    old_ground = _last(parts, " ground", GROUNDS)
+    old_style = _last(parts, " style", STYLES)
+    style, ground = style or old_style, ground or old_ground
+    return ", ".join([*parts, *([f"{style} style"] if style else []), *([f"{ground} ground"] if ground else [])])
+
+
 def names_what_is_asked(text: str, task: Task) -> bool:
     """Return True if a text names what a prompt asks for and contradicts none of it.
 

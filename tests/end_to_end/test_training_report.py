@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -19,13 +20,24 @@ from milr.types import Reasoning, Task
 from training import labels, report
 from training.grounds import GROUNDS, TOKEN, ground_codes
 from training.prompt_lists import read_held_out
-from training.properties import beginnings, codes, generality, looking, obedience, pools, reading, sampling, sizes
+from training.properties import (
+    beginnings,
+    codes,
+    generality,
+    looking,
+    obedience,
+    pools,
+    reading,
+    sampling,
+    sizes,
+    surroundings,
+)
 from training.properties.ledger import Ledger, open_ledger
 from training.properties.shares import difference, gap, mean_over, share, share_by, spread
 from training.properties.studio import Drawing, Seen, find_objects
-from training.scenes import Item, Scene, mention_all, write_text
+from training.scenes import STYLES, Item, Scene, mention_all, write_text
 from training.text_checks import change_kinds, change_text, sample_check, text_question, write_named
-from training.texts import names_what_is_asked, read_text
+from training.texts import change_surroundings, names_what_is_asked, read_text
 from training.world import open_world
 
 BLANK = Image.new("RGB", (160, 160))
@@ -101,11 +113,13 @@ def test_a_part_is_measured_once(tmp_path: Path) -> None:
     assert ledger.cost("part")["drawings"] == 0
 
 
-def test_the_state_of_other_weights_or_another_scale_is_another_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"1")
-    (tmp_path / "b").write_bytes(b"2")
-    files = {open_ledger(tmp_path / "state.json", tmp_path / name, scale).file for name in "ab" for scale in (1, 0.02)}
-    assert len(files) == 4
+def test_the_state_of_other_weights_other_defaults_or_another_scale_is_another_file(tmp_path: Path) -> None:
+    for name, weights, own in (("a", b"1", "{}"), ("b", b"2", "{}"), ("c", b"1", '{"search": {"temperature": 0.5}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+        (tmp_path / name / "milr.json").write_text(own)
+    files = {open_ledger(tmp_path / "state.json", tmp_path / name, scale).file for name in "abc" for scale in (1, 0.02)}
+    assert len(files) == 6
 
 
 SCENE = Scene(
@@ -290,6 +304,61 @@ def test_the_default_is_compared_with_the_best_point() -> None:
     assert found["default"]["temperature"] == 1.0 and found["best"]["temperature"] == 0.5
     assert found["default minus best"]["value"] == -0.5
     assert sampling.describe_sweep(points, [[True, True], [True, False]])["default minus best"]["value"] == 0.0
+
+
+def test_the_check_of_the_sweep_compares_the_default_with_the_chosen_point_alone() -> None:
+    points = [(1.0, 1.5), (0.5, 1.5)]
+    found = sampling.describe_check(points, [[True, False, False, False], [True, True, True, False]])
+    assert found["default"]["temperature"] == 1.0 and found["best of the sweep"]["temperature"] == 0.5
+    assert found["default minus best of the sweep"]["value"] == -0.5
+
+
+def test_a_changed_ground_or_style_leaves_the_objects() -> None:
+    text = "top left red dog, large cat, flat style, shaded ground"
+    assert change_surroundings(text, ground="beach") == "top left red dog, large cat, flat style, beach ground"
+    assert change_surroundings(text, style="classic") == "top left red dog, large cat, classic style, shaded ground"
+    assert change_surroundings("dog", ground="tiled") == "dog, tiled ground"
+    assert change_surroundings(text) == text
+
+
+def test_every_ground_and_style_is_drawn_after_the_same_texts() -> None:
+    class Listening(FakeStudio):
+        """A studio that is right on the shaded ground alone."""
+
+        heard: ClassVar[list[str]] = []
+
+        def draw(self, tasks: Sequence[Task], texts: Sequence[Reasoning | None], label: str, **_: object) -> Any:
+            self.heard.extend(text.text for text in texts if text)
+            return [Drawing((0,), BLANK, bool(text and "shaded" in text.text), False) for text in texts]
+
+    tasks = [parse_prompt("a dog")] * 25
+    drawn: Any = surroundings.draw_surroundings(cast(Any, Listening()), tasks, ["dog, tiled ground"] * 25, "label")
+    found = surroundings.describe_surroundings(drawn)
+    assert set(Listening.heard) == {f"dog, {ground} ground" for ground in GROUNDS} | {
+        f"dog, {style} style, tiled ground" for style in STYLES
+    }
+    assert found["by ground"]["shaded"]["value"] == 1.0 and found["by ground"]["beach"]["value"] == 0.0
+    assert found["largest minus smallest, grounds"] == 1.0 and found["largest minus smallest, styles"] == 0.0
+
+
+def test_what_a_greedy_texts_first_drawing_shows_is_looked_up() -> None:
+    class Looking(FakeStudio):
+        """A studio that sees one dog in the drawing with the tokens (1,), else nothing."""
+
+        class model:
+            @staticmethod
+            def show_tokens(tokens: Sequence[int]) -> Any:
+                return tuple(tokens)
+
+        def look(self, images: Sequence[Any]) -> list[list[Seen]]:
+            return [[Seen("dog", None, (0, 0, 48, 48))] if image == (1,) else [] for image in images]
+
+    right = pools.Pool("tag", ["top left dog"], right=[True, False], right_tokens=[1], wrong_tokens=[2])
+    wrong = pools.Pool("tag", ["dog"], right=[False, True], right_tokens=[1], wrong_tokens=[2])
+    unreadable = pools.Pool("tag", ["?"], right=[True], right_tokens=[1])
+    found = obedience.show_greedy(cast(Any, Looking()), [right, wrong, unreadable])
+    assert [one["shown"] for one in found] == [True, False]
+    assert obedience.describe_named(found)["faults"]["object"] == 1
 
 
 def test_prompts_are_spread_over_the_tags() -> None:

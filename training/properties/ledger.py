@@ -57,14 +57,15 @@ class Ledger:
         return {unit: round(sum(part[unit] for part in chosen), 1) for unit in ("seconds", "core seconds", "drawings")}
 
 
-def open_ledger(file: Path, weights: Path, scale: float) -> Ledger:
-    """Open the ledger of these weights at this scale, beside the file that is named.
+def open_ledger(file: Path, model: Path, scale: float) -> Ledger:
+    """Open the ledger of a model at this scale, beside the file that is named.
 
     Args:
-        file: Its name gets a hash of the weights, and the scale.
-        weights: The weights' file.
+        file: Its name gets a hash of the weights and of the model's own settings, and the scale.
+        model: The model's folder.
         scale: Scale of all numbers.
     """
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
-    return Ledger(file.with_name(f"{file.stem}.{digest}.{scale:g}.json"))
+    digest = hashlib.sha256()
+    for name in ("model.safetensors", "milr.json"):
+        digest.update((model / name).read_bytes())
+    return Ledger(file.with_name(f"{file.stem}.{digest.hexdigest()[:12]}.{scale:g}.json"))

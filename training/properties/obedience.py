@@ -8,6 +8,7 @@ from typing import Any
 
 from milr.types import Reasoning, Task
 from training.grounds import TOKEN
+from training.properties.pools import Pool
 from training.properties.shares import share, share_by
 from training.properties.studio import Seen, Studio
 from training.scenes import region, write_text
@@ -26,6 +27,22 @@ def draw_named(studio: Studio, world: World, number: int, label: str) -> list[di
     return [
         {"shown": shows(seen, _read(text)), "faults": find_faults(seen, _read(text)), "objects": len(_read(text).items)}
         for text, seen in zip(texts, _draw(studio, tasks, texts, label), strict=True)
+    ]
+
+
+def show_greedy(studio: Studio, pools: Sequence[Pool]) -> list[dict[str, Any]]:
+    """Return what the first drawing of each greedy text shows of its text.
+
+    Args:
+        studio: The model with both detectors.
+        pools: Drawings of greedy texts. Those whose text cannot be read are left out.
+    """
+    readable = [pool for pool in pools if read_text(pool.texts[0])]
+    images = [studio.model.show_tokens(pool.right_tokens if pool.right[0] else pool.wrong_tokens) for pool in readable]
+    texts = [_read(pool.texts[0]) for pool in readable]
+    return [
+        {"shown": shows(seen, text), "faults": find_faults(seen, text), "objects": len(text.items)}
+        for text, seen in zip(texts, studio.look(images), strict=True)
     ]
 
 

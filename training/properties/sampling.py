@@ -57,6 +57,19 @@ def describe_sweep(points: Sequence[tuple[float, float]], right: Sequence[Sequen
     }
 
 
+def describe_check(points: Sequence[tuple[float, float]], right: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Return the default's share minus the best point's, on drawings that did not choose the best point.
+
+    Args:
+        points: The default and the best point of the sweep.
+        right: The verdicts on new drawings of each.
+    """
+    found = describe_sweep(points, right)
+    return {"default": found["points"][0], "best of the sweep": found["points"][1]} | {
+        "default minus best of the sweep": difference([float(a) - float(b) for a, b in zip(*right, strict=True)])
+    }
+
+
 def time_step(model: Model, world: World) -> dict[str, Any]:
     """Return the CPU seconds of a search step of a batch on one core: its text, its image tokens, their pixels.
 

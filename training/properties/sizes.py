@@ -40,6 +40,10 @@ SIZES = {
     "codes": Size(96, unit="scenes"),
     "sweep, GenEval": Size(40, unit="prompts at each of 21 points"),
     "sweep, icons-hard": Size(40, unit="prompts at each of 21 points"),
+    "sweep check, GenEval": Size(250, unit="prompts at each of 2 points"),
+    "sweep check, icons-hard": Size(150, unit="prompts at each of 2 points"),
+    "surroundings, GenEval": Size(100, unit="prompts with each ground and style"),
+    "surroundings, icons-hard": Size(100, unit="prompts with each ground and style"),
 }
 
 MOST_CHUNKS = 8
