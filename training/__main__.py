@@ -1,7 +1,7 @@
 """Make the embedded model: `python -m training STAGE` runs one stage, `all` everything that is left to do.
 
-`sheets` draws images to be labelled by eye; `card` writes the figures that `milr doctor embedded` measures again;
-`report`, `icons-detector-report` and `icons-judge-report` measure the results.
+`sheets` draws images to be labelled by eye; `golden` renders the golden images; `card` writes the figures that `milr
+doctor embedded` measures again; `report`, `icons-detector-report` and `icons-judge-report` measure the results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from milr import load_model
 from milr.files import write_text
 from milr.selftest.embedded import CARD, measure_card
-from training import codebook, detector, detector_report, export, icons, labels, report, stage, tokens, unified, vq
+from training import (
+    codebook,
+    detector,
+    detector_report,
+    export,
+    golden,
+    icons,
+    labels,
+    report,
+    stage,
+    tokens,
+    unified,
+    vq,
+)
 from training.feeder import Decode, Feeder
 from training.scenes import Bank, Library
 from training.side_by_side import Planned, run_all
@@ -160,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     reports = [f"{critic}-report" for critic in critics]
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    known = ["all", *stages, "sheets", "card", "report", *reports]
+    known = ["all", *stages, "sheets", "golden", "card", "report", *reports]
     parser.add_argument("stage", nargs="?", default="all", choices=known)
     parser.add_argument("--threads", type=int, default=1, help="of each stage")
     parser.add_argument("--jobs", type=int, default=2, help="stages at the same time")
@@ -177,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(settings["paths"]["build"])
     if asked.stage == "sheets":
         labels.draw_sheets(settings, folder / "sheets")
+    elif asked.stage == "golden":
+        golden.draw_golden(icon_library(settings), golden.FOLDER)
     elif asked.stage == "card":
         write_card(settings)
     elif asked.stage == "report":

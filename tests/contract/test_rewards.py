@@ -19,7 +19,7 @@ from milr.rewards.icons.reward import Icons
 from milr.tasks import parse_prompt
 from milr.testing import FakeModel
 from milr.types import ChecklistItem, Score, Task, Unscored
-from tests.support.paths import DATA, ROOT
+from tests.support.paths import GOLDEN, ROOT
 
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
@@ -29,7 +29,6 @@ from tests.support.judges import judging  # noqa: E402
 from tests.support.vlm_servers import JudgeServer, image_of, say  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 
-SCENES = DATA / "icon_scenes"
 EXAMPLES = ROOT / "examples"
 REWARDS_TO_TEST = [
     *("icons", "icons-judge", "icons-soft"),
@@ -122,7 +121,7 @@ class example_server:  # noqa: N801
 def scenes() -> tuple[list[Image.Image], list[Task]]:
     images: list[Image.Image] = []
     for name in ("three_cats.png", "apple_and_clock.png", "dog_above_bench.png"):
-        with Image.open(SCENES / name) as image:
+        with Image.open(GOLDEN / name) as image:
             image.load()
             images.append(image.copy())
     lines = Image.new("RGB", (50, 40), "white")

@@ -6,3 +6,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
+GOLDEN = ROOT / "src" / "milr" / "assets" / "golden"

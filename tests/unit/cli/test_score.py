@@ -12,7 +12,7 @@ from PIL import Image
 
 from milr.cli.main import main
 from milr.runs import read_run
-from tests.support.paths import DATA
+from tests.support.paths import GOLDEN
 
 pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
@@ -26,8 +26,7 @@ from tests.support.judges import judging  # noqa: E402
 from tests.support.placed_reward import add_placed  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
 
-SCENES = DATA / "icon_scenes"
-CATS, APPLE = str(SCENES / "three_cats.png"), str(SCENES / "apple_and_clock.png")
+CATS, APPLE = str(GOLDEN / "three_cats.png"), str(GOLDEN / "apple_and_clock.png")
 Out = pytest.CaptureFixture[str]
 
 

@@ -14,12 +14,11 @@ from milr.rewards.icons.detector import DetectorConfig, DetectorNetwork, IconDet
 from milr.rewards.icons.reward import Icons, IconsEvaluator, IconsSoft
 from milr.tasks import OBJECT_NAMES, parse_prompt
 from milr.types import Requirement, Score, Task, Unscored
-from tests.support.paths import DATA
+from tests.support.paths import DATA, GOLDEN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SCENES = DATA / "icon_scenes"
-PROMPTS: dict[str, dict[str, list[str]]] = json.loads((SCENES / "prompts.json").read_text())
+PROMPTS: dict[str, dict[str, list[str]]] = json.loads((DATA / "golden_prompts.json").read_text())
 APPLE = parse_prompt("a photo of a red apple")
 GREY = (220, 221, 224)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F")
@@ -156,7 +155,7 @@ def test_a_hand_drawn_sign_is_scored_correctly(icons: Icons, soft: IconsSoft):
 @pytest.mark.parametrize("name", sorted(PROMPTS))
 def test_rendered_scenes_are_scored_correctly(icons: Icons, soft: IconsSoft, name: str):
     # Drawn by training/scenes.py; each prompt has exactly one missing or wrong object.
-    with Image.open(SCENES / name) as image:
+    with Image.open(GOLDEN / name) as image:
         image.load()
     for wanted in ("right", "wrong"):
         tasks = [parse_prompt(words) for words in PROMPTS[name][wanted]]
