@@ -59,7 +59,7 @@ def test_every_command_works_as_written(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    Image.new("RGB", (144, 144), "white").save("best.png")  # made by the Python example, which test_documents.py runs
+    Image.new("RGB", (160, 160), "white").save("best.png")  # made by the Python example, which test_documents.py runs
     with tiny_sizes(), JudgeServer(say("0")) as server:
         write_deepseek(Path("Janus-Pro-1B"))
         for line in LINES:

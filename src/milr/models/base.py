@@ -31,7 +31,7 @@ class Capabilities:
     passes: Literal[1, 2] = 2
     """1 if the image follows the reasoning in one context, 2 if the image has a prompt of its own."""
     image_language: Literal["natural", "icons"] = "natural"
-    """Content of the model's images: any scenes, or icons on a plain ground, which the reward `icons` reads."""
+    """Content of the model's images: any scenes, or icons on a ground, which the reward `icons` reads."""
     reads_images: bool = True
     """True if it answers questions about images, as the reward `self` needs."""
     writes_text: bool = True

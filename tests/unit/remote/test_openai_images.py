@@ -17,7 +17,7 @@ import milr
 from milr.cli.main import main
 from milr.decode.sampling import open_stream
 from milr.errors import UsageError
-from milr.models import find_source, load_model, read_capabilities
+from milr.models import embedded_folder, find_source, load_model, read_capabilities
 from milr.models.base import ImageOutput, ImageRequest
 from milr.remote.openai_images import OpenAIImages
 from milr.rewards.vlm.client import VlmClient
@@ -151,7 +151,8 @@ def test_an_image_that_was_refused_is_unscored_with_its_reason_and_costs_are_cou
 
 @pytest.mark.slow
 def test_equal_seeds_give_equal_images_of_milrs_own_server(embedded_site: str) -> None:
-    name = f"openai:embedded-small,url={embedded_site},size=144,quality=low,seeds=yes"
+    size = read_capabilities(embedded_folder("embedded-small")).image_size
+    name = f"openai:embedded-small,url={embedded_site},size={size},quality=low,seeds=yes"
     check_model(name, prompts=("two dogs left of three red cars", "two dogs"))
     model = load_model(name)
     states = model.start([Task(prompt="two dogs left of three red cars")])

@@ -15,6 +15,8 @@ from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings
 from milr.cli.main import main
 from milr.errors import MilrError, UsageError
 from milr.methods import METHODS, POOLED
+from milr.methods.latents import count_latents
+from milr.models import embedded_folder, read_capabilities
 from milr.report import ablation
 from milr.report.ablation import (
     PLAN,
@@ -28,6 +30,7 @@ from milr.report.ablation import (
     start_or_resume,
 )
 from milr.runs import read_run
+from milr.settings import MilrSettings
 from tests.support.fake_benchmark import fakes
 from tests.support.forks import ForkServer
 from tests.support.paths import ROOT
@@ -36,6 +39,7 @@ from tests.support.report_runs import make_run, make_tasks
 ICON_WORLD = [name for name in recipe_names() if read_recipe(name).benchmark.startswith("icons")]
 HERE = ROOT
 BASE = {"title": "t", "hardware": "h"}
+TOKENS = read_capabilities(embedded_folder()).image_tokens
 
 
 def test_every_ablation_of_the_paper_has_a_recipe_of_at_most_fifteen_lines() -> None:
@@ -170,7 +174,7 @@ def test_a_run_ignores_common_settings_that_its_method_does_not_read() -> None:
     changes = ({}, {"method": "one-shot"}, {"method": "best-of-n"}, {"strategy": "steer"}, {"method": "*", "l2": 1.0})
     planned = plan_runs(Recipe(**BASE, settings=common, runs=changes), {"noise": "fixed"})
     found = {one.name: one.settings.settings for one in planned}
-    whole = {"steps": 5, "learning_rate": 0.1, "temperature": 0.5, "noise": "fixed", "image_ratio": 11 / 81}
+    whole = {"steps": 5, "learning_rate": 0.1, "temperature": 0.5, "noise": "fixed", "image_ratio": 11 / TOKENS}
     assert found["default"] == whole
     assert found["method-one-shot"] == {"temperature": 0.5}
     assert found["method-best-of-n"] == {"steps": 5, "temperature": 0.5}
@@ -211,11 +215,12 @@ def test_only_best_of_n_methods_have_pools() -> None:
 
 def test_image_latents_are_counted_by_the_models_own_tokens() -> None:
     planned = plan_runs(Recipe(**BASE, runs=({"image_latents": 11}, {"image_latents": "all"})))
-    assert [one.settings.settings for one in planned] == [{"image_ratio": 11 / 81}, {"image_ratio": 1.0}]
-    (usual,) = plan_runs(Recipe(**BASE, runs=({}, {"image_latents": 1})))  # a fiftieth of 81
+    assert [one.settings.settings for one in planned] == [{"image_ratio": 11 / TOKENS}, {"image_ratio": 1.0}]
+    usual_number, _ = count_latents(MilrSettings().image_ratio, TOKENS)
+    (usual,) = plan_runs(Recipe(**BASE, runs=({}, {"image_latents": usual_number})))
     assert usual.settings.settings == {}
-    with pytest.raises(UsageError, match="image_latents 82: give a number from 0 to 81"):
-        plan_runs(Recipe(**BASE, runs=({"image_latents": 82},)))
+    with pytest.raises(UsageError, match=f"image_latents {TOKENS + 1}: give a number from 0 to {TOKENS}"):
+        plan_runs(Recipe(**BASE, runs=({"image_latents": TOKENS + 1},)))
 
 
 @pytest.mark.parametrize(

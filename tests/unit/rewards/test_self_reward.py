@@ -169,7 +169,7 @@ def test_with_fixed_shapes_a_verdict_is_independent_of_neighbours() -> None:
     """Equal to the last bit, also in half precision; otherwise a resumed benchmark would stop at another step."""
     model = Janus(embedded_folder(), dtype="bfloat16", deterministic=True)
     tasks = [parse_prompt(text) for text in ("a red apple left of a blue clock", "three dogs", "a cat")]
-    images = [Image.effect_noise((144, 144), 40 + 20 * place).convert("RGB") for place in range(3)]
+    images = [Image.effect_noise((160, 160), 40 + 20 * place).convert("RGB") for place in range(3)]
     together = load_reward("self", model=model)(images, tasks)
     assert together == [load_reward("self", model=model)([p], [t])[0] for p, t in zip(images, tasks, strict=True)]
     towers: list[int] = []

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from milr.cli.main import main
+from milr.models import embedded_folder, read_capabilities
 from milr.models.janus import Janus
 from milr.rewards import REWARDS
 from milr.rewards.icons.golden import check_golden, golden_set
@@ -36,11 +37,12 @@ def test_both_icon_detectors_pass(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_labelled_images_reveal_a_reward_that_accepts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens_of_an_image = read_capabilities(embedded_folder()).image_tokens
     blank = Image.new("RGB", (16, 16))
     monkeypatch.setattr(icons, "draw_labelled", lambda: [blank] * len(labelled_drawings()))
     labelled = labelled_drawings()
     wrong = sum(not right for _, _, right in labelled)
-    assert wrong >= 300 and all(len(tokens) == 81 for _, tokens, _ in labelled)
+    assert wrong >= 300 and all(len(tokens) == tokens_of_an_image for _, tokens, _ in labelled)
     passed, _, lost, kept = check_labelled([FakeReward(lambda p, t, v=v: v) for v in (1.0, 0.0)])
     assert passed.fine is False and f"calls {wrong} of {wrong} right" in passed.said
     assert lost.fine is True and kept.fine is None and f"calls 0 of {len(labelled) - wrong} right" in kept.said

@@ -1,9 +1,9 @@
 """Icon detectors: small convolutional networks that find the 80 objects in an image, with boxes and colours.
 
-They are trained on icons on plain grounds, 144 x 144 pixels, and on nothing else. Each cell of the 18 x 18 map predicts
-whether an object's centre is in it, its class, its box and its colour. `training/detector.py` makes the weights. The
-shipped ones are in `milr/assets/icons-detector` and `milr/assets/icons-judge`: two architectures, so that an image that
-fools one does not necessarily fool the other.
+They are trained on icons on the icon world's grounds, 160 x 160 pixels, and on nothing else. Each cell of the 20 x 20
+map predicts whether an object's centre is in it, its class, its box and its colour. `training/detector.py` makes the
+weights. The shipped ones are in `milr/assets/icons-detector` and `milr/assets/icons-judge`: two architectures, so that
+an image that fools one does not necessarily fool the other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DetectorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size: int = 144
+    image_size: int = 160
     """Pixels of a side of the images that it was trained on."""
     architecture: Literal["pyramid", "patches"] = "pyramid"
     """Trunk of the network: strided convolutions, or patches that are then mixed."""

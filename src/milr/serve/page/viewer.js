@@ -212,9 +212,9 @@ export class Viewer {
     figure.image.alt = `${kind} for: ${this.prompt}; reward ${number(picture.reward)}`;
     figure.title.textContent = caption;
     figure.facts.textContent = `reward ${number(picture.reward)}`;
-    const size = figure.image.naturalWidth || 144;
-    figure.overlay.replaceChildren(...(this.boxes.checked && picture.boxes.length ? [drawBoxes(size, picture.boxes)] : []));
-    if (!figure.image.naturalWidth) figure.image.addEventListener("load", () => this.draw(), { once: true });
+    const size = figure.image.naturalWidth;
+    figure.overlay.replaceChildren(...(size && this.boxes.checked && picture.boxes.length ? [drawBoxes(size, picture.boxes)] : []));
+    if (!size) figure.image.addEventListener("load", () => this.draw(), { once: true });
   }
 }
 
