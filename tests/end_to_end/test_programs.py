@@ -487,7 +487,7 @@ def test_every_stage_of_the_training_runs(
 
     from milr import load_model
     from training import __main__ as program
-    from training import labels, layouts, report, stage
+    from training import golden, labels, layouts, report, stage
     from training.properties import sampling
 
     read = stage.read_settings
@@ -513,7 +513,18 @@ def test_every_stage_of_the_training_runs(
     (figures,) = json.loads((tmp_path / "embedded" / "card.json").read_text())["figures"]
     assert figures["prompts"] == 6
     program.main(["sheets", *into])
-    assert len((tmp_path / "embedded-build" / "sheets" / "drawings.jsonl").read_text().splitlines()) == 2
+    sheets = tmp_path / "embedded-build" / "sheets"
+    assert len((sheets / "drawings.jsonl").read_text().splitlines()) == 2
+    monkeypatch.setattr(program, "LABELLED", tmp_path / "labelled.jsonl.xz")
+    (sheets / "labels.json").write_text('{"0": null, "1": false}')
+    program.main(["labelled", *into])
+    (stored,) = lzma.open(tmp_path / "labelled.jsonl.xz", "rt").read().splitlines()
+    assert json.loads(stored).keys() == {"prompt", "tokens", "right", "called_right"}
+    monkeypatch.setattr(golden, "FOLDER", tmp_path)
+    monkeypatch.setattr(golden, "SCENES", {"cats.png": golden.SCENES["three_cats.png"]})
+    program.main(["golden", *into])
+    with Image.open(tmp_path / "cats.png") as cats:
+        assert cats.size == (160, 160)
     capsys.readouterr()
     for name in ("report", "icons-detector-report", "icons-judge-report"):
         program.main([name, *into, "--scale", "0.01"])

@@ -195,13 +195,17 @@ def test_a_strategys_recommendations_override_the_models_defaults(stage: Stage) 
 def test_the_default_is_the_models_best_measured_method_and_milr_is_the_papers(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(RUN) == 0
+    shutil.copytree(embedded_folder("embedded-small"), "measured")
+    settings = json.loads(Path("measured/milr.json").read_text())
+    Path("measured/milr.json").write_text(json.dumps(settings | {"best": {"method": "milr", "strategy": "steer"}}))
+    run = ["generate", APPLE, "--model", "./measured", "--out"]
+    assert main([*run, "run"]) == 0
     assert (stage.method, stage.settings.get("strategy"), stage.settings.get("text_ratio")) == ("milr", "steer", 1.0)
     assert "milr: by the method milr, strategy steer\n" in capsys.readouterr().out
-    assert main([*RUN[:-1], "paper", "--method", "milr"]) == 0
+    assert main([*run, "paper", "--method", "milr"]) == 0
     assert (stage.settings.get("strategy"), stage.settings.get("text_ratio")) == ("joint", 0.2)
     assert "milr: by the method milr, strategy joint\n" in capsys.readouterr().out
-    assert main([*RUN[:-1], "own", "--image-ratio", "0.5"]) == 0 and stage.settings.get("strategy") == "joint"
+    assert main([*run, "own", "--image-ratio", "0.5"]) == 0 and stage.settings.get("strategy") == "joint"
 
 
 def test_a_model_without_a_measured_best_method_gets_the_papers(

@@ -25,7 +25,7 @@ from milr.testing import FakeReward
 from milr.types import Task
 from tests.support.pretended_device import DEVICE, DeviceTensor, load_janus, pretended_device, watch
 
-FOLDER = embedded_folder("embedded-small")  # as many layers as the embedded model, and the same code, at half the width
+FOLDER = embedded_folder("embedded-small")  # the code of the embedded model, at half its width
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no embedded model: `make train` makes one")
 
 TASKS = [Task(prompt=prompt) for prompt in ("two dogs", "a red apple left of a blue clock", "three green cups")]

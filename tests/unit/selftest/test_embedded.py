@@ -32,7 +32,7 @@ def test_both_icon_detectors_pass(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr(icons, "labelled_drawings", lambda: some)
     assert main(["doctor", "icons"]) == 0
     *findings, blank, last = capsys.readouterr().out.splitlines()
-    assert len(findings) == 2 * (2 + 6 + 2)
+    assert len(findings) == 2 * (2 + 8 + 2)
     assert {finding[:6].strip() for finding in findings} <= {"ok", "?"} and not blank and last == "icons: ready"
 
 
@@ -41,8 +41,8 @@ def test_labelled_images_reveal_a_reward_that_accepts_everything(monkeypatch: py
     blank = Image.new("RGB", (16, 16))
     monkeypatch.setattr(icons, "draw_labelled", lambda: [blank] * len(labelled_drawings()))
     labelled = labelled_drawings()
-    wrong = sum(not right for _, _, right in labelled)
-    assert wrong >= 300 and all(len(tokens) == tokens_of_an_image for _, tokens, _ in labelled)
+    wrong = sum(not one.right for one in labelled)
+    assert wrong >= 140 and all(len(one.tokens) == tokens_of_an_image for one in labelled)
     passed, _, lost, kept = check_labelled([FakeReward(lambda p, t, v=v: v) for v in (1.0, 0.0)])
     assert passed.fine is False and f"calls {wrong} of {wrong} right" in passed.said
     assert lost.fine is True and kept.fine is None and f"calls 0 of {len(labelled) - wrong} right" in kept.said
@@ -51,7 +51,7 @@ def test_labelled_images_reveal_a_reward_that_accepts_everything(monkeypatch: py
 def test_golden_images_reveal_a_reward_that_ignores_the_image() -> None:
     for always in (0.0, 1.0):
         findings = list(check_golden(FakeReward(lambda image, task, value=always: value)))
-        assert [finding.fine for finding in findings].count(False) == 3
+        assert [finding.fine for finding in findings].count(False) == 4
     assert not any(finding.fine for finding in check_golden(FakeReward(unscored_calls=range(9))))
 
 
@@ -99,7 +99,7 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
 def test_the_embedded_model_is_examined(embedded: Janus) -> None:
     scores, agreement = examine("self")
     assert scores.fine is True
-    assert agreement.fine is None and "of 6 golden answers" in agreement.said
+    assert agreement.fine is None and "of 8 golden answers" in agreement.said
 
 
 @pytest.mark.parametrize(("right", "fine"), [(30, True), (27, True), (10, False), (55, False)])
