@@ -1,7 +1,8 @@
 """Make the embedded model: `python -m training STAGE` runs one stage, `all` everything that is left to do.
 
-`sheets` draws images to be labelled by eye; `golden` renders the golden images; `card` writes the figures that `milr
-doctor embedded` measures again; `report`, `icons-detector-report` and `icons-judge-report` measure the results.
+`sheets` draws images to be labelled by eye, and `labelled` stores the labels in the package; `golden` renders the golden
+images; `card` writes the figures that `milr doctor embedded` measures again; `report`, `icons-detector-report` and
+`icons-judge-report` measure the results.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from milr import load_model
 from milr.files import write_text
 from milr.selftest.embedded import CARD, measure_card
+from milr.selftest.icons import LABELLED
 from training import (
     codebook,
     detector,
@@ -173,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     reports = [f"{critic}-report" for critic in critics]
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    known = ["all", *stages, "sheets", "golden", "card", "report", *reports]
+    known = ["all", *stages, "sheets", "labelled", "golden", "card", "report", *reports]
     parser.add_argument("stage", nargs="?", default="all", choices=known)
     parser.add_argument("--threads", type=int, default=1, help="of each stage")
     parser.add_argument("--jobs", type=int, default=2, help="stages at the same time")
@@ -190,6 +192,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(settings["paths"]["build"])
     if asked.stage == "sheets":
         labels.draw_sheets(settings, folder / "sheets")
+    elif asked.stage == "labelled":
+        print(labels.store_labels(settings, folder / "sheets", LABELLED), "labelled drawings are stored")
     elif asked.stage == "golden":
         golden.draw_golden(icon_library(settings), golden.FOLDER)
     elif asked.stage == "card":

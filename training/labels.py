@@ -3,9 +3,9 @@
 A critic that was taught on rendered scenes may err on a model's drawings: icons torn or merged, one too many, half a
 colour. Three kinds of sheets are made, the same for everyone:
 
-* `sheet_*.png`: drawings with their prompts, to be labelled right or wrong. The labels ship with the package
-  (`milr.selftest.icons`), where `milr doctor icons` holds both critics to them. Prompts are fresh and hard, so that
-  many first drawings are wrong.
+* `sheet_*.png`: drawings with their prompts, to be labelled right or wrong in `labels.json`. `python -m training
+  labelled` then stores drawings and labels in the package (`milr.selftest.icons`), where `milr doctor icons` holds both
+  critics to them. Prompts are fresh and hard, so that many first drawings are wrong.
 * `stranger_*.png`: sixty drawings with numbers alone. Somebody who does not know the prompts names all objects.
 * `wrong_*.png`: a hundred drawings that the evaluator calls wrong, with numbers alone. Somebody says whether they show
   recognisable objects alone.
@@ -16,6 +16,7 @@ colour. Three kinds of sheets are made, the same for everyone:
 from __future__ import annotations
 
 import json
+import lzma
 import textwrap
 import zlib
 from collections.abc import Sequence
@@ -24,9 +25,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from milr import load_model
-from milr.files import write_text
+from milr.files import write_bytes, write_text
+from milr.tasks import parse_prompt
 from milr.types import Reasoning, Task
-from training.properties.studio import Drawing, Studio, open_studio
+from training.properties.studio import Drawing, Studio, open_studio, passes
 from training.stage import Settings
 from training.world import open_world
 
@@ -70,6 +72,36 @@ def draw_wrong(studio: Studio, settings: Settings, number: int) -> list[Drawn]:
             break
         found += [one for one in draw(studio, settings, f"wrong {turn}", _AT_ONCE) if not one[2].right]
     return found[:number]
+
+
+def store_labels(settings: Settings, sheets: Path, target: Path) -> int:
+    """Write the labelled drawings that ship with the package; return their number.
+
+    Args:
+        settings: Settings of all stages.
+        sheets: Folder of `drawings.jsonl` and of `labels.json`: number of a drawing -> true if it is right, false, or
+            null if it could not be decided; those are left out.
+        target: The file, `milr.selftest.icons.LABELLED`.
+    """
+    rows = [json.loads(line) for line in (sheets / "drawings.jsonl").read_text().splitlines()]
+    labels: dict[str, bool | None] = json.loads((sheets / "labels.json").read_text())
+    studio = open_studio(settings, load_model(settings["export"]["folder"]))
+    images = [studio.model.show_tokens(row["tokens"]) for row in rows]
+    tasks = [parse_prompt(row["prompt"]) for row in rows]
+    critics = {critic.name.split("@")[0]: passes(critic(images, tasks)) for critic in (studio.reward, studio.evaluator)}
+    stored = [
+        {
+            "prompt": row["prompt"],
+            "tokens": row["tokens"],
+            "right": labels[str(place)],
+            "called_right": [name for name, called in critics.items() if called[place]],
+        }
+        for place, row in enumerate(rows)
+        if labels[str(place)] is not None
+    ]
+    lines = "".join(json.dumps(one, separators=(",", ":")) + "\n" for one in stored)
+    write_bytes(target, lzma.compress(lines.encode(), preset=9))
+    return len(stored)
 
 
 def write_sheets(drawn: Sequence[Drawn], folder: Path, name: str, lines: str, captions: Sequence[str]) -> None:

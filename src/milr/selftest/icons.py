@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -19,14 +20,29 @@ from milr.weights import Finding
 _ASSETS = Path(__file__).parents[1] / "assets"
 
 
-def labelled_drawings() -> list[tuple[Task, tuple[int, ...], bool]]:
-    """Return drawings of the embedded model with a person's labels: task, tokens and verdict.
+LABELLED = _ASSETS / "labelled-drawings.jsonl.xz"
 
-    They come from `python -m training sheets`; the labels were given before any detector had scored the drawings.
-    """
-    with lzma.open(_ASSETS / "labelled-drawings.jsonl.xz", "rt", encoding="utf-8") as lines:
+
+@dataclass(frozen=True)
+class Labelled:
+    """A drawing of the embedded model with its label."""
+
+    task: Task
+    tokens: tuple[int, ...]
+    right: bool
+    """The label, given by eye before any detector had scored the drawing."""
+    called_right: frozenset[str]
+    """Names of the shipped detectors that call the drawing right, without their versions."""
+
+
+def labelled_drawings() -> list[Labelled]:
+    """Return the labelled drawings; `python -m training sheets` draws them and `labelled` stores them."""
+    with lzma.open(LABELLED, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    return [(parse_prompt(row["prompt"]), tuple(row["tokens"]), row["right"]) for row in rows]
+    return [
+        Labelled(parse_prompt(row["prompt"]), tuple(row["tokens"]), row["right"], frozenset(row["called_right"]))
+        for row in rows
+    ]
 
 
 def draw_labelled() -> list[Image.Image]:
@@ -37,8 +53,8 @@ def draw_labelled() -> list[Image.Image]:
     from milr.settings import SamplingParams
 
     requests = [
-        ImageRequest(TaskState(task), None, open_stream(0, task.key, 0, 0), tokens=tokens)
-        for task, tokens, _ in labelled_drawings()
+        ImageRequest(TaskState(one.task), None, open_stream(0, one.task.key, 0, 0), tokens=one.tokens)
+        for one in labelled_drawings()
     ]
     return [output.sample.image for output in load_model().draw(requests, SamplingParams())]
 
@@ -47,16 +63,20 @@ def check_labelled(rewards: Sequence[Reward]) -> Iterator[Finding]:
     """Count how often each reward calls drawings correct that a person called wrong, and vice versa.
 
     More than one wrong drawing in 200 that passes is a fault, because a search that draws 21 images would find them.
+    The errors of a shipped detector that are known and printed on the model's card are not counted.
     """
     labelled, images = labelled_drawings(), draw_labelled()
     for reward in rewards:
-        scores = reward(images, [task for task, _, _ in labelled])
+        name = reward.name.split("@")[0]
+        scores = reward(images, [one.task for one in labelled])
         called = [isinstance(score, Score) and score.value > score.stop_at for score in scores]
         for title, wanted in (("wrong", False), ("right", True)):
-            verdicts = [said for said, (_, _, right) in zip(called, labelled, strict=True) if right is wanted]
-            said = f"calls {sum(verdicts)} of {len(verdicts)} right"
-            fine = None if wanted else sum(verdicts) <= len(verdicts) / 200
-            yield Finding(f"{reward.name}, drawings {title} by eye", fine, said)
+            rows = [(said, one) for said, one in zip(called, labelled, strict=True) if one.right is wanted]
+            many = sum(said for said, _ in rows)
+            new = sum(said and name not in one.called_right for said, one in rows)
+            fine = None if wanted else new <= len(rows) / 200
+            known = f", {many - new} of them known" if many - new and not wanted else ""
+            yield Finding(f"{reward.name}, drawings {title} by eye", fine, f"calls {many} of {len(rows)} right{known}")
 
 
 def examine_icons(device: str) -> Iterator[Finding]:
