@@ -32,6 +32,7 @@ from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
 from tests.support.fake_benchmark import fakes
 from tests.support.forks import ForkServer
+from tests.support.measured import write_measured
 from tests.support.paths import ROOT
 from tests.support.placed_reward import add_placed
 
@@ -379,6 +380,8 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
         "icons-soft",
         "--steps",
         "1",
+        "--model",
+        write_measured(tmp_path / "measured"),
     ]
     assert main([*words, "--evaluator", "icons", "--out", str(out)]) == 0
     captured = capsys.readouterr()

@@ -26,6 +26,7 @@ from milr.settings import METHOD_SETTINGS, STRATEGIES, Settings, all_fields, mak
 from milr.testing import FakeModel, FakeReward, fake_records
 from milr.types import Finished, StepRecord, Task
 from tests.support.forks import ForkServer
+from tests.support.measured import write_measured
 
 APPLE, CLOCK = "a photo of a red apple", "a photo of a blue clock"
 RUN = ["generate", APPLE, "--out", "run"]
@@ -195,10 +196,7 @@ def test_a_strategys_recommendations_override_the_models_defaults(stage: Stage) 
 def test_the_default_is_the_models_best_measured_method_and_milr_is_the_papers(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(embedded_folder("embedded-small"), "measured")
-    settings = json.loads(Path("measured/milr.json").read_text())
-    Path("measured/milr.json").write_text(json.dumps(settings | {"best": {"method": "milr", "strategy": "steer"}}))
-    run = ["generate", APPLE, "--model", "./measured", "--out"]
+    run = ["generate", APPLE, "--model", write_measured(Path("measured")), "--out"]
     assert main([*run, "run"]) == 0
     assert (stage.method, stage.settings.get("strategy"), stage.settings.get("text_ratio")) == ("milr", "steer", 1.0)
     assert "milr: by the method milr, strategy steer\n" in capsys.readouterr().out
