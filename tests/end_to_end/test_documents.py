@@ -16,7 +16,7 @@ from PIL import Image
 
 import milr
 from milr.models.janus import Janus
-from tests.support.paths import ROOT
+from tests.support.paths import GOLDEN, ROOT
 from tests.support.vlm_servers import JudgeServer, say
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
@@ -50,9 +50,9 @@ def test_an_example_runs(
     monkeypatch.setenv("MILR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(milr.__dict__, "load_model", lambda name="embedded": embedded)
     monkeypatch.setattr(embedded, "defaults", {**embedded.defaults, "steps": 1})
-    # Names that an example may use: images, tasks, and a server.
+    # Names that an example may use: images of the icon world, tasks, and a server.
     space: dict[str, Any] = {
-        "images": [Image.new("RGB", (96, 96))],
+        "images": [Image.open(GOLDEN / "apple_and_clock.png").convert("RGB")],
         "tasks": milr.tasks_from_prompts("a red apple"),
         "__name__": "example",
     }
