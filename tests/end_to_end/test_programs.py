@@ -519,7 +519,7 @@ def test_every_stage_of_the_training_runs(
     monkeypatch.setattr(program, "LABELLED", tmp_path / "labelled.jsonl.xz")
     (sheets / "labels.json").write_text('{"0": null, "1": false}')
     program.main(["labelled", *into])
-    (stored,) = lzma.open(tmp_path / "labelled.jsonl.xz", "rt").read().splitlines()
+    (stored,) = lzma.decompress((tmp_path / "labelled.jsonl.xz").read_bytes()).decode().splitlines()
     assert json.loads(stored).keys() == {"prompt", "tokens", "right", "called_right"}
     monkeypatch.setattr(golden, "FOLDER", tmp_path)
     monkeypatch.setattr(golden, "SCENES", {"cats.png": golden.SCENES["three_cats.png"]})
