@@ -1,8 +1,8 @@
 """Make the embedded model: `python -m training STAGE` runs one stage, `all` everything that is left to do.
 
-`sheets` draws images to be labelled by eye, and `labelled` stores the labels in the package; `golden` renders the golden
-images; `card` writes the figures that `milr doctor embedded` measures again; `report`, `icons-detector-report` and
-`icons-judge-report` measure the results.
+`sheets` draws images to be labelled by eye, and `labelled` stores the labels in the package; `golden` renders the
+golden images; `card` writes the figures that `milr doctor embedded` measures again; `report`, `icons-detector-report`
+and `icons-judge-report` measure the results.
 """
 
 from __future__ import annotations
