@@ -3,15 +3,16 @@
     python -m experiments.gallery --out docs/images/gallery.webp
     python -m experiments.gallery --benchmark icons-hard --strategy steer --out ...
 
-The first image is the model's one shot after reasoning: step 0 of the same search. A green edge: the evaluator, which
-no search sees, calls the image right.
+By default half of the prompts are of `icons`, half of `icons-hard`. The first image is the model's one shot after
+reasoning: step 0 of the same search. A green edge: the evaluator, which no search sees, calls the image right.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,12 @@ class Pair:
 
 def make_pairs(arguments: argparse.Namespace) -> list[Pair]:
     """Search for each of the picked prompts."""
-    tasks = list(load_benchmark(arguments.benchmark).read(None))
-    random.Random(arguments.seed).shuffle(tasks)
+    share = -(-arguments.number // len(arguments.benchmark))
+    tasks: list[Task] = []
+    for name in arguments.benchmark:
+        found = list(load_benchmark(name).read(None))
+        random.Random(arguments.seed).shuffle(found)
+        tasks += found[:share]
     model, reward = load_model(dtype="bfloat16"), load_reward("icons")
     changes = {name: getattr(arguments, name) for name in ("strategy", "text_ratio", "learning_rate", "steps")}
     settings = model.settings(
@@ -56,35 +61,77 @@ def make_pairs(arguments: argparse.Namespace) -> list[Pair]:
 
 
 def draw_pairs(pairs: list[Pair]) -> tuple[Image.Image, int, int]:
-    """Return the sheet, and how many first and best images the evaluator calls right."""
+    """Return the sheet, and how many first and best images the evaluator calls right.
+
+    Prompts whose image the search changed come first, both images at full size; the others have one image, at half
+    size.
+    """
     evaluator = load_reward("icons-judge")
     tasks = [pair.task for pair in pairs]
     right = [
         [is_met(score, None) for score in evaluator([getattr(pair, which).image for pair in pairs], tasks)]
         for which in ("first", "best")
     ]
+    judged = list(zip(pairs, *right, strict=True))
+    changed = [one for one in judged if one[0].first != one[0].best]
+    kept = [one for one in judged if one[0].first == one[0].best]
     side = pairs[0].first.image.width
-    width, height = 2 * side + GAP, side + 2 * LINE + GAP
-    rows = -(-len(pairs) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (width + 2 * GAP), rows * (height + GAP)), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for place, pair in enumerate(pairs):
-        x, y = GAP + place % COLUMNS * (width + 2 * GAP), GAP + place // COLUMNS * (height + GAP)
-        for shift, sample, met in ((0, pair.first, right[0][place]), (side + GAP, pair.best, right[1][place])):
-            corners = (x + shift - EDGE, y - EDGE, x + shift + side + EDGE - 1, y + side + EDGE - 1)
-            pen.rectangle(corners, RIGHT if met else WRONG)
-            sheet.paste(sample.image, (x + shift, y))
-        pen.text((x, y + side + EDGE + 1), pair.task.prompt.removeprefix("a photo of "), INK, font)
-        said = f"first, then the best of {pair.drawings:.0f}" if pair.drawings > 1 else "met at once"
-        pen.text((x, y + side + EDGE + 1 + LINE), said, "#59636e", font)
+    tops = [[_draw_changed(*one) for one in changed], [_draw_kept(*one, side // 2) for one in kept]]
+    width = COLUMNS * (2 * side + 4 * GAP)
+    rows = [row for tiles in tops for row in _break_lines(tiles, width)]
+    sheet = Image.new("RGB", (width, sum(row[0].height for row in rows)), PAPER)
+    y = 0
+    for row in rows:
+        for place, tile in enumerate(row):
+            sheet.paste(tile, (place * tile.width, y))
+        y += row[0].height
     return sheet, sum(right[0]), sum(right[1])
+
+
+def _draw_changed(pair: Pair, first: bool, best: bool) -> Image.Image:
+    """Return a prompt's first and best image side by side, with what was asked and what it cost."""
+    side = pair.first.image.width
+    tile = Image.new("RGB", (2 * side + 4 * GAP, side + 2 * LINE + 3 * GAP), PAPER)
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=13)
+    for shift, sample, met in ((0, pair.first, first), (side + GAP, pair.best, best)):
+        _frame(tile, sample.image, GAP + shift, met)
+    pen.text((GAP, side + GAP + EDGE + 1), pair.task.prompt.removeprefix("a photo of "), INK, font)
+    said = f"first, then the best of {pair.drawings:.0f}"
+    pen.text((GAP, side + GAP + EDGE + 1 + LINE), said, "#59636e", font)
+    return tile
+
+
+def _draw_kept(pair: Pair, first: bool, best: bool, side: int) -> Image.Image:
+    """Return the image of a prompt that the search did not change, small, with what was asked."""
+    tile = Image.new("RGB", (side + 4 * GAP, side + 3 * LINE + 2 * GAP), PAPER)
+    pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=11)
+    _frame(tile, pair.first.image.resize((side, side), Image.Resampling.LANCZOS), GAP, first)
+    said = textwrap.wrap(pair.task.prompt.removeprefix("a photo of "), 22)
+    pen.multiline_text((GAP, side + GAP + EDGE + 1), "\n".join(said[:3]), INK, font)
+    return tile
+
+
+def _frame(tile: Image.Image, image: Image.Image, x: int, met: bool) -> None:
+    pen = ImageDraw.Draw(tile)
+    pen.rectangle(
+        (x - EDGE, GAP - EDGE, x + image.width + EDGE - 1, GAP + image.height + EDGE - 1), RIGHT if met else WRONG
+    )
+    tile.paste(image, (x, GAP))
+
+
+def _break_lines(tiles: Sequence[Image.Image], width: int) -> Iterator[Sequence[Image.Image]]:
+    """Yield as many tiles at once as a line of the sheet holds; all are of one size."""
+    if tiles:
+        many = width // tiles[0].width
+        for start in range(0, len(tiles), many):
+            yield tiles[start : start + many]
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Search, draw the sheet, say how many are right."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--benchmark", default="icons")
+    parser.add_argument("--benchmark", nargs="+", default=["icons", "icons-hard"])
     parser.add_argument("--number", type=int, default=60, help="prompts")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--strategy")

@@ -43,7 +43,8 @@ JOINT, SAMPLED, CONSENSUS = "default", "method-best-of-n-sampled", "method-conse
 POOL = "pool-64_method-best-of-n-sampled"
 STEER = "strategy-steer_text_ratio-1.0_learning_rate-0.015"
 NONE = "–"
-SEEDS = 3
+SEEDS = 1
+"""Seeds that every row of `icons-hard` has."""
 
 
 @dataclass
@@ -117,7 +118,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def readme(results: Results) -> str:
-    """Return README's table: five methods on icons-hard, three seeds."""
+    """Return README's table: five methods on icons-hard."""
     rows: list[list[str]] = []
     for label, name in (
         ("One image", "method-text-reasoning"),
@@ -126,7 +127,9 @@ def readme(results: Results) -> str:
         ("Best of N sampled texts", SAMPLED),
         ("MILR with `--strategy steer` (ours)", STEER),
     ):
-        entry = results.get(HARD, name, SEEDS)
+        entry = results.find(HARD, name, SEEDS)
+        if entry is None:
+            continue
         end = scores(entry)[END]
         interval = f"{100 * end.low:.0f} to {100 * end.high:.0f} %"
         rows.append([label, f"{100 * end.value:.0f} %", interval, f"{entry.drawings:.1f}".removesuffix(".0")])
@@ -152,6 +155,7 @@ METHODS = (
     ("`grid-prune` (ours)", "method-grid-prune"),
     ("`best-of-n-sampled`", SAMPLED),
     ("`best-of-n`, one greedy text", "method-best-of-n"),
+    ("`best-of-n-greedy-first`", "method-best-of-n-greedy-first"),
     ("`parm`", "method-parm"),
     ("`reflection`", "method-reflection"),
 )
@@ -225,10 +229,11 @@ def rivals(results: Results) -> str:
     ):
         row = [label]
         for other in (SAMPLED, JOINT):
-            if name == other:
+            entry, base = results.find(HARD, name, SEEDS), results.find(HARD, other, SEEDS)
+            if entry is None or base is None or name == other:
                 row += [NONE, NONE]
                 continue
-            found = differences(results.get(HARD, name, SEEDS), results.get(HARD, other, SEEDS))
+            found = differences(entry, base)
             row += [write(found[column], signed=True) for column in (END, AREA)]
         rows.append(row)
     head = ("`icons-hard`, paired", "- best-of-n-sampled, at the end", "by area", "- JOINT, at the end", "by area")
@@ -237,12 +242,14 @@ def rivals(results: Results) -> str:
 
 def clock(results: Results) -> str:
     """Return our methods minus best-of-n-sampled at equal wall-clock time."""
-    base = results.get(HARD, SAMPLED, SEEDS)
+    base = results.find(HARD, SAMPLED, SEEDS)
     budgets = ("2", "4", "8", "21")
     rows: list[list[str]] = []
     for label, name in (("consensus", CONSENSUS), ("steer", STEER), ("JOINT", JOINT)):
-        found = differences(results.get(HARD, name, SEEDS), base, clock=True)
-        rows.append([label, *(write(found[budget], signed=True) for budget in budgets)])
+        entry = results.find(HARD, name, SEEDS)
+        if entry is not None and base is not None:
+            found = differences(entry, base, clock=True)
+            rows.append([label, *(write(found[budget], signed=True) for budget in budgets)])
     head = ("minus best-of-n-sampled, in its time for", *(f"{budget} drawings" for budget in budgets))
     return table(head, rows)
 
@@ -251,10 +258,14 @@ def _sweep(results: Results, head: str, steps: Sequence[tuple[str, str]], refere
     base = results.get(HARD, JOINT)
     rows: list[list[str]] = []
     for label, name in steps:
-        entry = results.get(HARD, name)
+        entry = results.find(HARD, name)
+        if entry is None:
+            continue
         gap = NONE if name == JOINT else write(differences(entry, base)[END], signed=True)
-        rows.append([label, write(scores(entry)[END]), f"{entry.drawings:.1f}", gap])
-    return table((head, "at the end", "drawings", f"paired with {reference}"), rows)
+        control = results.find(HARD, "gradient-zero" if name == JOINT else f"{name}_gradient-zero")
+        gain = NONE if control is None else write(differences(entry, control)[END], signed=True)
+        rows.append([label, write(scores(entry)[END]), f"{entry.drawings:.1f}", gap, gain])
+    return table((head, "at the end", "drawings", f"- {reference}", "- zero gradient"), rows)
 
 
 def text_ratio(results: Results) -> str:
@@ -263,11 +274,21 @@ def text_ratio(results: Results) -> str:
     return _sweep(results, "text ratio", [*steps[:2], ("0.2, the paper's", JOINT), *steps[2:]], "0.2")
 
 
-def image_latents(results: Results) -> str:
-    """Return the sweep over the number of image latents."""
-    steps = [(many, f"image_latents-{many}") for many in ("2", "5", "11", "29", "all")]
-    ends = [("0", "image_ratio-0.0"), ("1, the default", JOINT), *steps]
-    return _sweep(results, "image latents, of 81", ends, "1")
+def image_ratio(results: Results) -> str:
+    """Return the sweep over the ratio of image latents."""
+    steps = [(f"{ratio:g}", f"image_ratio-{ratio}") for ratio in (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)]
+    return _sweep(results, "image ratio", [*steps[:2], ("0.02, the paper's", JOINT), *steps[2:]], "0.02")
+
+
+def learning_rate(results: Results) -> str:
+    """Return the sweep over the learning rate."""
+    rates = [(f"{rate:g}", f"learning_rate-{rate}") for rate in (0.01, 0.03, 0.1, 0.3)]
+    return _sweep(results, "learning rate", [*rates[:2], ("0.06, the default", JOINT), *rates[2:]], "0.06")
+
+
+def steps(results: Results) -> str:
+    """Return the search with 20 and with 30 steps."""
+    return _sweep(results, "steps", [("20, the paper's", JOINT), ("30", "steps-30")], "20")
 
 
 def rewards(results: Results) -> str:
@@ -306,7 +327,9 @@ def l2(results: Results) -> str:
         ("0", "reward-self-p-yes"),
         *((f"{weight:g}", f"reward-self-p-yes_l2-{weight}") for weight in (0.001, 0.01, 0.1, 1.0, 10.0)),
     ):
-        entry = results.get(HARD, name)
+        entry = results.find(HARD, name)
+        if entry is None:
+            continue
         outcomes = entry.outcomes
         last = np.where(np.isfinite(outcomes.spent), np.nan_to_num(outcomes.reward, nan=-1.0), -1.0).max(axis=1)
         hacked = sum(KINDS[2] in one.failures for one in diagnose(entry))
@@ -316,10 +339,11 @@ def l2(results: Results) -> str:
 
 def pool(results: Results) -> str:
     """Return the best of n sampled texts from a pool of 64 for each prompt."""
-    entry = results.get(HARD, POOL)
+    entry = results.find(HARD, POOL)
     budgets = ("1", "2", "4", "8", "21", "64")
-    found = scores(entry)
-    return table(("best of", *budgets), [["`icons-hard`", *(write(found[budget]) for budget in budgets)]])
+    found = scores(entry) if entry else {}
+    rows = [["`icons-hard`", *(write(found[budget]) for budget in budgets)]] if found else []
+    return table(("best of", *budgets), rows)
 
 
 def seeds(results: Results) -> str:
@@ -332,7 +356,9 @@ def seeds(results: Results) -> str:
         ("best-of-n-sampled", SAMPLED),
         ("consensus", CONSENSUS),
     ):
-        entry = results.get(HARD, name, SEEDS)
+        entry = results.find(HARD, name, SEEDS)
+        if entry is None:
+            continue
         outcomes = entry.outcomes
         ends = entry.answers([float("inf")])[:, 0]
         by_seed: list[str] = []
@@ -358,7 +384,9 @@ def sibling(results: Results) -> str:
         ("the embedded model", GENEVAL, "method-text-reasoning"),
         ("its sibling", "sibling", "sibling-geneval"),
     ):
-        entry = results.get(folder, name)
+        entry = results.find(folder, name)
+        if entry is None:
+            continue
         found = compare([entry]).scores[entry.label]
         rows.append([label, *(f"{found[tag][END].value:.2f}" for tag in tags), write(found[OVERALL][END])])
     return table(("GenEval, one image", "single", "two", "counting", "colours", "position", "attribution", "all"), rows)
@@ -371,7 +399,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "rivals": rivals,
     "clock": clock,
     "text-ratio": text_ratio,
-    "image-latents": image_latents,
+    "image-ratio": image_ratio,
+    "learning-rate": learning_rate,
+    "steps": steps,
     "rewards": rewards,
     "l2": l2,
     "pool": pool,
@@ -390,11 +420,17 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
         SEEDS,
         (("reward", JOINT), ("zero", "gradient-zero"), ("random", "gradient-random"), ("negated", "gradient-negated")),
     ),
-    "image-latents": (
+    "image-ratio": (
         HARD,
         1,
-        (("1", JOINT), *((many, f"image_latents-{many}") for many in ("2", "5", "11", "29", "all"))),
+        (("0.02", JOINT), *((ratio, f"image_ratio-{ratio}") for ratio in ("0.0", "0.05", "0.2", "1.0"))),
     ),
+    "learning-rate": (
+        HARD,
+        1,
+        (("0.06", JOINT), *((rate, f"learning_rate-{rate}") for rate in ("0.01", "0.03", "0.1", "0.3"))),
+    ),
+    "steps": (HARD, 1, (("30", "steps-30"), ("zero gradient", "steps-30_gradient-zero"))),
     "l2": (
         HARD,
         1,
@@ -425,27 +461,42 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
         (("0.2", JOINT), *((ratio, f"text_ratio-{ratio}") for ratio in ("0.0", "0.1", "0.4", "0.8"))),
     ),
 }
-"""Recipe -> benchmark, seeds, and the runs whose times and scores it gives. Others say `UNMEASURED`."""
+"""Recipe -> benchmark, seeds, and the runs whose times and scores it gives.
+
+Others, and those that lack a run, say `UNMEASURED`.
+"""
+
+
+def find_shown(recipe: str, results: Results) -> list[Entry] | None:
+    """Return the entries that a recipe's lines tell of; None if there are none, or one is missing."""
+    if recipe not in EXPECTED:
+        return None
+    benchmark, seeds, runs = EXPECTED[recipe]
+    found = [results.find(benchmark, name, seeds) for _, name, *_ in runs]
+    there = [entry for entry in found if entry]
+    return there if len(there) == len(found) else None
 
 
 def expect(recipe: str, results: Results) -> str:
     """Return a recipe's expected scores in one line, the first one with its interval."""
-    if recipe not in EXPECTED:
+    found = find_shown(recipe, results)
+    if found is None:
         return UNMEASURED
     benchmark, seeds, runs = EXPECTED[recipe]
     said: list[str] = []
-    for label, name, *column in runs:
-        cell = Cell.of(scores(results.get(benchmark, name, seeds))[column[0] if column else END])
+    for (label, _, *column), entry in zip(runs, found, strict=True):
+        cell = Cell.of(scores(entry)[column[0] if column else END])
         said.append(f"{label}: {cell.number if said else cell.text}")
     return f"{benchmark}, {seeds} seed{'s' if seeds > 1 else ''}, runs {', '.join(said)}"
 
 
 def take_time(recipe: str, results: Results) -> str:
     """Return the least and the greatest wall time of a recipe's runs in one line, in minutes."""
-    if recipe not in EXPECTED:
+    found = find_shown(recipe, results)
+    if found is None:
         return UNMEASURED
-    benchmark, seeds, shown = EXPECTED[recipe]
-    runs = [run.manifest for _, name, *_ in shown for run in results.get(benchmark, name, seeds).runs]
+    benchmark = EXPECTED[recipe][0]
+    runs = [run.manifest for entry in found for run in entry.runs]
     minutes = sorted({math.ceil(run.seconds / 60) for run in runs})
     span = f"{minutes[0]} to {minutes[-1]} minutes" if minutes[1:] else f"{minutes[0]} minutes"
     dtypes = " or ".join(sorted({run.dtype or "its own dtype" for run in runs}))

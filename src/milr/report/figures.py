@@ -159,7 +159,7 @@ def _counts(sections: Sequence[Section]) -> Figure:
         sections,
         "image_ratio",
         swept,
-        missing("image-latents"),
+        missing("image-ratio"),
     )
 
 

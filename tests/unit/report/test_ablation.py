@@ -43,9 +43,7 @@ TOKENS = read_capabilities(embedded_folder()).image_tokens
 
 
 def test_every_ablation_of_the_paper_has_a_recipe_of_at_most_fifteen_lines() -> None:
-    assert {"strategies", "parts", "gradients", "noise", "text-ratio", "image-ratio", "image-latents"} <= set(
-        recipe_names()
-    )
+    assert {"strategies", "parts", "gradients", "noise", "text-ratio", "image-ratio"} <= set(recipe_names())
     assert {"steps", "l2", "rewards", "rewards-geneval", "rewards-compbench", "methods"} <= set(recipe_names())
     assert {"matrix", "pools"} <= set(recipe_names())
     folder = Path(ablation.__file__).parent / "recipes"
