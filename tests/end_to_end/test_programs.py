@@ -359,7 +359,7 @@ def test_the_gallery_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_plain_transformers_draws_what_it_is_asked_for(tmp_path: Path) -> None:
     from examples import plain_transformers
 
-    prompts = ["a red apple", "two cats", "a dog"]
+    prompts = ["a red apple", "two red apples", "a dog"]
     plain_transformers.main([*prompts, "--out", str(tmp_path / "grid.png")])
     with Image.open(tmp_path / "grid.png") as grid:
         side = EMBEDDED.image_size
@@ -502,7 +502,7 @@ def test_every_stage_of_the_training_runs(
     # bfloat16 is slow on an old processor
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     for module in (program, labels, report):
-        monkeypatch.setattr(module, "load_model", lambda folder, dtype: load_model(folder))
+        monkeypatch.setattr(module, "load_model", lambda folder, **_: load_model(folder))
     into = ["--into", str(tmp_path), "--threads", "1"]
     for name in ("vq", "unified", "icons-detector", "icons-judge", "export"):  # as `all` runs them, in one process
         program.main([name, *into])
