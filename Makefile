@@ -1,6 +1,6 @@
 # The contributor's interface. `make help` lists the targets.
 
-PROMPT ?= a photo of a red apple left of a blue clock
+PROMPT ?= a red apple and two blue cups
 # The first Python that is new enough; `make setup PYTHON=/path/to/python` takes another one.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)

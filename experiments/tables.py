@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from experiments.properties import property_table
 from milr.benchmarks.intervals import Estimate
 from milr.files import write_text
 from milr.report.ablation import UNMEASURED
@@ -376,6 +377,11 @@ def seeds(results: Results) -> str:
     return table(head, rows)
 
 
+def properties(results: Results) -> str:
+    """Return the property table of the embedded model, with its cost."""
+    return property_table(results.folder / "embedded.properties.json")
+
+
 def sibling(results: Results) -> str:
     """Return one image after a greedy text, by tag, of both embedded models."""
     tags = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -394,6 +400,7 @@ def sibling(results: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "results": readme,
+    "properties": properties,
     "methods": methods,
     "spaces": spaces,
     "rivals": rivals,

@@ -289,7 +289,7 @@ def _draw(
 
 
 def _check_prompts(prompts: Sequence[str], file: Path | None) -> None:
-    example = 'milr generate "a photo of a red apple left of a blue clock"'
+    example = 'milr generate "a red apple and two blue cups"'
     if any(not prompt.strip() for prompt in prompts):
         raise UsageError(f"a prompt is empty: say what to draw, for instance {example}")
     if not prompts and file is None:
