@@ -164,10 +164,8 @@ METHODS = (
 
 def methods(results: Results) -> str:
     """Return each method's score, area and drawings on both benchmarks."""
-    rows = [
-        [label, *_spent(results.find(HARD, name, SEEDS)), *_spent(results.find(GENEVAL, name))]
-        for label, name in METHODS
-    ]
+    found = [(label, results.find(HARD, name, SEEDS), results.find(GENEVAL, name)) for label, name in METHODS]
+    rows = [[label, *_spent(hard), *_spent(geneval)] for label, hard, geneval in found if hard or geneval]
     head = ("", "`icons-hard`", "area", "drawings", "GenEval", "area", "drawings")
     return table(head, rows)
 
@@ -211,7 +209,8 @@ def spaces(results: Results) -> str:
             row += [write(differences(search, base)[END], signed=True)]
             row += [f"{search.drawings:.1f}, {base.drawings:.1f}"]
             row += [", ".join(f"{entry.drawings * entry.seconds:.1f}" for entry in (search, base))]
-        rows.append(row)
+        if set(row[1:]) != {NONE}:
+            rows.append(row)
     head = ("paired difference", "`icons-hard`", "drawings", "seconds", "GenEval", "drawings", "seconds")
     return table(head, rows)
 
@@ -236,7 +235,8 @@ def rivals(results: Results) -> str:
                 continue
             found = differences(entry, base)
             row += [write(found[column], signed=True) for column in (END, AREA)]
-        rows.append(row)
+        if set(row[1:]) != {NONE}:
+            rows.append(row)
     head = ("`icons-hard`, paired", "- best-of-n-sampled, at the end", "by area", "- JOINT, at the end", "by area")
     return table(head, rows)
 
