@@ -1,6 +1,6 @@
 """The embedded model without any of milr's code: a folder that plain transformers reasons and draws from.
 
-It was taught to write a plan before it draws: from the prompt alone, or after a sampled text, its pictures are poor.
+It was taught to write a text before it draws: from the prompt alone it draws fewer prompts right.
 
 python examples/plain_transformers.py "a dog" "a red apple" --out grid.png
 """
