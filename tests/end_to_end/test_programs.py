@@ -329,6 +329,31 @@ def test_no_table_of_experiments_is_typed_in() -> None:
     assert not re.search(r"^ *\|", outside, re.M)
 
 
+@runs("experiments/starts.py")
+def test_first_image_tokens_of_redrawn_images_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments import starts
+
+    def image(*tokens: int) -> SimpleNamespace:
+        return SimpleNamespace(tokens=tokens)
+
+    steps = [
+        SimpleNamespace(step=0, images=[image(5, 900)]),  # not counted
+        SimpleNamespace(step=1, images=[image(3, 3, 900)]),
+        SimpleNamespace(step=2, images=[image(3, 900, 3)]),
+    ]
+    values = (0.0, 1.0, 0.0)
+    evaluated = [
+        SimpleNamespace(step=step, number=0, score=Score(value=value, reward="icons-judge", stop_at=0.9))
+        for step, value in enumerate(values)
+    ]
+    run = SimpleNamespace(tasks=[SimpleNamespace(steps=steps, evaluated=evaluated)])
+    monkeypatch.setattr(starts, "read_run", lambda _: run)
+    starts.main(["a/run"])
+    assert capsys.readouterr().out == "run: 2 redrawn images, 0.50 begin with a ground, 0.500 are right\n"
+
+
 @runs("experiments/fault_table.py")
 def test_the_fault_table_equals_that_of_the_page(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
