@@ -226,12 +226,16 @@ class TokenDrawing(ABC):
         return (pending.done if pending else lambda: True), finish
 
     def _decode_all(self, samples: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Decode the tokens of whole images in batches that fit; (B, H, W, 3) uint8, on the device."""
+        """Decode the tokens of whole images in batches that fit; (B, H, W, 3) uint8, on the device.
+
+        In float32 on a CPU each image goes alone, which is as fast there: then no level depends on the other images.
+        """
+        alone = self.device.type == "cpu" and self.engine.decoder.like.dtype == torch.float32
         tokens = torch.tensor(samples).to(self.device)  # all at once: a copy may wait for what runs before it
         found, _ = work_in_batches(
             range(len(samples)),
             lambda part: self._decode_pixels(tokens[part[0] : part[-1] + 1]).unbind(),
-            self._images_at_once,
+            1 if alone else self._images_at_once,
         )
         return torch.stack(found)
 

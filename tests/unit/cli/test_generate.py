@@ -353,7 +353,7 @@ def test_a_wrong_value_is_one_line_that_says_how_to_fix_it(
 
 
 def test_missing_and_empty_prompts_are_refused(refused: Refused) -> None:
-    assert 'no prompt given: type milr generate "a photo' in refused("generate")
+    assert 'no prompt given: type milr generate "a red apple and two' in refused("generate")
     assert "a prompt is empty" in refused("generate", APPLE, " ")
     assert "generat" in refused("generat", APPLE)
 

@@ -189,6 +189,17 @@ def test_the_last_image_of_a_task_is_not_decoded_again(monkeypatch: pytest.Monke
     assert other.sample.image.tobytes() != first[0].sample.image.tobytes()
 
 
+@pytest.mark.slow
+def test_in_float32_pixels_do_not_depend_on_the_other_images() -> None:
+    model = load("float32", False)
+    shape = (7, model.capabilities.image_tokens)
+    tokens = torch.randint(0, 4096, shape, generator=torch.Generator().manual_seed(0)).tolist()
+    with torch.inference_mode():
+        together = model._decode_all(tokens)  # (7, H, W, 3)
+        alone = torch.cat([model._decode_all([one]) for one in tokens])
+    assert torch.equal(together, alone)
+
+
 def test_an_image_whose_tokens_are_all_known_needs_no_decoder() -> None:
     model = load("float32", False)
     (state,) = model.start(TASKS[:1])
