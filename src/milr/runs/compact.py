@@ -127,11 +127,18 @@ class CompactRun(BaseModel):
 
 
 def compact_run(run: Run) -> bytes:
-    """Return a run's compact results. Equal runs give equal bytes."""
+    """Return a run's compact results. Equal runs give equal bytes.
+
+    Compact results are made to be given to others: of this machine's folders, only the last parts of their paths are
+    kept.
+    """
     manifest, tags = run.manifest, ()
     if manifest.data is not None:
         tags = tuple(task.tag for task in manifest.tasks)
-        manifest = manifest.model_copy(update={"tasks": ()})
+        manifest = manifest.model_copy(update={"tasks": (), "data": Path(manifest.data).name or "."})
+    if manifest.model_folder is not None:  # three parts tell the models that come with milr from others
+        folder = Path(manifest.model_folder)
+        manifest = manifest.model_copy(update={"model_folder": Path(*folder.parts[-3:]).as_posix()})
     kinds: dict[ScoreKind, int] = {}
     tasks = [_compact_task(task, kinds) for task in run.tasks]
     first = CompactRun(manifest=manifest, tags=tags, kinds=tuple(kinds))

@@ -153,3 +153,13 @@ def test_the_commands_make_read_and_redraw_compact_results(
         before.reward,
     )
     assert (begun.status, begun.tasks_finished, begun.drawings, begun.sessions) == ("stopped", 0, 0, ())
+
+
+def test_compact_results_do_not_tell_where_this_machine_has_its_folders(folders: list[Path]) -> None:
+    run = read_run(folders[0])
+    model, data = "/home/somebody/lib/milr/assets/embedded", "/home/somebody/geneval"
+    run = replace(run, manifest=run.manifest.model_copy(update={"model_folder": model, "data": data}))
+    first = json.loads(lzma.decompress(compact_run(run)).splitlines()[0])
+    assert first["manifest"]["model_folder"] == "milr/assets/embedded"
+    assert first["manifest"]["data"] == "geneval"
+    assert "somebody" not in json.dumps(first)
