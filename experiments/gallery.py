@@ -76,9 +76,9 @@ def draw_pairs(pairs: list[Pair]) -> tuple[Image.Image, int, int]:
     changed = [one for one in judged if one[0].first != one[0].best]
     kept = [one for one in judged if one[0].first == one[0].best]
     side = pairs[0].first.image.width
-    tops = [[_draw_changed(*one) for one in changed], [_draw_kept(*one, side // 2) for one in kept]]
+    parts = [[_draw_changed(*one) for one in changed], [_draw_kept(*one, side // 2) for one in kept]]
     width = COLUMNS * (2 * side + 4 * GAP)
-    rows = [row for tiles in tops for row in _break_lines(tiles, width)]
+    rows = [row for tiles in parts for row in _break_lines(tiles, width)]
     sheet = Image.new("RGB", (width, sum(row[0].height for row in rows)), PAPER)
     y = 0
     for row in rows:

@@ -30,7 +30,7 @@ class Labelled:
     task: Task
     tokens: tuple[int, ...]
     right: bool
-    """The label, given by eye before any detector had scored the drawing."""
+    """The label, given by eye."""
     called_right: frozenset[str]
     """Names of the shipped detectors that call the drawing right, without their versions."""
 
