@@ -72,17 +72,6 @@ class Results:
             self._runs[path] = open_run(path)
         return self._runs[path]
 
-    def get(self, benchmark: str, name: str, seeds: int = 1) -> Entry:
-        """Return the entry of a run under its first `seeds` seeds.
-
-        Raises:
-            FileNotFoundError: The folder does not have them all.
-        """
-        found = self.find(benchmark, name, seeds)
-        if found is None:
-            raise FileNotFoundError(f"{self.folder / benchmark} lacks {name} under {seeds} seed(s)")
-        return found
-
 
 Columns = Mapping[str, Estimate]
 """Column of a comparison ("8" drawings, `AREA`, `END`) -> estimate."""
@@ -256,11 +245,11 @@ def clock(results: Results) -> str:
 
 
 def _sweep(results: Results, head: str, steps: Sequence[tuple[str, str]], reference: str) -> str:
-    base = results.get(HARD, JOINT)
+    base = results.find(HARD, JOINT)
     rows: list[list[str]] = []
     for label, name in steps:
         entry = results.find(HARD, name)
-        if entry is None:
+        if entry is None or base is None:
             continue
         gap = NONE if name == JOINT else write(differences(entry, base)[END], signed=True)
         control = results.find(HARD, "gradient-zero" if name == JOINT else f"{name}_gradient-zero")

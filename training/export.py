@@ -44,13 +44,14 @@ def export(
     model.model.vqmodel.load_state_dict(network.model.state_dict())
     scale_residuals(model.model.vqmodel, SHIPPED_SCALE)
     model.to(torch.bfloat16).eval()
+    search = settings["export"]["milr"]["search"]
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=True,
-        temperature=settings["export"]["temperature"],
-        guidance_scale=settings["export"]["guidance"],
+        temperature=search["temperature"],
+        guidance_scale=search["guidance"],
         max_length=1024,
         generation_kwargs={"boi_token_id": tokenizer.convert_tokens_to_ids(tokenizer.boi_token)},  # type: ignore[attr-defined]
     )

@@ -24,10 +24,7 @@ def draw_named(studio: Studio, world: World, number: int, label: str) -> list[di
     tasks = [world.request() for _ in range(number)]
     scenes = [world.scene(task) for task in tasks]
     texts = [write_text(scene, world.mention(scene)) for scene in scenes]
-    return [
-        {"shown": shows(seen, _read(text)), "faults": find_faults(seen, _read(text)), "objects": len(_read(text).items)}
-        for text, seen in zip(texts, _draw(studio, tasks, texts, label), strict=True)
-    ]
+    return [_compare(seen, _read(text)) for text, seen in zip(texts, _draw(studio, tasks, texts, label), strict=True)]
 
 
 def show_greedy(studio: Studio, pools: Sequence[Pool]) -> list[dict[str, Any]]:
@@ -40,10 +37,7 @@ def show_greedy(studio: Studio, pools: Sequence[Pool]) -> list[dict[str, Any]]:
     readable = [pool for pool in pools if read_text(pool.texts[0])]
     images = [studio.model.show_tokens(pool.right_tokens if pool.right[0] else pool.wrong_tokens) for pool in readable]
     texts = [_read(pool.texts[0]) for pool in readable]
-    return [
-        {"shown": shows(seen, text), "faults": find_faults(seen, text), "objects": len(text.items)}
-        for text, seen in zip(texts, studio.look(images), strict=True)
-    ]
+    return [_compare(seen, text) for text, seen in zip(texts, studio.look(images), strict=True)]
 
 
 def describe_named(drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -132,6 +126,12 @@ def places_of(box: tuple[float, float, float, float]) -> set[str]:
     """Return the words for the regions in which the centre of a found box may be: one, or those that it is next to."""
     x, y = (box[0] + box[2]) / 2 / TOKEN, (box[1] + box[3]) / 2 / TOKEN
     return {region(y + dy, x + dx) for dy, dx in product((-_NEAR, 0.0, _NEAR), repeat=2)}
+
+
+def _compare(seen: Sequence[Seen], text: Text) -> dict[str, Any]:
+    """Return whether an image shows its text, the kinds of its faults, and the number of objects that are named."""
+    faults = find_faults(seen, text)
+    return {"shown": not faults, "faults": faults, "objects": len(text.items)}
 
 
 def _has_color(item: Named, seen: Seen) -> bool:

@@ -47,13 +47,13 @@ def describe_sweep(points: Sequence[tuple[float, float]], right: Sequence[Sequen
 
     The best of many points is good by chance as well, so the difference overstates what is lost.
     """
-    shares: list[Figure] = [share(one) for one in right]
+    shares = [_describe_point(*one) for one in zip(points, right, strict=True)]
     best = max(range(len(points)), key=lambda i: shares[i]["value"])
     return {
-        "default": {"temperature": points[0][0], "guidance": points[0][1], **shares[0]},
-        "best": {"temperature": points[best][0], "guidance": points[best][1], **shares[best]},
-        "default minus best": difference([float(a) - float(b) for a, b in zip(right[0], right[best], strict=True)]),
-        "points": [{"temperature": t, "guidance": g, **one} for (t, g), one in zip(points, shares, strict=True)],
+        "default": shares[0],
+        "best": shares[best],
+        "default minus best": _subtract(right[0], right[best]),
+        "points": shares,
     }
 
 
@@ -64,10 +64,16 @@ def describe_check(points: Sequence[tuple[float, float]], right: Sequence[Sequen
         points: The default and the best point of the sweep.
         right: The verdicts on new drawings of each.
     """
-    found = describe_sweep(points, right)
-    return {"default": found["points"][0], "best of the sweep": found["points"][1]} | {
-        "default minus best of the sweep": difference([float(a) - float(b) for a, b in zip(*right, strict=True)])
-    }
+    default, best = (_describe_point(*one) for one in zip(points, right, strict=True))
+    return {"default": default, "best of the sweep": best, "default minus best of the sweep": _subtract(*right)}
+
+
+def _describe_point(point: tuple[float, float], right: Sequence[bool]) -> Figure:
+    return {"temperature": point[0], "guidance": point[1], **share(right)}
+
+
+def _subtract(first: Sequence[bool], second: Sequence[bool]) -> Figure:
+    return difference([float(a) - float(b) for a, b in zip(first, second, strict=True)])
 
 
 def time_step(model: Model, world: World) -> dict[str, Any]:

@@ -20,8 +20,8 @@ def draw_surroundings(studio: Studio, tasks: Sequence[Task], texts: Sequence[str
         return [one.right for one in studio.draw(tasks, [Reasoning(text, ()) for text in changed], label)]
 
     return {
-        "grounds": {ground: draw([change_surroundings(text, ground=ground) for text in texts]) for ground in GROUNDS},
-        "styles": {style: draw([change_surroundings(text, style=style) for text in texts]) for style in STYLES},
+        "ground": {ground: draw([change_surroundings(text, ground=ground) for text in texts]) for ground in GROUNDS},
+        "style": {style: draw([change_surroundings(text, style=style) for text in texts]) for style in STYLES},
     }
 
 
@@ -31,5 +31,5 @@ def describe_surroundings(drawn: dict[str, dict[str, Sequence[bool]]]) -> dict[s
     for kind, by_name in drawn.items():
         names = [name for name, right in by_name.items() for _ in right]
         shares = share_by(names, [one for right in by_name.values() for one in right])
-        figures |= {f"by {kind[:-1]}": shares, f"largest minus smallest, {kind}": spread(shares)}
+        figures |= {f"by {kind}": shares, f"largest minus smallest, {kind}s": spread(shares)}
     return figures
