@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, cast
 
 import httpx2
@@ -28,6 +29,7 @@ from milr.serve.app import make_app
 from milr.serve.config import Limits, ServeSettings
 from milr.serve.keys import KeyRing, read_keys
 from milr.serve.logs import JsonLines
+from milr.serve.worker import Memory
 from tests.serve.conftest import Held, OpenSite, Site, fake_offer
 
 KEY, OTHER = "a-key-of-more-than-16-letters", "another-key-of-more-than-16-letters"
@@ -300,6 +302,34 @@ def test_models_are_loaded_on_request_within_the_memory_limit(serve: OpenSite) -
         assert draw("a") == ["a", "b"] and loads == ["a", "b"], "it stays"
         assert draw("c") == ["a", "c"], "the least recently used one makes room"
         assert draw("b") == ["b", "c"] and loads == ["a", "b", "c", "b"]
+
+
+def test_one_large_model_takes_the_room_of_several_small_ones(serve: OpenSite) -> None:
+    offers = [fake_offer("a", size=600), fake_offer("b", size=600), fake_offer("large", size=1300)]
+    with serve(*offers, memory=1300) as site:
+        for name, loaded in (("a", ["a"]), ("b", ["a", "b"]), ("large", ["large"]), ("b", ["b"])):
+            assert site.result(site.search("an easy cat", model=name))["state"] == "finished"
+            assert [one["id"] for one in site.http.get("/v1/models").json()["data"] if one["milr"]["loaded"]] == loaded
+
+
+def test_memory_counts_a_model_that_was_told_to_leave_as_gone() -> None:
+    asked, got = Event(), Event()
+    memory = Memory(1300, asked.set)
+
+    def load() -> None:
+        with memory.hold("c", 600):
+            got.set()
+
+    with memory.hold("a", 600):
+        with memory.hold("b", 600):
+            waiting = Thread(target=load)
+            waiting.start()
+            assert asked.wait(10) and memory.lacking()
+            memory.expect("b")
+            assert not memory.lacking() and not got.is_set(), "b makes room, so a may stay"
+        assert got.wait(10)
+    waiting.join()
+    assert not memory.lacking()
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(serve: OpenSite) -> None:

@@ -173,6 +173,7 @@ class Desk:
         """See `milr.serve.worker.Desk`."""
         log.info("model loaded", extra={"facts": {"model": worker.offer.name, "name": loaded.model.name}})
         self._models.note_loaded(worker, loaded)
+        self._make_room()  # its searches may have been cancelled while it was loaded
 
     def unloaded(self, worker: Worker) -> None:
         """See `milr.serve.worker.Desk`."""

@@ -80,16 +80,19 @@ class Models:
             return sum(len(worker.queue.waiting()) for worker in self._workers.values())
 
     def make_room(self, busy: Collection[str]) -> None:
-        """Let go of the idle model that was used least recently, while another waits for memory.
+        """Let go of the idle models that were used least recently, as many as a waiting model needs.
 
         Args:
             busy: Models that are not idle.
         """
         with self._lock:
             idle = [worker for name, worker in self._workers.items() if worker.ready and name not in busy]
-            if self._memory.wanting and idle:
-                del self._workers[idle[0].offer.name]
-                idle[0].stop()
+            for worker in idle:
+                if not self._memory.lacking():
+                    break
+                del self._workers[worker.offer.name]
+                self._memory.expect(worker)
+                worker.stop()
 
     def stop(self) -> None:
         """Tell all workers to end after the step in progress."""

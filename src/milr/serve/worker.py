@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing, contextmanager
 from threading import Condition, Thread
 from typing import Protocol
@@ -75,9 +75,9 @@ class Memory:
             on_want: Called when a thread begins to wait.
         """
         self.most, self._on_want = most, on_want
-        self.wanting = 0
-        """Number of waiting models."""
-        self._held = 0
+        self._held: dict[Hashable, int] = {}
+        self._leaving: set[Hashable] = set()
+        self._wanted: list[int] = []
         self._open = True
         self._changed = Condition()
 
@@ -87,27 +87,43 @@ class Memory:
             self._open = False
             self._changed.notify_all()
 
+    def lacking(self) -> bool:
+        """Return true if the waiting models will not all fit, even when the models that leave have left."""
+        with self._changed:
+            staying = sum(amount for owner, amount in self._held.items() if owner not in self._leaving)
+            return bool(self._wanted) and not self._fits(sum(self._wanted), staying)
+
+    def expect(self, owner: Hashable) -> None:
+        """Note that a model has been told to leave."""
+        with self._changed:
+            self._leaving.add(owner)
+
     @contextmanager
-    def hold(self, amount: int) -> Generator[None]:
+    def hold(self, owner: Hashable, amount: int) -> Generator[None]:
         """Wait for room, and keep it during the block."""
 
         def fits() -> bool:
-            return not self._open or self.most is None or not self._held or self._held + amount <= self.most
+            return self._fits(amount, sum(self._held.values()))
 
         with self._changed:
-            self.wanting += 1
-        if not fits():
+            self._wanted.append(amount)
+            waits = not fits()
+        if waits:
             self._on_want()
         with self._changed:
             self._changed.wait_for(fits)
-            self.wanting -= 1
-            self._held += amount
+            self._wanted.remove(amount)
+            self._held[owner] = amount
         try:
             yield
         finally:
             with self._changed:
-                self._held -= amount
+                del self._held[owner]
+                self._leaving.discard(owner)
                 self._changed.notify_all()
+
+    def _fits(self, amount: int, held: int) -> bool:
+        return not self._open or self.most is None or not held or held + amount <= self.most
 
 
 class Worker(Thread):
@@ -126,7 +142,7 @@ class Worker(Thread):
 
     def run(self) -> None:
         """Serve until the queue is closed and empty, or `stop`."""
-        with self._memory.hold(self.offer.bytes):
+        with self._memory.hold(self, self.offer.bytes):
             fault: Exception | None = None
             try:
                 while not self._stopping and self._serve_once():
