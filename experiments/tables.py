@@ -44,6 +44,8 @@ JOINT, SAMPLED, CONSENSUS = "default", "method-best-of-n-sampled", "method-conse
 POOL = "pool-64_method-best-of-n-sampled"
 STEER = "strategy-steer_text_ratio-1.0_learning_rate-0.015"
 NONE = "–"
+BOTH = "strategy-steer-both"
+BOTH_IMAGE = "strategy-steer-both_text_ratio-0.0"
 SEEDS = 1
 """Seeds that every row of `icons-hard` has."""
 
@@ -140,6 +142,8 @@ METHODS = (
     ("..., fixed noise", "noise-fixed"),
     ("`milr`, strategy `steer` (ours)", STEER),
     ("..., zero gradient", f"{STEER}_gradient-zero"),
+    ("`milr`, strategy `steer-both` (ours)", BOTH),
+    ("..., no text latents", BOTH_IMAGE),
     ("`consensus` (ours)", CONSENSUS),
     ("`keep-right` (ours)", "method-keep-right"),
     ("`grid-prune` (ours)", "method-grid-prune"),
@@ -175,6 +179,10 @@ SPACES = (
     ("text latents beside image latents: JOINT - image latents alone", JOINT, "text_ratio-0.0"),
     ("the gradient's direction: JOINT - random gradient", JOINT, "gradient-random"),
     ("steer (ours)", STEER, f"{STEER}_gradient-zero"),
+    ("image latents alone as offsets (ours)", BOTH_IMAGE, "image_ratio-0.0_gradient-zero"),
+    ("..., minus a random direction", BOTH_IMAGE, f"{BOTH_IMAGE}_gradient-random"),
+    ("text and image latents as offsets: steer-both (ours)", BOTH, "image_ratio-0.0_gradient-zero"),
+    ("image offsets beside text offsets: steer-both - steer", BOTH, STEER),
     (
         "no latents, other images: best of N from the greedy text - one image",
         "method-best-of-n",
@@ -439,6 +447,11 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
     ),
     "methods": (GENEVAL, 1, (("milr", JOINT), ("best-of-n-sampled", SAMPLED), ("consensus", CONSENSUS))),
     "noise": (HARD, SEEDS, (("fresh", JOINT), ("fixed", "noise-fixed"), ("zero gradient", "gradient-zero"))),
+    "offsets": (
+        HARD,
+        SEEDS,
+        (("steer-both", BOTH), ("no text latents", BOTH_IMAGE), ("random", f"{BOTH_IMAGE}_gradient-random")),
+    ),
     "parts": (
         GENEVAL,
         1,

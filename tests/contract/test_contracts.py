@@ -134,6 +134,13 @@ class Short(FakeModel):
         return [replace(one, sample=ImageSample(one.sample.tokens[:-1], one.sample.image)) for one in found]
 
 
+class Rigid(FakeModel):
+    """A model that ignores the offsets of an image."""
+
+    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
+        return super().draw([replace(one, offsets=None) for one in requests], sampling)
+
+
 class Small(FakeModel):
     capabilities = Capabilities(image_size=32, image_tokens=25, width=8, latents="both")
 
@@ -150,6 +157,7 @@ class Numb(FakeModel):
         (Deaf(), "leaves out its given beginning"),
         (Short(), "an image has 24 tokens, not 25"),
         (Small(), r"has \(20, 20\) pixels, not \(32, 32\)"),
+        (Rigid(), "not chosen from the hidden states plus the offsets"),
         (Numb(), r"answer\(\) returned"),
     ],
 )

@@ -93,7 +93,10 @@ class Paper:
             if request.prefix is not None and place < len(request.prefix):
                 logits = request.prefix[place][None]
             else:
-                logits = self.image_logits(pair, sampling.guidance)
+                moved = (
+                    pair if request.offsets is None or place >= len(request.offsets) else pair + request.offsets[place]
+                )
+                logits = self.image_logits(moved, sampling.guidance)
             own = int(sample(logits, [stream], sampling.temperature, sampling.sampler, sampling.top_k))
             given = request.tokens[place] if place < len(request.tokens) else None
             tokens.append(own if given is None else given)

@@ -59,7 +59,7 @@ class LoopRequest:
     """Given tokens by position, leads included; None, and all after the last, are sampled. Given ones take random
     numbers too."""
     offsets: Sequence[torch.Tensor | None] = ()
-    """(n, d) float32 each: added to the hidden states of the first n tokens, leads included, before the head."""
+    """(n, P, d) float32 each: added to the hidden states of the first n tokens, leads included, before the head."""
     keep: int = 0
     """Number of first tokens whose hidden states are kept."""
     ends: frozenset[int] = frozenset()
@@ -104,7 +104,7 @@ class DecodeLoop:
         self._offsets: torch.Tensor | None = None
         if any(offset is not None for offset in request.offsets):
             longest = max(len(offset) for offset in request.offsets if offset is not None)
-            size = (many, batch.round_up_steps(longest) + 1, batch.newest.shape[-1])
+            size = (many, batch.round_up_steps(longest) + 1, head.rows, batch.newest.shape[-1])
             self._offsets = take("offsets", size, torch.float32).zero_()
             for row, offset in enumerate(request.offsets):
                 if offset is not None:
@@ -196,8 +196,9 @@ class DecodeLoop:
             many, slots, *size = self._hidden.shape
             self._hidden.index_copy_(1, self._step.clamp_max(slots - 1), states.view(many, 1, *size))
         if self._offsets is not None:
-            place = self._place.clamp_max(self._offsets.shape[1] - 1)[..., None]  # (S, 1, 1)
-            states = states + self._offsets.gather(1, place.expand(-1, -1, states.shape[-1]))[:, 0]
+            many, slots, *size = self._offsets.shape
+            place = self._place.clamp_max(slots - 1).view(many, 1, 1, 1).expand(-1, -1, *size)
+            states = states + self._offsets.gather(1, place).view(states.shape)  # (S P, d)
         logits = self._head.logits(states)  # (S, V)
         if self._numbers is None:
             tokens = logits.argmax(-1)

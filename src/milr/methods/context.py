@@ -183,6 +183,7 @@ class TaskContext(Generic[Own]):
         streams: Sequence[torch.Generator] | None = None,
         prefix: torch.Tensor | None = None,
         keep_hidden: int = 0,
+        offsets: torch.Tensor | None = None,
         notes: Sequence[str] = (),
     ) -> Generator[ImageBatch, list[ScoredImage], list[ScoredImage]]:
         """Draw images after the newest text and score them. The answer is shorter if a limit leaves less room.
@@ -194,11 +195,12 @@ class TaskContext(Generic[Own]):
                 search, and methods that draw alike draw the same images.
             prefix: As in `ImageRequest`, for all images.
             keep_hidden: As in `ImageRequest`.
+            offsets: As in `ImageRequest`, for all images.
             notes: For the record.
         """
         streams = streams or [self._next_image_stream() for _ in given]
         requests = [
-            ImageRequest(self.state, self.reasoning, stream, prefix, tokens, until, keep_hidden)
+            ImageRequest(self.state, self.reasoning, stream, prefix, tokens, until, keep_hidden, offsets)
             for tokens, stream in zip(given, streams, strict=True)
         ]
         images = yield ImageBatch(tuple(requests), tuple(notes))

@@ -66,19 +66,17 @@ class Latents:
         """Prefix tokens of the text at step 0."""
         self.first_image: tuple[int, ...] = ()
 
-    def __len__(self) -> int:
-        """Return the number of rows that the output heads read."""
-        return sum(len(value) for value in self.now.values())
+    def anchor(self, name: str, hidden: torch.Tensor) -> None:
+        """Set a modality's latents to the decoder's newest states plus their accumulated change.
 
-    def anchor(self, hidden: torch.Tensor) -> None:
-        """Set the text latents to the decoder's newest states (T, d) plus their accumulated change.
-
-        Latents beyond the end of a shorter text stay unchanged.
+        Args:
+            name: The modality.
+            hidden: (T, d) or (n, 2, d). Latents beyond the end of a shorter text stay unchanged.
         """
-        many = min(len(hidden), len(self.now["text"]))
-        offsets = self.moved("text")[:many]
-        self.start["text"][:many] = hidden[:many].float()
-        self.now["text"][:many] = hidden[:many].float() + offsets
+        many = min(len(hidden), len(self.now[name]))
+        offsets = self.moved(name)[:many]
+        self.start[name][:many] = hidden[:many].float()
+        self.now[name][:many] = hidden[:many].float() + offsets
 
     def moved(self, name: str) -> torch.Tensor:
         """Return z - z0 in the shape of the latents."""
@@ -148,6 +146,15 @@ class Update:
     """The latents that move: "text", "image"."""
     stream: torch.Generator
     """Random stream for the ablation with a random direction."""
+    apart: torch.Tensor | None = None
+    """(M, n_v, 2, d) float32: the states that produced each image's tokens, minus the image latents. None if the
+    latents themselves produced them."""
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows that the output heads read."""
+        many = 1 if self.apart is None else len(self.images)
+        return len(self.latents.now["text"]) + many * len(self.latents.now["image"])
 
 
 def advantages(rewards: Sequence[float]) -> tuple[float, torch.Tensor]:
@@ -178,14 +185,20 @@ def image_log_probability(
     """Return log p(v | z_image) of each task's images, B of (M,), under the distribution of their sampling."""
     if not len(z):
         return [z.sum((0, 1, 2)).expand(len(update.images)) for update in updates]
-    logits = model.image_logits(z, sampling.guidance) / sampling.temperature  # (N, V)
-    parts = split_rows(logits, [len(update.latents.now["image"]) for update in updates])  # B of (n, V)
+    latents = split_rows(z, [len(update.latents.now["image"]) for update in updates])  # B of (n, 2, d)
+    states = [
+        own[None] if update.apart is None else own + update.apart for own, update in zip(latents, updates, strict=True)
+    ]  # B of (1 or M, n, 2, d)
+    logits = model.image_logits(torch.cat([own.flatten(0, 1) for own in states]), sampling.guidance)  # (N', V)
+    parts = split_rows(logits / sampling.temperature, [len(own) * own.shape[1] for own in states])
     found: list[torch.Tensor] = []
-    for part, update in zip(parts, updates, strict=True):
+    for part, own, update in zip(parts, states, updates, strict=True):
         tokens = torch.tensor(update.images, dtype=torch.long).to(z.device)  # (M, n)
         # a token at the border of the most probable ones stays, whatever way its logit was rounded
-        log_p = keep_most_probable(part, sampling.top_k, tokens.T).log_softmax(-1)
-        found.append(log_p.expand(len(tokens), -1, -1).gather(-1, tokens[..., None]).sum((1, 2)))
+        stay = tokens.T if update.apart is None else tokens.reshape(-1, 1)
+        log_p = keep_most_probable(part, sampling.top_k, stay).log_softmax(-1)
+        log_p = log_p.view(*own.shape[:2], log_p.shape[-1]).expand(len(tokens), -1, -1)  # (M, n, V)
+        found.append(log_p.gather(-1, tokens[..., None]).sum((1, 2)))
     return found
 
 
@@ -229,9 +242,9 @@ def take_steps(
     done: list[float | GradientError] = []
     while len(done) < len(updates):
         part = [updates[len(done)]]
-        rows = len(part[0].latents)
+        rows = part[0].rows
         for update in updates[len(done) + 1 :]:
-            rows += len(update.latents)
+            rows += update.rows
             if model.deterministic or rows > _ROWS_AT_ONCE:
                 break
             part.append(update)

@@ -47,9 +47,9 @@ def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any,
     stream = ctx.open_stream(0, _noise_step(ctx, k), "text")
     if z is None:
         return (yield from ctx.reason(stream=stream))
-    if STRATEGIES[ctx.own.strategy].offsets:
+    if "text" in STRATEGIES[ctx.own.strategy].offsets:
         text = yield from ctx.reason(offsets=z.moved("text"), stream=stream)
-        z.anchor(text.hidden)
+        z.anchor("text", text.hidden)
         return text
     logits, temperature = ctx.model.text_logits(z.now["text"]), ctx.model.text_temperature
     if temperature:  # position i uses the i-th numbers of the stream, for logits of any origin
@@ -62,13 +62,19 @@ def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any,
 def draw(
     ctx: Context, text: TextOutput, z: Latents | None = None, k: int = 0, notes: Sequence[str] = ()
 ) -> Generator[Any, Any, list[ScoredImage]]:
-    """Draw M images after the text; the first tokens are sampled from the latents."""
+    """Draw M images after the text; the first tokens are sampled from the latents, or with the latents' offsets."""
     many, step = ctx.own.drawings_per_step, _noise_step(ctx, k)
     streams = [ctx.open_stream(place, step) for place in range(many)]
     if z is None:
         _, count, notes = _count(ctx, text)
         return (yield from ctx.draw([()] * many, streams=streams, keep_hidden=count, notes=notes))
     latents = z.now["image"]
+    if len(latents) and "image" in STRATEGIES[ctx.own.strategy].offsets:
+        offsets, count = z.moved("image"), len(latents)
+        images = yield from ctx.draw([()] * many, streams=streams, keep_hidden=count, offsets=offsets, notes=notes)
+        if (hidden := images[0].hidden) is not None:
+            z.anchor("image", hidden)
+        return images
     prefix = ctx.model.image_logits(latents, ctx.sampling.guidance) if len(latents) else None  # (n, V)
     return (yield from ctx.draw([()] * many, streams=streams, prefix=prefix, notes=notes))
 
@@ -103,10 +109,19 @@ def update(
     prefixes = tuple(z.prefix("image", tokens) for tokens, _ in scored)
     rewards = tuple(value for _, value in scored)
     stream = ctx.open_stream(0, k, "credit")
-    log_p: float | GradientError = yield Update(z, z.prefix("text", text.tokens), prefixes, rewards, moved, stream)
+    used = Update(z, z.prefix("text", text.tokens), prefixes, rewards, moved, stream, _apart(ctx, z, images))
+    log_p: float | GradientError = yield used
     if isinstance(log_p, GradientError):
         raise SearchError(f"{log_p} at step {k} of {ctx.task.prompt!r}")
     return moved, log_p, notes
+
+
+def _apart(ctx: Context, z: Latents, images: Sequence[ScoredImage]) -> torch.Tensor | None:
+    """Return the scored images' own states minus the start of the latents, (M, n, 2, d), where latents are offsets."""
+    states = [one.hidden for one in images if isinstance(one.score, Score) and one.hidden is not None]
+    if "image" not in STRATEGIES[ctx.own.strategy].offsets or not states:
+        return None
+    return torch.stack(states).float() - z.start["image"]
 
 
 def _count(ctx: Context, text: TextOutput) -> tuple[int, int, tuple[str, ...]]:

@@ -255,6 +255,9 @@ class ImageRequest:
     """Number of tokens to sample, given ones included; the image shows a flat rest after them. None samples all."""
     keep_hidden: int = 0
     """Number of first tokens whose hidden states are returned, if neither prefix nor tokens are given."""
+    offsets: torch.Tensor | None = None
+    """(n, branches, d) float32, added to the hidden states of the first n tokens before the image head reads them. The
+    hidden states of the answer are the decoder's own. n may be 0. It is not given together with `prefix`."""
 
 
 class Model(Protocol):

@@ -156,7 +156,8 @@ class TokenDrawing(ABC):
         leads = [one.lead for one in batch]
         keep = max(one.request.keep_hidden for one in batch)
         # each image's conditional row, then its unconditional one, which guidance 1 does not need
-        paired = 1 if sampling.guidance == 1 and not keep else 2
+        moved = any(one.request.offsets is not None for one in batch)
+        paired = 1 if sampling.guidance == 1 and not keep and not moved else 2
         prefixes = [prefix for one in batch for prefix in (one.prompt.conditional, one.prompt.unconditional)[:paired]]
         steps = max(total - len(lead) for total, lead in zip(totals, leads, strict=True))
         rows = self.engine.open(prefixes, max(map(len, leads)), steps)
@@ -177,6 +178,7 @@ class TokenDrawing(ABC):
                 sampler=sampling.sampler,
                 top_k=sampling.top_k,
                 given=[one.request.tokens for one in batch],
+                offsets=[one.request.offsets for one in batch],
                 keep=min(keep, steps),
             ),
         )

@@ -179,7 +179,7 @@ class Janus(TokenDrawing):
                 leads,
                 streams=[one.stream.clone_state() for one in requests if one.stream],
                 temperature=self.text_temperature or 1.0,
-                offsets=[one.offsets for one in requests],
+                offsets=[None if one.offsets is None else one.offsets[:, None] for one in requests],  # (n, 1, d)
                 keep=steps,
                 ends=self.prompts.ends,
                 ended=[

@@ -37,11 +37,12 @@ def find_control(entry: Entry, entries: Sequence[Entry], gradient: str = "zero")
 def without_gradient(settings: Mapping[str, object]) -> dict[str, object]:
     """Return the settings that matter to a search in which nothing moves.
 
-    The number of image latents stays: their tokens are sampled from the hidden states of the first image's tokens, not
-    from those of each other.
+    The number of image latents stays where they replace the decoder's states: their tokens are sampled from the hidden
+    states of the first image's tokens, not from those of each other. Offsets of zero change nothing.
     """
     kept = {name: value for name, value in settings.items() if name not in _MOVING}
     strategy = STRATEGIES[str(settings.get("strategy", "joint"))]
     if not strategy.reasons:
         kept |= {"reasons": False}  # its images follow the bare prompt
-    return kept if "image" in strategy.latents else kept | {"image_ratio": 0.0}
+    replaced = "image" in strategy.latents and "image" not in strategy.offsets
+    return kept if replaced else kept | {"image_ratio": 0.0}

@@ -1,6 +1,6 @@
 """Strategies, gradient ablations and noise modes of the method `milr`, as data.
 
-Source: MILR, Algorithm 2 and Table 3, and the authors' code for `no-text`; `steer` is ours.
+Source: MILR, Algorithm 2 and Table 3, and the authors' code for `no-text`; `steer` and `steer-both` are ours.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ class Strategy:
     """(step k from 1, steps K) -> the latents that move at that step, of "text" and "image"."""
     latents: tuple[str, ...] = ("text", "image")
     """The latents that exist at all."""
-    offsets: bool = False
-    """If true, add z - z0 to the decoder's current hidden states; if false, replace them by z, as in the paper."""
+    offsets: tuple[str, ...] = ()
+    """The latents of which z - z0 is added to the decoder's current hidden states; others replace the states by z, as
+    in the paper."""
     reasons: bool = True
     """If false, no text is written, and images follow the prompt alone."""
     defaults: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -45,8 +46,14 @@ STRATEGIES: Mapping[str, Strategy] = {
         "ours: text latents only, added to the decoder's own hidden states",
         lambda k, total: ("text",),
         latents=("text",),
-        offsets=True,
+        offsets=("text",),
         defaults={"text_ratio": 1.0, "learning_rate": 0.015},
+    ),
+    "steer-both": Strategy(
+        "ours: text and image latents, both added to the decoder's own hidden states",
+        lambda k, total: ("text", "image"),
+        offsets=("text", "image"),
+        defaults={"text_ratio": 1.0, "image_ratio": 1.0, "learning_rate": 0.015},
     ),
 }
 

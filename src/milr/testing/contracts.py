@@ -173,6 +173,8 @@ def check_model(model: str | Model, *, prompts: Sequence[str] = PROMPTS[:2], **o
         _require(other.sample.image != drawn[0].sample.image, "another stream gives the same image")
     if able.image_tokens:
         _check_given(model, requests[0], drawn[0], sampling)
+    if able.has_latents("image"):
+        _check_offsets(model, requests[0], sampling)
     _check_heads(model, texts[0] if texts else None, drawn[0], sampling.guidance)
     if able.reads_images:
         shown = [output.sample.image for output in drawn]
@@ -358,6 +360,20 @@ def _check_given(model: Model, request: ImageRequest, drawn: ImageOutput, sampli
     (part,) = model.draw([replace(request, until=until, keep_hidden=0)], sampling)
     fine = part.sample.tokens == tokens[:until] and part.sample.image.size == drawn.sample.image.size
     _require(fine, "a partial image has other tokens, or another size, than the whole one")
+
+
+def _check_offsets(model: Model, request: ImageRequest, sampling: SamplingParams) -> None:
+    able, greedy = model.capabilities, sampling.model_copy(update={"temperature": 1e-6})
+    push = torch.randn(2, able.branches, able.width, generator=torch.Generator().manual_seed(0))
+    for scale in (0.0, 1.0, 10.0):
+        (drawn,) = model.draw([replace(request, offsets=scale * push)], greedy)
+        shape, wanted = None if drawn.hidden is None else tuple(drawn.hidden.shape), tuple(push.shape)
+        _require(shape == wanted, f"an image with offsets has hidden states of shape {shape}, not {wanted}")
+        if drawn.hidden is not None:
+            moved = drawn.hidden + scale * push.to(drawn.hidden.device)
+            best = model.image_logits(moved, sampling.guidance).argmax(-1)
+            fine = drawn.sample.tokens[:2] == tuple(best.tolist())
+            _require(fine, "image tokens are not chosen from the hidden states plus the offsets of the request")
 
 
 def _check_heads(model: Model, text: TextOutput | None, drawn: ImageOutput, guidance: float) -> None:

@@ -127,12 +127,14 @@ class FakeModel:
         words = request.state.task.prompt + (f". {request.reasoning.text}" if request.reasoning else "")
         pair = torch.stack([self._read(words), self._read("")], dim=1)  # (1, 2, d)
         prefix = self._image_head[:0] if request.prefix is None else request.prefix  # (n, V)
+        added = pair[:0] if request.offsets is None else request.offsets  # (n, 2, d)
         how, total = SAMPLE[sampling.sampler], request.until or self.capabilities.image_tokens
         numbers = how.numbers(request.stream.clone_state(), total, self._image_head.shape[1])  # taken in any case
         states, tokens = [pair[:0]], list[int]()
         for place in range(total):
             given = request.tokens[place] if place < len(request.tokens) else None
-            logits = prefix[place][None] if place < len(prefix) else self.image_logits(pair, sampling.guidance)
+            own = pair + added[place] if place < len(added) else pair
+            logits = prefix[place][None] if place < len(prefix) else self.image_logits(own, sampling.guidance)
             if given is None:
                 likely = keep_most_probable(logits, sampling.top_k)
                 probabilities = torch.softmax(likely / sampling.temperature, dim=-1)

@@ -335,7 +335,7 @@ def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> Non
         ("--batch-size", "0", "--batch-size 0: must be at least 1"),
         ("--temperature", "0", "--temperature 0.0: must be above 0"),
         ("--method", "prm", "unknown method 'prm': did you mean 'parm'?"),
-        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, no-text, steer, t2v"),
+        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, no-text, steer, steer-both, t2v"),
         ("--gradient", "rewards", "unknown gradient 'rewards': did you mean 'reward'?"),
         ("--noise", "loud", "unknown noise 'loud': known: fixed, fresh"),
         ("--dtype", "bfloat", "unknown dtype 'bfloat': did you mean 'bfloat16'?"),

@@ -87,7 +87,7 @@ def test_help_is_derived_from_the_settings(command: str, capsys: pytest.CaptureF
         (
             "generate cat --strategy steer --image-ratio 0.1",
             "the strategy 'steer' has no image latents, so it does not read --image-ratio: leave it out, or choose "
-            "joint or alt or t2v or no-text",
+            "joint or alt or t2v or no-text or steer-both",
         ),
     ],
 )

@@ -232,7 +232,7 @@ def open_loop(model: Janus, ends: frozenset[int] = frozenset({2})) -> DecodeLoop
             [none, none],
             streams=[open_stream(0, "x", place, 0) for place in range(2)],
             given=[(None, 5), ()],
-            offsets=[torch.ones(2, model.capabilities.width).to(model.device), None],
+            offsets=[torch.ones(2, 1, model.capabilities.width).to(model.device), None],
             keep=3,
             ends=ends,
         )

@@ -18,11 +18,12 @@ from PIL import Image
 
 import milr.methods.runner as runner_module
 from milr import search
+from milr.decode.sampling import SAMPLE
 from milr.errors import UsageError
-from milr.methods.latents import GradientError, Update, take_steps
+from milr.methods.latents import GradientError, Update, image_log_probability, take_steps
 from milr.methods.milr import SearchError
-from milr.models.base import Model, TextOutput, TextRequest
-from milr.settings import GRADIENTS, STRATEGIES
+from milr.models.base import ImageOutput, ImageRequest, Model, TextOutput, TextRequest
+from milr.settings import GRADIENTS, STRATEGIES, SamplingParams
 from milr.testing import FakeModel, FakeReward, brightness, fake_score, read_tokens
 from milr.types import LatentTrace, Score, StepRecord, Task, Unscored, rank
 
@@ -102,6 +103,12 @@ class Watched(FakeModel):
         super().__init__()
         self.texts: list[tuple[tuple[int, ...], TextOutput]] = []
         self.offsets: list[torch.Tensor] = []
+        self.images: list[tuple[ImageRequest, ImageOutput]] = []
+
+    def draw(self, requests: Sequence[ImageRequest], sampling: SamplingParams) -> list[ImageOutput]:
+        outputs = super().draw(requests, sampling)
+        self.images += zip(requests, outputs, strict=True)
+        return outputs
 
     def reason(self, requests: Sequence[TextRequest]) -> list[TextOutput]:
         assert requests, "asked to reason about nothing"
@@ -158,6 +165,47 @@ def test_steer_moves_the_states_of_the_words_that_were_written(steps: list[Step]
         assert step.update.text == output.tokens[:count] and 0 < count <= trace(record).text_latents
         expected = output.hidden[:count] + (offsets[:count] if len(offsets) else 0)
         assert torch.allclose(step.before["text"][:count], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_steer_both_credits_the_tokens_that_were_sampled(steps: list[Step], many: int) -> None:
+    """Each image token is sampled from the decoder's state after the tokens before it, plus the learned offset."""
+    model, sampling = Watched(), SamplingParams(guidance=2.0)
+    records = run([CAT], model, strategy="steer-both", drawings_per_step=many)
+    assert [trace(record).moved for record in records] == [(), *[("text", "image")] * 5]
+    assert any(trace(record).flipped_image for record in records)
+    rows = [model.images[place : place + many] for place in range(0, len(model.images), many)]
+    assert len(rows) == len(records) == len(steps) + 1
+    offsets = torch.zeros(5, 2, model.capabilities.width)
+    for place, row in enumerate(rows):
+        for request, output in row:
+            assert request.prefix is None and output.hidden is not None
+            assert request.offsets is None if place == 0 else torch.allclose(request.offsets, offsets, atol=1e-6)
+            logits = model.image_logits(output.hidden + offsets, 2.0)
+            numbers = SAMPLE["inverse"].numbers(request.stream.clone_state(), 25, 16)[:5]
+            chosen = SAMPLE["inverse"].choose(torch.softmax(logits / sampling.temperature, -1), numbers)
+            assert tuple(chosen.tolist()) == output.sample.tokens[:5]
+        if place < len(steps):  # the step credits these tokens, read from their own states
+            step = steps[place]
+            assert step.update.images == tuple(output.sample.tokens[:5] for _, output in row)
+            (log_p,) = image_log_probability(model, step.before["image"], [step.update], sampling)
+            own = [
+                model.image_logits(output.hidden + offsets, 2.0)
+                .log_softmax(-1)[range(5), output.sample.tokens[:5]]
+                .sum()
+                for _, output in row
+                if output.hidden is not None
+            ]
+            assert torch.allclose(log_p, torch.stack(own), atol=1e-4)
+            offsets = offsets + step.after["image"] - step.before["image"]
+
+
+def test_steer_both_without_a_gradient_redraws_images_of_the_same_text() -> None:
+    """Its control is a search that neither space changes: the images are those of steer's control."""
+    both, steer = (run(TASKS[:2], strategy=name, gradient="zero") for name in ("steer-both", "steer"))
+    shown = [[[image.tokens for image in one.images] for one in timeless(records)] for records in (both, steer)]
+    assert shown[0] == shown[1]
+    assert {trace(record).image_shift for record in both} == {0.0}
 
 
 def test_steer_without_a_gradient_writes_the_same_text_again() -> None:

@@ -275,6 +275,35 @@ def test_each_request_keeps_its_own_number_of_states(batch: Batch) -> None:
         same_states(one.hidden, whole.hidden[:count])
 
 
+def test_offsets_move_the_states_that_the_image_head_reads(batch: Batch) -> None:
+    """Each token is chosen from its own state, which follows the tokens before it, plus its offset."""
+    able, (first, second, third) = batch.model.capabilities, batch.requests()
+    numbers = torch.Generator().manual_seed(1)
+    push = 3 * torch.randn(4, able.branches, able.width, generator=numbers)
+    requests = [
+        replace(first, offsets=push, keep_hidden=6),
+        replace(second, offsets=torch.zeros_like(push), keep_hidden=6),
+        replace(third, keep_hidden=6),
+    ]
+    greedy = SamplingParams(guidance=GUIDANCE, temperature=1e-6)
+    moved, still, plain = batch.model.draw(requests, greedy)
+    added = torch.cat([push, torch.zeros(2, able.branches, able.width)])
+    assert moved.hidden is not None
+    chosen = batch.model.image_logits(moved.hidden + added, GUIDANCE).argmax(-1)
+    assert moved.sample.tokens[:6] == tuple(chosen.tolist())
+    before = batch.model.draw([replace(one, offsets=None) for one in requests], greedy)
+    assert moved.sample.tokens[:4] != before[0].sample.tokens[:4]
+    assert [still.sample.tokens, plain.sample.tokens] == [one.sample.tokens for one in before[1:]]
+    same_states(moved.hidden[:1], None if before[0].hidden is None else before[0].hidden[:1])
+    (alone,) = batch.model.draw([requests[0]], greedy)
+    assert alone.sample.tokens == moved.sample.tokens
+    same_states(alone.hidden, moved.hidden)
+    # Without guidance, and without states to keep, offsets of both branches are given all the same.
+    plainly = greedy.model_copy(update={"guidance": 1.0})
+    (kept,), (same,) = (batch.model.draw([replace(requests[0], keep_hidden=keep)], plainly) for keep in (6, 0))
+    assert kept.sample.tokens == same.sample.tokens
+
+
 def test_the_models_defaults_are_settings(batch: Batch) -> None:
     model = batch.model
     assert model.settings().flat.items() >= model.defaults.items()

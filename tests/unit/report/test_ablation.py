@@ -141,7 +141,7 @@ def test_the_matrix_holds_every_comparison_of_the_issue_the_most_important_first
     assert {one.settings.get("steps", 20) for one in settings} == {20, 30}
     searched = [one.settings for one in settings if one.method is None and one.reward == "icons"]
     for name, values in {
-        "strategy": {"alt", "t2v", "no-text", "steer"},
+        "strategy": {"alt", "t2v", "no-text", "steer", "steer-both"},
         "gradient": {"zero", "random", "negated"},
         "noise": {"fixed"},
         "text_ratio": {0.0, 0.1, 0.4, 0.6, 0.8, 1.0},

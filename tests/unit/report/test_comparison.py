@@ -167,15 +167,17 @@ def test_one_zero_gradient_search_is_the_control_of_all_searches_that_would_draw
     settings: dict[str, dict[str, object]] = {"joint": {}, "zero": {"gradient": "zero"}, "alt": {"strategy": "alt"}}
     settings |= {"text": {"text_ratio": 0.5}, "fixed": {"noise": "fixed"}, "image": {"image_ratio": 0.0}}
     settings |= {"still": {"image_ratio": 0.0, "gradient": "zero"}, "steer": {"strategy": "steer"}}
+    settings |= {"both": {"strategy": "steer-both"}}
     for embedded in (True, False):
         root = tmp_path / str(embedded)
         made = [make_run(root / name, tasks=tasks, embedded=embedded, **given) for name, given in settings.items()]  # type: ignore[arg-type]
-        joint, zero, alt, text, fixed, image, still, steer = entries = read_entries(made)
+        joint, zero, alt, text, fixed, image, still, steer, both = entries = read_entries(made)
         assert find_control(joint, entries) is zero
         shared = zero if embedded else None  # another model's text may be sampled again if it may move
         assert (find_control(alt, entries), find_control(text, entries)) == (shared, shared)
         assert find_control(image, entries) is still
         assert find_control(steer, entries) is (still if embedded else None)  # it has no image latents
+        assert find_control(both, entries) is (still if embedded else None)  # offsets of zero change no image
         assert find_control(fixed, entries) is None
         assert find_control(alt, entries, "random") is None
 
