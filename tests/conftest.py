@@ -70,6 +70,14 @@ def embedded() -> Janus:
 
 
 @pytest.fixture(scope="session")
+def sibling() -> Janus:
+    """Return the embedded model's small sibling in float32, which draws twice as fast."""
+    if not embedded_folder("embedded-small").is_dir():
+        pytest.skip("no embedded-small: `make train` makes one")
+    return cast("Janus", load_model("embedded-small"))
+
+
+@pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer]:
     """Return a server that runs programs in forks of one process: `forks.caller("milr", "milr")` starts at once."""
     if sys.platform != "linux":

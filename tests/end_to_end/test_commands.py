@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -207,7 +208,8 @@ LEFT_OUT = re.compile(
     r"|\.\.\.|\\$|ablate-matrix|--workers|--reward-workers"
 )
 """Commands that have their own tests, or contain placeholders."""
-SLOW = re.compile("milr report|--pool")
+FAST = re.compile("README.md|docs/index.md|docs/tutorials/own-reward.md")
+"""Documents whose commands the fast tests run."""
 RUN = [(where, command) for where, command in BLOCKS if not LEFT_OUT.search(command)]
 
 
@@ -222,16 +224,17 @@ def shorten(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("where", "command"),
-    [pytest.param(*one, marks=[pytest.mark.slow] if SLOW.search(one[1]) else []) for one in RUN],
+    [pytest.param(*one, marks=[] if FAST.match(one[0]) else [pytest.mark.slow]) for one in RUN],
 )
 def test_every_documented_command_does_what_it_is_for(
     where: str, command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)  # some of them change a run
+    unused = () if re.search(r"runs|resume|compare|report|status|show|doctor", command) else ("runs",)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=lambda place, names: unused)  # some change a run
     monkeypatch.chdir(tmp_path)
     if where.startswith("docs/tutorials/own-reward.md"):
         page = (ROOT / "docs" / "tutorials" / "own-reward.md").read_text(encoding="utf-8")
-        Path("mine.py").write_text(page.split("```python\n")[1].partition("\n\n\nfor ")[0], encoding="utf-8")
+        Path("mine.py").write_text(page.split("```python\n")[1].partition("```")[0], encoding="utf-8")
     words = [path for word in shorten(write_out(command)) for path in sorted(map(str, Path().glob(word))) or [word]]
     if words[0] == "benchmark" and "--out" in words:
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
@@ -282,16 +285,27 @@ def test_every_command_has_ten_wrong_uses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [use for uses in WRONG_USES.values() for use in uses], ids=lambda value: value
+    ("command", "said"),
+    [
+        pytest.param(*use, marks=[pytest.mark.slow] if place > 3 else [])
+        for uses in WRONG_USES.values()
+        for place, use in enumerate(uses)
+    ],
+    ids=lambda value: value,
 )
 def test_a_wrong_use_is_one_line_that_says_what_is_wrong(command: str, said: str, folder: Path, capsys: Out) -> None:
-    before = sorted(folder.rglob("*"))
+    before = list_files(folder)
     assert main(shlex.split(command)) == 2
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert lines[-1].startswith("error: ") and said.lower() in lines[-1].lower(), printed
     assert all(line.startswith("milr: ") for line in [*lines[:-1], *printed.out.splitlines()])
-    assert sorted(folder.rglob("*")) == before
+    assert list_files(folder) == before
+
+
+def list_files(folder: Path) -> set[str]:
+    """Return the paths of all files and folders below."""
+    return {os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files)}
 
 
 def test_without_a_terminal_a_licence_needs_an_option(capsys: Out) -> None:
@@ -300,6 +314,7 @@ def test_without_a_terminal_a_licence_needs_an_option(capsys: Out) -> None:
     assert "MIT" in printed.out and "type milr data get geneval --accept-licence" in printed.err
 
 
+@pytest.mark.slow
 def test_quiet_prints_the_result_alone_and_not_with_verbose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
@@ -436,6 +451,7 @@ def list_tokens(run: str) -> list[list[tuple[int, ...]]]:
     return [[image.tokens for step in task.steps for image in step.images] for task in read_run(run).tasks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 4, 6])
 def test_an_interrupted_search_is_resumed_by_the_command_that_it_prints(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
@@ -497,6 +513,7 @@ def test_a_run_that_cannot_be_resumed_is_a_one_line_error(command: str, said: st
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_benchmark_prints_its_table_in_every_form_alone(tmp_path: Path, capsys: Out) -> None:
     run = str(tmp_path / "run")
     assert main(["benchmark", "icons", "--limit", "6", "--steps", "1", "--out", run]) == 0

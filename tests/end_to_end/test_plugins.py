@@ -17,7 +17,12 @@ from tests.support.paths import ROOT
 PLUGINS = {"milr-warmth": "reward", "milr-longest-text": "method", "milr-paper": "model", "milr-sunsets": "benchmark"}
 PYTHON = """
 import milr
+from milr.cli.main import main
 from pathlib import Path
+drawn = ["--model", "paper", "--reward", "warmth", "--method", "longest-text", "--set", "texts=2", "--steps", "2"]
+assert main(["generate", "a sunset", *drawn, "--stop-at", "1", "--json"]) == 0
+searched = ["--model", "paper", "--steps", "3", "--evaluator", "warmth:left", "--out", "run"]
+assert main(["benchmark", "sunsets", *searched]) == 0
 model = milr.load_model("paper")
 assert milr.load_benchmark("sunsets").prompts == 6
 reward = milr.load_reward("warmth:left")
@@ -60,13 +65,12 @@ def test_the_example_plugins_work_beside_the_wheel(environment: Path) -> None:
     assert {entry["package"]: kind for kind, entries in listed.items() for entry in entries} == {
         f"{package} 1.0": f"{kind}s" for package, kind in PLUGINS.items()
     }
-    drawn = ["--model", "paper", "--reward", "warmth", "--method", "longest-text", "--set", "texts=2", "--steps", "2"]
-    outcome = json.loads(call(environment, "milr", "generate", "a sunset", *drawn, "--stop-at", "1", "--json"))
+    said = call(environment, "python", "-c", f"ENVIRONMENT = {str(environment)!r}\n{PYTHON}")
+    outcome, end = json.JSONDecoder().raw_decode(said)
     assert outcome["finished"] == "out of steps" and outcome["drawings"] == 3
-    searched = ["--model", "paper", "--steps", "3", "--evaluator", "warmth:left", "--out", "run"]
-    table = call(environment, "milr", "benchmark", "sunsets", *searched)
+    table = said[end:]
     assert "6 of 6 prompts" in table and "evaluated by warmth@1" in table
-    assert "found 0." in call(environment, "python", "-c", f"ENVIRONMENT = {str(environment)!r}\n{PYTHON}")
+    assert "found 0." in table
 
 
 @pytest.mark.slow

@@ -113,6 +113,7 @@ def test_images_without_damage_show_their_layouts(sampler: layouts.Sampler) -> N
     assert (labels == np.stack([sampler.labels(layout) for layout in made])).all()
 
 
+@pytest.mark.slow
 def test_an_icon_is_gone_if_its_label_says_so(sampler: layouts.Sampler) -> None:
     """Labels of whole icons have most of the icon's pixels; damage of all kinds occurs."""
     random = np.random.default_rng(3)
@@ -327,6 +328,8 @@ def test_training_resumes_and_is_reported(
         monkeypatch.setattr(module, "VqCoder", Lossless)
     for module in (calibration, detector_report, image_store):
         monkeypatch.setattr(module, "Encoded", lambda coder, sampler: coder)
+    facts = layouts.icon_facts(library)  # once, not for every sampler
+    monkeypatch.setattr(layouts, "icon_facts", lambda _: facts)
     monkeypatch.setattr(detector, "_SAVED_EVERY", 1)
     monkeypatch.setattr(image_store, "psnr", lambda coder, sampler: 0.0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

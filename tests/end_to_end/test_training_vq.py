@@ -122,6 +122,7 @@ def test_random_scenes_are_full_of_objects_of_both_sizes() -> None:
     assert covered.mean() > 0.65 and sizes == set(scenes.SIZES)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_switched_off_stay_off_and_milr_leaves_them_out(
     painted: scenes.Library, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_one_is_decoded(monkeypatc
         decode_image(bomb)
 
 
+@pytest.mark.slow
 def test_a_webp_may_have_half_as_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     content = io.BytesIO()
     Image.new("L", (8000, 5000)).save(content, "WEBP", lossless=True, method=0)
@@ -64,6 +65,7 @@ def test_formats_that_are_not_on_the_list_reach_no_reader(format: str, tmp_path:
         read_image(tmp_path / "image.png")
 
 
+@pytest.mark.slow
 def test_a_packed_file_is_unpacked_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(untrusted, "MOST_LINE", 2**20)
     monkeypatch.setattr(untrusted, "MOST_UNPACKED", 2**22)
@@ -164,6 +166,7 @@ def test_a_closed_pipe_does_not_stop_the_work_and_output_has_no_escape_codes(
                 write("a line")
 
 
+@pytest.mark.slow
 def test_a_dollar_in_a_name_is_drawn_as_a_dollar_in_a_figure() -> None:
     pytest.importorskip("matplotlib")
     from milr.benchmarks.intervals import estimate_mean

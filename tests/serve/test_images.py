@@ -37,6 +37,7 @@ def test_an_image_comes_with_its_text_usage_and_size(site: Site) -> None:
     assert extra["milr"]["images"] == [{"reward": 1.0, "step": 0, "finished": "met", "drawings": 1.0}]
 
 
+@pytest.mark.slow
 def test_images_are_those_that_milr_draws_with_this_seed(site: Site) -> None:
     """The answer is the search's best image, image i with the seed + i; the same request draws the same again."""
     from milr import search
@@ -109,6 +110,7 @@ def test_a_prompt_that_the_grammar_does_not_read_is_explained(serve: OpenSite) -
     assert caught.value.code == "prompt_not_understood" and "did you mean 'apple'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_stream_sends_the_best_so_far_then_the_completed_image(site: Site) -> None:
     def ask(partial: int) -> list[Any]:
         seed = {"seed": 5}

@@ -30,6 +30,7 @@ def steps_of(events: list[Any]) -> dict[Any, Any]:
     return told
 
 
+@pytest.mark.slow
 def test_searches_continue_after_a_restart_with_the_same_results(serve: OpenSite, site: Site) -> None:
     whole = site.search("a held dog", "an easy cat", n=2, **ASKED)
     expected = steps_of(site.events(whole))
@@ -61,6 +62,7 @@ def test_a_search_whose_model_is_gone_says_so(serve: OpenSite) -> None:
         assert "without the model 'fake'" in second.result(search)["error"]
 
 
+@pytest.mark.slow
 def test_a_search_that_repeatedly_ends_the_process_is_given_up(serve: OpenSite, tmp_path: Path) -> None:
     """Set the state that kill -9 leaves: the row says that it is running, its folder is left, and the attempts stay."""
     reward = Held()
@@ -89,6 +91,7 @@ def test_a_search_that_repeatedly_ends_the_process_is_given_up(serve: OpenSite, 
         assert second.desk.store.attempts() == {}
 
 
+@pytest.mark.slow
 def test_the_index_is_rebuilt_from_the_run_folders(serve: OpenSite, tmp_path: Path) -> None:
     with serve() as site:
         searches = [site.search("two dogs", "an easy cat", **ASKED), site.search("an easy cat", n=2)]
@@ -110,6 +113,7 @@ def test_the_index_is_rebuilt_from_the_run_folders(serve: OpenSite, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_a_server_that_is_killed_at_any_moment_loses_nothing() -> None:
     command = [sys.executable, "-m", "tests.serve.kills", "--kills", "4", "--seed", "11"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=1200)

@@ -124,6 +124,7 @@ def test_invalid_or_too_long_bodies_are_refused(site: Site, content: bytes, kind
         assert response.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -147,6 +148,7 @@ def test_no_request_body_causes_a_server_error(site: Site, body: Any) -> None:
         assert response.status_code < 500, response.text
 
 
+@pytest.mark.slow
 def test_searches_beyond_the_queue_limit_are_refused_for_now(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward), batch_size=1, limits=Limits(waiting=3, per_client=2)) as site:
@@ -288,6 +290,7 @@ def test_logs_are_lines_of_json_without_prompts_or_keys(serve: OpenSite) -> None
     assert "secret" not in lines.getvalue() and KEY not in lines.getvalue()
 
 
+@pytest.mark.slow
 def test_models_are_loaded_on_request_within_the_memory_limit(serve: OpenSite) -> None:
     loads: list[str] = []
     offers = [fake_offer(name, load=lambda name=name: loads.append(name), size=600) for name in ("a", "b", "c")]
@@ -304,6 +307,7 @@ def test_models_are_loaded_on_request_within_the_memory_limit(serve: OpenSite) -
         assert draw("b") == ["b", "c"] and loads == ["a", "b", "c", "b"]
 
 
+@pytest.mark.slow
 def test_one_large_model_takes_the_room_of_several_small_ones(serve: OpenSite) -> None:
     offers = [fake_offer("a", size=600), fake_offer("b", size=600), fake_offer("large", size=1300)]
     with serve(*offers, memory=1300) as site:
@@ -332,6 +336,7 @@ def test_memory_counts_a_model_that_was_told_to_leave_as_gone() -> None:
     assert not memory.lacking()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_fails_its_searches_and_is_tried_again(serve: OpenSite) -> None:
     faults = [OSError("disk"), UsageError("/home/us/models has no safetensors")]
 
@@ -422,6 +427,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_searches_continue_once_there_is_room(serve: OpenSite, small_disk: Path) -> None:
     with serve(data=small_disk) as site:
         assert site.result(site.search("an easy cat"))["state"] == "finished"

@@ -97,6 +97,7 @@ def test_a_cancelled_search_keeps_its_best_so_far(serve: OpenSite) -> None:
         assert again.json()["state"] == "cancelled", "it stays as it is"
 
 
+@pytest.mark.slow
 def test_a_new_search_joins_at_the_next_step_and_clients_take_turns(serve: OpenSite) -> None:
     reward = Held()
     with serve(fake_offer(reward=reward), batch_size=2) as site:
@@ -130,6 +131,7 @@ def test_a_failing_method_ends_only_its_own_search(site: Site, monkeypatch: pyte
     assert site.result(other)["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_failing_model_ends_only_the_searches_of_its_batch_and_is_loaded_again(serve: OpenSite) -> None:
     """An unexpected error's message may contain private facts, so the client does not get it."""
     loads: list[int] = []

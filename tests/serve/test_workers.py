@@ -39,6 +39,7 @@ def local_offer() -> Offer:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")  # tests/unit/workers starts processes as users have them
 def test_workers_draw_a_servers_searches_and_a_dead_worker_fails_none(serve: OpenSite, tmp_path: Any) -> None:
     prompts = ("two dogs", "a red cat", "three birds")
     with serve(local_offer(), data=tmp_path / "here") as site:

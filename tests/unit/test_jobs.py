@@ -85,6 +85,7 @@ def test_an_interrupted_benchmark_keeps_its_best_images_and_resumes_to_equal_res
     assert read_manifest(Path("cut")).drawings == read_manifest(Path("whole")).drawings
 
 
+@pytest.mark.slow
 def test_an_interrupted_ablation_resumes_to_equal_results(capsys: pytest.CaptureFixture[str]) -> None:
     Path("two.toml").write_text(RECIPE)
     asked = ["ablate", "two.toml", "--limit", "4", "--evaluator", "icons-judge", "--batch-size", "2"]

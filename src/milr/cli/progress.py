@@ -103,9 +103,7 @@ class SearchProgress:
             self._numbers[record.index] = numbers
             if record.trace and not self._told:
                 self._told = True
-                self._screen.print(
-                    "milr: flipped: tokens of the latents' prefix that differ from step 0's, and of how many"
-                )
+                self._screen.print("milr: flipped 3/4: 3 of the 4 tokens that have latents differ from those of step 0")
             self._screen.print(self._line(record, numbers, begins))
             for line in self._reasons(record) if self._verbose else ():
                 self._screen.print(f"    {line}")
@@ -115,11 +113,11 @@ class SearchProgress:
             self._status.update(f"step {record.step}{self._of}, {done}, {seconds:.0f} s, {self._left.say()}")
 
     def _unfold(self, index: int) -> None:
-        """Print in one line the steps in which nothing has changed."""
+        """Print in one line the steps whose numbers are those of the step before."""
         steps = self._folded.pop(index, [])
         if steps:
             which = f"step {steps[0]:>2}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-            self._screen.print(f"{self._place(index)}{which}: no change")
+            self._screen.print(f"{self._place(index)}{which}: the same numbers")
 
     def _place(self, index: int) -> str:
         return f"{index + 1}/{len(self._tasks)}  " if len(self._tasks) > 1 else ""
@@ -284,8 +282,8 @@ class BenchmarkProgress:
         score = "" if running is None else running.write(3)
         parts = (
             f"{len(self._answers)}/{self._total}",
-            "unscored" if answer.value is None else f"{answer.value:.2f}",
-            f"{record.finished} after {record.drawings_spent:.4g} drawings",
+            "unscored" if answer.value is None else f"score {answer.value:.2f}",
+            f"{record.finished} after {record.drawings_spent:.4g} drawing{'' if record.drawings_spent == 1 else 's'}",
             f"so far {score}",
             self._left.say(),
             record.task.prompt,
@@ -301,7 +299,7 @@ class BenchmarkProgress:
 
 _ENDS: Mapping[Finished, str] = {
     "met": "the reward is above its stop value",
-    "out of steps": "the method has nothing more to try",
+    "out of steps": "all steps are made",
     "out of drawings": "--max-drawings or --total-drawings is reached",
     "out of time": "--max-seconds or --total-seconds is reached",
     "out of reward calls": "--max-reward-calls or --total-reward-calls is reached",

@@ -129,7 +129,8 @@ def plan_runs(
         recipe: The recipe; the recipes that it names follow it, seed by seed.
         given: The user's settings of all runs; they override the recipe's settings, but not the changes of a run.
         controls: If true, add zero-gradient controls; None leaves it to the recipe.
-        seeds: Number of seeds of the recipe's own runs; None leaves it to the recipe.
+        seeds: Number of seeds of the recipe's own runs, and the most of runs of recipes that it names; None leaves it
+            to the recipes.
 
     Raises:
         UsageError: An unknown setting, or one that a run changes and its method does not read.
@@ -141,7 +142,7 @@ def plan_runs(
     for one in map(read_recipe, recipe.then):
         common = {**own, **one.settings, **given}
         told = {k: common[k] for k in one.settings if common[k] != own.get(k) or k not in recipe.settings}
-        parts.append((one, common, told, one.seeds))
+        parts.append((one, common, told, min(one.seeds, seeds or one.seeds)))
     planned: dict[str, PlannedRun] = {}
     describe = cache(_describe)  # counting a model's parameters takes about a second
     for number in range(max(many for *_, many in parts)):

@@ -72,9 +72,10 @@ def _title(manifest: Manifest) -> str:
 
 def _head(manifest: Manifest, title: str, notes: Sequence[str]) -> str:
     wanted = len(manifest.tasks) * manifest.images_per_prompt
+    strategy = manifest.settings.flat.get("strategy")
     facts = [
         f"{manifest.status}: {manifest.tasks_finished} of {wanted} searches",
-        f"method {manifest.method}",
+        f"method {manifest.method}" + (f", strategy {strategy}" if strategy else ""),
         f"model {manifest.model}",
         f"reward {manifest.reward}",
         *([f"evaluator {manifest.evaluator}"] if manifest.evaluator else []),

@@ -7,6 +7,7 @@ import platform
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from milr._version import __version__
@@ -65,13 +66,16 @@ def spend_from_now(vlm_usage: Spending) -> Spending:
 
 def find_versions() -> dict[str, str]:
     """Return versions from the installed packages' metadata, so that torch need not be imported to write a run."""
-    found = {"milr": __version__, "python": platform.python_version()}
-    for package in ("torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    packages = {package: _read_version(package) for package in ("torch", "transformers")}
+    return {"milr": __version__, "python": platform.python_version(), **packages}
+
+
+@cache
+def _read_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _add(sessions: Sequence[Session], name: str) -> float:

@@ -30,6 +30,7 @@ from milr.benchmarks.base import Answer, Benchmark
 from milr.benchmarks.layouts import LAYOUTS
 from milr.benchmarks.tables import summarise
 from milr.decode.sampling import open_stream
+from milr.decode.tensors import to_integers
 from milr.errors import MilrError, UsageError
 from milr.methods import load_method
 from milr.methods.context import Method
@@ -372,7 +373,7 @@ def _check_offsets(model: Model, request: ImageRequest, sampling: SamplingParams
         if drawn.hidden is not None:
             moved = drawn.hidden + scale * push.to(drawn.hidden.device)
             best = model.image_logits(moved, sampling.guidance).argmax(-1)
-            fine = drawn.sample.tokens[:2] == tuple(best.tolist())
+            fine = drawn.sample.tokens[:2] == tuple(to_integers(best))
             _require(fine, "image tokens are not chosen from the hidden states plus the offsets of the request")
 
 

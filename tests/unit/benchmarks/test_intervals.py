@@ -70,6 +70,7 @@ def test_equal_differences_have_an_interval_of_positive_width_that_contains_them
     assert found.high - found.low > 2 / (prompts + 2)
 
 
+@pytest.mark.slow
 def test_a_differences_interval_is_the_textbooks_but_for_students_t() -> None:
     stats = pytest.importorskip("scipy.stats")
     won, lost, equal = 9, 2, 29

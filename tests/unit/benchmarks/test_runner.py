@@ -173,6 +173,7 @@ def test_every_method_resumes_after_an_interruption_to_equal_results(tmp_path: P
     assert content(tmp_path / "cut") == content(whole)
 
 
+@pytest.mark.slow
 def test_a_reward_that_stops_scoring_ends_the_run_and_resuming_draws_those_tasks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +291,7 @@ def test_a_setting_that_the_method_does_not_read_is_refused_before_anything_is_l
             BenchmarkJob.begin(given, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_scorer_of_the_icon_world_is_for_models_that_draw_icons(tmp_path: Path, shared_data: Path) -> None:
     """The choice depends on the model's folder, not on its name, and reads no weights."""
     folder = embedded_folder("embedded-small")
@@ -326,6 +328,7 @@ def test_unscorable_tasks_are_refused_before_anything_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_rewards_are_placed_where_the_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_placed(monkeypatch)
     monkeypatch.setattr(parts, "load_reward", load_reward)
@@ -538,13 +541,14 @@ def kill_twice(command: Sequence[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "model"), [("tests.support.fake_benchmark", "fake"), ("milr", "embedded")])
+@pytest.mark.parametrize(("module", "model"), [("tests.support.fake_benchmark", "fake"), ("milr", "embedded-small")])
 def test_two_kills_change_no_image_and_no_table(module: str, model: str, tmp_path: Path, forks: ForkServer) -> None:
     """Kill the run twice, then resume it. Batches of two tasks give a task other neighbours."""
     # Fakes are fast: with more tasks a kill meets one in progress.
-    many = "40" if model == "fake" else "6"
+    many = "40" if model == "fake" else "5"
     options = ["--limit", many, "--steps", "1", "--batch-size", "2", "--seed", "3"]
     options += ["--reward", "icons-soft", "--evaluator", "icons-judge"]
+    options += [] if model == "fake" else ["--model", model]
     command = [str(forks.caller(model, module)), "benchmark", "icons", *options]
     environment = {**os.environ, "PYTHONPATH": f"{HERE}/src{os.pathsep}{HERE}"}
     whole = tmp_path / "whole"

@@ -86,6 +86,20 @@ def finish(work: FolderJob) -> dict[str, bytes]:
     return files(work.out)
 
 
+@pytest.fixture(scope="module")
+def scored(pictures: Path, geneval_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the files of an uninterrupted program that scored the pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILR_WEIGHTS", str(geneval_root))
+        return finish(job(pictures, tmp_path_factory.mktemp("scored") / "out"))
+
+
+@pytest.fixture
+def expected(scored: dict[str, bytes], pictures: Path, folder: Path) -> dict[str, bytes]:
+    """Return those files with the names of the copy."""
+    return {name: content.replace(bytes(pictures), bytes(folder)) for name, content in scored.items()}
+
+
 # --- end to end ---
 
 
@@ -192,8 +206,7 @@ def icons(folder: Path, out: Path) -> FolderJob:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
-    expected = finish(job(folder, tmp_path / "whole"))
+def test_killed_and_resumed_gives_the_same_files(folder: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
     out = tmp_path / "killed"
     list(islice(job(folder, out).run(), 4))
     journal = out / JOURNAL
@@ -239,9 +252,8 @@ def kill_after(program: subprocess.Popen[str], journal: Path, pictures: int) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_program_resumes_to_the_same_files(
-    folder: Path, tmp_path: Path, processes: int, forks: ForkServer
+    folder: Path, tmp_path: Path, processes: int, forks: ForkServer, expected: dict[str, bytes]
 ) -> None:
-    expected = finish(job(folder, tmp_path / "whole"))
     milr, out = forks.caller("milr", "milr"), tmp_path / "killed"
     kept = kill_after(start(milr, folder, out, processes), out / JOURNAL, 1)
     assert 1 <= kept < len(PROMPTS) + 3
@@ -336,8 +348,9 @@ def test_scores_of_older_weights_of_the_same_reward_are_not_used(
 
 
 @pytest.mark.slow
-def test_several_processes_give_the_same_files(folder: Path, tmp_path: Path, forked_python: None) -> None:
-    expected = finish(job(folder, tmp_path / "one"))
+def test_several_processes_give_the_same_files(
+    folder: Path, tmp_path: Path, forked_python: None, expected: dict[str, bytes]
+) -> None:
     assert finish(job(folder, tmp_path / "two", processes=2)) == expected
 
 

@@ -130,6 +130,7 @@ def refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Refused:
     return run
 
 
+@pytest.mark.slow
 def test_generate_says_what_it_does_and_where_the_run_is(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(RUN) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -141,7 +142,7 @@ def test_generate_says_what_it_does_and_where_the_run_is(stage: Stage, capsys: p
     ]
     assert lines[-6].startswith("first image: 0.25")
     assert lines[-5].startswith("best image:  0.75") and lines[-5].endswith("at step 2")
-    assert lines[-4] == "ended:       out of steps (the method has nothing more to try)"
+    assert lines[-4] == "ended:       out of steps (all steps are made)"
     strip = Path(lines[-3].removeprefix("all images:  "))
     assert strip.name == "strip.png" and strip.is_file()
     assert lines[-2:] == ["run: run", "page: run/index.html"]
@@ -162,7 +163,7 @@ def test_json_is_one_object_a_task_on_standard_output(stage: Stage, capsys: pyte
     assert read_run(apple["run"]).manifest.tasks_finished == 2
     assert captured.err.startswith("milr: loading")
     assert "first images: 0.62 on average" in captured.err
-    assert "ended:       1 out of steps (the method has nothing more to try), 1 met (the reward is" in captured.err
+    assert "ended:       1 out of steps (all steps are made), 1 met (the reward is" in captured.err
 
 
 def test_unscored_is_null_with_its_reason(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +336,11 @@ def test_prompts_come_from_arguments_and_files_as_one_batch(stage: Stage) -> Non
         ("--batch-size", "0", "--batch-size 0: must be at least 1"),
         ("--temperature", "0", "--temperature 0.0: must be above 0"),
         ("--method", "prm", "unknown method 'prm': did you mean 'parm'?"),
-        ("--strategy", "jont", "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, no-text, steer, steer-both, t2v"),
+        (
+            "--strategy",
+            "jont",
+            "unknown strategy 'jont': did you mean 'joint'? known: alt, joint, no-text, steer, steer-both, t2v",
+        ),
         ("--gradient", "rewards", "unknown gradient 'rewards': did you mean 'reward'?"),
         ("--noise", "loud", "unknown noise 'loud': known: fixed, fresh"),
         ("--dtype", "bfloat", "unknown dtype 'bfloat': did you mean 'bfloat16'?"),

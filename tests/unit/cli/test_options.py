@@ -105,6 +105,7 @@ def list_commands() -> list[tuple[str, Any]]:
     return [(name, command) for name, command, _ in walk(parser, context, "") if not hasattr(command, "commands")]
 
 
+@pytest.mark.slow
 def test_every_command_shows_an_example_and_no_type_of_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name, _ in list_commands()]
     assert set(names) == set(EXAMPLES) and len(names) > 15

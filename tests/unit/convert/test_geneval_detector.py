@@ -147,6 +147,7 @@ def test_patch_merging_weights_are_put_in_transformers_order() -> None:
     assert reorder_merging(matrix)[1].tolist() == [1000, 1100, 1010, 1110, 1001, 1101, 1011, 1111]
 
 
+@pytest.mark.slow
 def test_every_key_of_the_full_size_network_is_mapped() -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 

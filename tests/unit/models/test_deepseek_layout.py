@@ -111,6 +111,7 @@ def test_the_vision_path_is_the_plain_models(model: Janus, plain: PlainJanus) ->
         close(model.network(input_ids=ids, pixel_values=pixels()).logits, expected)
 
 
+@pytest.mark.slow
 def test_images_are_decoded_as_the_plain_model_does(model: Janus, plain: PlainJanus) -> None:
     """In float64, because the last digits of float32 convolutions depend on the number of threads."""
     vq, vision = deepcopy(model.network.model.vqmodel).double(), deepcopy(plain.gen_vision_model).double()

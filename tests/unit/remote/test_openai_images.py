@@ -101,6 +101,7 @@ def test_passing_errors_are_tried_again_and_lasting_ones_are_not(monkeypatch: py
         assert "HTTP 500" in output.fault and len(server.asked) == 2
 
 
+@pytest.mark.slow
 def test_an_image_larger_than_any_verdict_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1536, 1536, 3), np.uint8)
     buffer = io.BytesIO()

@@ -72,6 +72,7 @@ def test_equal_rewards_are_decided_as_in_the_search(tmp_path: Path) -> None:
     assert answers(outcomes.spent, outcomes.rank, outcomes.evaluator, [np.inf])[:, 0].tolist() == scores
 
 
+@pytest.mark.slow
 def test_seeds_and_shards_are_joined_and_settings_are_not(tmp_path: Path, runs: dict[str, Path]) -> None:
     tasks = make_tasks(4)
     other = make_run(tmp_path / "seed", tasks=tasks, seed=5)

@@ -282,6 +282,7 @@ def test_only_images_without_a_verdict_are_evaluated_again(run: Path) -> None:
     assert is_evaluated(run, "other@2") and not is_evaluated(run, "icons@1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("down", ["icons", "icons-soft"])
 def test_resuming_scores_unscored_images_again(down: str, tmp_path: Path) -> None:
     words = ["--limit", "3", "--steps", "1", "--stop-at", "1", "--reward", "icons-soft", "--evaluator", "icons"]
@@ -299,6 +300,7 @@ def test_resuming_scores_unscored_images_again(down: str, tmp_path: Path) -> Non
     assert again == [[(one.reward, one.evaluator) for one in task.images] for task in read_run(whole).tasks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("down", "final"), [("icons", True), ("icons-soft", False)])
 def test_an_outage_stops_the_run_with_exit_code_3_and_the_same_command_continues(
     down: str, final: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

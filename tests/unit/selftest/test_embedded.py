@@ -36,6 +36,7 @@ def test_both_icon_detectors_pass(capsys: pytest.CaptureFixture[str], monkeypatc
     assert {finding[:6].strip() for finding in findings} <= {"ok", "?"} and not blank and last == "icons: ready"
 
 
+@pytest.mark.slow
 def test_labelled_images_reveal_a_reward_that_accepts_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens_of_an_image = read_capabilities(embedded_folder()).image_tokens
     blank = Image.new("RGB", (16, 16))
@@ -125,6 +126,7 @@ def test_the_embedded_model_must_score_about_as_its_card_says(
     assert asked == [("icons", "icons-judge", 60, 1)]
 
 
+@pytest.mark.slow
 def test_the_card_has_the_figures_of_each_benchmark() -> None:
     wanted = {"evaluator": "icons", "prompts": 6, "seed": 1}
     model = FakeModel()

@@ -74,7 +74,7 @@ NAMES = {method: Names("fake", "icons", method, None, "icons-judge", ("icons-sof
 def test_a_run_is_the_same_for_any_number_of_processes(
     many: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    if many != 2:  # processes of their own, as users have them, once
+    if many != 1:  # a process of its own, as users have it, once
         request.getfixturevalue("forked_python")
     job = make_job(tmp_path / "spread", WorkerChoice(many, loader=LOADER), NAMES[method], PROMPTS)
     with monkeypatch.context() as patch:
@@ -149,6 +149,7 @@ def test_an_error_while_a_worker_loads_is_the_commands_error() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_python")
 def test_workers_end_with_a_coordinator_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom tests.unit.workers.test_workers import *\n"

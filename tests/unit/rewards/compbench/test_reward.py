@@ -131,6 +131,7 @@ def test_replacement_scorers_are_named_in_reward_columns_and_scores(
     assert score.evidence["approximations"] == ["OWLv2 in UniDet's place"]
 
 
+@pytest.mark.slow
 def test_a_batch_equals_single_calls_in_any_order(reward: T2ICompBench, official: dict[str, Task]) -> None:
     tasks = [official[name] for name in CATEGORIES]
     images = [photograph(), photograph("coffee"), Image.new("L", (4000, 10), 90), photograph("rocket")] * 2

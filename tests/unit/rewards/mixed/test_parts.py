@@ -266,6 +266,7 @@ def test_a_cat_is_recognised_before_a_pizza(cat: float, pizza: float, fine: bool
         refuse_blind(reward)
 
 
+@pytest.mark.slow
 def test_a_part_that_ignores_the_image_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILR_WEIGHTS", str(root))
     monkeypatch.setattr(known_answers, "check_cat", lambda reward: Finding(reward.name, False, "blind"))

@@ -114,6 +114,7 @@ def recorded_scores(name: str, clients: list[VlmClient]) -> list[Score]:
     return [score for score in scores if isinstance(score, Score)]
 
 
+@pytest.mark.slow
 def test_soft_tifa_is_the_official_scorers_number_by_item_prompt_skill_and_atoms(clients: list[VlmClient]) -> None:
     official = RECORDED["official"]
     scores = recorded_scores("geneval2", clients)
