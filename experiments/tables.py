@@ -46,7 +46,7 @@ STEER = "strategy-steer_text_ratio-1.0_learning_rate-0.015"
 NONE = "–"
 BOTH = "strategy-steer-both"
 BOTH_IMAGE = "strategy-steer-both_text_ratio-0.0"
-SEEDS = 1
+SEEDS = 3
 """Seeds that every row of `icons-hard` has."""
 
 
@@ -463,7 +463,11 @@ EXPECTED: dict[str, tuple[str, int, Sequence[Shown]]] = {
         1,
         (("icons", JOINT), ("icons-soft", "reward-icons-soft"), ("self:p-yes", "reward-self-p-yes")),
     ),
-    "strategies": (HARD, SEEDS, (("joint", JOINT), ("alt", "strategy-alt"), ("t2v", "strategy-t2v"), ("steer", STEER))),
+    "strategies": (
+        HARD,
+        SEEDS,
+        (("joint", JOINT), ("alt", "strategy-alt"), ("t2v", "strategy-t2v"), ("steer", STEER), ("steer-both", BOTH)),
+    ),
     "text-ratio": (
         HARD,
         1,

@@ -7,8 +7,6 @@ from typing import Any
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "Prompts": ("prompts_file", "prompt", "tasks", "prompts", "benchmark", "limit", "tags", "shard", "data"),
-    "Model": ("model", "device", "dtype", "profile", "offline", "yes", "deterministic", "no_graphs"),
-    "Workers": ("workers", "gpus_per_worker", "reward_workers", "reward_command", "gpus_per_reward_worker"),
     "Method: values of a recipe, model or strategy go before these defaults": (
         *("method", "pool", "images_per_prompt", "steps", "strategy", "text_ratio", "image_ratio", "learning_rate"),
         *("l2", "gradient", "noise", "drawings_per_step", "guidance", "temperature", "top_k", "sampler", "seed"),
@@ -23,6 +21,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
         *("out", "resume", "open_page", "form", "as_json", "fail_under", "quiet", "verbose", "only_plan", "help"),
         *("version", "layout", "compact", "pictures"),
     ),
+    "Model": ("model", "device", "dtype", "profile", "offline", "yes", "deterministic", "no_graphs"),
+    "Workers": ("workers", "gpus_per_worker", "reward_workers", "reward_command", "gpus_per_reward_worker"),
 }
 """Group -> its parameters, by their names in the commands' functions; others stay under "Options"."""
 EXAMPLES: Mapping[str, str] = {
