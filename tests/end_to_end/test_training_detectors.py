@@ -55,7 +55,6 @@ def sampler(library: scenes.Library) -> layouts.Sampler:
     return layouts.Sampler(library)
 
 
-@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_icons_of_a_layout_share_no_cell(sampler: layouts.Sampler, seed: int) -> None:
     layout = sampler.layout(np.random.default_rng(seed))

@@ -85,7 +85,6 @@ def exams(monkeypatch: pytest.MonkeyPatch) -> Exams:
     return held
 
 
-@pytest.mark.slow
 def test_a_phase_ends_when_the_averaged_weights_write_well_enough(examined: Examiner, exams: Exams) -> None:
     before = examined.model.lm_head.weight.clone()
     assert [step for step in range(21) if examined.is_satisfied(step)] == [10, 20]  # 6, 12 and 18 of 20 texts

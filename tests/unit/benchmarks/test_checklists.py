@@ -114,7 +114,6 @@ def free_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(free)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["geneval2", "t2i-corebench"])
 def test_prompts_are_fetched_by_data_get_and_read_completely(
     name: str, mirror_url: str, capsys: pytest.CaptureFixture[str]

@@ -95,7 +95,6 @@ def test_wilsons_interval_contains_its_mean_and_never_has_width_zero(mean: float
     assert high - low > 0
 
 
-@pytest.mark.slow
 def test_wilsons_interval_is_the_textbooks() -> None:
     stats = pytest.importorskip("scipy.stats")
     for right, of in ((0, 10), (7, 10), (80, 80), (40, 99)):

@@ -191,7 +191,6 @@ def test_the_scorer_is_loaded_on_the_given_device(folder: Path, tmp_path: Path, 
     assert capsys.readouterr().out.startswith("Scored by placed@1/meta/float16, milr ")
 
 
-@pytest.mark.slow
 def test_a_scorer_with_needs_that_the_folder_lacks_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'wise' needs an explanation, .* give --reward one of these: .*geneval"):
         FolderJob(folder, "geneval", reward="wise", out=tmp_path / "out")
@@ -322,7 +321,6 @@ def test_scores_of_another_scorer_are_not_mixed_in(folder: Path, tmp_path: Path)
         icons(folder, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 1], ids=["all is scored", "an image is left"])
 @pytest.mark.parametrize("reward", ["geneval", "placed"])
 def test_scores_of_older_weights_of_the_same_reward_are_not_used(

@@ -369,7 +369,6 @@ def test_a_finished_tasks_place_is_given_to_the_next() -> None:
     assert order == [(0, 0), (1, 0), (1, 1), (2, 0), (1, 2), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
 
 
-@pytest.mark.slow
 def test_position_and_neighbours_do_not_change_a_record() -> None:
     settings: dict[str, Any] = {"reward": FakeReward(share_of_dark), "drawings_per_step": 2}
     endless = run(TASKS, **settings, stop_at=1.0)

@@ -335,7 +335,6 @@ def test_the_users_of_a_client_share_its_turns() -> None:
     assert [one[0] for one in taken if one] == [0, 4, 2, 5, 3]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("many", [1, 3])
 def test_a_short_task_gets_a_place_of_another_client_and_changes_no_result(many: int) -> None:
     """All places are held by one client's long searches; another client's drawing does not wait for their end."""

@@ -94,7 +94,6 @@ def plain_logits(features: torch.Tensor, tokens: list[int], guidance: float) -> 
     return unconditional + guidance * (conditional - unconditional)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
 def test_logits_equal_those_of_one_pass_over_padded_captions(model: LlamaGen, guidance: float) -> None:
     """Prompts of unequal lengths in one batch; one is cut at 120 tokens."""

@@ -45,7 +45,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.slow
 def test_an_entry_has_all_values_of_its_runs(runs: dict[str, Path]) -> None:
     (entry,), run = read_entries([runs["joint"]]), read_run(runs["joint"])
     outcomes = entry.outcomes

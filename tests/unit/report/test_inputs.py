@@ -38,7 +38,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [".", "*", "*/*"])
 def test_runs_are_reported_in_whichever_way_they_are_named(
     home: Path, pattern: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

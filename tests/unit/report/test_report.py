@@ -141,7 +141,6 @@ def test_without_runs_the_tables_say_which_command_makes_them() -> None:
     assert all(figure.told.startswith("no run given: milr ablate") for figure in make_figures([]))
 
 
-@pytest.mark.slow
 def test_figures_are_computed_from_the_runs(sections: list[Section]) -> None:
     figures, icons = by_key(make_figures(sections)), sections[0]
     assert all(not figure.told for figure in figures.values())

@@ -103,7 +103,6 @@ def test_packing_an_unpacked_run_gives_the_same_file(run: Path, tmp_path: Path) 
     assert pack_run(after) == file.read_bytes() == pack_run(before)
 
 
-@pytest.mark.slow
 def test_a_small_run_is_packed_for_little_memory(run: Path) -> None:
     lzma.LZMADecompressor(memlimit=2**20).decompress(pack_run(read_run(run)))
 

@@ -105,7 +105,6 @@ def test_each_category_has_its_scorers(reward: T2ICompBench, official: dict[str,
     }
 
 
-@pytest.mark.slow
 def test_complex_prompts_of_other_lists_use_their_scorers(reward: T2ICompBench, shared_data: Path) -> None:
     for kind, count in (("action", 2), ("spatialaction", 3)):
         prompt = (shared_data / "t2i_compbench" / f"complex_val_{kind}.txt").read_text().splitlines()[0]
@@ -303,7 +302,6 @@ def answers(path: Path) -> list[dict[str, object]]:
     return json.loads((path / "vqa_result.json").read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("category", "results", "mean_file"),
     [

@@ -190,7 +190,6 @@ def test_grounding_dino_scores_photographs(dino: GroundingDino) -> None:
     assert "7 places for 20 boxes" in small.reason  # of 16 x 10 pixels: 2 x 2, then one at each of three strides
 
 
-@pytest.mark.slow
 def test_detections_are_the_span_means_above_the_threshold(
     dino: GroundingDino, monkeypatch: pytest.MonkeyPatch
 ) -> None:
