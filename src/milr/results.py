@@ -11,7 +11,7 @@ from typing import overload
 from PIL import Image
 
 from milr.runs import Manifest, Run, TaskRun, read_run
-from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored, say_score
+from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored, say_end, say_score
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,11 @@ class Result:
 
     def __repr__(self) -> str:
         """Return the prompt, the score and where the images are, on one line."""
-        return f"Result({self.prompt!r}, {say_score(self.score)}, {self._say_end()}, {str(self.folder)!r})"
+        end = say_end(self.finished, self.cost.drawings)
+        return f"Result({self.prompt!r}, {say_score(self.score)}, {end}, {str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
         return self.run.to_html()
-
-    def _say_end(self) -> str:
-        drawings = self.cost.drawings
-        return f"{self.finished} after {drawings:.4g} drawing{'' if drawings == 1 else 's'}"
 
 
 class Results(Sequence[Result]):

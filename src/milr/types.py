@@ -219,6 +219,11 @@ def say_count(count: float, noun: str) -> str:
     return f"{count:,.10g} {noun if count == 1 else pluralise(noun)}"
 
 
+def say_end(finished: Finished | None, drawings: float) -> str:
+    """Return why a task ended and after how many drawings: "met after 1 drawing"."""
+    return f"{finished} after {drawings:.4g} {'drawing' if drawings == 1 else 'drawings'}"
+
+
 def pluralise(noun: str) -> str:
     """Return a noun with an "s", or with "es" after "ch", "s", "sh" and "x"."""
     return f"{noun}es" if noun.endswith(("ch", "s", "sh", "x")) else f"{noun}s"

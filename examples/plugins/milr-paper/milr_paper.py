@@ -87,15 +87,14 @@ class Paper:
     def _draw(self, request: ImageRequest, sampling: SamplingParams) -> ImageOutput:
         words = request.state.task.prompt + (request.reasoning.text if request.reasoning else "")
         pair = torch.stack([self._matrix(f"words {words}", 1, WIDTH), self._matrix("words", 1, WIDTH)], 1)  # (1, 2, d)
+        added = pair[:0] if request.offsets is None else request.offsets  # (n, 2, d)
         states, tokens, stream = [pair[:0]], list[int](), request.stream.clone_state()
         while len(tokens) < (request.until or SIDE**2):
             place = len(tokens)
             if request.prefix is not None and place < len(request.prefix):
                 logits = request.prefix[place][None]
             else:
-                moved = (
-                    pair if request.offsets is None or place >= len(request.offsets) else pair + request.offsets[place]
-                )
+                moved = pair + added[place] if place < len(added) else pair
                 logits = self.image_logits(moved, sampling.guidance)
             own = int(sample(logits, [stream], sampling.temperature, sampling.sampler, sampling.top_k))
             given = request.tokens[place] if place < len(request.tokens) else None

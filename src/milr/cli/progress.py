@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from milr.runs.layout import MANIFEST
 from milr.runs.time_left import TimeLeft
 from milr.settings import Settings
-from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored
+from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored, say_end
 
 if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # imports torch
@@ -283,7 +283,7 @@ class BenchmarkProgress:
         parts = (
             f"{len(self._answers)}/{self._total}",
             "unscored" if answer.value is None else f"score {answer.value:.2f}",
-            f"{record.finished} after {record.drawings_spent:.4g} drawing{'' if record.drawings_spent == 1 else 's'}",
+            say_end(record.finished, record.drawings_spent),
             f"so far {score}",
             self._left.say(),
             record.task.prompt,

@@ -80,7 +80,7 @@ class Models:
             return sum(len(worker.queue.waiting()) for worker in self._workers.values())
 
     def make_room(self, busy: Collection[str]) -> None:
-        """Let go of the idle models that were used least recently, as many as a waiting model needs.
+        """Let go of the idle models that were used least recently, as many as the waiting models need.
 
         Args:
             busy: Models that are not idle.
