@@ -16,6 +16,7 @@ import milr
 from milr.display import mark_changes
 from milr.errors import MilrError
 from milr.results import Results
+from milr.runs.time_left import TimeLeft
 from milr.testing import FakeModel, FakeReward, brightness
 from milr.types import Task
 
@@ -85,10 +86,13 @@ def test_an_interrupted_call_continues_to_equal_results(objects: bool, monkeypat
         milr.generate(prompts, **asked, steps=3, out="cut", resume=True)
 
 
-def test_progress_shows_the_time_left_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_the_time_left_where_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimeLeft, "seconds", lambda self: 90.0)
     milr.generate(["a", "b"], **FAKE, steps=1, progress=True)
     said = capsys.readouterr().err
-    assert "2 of 2 prompts" in said and "about 0:00:00 left" in said
+    assert "2 of 2 prompts" in said and "about 2 min left" in said
     milr.generate("a", **FAKE, steps=1)
     assert capsys.readouterr() == ("", "")
 
@@ -233,6 +237,7 @@ def test_progress_in_a_notebook_is_one_line_that_changes_in_place(monkeypatch: p
     notebook.__dict__.update(HTML=str, display=lambda text, display_id: lines.append(text) or line)
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr(TimeLeft, "seconds", lambda self: 90.0)
     milr.generate(["a", "b"], **FAKE, steps=1)
     assert lines[0] == "drawing ..." and lines[-1] == ""
-    assert re.fullmatch(r"best-of-n, 2 of 2 prompts, step 1, 0:00:0\d, about 0:00:00 left", lines[-2])
+    assert re.fullmatch(r"best-of-n, 2 of 2 prompts, step 1, 0:00:0\d, about 2 min left", lines[-2])

@@ -369,16 +369,14 @@ def load_asked(reward: str, model: str, placement: Placement) -> object:
 
 
 def _make_option(name: str, field: FieldInfo) -> Any:
-    choices = [choice.help for choice in field.metadata if isinstance(choice, OneOf)]
+    choices = [f"{line}." for choice in field.metadata if isinstance(choice, OneOf) for line in choice.lines]
     readers = [method for method, settings in METHOD_SETTINGS.items() if name in settings.model_fields]
-    parts = [
-        field.description or "",
-        *(f"{choice}." for choice in choices),
-        _say_default(name, field),
-        f"[{', '.join(readers)}]" if readers else "",
-    ]
+    said = field.description or ""
+    use = " ".join(part for part in (_say_default(name, field), f"[{', '.join(readers)}]" if readers else "") if part)
+    # Typer begins a new line at each empty one: a choice has a line of its own.
+    help_lines = [said, *choices, use] if choices else [f"{said} {use}".strip()]
     flags = [f"--{name.replace('_', '-')}", *([_SHORT[name]] if name in _SHORT else [])]
-    option = typer.Option(*flags, help=escape(" ".join(part for part in parts if part)))
+    option = typer.Option(*flags, help=escape("\n\n".join(help_lines)))
     kind: Any = field.annotation
     return Annotated[kind | None, option]
 

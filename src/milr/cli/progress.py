@@ -110,7 +110,8 @@ class SearchProgress:
         if self._status:
             seconds = time.monotonic() - self._clock
             done = f"{len(self._last)} of {len(self._tasks)} tasks finished"
-            self._status.update(f"step {record.step}{self._of}, {done}, {seconds:.0f} s, {self._left.say()}")
+            parts = (f"step {record.step}{self._of}", done, f"{seconds:.0f} s", self._left.say())
+            self._status.update(", ".join(filter(None, parts)))
 
     def _unfold(self, index: int) -> None:
         """Print in one line the steps whose numbers are those of the step before."""
@@ -292,7 +293,7 @@ class BenchmarkProgress:
         about = "".join(f", {line}" for line in workers[:1])
         method = self._job.writer.manifest.settings.method
         self._progress.update(self._bar, completed=len(self._answers), description=f"{method}{about}")
-        self._progress.console.print("  ".join(parts))
+        self._progress.console.print("  ".join(filter(None, parts)))
         for line in workers if self.verbose else ():
             self._progress.console.print(f"    {line}")
 

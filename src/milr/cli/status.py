@@ -16,6 +16,7 @@ from milr.runs import read_manifest
 from milr.runs.layout import MANIFEST, RECORDS, find_inside
 from milr.runs.lock import check_unheld
 from milr.runs.schema import Manifest
+from milr.runs.time_left import say_left
 from milr.runs.workers_file import read_workers
 from milr.types import say_count
 from milr.untrusted import read_file
@@ -68,8 +69,8 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
     if manifest.status == "running" and session.drawings and 0 < done < whole:
         before = sum(one.drawings for one in manifest.sessions[:-1])
         here = session.drawings / (session.drawings + before) if before else 1.0
-        left = seconds / max(done * here, 1e-9) * (whole - done)
-        lines.append(f"  about {timedelta(seconds=round(left))} left at this speed")
+        if left := say_left(seconds / max(done * here, 1e-9) * (whole - done)):
+            lines.append(f"  {left} at this speed")
     if manifest.status == "running" and (last := _find_last(folder)) is not None:
         lines.append(f"  last record {timedelta(seconds=max(0, round(now.timestamp() - last)))} ago")
     if (told := read_workers(folder)) is not None:

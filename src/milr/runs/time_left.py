@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
-from datetime import timedelta
 
 from milr.types import StepRecord
 
@@ -23,6 +22,19 @@ class _Progress:
     """Seconds at its last record."""
     last: float = 0.0
     """Seconds of its last round."""
+
+
+def say_left(seconds: float) -> str:
+    """Return an estimate in words, no finer than it is certain; empty for less than a second."""
+    if seconds < 1:
+        return ""
+    if seconds <= 55:
+        return f"about {5 * math.ceil(seconds / 5)} s left"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"about {minutes} min left"
+    hours, tens = divmod(round(seconds / 600), 6)
+    return f"about {hours} h {10 * tens} min left" if tens else f"about {hours} h left"
 
 
 class TimeLeft:
@@ -76,9 +88,9 @@ class TimeLeft:
         return max(places) * max((one.last for one in self._open.values()), default=self._round)
 
     def say(self) -> str:
-        """Return the expected time in words; empty before the first record."""
+        """Return the expected time in words; empty before the first round's records are all there."""
         seconds = self.seconds()
-        return "" if seconds is None else f"about {timedelta(seconds=round(seconds))} left"
+        return "" if seconds is None else say_left(seconds)
 
     def _most_rounds(self) -> int:
         drawn = self._drawn + sum(one.drawings for one in self._open.values())

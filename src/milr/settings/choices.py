@@ -47,6 +47,11 @@ class OneOf:
         return name
 
     @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the names with their summaries, one each, for command lines."""
+        return tuple(f"{name}: {entry.summary}" for name, entry in self.table.items())
+
+    @property
     def help(self) -> str:
-        """Return the names with their summaries, for command lines and forms."""
-        return "; ".join(f"{name}: {entry.summary}" for name, entry in self.table.items())
+        """Return the names with their summaries in one line, for forms and tables."""
+        return "; ".join(self.lines)

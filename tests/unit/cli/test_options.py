@@ -10,7 +10,7 @@ import pytest
 from milr.cli.help import EXAMPLES, GROUPS, walk
 from milr.cli.main import _build_parser, main  # pyright: ignore[reportPrivateUsage]
 from milr.runs import read_run
-from milr.settings import METHOD_SETTINGS, OneOf, all_fields
+from milr.settings import METHOD_SETTINGS, STRATEGIES, OneOf, all_fields
 
 
 @pytest.fixture
@@ -21,7 +21,17 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_help(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     assert main([command, "--help"]) == 0
-    rows = [line.strip("│ ").split(None, 2) for line in capsys.readouterr().out.splitlines() if "--" in line]
+    return join_rows(capsys.readouterr().out)
+
+
+def join_rows(shown: str) -> dict[str, str]:
+    """Return each option's row, of all its lines, by its first name."""
+    rows: list[list[str]] = []
+    for words in (line.strip("│ ").split() for line in shown.splitlines() if line.startswith("│")):
+        if words and words[0].startswith("--"):
+            rows.append(words)
+        elif rows:
+            rows[-1] += words
     return {row[0].split(",")[0]: " ".join(row) for row in rows}
 
 
@@ -124,13 +134,17 @@ def test_options_are_in_groups_with_their_defaults(command: str, capsys: pytest.
     titles = [line.strip("╭─╮ ") for line in shown.splitlines() if line.startswith("╭")]
     groups = [group for group in GROUPS if group in titles]
     assert titles == ["Arguments", *groups] and {"Model", "Reward", "Output"} <= set(groups)
-    for line in shown.splitlines():
-        if (
-            line.startswith("│")
-            and any(f"--{name.replace('_', '-')} " in line for name in all_fields())
-            or "--dtype" in line
-        ):
-            assert "default" in line.lower(), line
+    settings = {*(f"--{name.replace('_', '-')}" for name in all_fields()), "--dtype"}
+    described = [row for option, row in join_rows(shown).items() if option in settings]
+    assert described and all("default" in row.lower() for row in described)
+
+
+@pytest.mark.usefixtures("wide")
+def test_each_choice_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--help"]) == 0
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    for name, entry in STRATEGIES.items():
+        assert f"{name}: {entry.summary}." in lines
 
 
 def test_settings_defaults_are_those_of_their_models() -> None:

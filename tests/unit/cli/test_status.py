@@ -33,7 +33,7 @@ def test_a_run_in_progress_shows_its_tasks_its_speed_and_the_time_left(tmp_path:
             writer.write(record)
     assert lines[0].endswith("run: 3 prompts, milr, fake")
     assert "running in process" in lines[1] and "1 of 3 tasks finished (33%)" in lines[1]
-    assert "  about 0:02:00 left at this speed" in lines
+    assert "  about 2 min left at this speed" in lines
     assert "  last record 0:00:45 ago" in lines  # so that a user sees a run that no longer advances
     assert lines[-1].endswith(": 1 step")
     lines = describe(tmp_path / "run", started)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from milr.runs.time_left import TimeLeft
+from milr.runs.time_left import TimeLeft, say_left
 from milr.tasks import tasks_from_prompts
 from milr.testing import fake_records
 
@@ -22,6 +22,26 @@ def take(left: TimeLeft, index: int, steps: Sequence[int], *, ends: bool, second
             left.count(spent, index)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.9, ""),
+        (1.0, "about 5 s left"),
+        (5.1, "about 10 s left"),
+        (55.0, "about 55 s left"),
+        (55.1, "about 1 min left"),
+        (89.0, "about 1 min left"),
+        (91.0, "about 2 min left"),
+        (3569.0, "about 59 min left"),
+        (3571.0, "about 1 h left"),
+        (4100.0, "about 1 h 10 min left"),
+        (90000.0, "about 25 h left"),
+    ],
+)
+def test_an_estimate_is_said_no_finer_than_it_is_certain(seconds: float, said: str) -> None:
+    assert say_left(seconds) == said
+
+
 def test_time_left_expects_all_drawings_where_no_task_has_ended() -> None:
     left = TimeLeft(tasks=1, drawings=21, places=16)
     assert (left.seconds(), left.say()) == (None, "")
@@ -29,7 +49,7 @@ def test_time_left_expects_all_drawings_where_no_task_has_ended() -> None:
     assert left.seconds() == pytest.approx(20 * 2.0)
     take(left, 0, [1, 2], ends=False)
     assert left.seconds() == pytest.approx(18 * 2.0)
-    assert left.say() == "about 0:00:36 left"
+    assert left.say() == "about 40 s left"
 
 
 def test_one_late_task_counts_fully() -> None:
