@@ -178,31 +178,29 @@ def _flags_of(entry: Entry, entries: Sequence[Entry], base: Entry) -> Iterator[s
     manifest = entry.manifest
     if needs_control(entry) and find_control(entry, entries) is None:
         yield (
-            "not a result, since no run is its zero-gradient control (the same settings and --gradient zero), so that "
-            "what the latents add cannot be told from mere redrawing"
+            "not a result yet: no run here is its zero-gradient control (same settings, --gradient zero), so a gain "
+            "from the latents cannot be told from a gain from redrawing"
         )
     for run in entry.runs:
         if run.manifest.status != "finished":
             yield f"{run.folder} is not finished ({run.manifest.status}, {say_count(len(run.tasks), 'search')} in it)"
     if not entry.evaluated:
-        yield f"no evaluator but the reward {manifest.reward} itself, so nothing is free of hacking it"
+        yield f"scored by its own reward {manifest.reward} alone: a search can raise that score without a better image"
     elif manifest.evaluator == manifest.reward:
-        yield f"the evaluator is the reward {manifest.reward}: an oracle's score"
+        yield f"the evaluator is the reward {manifest.reward} itself, so the score is that of an oracle"
     missing = int(np.isnan(entry.answers([float("inf")])).sum())
     if missing:
         yield f"{missing} of {len(entry.outcomes.prompts)} answers could not be evaluated and are left out"
     if entry is base:
         return
     if manifest.reward != base.manifest.reward:
-        yield f"another reward than {base.label}, {manifest.reward} for {base.manifest.reward}"
+        yield f"its reward is {manifest.reward}, that of {base.label} is {base.manifest.reward}"
     ours, theirs = (set(one.outcomes.prompts) for one in (entry, base))
     if ours != theirs:
-        yield (
-            f"paired with {base.label} over the {say_count(len(ours & theirs), 'prompt')} that both have, "
-            f"of {len(ours)} and {len(theirs)}"
-        )
+        shared = say_count(len(ours & theirs), "prompt")
+        yield f"differences are over the {shared} that it ({len(ours)}) and {base.label} ({len(theirs)}) both have"
     if seeds_by_prompt(entry, ours & theirs) != seeds_by_prompt(base, ours & theirs):
-        yield f"other seeds than {base.label}, so that noise is not shared"
+        yield f"its seeds are not those of {base.label}, so the two do not share their random numbers"
     if manifest.versions.get("milr") != base.manifest.versions.get("milr"):
         yield f"drawn by another version of milr than {base.label}"
 

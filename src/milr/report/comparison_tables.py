@@ -35,8 +35,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         ),
         (
             INTERVALS,
-            f"area: under the curve over log2 of the drawings, divided by its width, {_reaches(comparison)}; "
-            f"end: the answers that searches ended with.",
+            f"area: the mean score over log2 of the number of drawings, {_reaches(comparison)}; "
+            f"end: the images that the searches ended with.",
             *[
                 f"{entry.label}: the mean over all subsets of its pool of {entry.outcomes.spent.shape[1]} drawings."
                 for entry in comparison.entries
@@ -51,8 +51,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         ("searches", "drawings", "tokens", "reward calls", "s a drawing"),
         tuple(Row(mark(entry), tuple(_spent(entry))) for entry in comparison.entries),
         (
-            "Drawings, tokens and reward calls: a search, on average. Seconds: wall time over drawings, the "
-            "evaluator's time left out.",
+            "Drawings, tokens and reward calls: the mean of a search. Seconds: the run's wall-clock time without the "
+            "evaluator's, divided by its drawings.",
         ),
         key="spent",
     )
@@ -65,7 +65,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
                 tuple(heads),
                 tuple(Row(name, tuple(_cells(summary, comparison.columns, signed=True))) for name, summary in rows),
                 (
-                    "Prompt by prompt, then averaged as the benchmark does; areas to the lesser reach of the two.",
+                    "Differences are taken prompt by prompt and averaged as the benchmark averages scores; areas go to "
+                    "the smaller number of drawings of the two.",
                     PAIRED,
                 ),
                 key="differences",
@@ -85,9 +86,9 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
                     if e.label in comparison.on_the_clock
                 ),
                 (
-                    f"Each entry's answer after the time that {base.label} takes for so many drawings, at each run's "
-                    f"own seconds a drawing; one that had made all its drawings by then keeps its answer. No better "
-                    f"than the machine was quiet.",
+                    f"The time of 4: the time in which {base.label} makes 4 drawings. Each row counts its own drawings "
+                    f"in that time, at its run's seconds a drawing; a search that has ended keeps its image. These "
+                    f"numbers are only as exact as the measured seconds: run on a quiet machine.",
                     PAIRED,
                 ),
                 key="wall-clock",
@@ -115,7 +116,7 @@ def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) 
                 rows.append(Row(f"{mark(entry)} - gradient {gradient}", tuple(cells)))
     if not rows:
         return []
-    note = "The image is drawn again at every step, so only the difference to these controls is the latents' doing."
+    note = "Every step draws the image again, which helps by itself: only these differences come from the latents."
     return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note, PAIRED), key="latents")]
 
 

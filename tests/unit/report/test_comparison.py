@@ -139,11 +139,12 @@ def test_different_runs_are_refused_and_unusual_ones_flagged(tmp_path: Path, run
         beside("benchmark", benchmark="geneval")
     with pytest.raises(UsageError, match="no prompt in common"):
         beside("prompts", tasks=make_tasks(8)[4:], gradient="zero")
-    assert any("other seeds than milr" in flag for flag in beside("seed", gradient="zero", seed=9))
-    assert any("another reward than milr, contrast@1" in flag for flag in beside("reward", reward="contrast@1"))
-    assert any("over the 2 prompts that both have, of 2 and 4" in flag for flag in beside("few", tasks=tasks[:2], l2=1))
+    assert any("its seeds are not those of milr" in flag for flag in beside("seed", gradient="zero", seed=9))
+    assert any("its reward is contrast@1, that of milr is" in flag for flag in beside("reward", reward="contrast@1"))
+    said = "differences are over the 2 prompts that it (2) and milr (4) both have"
+    assert any(said in flag for flag in beside("few", tasks=tasks[:2], l2=1))
     (alone,) = read_entries([make_run(tmp_path / "alone", tasks=tasks, evaluator=None)])
-    assert any("no evaluator but the reward bright@1 itself" in flag for flag in compare([alone]).flags)
+    assert any("scored by its own reward bright@1 alone" in flag for flag in compare([alone]).flags)
     assert any(
         "the evaluator is the reward even@1" in flag for flag in beside("oracle", reward="even@1", gradient="zero")
     )
