@@ -47,7 +47,7 @@ def reason(ctx: Context, z: Latents | None = None, k: int = 0) -> Generator[Any,
     stream = ctx.open_stream(0, _noise_step(ctx, k), "text")
     if z is None:
         return (yield from ctx.reason(stream=stream))
-    if "text" in STRATEGIES[ctx.own.strategy].offsets:
+    if _are_offsets(ctx, "text"):
         text = yield from ctx.reason(offsets=z.moved("text"), stream=stream)
         z.anchor("text", text.hidden)
         return text
@@ -69,7 +69,7 @@ def draw(
         _, count, notes = _count(ctx, text)
         return (yield from ctx.draw([()] * many, streams=streams, keep_hidden=count, notes=notes))
     latents = z.now["image"]
-    if len(latents) and "image" in STRATEGIES[ctx.own.strategy].offsets:
+    if len(latents) and _are_offsets(ctx, "image"):
         offsets, count = z.moved("image"), len(latents)
         images = yield from ctx.draw([()] * many, streams=streams, keep_hidden=count, offsets=offsets, notes=notes)
         if (hidden := images[0].hidden) is not None:
@@ -119,7 +119,7 @@ def update(
 def _apart(ctx: Context, z: Latents, images: Sequence[ScoredImage]) -> torch.Tensor | None:
     """Return the scored images' own states minus the start of the latents, (M, n, 2, d), where latents are offsets."""
     states = [one.hidden for one in images if isinstance(one.score, Score) and one.hidden is not None]
-    if "image" not in STRATEGIES[ctx.own.strategy].offsets or not states:
+    if not states or not _are_offsets(ctx, "image"):
         return None
     return torch.stack(states).float() - z.start["image"]
 
@@ -138,6 +138,11 @@ def _count(ctx: Context, text: TextOutput) -> tuple[int, int, tuple[str, ...]]:
             notes += [f"{name}: {note}"] if note else []
     notes += [f"{name}: this model has no {name} latents, so none move" for name in absent]
     return counts["text"], counts["image"], tuple(notes)
+
+
+def _are_offsets(ctx: Context, modality: str) -> bool:
+    """Return whether the latents of "text" or "image" are added to the decoder's own states."""
+    return modality in STRATEGIES[ctx.own.strategy].offsets
 
 
 def _noise_step(ctx: Context, k: int) -> int:
