@@ -12,9 +12,12 @@ TORCH := torch==2.13.0
 # Processes that the tests run in; 0 runs them in one, where a debugger can be used.
 WORKERS ?= logical
 
+# Temporary files of the tests are in memory where a file system there has 4 GB free: a file on a disk takes far longer.
+MEMORY := $(shell test "$$(df -Pk /dev/shm 2>/dev/null | awk 'END { print $$4 }')" -gt 4000000 2>/dev/null && echo TMPDIR=/dev/shm)
+
 BIN := .venv/bin
 # One torch thread for each process: they share the cores already. Bytecode is kept, or each process compiles everything.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+PYTEST := $(MEMORY) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 READY := .venv/.milr-ready
 TRAINING_READY := .venv/.milr-training-ready
 DOCS_READY := .venv/.milr-docs-ready

@@ -55,8 +55,32 @@ class Masters(nn.Module):
             self.give_back(1.0)
 
 
-class Optimiser:
-    """Muon for the hidden matrices of the language model, AdamW for all else and for the probes, one schedule."""
+class Optimisers:
+    """Several optimisers that share one learning rate and its schedule."""
+
+    def __init__(self, rate: float, **parts: torch.optim.Optimizer) -> None:
+        self.rate = rate
+        self.parts = parts
+
+    def step(self, factor: float) -> None:
+        """Take one step at ``factor`` times the learning rate."""
+        for part in self.parts.values():
+            for group in part.param_groups:
+                group["lr"] = self.rate * factor
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all parts by their names."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the states of all parts."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+
+class Optimiser(Optimisers):
+    """Muon for the hidden matrices of the language model, AdamW for all else and for the probes."""
 
     def __init__(self, masters: Masters, probes: Probes, settings: dict[str, Any]) -> None:
         hidden: list[nn.Parameter] = []
@@ -64,27 +88,18 @@ class Optimiser:
         for name, parameter in masters.named():
             (hidden if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
         rate = settings["learning_rate"]
-        self.probes = torch.optim.AdamW(probes.parameters(), lr=rate, weight_decay=0.0)
-        self.muon = torch.optim.Muon(hidden, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        self.adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
-        self.rate = rate
+        super().__init__(
+            rate,
+            muon=torch.optim.Muon(hidden, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            adamw=torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.01),
+            probes=torch.optim.AdamW(probes.parameters(), lr=rate, weight_decay=0.0),
+        )
+        self.probes = probes
 
     def step(self, factor: float) -> None:
-        """Take one step at ``factor`` times the learning rate."""
-        for optimiser in (self.muon, self.adamw, self.probes):
-            for group in optimiser.param_groups:
-                group["lr"] = self.rate * factor
-            optimiser.step()
+        """Take one step at ``factor`` times the learning rate, and clear the probes' gradients."""
+        super().step(factor)
         self.probes.zero_grad()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of all three."""
-        return {name: getattr(self, name).state_dict() for name in ("muon", "adamw", "probes")}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the states of all three."""
-        for name, own in state.items():
-            getattr(self, name).load_state_dict(own)
 
 
 def schedule(step: int, settings: dict[str, Any]) -> float:

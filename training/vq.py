@@ -32,6 +32,7 @@ from transformers.models.janus.modeling_janus import (
 from training.codebook import code_vectors
 from training.grounds import GRID, TOKEN, ground_codes, ground_pixels, sample_ground
 from training.icons import NATURAL, compose
+from training.optimiser import Optimisers
 from training.scenes import SIZES, Bank, Library, paste
 from training.stage import Checkpoint, Settings, log, rate, start_from_shipped
 
@@ -235,35 +236,25 @@ def place_objects(random: np.random.Generator, most: int) -> list[tuple[str, int
     return places
 
 
-class Optimiser:
+class ConvolutionOptimiser(Optimisers):
     """Muon for the convolutions, seen as matrices, AdamW for all else."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], rate: float) -> None:
-        self.rate = rate
         self.convolutions = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) >= 16]
         self.matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in self.convolutions]  # the same storage
         chosen = {id(p) for p in self.convolutions}
         others = [p for p in parameters if id(p) not in chosen]
-        self.muon = torch.optim.Muon(self.matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self.adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        super().__init__(
+            rate,
+            muon=torch.optim.Muon(self.matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            adamw=torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4),
+        )
 
     def step(self, factor: float) -> None:
-        """Make one step at ``factor`` times the learning rate."""
+        """Take one step at ``factor`` times the learning rate."""
         for matrix, convolution in zip(self.matrices, self.convolutions, strict=True):
             matrix.grad = None if convolution.grad is None else convolution.grad.view(matrix.shape)
-        for optimiser in (self.muon, self.adamw):
-            for group in optimiser.param_groups:
-                group["lr"] = self.rate * factor
-            optimiser.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return both states."""
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load both states."""
-        self.muon.load_state_dict(state["muon"])
-        self.adamw.load_state_dict(state["adamw"])
+        super().step(factor)
 
 
 def train(settings: Settings, library: Library, shapes: torch.Tensor, bank: Bank, folder: Path) -> Autoencoder:
@@ -283,7 +274,7 @@ def _teach(
     """Train one half, ``encoder`` or ``decoder`` with the code vectors, from its checkpoint; the other one stays."""
     encoding = half == "encoder"
     parameters = [p for n, p in network.named_parameters() if p.requires_grad and _encodes(n) == encoding]
-    optimiser = Optimiser(parameters, own["learning_rate"])
+    optimiser = ConvolutionOptimiser(parameters, own["learning_rate"])
     checkpoint = Checkpoint(checkpoint_file)
     step, total = checkpoint.load(network=network, optimiser=optimiser), own[f"{half}_steps"]
     random = np.random.default_rng([own["seed"], encoding, step])

@@ -115,8 +115,8 @@ def test_the_vq_model_is_not_trained_and_muon_has_the_hidden_matrices() -> None:
     assert names and not any("vqmodel" in name for name in names)
     masters = Masters(names)
     own = Optimiser(masters, Probes(32), {"learning_rate": 1e-3})
-    hidden = {id(p) for group in own.muon.param_groups for p in group["params"]}
-    rest = {id(p) for group in own.adamw.param_groups for p in group["params"]}
+    hidden = {id(p) for group in own.parts["muon"].param_groups for p in group["params"]}
+    rest = {id(p) for group in own.parts["adamw"].param_groups for p in group["params"]}
     for name, master in masters.named():
         assert (id(master) in hidden) == (".layers." in name and master.ndim == 2) != (id(master) in rest)
 

@@ -27,6 +27,7 @@ from milr.models import embedded_folder
 from milr.models.hub import HubAccess, refuse
 from milr.rewards import load_reward
 from milr.runs import RunError, read_run
+from milr.runs.time_left import TimeLeft
 from milr.settings import METHOD_SETTINGS
 from milr.testing import FakeReward, brightness
 from milr.types import Score, Task, Unscored
@@ -370,8 +371,11 @@ def test_the_shipped_scorer_passes_its_self_test() -> None:
         check_scorer(scorer)
 
 
-def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_progress_and_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
+    monkeypatch.setattr(TimeLeft, "seconds", lambda self: 90.0)
     words = [
         "benchmark",
         "icons",
@@ -393,7 +397,7 @@ def test_the_command_prints_progress_and_the_table(tmp_path: Path, capsys: pytes
     assert captured.out.endswith(f"run: {out}\npage: {out / 'index.html'}\n")
     lines = [line for line in captured.err.splitlines() if " so far " in line]
     assert [line.split()[0] for line in lines] == [f"{done}/6" for done in range(1, 7)]
-    assert all(" left  " in line for line in lines)
+    assert all("  about 2 min left  " in line for line in lines)
     # Resuming a finished run does nothing and prints the same table.
     assert main(["benchmark", "--resume", str(out)]) == 0
     assert table(out) in capsys.readouterr().out
