@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from milr.runs.layout import MANIFEST
 from milr.runs.time_left import TimeLeft
 from milr.settings import Settings
-from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored, say_end
+from milr.types import Finished, ImageSample, Score, StepRecord, Task, Unscored, say_end, say_score
 
 if TYPE_CHECKING:
     from milr.benchmarks.runner import BenchmarkJob  # imports torch
@@ -333,14 +333,10 @@ def _say_numbers(record: StepRecord) -> tuple[str, ...]:
         f"flipped: text {trace.flipped_text}/{trace.text_latents}, image {trace.flipped_image}/{trace.image_latents}"
     )
     return (
-        f"reward {' '.join(_value(score) for score in record.scores)}" if record.scores else "",
-        f"best {_value(record.best_score)} at {record.best_step:>2}",
+        f"reward {' '.join(say_score(score) for score in record.scores)}" if record.scores else "",
+        f"best {say_score(record.best_score)} at {record.best_step:>2}",
         flipped or "",
     )
-
-
-def _value(score: Score | Unscored) -> str:
-    return "unscored" if isinstance(score, Unscored) else f"{score.value:.2f}"
 
 
 def _number(score: Score | Unscored) -> float | None:
