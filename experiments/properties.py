@@ -113,7 +113,7 @@ LINES = (
         "0.60–0.85",
         between(0.60, 0.85),
     ),
-    Line("..., `icons-hard`", (_SHOWS, "icons-hard", "shows what its text names")),
+    Line("..., `icons-hard`", (_SHOWS, "icons-hard", "shows what its text names"), "0.60–0.85", between(0.60, 0.85)),
     Line(
         "..., fresh prompts with one to five objects, texts as in training",
         (_SHOWS, "fresh prompts", "shows what its text names"),
