@@ -395,6 +395,19 @@ def sibling(results: Results) -> str:
     return table(("GenEval, one image", "single", "two", "counting", "colours", "position", "attribution", "all"), rows)
 
 
+def sibling_methods(results: Results) -> str:
+    """Return the sibling's score, area, drawings and seconds with each method, and the difference to its control."""
+    controls = {name: control for _, name, control in SPACES if control.endswith("gradient-zero")}
+    rows: list[list[str]] = []
+    for label, name in METHODS:
+        entry, control = results.find("sibling", name), results.find("sibling", controls.get(name, ""))
+        if entry is None:
+            continue
+        added = NONE if control is None else write(differences(entry, control)[END], signed=True)
+        rows.append([label, *_spent(entry), f"{entry.drawings * entry.seconds:.1f}", added])
+    return table(("the sibling, `icons-hard`", "at the end", "area", "drawings", "seconds", "- zero gradient"), rows)
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "results": readme,
     "properties": properties,
@@ -411,6 +424,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "pool": pool,
     "seeds": seeds,
     "sibling": sibling,
+    "sibling-methods": sibling_methods,
 }
 """Name between the marks -> function that writes the table."""
 
