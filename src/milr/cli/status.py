@@ -62,9 +62,11 @@ def describe(folder: Path, now: datetime, shown: int | None = None) -> list[str]
     if session.drawings and session.seconds:
         workers = session.machine.get("workers")
         by = f" by {say_count(float(workers), 'worker')} ({session.machine.get('backend')})" if workers else ""
+        several = len(manifest.sessions) > 1
+        whole_run = f" (the last session; {say_count(manifest.drawings, 'drawing')} in all)" if several else ""
         lines.append(
             f"  {say_count(session.drawings, 'drawing')} in {timedelta(seconds=round(session.seconds))}{by}: "
-            f"{session.drawings / session.seconds:.3g} a second"
+            f"{session.drawings / session.seconds:.3g} a second{whole_run}"
         )
     if manifest.status == "running" and session.drawings and 0 < done < whole:
         before = sum(one.drawings for one in manifest.sessions[:-1])

@@ -54,7 +54,7 @@ class Session(BaseModel):
     seconds: Amount = 0.0
     """Wall time; for a killed session, until its last finished task."""
     drawings: Amount = 0
-    """All drawings, including those of unfinished tasks."""
+    """All drawings, including those of unfinished tasks; of a killed session since the run was resumed."""
     tokens: Count = 0
     reward_calls: Count = 0
     evaluated: Count = 0

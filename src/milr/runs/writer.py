@@ -19,6 +19,7 @@ from milr.rewards.base import Reward
 from milr.runs.evaluating import evaluate_missing
 from milr.runs.figures import Figures
 from milr.runs.folders import check_folder
+from milr.runs.killed import add_unsaved
 from milr.runs.layout import (
     EVALUATED,
     MANIFEST,
@@ -208,7 +209,7 @@ class RunWriter:
     def _begin(self) -> None:
         """Open a session after locking the run."""
         if self._resumed:
-            self._manifest = read_manifest(self.folder)  # its last session may have ended only now
+            self._manifest = add_unsaved(read_manifest(self.folder), self.folder)  # as its last session has left it
             for left in (task for task in list_tasks(self.folder) if _read_scored(task) is None):
                 left.unlink() if left.is_symlink() else shutil.rmtree(left)
             for begun in (self.folder / "tasks").glob(f"*{PART}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -233,6 +234,26 @@ def test_a_run_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
     assert [session.status for session in cut.manifest.sessions] == ["interrupted", "finished"]
     assert (cut.manifest.status, cut.manifest.tasks_finished) == ("finished", 2)
     assert cut.manifest.drawings == 4 + 3  # two of the first task were lost
+
+
+def test_what_a_killed_session_spent_after_its_last_finished_task_is_counted(tmp_path: Path) -> None:
+    records = list(fake_records(TASKS, [[0.1, 0.2, 0.3], [0.3]], drawings_per_step=2))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with writer(whole) as run:
+        for record in records[:-1]:  # the second task has ended, the first one has two of its three steps
+            run.write(record)
+        shutil.copytree(whole, killed, ignore=shutil.ignore_patterns("lock"))  # what a kill leaves
+        run.write(records[-1])
+    assert read_run(killed).manifest.drawings == 4
+    with RunWriter.resume(killed) as run:
+        assert len(run.recall(0, 0)) == 2
+        for record in records:
+            if record.index == 0:
+                run.write(record)
+    ours, theirs = read_run(killed).manifest, read_run(whole).manifest
+    for name in ("drawings", "tokens", "reward_calls"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert [session.drawings for session in ours.sessions] == [6, 2]
 
 
 def test_a_run_whose_tasks_are_not_all_done_is_stopped_not_finished(tmp_path: Path) -> None:
