@@ -214,7 +214,10 @@ def _run(
         raise error.extend(f"; to go on, type: milr benchmark --resume {job.folder}") from error
     finally:
         vlm.client.close()
-    scorer = manifest.evaluator or f"{manifest.reward}, the reward itself: it was optimised, so this flatters"
+    scorer = (
+        manifest.evaluator
+        or f"{manifest.reward}, the reward itself, which the search optimised: a score too good to compare"
+    )
     title = f"{job.benchmark.title}, {name_search(manifest.settings)}, {manifest.model}; evaluated by {scorer}"
     if form == "text":
         echo(title)

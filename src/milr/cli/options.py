@@ -37,7 +37,8 @@ ModelName = Annotated[
 Reward = Annotated[
     str | None,
     typer.Option(
-        help="A name that milr info lists, with its argument; default: icons for models that draw icons, else self."
+        help="A name that milr info lists, with its argument after a colon, such as self:p-yes, or "
+        "./file.py:attribute; default: icons for models that draw icons, else self."
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]
@@ -372,7 +373,9 @@ def _make_option(name: str, field: FieldInfo) -> Any:
     choices = [f"{line}." for choice in field.metadata if isinstance(choice, OneOf) for line in choice.lines]
     readers = [method for method, settings in METHOD_SETTINGS.items() if name in settings.model_fields]
     said = field.description or ""
-    use = " ".join(part for part in (_say_default(name, field), f"[{', '.join(readers)}]" if readers else "") if part)
+    use = " ".join(
+        part for part in (_say_default(name, field), f"[read by {', '.join(readers)}]" if readers else "") if part
+    )
     # Typer begins a new line at each empty one: a choice has a line of its own.
     help_lines = [said, *choices, use] if choices else [f"{said} {use}".strip()]
     flags = [f"--{name.replace('_', '-')}", *([_SHORT[name]] if name in _SHORT else [])]

@@ -187,8 +187,8 @@ class Checkpoint:
         room: int = self.config.text_config.vocab_size
         if len(tokenizer) > room:
             raise UsageError(
-                f"profile {self.profile_name!r} needs {len(tokenizer)} tokens, but {str(self.folder)!r} has room for "
-                f"{room}: choose another with --profile"
+                f"the tokenizer of profile {self.profile_name!r} has {len(tokenizer)} tokens, but the vocabulary of "
+                f"{str(self.folder)!r} (vocab_size in its config.json) has {room}: choose another with --profile"
             )
         return tokenizer
 

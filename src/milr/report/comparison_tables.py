@@ -12,12 +12,9 @@ from milr.report.comparison import END, Comparison, Summary, compare, evaluator_
 from milr.report.controls import find_control, needs_control
 from milr.report.entries import Entry, name_prompts
 from milr.report.statistics import OVERALL
-from milr.report.tables import BOLD_FROM, INTERVALS, Cell, Row, Table
+from milr.report.tables import BOLD_FROM, INTERVALS, NOTHING, Cell, Row, Table
 
-PAIRED = (
-    f"A difference is shown as clear (bold on the page) where its 95 % interval leaves zero out and n is {BOLD_FROM} "
-    "or more."
-)
+PAIRED = f"On the page a difference is bold if its 95 % interval excludes zero and n is {BOLD_FROM} or more."
 """Note on differences."""
 
 
@@ -35,8 +32,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         ),
         (
             INTERVALS,
-            f"area: the mean score over log2 of the number of drawings, {_reaches(comparison)}; "
-            f"end: the images that the searches ended with.",
+            f"area: the mean score over log2 of the number of drawings, {_reaches(comparison)}, as far as all its "
+            f"searches are known; end: the images that the searches ended with.",
             *[
                 f"{entry.label}: the mean over all subsets of its pool of {entry.outcomes.spent.shape[1]} drawings."
                 for entry in comparison.entries
@@ -88,8 +85,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
                 (
                     f"The time of 4: the time in which {base.label} makes 4 drawings. Each row counts its own drawings "
                     f"in that time, at its run's seconds a drawing; a search that has ended keeps its image. These "
-                    f"numbers are only as exact as the measured seconds: run on a quiet machine.",
-                    PAIRED,
+                    f"numbers are only as exact as the measured seconds: run on a quiet machine. {NOTHING}: not even "
+                    f"one drawing fits into that time.",
                 ),
                 key="wall-clock",
             )
@@ -116,8 +113,8 @@ def _what_latents_add(comparison: Comparison, where: str, heads: Sequence[str]) 
                 rows.append(Row(f"{mark(entry)} - gradient {gradient}", tuple(cells)))
     if not rows:
         return []
-    note = "Every step draws the image again, which helps by itself: only these differences come from the latents."
-    return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note, PAIRED), key="latents")]
+    note = "Every step draws the image again, which helps by itself: what the latents add is in these differences."
+    return [Table(f"What the latents add, paired: {where}", tuple(heads), tuple(rows), (note,), key="latents")]
 
 
 def _by_tag(comparison: Comparison, where: str) -> Table:
@@ -133,7 +130,7 @@ def _by_tag(comparison: Comparison, where: str) -> Table:
         cells = [Cell.of(summary[tag][END] if tag in summary else None, signed=True) for tag in (*tags, OVERALL)]
         rows += [Row(mark(entry), tuple(cells), group="difference")] if summary else []
     columns = (*(tag or "no tag" for tag in tags), OVERALL)
-    return Table(f"By tag, at the end: {where}", columns, tuple(rows), (INTERVALS, PAIRED), key="tags")
+    return Table(f"By tag, at the end: {where}", columns, tuple(rows), (INTERVALS,), key="tags")
 
 
 def _by_question(comparison: Comparison, where: str) -> list[Table]:

@@ -21,8 +21,8 @@ _NARROW = 20
 BOLD_FROM = 30
 """Fewest prompts of a difference that is shown as clear: with fewer, one more prompt may change its sign."""
 INTERVALS = (
-    "[low, high]: 95 % interval with the prompt as the unit: Wilson's for scores, Bonett and Price's for paired "
-    "differences, MOVER over tags. n: prompts, where it is not the row's number."
+    "[low, high]: 95 % interval; the unit is the prompt. By Wilson for scores, by Bonett and Price for paired "
+    "differences, by MOVER for means over tags. n: prompts, where it is not the row's number."
 )
 """Note on intervals."""
 

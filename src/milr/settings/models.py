@@ -126,9 +126,9 @@ class MilrSettings(StepSettings):
     strategy: Annotated[str, OneOf("strategy", STRATEGIES)] = "joint"
     """Schedule that says which latents move at which step."""
     text_ratio: float = Field(default=0.2, ge=0, le=1)
-    """Lambda_t: the share of text positions that are latents; 0 moves no text."""
+    """The share of text positions that are latents (lambda_t in the paper); 0 moves no text."""
     image_ratio: float = Field(default=0.02, ge=0, le=1)
-    """Lambda_v: the share of image positions that are latents; 0 moves no image tokens."""
+    """The share of image positions that are latents (lambda_v in the paper); 0 moves no image tokens."""
     learning_rate: float = Field(default=0.03, ge=0)
     """Learning rate of Adam."""
     l2: float = Field(default=0.0, ge=0)

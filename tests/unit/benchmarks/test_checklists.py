@@ -153,7 +153,7 @@ def test_a_run_resumes_and_has_a_table_by_atoms_and_by_skill(
         command += ["--tags", "3 atoms,10 atoms", "--limit", "4", "--method", "best-of-n", "--steps", "1"]
         capsys.readouterr()
         assert main([*command, *asks, "--batch-size", "1", "--total-drawings", "3", "--out", str(run)]) == 0
-        assert "at most 6 calls" in capsys.readouterr().err  # two questions about each of three drawings
+        assert "6 calls at most" in capsys.readouterr().err  # two questions about each of three drawings
         assert 0 < len(read_run(run).tasks) < 4
         assert main(["benchmark", "--resume", str(run), *asks]) == 0
         while len(read_run(run).tasks) < 4:

@@ -402,7 +402,10 @@ def test_the_command_prints_progress_and_the_table(
     assert main(["benchmark", "--resume", str(out)]) == 0
     assert table(out) in capsys.readouterr().out
     assert main(["benchmark", "icons", "--limit", "1", "--steps", "0", "--out", str(tmp_path / "other")]) == 0
-    assert "evaluated by icons@1, the reward itself: it was optimised, so this flatters" in capsys.readouterr().out
+    assert (
+        "evaluated by icons@1, the reward itself, which the search optimised: a score too good to compare"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

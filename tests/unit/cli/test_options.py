@@ -45,7 +45,7 @@ def test_help_is_derived_from_the_settings(command: str, capsys: pytest.CaptureF
         for choice in field.metadata:
             assert not isinstance(choice, OneOf) or all(entry.summary in line for entry in choice.table.values())
         readers = [method for method, settings in METHOD_SETTINGS.items() if name in settings.model_fields]
-        assert line.endswith(f"[{', '.join(readers)}]") == bool(readers), name
+        assert line.endswith(f"[read by {', '.join(readers)}]") == bool(readers), name
     assert "--lr" in helps["--learning-rate"]
 
 

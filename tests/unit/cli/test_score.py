@@ -263,7 +263,7 @@ def test_generate_with_a_vlm_judge_a_panel_and_a_budget(judge: str, capsys: Out)
     argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"milr: VLM judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: at most 5 calls", out)
+    assert re.search(r"milr: VLM judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: 5 calls at most", out)
     assert "unscored" in out and "the VLM budget of 2 calls is spent" in out
     assert "panel icons-soft: " in out and "VLM judges: 2 calls" in out
     run = read_run("run")

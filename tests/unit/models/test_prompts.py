@@ -208,5 +208,5 @@ def test_added_tokens_need_embedding_rows(tmp_path: Path) -> None:
     write_settings(tmp_path, SimpleNamespace(**{**vars(TINY), "words": 268}))
     with tiny_sizes():
         found = open_checkpoint(tmp_path, profile="got-r1", weights=False)
-    with pytest.raises(UsageError, match="has room for 268"):
+    with pytest.raises(UsageError, match=r"vocab_size in its config.json\) has 268"):
         found.load_tokenizer()

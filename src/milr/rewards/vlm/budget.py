@@ -130,7 +130,7 @@ def estimate(costs: Sequence[CallCost], images: int) -> list[str]:
     for cost in costs:
         calls = math.ceil(images * cost.calls)
         line = (
-            f"{cost.model} at {cost.where}: at most {calls:,} calls, "
+            f"{cost.model} at {cost.where}: {calls:,} calls at most if none is repeated, "
             f"about {calls * cost.tokens_in:,} tokens in and {calls * cost.tokens_out:,} out"
         )
         if cost.dollars:

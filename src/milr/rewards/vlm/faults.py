@@ -44,7 +44,9 @@ async def await_reply(sending: Coroutine[Any, Any, T], host: str, settings: VlmS
         cause = error.__cause__ or error
         if isinstance(cause, UntrustedError):
             raise LastingFault(f"{host} answered what is not read: {cause}") from error
-        raise PassingFault(f"no connection to {host}, or it was cut ({type(cause).__name__})") from error
+        raise PassingFault(
+            f"no connection to {host}, or it was cut ({type(cause).__name__}): check that the server runs, and its URL"
+        ) from error
 
 
 @dataclass(frozen=True)
