@@ -1,7 +1,12 @@
-"""Folders of random weights in the real classes and formats, for tests and timing."""
+"""Folders of random weights in the real classes and formats, for tests, timing, and trying out what needs a model.
+
+python -m bench.random_weights ./random-janus                     # a tiny Janus: seconds a drawing, images of noise
+python -m bench.random_weights ./random-janus --size janus-1b     # Janus-Pro-1B's dimensions, 4 GB
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,6 +159,18 @@ def write_janus_config(folder: Path, size: JanusSize) -> None:
     write_text(folder / "config.json", json.dumps(described, indent=2))
 
 
+def write_janus(folder: Path, size: JanusSize, seed: int = 0) -> None:
+    """Write a Janus checkpoint with random weights in bfloat16, in transformers' layout."""
+    from transformers import JanusConfig, JanusForConditionalGeneration
+
+    write_janus_config(folder, size)
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network: Any = JanusForConditionalGeneration(JanusConfig(**described))
+    network.to(torch.bfloat16).save_pretrained(folder)
+
+
 def make_t5_tokenizer() -> Any:
     """Make a tokenizer of letters that ends a prompt as T5's does."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -264,3 +281,18 @@ def large_clip() -> CLIPConfig:
         },
         projection_dim=768,
     )
+
+
+def main() -> None:
+    """Write a Janus checkpoint of random weights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the folder to make")
+    parser.add_argument("--size", choices=JANUS_SIZES, default="janus-tiny", help="default: janus-tiny")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights; default: 0")
+    arguments = parser.parse_args()
+    write_janus(arguments.folder, JANUS_SIZES[arguments.size], arguments.seed)
+    print(f"{arguments.folder}: random weights, {arguments.size}; milr generate takes it as --model {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()

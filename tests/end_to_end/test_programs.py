@@ -155,6 +155,23 @@ def test_a_llamagen_of_random_weights_has_the_real_size_and_is_measured(
     assert measured["drawings_per_hour"] > 0
 
 
+@runs("bench/random_weights.py")
+def test_a_folder_of_random_weights_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench import random_weights
+    from milr.cli.main import main
+
+    folder = tmp_path / "random-janus"
+    monkeypatch.setattr("sys.argv", ["random_weights", str(folder)])
+    random_weights.main()
+    assert f"--model {folder}" in capsys.readouterr().out
+    reward = str(ROOT / "examples" / "sharpness_reward.py") + ":Sharpness"
+    command = ["generate", "two dogs on a red bench", "--model", str(folder), "--reward", reward, "--steps", "1"]
+    assert main([*command, "--stop-at", "1", "--out", str(tmp_path / "run")]) == 0
+    assert "out of steps" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("name", "parameters"), [("janus-1b", 1_652_656_128), ("janus-7b", 6_910_365_696)])
 def test_random_models_have_januss_sizes(name: str, parameters: int, tmp_path: Path) -> None:
     import torch
