@@ -317,7 +317,7 @@ def open_checkpoint(folder: Path, *, profile: str | None = None, weights: bool =
             + (
                 f"milr opens no pickles; type milr convert janus {folder} NEW_FOLDER"
                 if pickles
-                else "fetch its weights"
+                else "copy its weights there, or type milr fetch NAME with its name at the hub"
             )
         )
     settings = _read_settings(folder)

@@ -76,7 +76,10 @@ def find_family(folder: Path) -> FamilyEntry:
         UsageError: There is no such folder, or it holds no checkpoint of `FAMILIES`.
     """
     if not folder.is_dir():
-        raise UsageError(f"no model folder {str(folder)!r}: give 'embedded' or a folder with a checkpoint")
+        raise UsageError(
+            f"no model folder {str(folder)!r}: give a folder with a checkpoint, a name at the Hugging "
+            "Face hub (OWNER/NAME), or one that milr info lists"
+        )
     if (folder / PIPELINE).is_file():
         raise UsageError(f"{str(folder)!r} holds a pipeline of diffusers: type --model diffusers:{folder}")
     if not (folder / "config.json").is_file() and any(folder.glob("t2i_*.pt")):

@@ -244,7 +244,7 @@ def _check_component(folder: Path, name: str, *, weights: bool) -> None:
             + (
                 f"milr opens no pickles such as {pickles[0]!r}; fetch the safetensors"
                 if pickles
-                else "fetch its weights"
+                else "copy its weights there, or type milr fetch NAME with its name at the hub"
             )
         )
     for index in place.glob("*.safetensors.index.json"):
