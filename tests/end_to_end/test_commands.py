@@ -20,6 +20,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
+from bench.random_weights import JANUS_SIZES, write_janus
 from milr.cli.help import EXAMPLES, walk
 from milr.cli.main import COMMANDS, _build_parser, main  # pyright: ignore[reportPrivateUsage]
 from milr.models import FAMILIES
@@ -232,7 +233,11 @@ def test_every_documented_command_does_what_it_is_for(
     unused = () if re.search(r"runs|resume|compare|report|status|show|doctor", command) else ("runs",)
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=lambda place, names: unused)  # some change a run
     monkeypatch.chdir(tmp_path)
-    if where.startswith("docs/tutorials/own-reward.md"):
+    if "./random-janus" in command:
+        write_janus(Path("random-janus"), JANUS_SIZES["janus-tiny"])
+    if "./milr_paper.py" in command:
+        shutil.copy(ROOT / "examples" / "plugins" / "milr-paper" / "milr_paper.py", ".")
+    if "./mine.py:blueness" in command:
         page = (ROOT / "docs" / "tutorials" / "own-reward.md").read_text(encoding="utf-8")
         Path("mine.py").write_text(page.split("```python\n")[1].partition("```")[0], encoding="utf-8")
     words = [path for word in shorten(write_out(command)) for path in sorted(map(str, Path().glob(word))) or [word]]
