@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         many = draw(Path(root) / "many", given.workers, given.tasks, given.steps)
         print(json.dumps(many), flush=True)
         equal = answers(Path(root) / "one") == answers(Path(root) / "many")
-    cpu = many["own_cpu_seconds"] + many["workers_cpu_seconds"]
+    tick = 1 / os.sysconf("SC_CLK_TCK")  # the clock's resolution: a tiny run may take none
+    cpu = max(many["own_cpu_seconds"] + many["workers_cpu_seconds"], tick)
     print(f"equal: {equal}; {one['drawings']} drawings; load {one['load']:.1f} and {many['load']:.1f}")
     ratio = one["wall_seconds"] / many["wall_seconds"]
     print(f"wall: {one['wall_seconds']:.1f} s and {many['wall_seconds']:.1f} s: {ratio:.2f} x")
