@@ -3,8 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from milr.types import StepRecord
+
+
+class Counted(Protocol):
+    """A step, recorded or stored, with what its task has spent up to it."""
+
+    @property
+    def drawings_spent(self) -> float:
+        """Drawings; a partial one is a share."""
+        ...
+
+    @property
+    def tokens_spent(self) -> int:
+        """Sampled tokens."""
+        ...
+
+    @property
+    def reward_calls(self) -> int:
+        """Calls of the reward."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """US dollars."""
+        ...
+
+
+def counts_of(step: Counted) -> dict[str, float]:
+    """Return what a task has spent up to a step, by the names of `milr.runs.schema.Session`."""
+    return {
+        "drawings": step.drawings_spent,
+        "tokens": step.tokens_spent,
+        "reward_calls": step.reward_calls,
+        "seconds": step.seconds,
+        "cost": step.cost,
+    }
 
 
 class Meter:
@@ -18,13 +59,7 @@ class Meter:
 
     def take(self, record: StepRecord, *, earlier: bool) -> None:
         """Take the task's next record; `earlier` is true if an earlier process has made the step."""
-        counts = {
-            "drawings": record.drawings_spent,
-            "tokens": record.tokens_spent,
-            "reward_calls": record.reward_calls,
-            "seconds": record.seconds,
-            "cost": record.cost,
-        }
+        counts = counts_of(record)
         if earlier:
             self.note_earlier(counts)
         self.spent = self.subtract(counts)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from milr.errors import UsageError
 from milr.files import PART
 from milr.runs.reader import read_begun
-from milr.runs.schema import Manifest, StoredStep
+from milr.runs.schema import Manifest
 from milr.runs.sessions import update_session
-
-_COUNTS = {"drawings": "drawings_spent", "tokens": "tokens_spent", "reward_calls": "reward_calls", "cost": "cost"}
-"""Field of a session -> field of a step, which counts what its task has spent up to it."""
+from milr.spending import counts_of
 
 
 def add_unsaved(manifest: Manifest, folder: Path) -> Manifest:
@@ -21,24 +21,21 @@ def add_unsaved(manifest: Manifest, folder: Path) -> Manifest:
     """
     if not manifest.sessions or manifest.sessions[-1].status != "running":
         return manifest
-    lasts: dict[str, StoredStep] = {}
-    for task in sorted((folder / "tasks").iterdir()):
-        name, last = task.name.removesuffix(PART), _find_last(task)
-        if last is not None and (name not in lasts or last.drawings_spent > lasts[name].drawings_spent):
-            lasts[name] = last
+    recorded: dict[str, Mapping[str, float]] = {}
+    for task in (folder / "tasks").iterdir():
+        name, counts = task.name.removesuffix(PART), _count(task)
+        recorded[name] = max(recorded.get(name, counts), counts, key=lambda one: one.get("drawings", 0))
     figures: dict[str, float] = {}
-    for name, field in _COUNTS.items():
-        unsaved = sum(getattr(last, field) for last in lasts.values()) - getattr(manifest, name)
+    for name in ("drawings", "tokens", "reward_calls", "cost"):
+        unsaved = sum(counts.get(name, 0) for counts in recorded.values()) - getattr(manifest, name)
         figures[name] = getattr(manifest.sessions[-1], name) + max(unsaved, 0)
     return update_session(manifest, **figures)
 
 
-def _find_last(task: Path) -> StoredStep | None:
-    """Return the last whole step of a task, finished or not; None if it has none."""
-    last = None
-    try:
-        for last in read_begun(task):
-            pass
-    except (OSError, UsageError):  # no records, or a link out of the run
-        return None
-    return last
+def _count(task: Path) -> Mapping[str, float]:
+    """Return what a task has spent up to its last whole step, finished or not; empty if it has none."""
+    counts: Mapping[str, float] = {}
+    with suppress(OSError, ValueError, UsageError):  # no records, too long, no regular file, a link out of the run
+        for step in read_begun(task):
+            counts = counts_of(step)
+    return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -254,6 +255,19 @@ def test_what_a_killed_session_spent_after_its_last_finished_task_is_counted(tmp
     for name in ("drawings", "tokens", "reward_calls"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert [session.drawings for session in ours.sessions] == [6, 2]
+
+
+def test_a_killed_run_with_records_that_are_no_file_resumes(tmp_path: Path) -> None:
+    records = list(fake_records(TASKS, [[0.1, 0.2], [0.3]]))
+    run = writer(tmp_path / "run").__enter__()  # and never closed, as after a kill
+    for record in records[:-1]:
+        run.write(record)
+    shutil.copytree(tmp_path / "run", tmp_path / "killed", ignore=shutil.ignore_patterns("lock"))
+    (begun,) = (tmp_path / "killed" / "tasks").glob("*.part")
+    (begun / "records.jsonl").unlink()
+    os.mkfifo(begun / "records.jsonl")
+    with RunWriter.resume(tmp_path / "killed") as again:
+        assert again.recall(0, 0) == [] and again.remaining() == [(0, 0)]
 
 
 def test_a_run_whose_tasks_are_not_all_done_is_stopped_not_finished(tmp_path: Path) -> None:
