@@ -161,13 +161,14 @@ def write_janus_config(folder: Path, size: JanusSize) -> None:
 
 def write_janus(folder: Path, size: JanusSize, seed: int = 0) -> None:
     """Write a Janus checkpoint with random weights in bfloat16, in transformers' layout."""
-    from transformers import JanusConfig, JanusForConditionalGeneration
+    from transformers import JanusForConditionalGeneration
+
+    from milr.models.checkpoint import open_checkpoint
 
     write_janus_config(folder, size)
-    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network: Any = JanusForConditionalGeneration(JanusConfig(**described))
+        network: Any = JanusForConditionalGeneration(open_checkpoint(folder, weights=False).config)
     network.to(torch.bfloat16).save_pretrained(folder)
 
 

@@ -62,4 +62,10 @@ def export(
     )
     processor = JanusProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE, num_image_tokens=IMAGE_TOKENS)
     processor.save_pretrained(folder)
-    (folder / "milr.json").write_text(json.dumps(settings["export"]["milr"], indent=2) + "\n")
+    (folder / "milr.json").write_text(json.dumps(own_settings(settings), indent=2) + "\n")
+
+
+def own_settings(settings: Settings) -> Settings:
+    """Return the content of ``milr.json``; without a best method where the recipe names none."""
+    best = settings["export"]["best"]
+    return {**settings["export"]["milr"], **({"best": best} if best else {})}

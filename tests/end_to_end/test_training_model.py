@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from tests.support.icon_world import (
     make_world,
     shrink,
 )
+from tests.support.paths import ROOT
 from training import stage, unified
 from training.codebook import TINTS
+from training.export import own_settings
 from training.feeder import Feeder
 from training.grounds import CODES, GRID
 from training.model import (
@@ -203,3 +206,10 @@ def _factored(settings: dict[str, Any]) -> JanusForConditionalGeneration:
     model = build_model(settings, make_tokenizer())
     factor(model)
     return model
+
+
+@pytest.mark.parametrize("size", [None, "small"])
+def test_the_recipe_writes_the_shipped_models_own_settings(size: str | None) -> None:
+    settings = stage.read_settings(size=size)
+    shipped = ROOT / settings["export"]["folder"] / "milr.json"
+    assert own_settings(settings) == json.loads(shipped.read_text())

@@ -372,14 +372,11 @@ def load_asked(reward: str, model: str, placement: Placement) -> object:
 def _make_option(name: str, field: FieldInfo) -> Any:
     choices = [f"{line}." for choice in field.metadata if isinstance(choice, OneOf) for line in choice.lines]
     readers = [method for method, settings in METHOD_SETTINGS.items() if name in settings.model_fields]
-    said = field.description or ""
-    use = " ".join(
-        part for part in (_say_default(name, field), f"[read by {', '.join(readers)}]" if readers else "") if part
-    )
-    # Typer begins a new line at each empty one: a choice has a line of its own.
-    help_lines = [said, *choices, use] if choices else [f"{said} {use}".strip()]
+    use = (_say_default(name, field), f"[read by {', '.join(readers)}]" if readers else "")
+    parts = filter(None, (field.description, *choices, " ".join(filter(None, use))))
+    between = "\n\n" if choices else " "  # Typer begins a new line at an empty one: a choice has a line of its own
     flags = [f"--{name.replace('_', '-')}", *([_SHORT[name]] if name in _SHORT else [])]
-    option = typer.Option(*flags, help=escape("\n\n".join(help_lines)))
+    option = typer.Option(*flags, help=escape(between.join(parts)))
     kind: Any = field.annotation
     return Annotated[kind | None, option]
 

@@ -280,12 +280,13 @@ class BenchmarkProgress:
         self._answers.append(answer)
         self._ends.append(record.finished)
         scorer = "reward" if self._job.writer.manifest.evaluator is None else "evaluator"
+        value = "unscored" if answer.value is None else f"{answer.value:.2f}"
         ended = say_end(record.finished, record.drawings_spent)
         running = summarise(self._job.benchmark, self._answers).running
         score = "" if running is None else running.write(3)
         parts = (
             f"{len(self._answers)}/{self._total}",
-            f"{scorer} {'unscored' if answer.value is None else f'{answer.value:.2f}'}",
+            f"{scorer} {value}",
             f"reward {ended}" if record.finished == "met" else ended,
             f"so far {score}",
             self._left.say(),

@@ -130,8 +130,8 @@ class Judge:
         protocol, task = recognise(words)
         (score,) = self.reward([image], [task])
         if isinstance(score, Unscored):
-            known = "this judge reads prompts such as 'two dogs and a red bench' alone, not"
-            raise BadRequest(score.reason if task.include else f"{known} {task.prompt!r}: {score.reason}")
+            known = "this judge reads prompts such as 'two dogs and a red bench' alone"
+            raise BadRequest(score.reason if task.include else f"{known}, not {task.prompt!r}: {score.reason}")
         value = 1 - score.value if self.flips(image, task) else score.value
         text = ANSWERS[protocol.name][1](value)
         choice: dict[str, Any] = {
