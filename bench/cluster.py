@@ -6,7 +6,7 @@
 The simulation (simpy) has the rules of `milr.workers.team_runner`: shares, places, tasks moved at the end, tasks that
 come back from a worker that dies and go on from their last step. It takes measured numbers: the seconds of a step on
 one core by the tasks in the batch (`bench/results/embedded-float32.json`; `janus-1b.json` for the size of
-Janus-Pro-1B), the steps of each of GenEval's 553 tasks (the compact run `experiments/runs/geneval/default.results.xz`),
+Janus-Pro-1B), the steps of each of GenEval's 553 tasks (the compact run `experiments/runs/geneval.results.xz/default`),
 and the coordinator's seconds a record (`bench/results/cluster.json`, which `records` writes). Failures and stragglers
 are assumptions, which options change. Of the full matrix five runs are simulated, and their time is multiplied.
 """
@@ -85,7 +85,7 @@ def read_rounds() -> list[int]:
     """Return the steps of GenEval's tasks in the measured run."""
     from milr.report.inputs import open_run
 
-    run = open_run(ROOT / "experiments/runs/geneval/default.results.xz", notes=[])
+    run = open_run(ROOT / "experiments/runs/geneval.results.xz/default", notes=[])
     return [len(task.steps) for task in run.tasks]
 
 

@@ -4,7 +4,7 @@
     python -m experiments.tables --check    # write nothing; exit code 1 if a page shows other numbers
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a recipe's are its lines `duration` and `expected`.
-Each number comes from a file that `milr pack --compact` wrote; none is typed in.
+Each number comes from the files that `milr pack --compact` wrote, `BENCHMARK.results.xz`; none is typed in.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from milr.report.ablation import UNMEASURED
 from milr.report.comparison import AREA, END, compare
 from milr.report.entries import Entry, make_entries
 from milr.report.failures import KINDS, diagnose
-from milr.report.inputs import open_run
+from milr.report.inputs import open_runs
 from milr.report.statistics import OVERALL, mean_by_prompt
 from milr.report.tables import Cell
-from milr.runs import Run
+from milr.runs import COMPACT_SUFFIX, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(__file__).resolve().parent / "runs"
@@ -52,10 +52,10 @@ SEEDS = 3
 
 @dataclass
 class Results:
-    """The runs of a folder of compact results, read once each and joined over seeds on demand."""
+    """The runs of a folder of compact results, each file read once, its runs joined over seeds on demand."""
 
     folder: Path = RUNS
-    _runs: dict[Path, Run] = field(default_factory=dict)
+    _runs: dict[str, dict[str, Run]] = field(default_factory=dict)
     _joined: dict[tuple[str, str, int], Entry | None] = field(default_factory=dict)
 
     def find(self, benchmark: str, name: str, seeds: int = 1) -> Entry | None:
@@ -64,15 +64,16 @@ class Results:
         if key not in self._joined:
             base = "" if name == JOINT else f"{name}_"
             names = [name, *(f"{base}seed-{seed}" for seed in range(1, seeds))]
-            paths = [self.folder / benchmark / f"{one}.results.xz" for one in names]
-            there = all(path.exists() for path in paths)
-            self._joined[key] = make_entries([self._read(path) for path in paths])[0] if there else None
+            runs = [run for one in names if (run := self._read(benchmark).get(one))]
+            self._joined[key] = make_entries(runs)[0] if len(runs) == len(names) else None
         return self._joined[key]
 
-    def _read(self, path: Path) -> Run:
-        if path not in self._runs:
-            self._runs[path] = open_run(path)
-        return self._runs[path]
+    def _read(self, benchmark: str) -> dict[str, Run]:
+        """Return the runs of a benchmark by name; none if it has no file."""
+        if benchmark not in self._runs:
+            file = self.folder / f"{benchmark}{COMPACT_SUFFIX}"
+            self._runs[benchmark] = {run.folder.name: run for run in open_runs(file)} if file.exists() else {}
+        return self._runs[benchmark]
 
 
 Columns = Mapping[str, Estimate]

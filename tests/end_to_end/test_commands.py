@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             shutil.copytree("runs/B", f"runs/{name}")
         assert main(["pack", "runs/A", "--out", "."]) == 0
         Path("experiments/runs").mkdir(parents=True)
-        shutil.copy(ROOT / "experiments/runs/icons-hard/image_ratio-0.0.results.xz", "experiments/runs")
+        shutil.copy(ROOT / "experiments/runs/icons-hard.results.xz", "experiments/runs")
         for name in ("picture.png", "best.png", "a.png", "b.png"):
             Image.new("RGB", (20, 20), "white").save(name)
         Path("prompts.txt").write_text("two dogs\na red apple\n")

@@ -23,7 +23,7 @@ from milr.rewards.vlm.cache import AnswerCache
 from milr.rewards.vlm.messages import LastingFault, PassingFault, read_completion, read_object
 from milr.rewards.vlm.official_words import read_words
 from milr.rewards.vlm.parsers import Unreadable
-from milr.runs import RunWriter, compact_run, pack_run, read_compact, read_packed, read_run
+from milr.runs import RunWriter, compact_runs, pack_run, read_compact, read_packed, read_run
 from milr.runs.page import write_page
 from milr.serve.judge import BadRequest, ChatRequest, Judge
 from milr.settings import make_settings
@@ -161,7 +161,7 @@ def doors(
         "image of a run": ((task / "steps" / "00-0.png").read_bytes(), of_run(task / "steps" / "00-0.png"), said),
         "packed file": (pack_run(whole), packed, said),
         "packed lines": (lzma.decompress(pack_run(whole)), through_xz(packed), said),
-        "compact lines": (lzma.decompress(compact_run(whole)), through_xz(compact), said),
+        "compact lines": (lzma.decompress(compact_runs([("a", whole), ("b", whole)])), through_xz(compact), said),
         "image": (image.getvalue(), decode_image, (UnreadableImage,)),
         "prompts.json": (prompts, of_file("p.json", read_prompts), said),
         "prompts.csv": (b"prompt,tag\na cat,x\n", of_file("p.csv", read_prompts), said),

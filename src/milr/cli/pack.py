@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from milr.cli.screen import echo
 from milr.errors import UsageError
+from milr.files import write_bytes
 from milr.types import say_count
+
+if TYPE_CHECKING:
+    from milr.runs import Run
 
 
 def pack(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; with --compact packed runs too.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders; with --compact packed runs and compact results too.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder for the files; default: beside the runs.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Folder for the files; default: beside the runs. With --compact also a file, NAME.results.xz, "
+            "which takes all runs: a third of the bytes.",
+        ),
     ] = None,
     compact: Annotated[
         bool,
@@ -30,28 +42,63 @@ def pack(
     ] = None,
 ) -> None:
     """Write each run as one small file, to keep or to publish: all but the images, which its tokens give again."""
-    from milr.files import write_bytes
     from milr.report.inputs import open_run
-    from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_run, pack_run, read_run
+    from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_runs, pack_run, read_run
 
+    if out is not None and out.name.endswith(COMPACT_SUFFIX):
+        if not compact:
+            raise UsageError(f"{out} is a file of compact results: add --compact, or give --out a folder")
+        named = list[str]()
+        content = compact_runs(_open_all(runs, data, named))
+        _write(out, content, say_count(len(named), "run"))
+        return
     suffix = COMPACT_SUFFIX if compact else SUFFIX
-    files = [(out or path.resolve().parent) / f"{path.resolve().name.removesuffix(SUFFIX)}{suffix}" for path in runs]
+    files = [(out or _folder(path)) / f"{_name(path)}{suffix}" for path in runs]
     _refuse_one_name(runs, files)
     for path, file in zip(runs, files, strict=True):
         run = open_run(path, data) if compact else read_run(path)
         for note in run.notes:
             echo(f"milr: {note}", err=True)
-        content = compact_run(run) if compact else pack_run(run)
-        try:
-            if file.exists() and file.read_bytes() != content:
-                raise UsageError(
-                    f"{file} is there already and is not this run; nothing was overwritten: give --out another folder"
-                )
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, content, asked=True)
-        except OSError as error:
-            raise UsageError(f"cannot write {file} ({error.strerror}): give --out a folder for the files") from error
-        echo(f"{file}: {say_count(len(run.tasks), 'task')}, {len(content) / 1000:,.0f} KB")
+        content = compact_runs([("", run)]) if compact else pack_run(run)
+        _write(file, content, say_count(len(run.tasks), "task"))
+
+
+def _open_all(paths: Sequence[Path], data: Path | None, named: list[str]) -> Iterator[tuple[str, Run]]:
+    """Yield the runs of all paths, each with its name, which is added to `named`."""
+    from milr.report.inputs import open_runs
+
+    for path in paths:
+        for run in open_runs(path, data):
+            for note in run.notes:
+                echo(f"milr: {note}", err=True)
+            named.append(_name(run.folder))
+            yield named[-1], run
+
+
+def _name(path: Path) -> str:
+    """Return a run's name: that of its folder or file, without the endings of packed runs."""
+    from milr.runs import COMPACT_SUFFIX, SUFFIX
+
+    return path.resolve().name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX)
+
+
+def _folder(path: Path) -> Path:
+    """Return the folder beside a run; for a run in a file of several, beside the file."""
+    parent = path.resolve().parent
+    return parent.parent if parent.is_file() else parent
+
+
+def _write(file: Path, content: bytes, what: str) -> None:
+    try:
+        if file.exists() and file.read_bytes() != content:
+            raise UsageError(
+                f"{file} is there already with other content; nothing was overwritten: give --out another name"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, content, asked=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {file} ({error.strerror}): give --out a folder for the files") from error
+    echo(f"{file}: {what}, {len(content) / 1000:,.0f} KB")
 
 
 def _refuse_one_name(runs: list[Path], files: list[Path]) -> None:

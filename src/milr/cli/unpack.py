@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 
 def unpack(
-    files: Annotated[list[Path], typer.Argument(help="Files that milr pack made.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the unpacked runs, one run folder per file.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Files that milr pack made; FILE/NAME for one run of a file of several.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the unpacked runs, a run folder for each.")],
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The benchmark's own files, where its prompts are not milr's.")
     ] = None,
@@ -42,24 +44,25 @@ def unpack(
 
     Compact results have no images: their folder has the settings and prompts, from which the run is drawn again.
     """
-    from milr.runs import COMPACT_SUFFIX, SUFFIX, begin_anew, check_folder, unpack_run
+    from milr.runs import COMPACT_SUFFIX, SUFFIX, begin_anew, check_folder, is_compact, unpack_run
     from milr.runs.packing import Which
 
     if pictures not in get_args(Which):
         raise UsageError(f"--pictures {pictures}: give one of {', '.join(get_args(Which))}")
     which: Which = pictures  # pyright: ignore[reportAssignmentType]
     screen = Screen(stderr=True)
-    folders = [out / file.name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX) for file in files]
+    packed = [one for file in files for one in _read(file, data)]
+    paths = [run.folder for run, _ in packed]
+    folders = [out / path.name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX) for path in paths]
     for folder, times in Counter(folders).items():
         if times > 1:
-            both = " and ".join(str(file) for file, own in zip(files, folders, strict=True) if own == folder)
+            both = " and ".join(str(path) for path, own in zip(paths, folders, strict=True) if own == folder)
             raise UsageError(f"{both} would both be {folder}; nothing was written: give each its own --out")
         check_folder(folder)
-    packed = [_read(file, data) for file in files]
     artist = _Artist(device)
     for (run, digests), folder in zip(packed, folders, strict=True):
         with _writing(folder):
-            if run.folder.name.endswith(COMPACT_SUFFIX):
+            if is_compact(run.folder):
                 begin_anew(run.manifest, folder)
                 echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
                 continue
@@ -85,13 +88,13 @@ def _writing(folder: Path) -> Generator[None]:
         ) from error
 
 
-def _read(file: Path, data: Path | None) -> tuple[Run, dict[tuple[int, int], str]]:
+def _read(file: Path, data: Path | None) -> list[tuple[Run, dict[tuple[int, int], str]]]:
     from milr.report.inputs import read_tasks
-    from milr.runs import COMPACT_SUFFIX, read_compact, read_packed
+    from milr.runs import is_compact, read_compact, read_packed
 
-    if file.name.endswith(COMPACT_SUFFIX):
-        return read_compact(file, lambda manifest, tags: read_tasks(manifest, data)), {}
-    return read_packed(file, lambda manifest: read_tasks(manifest, data))
+    if is_compact(file):
+        return [(run, {}) for run in read_compact(file, lambda manifest, tags: read_tasks(manifest, data))]
+    return [read_packed(file, lambda manifest: read_tasks(manifest, data))]
 
 
 class _Artist:

@@ -9,13 +9,12 @@ from pathlib import Path
 from milr.benchmarks import is_benchmark, load_benchmark
 from milr.errors import MilrError, UsageError
 from milr.report.entries import settings_of
-from milr.runs import COMPACT_SUFFIX, SUFFIX, Manifest, Run, read_compact, read_packed, read_run
+from milr.runs import SUFFIX, Manifest, Run, is_compact, read_compact, read_packed, read_run
 from milr.runs.layout import MANIFEST
 from milr.types import Task
 
 _DEPTH = 4
 """Depth of folders to which runs are searched for."""
-_SUFFIXES = (SUFFIX, COMPACT_SUFFIX)
 _FORM = "give run folders, files that milr pack made, or a folder of these"
 
 
@@ -47,8 +46,9 @@ def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
     errors: list[MilrError] = []
     for path in _expand(paths, strange):
         try:
-            runs.append(open_run(path, data, notes))
-            notes += runs[-1].notes
+            found = open_runs(path, data, notes)
+            runs += found
+            notes += [note for run in found for note in run.notes]
         except MilrError as error:
             errors.append(error)
             notes.append(f"left out: {error}")
@@ -71,7 +71,7 @@ def _expand(paths: Sequence[Path], strange: list[Path]) -> Iterator[Path]:
     """Yield run folders and files of runs, each once; add other paths to `strange`."""
     seen: set[Path] = set()
     for path in paths:
-        if not path.exists():
+        if not (path.exists() or path.parent.is_file()):  # below a file: one of its runs
             raise UsageError(f"{path} does not exist: {_FORM}")
         below = list(_runs_below(path, _DEPTH))
         strange += [] if below else [path]
@@ -82,8 +82,10 @@ def _expand(paths: Sequence[Path], strange: list[Path]) -> Iterator[Path]:
 
 
 def _runs_below(path: Path, depth: int) -> Iterator[Path]:
-    if path.is_file():
-        if path.name.endswith(_SUFFIXES):
+    if is_compact(path):
+        yield path
+    elif path.is_file():
+        if path.name.endswith(SUFFIX):
             yield path
     elif (path / MANIFEST).is_file():
         yield path
@@ -93,21 +95,33 @@ def _runs_below(path: Path, depth: int) -> Iterator[Path]:
 
 
 def open_run(path: Path, data: Path | None = None, notes: list[str] | None = None) -> Run:
-    """Read a run in any of its forms.
+    """Read one run, as `open_runs`.
+
+    Raises:
+        UsageError: The path has several runs.
+    """
+    run, *more = open_runs(path, data, notes)
+    if more:
+        raise UsageError(f"{path} holds {len(more) + 1} runs: give the path of one, such as {run.folder}")
+    return run
+
+
+def open_runs(path: Path, data: Path | None = None, notes: list[str] | None = None) -> tuple[Run, ...]:
+    """Read the runs of a path, in any of their forms.
 
     Args:
-        path: A run folder, a packed run or compact results.
+        path: A run folder, a packed run, compact results, or `FILE/NAME`, one run of these.
         data: As `find_runs`.
         notes: Gets a line if prompts had to be replaced by their indices.
 
     Raises:
         UsageError: It is not a run, or cannot be read.
     """
-    if path.name.endswith(COMPACT_SUFFIX):
+    if is_compact(path):
         return read_compact(path, lambda manifest, tags: _tasks_or_places(manifest, tags, data, notes))
     if path.name.endswith(SUFFIX):
-        return read_packed(path, lambda manifest: read_tasks(manifest, data))[0]
-    return read_run(path)
+        return (read_packed(path, lambda manifest: read_tasks(manifest, data))[0],)
+    return (read_run(path),)
 
 
 def read_tasks(manifest: Manifest, data: Path | None = None) -> Sequence[Task]:

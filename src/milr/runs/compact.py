@@ -1,7 +1,8 @@
-"""The results of a run in a few kilobytes: the data of every number, table and curve, without images.
+"""The results of runs in a few kilobytes each: the data of every number, table and curve, without images.
 
-Format: lines of JSON under LZMA. The first line is a `CompactRun`, each further one a `CompactTask`, in the order of
-`read_run`. Each prompt and step has text, scores with parts and reasons, the best image's index, counts of latents,
+Format: lines of JSON under LZMA. A run is a line with a `CompactRun`, and a line with a `CompactTask` for each task, in
+the order of `read_run`. A file has one run or several: they share many texts, so that one file for all takes a third of
+the bytes of a file for each. `FILE/NAME` is the path of one run of a file. Each prompt and step has text, scores with parts and reasons, the best image's index, counts of latents,
 drawings, tokens, reward calls, seconds and cost. It has no image tokens, text tokens, log probabilities, shifts of
 latents, evidence, nor the prompts of benchmarks that do not come with milr. Scores and spending are exact; seconds and
 parts are rounded.
@@ -11,22 +12,25 @@ from __future__ import annotations
 
 import lzma
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from milr.errors import UsageError
+from milr.errors import UsageError, unknown_name
 from milr.runs.layout import name_image, name_task, say_fault
 from milr.runs.packing import pack_lines
 from milr.runs.reader import Run, TaskRun, make_task_run
-from milr.runs.schema import Amount, Count, EvaluatedImage, Manifest, StoredImage, StoredStep, dump
+from milr.runs.schema import Amount, Count, EvaluatedImage, Manifest, Name, StoredImage, StoredStep, dump
 from milr.types import Finished, LatentTrace, Reasoning, Score, Task, Unscored
 from milr.untrusted import read_packed_lines
 
 COMPACT_SUFFIX = ".results.xz"
 """Ending of the file name of compact results."""
+_FIRST = b'{"compact":'
+"""How the first line of a run begins, and no other."""
 Tasks = Callable[[Manifest, Sequence[str | None]], Sequence[Task]]
 """A function that returns the tasks of a manifest without tasks, from their tags."""
 T = TypeVar("T")
@@ -113,12 +117,14 @@ class CompactTask(BaseModel):
 
 
 class CompactRun(BaseModel):
-    """The first line."""
+    """The first line of a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compact: Literal[1] = 1
     """Version of the format."""
+    name: Name = ""
+    """Tells the runs of a file apart: a file name. Empty: the file has this run alone."""
     manifest: Manifest
     """The manifest, without tasks if the prompts are not milr's: they are read from the benchmark's own files."""
     tags: tuple[str | None, ...] = ()
@@ -126,12 +132,29 @@ class CompactRun(BaseModel):
     kinds: tuple[ScoreKind, ...]
 
 
-def compact_run(run: Run) -> bytes:
-    """Return a run's compact results. Equal runs give equal bytes.
+def compact_runs(runs: Iterable[tuple[str, Run]]) -> bytes:
+    """Return the compact results of runs. Equal runs give equal bytes.
 
     Compact results are made to be given to others: of this machine's folders, only the last parts of their paths are
     kept.
+
+    Args:
+        runs: Each run with its name; "" for a run that has the file alone.
+
+    Raises:
+        UsageError: Two runs have one name.
     """
+    lines: list[bytes] = []
+    names: set[str] = set()
+    for name, run in runs:
+        if name in names:
+            raise UsageError(f"two runs are named {name}; nothing was written: give their folders different names")
+        names.add(name)
+        lines += _compact_run(name, run)
+    return pack_lines(lines, preset=9 | lzma.PRESET_EXTREME, lc=4, lp=0, pb=0)
+
+
+def _compact_run(name: str, run: Run) -> list[bytes]:
     manifest, tags = run.manifest, ()
     if manifest.data is not None:
         tags = tuple(task.tag for task in manifest.tasks)
@@ -141,9 +164,8 @@ def compact_run(run: Run) -> bytes:
         manifest = manifest.model_copy(update={"model_folder": Path(*folder.parts[-3:]).as_posix()})
     kinds: dict[ScoreKind, int] = {}
     tasks = [_compact_task(task, kinds) for task in run.tasks]
-    first = CompactRun(manifest=manifest, tags=tags, kinds=tuple(kinds))
-    lines = [dump(first), *(task.model_dump_json(exclude_defaults=True).encode() for task in tasks)]
-    return pack_lines(lines, preset=9 | lzma.PRESET_EXTREME, lc=4, lp=0, pb=0)
+    first = CompactRun(name=name, manifest=manifest, tags=tags, kinds=tuple(kinds))
+    return [dump(first), *(task.model_dump_json(exclude_defaults=True).encode() for task in tasks)]
 
 
 def _compact_task(task: TaskRun, kinds: dict[ScoreKind, int]) -> CompactTask:
@@ -209,33 +231,79 @@ def _place(places: dict[T, int], one: T) -> int:
     return places.setdefault(one, len(places))
 
 
-def read_compact(file: Path, tasks: Tasks) -> Run:
-    """Read compact results; the run's tasks have neither images nor tokens.
+def is_compact(path: Path) -> bool:
+    """Return whether the path is that of compact results, `FILE`, or of one run in them, `FILE/NAME`."""
+    file = _split(path)[0]
+    return file.name.endswith(COMPACT_SUFFIX) and not file.is_dir()
+
+
+def _split(path: Path) -> tuple[Path, str | None]:
+    """Return the file, and the name of the run if the path has one."""
+    if path.parent.name.endswith(COMPACT_SUFFIX) and path.parent.is_file():
+        return path.parent, path.name
+    return path, None
+
+
+def read_compact(path: Path, tasks: Tasks) -> tuple[Run, ...]:
+    """Read compact results; the runs' tasks have neither images nor tokens.
 
     Args:
-        file: A file made by `compact_run`.
+        path: A file made by `compact_runs`, or `FILE/NAME` for one run of a file.
         tasks: Returns the tasks for a manifest without tasks.
 
+    Returns:
+        The runs. Each one's folder is the path by which it is read alone.
+
     Raises:
-        UsageError: It is not a file of compact results, or has an unknown version.
+        UsageError: It is not a file of compact results, has an unknown version, or has no run of that name.
     """
+    file, asked = _split(path)
+    names: list[str] = []
+    runs: list[Run] = []
     try:
-        lines = read_packed_lines(file)
-        head = CompactRun.model_validate_json(next(lines, b""))
-        manifest = head.manifest
-        if not manifest.tasks:
-            manifest = Manifest.model_validate({**dict(manifest), "tasks": tuple(tasks(manifest, head.tags))})
-        found = [_read_task(file, manifest, head.kinds, CompactTask.model_validate_json(line)) for line in lines]
-        if len({(task.index, task.image) for task in found}) != len(found):
-            raise ValueError("a task is there twice")
+        for lines in _by_run(read_packed_lines(file)):
+            head = CompactRun.model_validate_json(next(lines))
+            names.append(head.name)
+            if asked in (None, head.name):
+                runs.append(_read_run(file / head.name, head, lines, tasks))
+        if len(set(names)) != len(names) or (names != [""] and not all(map(_is_file_name, names))):
+            raise ValueError("two of its runs have one name, or one has none")
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise UsageError(
             f"{file} holds no compact results ({say_fault(error)}): give a file that milr pack --compact made"
         ) from None
-    return Run(file, manifest, tuple(found))
+    if not runs:
+        raise unknown_name(f"run of {file}", str(asked), names)
+    return tuple(runs)
 
 
-def _read_task(file: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: CompactTask) -> TaskRun:
+def _by_run(lines: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+    """Yield the lines of each run, a `CompactRun` first."""
+    begun = 0
+
+    def count(line: bytes) -> int:
+        nonlocal begun
+        begun += line.startswith(_FIRST)
+        return begun
+
+    return (own for _, own in groupby(lines, count))
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and name.isprintable() and not set(name) & set("/\\")
+
+
+def _read_run(folder: Path, head: CompactRun, lines: Iterable[bytes], tasks: Tasks) -> Run:
+    manifest = head.manifest
+    if not manifest.tasks:
+        manifest = Manifest.model_validate({**dict(manifest), "tasks": tuple(tasks(manifest, head.tags))})
+    found = [_read_task(folder, manifest, head.kinds, CompactTask.model_validate_json(line)) for line in lines]
+    if len({(task.index, task.image) for task in found}) != len(found):
+        raise ValueError("a task is there twice")
+    return Run(folder, manifest, tuple(found))
+
+
+def _read_task(run: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: CompactTask) -> TaskRun:
     if one.index >= len(manifest.tasks):
         raise ValueError(f"it has no task {one.index}")
     task = manifest.tasks[one.index]
@@ -285,7 +353,7 @@ def _read_task(file: Path, manifest: Manifest, kinds: Sequence[ScoreKind], one: 
             EvaluatedImage.model_construct(step=step, number=number, score=score)
             for (step, number), score in zip(order, found, strict=True)
         )
-    folder = file / "tasks" / name_task(one.index, task, one.image)
+    folder = run / "tasks" / name_task(one.index, task, one.image)
     return make_task_run(folder, manifest, steps, evaluated, has_images=False)
 
 

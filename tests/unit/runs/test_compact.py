@@ -13,11 +13,11 @@ from milr.cli.main import main
 from milr.errors import UsageError
 from milr.report.failures import KINDS, diagnose_all
 from milr.report.gallery import show_failures
-from milr.report.inputs import find_runs
+from milr.report.inputs import find_runs, open_run
 from milr.report.page import report_tables
 from milr.report.sections import make_sections
 from milr.report.tables import as_data
-from milr.runs import COMPACT_SUFFIX, Run, compact_run, pack_run, read_compact, read_manifest, read_run
+from milr.runs import COMPACT_SUFFIX, Run, compact_runs, pack_run, read_compact, read_manifest, read_run
 from milr.types import Score, Unscored
 from tests.support.report_runs import make_run, make_tasks
 
@@ -44,7 +44,7 @@ def tables_of(runs: list[Run], *left: str) -> dict[str, object]:
 def test_every_table_comes_out_of_compact_results_as_out_of_the_run(folders: list[Path], tmp_path: Path) -> None:
     whole = [read_run(folder) for folder in folders]
     for run in whole:
-        (tmp_path / f"{run.folder.name}{COMPACT_SUFFIX}").write_bytes(compact_run(run))
+        (tmp_path / f"{run.folder.name}{COMPACT_SUFFIX}").write_bytes(compact_runs([("", run)]))
     found = {run.folder.name.removesuffix(COMPACT_SUFFIX): run for run in find_runs([tmp_path]).runs}
     again = [found[folder.name] for folder in folders]
     assert len(tables_of(whole)) > 8
@@ -62,8 +62,8 @@ def test_every_table_comes_out_of_compact_results_as_out_of_the_run(folders: lis
 def test_steps_texts_and_scores_are_kept(folders: list[Path], tmp_path: Path) -> None:
     run = read_run(folders[0])
     file = tmp_path / f"a{COMPACT_SUFFIX}"
-    file.write_bytes(compact_run(run))
-    again = read_compact(file, lambda manifest, tags: [])
+    file.write_bytes(compact_runs([("", run)]))
+    again = read_compact(file, lambda manifest, tags: [])[0]
     assert again.manifest == run.manifest
     for old, new in zip(run.tasks, again.tasks, strict=True):
         for one, other in zip(old.steps, new.steps, strict=True):
@@ -86,7 +86,7 @@ def test_steps_texts_and_scores_are_kept(folders: list[Path], tmp_path: Path) ->
                 assert {name: round(part, 2) for name, part in a.parts.items()} == b.parts
         with pytest.raises(UsageError, match="has no images"):
             new.load_image(new.answer.image)
-    assert compact_run(again) == file.read_bytes()
+    assert compact_runs([("", again)]) == file.read_bytes()
 
 
 def test_unscored_images_stay_unscored(folders: list[Path], tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_unscored_images_stay_unscored(folders: list[Path], tmp_path: Path) -> N
     step = task.steps[0].model_copy(update={"scores": (Unscored("the server is down", "far@1", True, 0.25),)})
     lost = replace(run, tasks=(replace(task, steps=(step, *task.steps[1:])),))
     file = tmp_path / f"a{COMPACT_SUFFIX}"
-    file.write_bytes(compact_run(lost))
-    found = read_compact(file, lambda manifest, tags: []).tasks[0]
+    file.write_bytes(compact_runs([("", lost)]))
+    found = read_compact(file, lambda manifest, tags: [])[0].tasks[0]
     assert found.steps[0].scores == step.scores
 
 
@@ -104,7 +104,7 @@ def test_third_party_prompts_are_left_out_and_named_by_position(folders: list[Pa
     run = read_run(folders[0])
     theirs = {"data": "nowhere", "benchmark": "geneval", "places": tuple(range(10, 10 + len(run.manifest.tasks)))}
     file = tmp_path / f"a{COMPACT_SUFFIX}"
-    file.write_bytes(compact_run(replace(run, manifest=run.manifest.model_copy(update=theirs))))
+    file.write_bytes(compact_runs([("", replace(run, manifest=run.manifest.model_copy(update=theirs)))]))
     text = lzma.decompress(file.read_bytes()).decode()
     assert not any(f'"{task.task.prompt}"' in text for task in run.tasks)
     found = find_runs([file])
@@ -114,7 +114,7 @@ def test_third_party_prompts_are_left_out_and_named_by_position(folders: list[Pa
 
 
 def test_a_file_of_another_kind_is_refused(folders: list[Path], tmp_path: Path) -> None:
-    whole = compact_run(read_run(folders[0]))
+    whole = compact_runs([("", read_run(folders[0]))])
     lines = lzma.decompress(whole).splitlines()
     task = json.loads(lines[1])
     wrong = [whole[:40], b"no", lzma.compress(lines[0] + b"\n" + json.dumps({**task, "index": 99}).encode())]
@@ -159,7 +159,71 @@ def test_compact_results_do_not_tell_where_this_machine_has_its_folders(folders:
     run = read_run(folders[0])
     model, data = "/home/somebody/lib/milr/assets/embedded", "/home/somebody/geneval"
     run = replace(run, manifest=run.manifest.model_copy(update={"model_folder": model, "data": data}))
-    first = json.loads(lzma.decompress(compact_run(run)).splitlines()[0])
+    first = json.loads(lzma.decompress(compact_runs([("", run)])).splitlines()[0])
     assert first["manifest"]["model_folder"] == "milr/assets/embedded"
     assert first["manifest"]["data"] == "geneval"
     assert "somebody" not in json.dumps(first)
+
+
+@pytest.fixture(scope="module")
+def joined(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one file of all runs."""
+    file = tmp_path_factory.mktemp("joined") / f"all{COMPACT_SUFFIX}"
+    assert main(["pack", "--compact", *map(str, folders), "--out", str(file)]) == 0
+    return file
+
+
+def test_a_file_of_several_runs_reads_as_a_file_for_each(folders: list[Path], joined: Path, tmp_path: Path) -> None:
+    found = find_runs([joined]).runs
+    assert [run.folder for run in found] == [joined / folder.name for folder in folders]
+    for folder, run in zip(folders, found, strict=True):
+        alone = tmp_path / f"{folder.name}{COMPACT_SUFFIX}"
+        alone.write_bytes(compact_runs([("", read_run(folder))]))
+        by_name, by_file = open_run(run.folder), open_run(alone)
+        assert by_name == run and by_name.manifest == by_file.manifest
+        for one, other in zip(by_name.tasks, by_file.tasks, strict=True):
+            assert one.steps == other.steps and one.evaluated == other.evaluated
+    assert joined.stat().st_size < sum(file.stat().st_size for file in tmp_path.iterdir())
+
+
+def test_one_run_of_several_is_named_by_file_and_name(
+    folders: list[Path], joined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="holds 3 runs: give the path of one, such as .*joint"):
+        open_run(joined)
+    assert main(["compare", str(joined / "zeros")]) == 2
+    assert "did you mean 'zero'?" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["compare", str(joined), "--baseline", "zero"]) == 0
+    assert capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "none.results.xz" / "zero")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert len(find_runs([joined, joined / "zero"]).runs) == 3
+
+
+def test_runs_are_added_to_a_file_and_taken_out_of_it(folders: list[Path], joined: Path, tmp_path: Path) -> None:
+    two, all_runs = tmp_path / f"two{COMPACT_SUFFIX}", tmp_path / f"all{COMPACT_SUFFIX}"
+    assert main(["pack", "--compact", *map(str, folders[:2]), "--out", str(two)]) == 0
+    assert main(["pack", "--compact", str(two), str(folders[2]), "--out", str(all_runs)]) == 0
+    assert all_runs.read_bytes() == joined.read_bytes()
+    assert main(["pack", "--compact", str(two), str(two), "--out", str(tmp_path / f"b{COMPACT_SUFFIX}")]) == 2
+    assert main(["pack", str(folders[0]), "--out", str(tmp_path / f"c{COMPACT_SUFFIX}")]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [all_runs.name, two.name]
+    assert main(["pack", "--compact", str(two / "zero")]) == 0
+    assert open_run(tmp_path / f"zero{COMPACT_SUFFIX}").tasks[0].steps == open_run(two / "zero").tasks[0].steps
+    assert main(["unpack", str(two), "--out", str(tmp_path / "anew")]) == 0
+    assert main(["unpack", str(two / "zero"), "--out", str(tmp_path / "one")]) == 0
+    assert [path.name for path in sorted((tmp_path / "anew").iterdir())] == ["joint", "zero"]
+    assert read_manifest(tmp_path / "one" / "zero") == read_manifest(tmp_path / "anew" / "zero")
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("", "a"), ("a", "../b"), ("a", "b/c"), ("..",)])
+def test_names_of_runs_are_file_names_each_once(names: tuple[str, ...], folders: list[Path], tmp_path: Path) -> None:
+    lines: list[bytes] = []
+    for name in names:
+        first, *rest = lzma.decompress(compact_runs([("", read_run(folders[0]))])).splitlines()
+        lines += [json.dumps({**json.loads(first), "name": name}, separators=(",", ":")).encode(), *rest]
+    file = tmp_path / f"a{COMPACT_SUFFIX}"
+    file.write_bytes(lzma.compress(b"\n".join(lines)))
+    with pytest.raises(UsageError, match="holds no compact results"):
+        read_compact(file, lambda manifest, tags: [])
