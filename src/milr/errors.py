@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class MilrError(Exception):
@@ -46,3 +47,30 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], also: str = "") 
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}..."
     return UsageError(f"unknown {kind} {shown!r}: {hint}known: {', '.join(names)}{also}")
+
+
+_REASONS = {
+    "int_parsing": "must be an integer",
+    "int_type": "must be an integer",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a table of names and values",
+    "missing": "is missing",
+    "extra_forbidden": "is unknown",
+}
+"""Pydantic's type of a fault -> the reason in plain words."""
+
+
+def say_reason(fault: Mapping[str, Any]) -> str:
+    """Return why pydantic refused a value, in words that go after the value's name.
+
+    Args:
+        fault: One of `ValidationError.errors()`.
+    """
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return _REASONS.get(str(fault["type"]), message.replace("Input should", "must"))

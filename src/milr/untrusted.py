@@ -14,6 +14,8 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from milr.errors import say_reason
+
 MOST_BYTES = 32 * 2**20
 """Most bytes of one file that is read whole: a hundred times those of milr's runs. A JSON text of numbers takes up to
 twenty times its bytes while it is read."""
@@ -191,4 +193,5 @@ def first_fault(error: ValidationError) -> str:
     """Return where a model refuses its data, and why, in one line; the data itself is left out."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"][:6]))
-    return one_line(f"{where}: {first['msg']}" if where else first["msg"], 200)
+    reason = say_reason(first)
+    return one_line(f"{where}: {reason}" if where else reason, 200)

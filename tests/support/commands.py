@@ -186,7 +186,7 @@ WRONG_USES: dict[str, list[tuple[str, str]]] = {
     "serve-reward": [
         ("serve-reward", "Missing argument"),
         ("serve-reward icnos", "did you mean 'icons'?"),
-        ("serve-reward icons --port 70000", "Input should be less than or equal to 65535"),
+        ("serve-reward icons --port 70000", "'70000' must be less than or equal to 65535"),
         ("serve-reward icons --port eighty", "Invalid value for '--port'"),
         ("serve-reward icons --model embedded", "asks no model: leave --model out"),
         ("serve-reward http://localhost:8123/score", "is served already"),

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from milr._version import __version__
 from milr.cli.ablate import ablate
@@ -42,7 +43,7 @@ from milr.cli.serve_reward import serve_reward
 from milr.cli.show import show
 from milr.cli.status import status
 from milr.cli.unpack import unpack
-from milr.errors import MilrError, UsageError
+from milr.errors import MilrError, UsageError, say_reason
 from milr.untrusted import printable
 
 COMMANDS: Sequence[Callable[..., None]] = (
@@ -147,8 +148,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message())
             return 2
-        return _fail(f"{str(message()).rstrip('.')}; see {where} --help")
+        said = _name_value(str(message()).rstrip("."), error.__cause__)
+        return _fail(f"{said}; see {where} --help")
     return status if isinstance(status, int) else 0
+
+
+def _name_value(message: str, cause: BaseException | None) -> str:
+    """Return an error of the parser with the refused value; newer versions of typer leave it out."""
+    if not isinstance(cause, ValidationError):
+        return message
+    fault = cause.errors(include_url=False)[0]
+    return message.replace(fault["msg"], f"{str(fault['input'])!r} {say_reason(fault)}")
 
 
 @cache

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from milr.benchmarks import BENCHMARKS
 from milr.benchmarks.runner import BenchmarkJob, BenchmarkSettings, check_names, check_settings
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError, say_reason, unknown_name
 from milr.files import LOCK, hold, write_text
 from milr.methods import METHODS, POOLED
 from milr.methods.latents import count_latents
@@ -115,7 +115,9 @@ def read_recipe(name: str) -> Recipe:
     except ValidationError as error:
         wrong = error.errors()[0]
         where = ".".join(map(str, wrong["loc"]))
-        raise UsageError(f"{path}: {where}: {wrong['msg']}; a recipe has {', '.join(Recipe.model_fields)}") from None
+        raise UsageError(
+            f"{path}: {where}: {say_reason(wrong)}; a recipe has {', '.join(Recipe.model_fields)}"
+        ) from None
 
 
 def plan_runs(
@@ -255,7 +257,7 @@ def _settings(values: Values, describe: Callable[[str], Description]) -> Benchma
         )
     except ValidationError as error:
         wrong = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {wrong['msg']}") from None
+        raise UsageError(f"{'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {say_reason(wrong)}") from None
 
 
 def _describe(model: str) -> Description:

@@ -30,7 +30,7 @@ from milr.untrusted import read_packed_lines
 COMPACT_SUFFIX = ".results.xz"
 """Ending of the file name of compact results."""
 _FIRST = b'{"compact":'
-"""How the first line of a run begins, and no other."""
+"""Beginning of the first line of each run, and of no other line."""
 Tasks = Callable[[Manifest, Sequence[str | None]], Sequence[Task]]
 """A function that returns the tasks of a manifest without tasks, from their tags."""
 T = TypeVar("T")

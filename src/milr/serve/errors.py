@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from milr.errors import MilrError
+from milr.errors import MilrError, say_reason
 
 log = logging.getLogger("milr.serve")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -116,7 +116,7 @@ def _first(error: RequestValidationError) -> ApiError:
     if wrong["type"] == "json_invalid":
         return ApiError(400, "invalid_json", "the body is no JSON")
     where = [str(part) for part in wrong["loc"][1:]]
-    message = str(wrong["msg"]).removeprefix("Value error, ")
+    message = say_reason(wrong)
     param = ".".join(where) or None
     return ApiError(400, "invalid_value", f"{json.dumps(param)}: {message}" if param else message, param=param)
 

@@ -10,7 +10,7 @@ from typing import Any, Self, cast, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
 
 from milr.display import show_table
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError, say_reason, unknown_name
 from milr.registry import Entry, find, load
 from milr.settings.models import METHOD_SETTINGS, MethodSettings, MilrSettings, RunSettings, SamplingParams
 from milr.settings.strategies import STRATEGIES
@@ -207,11 +207,10 @@ def _validate(kind: type[BaseModel], values: Mapping[str, object]) -> BaseModel:
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0])
-        message = str(wrong["msg"]).removeprefix("Value error, ")
         if wrong["type"] == "value_error":
-            raise UsageError(message) from None
+            raise UsageError(say_reason(wrong)) from None
         limits = allowed(kind, name) if wrong["type"] in _BOUNDS else ""
-        raise UsageError(f"{name} {wrong['input']}: {limits or message}") from None
+        raise UsageError(f"{name} {wrong['input']}: {limits or say_reason(wrong)}") from None
 
 
 def allowed(kind: type[BaseModel], name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from milr.errors import UsageError, unknown_name
+from milr.errors import UsageError, say_reason, unknown_name
 from milr.tasks.checklists import read_checklist
 from milr.tasks.grammar import read_prompt
 from milr.tasks.prompt_files import PROMPT_KEYS, find_key, name_file, read_rows
@@ -188,7 +188,7 @@ def _from_values(values: Mapping[str, object], free: bool) -> Task:
         where = ".".join(map(str, first["loc"]))
         keys = ("class", "count", "color", "position") if len(first["loc"]) > 1 else Task.model_fields
         raise UsageError(
-            f"{where!r}: {first['msg']}; the keys are {', '.join(keys)}, as in GenEval's evaluation_metadata.jsonl"
+            f"{where!r}: {say_reason(first)}; the keys are {', '.join(keys)}, as in GenEval's evaluation_metadata.jsonl"
         ) from error
     by_prompt = _from_text(task.prompt, free)
     if not task.include and not task.exclude:

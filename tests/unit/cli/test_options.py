@@ -180,13 +180,15 @@ def test_settings_of_a_third_party_method_are_options_too(
     fake = ["--model", "milr.testing:FakeModel", "--reward", "milr.testing:FakeReward"]
     command = ["generate", "a cat", *fake, "--method=./mine.py:mine", "--steps", "1"]
     assert main([*command, "--texts", "2", "--fast", "--set", 'words=["a"]', "--out", "run"]) == 2
-    assert 'words ["a"]: Input should be a valid tuple' in capsys.readouterr().err
+    assert 'words ["a"]: must be a list' in capsys.readouterr().err
     assert main([*command, "--texts", "2", "--fast", "--out", "run"]) == 0
     settings = read_run("run").manifest.settings
     assert (settings.get("texts"), settings.get("fast"), settings.get("words")) == (2, True, None)
     capsys.readouterr()
     for wrong, said in (
-        (["--texts", "many"], "'--texts': Input should be a valid integer"),
+        (["--texts", "many"], "'--texts': 'many' must be an integer"),
+        (["--lr", "fast"], "'--lr': 'fast' must be a number"),
+        (["--fail-under", "2"], "'--fail-under': '2' must be less than or equal to 1"),
         (["--texts", "0"], "texts 0: must be at least 1"),
         (["--txts", "2"], "No such option: --txts"),
         (["--method", "./mine.py:yours", "--texts", "2"], "mine.py has no 'yours'"),

@@ -189,7 +189,10 @@ def test_networks_are_loaded_on_the_given_device(capsys: Out, monkeypatch: pytes
         ),  # four requests, with growing pauses
         ([CATS, "--prompt", "a cat", "--vlm-budget", "lots"], "give calls or tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-url", "there"], "is no URL"),
-        ([CATS, "--prompt", "a cat", "--reward", "icons", "--fail-under", "90"], "'--fail-under': Input should be"),
+        (
+            [CATS, "--prompt", "a cat", "--reward", "icons", "--fail-under", "90"],
+            "'--fail-under': '90' must be less than or equal to 1",
+        ),
         ([CATS, "--prompt", "a cat", "--vlm-price", "2.5"], "give two prices per million tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-price=-1,2"], "give two prices per million tokens"),
     ],

@@ -240,7 +240,7 @@ def test_tables_without_a_readable_prompt_column_are_refused(tmp_path: Path) -> 
         ("a.json", "[[]]", "item 1: '[]' is no prompt"),
         ("a.json", "[" * 100_000, "it is nested too deeply"),
         ("a.json", '[{"prompt": "a cat"}, {"title": "a dog"}]', "item 2: no key 'prompt' among 'title'"),
-        ("a.json", '[{"prompt": null}]', "item 1: 'prompt': Field required"),
+        ("a.json", '[{"prompt": null}]', "item 1: 'prompt': is missing"),
         ("a.json", "[]", "holds no prompts"),
         ("a.txt", "two\0dogs", "holds NUL characters"),
     ],

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from milr.benchmarks.layouts.base import FoundPicture, OneEdition, Scored
-from milr.errors import UsageError
+from milr.errors import UsageError, say_reason
 from milr.files import write_text
 from milr.rewards.geneval.rules import kept_objects, to_detections
 from milr.tasks import OBJECT_NAMES, check_task, read_tasks
@@ -143,7 +143,7 @@ def _pictures(prompt_folder: Path) -> list[FoundPicture]:
     except FileNotFoundError:
         raise UsageError(f"no {source}: each numbered folder needs its line of evaluation_metadata.jsonl") from None
     except (OSError, ValueError, TypeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        reason = say_reason(error.errors()[0]) if isinstance(error, ValidationError) else error
         raise UsageError(f"{source} is not GenEval's metadata ({reason}): give one JSON object") from error
     if task.tag is None:
         raise UsageError(f"{source} has no tag, and GenEval's scores go by tag: give one of GenEval's six")
