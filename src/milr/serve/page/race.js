@@ -2,7 +2,7 @@
 
 import { follow, get, post, show } from "./api.js";
 import { drawChart } from "./chart.js";
-import { h, number, say, unique } from "./dom.js";
+import { count, h, number, say, unique } from "./dom.js";
 import { makePrompt, readSchema } from "./settings.js";
 import { linesOf } from "./viewer.js";
 
@@ -47,7 +47,7 @@ export async function race(root, signal, ...ids) {
       const last = one.steps.at(-1);
       show(one.image, last.best.url);
       one.image.alt = `best image by ${one.name}; reward ${number(last.best.reward)}`;
-      one.facts.textContent = `reward ${number(last.best.reward)} after ${last.drawings.toFixed(1)} images, ${last.seconds.toFixed(1)} s${last.finished ? `; ${last.finished}` : ""}`;
+      one.facts.textContent = `reward ${number(last.best.reward)} after ${count(last.drawings, "image")}, ${last.seconds.toFixed(1)} s${last.finished ? `; ${last.finished}` : ""}`;
       const seen = Object.entries(last.panel).map(([who, { first, best }]) => `${who}, which only watches: ${number(first)} → ${number(best)}`);
       one.verdict.textContent = seen.join("; ");
       one.chart.replaceChildren(drawChart({ title: one.name, end, xLabel: axis === "drawings" ? "images" : "s", lines: linesOf(one.steps, (step) => step[axis], false) }));

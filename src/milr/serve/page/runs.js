@@ -101,7 +101,7 @@ export async function compare(root, signal, left, right) {
   const keyOf = (one) => `${one.prompt}\n${one.image}`;
   const other = new Map(b.results.map((one) => [keyOf(one), one]));
   const rows = a.results.filter((one) => other.has(keyOf(one))).map((one) => [one, other.get(keyOf(one))]);
-  const cell = (one) => h("td", {}, picture(one.best.url, `best image for ${one.prompt}`), h("p", {}, `reward ${number(one.best.reward)}, ${one.drawings.toFixed(1)} images`));
+  const cell = (one) => h("td", {}, picture(one.best.url, `best image for ${one.prompt}`), h("p", {}, `reward ${number(one.best.reward)}, ${count(one.drawings, "image")}`));
   rows.sort(([x, y], [u, v]) => Math.abs(v.best.reward - u.best.reward) - Math.abs(y.best.reward - x.best.reward));
   root.replaceChildren(
     h("h2", {}, "Two runs, prompt by prompt"),

@@ -2,7 +2,7 @@
 
 import { download, show } from "./api.js";
 import { drawChart } from "./chart.js";
-import { button, h, number, s, unique } from "./dom.js";
+import { button, count, h, number, s, unique } from "./dom.js";
 
 // Returns the words of `now`, each with whether it is not in `before` at its place in the order.
 export function compareWords(before, now) {
@@ -198,7 +198,7 @@ export class Viewer {
     this.verdict.replaceChildren(h("p", {}, `Reward ${number(picture.reward)}${picture.explanation ? `: ${picture.explanation}` : ""}`), h("ul", { class: "checks" }, checks));
     const trace = step.trace;
     const moved = trace && trace.text_shift !== null ? `; text latents moved by ${(100 * trace.text_shift).toFixed(1)} %, image latents by ${(100 * trace.image_shift).toFixed(1)} %` : "";
-    this.facts.textContent = `${step.drawings.toFixed(1)} images, ${step.seconds.toFixed(1)} s${moved}${step.finished ? `; ended: ${step.finished}` : ""}`;
+    this.facts.textContent = `${count(step.drawings, "image")}, ${step.seconds.toFixed(1)} s${moved}${step.finished ? `; ended: ${step.finished}` : ""}`;
     this.curves.replaceChildren(drawChart({ title: "Rewards by step", xLabel: "steps", now: step.step, lines: linesOf(this.steps, (one) => one.step, true) }));
   }
 
