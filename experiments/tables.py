@@ -179,6 +179,7 @@ SPACES = (
     ("image latents beside text latents: JOINT - text latents alone", JOINT, "image_ratio-0.0"),
     ("text latents beside image latents: JOINT - image latents alone", JOINT, "text_ratio-0.0"),
     ("the gradient's direction: JOINT - random gradient", JOINT, "gradient-random"),
+    ("text and image latents, fixed noise", "noise-fixed", "noise-fixed_gradient-zero"),
     ("steer (ours)", STEER, f"{STEER}_gradient-zero"),
     ("image latents alone as offsets (ours)", BOTH_IMAGE, "image_ratio-0.0_gradient-zero"),
     ("..., minus a random direction", BOTH_IMAGE, f"{BOTH_IMAGE}_gradient-random"),

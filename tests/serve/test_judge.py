@@ -136,7 +136,7 @@ def test_a_server_without_a_judge_says_so(site: Site) -> None:
 
 def test_one_server_draws_and_judges(serve: OpenSite) -> None:
     with serve(judge=Judge(FakeReward(lambda image, task: 0.0))) as site:
-        asked = json.loads(ask(GOOD, model="any"))
+        asked = json.loads(ask(GOOD, model="milr:fake@1"))
         create: Any = site.openai.chat.completions.create
         chat = create(**asked)
         assert chat.choices[0].message.content == "-1" and chat.model == "milr:fake@1"

@@ -16,10 +16,10 @@ from milr.serve.listen import listening
 
 
 @contextmanager
-def judging(reward: Reward, *, key: str = "", **limits: int) -> Generator[str]:
+def judging(reward: Reward, *, key: str = "", flip: float = 0.0, **limits: int) -> Generator[str]:
     """Serve a reward as a judge during the block; give the value for --vlm-url."""
     with TemporaryDirectory() as folder:
         settings = ServeSettings(port=0, data=Path(folder), limits=Limits(**{"per_minute": 100_000, **limits}))
-        app = make_app([], settings, KeyRing([key] if key else []), Judge(reward))
+        app = make_app([], settings, KeyRing([key] if key else []), Judge(reward, flip=flip))
         with listening(app, settings) as listener:
             yield f"{listener.url}/v1"

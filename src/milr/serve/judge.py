@@ -99,9 +99,13 @@ class Judge:
             limits: How many questions may wait, and how long.
 
         Raises:
-            ApiError: Too many questions wait, no answer in time, no question of a known protocol, or an image that the
-                reward cannot score.
+            ApiError: Another model is asked for, too many questions wait, no answer in time, no question of a known
+                protocol, or an image that the reward cannot score.
         """
+        if question.model not in (None, self.name):  # a client records who judged by the name that it asks for
+            asked = one_line(repr(question.model), 80)
+            said = f"no model {asked} is here: this judge is {self.name}; of milr, type --vlm-model {self.name}"
+            raise ApiError(404, "model_not_found", said)
         if self._open.total() >= limits.questions or self._open[client] >= limits.client_questions:
             raise busy(f"{self._open.total()} questions wait, {self._open[client]} of yours", 1)
         self._open[client] += 1
@@ -227,6 +231,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     messages: list[_Message] = Field(min_length=1, max_length=64)
+    model: str | None = None
     logprobs: bool = False
     stream: bool | None = None
 

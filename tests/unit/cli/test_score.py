@@ -39,9 +39,10 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def judge() -> Iterator[str]:
+def judge() -> Iterator[list[str]]:
+    """Return the options of commands that ask a judge."""
     with judging(Icons()) as url:
-        yield url
+        yield ["--vlm-url", url, "--vlm-model", Judge(Icons()).name]
 
 
 def scored(*argv: str, capsys: Out) -> list[dict[str, object]]:
@@ -209,27 +210,42 @@ def test_errors_are_one_line(argv: list[str], said: str, capsys: Out) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["gpt-4o", "gpt-4o:p-yes", "wise", "unified-reward", "mix:gpt-4o+icons"])
-def test_vlm_judges_are_asked_over_http(reward: str, judge: str, capsys: Out) -> None:
+def test_vlm_judges_are_asked_over_http(reward: str, judge: list[str], capsys: Out) -> None:
     Path("tasks.jsonl").write_text(
         "".join(json.dumps({"prompt": p, "explanation": p}) + "\n" for p in ("three cats", "three cats"))
     )
-    argv = [CATS, APPLE, "--tasks", "tasks.jsonl", "--reward", reward, "--vlm-url", judge]
+    argv = [CATS, APPLE, "--tasks", "tasks.jsonl", "--reward", reward, *judge]
     right, wrong = scored(*argv, capsys=capsys)
     assert float(str(right["value"])) == pytest.approx(1.0, abs=1e-5)
     assert float(str(wrong["value"])) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_a_price_makes_a_cost(judge: str, capsys: Out) -> None:
-    argv = [CATS, "--prompt", "three cats", "--reward", "gpt-4o", "--vlm-url", judge, "--vlm-price", "1000000,0"]
+def test_a_price_makes_a_cost(judge: list[str], capsys: Out) -> None:
+    argv = [CATS, "--prompt", "three cats", "--reward", "gpt-4o", *judge, "--vlm-price", "1000000,0"]
     (first,) = scored(*argv, capsys=capsys)
     assert float(str(first["cost"])) >= 1  # a dollar per token
     (again,) = scored(*argv, capsys=capsys)
     assert "cost" not in again  # from the cache
 
 
-def test_an_icon_judge_gives_wise_middle_marks_for_realism_and_beauty(judge: str, capsys: Out) -> None:
+def test_a_judge_answers_under_its_own_name_alone(judge: list[str], capsys: Out) -> None:
+    """A run must not say that GPT-4o judged it, and the cache must not take one judge's answers for another's."""
+    argv = ["score", CATS, "--prompt", "three cats", "--reward", "gpt-4o", "--vlm-url", judge[1]]
+    assert main(argv) == 3
+    said = capsys.readouterr()
+    assert "no model 'gpt-4o-2024-11-20' is here" in said.out + said.err
+    assert f"type --vlm-model {judge[-1]}" in said.out + said.err
+    assert main([*argv, *judge]) == 0
+    capsys.readouterr()
+    with judging(Icons(), flip=1.0) as url:
+        flipped = ["--vlm-url", url, "--vlm-model", Judge(Icons(), flip=1.0).name]
+        (row,) = scored(*argv[1:6], *flipped, capsys=capsys)
+    assert row["value"] == 0.0 and flipped[-1] in str(row["reward"])
+
+
+def test_an_icon_judge_gives_wise_middle_marks_for_realism_and_beauty(judge: list[str], capsys: Out) -> None:
     Path("tasks.jsonl").write_text('{"prompt": "three cats", "explanation": "cats"}\n')
-    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise-legacy", "--vlm-url", judge, capsys=capsys)
+    (row,) = scored(CATS, "--tasks", "tasks.jsonl", "--reward", "wise-legacy", *judge, capsys=capsys)
     assert row["value"] == pytest.approx(0.85)
 
 
@@ -259,14 +275,14 @@ def test_a_share_of_verdicts_can_be_reversed() -> None:
 
 
 @pytest.mark.slow
-def test_generate_with_a_vlm_judge_a_panel_and_a_budget(judge: str, capsys: Out) -> None:
+def test_generate_with_a_vlm_judge_a_panel_and_a_budget(judge: list[str], capsys: Out) -> None:
     argv = ["generate", "a photo of four red dogs", "--reward", "gpt-4o"]
-    argv += ["--vlm-url", judge, "--vlm-budget", "2"]
+    argv += [*judge, "--vlm-budget", "2"]
     # No reward is above the stop value, and no answer is cached, so only the budget ends the search.
     argv += ["--stop-at", "1", "--method", "best-of-n-sampled"]
     assert main([*argv, "--panel", "icons-soft,gpt-4o:p-yes", "--steps", "4", "--out", "run"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"milr: VLM judge: gpt-4o-2024-11-20 at 127.0.0.1:\d+: 5 calls at most", out)
+    assert re.search(rf"milr: VLM judge: {re.escape(judge[-1])} at 127.0.0.1:\d+: 5 calls at most", out)
     assert "unscored" in out and "the VLM budget of 2 calls is spent" in out
     assert "panel icons-soft: " in out and "VLM judges: 2 calls" in out
     run = read_run("run")

@@ -271,6 +271,13 @@ def find_fault(
 
 
 def _excerpt(body: bytes) -> str:
+    """Return the message of an error in OpenAI's form, else the beginning of the body."""
+    try:
+        message = json.loads(body[: 4 * MOST_TOLD])["error"]["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        message = None
+    if isinstance(message, str) and message.strip():
+        return quote(redact(message), MOST_TOLD // 4)
     return quote(redact(body[:MOST_TOLD].decode(errors="replace")))
 
 
