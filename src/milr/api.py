@@ -26,7 +26,7 @@ from milr.parts import Asked, load_parts
 from milr.results import Result, Results
 from milr.rewards import check_scorable, default_reward
 from milr.rewards.base import Reward, RewardFunction, make_reward
-from milr.runs import check_folder, default_folder, read_manifest, read_run
+from milr.runs import check_folder, default_folder, read_manifest, read_run, say_resume
 from milr.runs.layout import MANIFEST
 from milr.runs.time_left import TimeLeft
 from milr.settings import find_settings
@@ -161,7 +161,7 @@ def generate(
             for record, _, path in records:
                 show(record, path)
     except KeyboardInterrupt as error:
-        typed = f", or type: milr generate --resume {folder}" if asked.names else ""
+        typed = f", or type: {say_resume(folder, benchmark=False)}" if asked.names else ""
         error.add_note(f"milr: what is finished is in {folder}; to go on, add out={str(folder)!r}, resume=True{typed}")
         raise
     results = Results(read_run(folder))

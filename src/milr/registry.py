@@ -49,7 +49,7 @@ class Entry:
     """Name and version of the installed package that offers it; None for milr's own entries and for code."""
 
 
-def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
+def find(kind: str, name: str, table: Mapping[str, Entry], also: str = "") -> Entry:
     """Return the entry of that name; import nothing, run no file.
 
     Args:
@@ -57,6 +57,7 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         name: A name of the table or of an installed package, or code: ``package.module:attribute``,
             ``./file.py:attribute``.
         table: milr's own names.
+        also: What else may be typed, for the error: ", a folder".
 
     Raises:
         UsageError: There is no such name or file, or several packages offer it. Names the nearest one.
@@ -75,8 +76,8 @@ def find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
         if file := _FILE.fullmatch(name):
             _check_file(file["module"], file["attribute"] or "")
         return Entry(name, "code that was typed")
-    also = ", and package.module:attribute or ./file.py:attribute" if kind in GROUPS else ""
-    raise unknown_name(kind, name, [*table, *offered], also)
+    code = ", and package.module:attribute or ./file.py:attribute" if kind in GROUPS else ""
+    raise unknown_name(kind, name, [*table, *offered], also + code)
 
 
 def is_named(kind: str, name: str, table: Mapping[str, Entry]) -> bool:

@@ -19,7 +19,7 @@ from milr.benchmarks.layouts.base import Layout
 from milr.errors import UsageError
 from milr.files import PART, move
 from milr.registry import find
-from milr.runs import Manifest, Run
+from milr.runs import Manifest, Run, say_resume
 from milr.types import Task
 from milr.untrusted import UntrustedError, resolve_inside
 
@@ -117,7 +117,7 @@ def _check(runs: Sequence[Run], layout: str, partial: bool) -> Benchmark:
             damaged = f"; {len(run.damaged)} of them are damaged, the first is {run.damaged[0]}" if run.damaged else ""
             raise UsageError(
                 f"{run.folder} has {left} tasks that have not finished, and official scorers do not notice: type "
-                f"milr benchmark --resume {run.folder} first, or give --partial{damaged}"
+                f"{say_resume(run.folder, benchmark=True)} first, or give --partial{damaged}"
             )
     if not is_benchmark(first.manifest.benchmark):
         raise UsageError(f"{first.manifest.benchmark} is no benchmark of this milr, so it has no official layout")

@@ -26,7 +26,7 @@ from milr.rewards import (
     check_reward,
     check_scorable,
 )
-from milr.runs import RunWriter, check_folder, read_manifest, read_run
+from milr.runs import RunWriter, check_folder, read_manifest, read_run, say_resume
 from milr.settings import Settings, make_settings
 from milr.types import Task
 from milr.workers import RewardChoice, WorkerChoice, load_chosen
@@ -149,7 +149,7 @@ class BenchmarkJob(Job):
                 missing.
         """
         if read_manifest(folder).benchmark is None:
-            raise UsageError(f"{folder} holds no benchmark's run: type milr generate --resume {folder}")
+            raise UsageError(f"{folder} holds no benchmark's run: type {say_resume(folder, benchmark=False)}")
         manifest, names = read_names(folder, typed)
         assert manifest.benchmark is not None
         check_stored("benchmark", manifest.benchmark, BENCHMARKS, folder, typed)

@@ -50,7 +50,7 @@ from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
 from milr.models import find_source
 from milr.models.hub import HubAccess
-from milr.runs import default_folder
+from milr.runs import default_folder, say_resume
 from milr.settings import make_settings
 from milr.types import say_count
 
@@ -207,11 +207,11 @@ def _run(
             for record, image, folder in records:
                 progress.show(record, image, folder)
     except KeyboardInterrupt:
-        always.print(f"milr: interrupted; to go on, type: milr benchmark --resume {job.folder}")
+        always.print(f"milr: interrupted; to go on, type: {say_resume(job.folder, benchmark=True)}")
         show_page(job.folder, always.print, open_page)
         raise typer.Exit(INTERRUPTED) from None
     except MilrError as error:
-        raise error.extend(f"; to go on, type: milr benchmark --resume {job.folder}") from error
+        raise error.extend(f"; to go on, type: {say_resume(job.folder, benchmark=True)}") from error
     finally:
         vlm.client.close()
     scorer = (
@@ -232,7 +232,7 @@ def _run(
         screen.print(f"tasks ended: {progress.ends()}")
     say_workers(job, screen, always, progress.verbose)
     if job.stopped is not None:
-        go_on = f"to go on, type: milr benchmark --resume {job.folder}"
+        go_on = f"to go on, type: {say_resume(job.folder, benchmark=True)}"
         too_small = "no task can finish within it: begin a new run with a larger total limit"
         always.print(f"milr: stopped, {name_flags(job.stopped)}; {go_on if progress.ends() else too_small}")
     for line in vlm.conclusion([]):

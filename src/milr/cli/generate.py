@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -54,7 +53,7 @@ from milr.rewards import (
     check_scorable,
     default_reward,
 )
-from milr.runs import check_folder, default_folder, read_manifest, read_run
+from milr.runs import check_folder, default_folder, read_manifest, read_run, say_resume
 from milr.settings import make_settings
 from milr.tasks import PromptFile, explain, read_prompt_file, tasks_from_prompts
 from milr.types import Score
@@ -147,6 +146,7 @@ def generate(
     prompts = prompts or []
     _check_prompts(prompts, prompts_file)
     check_names(model, reward, dtype)
+    vlm.check_used(reward, evaluator)
     if evaluator is not None:
         check_reward(evaluator)
     if out is not None:
@@ -219,7 +219,7 @@ def _resume(
     from milr.workers import load_chosen, read_reward_workers, read_workers
 
     if read_manifest(folder).benchmark is not None:
-        raise UsageError(f"{folder} is a benchmark's run: type milr benchmark --resume {folder}")
+        raise UsageError(f"{folder} is a benchmark's run: type {say_resume(folder, benchmark=True)}")
     manifest, names = read_names(folder, typed)
     names = replace(names, panel=vlm.panel or names.panel)
     screen.print(f"milr: going on with {folder}: loading {_the_model(names.model)} ...")
@@ -248,7 +248,7 @@ def _draw(
 
     parts, folder, manifest = job.parts, job.folder, job.writer.manifest
     tasks, settings = manifest.tasks, manifest.settings
-    go_on = f"to go on, type: milr generate --resume {shlex.quote(str(folder))}"
+    go_on = f"to go on, type: {say_resume(folder, benchmark=False)}"
     screen.print(f"milr: by the method {name_search(settings)}")
     watched = {**({} if parts.evaluator is None else {"evaluator": parts.evaluator}), **parts.panel}
     for line in vlm.costs(parts.reward, watched, parts.model, settings.most_images(len(tasks) - len(finished)), tasks):

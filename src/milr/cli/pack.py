@@ -45,6 +45,8 @@ def pack(
     from milr.report.inputs import open_run
     from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_runs, pack_run, read_run
 
+    if out is not None and out.suffix.lower() == ".xz" and not out.name.endswith(COMPACT_SUFFIX):
+        raise UsageError(f"--out {out}: give a folder, or with --compact a file for all runs, NAME{COMPACT_SUFFIX}")
     if out is not None and out.name.endswith(COMPACT_SUFFIX):
         if not compact:
             raise UsageError(f"{out} is a file of compact results: add --compact, or give --out a folder")

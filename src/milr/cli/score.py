@@ -59,6 +59,7 @@ def score(
         check_reward(reward)
     check_dtype(dtype)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
+    vlm.check_used(reward)
     files = [file for path in images for file in list_images(path)]
     wanted = _read_wanted(len(files), prompt, tasks)
     reward, placement = _choose(reward, model, wanted.tasks), Placement(device, dtype)

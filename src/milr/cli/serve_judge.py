@@ -26,8 +26,8 @@ def serve_judge(
 ) -> None:
     """Serve a local reward as an OpenAI-compatible VLM judge, for --vlm-url on this machine.
 
-    It is milr serve with --vlm-judge alone: nothing is drawn or kept. If MILR_VLM_KEY is set, requests must bring it,
-    as milr's own do.
+    It prints what a client types. It draws and keeps nothing. If MILR_VLM_KEY is set, requests must bring it, as
+    milr's own do.
     """
     check_installed()
     from milr.models.devices import Placement
@@ -42,4 +42,11 @@ def serve_judge(
         settings = ServeSettings(port=port, data=Path(folder), limits=Limits(per_minute=_PER_MINUTE))
         app = make_app([], settings, KeyRing([key] if key else []), judge)
         asks = f", for requests with the key in {OWN_KEY}" if key else ""
-        run_server(app, settings, lambda url: f"judging by {judge.name} at {url}/v1{asks} (Ctrl-C ends it)")
+        run_server(
+            app,
+            settings,
+            lambda url: (
+                f"judging by {judge.name}{asks} (Ctrl-C ends it); a client types: --reward gpt-4o "
+                f"--vlm-url {url}/v1 --vlm-model {judge.name}"
+            ),
+        )

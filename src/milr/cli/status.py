@@ -12,7 +12,7 @@ import typer
 from milr.cli.screen import echo
 from milr.errors import UsageError
 from milr.files import PART
-from milr.runs import read_manifest
+from milr.runs import read_manifest, say_resume
 from milr.runs.layout import MANIFEST, RECORDS, find_inside
 from milr.runs.lock import check_unheld
 from milr.runs.schema import Manifest
@@ -100,8 +100,8 @@ def _say_state(folder: Path, manifest: Manifest) -> str:
     except UsageError:
         where = "" if session is None else f" in process {session.process} on {session.host}"
         return f"running{where}"
-    command = "generate" if manifest.benchmark is None else "benchmark"
-    return f"killed, nobody works on it (milr {command} --resume {folder} goes on)"
+    go_on = say_resume(folder, benchmark=manifest.benchmark is not None)
+    return f"killed, nobody works on it ({go_on} goes on)"
 
 
 def _find_last(folder: Path) -> float | None:

@@ -44,7 +44,7 @@ def unpack(
 
     Compact results have no images: their folder has the settings and prompts, from which the run is drawn again.
     """
-    from milr.runs import COMPACT_SUFFIX, SUFFIX, begin_anew, check_folder, is_compact, unpack_run
+    from milr.runs import COMPACT_SUFFIX, SUFFIX, begin_anew, check_folder, is_compact, say_resume, unpack_run
     from milr.runs.packing import Which
 
     if pictures not in get_args(Which):
@@ -64,7 +64,8 @@ def unpack(
         with _writing(folder):
             if is_compact(run.folder):
                 begin_anew(run.manifest, folder)
-                echo(f"{folder}: settings and prompts; milr benchmark --resume {folder} draws it again")
+                go_on = say_resume(folder, benchmark=run.manifest.benchmark is not None)
+                echo(f"{folder}: settings and prompts; {go_on} draws it again")
                 continue
             redraw = None if which == "none" else artist.for_run(run)
             found = [same for _, _, same in unpack_run(run, digests, folder, redraw, which)]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from milr.errors import UsageError
-from milr.rewards import Reward, check_reward
+from milr.rewards import Reward, check_reward, may_ask_vlm
 from milr.rewards.mix import costs_of
 from milr.rewards.panel import measure_gaps
 from milr.rewards.vlm.budget import estimate
@@ -55,6 +55,24 @@ class VlmOptions:
             check_reward(name)
         settings = VlmSettings(url=url, model=model, budget=budget, price=None if price is None else _read_price(price))
         return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
+
+    def check_used(self, *rewards: str | None) -> None:
+        """Refuse options of VLM judges if no reward may ask one.
+
+        Args:
+            rewards: Names beside the panel's; None for a default, which asks none.
+
+        Raises:
+            UsageError: Names an option that would be ignored.
+        """
+        if any(may_ask_vlm(name) for name in (*rewards, *self.panel) if name is not None):
+            return
+        given = self.client.settings
+        values = {"url": given.url, "model": given.model, "budget": given.budget, "price": given.price}
+        for name, value in values.items():
+            if value is not None:
+                flag = f"--vlm-{name}"
+                raise UsageError(f"{flag}: no reward here asks a VLM: add --reward gpt-4o, or leave {flag} out")
 
     def costs(
         self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int, tasks: Sequence[Task] = ()

@@ -179,7 +179,7 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
 def check_model(name: str) -> None:
     """Refuse text that cannot be a model's name, folder or hub name; the hub is not asked."""
     if not (Path(name).exists() or "/" in name or "\\" in name or is_named("model", name.partition(":")[0], MODELS)):
-        find("model", name, MODELS)
+        find("model", name, MODELS, also=", a folder, a name at the hub such as deepseek-community/Janus-Pro-1B")
 
 
 def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabilities:

@@ -50,6 +50,8 @@ def find_runs(paths: Sequence[Path], data: Path | None = None) -> Found:
             runs += found
             notes += [note for run in found for note in run.notes]
         except MilrError as error:
+            if not path.exists():  # FILE/NAME: the user typed a name that the file does not have
+                raise
             errors.append(error)
             notes.append(f"left out: {error}")
     begun = [run for run in runs if run.tasks] or runs

@@ -28,6 +28,7 @@ __all__ = [
     "default_reward",
     "load_reward",
     "locate_reward",
+    "may_ask_vlm",
     "needs_model",
 ]
 
@@ -273,6 +274,12 @@ def check_scorable(
 def needs_model(name: str) -> bool:
     """Return true if a reward, or a part of it, asks the model that draws; import nothing."""
     return any(entry.runs == "model" for _, entry in split_parts(name, REWARDS))
+
+
+def may_ask_vlm(name: str) -> bool:
+    """Return true if a reward, or a part of it, asks a VLM judge, or is not of milr and may do so."""
+    others = [entry for entry in REWARDS.values() if entry.runs != "server" or entry is REWARDS["http"]]
+    return any(entry not in others for _, entry in split_parts(name, REWARDS))
 
 
 def locate_reward(name: str, placement: Placement) -> str:

@@ -133,7 +133,10 @@ def _find_lack(task: Task, need: Need) -> str | None:
     """Return the field that a task lacks for a reward; None if it has all."""
     shown = task.shown if len(task.shown) <= _LONGEST else f"{task.shown[: _LONGEST - 3]}..."
     if need == "include list" and not task.include:
-        return f"needs an include list, which the task {shown!r} lacks"
+        return (
+            f"needs an include list, which the task {shown!r} lacks: milr makes one from a prompt such as "
+            "'two red apples left of a dog'"
+        )
     if need == "rules":
         try:
             check_task(task)

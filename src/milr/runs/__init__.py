@@ -22,7 +22,7 @@ Format 2. Folders of format 1 (milr 0.1) are read as if they were of format 2, s
 from milr.runs.compact import COMPACT_SUFFIX, compact_runs, is_compact, read_compact
 from milr.runs.evaluating import check_evaluable, evaluate_run, is_evaluated
 from milr.runs.folders import check_folder, default_folder
-from milr.runs.layout import NotScored, RunError, check_resumable, read_manifest
+from milr.runs.layout import NotScored, RunError, check_resumable, read_manifest, say_resume
 from milr.runs.packing import SUFFIX, begin_anew, pack_run, read_packed, unpack_run
 from milr.runs.page import INDEX, write_page
 from milr.runs.reader import Run, RunImage, TaskRun, read_run, read_task
@@ -63,6 +63,7 @@ __all__ = [
     "read_packed",
     "read_run",
     "read_task",
+    "say_resume",
     "unpack_run",
     "write_page",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from milr.errors import UsageError
 from milr.files import PART, flush
-from milr.runs.layout import MANIFEST, list_tasks, read_manifest
+from milr.runs.layout import MANIFEST, list_tasks, read_manifest, say_resume
 from milr.runs.lock import hold_run
 from milr.runs.page import write_page
 from milr.runs.reader import read_run, read_task
@@ -100,4 +100,4 @@ def set_aside(folder: Path) -> int:
 
 
 def _say_resume(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    return () if manifest.benchmark is None else (f"milr benchmark --resume {folder}",)
+    return () if manifest.benchmark is None else (say_resume(folder, benchmark=True),)

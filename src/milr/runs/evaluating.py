@@ -12,7 +12,7 @@ from PIL import Image
 from milr.errors import UsageError
 from milr.files import PART, move, write_bytes
 from milr.rewards.base import Reward, begin_scoring
-from milr.runs.layout import EVALUATED, MANIFEST, NotScored, read_manifest
+from milr.runs.layout import EVALUATED, MANIFEST, NotScored, read_manifest, say_resume
 from milr.runs.lock import check_unheld, hold_run
 from milr.runs.page import write_page
 from milr.runs.reader import TaskRun, load_image, read_evaluated, read_run
@@ -115,7 +115,8 @@ def check_evaluable(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     check_unheld(folder, MANIFEST)
     if manifest.status not in ("finished", "stopped"):
-        raise UsageError(f"{folder} is not finished ({manifest.status}): milr benchmark --resume {folder} first")
+        go_on = say_resume(folder, benchmark=manifest.benchmark is not None)
+        raise UsageError(f"{folder} is not finished ({manifest.status}): type {go_on} first")
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -89,12 +90,17 @@ def check_inside(folder: Path) -> None:
         raise UsageError(f"{error}: put the run's tasks into its folder") from None
 
 
+def say_resume(folder: Path, *, benchmark: bool) -> str:
+    """Return the command that continues a run of `milr benchmark`, or of `milr generate`, as a shell reads it."""
+    return f"milr {'benchmark' if benchmark else 'generate'} --resume {shlex.quote(str(folder))}"
+
+
 def damaged(task: Path, file: str, reason: str) -> UsageError:
     """Return the error for a finished task with a missing or broken file."""
     run = task.parents[1]
     return UsageError(
         f"{task / file} {reason}: this task is damaged, by a full disk or a power failure perhaps; "
-        f"milr benchmark --resume {run} draws it again"
+        f"{say_resume(run, benchmark=True)} draws it again"
     )
 
 

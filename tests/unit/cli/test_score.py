@@ -191,6 +191,11 @@ def test_networks_are_loaded_on_the_given_device(capsys: Out, monkeypatch: pytes
         ([CATS, "--prompt", "a cat", "--vlm-budget", "lots"], "give calls or tokens"),
         ([CATS, "--prompt", "a cat", "--vlm-url", "there"], "is no URL"),
         (
+            [CATS, "--prompt", "a cat", "--reward", "icons", "--vlm-url", "http://localhost:1/v1"],
+            "--vlm-url: no reward here asks a VLM: add --reward gpt-4o",
+        ),
+        ([CATS, "--prompt", "a cat", "--reward", "icons", "--vlm-budget", "5"], "--vlm-budget: no reward here"),
+        (
             [CATS, "--prompt", "a cat", "--reward", "icons", "--fail-under", "90"],
             "'--fail-under': '90' must be less than or equal to 1",
         ),

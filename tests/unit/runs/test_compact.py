@@ -199,6 +199,8 @@ def test_one_run_of_several_is_named_by_file_and_name(
     assert main(["compare", str(tmp_path / "none.results.xz" / "zero")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert len(find_runs([joined, joined / "zero"]).runs) == 3
+    assert main(["compare", str(joined / "joint"), str(joined / "zero"), str(joined / "nope")]) == 2
+    assert "unknown run of" in capsys.readouterr().err
 
 
 def test_runs_are_added_to_a_file_and_taken_out_of_it(folders: list[Path], joined: Path, tmp_path: Path) -> None:
@@ -208,6 +210,7 @@ def test_runs_are_added_to_a_file_and_taken_out_of_it(folders: list[Path], joine
     assert all_runs.read_bytes() == joined.read_bytes()
     assert main(["pack", "--compact", str(two), str(two), "--out", str(tmp_path / f"b{COMPACT_SUFFIX}")]) == 2
     assert main(["pack", str(folders[0]), "--out", str(tmp_path / f"c{COMPACT_SUFFIX}")]) == 2
+    assert main(["pack", "--compact", *map(str, folders), "--out", str(tmp_path / "d.xz")]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [all_runs.name, two.name]
     assert main(["pack", "--compact", str(two / "zero")]) == 0
     assert open_run(tmp_path / f"zero{COMPACT_SUFFIX}").tasks[0].steps == open_run(two / "zero").tasks[0].steps
@@ -227,3 +230,16 @@ def test_names_of_runs_are_file_names_each_once(names: tuple[str, ...], folders:
     file.write_bytes(lzma.compress(b"\n".join(lines)))
     with pytest.raises(UsageError, match="holds no compact results"):
         read_compact(file, lambda manifest, tags: [])
+
+
+def test_the_command_that_draws_a_run_again_can_be_typed_as_it_is(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = read_run(folders[0])
+    made = {"benchmarked": run, "generated": replace(run, manifest=run.manifest.model_copy(update={"benchmark": None}))}
+    file = tmp_path / f"all{COMPACT_SUFFIX}"
+    file.write_bytes(compact_runs(made.items()))
+    assert main(["unpack", str(file), "--out", str(tmp_path / "a folder")]) == 0
+    said = capsys.readouterr().out
+    assert f"milr benchmark --resume '{tmp_path}/a folder/benchmarked' draws it again" in said
+    assert f"milr generate --resume '{tmp_path}/a folder/generated' draws it again" in said

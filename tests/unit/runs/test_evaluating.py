@@ -227,7 +227,7 @@ def test_another_evaluators_verdicts_are_not_used(run: Path) -> None:
 def test_a_run_that_is_not_finished_is_refused(run: Path) -> None:
     manifest = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
-    with pytest.raises(UsageError, match=f"not finished .interrupted.: milr benchmark --resume {run} first"):
+    with pytest.raises(UsageError, match=f"not finished .interrupted.: type milr benchmark --resume {run} first"):
         next(evaluate_run(run, OTHER, "other"))
 
 
