@@ -37,8 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the objects of torch, transformers and the tests from later garbage collection."""
-    gc.collect()
+    """Exclude the objects of torch, transformers and the tests from later garbage collection, garbage as well."""
     gc.freeze()
     gc.enable()
 

@@ -68,6 +68,12 @@ def detector() -> Icons:
     return Icons()
 
 
+@pytest.fixture(scope="module")
+def judge_url(detector: Icons) -> Iterator[str]:
+    with judging(detector) as url:
+        yield url
+
+
 def tick(detector: Icons, handler: Any, body: dict[str, Any]) -> None:
     """Answer a checklist's question: are there three cats in the image?"""
     (score,) = detector([image_of(body)], [CATS])
@@ -78,7 +84,7 @@ def tick(detector: Icons, handler: Any, body: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module", params=REWARDS_TO_TEST)
 def reward(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, detector: Icons
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, detector: Icons, judge_url: str
 ) -> Iterator[Reward]:
     """Return each reward by name; VLM judges ask a real server that answers by the icon detector."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
@@ -86,8 +92,9 @@ def reward(
         use_made_up_words(patch, tmp_path_factory.mktemp("data"))
         asks_items = request.param in ("checklist", "geneval2", "t2i-corebench")
         judge = JudgeServer(partial(tick, detector)) if asks_items else None
-        url = stack.enter_context(judging(detector)) if judge is None else stack.enter_context(judge).url
-        vlm = VlmClient(VlmSettings(url=url, first_wait=0))
+        url = judge_url if judge is None else stack.enter_context(judge).url
+        model = f"milr:{detector.name}" if judge is None else None
+        vlm = VlmClient(VlmSettings(url=url, model=model, first_wait=0))
         stack.callback(vlm.close)
         name = request.param
         if name == "http":

@@ -155,6 +155,7 @@ def test_a_llamagen_of_random_weights_has_the_real_size_and_is_measured(
     assert measured["drawings_per_hour"] > 0
 
 
+@pytest.mark.slow
 @runs("bench/random_weights.py")
 def test_a_folder_of_random_weights_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

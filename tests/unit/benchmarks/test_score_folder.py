@@ -322,7 +322,7 @@ def test_scores_of_another_scorer_are_not_mixed_in(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("left", [0, 1], ids=["all is scored", "an image is left"])
-@pytest.mark.parametrize("reward", ["geneval", "placed"])
+@pytest.mark.parametrize("reward", [pytest.param("geneval", marks=pytest.mark.slow), "placed"])
 def test_scores_of_older_weights_of_the_same_reward_are_not_used(
     reward: str, left: int, folder: Path, tmp_path: Path, geneval_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
