@@ -145,7 +145,13 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
             ("the machine's limit", [one["limit"] for one in report["batches"]]),
         ):
             axes.plot(batches, times, marker="o", label=label)
-        axes.set(xlabel="batch", ylabel="seconds a step and drawing", title=report["model"], xscale="log", yscale="log")
+        axes.set(
+            xlabel="batch",
+            ylabel="seconds a step and drawing",
+            title=f"{report['model']}, {report['machine']['name'].split()[0]}",
+            xscale="log",
+            yscale="log",
+        )
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.minorticks_off()
     figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
