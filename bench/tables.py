@@ -138,6 +138,7 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
     figure = Figure(figsize=(4.5 * len(reports), 3.4), layout="constrained")
     for place, report in enumerate(reports):
         batches = [one["batch"] for one in report["batches"]]
+        maker = report["machine"]["name"].split()[0]
         axes = figure.add_subplot(1, len(reports), place + 1)
         for label, times in (
             ("plain loop", [one["plain"]["step"] for one in report["batches"]]),
@@ -145,13 +146,8 @@ def draw_comparisons(reports: Sequence[Any], path: Path) -> None:
             ("the machine's limit", [one["limit"] for one in report["batches"]]),
         ):
             axes.plot(batches, times, marker="o", label=label)
-        axes.set(
-            xlabel="batch",
-            ylabel="seconds a step and drawing",
-            title=f"{report['model']}, {report['machine']['name'].split()[0]}",
-            xscale="log",
-            yscale="log",
-        )
+        title = f"{report['model']}, {maker}"
+        axes.set(xlabel="batch", ylabel="seconds a step and drawing", title=title, xscale="log", yscale="log")
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.minorticks_off()
     figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)

@@ -2,11 +2,13 @@
 
 torch's CPU kernels are made for many queries. With one query they take most of an image's time, because half-precision
 keys are converted one number at a time (measured in docs/performance.md). Here a piece of the KV cache that fits into
-the processor's cache is converted at once and multiplied as float32. torch's kernels serve many queries and other
-devices.
+the processor's cache is converted at once and multiplied as float32; a float32 cache is multiplied where it is.
+torch's kernels serve many queries and other devices.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -42,20 +44,27 @@ def _attend_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mas
     many = heads // groups
     keys, values = key.flatten(0, 1), value.flatten(0, 1)  # (B G, T, w), views
     scaled = (query.float() * width**-0.5).reshape(-1, many, width)  # (B G, H / G, w)
-    piece = max(1, _PIECE // (length * width))
-    wide = torch.empty(min(piece, rows * groups), length, width)
     scores = torch.empty(rows * groups, length, many)
-    for start in range(0, rows * groups, piece):
-        part = slice(start, min(start + piece, rows * groups))
-        near = wide[: part.stop - start].copy_(keys[part])
+    for part, near in _in_float32(keys):
         torch.bmm(near, scaled[part].transpose(1, 2), out=scores[part])
     weights = scores.transpose(1, 2)  # (B G, H / G, T)
     if mask is not None:
         weights = weights + mask.expand(-1, groups, many, -1).reshape(weights.shape)
     weights = weights.softmax(-1)
     found = torch.empty(rows * groups, many, width)
-    for start in range(0, rows * groups, piece):
-        part = slice(start, min(start + piece, rows * groups))
-        near = wide[: part.stop - start].copy_(values[part])
+    for part, near in _in_float32(values):
         torch.bmm(weights[part], near, out=found[part])
     return found.to(query.dtype).reshape(rows, heads, 1, width)
+
+
+def _in_float32(cached: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield parts of the first dimension and their numbers in float32, each valid until the next."""
+    if cached.dtype == torch.float32:
+        yield slice(None), cached
+        return
+    count, length, width = cached.shape
+    piece = max(1, _PIECE // (length * width))
+    wide = torch.empty(min(piece, count), length, width)
+    for start in range(0, count, piece):
+        part = slice(start, min(start + piece, count))
+        yield part, wide[: part.stop - start].copy_(cached[part])
