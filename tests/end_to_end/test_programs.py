@@ -61,6 +61,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, name, size)
 
 
+@pytest.mark.slow
 @runs("bench/attention.py")
 def test_attention_is_measured(small_machine: None, tmp_path: Path, one_thread: None) -> None:
     from bench import attention
@@ -96,6 +97,7 @@ def test_the_gpu_measurement_runs_on_a_pretended_device(
     assert "## janus-7b: batch 2" in files[1].read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 @runs("bench/compare.py")
 def test_the_engine_is_compared_with_the_plain_loop(

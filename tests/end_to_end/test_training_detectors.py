@@ -26,6 +26,8 @@ from training.layouts import EMPTY, IGNORE, MIXED, MOST, SIDE, UNKNOWN
 from training.prompt_lists import HeldOut
 from training.world import World
 
+pytestmark = pytest.mark.slow  # its library of icons takes a second
+
 QUIET = dict.fromkeys(["shift", "resize", "blur", "noise", "blot", "empty", "gain", "light"], 0.0)
 
 

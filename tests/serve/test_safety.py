@@ -456,6 +456,7 @@ def test_no_request_harms_the_server(tmp_path: Path) -> None:
     assert faults == [] and statuses.total() == 350 and statuses[200] > 20
 
 
+@pytest.mark.slow
 def test_only_the_command_imports_the_server() -> None:
     root = Path(__file__).parents[2] / "src" / "milr"
     users = {

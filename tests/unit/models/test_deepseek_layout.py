@@ -121,6 +121,7 @@ def test_images_are_decoded_as_the_plain_model_does(model: Janus, plain: PlainJa
     close(found, vision.decode(image_ids(), TINY.side))
 
 
+@pytest.mark.slow
 def test_the_encoders_features_are_the_plain_models(model: Janus, plain: PlainJanus) -> None:
     """The features that are compared with the codes.
 
@@ -170,6 +171,7 @@ def test_every_tensor_is_loaded_and_none_is_left_over(written: tuple[Path, Plain
     assert sorted(name for name in dropped if "attn_pool" not in name) == ["gen_vision_model.quantize.codebook_used"]
 
 
+@pytest.mark.slow
 def test_the_full_size_map_fills_transformers_model() -> None:
     """With Janus-Pro-1B's config, without numbers, the plain model's names become transformers' names, all of them."""
     from types import SimpleNamespace

@@ -23,6 +23,7 @@ def make_janus(folder: Path) -> Janus:
         return Janus(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fake", "janus"])
 def test_a_watcher_sees_each_row_and_changes_nothing(name: str, tmp_path: Path) -> None:
     model: Any = FakeModel() if name == "fake" else make_janus(tmp_path)

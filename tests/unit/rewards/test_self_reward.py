@@ -72,6 +72,7 @@ def test_conditions_are_asked_one_by_one(prompt: str, questions: list[str]) -> N
     assert condition_questions(parse_prompt(prompt)) == questions
 
 
+@pytest.mark.slow
 def test_questions_use_the_words_of_the_training() -> None:
     """A task's questions are those that training asks, with the answer yes, about a scene of that content."""
     from training.questions import ask_questions

@@ -313,6 +313,7 @@ def test_each_image_of_a_prompt_is_a_task(tmp_path: Path) -> None:
     assert found.manifest.tasks_finished == 2
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_a_dead_processs_lock_is_ignored(tmp_path: Path) -> None:
     code = (
         "import sys, time; from milr.runs import RunWriter; from milr.settings import Settings; "

@@ -642,6 +642,7 @@ def test_a_redirect_is_not_followed_and_takes_no_key_along(clients: list[VlmClie
         assert not other.asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("bomb", [True, False])
 def test_a_compressed_reply_is_unpacked_up_to_a_size_limit(encoding: str, bomb: bool, clients: list[VlmClient]) -> None:

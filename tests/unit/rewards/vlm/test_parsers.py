@@ -255,6 +255,7 @@ def test_text_about_verdicts_does_not_hide_one(read: Read, text: str, expected: 
     assert value(read, text) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
