@@ -46,8 +46,7 @@ class FakeModel:
         self.deterministic = False
         self.max_reasoning_tokens = max_reasoning_tokens
         width, image_words = self.capabilities.width, 255 // _GREY + 1
-        turn = self._matrix("turn", width, width)
-        self._turn = 1.5 * torch.matrix_exp(turn - turn.T)  # W, a rotation: early tokens still have an effect late
+        self._turn = _make_turn(seed, width)
         self._text_tokens = self._matrix("text tokens", len(_WORDS), width) / 2
         self._image_tokens = self._matrix("image tokens", image_words, width) / 2
         self._text_head = self._matrix("text head", width, len(_WORDS))
@@ -158,13 +157,10 @@ class FakeModel:
 
     def _read(self, words: str) -> torch.Tensor:
         """Return the state after the given words, (1, d)."""
-        state = self._matrix("begin", 1, self.capabilities.width)
-        for word in words.split():
-            state = self._follow(state, self._matrix(f"word {word}", 1, self.capabilities.width))
-        return state
+        return _read_words(self.seed, self.capabilities.width, words)
 
     def _follow(self, state: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(state @ self._turn + token)
+        return _step(state, self._turn, token)
 
     def _matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
         return _make_matrix(self.seed, name, rows, columns)
@@ -174,6 +170,27 @@ class FakeModel:
 @torch.inference_mode(False)  # the first caller may be in any mode; the result is shared
 def _make_matrix(seed: int, name: str, rows: int, columns: int) -> torch.Tensor:
     return torch.randn(rows, columns, generator=open_stream(seed, name, 0, 0, "weights"), dtype=torch.float32)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _make_turn(seed: int, width: int) -> torch.Tensor:
+    """Return W, (d, d), a rotation: early tokens still have an effect late."""
+    turn = _make_matrix(seed, "turn", width, width)
+    return 1.5 * torch.matrix_exp(turn - turn.T)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _read_words(seed: int, width: int, words: str) -> torch.Tensor:
+    state = _make_matrix(seed, "begin", 1, width)
+    for word in words.split():
+        state = _step(state, _make_turn(seed, width), _make_matrix(seed, f"word {word}", 1, width))
+    return state
+
+
+def _step(state: torch.Tensor, turn: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(state @ turn + token)
 
 
 def read_tokens(image: Image.Image) -> tuple[int, ...]:
