@@ -45,7 +45,7 @@ demo: setup  ## The main job: from a prompt to a better picture, in runs/
 check: setup  ## The static checks: ruff (rules and format), codespell (docs/words.txt), import-linter (floors, no cycles) and pyright
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _words _imports _pyright
 
-fast: setup  ## The static checks and the fast tests, side by side: under a minute on two quiet cores
+fast: setup  ## The static checks and the fast tests, side by side: about a minute on two quiet cores
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going _ruff _words _imports _pyright _fast-tests
 
 test: setup  ## The static checks and all tests, side by side

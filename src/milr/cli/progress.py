@@ -103,7 +103,9 @@ class SearchProgress:
             self._numbers[record.index] = numbers
             if record.trace and not self._told:
                 self._told = True
-                self._screen.print("milr: flipped 3/4: 3 of the 4 tokens that have latents differ from those of step 0")
+                self._screen.print(
+                    "milr: below, flipped 3/4 means: 3 of the 4 tokens that have latents differ from step 0"
+                )
             self._screen.print(self._line(record, numbers, begins))
             for line in self._reasons(record) if self._verbose else ():
                 self._screen.print(f"    {line}")
@@ -118,7 +120,7 @@ class SearchProgress:
         steps = self._folded.pop(index, [])
         if steps:
             which = f"step {steps[0]:>2}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-            self._screen.print(f"{self._place(index)}{which}: the same numbers")
+            self._screen.print(f"{self._place(index)}{which}: numbers as before")
 
     def _place(self, index: int) -> str:
         return f"{index + 1}/{len(self._tasks)}  " if len(self._tasks) > 1 else ""

@@ -1,8 +1,8 @@
 """Linear layers whose weights are stored in the layout of the CPU's kernels.
 
-Otherwise oneDNN rearranges a weight matrix at every call, which costs as much as reading it. With a handful of rows a
-packed layer is up to three times faster in float32 and a quarter faster in bfloat16 (docs/performance.md). torch's own
-compiler packs with the same operators.
+Otherwise oneDNN rearranges a weight matrix at every call, which costs as much as reading it. How much is gained depends
+on the processor: small layers with two rows in float32 are slower than plain ones on an Intel Xeon
+(docs/performance.md). torch's own compiler packs with the same operators.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ def test_equal_steps_are_printed_as_one_line() -> None:
     lines = show(search([[0.0] * 400 + [0.5, 0.5, 0.5]])).splitlines()
     assert [line.split("  reward")[0] for line in lines[1:]] == [
         "step  0/400",
-        "steps 1 to 399: the same numbers",
+        "steps 1 to 399: numbers as before",
         "step 400/400",
-        "step 401: the same numbers",
+        "step 401: numbers as before",
         "step 402/400",
     ]
 
@@ -55,7 +55,7 @@ def test_equal_steps_are_printed_as_one_line() -> None:
 def test_steps_of_each_task_are_folded_separately_and_an_interrupt_prints_them() -> None:
     records = search([[0.0] * 9, [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])[:10]
     lines = show(records).splitlines()[1:]
-    assert lines[-2:] == ["1/2  steps 1 to 4: the same numbers", "2/2  steps 2 to 4: the same numbers"]
+    assert lines[-2:] == ["1/2  steps 1 to 4: numbers as before", "2/2  steps 2 to 4: numbers as before"]
     assert [line.split("  reward")[0] for line in lines[:-2]] == [
         "1/2  step  0/400",
         "2/2  step  0/400",
@@ -66,7 +66,7 @@ def test_steps_of_each_task_are_folded_separately_and_an_interrupt_prints_them()
 def test_verbose_prints_every_step_with_reasons_and_new_texts() -> None:
     records = [replace(one, reasoning=Reasoning(f"text {one.step // 2}", (1,))) for one in search([[0.0] * 4])]
     said = show(records, verbose=True)
-    assert [f"step  {step}/400" in said for step in range(4)] == [True] * 4 and "the same numbers" not in said
+    assert [f"step  {step}/400" in said for step in range(4)] == [True] * 4 and "numbers as before" not in said
     assert said.count("reasoning: text 0\n") == said.count("reasoning: text 1\n") == 1
     assert said.count("    0.00") == 4
 
@@ -82,5 +82,5 @@ def test_nothing_that_distinguishes_prompts_is_cut_on_a_narrow_terminal(terminal
 
 def test_flipped_is_explained_once() -> None:
     said = show(search([[0.25, 0.5, 0.75], [0.5, 1.0]]))
-    assert said.count("milr: flipped 3/4: 3 of the 4 tokens that have latents differ from those of step 0") == 1
+    assert said.count("milr: below, flipped 3/4 means: 3 of the 4 tokens that have latents differ from step 0") == 1
     assert show([replace(one, trace=None) for one in search([[0.25, 0.5]])]).count("flipped") == 0
