@@ -160,7 +160,7 @@ class Lost:
 
     id: int
     error: str | None
-    """None if it was cancelled before it had an image."""
+    """None if it was cancelled before it had an image, or while it repeated steps that the coordinator has."""
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,7 @@ class TeamRunner(Iterator[StepRecord]):
                 self._fail(task, message.error)
             elif task is not None:
                 self._close(task)
+                self._count_ended(task)
                 self._hooks.lost(task.index)
         elif isinstance(message, Broken | Died):
             self._take_back(member, message)

@@ -258,6 +258,8 @@ class Worker:
         if record.finished is not None:
             self._bests.pop(record.index, None)
             self._queue.remove(record.index)
+            if not is_new:  # it was to end while it repeated the steps of another worker
+                self._emit(Lost(do.id, None))
         return is_new
 
     def _show_record(self, record: StepRecord) -> bytes | None:
