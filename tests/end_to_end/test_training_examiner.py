@@ -13,7 +13,7 @@ from training.examiner import KINDS, LONGEST, Examiner, kind_of, request_each_ki
 from training.model import trainable
 from training.optimiser import Masters
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]  # they train a network
 
 Exams = list[tuple[list[tuple[int, ...]], bool]]
 

@@ -24,7 +24,7 @@ from milr.selftest.doctor import DOCTORS, examine
 from milr.tasks import COLORS, parse_prompt
 from milr.types import Region, Score, Task, Unscored
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]  # they run a whole detector
 
 
 # --- colours ---
