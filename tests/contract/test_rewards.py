@@ -25,6 +25,7 @@ pytest.importorskip("openai", reason='VLM judges need pip install "milr[vlm]"')
 
 from milr.rewards.vlm.client import VlmClient  # noqa: E402
 from milr.rewards.vlm.settings import VlmSettings  # noqa: E402
+from milr.serve.judge import Judge  # noqa: E402
 from tests.support.judges import judging  # noqa: E402
 from tests.support.vlm_servers import JudgeServer, image_of, say  # noqa: E402
 from tests.support.wise_words import use_made_up_words  # noqa: E402
@@ -93,7 +94,7 @@ def reward(
         asks_items = request.param in ("checklist", "geneval2", "t2i-corebench")
         judge = JudgeServer(partial(tick, detector)) if asks_items else None
         url = judge_url if judge is None else stack.enter_context(judge).url
-        model = f"milr:{detector.name}" if judge is None else None
+        model = Judge(detector).name if judge is None else None
         vlm = VlmClient(VlmSettings(url=url, model=model, first_wait=0))
         stack.callback(vlm.close)
         name = request.param

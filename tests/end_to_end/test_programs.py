@@ -98,7 +98,7 @@ def test_the_gpu_measurement_runs_on_a_pretended_device(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("full", [False, True])
 @runs("bench/compare.py")
 def test_the_engine_is_compared_with_the_plain_loop(
     full: bool, small_machine: None, tmp_path: Path, one_thread: None

@@ -43,19 +43,17 @@ def pack(
 ) -> None:
     """Write each run as one small file, to keep or to publish: all but the images, which its tokens give again."""
     from milr.report.inputs import open_run
-    from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_runs, pack_run, read_run
+    from milr.runs import COMPACT_SUFFIX, SUFFIX, compact_runs, pack_run, plain_name, read_run
 
-    if out is not None and out.suffix.lower() == ".xz" and not out.name.endswith(COMPACT_SUFFIX):
-        raise UsageError(f"--out {out}: give a folder, or with --compact a file for all runs, NAME{COMPACT_SUFFIX}")
-    if out is not None and out.name.endswith(COMPACT_SUFFIX):
-        if not compact:
-            raise UsageError(f"{out} is a file of compact results: add --compact, or give --out a folder")
+    if out is not None and out.suffix.lower() == ".xz":
+        if not (compact and out.name.endswith(COMPACT_SUFFIX)):
+            raise UsageError(f"--out {out}: give a folder, or with --compact a file for all runs, NAME{COMPACT_SUFFIX}")
         named = list[str]()
         content = compact_runs(_open_all(runs, data, named))
         _write(out, content, say_count(len(named), "run"))
         return
     suffix = COMPACT_SUFFIX if compact else SUFFIX
-    files = [(out or _folder(path)) / f"{_name(path)}{suffix}" for path in runs]
+    files = [(out or _folder(path)) / f"{plain_name(path.resolve())}{suffix}" for path in runs]
     _refuse_one_name(runs, files)
     for path, file in zip(runs, files, strict=True):
         run = open_run(path, data) if compact else read_run(path)
@@ -68,20 +66,14 @@ def pack(
 def _open_all(paths: Sequence[Path], data: Path | None, named: list[str]) -> Iterator[tuple[str, Run]]:
     """Yield the runs of all paths, each with its name, which is added to `named`."""
     from milr.report.inputs import open_runs
+    from milr.runs import plain_name
 
     for path in paths:
         for run in open_runs(path, data):
             for note in run.notes:
                 echo(f"milr: {note}", err=True)
-            named.append(_name(run.folder))
+            named.append(plain_name(run.folder.resolve()))
             yield named[-1], run
-
-
-def _name(path: Path) -> str:
-    """Return a run's name: that of its folder or file, without the endings of packed runs."""
-    from milr.runs import COMPACT_SUFFIX, SUFFIX
-
-    return path.resolve().name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX)
 
 
 def _folder(path: Path) -> Path:

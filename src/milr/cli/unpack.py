@@ -44,7 +44,7 @@ def unpack(
 
     Compact results have no images: their folder has the settings and prompts, from which the run is drawn again.
     """
-    from milr.runs import COMPACT_SUFFIX, SUFFIX, begin_anew, check_folder, is_compact, say_resume, unpack_run
+    from milr.runs import begin_anew, check_folder, is_compact, plain_name, say_resume, unpack_run
     from milr.runs.packing import Which
 
     if pictures not in get_args(Which):
@@ -53,7 +53,7 @@ def unpack(
     screen = Screen(stderr=True)
     packed = [one for file in files for one in _read(file, data)]
     paths = [run.folder for run, _ in packed]
-    folders = [out / path.name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX) for path in paths]
+    folders = [out / plain_name(path) for path in paths]
     for folder, times in Counter(folders).items():
         if times > 1:
             both = " and ".join(str(path) for path, own in zip(paths, folders, strict=True) if own == folder)

@@ -39,6 +39,7 @@ from milr.settings import (
     find_settings,
     make_settings,
 )
+from milr.untrusted import first_fault
 
 if TYPE_CHECKING:
     from milr.rewards.vlm.client import VlmClient
@@ -113,11 +114,8 @@ def read_recipe(name: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML ({error}): see milr ablate --help") from None
     except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"]))
-        raise UsageError(
-            f"{path}: {where}: {say_reason(wrong)}; a recipe has {', '.join(Recipe.model_fields)}"
-        ) from None
+        fields = ", ".join(Recipe.model_fields)
+        raise UsageError(f"{path}: {first_fault(error)}; a recipe has {fields}") from None
 
 
 def plan_runs(

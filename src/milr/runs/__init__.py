@@ -19,7 +19,7 @@ numbers are counted from; both are one file.
 Format 2. Folders of format 1 (milr 0.1) are read as if they were of format 2, see `milr.runs.upgrade`.
 """
 
-from milr.runs.compact import COMPACT_SUFFIX, compact_runs, is_compact, read_compact
+from milr.runs.compact import COMPACT_SUFFIX, compact_runs, is_compact, plain_name, read_compact
 from milr.runs.evaluating import check_evaluable, evaluate_run, is_evaluated
 from milr.runs.folders import check_folder, default_folder
 from milr.runs.layout import NotScored, RunError, check_resumable, read_manifest, say_resume
@@ -58,6 +58,7 @@ __all__ = [
     "is_compact",
     "is_evaluated",
     "pack_run",
+    "plain_name",
     "read_compact",
     "read_manifest",
     "read_packed",

@@ -12,7 +12,6 @@ from milr.runs.layout import MANIFEST, list_tasks, read_manifest, say_resume
 from milr.runs.lock import hold_run
 from milr.runs.page import write_page
 from milr.runs.reader import read_run, read_task
-from milr.runs.schema import Manifest
 from milr.types import Score
 from milr.weights import Finding
 
@@ -40,7 +39,7 @@ def examine_run(folder: Path) -> Iterator[Finding]:
         return
     manifest = run.manifest
     yield Finding(MANIFEST, True, f"{manifest.status}, {manifest.method} by {manifest.reward} on {manifest.model}")
-    resume = _say_resume(folder, manifest)
+    resume = () if manifest.benchmark is None else (say_resume(folder, benchmark=True),)
     damaged = find_damaged(folder)
     for path, said in damaged.items():
         yield Finding(f"tasks/{path.name}", False, said, resume or (f"milr doctor {folder} --fix",))
@@ -97,7 +96,3 @@ def set_aside(folder: Path) -> int:
             flush(folder / "tasks")
             write_page(folder)
     return len(found)
-
-
-def _say_resume(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    return () if manifest.benchmark is None else (say_resume(folder, benchmark=True),)

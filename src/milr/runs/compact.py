@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from milr.errors import UsageError, unknown_name
 from milr.runs.layout import name_image, name_task, say_fault
-from milr.runs.packing import pack_lines
+from milr.runs.packing import SUFFIX, pack_lines
 from milr.runs.reader import Run, TaskRun, make_task_run
 from milr.runs.schema import Amount, Count, EvaluatedImage, Manifest, Name, StoredImage, StoredStep, dump
 from milr.types import Finished, LatentTrace, Reasoning, Score, Task, Unscored
@@ -229,6 +229,11 @@ def _compact_scores(scores: Sequence[Score | Unscored], kinds: dict[ScoreKind, i
 
 def _place(places: dict[T, int], one: T) -> int:
     return places.setdefault(one, len(places))
+
+
+def plain_name(path: Path) -> str:
+    """Return the name of a run's folder or file, without the endings of packed runs and compact results."""
+    return path.name.removesuffix(SUFFIX).removesuffix(COMPACT_SUFFIX)
 
 
 def is_compact(path: Path) -> bool:

@@ -32,7 +32,10 @@ export function say(text) {
 
 export const number = (value) => (value === null || value === undefined ? "unscored" : Number(value).toFixed(2));
 
-export const count = (many, noun) => `${Number(many.toFixed(1))} ${noun}${many === 1 ? "" : "s"}`;
+export function count(many, noun) {
+  const shown = Number(many.toFixed(1));
+  return `${shown} ${noun}${shown === 1 ? "" : "s"}`;
+}
 
 export function button(text, onclick, more) {
   return h("button", { type: "button", onclick, ...more }, text);

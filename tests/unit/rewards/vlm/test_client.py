@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -727,29 +728,16 @@ def test_only_a_number_from_0_to_1_is_a_remote_rewards_score(value: str, clients
 # --- no logs
 
 
-class KeptRecords(logging.Handler):
-    """Keep every record, of any level."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        super().__init__(logging.NOTSET)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
-        self.records.append(record)
-
-
 @pytest.fixture
 def logged() -> Iterator[list[logging.LogRecord]]:
     """Return what the libraries of a client log at level DEBUG."""
-    kept = KeptRecords()
+    kept = BufferingHandler(1000)
     loggers = [logging.getLogger(name) for name in (None, "openai", "httpx2", "httpcore2", "stamina", "asyncio")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
     loggers[0].addHandler(kept)
-    yield kept.records
+    yield kept.buffer
     loggers[0].removeHandler(kept)
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)
