@@ -28,7 +28,6 @@ from milr.rewards import check_scorable, default_reward
 from milr.rewards.base import Reward, RewardFunction, make_reward
 from milr.runs import check_folder, default_folder, read_manifest, read_run, say_resume
 from milr.runs.layout import MANIFEST
-from milr.runs.time_left import TimeLeft
 from milr.settings import find_settings
 from milr.settings.best import take_best
 from milr.settings.models import RunSettings, SamplingParams
@@ -212,8 +211,7 @@ def _show(job: Job, wanted: bool | None) -> Generator[Callable[[StepRecord, Path
         yield lambda record, path: None
         return
     manifest, ended, started = job.writer.manifest, job.writer.manifest.tasks_finished, time.monotonic()
-    tasks = len(manifest.tasks)
-    left = TimeLeft(tasks - ended, manifest.settings.most_images(1), manifest.settings.run.batch_size)
+    tasks, left = len(manifest.tasks), job.time_left()
     with _show_in_notebook() if screen.is_jupyter else _show_bar(screen, tasks, ended) as say:
 
         def show(record: StepRecord, path: Path | None) -> None:

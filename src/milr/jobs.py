@@ -21,6 +21,7 @@ from milr.runs import Manifest, NotScored, RunFacts, RunWriter, check_resumable,
 from milr.runs.layout import MANIFEST
 from milr.runs.lock import check_unheld
 from milr.runs.schema import EvaluatedImage
+from milr.runs.time_left import TimeLeft
 from milr.runs.workers_file import WorkersFile
 from milr.settings import Settings, make_settings
 from milr.types import StepRecord, Task, Unscored
@@ -169,6 +170,11 @@ class Job:
     def folder(self) -> Path:
         """Return the run's folder."""
         return self.writer.folder
+
+    def time_left(self) -> TimeLeft:
+        """Return the estimate of the remaining time, before `run` begins."""
+        settings, workers = self.writer.manifest.settings, int(self.parts.facts.get("workers", 1))
+        return TimeLeft(len(self.writer.remaining()), settings.most_images(1), settings.run.batch_size * workers)
 
     def failures(self) -> list[str]:
         """Return one line for each task that failed twice in workers."""

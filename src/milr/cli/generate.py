@@ -253,7 +253,7 @@ def _draw(
     watched = {**({} if parts.evaluator is None else {"evaluator": parts.evaluator}), **parts.panel}
     for line in vlm.costs(parts.reward, watched, parts.model, settings.most_images(len(tasks) - len(finished)), tasks):
         screen.print(f"milr: {line}")
-    progress = SearchProgress(screen, tasks, settings, verbose=verbose, finished=finished)
+    progress = SearchProgress(screen, tasks, settings, job.time_left(), verbose=verbose, finished=finished)
     try:
         with progress, closing(job.run()) as records:
             for record, _, path in records:

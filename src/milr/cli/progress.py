@@ -35,6 +35,7 @@ class SearchProgress:
         screen: Console,
         tasks: Sequence[Task],
         settings: Settings,
+        left: TimeLeft,
         *,
         verbose: bool = False,
         finished: Sequence[TaskRun] = (),
@@ -45,6 +46,7 @@ class SearchProgress:
             screen: Console for the lines.
             tasks: All tasks.
             settings: Settings of the run.
+            left: The estimate of the remaining time.
             verbose: Print every step, with reasons and texts.
             finished: Tasks that earlier sessions have finished.
         """
@@ -52,7 +54,7 @@ class SearchProgress:
         steps = settings.get("steps")
         self._of = "" if steps is None else f"/{steps}"
         self._clock = time.monotonic()
-        self._left = TimeLeft(len(tasks) - len(finished), settings.most_images(1), settings.run.batch_size)
+        self._left = left
         self._first: dict[int, Score | Unscored] = {}
         self._last: dict[int, tuple[StepRecord, Path]] = {}  # finished tasks and their folders
         for task in finished:
@@ -227,9 +229,7 @@ class BenchmarkProgress:
         kept = [] if run is None else [task for task in run.tasks if (task.index, task.image) not in left]
         self._answers = [] if run is None else answers_of(replace(run, tasks=tuple(kept)))
         self._before = len(self._answers)
-        each = manifest.settings.most_images(1)
-        workers = int(job.parts.facts.get("workers", 1))
-        self._left = TimeLeft(self._total - self._before, each, manifest.settings.run.batch_size * workers)
+        self._left = job.time_left()
         self._ends: list[Finished | None] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, console=screen, disable=not screen.is_terminal)

@@ -375,7 +375,7 @@ def test_the_command_prints_progress_and_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.setattr(TimeLeft, "seconds", lambda self: 90.0)
+    monkeypatch.setattr(TimeLeft, "say", lambda self: "about 2 min left")
     words = [
         "benchmark",
         "icons",

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from milr.cli.progress import SearchProgress
+from milr.runs.time_left import TimeLeft
 from milr.settings import make_settings
 from milr.tasks import tasks_from_prompts
 from milr.testing import fake_records
@@ -26,7 +27,8 @@ def show(records: Sequence[StepRecord], *, width: int = 70, terminal: bool = Fal
         file=out, width=width, force_terminal=terminal, color_system=None, highlight=False, markup=False, soft_wrap=True
     )
     tasks = list({record.index: record.task for record in records}.values())
-    with SearchProgress(screen, tasks, make_settings("milr", {"steps": 400}), verbose=verbose) as progress:
+    settings, left = make_settings("milr", {"steps": 400}), TimeLeft(len(tasks), 401, 16)
+    with SearchProgress(screen, tasks, settings, left, verbose=verbose) as progress:
         for record in records:
             progress.show(record, Path("task") if record.finished else None)
     return out.getvalue()
