@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from milr.benchmarks import load_benchmark
 from milr.cli.options import (
     INTERRUPTED,
     Device,
@@ -107,13 +108,16 @@ def ablate(
     found = read_recipe(recipe)
     known = {"device": device, **given, **{name: value for name, value in chosen.items() if value is not None}}
     planned = plan_runs(found, known, controls=controls, seeds=seeds)[:first]
+    every = [one.settings for one in planned]
+    scorers = [name for one in every for name in (one.reward or load_benchmark(one.benchmark).reward, one.evaluator)]
+    vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
+    vlm.check_used(*scorers)
     screen.print(f"{found.title}: {say_count(len(planned), 'run')} of {planned[0].settings.benchmark}")
     screen.print(f"meant for {found.hardware}; duration: {found.duration}; expected: {found.expected}")
     if only_plan:
         for one in planned:
             echo(f"{one.name}: {one.settings.model_dump_json(exclude_defaults=True)}")
         return
-    vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     folder = out or Path("runs") / f"ablate-{Path(recipe).stem}-{planned[0].settings.benchmark}"
 
     chosen, failed = read_workers(workers, gpus_per_worker), list[str]()

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from milr.benchmarks import BENCHMARKS
+from milr.benchmarks import BENCHMARKS, load_benchmark
 from milr.cli.look import Open, show_page
 from milr.cli.options import (
     DEFAULT_MODEL,
@@ -50,6 +50,7 @@ from milr.errors import MilrError, UsageError
 from milr.methods import choose_method
 from milr.models import find_source
 from milr.models.hub import HubAccess
+from milr.rewards import check_reward
 from milr.runs import default_folder, say_resume
 from milr.settings import make_settings
 from milr.types import say_count
@@ -146,8 +147,11 @@ def benchmark(
         # torch comes with the runner, after the first line is on the screen
         screen.print(f"milr: going on with {resume} ...")
         from milr.benchmarks.runner import BenchmarkJob
+        from milr.jobs import read_names
         from milr.workers import read_reward_workers, read_workers
 
+        _, names = read_names(resume, typed)
+        vlm.check_used(names.reward, names.evaluator, flag=None)
         chosen, rewards = read_workers(workers, gpus_per_worker), read_reward_workers(*more)
         job = BenchmarkJob.resume(resume, vlm.client, hub, typed, not no_graphs, chosen, rewards)
     else:
@@ -155,6 +159,9 @@ def benchmark(
             raise UsageError(f"no benchmark given: type {FORM}")
         make_settings(choose_method(method, pool), given)
         check_names(model, reward, dtype)
+        if evaluator is not None:
+            check_reward(evaluator)
+        vlm.check_used(reward or load_benchmark(name).reward, evaluator)
         if pool is None:
             method, given = choose_search(method, given, find_source(model, weights=False, offline=offline))
         screen.print(f"milr: loading what {name} needs ...")

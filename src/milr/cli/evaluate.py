@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milr.cli.options import Device, Dtype, FailUnder, RewardCommand, RewardWorkers, end_by_scores, load_asked
+from milr.cli.options import (
+    Device,
+    Dtype,
+    FailUnder,
+    RewardCommand,
+    RewardWorkers,
+    check_model_asked,
+    end_by_scores,
+    load_asked,
+)
 from milr.cli.screen import Screen, echo
 from milr.cli.vlm import VlmBudget, VlmModel, VlmOptions, VlmPrice, VlmUrl
 from milr.errors import MilrError, UsageError
@@ -46,8 +55,10 @@ def evaluate(
 ) -> None:
     """Score the images of finished runs by another evaluator. Nothing is drawn again, and no answer changes."""
     check_reward(evaluator)
+    check_model_asked(evaluator, model)
     check_dtype(dtype)
     vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
+    vlm.check_used(evaluator, flag="--evaluator")
     screen = Screen(stderr=True)
     screen.print(f"milr: loading {evaluator} ...")
     from milr.benchmarks import is_benchmark, load_benchmark
@@ -69,6 +80,8 @@ def evaluate(
     drew = manifests[0].model_asked or manifests[0].model
     if needs_model(evaluator):
         check_stored("model", drew, MODELS, runs[0], () if model is None else (model,))
+        if model not in (None, drew):
+            raise UsageError(f"{drew} drew {runs[0]}, not {model}: leave --model out")
     asked, served = load_asked(evaluator, drew, placement), evaluator
     rewards, servers = read_reward_workers(reward_workers, reward_command), ExitStack()
     if rewards is not None:

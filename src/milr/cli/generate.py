@@ -222,6 +222,7 @@ def _resume(
         raise UsageError(f"{folder} is a benchmark's run: type {say_resume(folder, benchmark=True)}")
     manifest, names = read_names(folder, typed)
     names = replace(names, panel=vlm.panel or names.panel)
+    vlm.check_used(names.reward, names.evaluator, *names.panel, flag="--panel")
     screen.print(f"milr: going on with {folder}: loading {_the_model(names.model)} ...")
     placement = Placement(manifest.device, manifest.dtype, graphs)
     chosen, rewards = read_workers(*workers[:2]), read_reward_workers(*workers[2:])

@@ -357,6 +357,18 @@ def ask(screen: Console, yes: bool) -> Confirm:
     return confirm
 
 
+def check_model_asked(reward: str, model: str | None) -> None:
+    """Refuse a model that the reward would not ask.
+
+    Raises:
+        UsageError: The reward asks none.
+    """
+    from milr.rewards import needs_model
+
+    if model is not None and not needs_model(reward):
+        raise UsageError(f"the reward {reward!r} asks no model: leave --model out")
+
+
 def load_asked(reward: str, model: str, placement: Placement) -> object:
     """Return the model if the reward needs one, else None."""
     from milr.rewards import check_installed, needs_model

@@ -49,6 +49,7 @@ def score_folder(
 ) -> None:
     """Score a folder of images as the benchmark does; after an interruption, the same command continues."""
     check_dtype(dtype)
+    vlm = VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price)
     options: dict[str, object] = {} if self_test else {"self_test": False}
     options |= {} if unidet is None else {"unidet": str(unidet)}
     job = FolderJob(
@@ -60,8 +61,9 @@ def score_folder(
         processes=processes,
         options=options,
         placement=Placement(device, dtype),
-        vlm=VlmOptions.read(vlm_url, vlm_model, vlm_budget, vlm_price).client.settings,
+        vlm=vlm.client.settings,
     )
+    vlm.check_used(job.reward)
     screen, always = make_screen(quiet), make_screen(quiet=False)
     if job.done:
         screen.print(f"milr: {job.done} of {len(job.pictures)} images are scored already")

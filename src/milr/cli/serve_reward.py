@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from milr.cli.options import DEFAULT_MODEL, Device, Dtype, load_asked
+from milr.cli.options import DEFAULT_MODEL, Device, Dtype, check_model_asked, load_asked
 from milr.errors import UsageError
 from milr.models.devices import Placement, check_dtype
-from milr.rewards import check_reward, load_reward, needs_model
+from milr.rewards import check_reward, load_reward
 
 
 def serve_reward(
@@ -32,8 +32,7 @@ def serve_reward(
     check_dtype(dtype)
     if reward.startswith(("http:", "https:")):
         raise UsageError(f"{reward} is served already: give it to --reward")
-    if model is not None and not needs_model(reward):
-        raise UsageError(f"the reward {reward!r} asks no model: leave --model out")
+    check_model_asked(reward, model)
     from milr.workers.reward_server import RewardServer, serve
 
     placement = Placement(device, dtype)

@@ -56,23 +56,23 @@ class VlmOptions:
         settings = VlmSettings(url=url, model=model, budget=budget, price=None if price is None else _read_price(price))
         return cls(VlmClient(settings), tuple(dict.fromkeys(names)))
 
-    def check_used(self, *rewards: str | None) -> None:
+    def check_used(self, *rewards: str | None, flag: str | None = "--reward") -> None:
         """Refuse options of VLM judges if no reward may ask one.
 
         Args:
-            rewards: Names beside the panel's; None for a default, which asks none.
+            rewards: Names of all rewards of the command beside the panel's; None for the default of a model, which asks
+                none. Code that a file names must have been typed by the user: it is imported.
+            flag: The option that names another reward, for the error; None if there is none.
 
         Raises:
             UsageError: Names an option that would be ignored.
         """
-        if any(may_ask_vlm(name) for name in (*rewards, *self.panel) if name is not None):
-            return
-        given = self.client.settings
-        values = {"url": given.url, "model": given.model, "budget": given.budget, "price": given.price}
-        for name, value in values.items():
-            if value is not None:
-                flag = f"--vlm-{name}"
-                raise UsageError(f"{flag}: no reward here asks a VLM: add --reward gpt-4o, or leave {flag} out")
+        settings = self.client.settings
+        given = [one for one in ("url", "model", "budget", "price") if getattr(settings, one) is not None]
+        if given and not any(may_ask_vlm(name) for name in (*rewards, *self.panel) if name is not None):
+            unread = f"--vlm-{given[0]}"
+            other = "" if flag is None else f"add {flag} gpt-4o, or "
+            raise UsageError(f"{unread}: no reward here asks a VLM: {other}leave {unread} out")
 
     def costs(
         self, reward: Reward, panel: Mapping[str, Reward], model: object, images: int, tasks: Sequence[Task] = ()
