@@ -73,7 +73,7 @@ def write_bytes(path: Path, content: bytes, *, asked: bool = False) -> None:
         asked: The user typed the path. Then a link is followed, and a device or a pipe is written to directly, because
             a file in its place would break other programs.
     """
-    if asked and _is_device(path):
+    if asked and is_device(path):
         with path.open("wb") as file:
             file.write(content)
         return
@@ -88,7 +88,7 @@ def write_bytes(path: Path, content: bytes, *, asked: bool = False) -> None:
     flush(path.parent)
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Return true if a path is written to directly; /dev/stdout may lead to a regular file."""
     return path.exists() and (not (path.is_file() or path.is_dir()) or path.absolute().is_relative_to("/dev"))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milr.cli.screen import echo
+from milr.cli.screen import echo, is_there
 from milr.errors import UsageError
 from milr.files import write_bytes
 from milr.types import say_count
@@ -85,9 +85,7 @@ def _folder(path: Path) -> Path:
 def _write(file: Path, content: bytes, what: str) -> None:
     try:
         if file.exists() and file.read_bytes() != content:
-            raise UsageError(
-                f"{file} is there already with other content; nothing was overwritten: give --out another name"
-            )
+            raise is_there(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, content, asked=True)
     except OSError as error:

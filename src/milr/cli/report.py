@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from milr.cli.screen import echo
-from milr.cli.tables import RUNS, Data, Out, put, read_begun, save, say
+from milr.cli.tables import RUNS, Data, Out, check_form, put, read_begun, save, say
 from milr.errors import UsageError
 from milr.report.inputs import leave_repeats_out
 from milr.report.page import draw_page, report_tables
@@ -28,7 +28,10 @@ def report(
     ] = False,
 ) -> None:
     """Write the paper's tables and figures with your runs beside the published numbers, as one page."""
+    check_form(form, "html")
     if viewer:
+        if form != "html" or data is not None:
+            raise UsageError("--viewer writes one run's page: leave --format and --data out")
         _write_viewer(runs, out)
         return
     if form == "html" and out is None:
@@ -37,7 +40,7 @@ def report(
     if form != "html" or out is None:
         put(report_tables(found), form, out)
         return
-    save(out, draw_page(found))
+    save(out, draw_page(found), form)
     echo(f"report: {out}", err=True)
 
 
@@ -49,5 +52,5 @@ def _write_viewer(runs: list[Path], out: Path | None) -> None:
     if out is None:
         raise UsageError("a page needs a file: add --out run.html")
     run = read_run(runs[0])
-    save(out, draw_viewer(run))
+    save(out, draw_viewer(run), "html")
     echo(f"viewer: {out}", err=True)

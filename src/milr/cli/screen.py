@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, TextIO
 
 import typer
 from rich.console import Console
 
+from milr.errors import UsageError
 from milr.untrusted import printable
 
 
@@ -41,3 +43,8 @@ def leave(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def is_there(out: Path) -> UsageError:
+    """Return the error for an output file that holds something else."""
+    return UsageError(f"{out} is there already with other content; nothing was overwritten: give --out another name")

@@ -11,16 +11,24 @@ from typing import Annotated, TypeAlias, get_args
 import typer
 
 from milr.benchmarks.base import Table as BenchmarkTable
-from milr.cli.screen import echo
+from milr.cli.screen import echo, is_there
 from milr.errors import UsageError, unknown_name
-from milr.files import write_text
+from milr.files import is_device, write_text
 from milr.report.inputs import find_runs
 from milr.report.tables import Cell, Format, Row, Table, write_tables
 from milr.runs import Run
 
 RUNS = "Run folders, packed runs or compact results, or folders with any of these."
 Form: TypeAlias = Annotated[str, typer.Option("--format", help=f"One of: {', '.join(get_args(Format))}.")]
-Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of on the screen.")]
+Out: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write there instead of on the screen: a new file, or one that the same command wrote before.",
+    ),
+]
+_BEGINNING = {"json": 3, "html": 5}
+"""Form -> first lines that tell a file of this kind from others, if it is not the first one alone."""
 Data: TypeAlias = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="The benchmark's own files, for packed runs whose prompts are not milr's."),
@@ -40,14 +48,19 @@ def read_begun(paths: Sequence[Path], data: Path | None = None) -> list[Run]:
     return list(found.runs)
 
 
-def check_form(form: str) -> None:
+def check_form(form: str, *more: str) -> None:
     """Refuse a form that tables do not have, before anything slow is done.
+
+    Args:
+        form: As typed.
+        more: Forms that the command has beside those of tables.
 
     Raises:
         UsageError: Names the nearest form.
     """
-    if form not in get_args(Format):
-        raise unknown_name("format", form, get_args(Format))
+    known = (*more, *get_args(Format))
+    if form not in known:
+        raise unknown_name("format", form, known)
 
 
 def tabulate_answers(table: BenchmarkTable, title: str) -> Table:
@@ -72,19 +85,24 @@ def tabulate_answers(table: BenchmarkTable, title: str) -> Table:
 def put(tables: Sequence[Table], form: str, out: Path | None) -> None:
     """Print the tables, as wide as the terminal if there is one, or write them to a file."""
     if out is not None:
-        save(out, write_tables(tables, form))
+        save(out, write_tables(tables, form), form)
         return
     width = shutil.get_terminal_size().columns if form == "text" and sys.stdout.isatty() else None
     echo(write_tables(tables, form, width), nl=False)
 
 
-def save(out: Path, text: str) -> None:
-    """Write an output file.
+def save(out: Path, text: str, form: str) -> None:
+    """Write an output file, also in the place of an earlier one, which begins in the same way.
 
     Raises:
-        UsageError: It cannot be written.
+        UsageError: It cannot be written, or another file is there.
     """
+    begins = b"".join(text.encode().splitlines(keepends=True)[: _BEGINNING.get(form, 1)])
     try:
+        if out.is_file() and not is_device(out):
+            with out.open("rb") as file:
+                if (found := file.read(len(begins))) and found != begins:
+                    raise is_there(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text, asked=True)
     except OSError as error:

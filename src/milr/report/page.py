@@ -47,7 +47,7 @@ def leave_empty_out(tables: Sequence[Table]) -> tuple[list[Table], tuple[str, ..
 def _summary_table(sections: Sequence[Section]) -> list[Table]:
     """Return the sentences of the summary as a table without rows; none if there is nothing to say."""
     said = tuple(line for section in sections if (line := summarise(section)))
-    return [Table("Summary", (), (), said, key="summary")] if said else []
+    return [Table("Summary by milr", (), (), said, key="summary")] if said else []
 
 
 def draw_page(runs: Sequence[Run]) -> str:
