@@ -46,7 +46,8 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], also: str = "") 
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     shown = given if len(given) <= _MOST_SHOWN else f"{given[:_MOST_SHOWN]}..."
-    return UsageError(f"unknown {kind} {shown!r}: {hint}known: {', '.join(names)}{also}")
+    listed = (repr(name) if "," in name or " " in name else name for name in names)  # as it must be typed
+    return UsageError(f"unknown {kind} {shown!r}: {hint}known: {', '.join(listed)}{also}")
 
 
 _REASONS = {

@@ -55,7 +55,8 @@ def compare(entries: Sequence[Entry], baseline: str | None = None) -> Comparison
 
     Args:
         entries: At least one.
-        baseline: An entry's label, or the name of one of its runs' folders; None takes the first entry.
+        baseline: An entry's label, with or without its mark, or the name of one of its runs' folders; None takes the
+            first entry.
 
     Raises:
         UsageError: No such baseline, or an entry that cannot be compared with it: another benchmark, another evaluator,
@@ -107,7 +108,7 @@ def _find_baseline(entries: Sequence[Entry], name: str | None) -> Entry:
     if name is None:
         return entries[0]
     for entry in entries:
-        if name == entry.label or any(name in (run.folder.name, str(run.folder)) for run in entry.runs):
+        if name in (entry.label, mark(entry)) or any(name in (run.folder.name, str(run.folder)) for run in entry.runs):
             return entry
     names = [run.folder.name for entry in entries for run in entry.runs]
     raise unknown_name("baseline", name, [*(entry.label for entry in entries), *names])

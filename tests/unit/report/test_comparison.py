@@ -19,7 +19,7 @@ from milr.benchmarks.tables import answers_of, summarise
 from milr.cli.main import main
 from milr.errors import UsageError
 from milr.methods import METHODS
-from milr.report.comparison import END, compare, tag_weights
+from milr.report.comparison import END, compare, mark, tag_weights
 from milr.report.comparison_tables import comparison_tables
 from milr.report.controls import find_control, needs_control
 from milr.report.entries import read_entries
@@ -103,6 +103,19 @@ def test_differences_are_paired_by_prompt(runs: dict[str, Path]) -> None:
     assert turned.value == pytest.approx(-found.differences["milr, gradient zero"][OVERALL][END].value)
     with pytest.raises(UsageError, match="unknown baseline 'zeros': did you mean 'zero'"):
         compare(entries, "zeros")
+    assert compare(entries, "milr, gradient zero").baseline is zero
+    with pytest.raises(UsageError) as refused:
+        compare(entries, "milr, gradient zeros")
+    assert str(refused.value) == (
+        "unknown baseline 'milr, gradient zeros': did you mean 'milr, gradient zero'? "
+        "known: joint, milr, 'milr, gradient zero', zero"  # with quotes where a shell needs them
+    )
+
+
+def test_a_baseline_is_found_by_the_name_that_the_tables_show(tmp_path: Path) -> None:
+    made = [make_run(tmp_path / name, gradient=name, tasks=make_tasks(2), embedded=True) for name in ("reward", "zero")]
+    found = compare(read_entries(made), "milr, gradient zero (embedded model)")
+    assert found.baseline.runs[0].folder == made[1] and mark(found.baseline) == "milr, gradient zero (embedded model)"
 
 
 def test_a_pool_gives_every_best_of_n(runs: dict[str, Path]) -> None:
