@@ -16,7 +16,10 @@ from milr.report.entries import make_entries
 def compare(
     runs: Annotated[list[Path], typer.Argument(help=f"Runs of one benchmark under one evaluator. {RUNS}")],
     baseline: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A run's folder, or an entry's name as the tables show it; default: the first run.")
+        str | None,
+        typer.Option(
+            metavar="RUN", help="A run's folder, or an entry's name as the tables show it; default: the first run."
+        ),
     ] = None,
     form: Form = "text",
     out: Out = None,
