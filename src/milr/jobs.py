@@ -240,7 +240,8 @@ class Job:
                 strip = self._strips.pop(place, None)
                 record = replace(found, index=index)
                 if not self._keeps_cut and found.index in runner.cut:
-                    writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
+                    if record.images:
+                        writer.write(replace(record, finished=None), image)  # unfinished, for the same reason
                     yield record, image, None
                 else:
                     scores = self._evaluated.pop(place, []) if parts.evaluates and record.finished else None

@@ -100,7 +100,7 @@ class Hooks:
     drawn: Callable[[int, bytes], None] | None = None
     """Gets the strip of a task's images, as PNG, before its last record; None if nobody wants strips."""
     lost: Callable[[int], None] = lambda place: None
-    """Gets a task that was cancelled before it had an image, or while it repeated its steps in another worker."""
+    """Gets a task that was cancelled before it had an image."""
     begun: Callable[[int, int | None], None] = lambda place, tokens: None
     """Gets a task that a worker has begun, and the number of its prompt's tokens where the model counts them."""
     watched: Callable[[int], bool] = lambda place: False

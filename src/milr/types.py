@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -359,3 +359,8 @@ class StepRecord:
     def _repr_html_(self) -> str:
         shown = "".join(show_image(one.image) for one in self.images)
         return f'<div style="display:flex;gap:.5em">{shown}</div>{escape(repr(self))}<br>{escape(self.reasoning.text)}'
+
+
+def end_early(last: StepRecord, why: Finished) -> StepRecord:
+    """Return the record that ends a task after its step `last`, with its best image so far and without a new one."""
+    return replace(last, step=last.step + 1, images=(), scores=(), finished=why, trace=None, notes=())

@@ -6,7 +6,6 @@ import platform
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
@@ -38,7 +37,7 @@ from milr.runs.schema import NAMES, EvaluatedImage, Manifest, Status, dump, dump
 from milr.runs.sessions import Spending, find_versions, open_session, spend_from_now, update_session
 from milr.runs.task_folder import TaskFolder, recall_steps
 from milr.settings import Settings
-from milr.types import KnownStep, Score, StepRecord, Task
+from milr.types import KnownStep, Score, StepRecord, Task, end_early
 
 
 class RunFacts(TypedDict, total=False):
@@ -327,9 +326,7 @@ class RunWriter:
             if (task.last.index, image) in self._cut and read_task(task.final).last.step > task.last.step:
                 task.discard()
                 continue
-            record = replace(
-                task.last, step=task.last.step + 1, images=(), scores=(), finished="cancelled", trace=None, notes=()
-            )
+            record = end_early(task.last, "cancelled")
             folder = self.write(record, image)
             assert folder is not None
             ended.append((record, folder))

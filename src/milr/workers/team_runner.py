@@ -20,7 +20,7 @@ from milr.methods.queue import Assignment, TaskQueue, TaskSource, Turn
 from milr.parts import Hooks
 from milr.settings import LIMITS, Settings
 from milr.spending import Meter
-from milr.types import Finished, ImageSample, StepRecord
+from milr.types import Finished, StepRecord, end_early
 from milr.workers.messages import Begun, Broken, Cancel, Died, Do, Grown, Lost, Message, Spent, Step, Watch
 from milr.workers.team import MOST_TRIES, TICK, Member, Team
 
@@ -39,7 +39,8 @@ class _Open:
     """id of `Do` -> the worker that has it."""
     steps: int = 0
     """Steps recorded so far."""
-    best: ImageSample | None = None
+    record: StepRecord | None = None
+    """The last one of these, without its images."""
     failures: list[str] = field(default_factory=list[str])
     meter: Meter = field(default_factory=Meter)
     """Spent on it by this run of the coordinator."""
@@ -113,7 +114,7 @@ class TeamRunner(Iterator[StepRecord]):
             self._send_watches()
             for member, message in self._team.receive(TICK if self._queue is None else _OPEN_TICK):
                 yield from self._take(member, message)
-            self._watch_limits()
+            yield from self._watch_limits()
             self._send_cancels()
 
     def _hand_out(self) -> None:
@@ -236,6 +237,8 @@ class TeamRunner(Iterator[StepRecord]):
             task = self._drop(member, message.id)
             if task is not None and message.error is not None:
                 self._fail(task, message.error)
+            elif task is not None and task.record is not None:
+                yield self._end_early(task.record, task, self._cancelled.get(task.index, "cancelled"))
             elif task is not None:
                 self._close(task)
                 self._count_ended(task)
@@ -293,11 +296,12 @@ class TeamRunner(Iterator[StepRecord]):
         member.images += len(record.images)
         if record.step == task.steps:
             if message.same_best:
-                assert task.best is not None
-                record = replace(record, best=task.best)
+                assert task.record is not None
+                record = replace(record, best=task.record.best)
             now = time.monotonic()
             self._longest, task.last = max(self._longest, now - task.last), now
-            task.steps, task.best, task.free = task.steps + 1, record.best, record.cost == 0
+            task.steps, task.free = task.steps + 1, record.cost == 0
+            task.record = replace(record, images=(), scores=())
             task.meter.take(record, earlier=record.step < len(task.own.known))
             if message.evaluated:
                 self._hooks.evaluated(index, message.evaluated)
@@ -312,12 +316,20 @@ class TeamRunner(Iterator[StepRecord]):
                     self.cut.add(index)
             yield replace(record, index=index)
 
+    def _end_early(self, last: StepRecord, task: _Open, why: Finished) -> StepRecord:
+        """End a task that no worker continues, after its step `last`; return its last record."""
+        self._close(task)
+        self._count_ended(task)
+        if why == self._limit:
+            self.cut.add(task.index)
+        return replace(end_early(last, why), index=task.index)
+
     def _count_ended(self, task: _Open) -> None:
         self._ended = {kind: used + task.meter.spent.get(kind, 0) for kind, used in self._ended.items()}
 
     # --- ends
 
-    def _watch_limits(self) -> None:
+    def _watch_limits(self) -> Iterator[StepRecord]:
         if self._limit is not None or not self._limits:
             return
         each = [self._ended, *(task.meter.spent for task in self._open.values())]
@@ -329,6 +341,8 @@ class TeamRunner(Iterator[StepRecord]):
             for index, task in list(self._open.items()):
                 if task.owners:
                     self._cancelled.setdefault(index, self._limit)
+                elif task.record is not None:
+                    yield self._end_early(task.record, task, self._limit)
                 else:
                     del self._open[index]
             self._again.clear()

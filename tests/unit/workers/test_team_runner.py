@@ -16,7 +16,7 @@ from milr.parts import Hooks, Names
 from milr.testing import FakeModel
 from milr.types import Finished, ImageSample, Reasoning, Score, StepRecord, Task
 from milr.workers import team, team_runner
-from milr.workers.messages import Begun, Broken, Cancel, Command, Died, Do, Message, Ready, Spec, Step
+from milr.workers.messages import Begun, Broken, Cancel, Command, Died, Do, Lost, Message, Ready, Spec, Step
 from milr.workers.team import Team
 from milr.workers.team_runner import TeamRunner
 from milr.workers.worker import NO_IMAGE
@@ -104,17 +104,18 @@ def make_step(do: Do, step: int, finished: Finished | None = None) -> Step:
 class Play:
     """A run of tasks by played workers."""
 
-    def __init__(self, stage: Stage, source: Assigned | TaskQueue, places: int = 2) -> None:
-        self.stage, self.aside, self.begun = stage, dict[int, str](), list[int]()
+    def __init__(self, stage: Stage, source: Assigned | TaskQueue, places: int = 2, **limits: object) -> None:
+        self.stage, self.aside, self.begun, self.lost = stage, dict[int, str](), list[int](), list[int]()
         hooks = Hooks(
             evaluated=lambda place, scores: None,
             recall=lambda place: (),
             set_aside=self.aside.__setitem__,
             begun=lambda place, tokens: self.begun.append(place),
+            lost=self.lost.append,
         )
         self.team = Team(Spec(NAMES, Placement(), places), stage)
         self.records: list[StepRecord] = []
-        self._runner = TeamRunner(self.team, source, FakeModel().settings("one-shot"), hooks)
+        self.runner = TeamRunner(self.team, source, FakeModel().settings("one-shot", **limits), hooks)
         stage.script = self._script()
         self._next: list[tuple[Played, Message]] = []
         self._idle = 0
@@ -130,10 +131,10 @@ class Play:
         self._next, self._idle = list(said), 0
         try:
             while True:
-                self.records.append(next(self._runner))
+                self.records.append(next(self.runner))
         except _Halt:
-            records = self._runner._run()  # pyright: ignore[reportPrivateUsage]
-            self._runner._records = records  # pyright: ignore[reportPrivateUsage]
+            records = self.runner._run()  # pyright: ignore[reportPrivateUsage]
+            self.runner._records = records  # pyright: ignore[reportPrivateUsage]
         except StopIteration:
             self.ended = True
 
@@ -237,3 +238,49 @@ def test_a_queue_is_spread_at_once_and_one_that_failed_gets_a_worker_of_its_own(
     queue.put(assign("g"), "g")
     play.hear()
     assert "g" in alone.tasks and not play.aside
+
+
+def test_a_task_that_has_an_image_and_no_worker_ends_with_it_at_a_total_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = make_stage(monkeypatch, 2)
+    play = Play(stage, Assigned([assign(word) for word in "abcd"]), total_drawings=3)
+    play.hear()
+    first, second = stage.workers
+    assert (first.tasks, second.tasks) == (["a", "c"], ["b", "d"])
+    died = Died("it was taken away", blameless=True)
+    # the worker of a and c goes in the moment in which the limit is reached
+    steps = [(worker, make_step(worker.find(word), 0)) for worker, word in ((first, "a"), (second, "b"), (second, "d"))]
+    play.hear(steps[0], (first, died), *steps[1:])
+    *before, last = play.records
+    assert [(one.index, one.step, one.finished) for one in before] == [(0, 0, None), (1, 0, None), (3, 0, None)]
+    assert (last.index, last.step, last.finished, last.images) == (0, 1, "out of drawings", ())
+    assert (last.best, last.best_score, last.drawings_spent) == (before[0].best, before[0].best_score, 1.0)
+    assert play.runner.cut == {0} and play.runner.stopped == "out of drawings" and not play.ended
+    # the others are told to end; d was given to this worker again, which repeats its steps
+    assert [one.why for one in second.told if isinstance(one, Cancel)] == ["out of drawings"] * 2
+    play.hear((second, make_step(second.find("b"), 1, "out of drawings")), (second, Lost(second.find("d").id, None)))
+    assert [(one.index, one.step, one.finished) for one in play.records[4:]] == [
+        (1, 1, "out of drawings"),
+        (3, 1, "out of drawings"),
+    ]
+    assert play.runner.cut == {0, 1, 3} and play.ended and not play.lost and not play.aside
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_task_that_is_cancelled_while_another_worker_repeats_its_steps_ends_with_its_best_image(
+    drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, queue = make_stage(monkeypatch, 1), TaskQueue()
+    queue.put(assign("a"), "a")
+    play = Play(stage, queue)
+    play.hear()
+    if drawn:
+        play.hear((stage.workers[0], make_step(stage.workers[0].find("a"), 0)))
+    play.hear((stage.workers[0], Died("it was taken away", blameless=True)))
+    play.hear()
+    worker = stage.workers[-1]
+    assert worker.find("a").heard == drawn
+    play.runner.cancel(0)
+    play.hear()
+    play.hear((worker, Lost(worker.find("a").id, None)))
+    ends = [(one.step, one.finished, one.images) for one in play.records[1:]]
+    assert (ends, play.lost) == (([(1, "cancelled", ())], []) if drawn else ([], [0]))
