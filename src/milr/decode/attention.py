@@ -1,9 +1,12 @@
 """Attention of new tokens over a cache.
 
-torch's CPU kernels are made for many queries. With one query they take most of an image's time, because half-precision
-keys are converted one number at a time (measured in docs/performance.md). Here a piece of the KV cache that fits into
-the processor's cache is converted at once and multiplied as float32; a float32 cache is multiplied where it is.
-torch's kernels serve many queries and other devices.
+torch's fused kernel serves all but one case: one query over half-precision numbers on a CPU. There it rounds the
+weights of the softmax to the dtype of the keys. It also multiplies with MKL, which has a fast kernel for bfloat16 only
+on Intel's processors with AVX512_BF16; its other kernel takes several times as long as our own way (measured in
+docs/performance.md). Our own way: a piece of the KV cache that fits into the processor's cache is converted at once,
+and multiplied and summed as float32.
+
+Our own way serves float32 too if torch was built without MKL, because the fused kernel was not measured without it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+
+from milr.decode.packed_linear import Processor, this_processor
 
 _PIECE = 512 * 1024
 """Numbers of a piece in float32: 2 MiB, about the size of a core's own cache."""
@@ -32,10 +37,20 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
     Returns:
         (B, H, Q, w) in the query's dtype.
     """
-    if query.shape[2] == 1 and query.device.type == "cpu":
+    many = query.shape[1] // key.shape[1]
+    one = query.shape[2] == 1 and query.device.type == "cpu"
+    if one and not is_fused_better(query.dtype, this_processor()):
         return _attend_one(query, key, value, mask)
-    grouped = query.shape[1] != key.shape[1]
-    return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
+    if one and many > 1:
+        # The heads of a group become queries of one head: torch would copy the keys for each of them.
+        folded = query.reshape(*key.shape[:2], many, -1)  # (B, G, H / G, w)
+        return F.scaled_dot_product_attention(folded, key, value, mask).reshape(query.shape)
+    return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=many > 1)
+
+
+def is_fused_better(dtype: torch.dtype, processor: Processor) -> bool:
+    """Return true if torch's fused kernel is the better way for one query on this processor."""
+    return dtype == torch.float32 and processor.mkl
 
 
 def _attend_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -1,12 +1,20 @@
 """Linear layers whose weights are stored in the layout of the CPU's kernels.
 
-Otherwise oneDNN rearranges a weight matrix at every call, which costs as much as reading it. How much is gained depends
-on the processor: small layers with two rows in float32 are slower than plain ones on an Intel Xeon
-(docs/performance.md). torch's own compiler packs with the same operators.
+In the layout of `nn.Linear`, the weights are rearranged at every call, which costs as much as reading them. Large
+layers, and all in bfloat16, are packed for oneDNN's kernels, with the operators that torch's own compiler packs with.
+oneDNN needs about 15 microseconds to begin a product, which is more than a small product takes: on Intel's processors,
+small float32 layers are transposed for MKL's kernels instead (measured in docs/performance.md).
+
+In float32 a row's result must not depend on the number of rows, so that a batch draws what single images are. Layers
+that are packed or transposed sum in the same order for two rows or more; plain layers, as MKL multiplies them, do not.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +22,42 @@ import torch.nn.functional as F
 from torch import nn
 
 _ROWS = 32  # the batch size that the kernels' blocking is chosen for; others work
+_INPUTS = 768  # with more inputs, MKL adds in another order from 192 rows on
+_NUMBERS = 2**20  # larger weights are read faster if they are packed
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Properties of the processor and of torch that choose between kernels.
+
+    They are read, never timed, so that one machine always chooses alike and its results can be repeated to the bit.
+    """
+
+    intel: bool
+    """Made by Intel. On others MKL may use other kernels, which were not measured."""
+    avx512: bool
+    """Has the AVX-512 instructions that MKL's kernels need."""
+    mkl: bool
+    """torch multiplies float32 matrices with MKL."""
+
+    @classmethod
+    def read(cls, cpuinfo: str, *, mkl: bool) -> Processor:
+        """Read the properties from the content of Linux's /proc/cpuinfo; what is not there is taken as absent."""
+        vendor = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+        line = re.search(r"^flags\s*:\s*(.+)", cpuinfo, re.MULTILINE)
+        flags = line[1].split() if line else []
+        return cls(bool(vendor and vendor[1] == "GenuineIntel"), "avx512bw" in flags, mkl)
+
+
+@cache
+def this_processor() -> Processor:
+    """Return the properties of this machine."""
+    path = Path("/proc/cpuinfo")
+    return Processor.read(path.read_text() if path.exists() else "", mkl=torch.backends.mkl.is_available())
 
 
 class PackedLinear(nn.Module):
-    """A replacement of a frozen `nn.Linear`."""
+    """A replacement of a frozen `nn.Linear`, multiplied by oneDNN."""
 
     def __init__(self, dense: nn.Linear, *, differentiable: bool) -> None:
         """Pack the weights.
@@ -31,7 +71,8 @@ class PackedLinear(nn.Module):
         self.packed: torch.Tensor = pack(dense.weight.detach(), _ROWS)
         self.dense = dense if differentiable else None
         self.bias = dense.bias
-        self.multiply: Any = torch.ops.mkldnn._linear_pointwise  # pyright: ignore[reportPrivateUsage]
+        multiply: Any = torch.ops.mkldnn._linear_pointwise  # pyright: ignore[reportPrivateUsage]
+        self.multiply = multiply.default  # called by its full name, torch need not search for it
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Map (..., in) to (..., out)."""
@@ -40,19 +81,53 @@ class PackedLinear(nn.Module):
         return self.multiply(states, self.packed, self.bias, "none", [], "")
 
 
+class TransposedLinear(nn.Module):
+    """A replacement of a small frozen `nn.Linear` in float32, multiplied by MKL. It can carry a gradient."""
+
+    def __init__(self, dense: nn.Linear) -> None:
+        """Store the weights as (in, out)."""
+        super().__init__()
+        self.weight = dense.weight.detach().t().contiguous().t()  # (out, in), a view
+        self.bias = dense.bias
+        self.inputs = dense.in_features
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Map (..., in) to (..., out)."""
+        if states.numel() == self.inputs:
+            # a single row would take another kernel, which adds in another order
+            twice = torch.cat([states.reshape(1, -1)] * 2)
+            return F.linear(twice, self.weight, self.bias)[0].view(*states.shape[:-1], -1)
+        return F.linear(states, self.weight, self.bias)
+
+
 def pack(network: nn.Module, *, differentiable: bool = False) -> None:
     """Pack every linear layer inside, in place, one after the other, if this machine's torch supports it."""
     for name, child in list(network.named_children()):
-        if isinstance(child, nn.Linear) and _can_pack(child.weight):
-            setattr(network, name, PackedLinear(child, differentiable=differentiable))
+        if isinstance(child, nn.Linear) and _is_plain(child.weight):
+            if can_transpose(child, this_processor()):
+                setattr(network, name, TransposedLinear(child))
+            elif _can_pack(child.weight):
+                setattr(network, name, PackedLinear(child, differentiable=differentiable))
         else:
             pack(child, differentiable=differentiable)
 
 
+def can_transpose(layer: nn.Linear, processor: Processor) -> bool:
+    """Return true if MKL multiplies the transposed weights fast and adds in one order for every number of rows.
+
+    Measured on an Intel Xeon with MKL 2024.2, with its AVX-512 kernels and with its AVX2 kernels, which do neither.
+    """
+    suitable = processor.mkl and processor.intel and processor.avx512
+    small = layer.in_features <= _INPUTS and layer.weight.numel() <= _NUMBERS
+    return suitable and small and layer.weight.dtype == torch.float32
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    return type(weight) is nn.Parameter and weight.device.type == "cpu"  # another type is in int8
+
+
 def _can_pack(weight: torch.Tensor) -> bool:
-    if type(weight) is not nn.Parameter:  # in int8
-        return False
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():
         return False
     if weight.dtype == torch.bfloat16:
         supported: Any = torch.ops.mkldnn._is_mkldnn_bf16_supported  # pyright: ignore[reportPrivateUsage]
