@@ -32,8 +32,10 @@ GROUPS: Mapping[str, str] = {
     "benchmark": "milr.benchmarks",
 }
 """Kind of a name -> the group of entry points in which packages offer more names."""
-_FILE = re.compile(r"(?P<module>.+\.py)(:(?P<attribute>.*))?", re.DOTALL)
-_MODULE = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*(\.[^\W\d]\w*)*)")
+_ARGUMENT = r"(:(?P<argument>.*))?"
+_FILE = re.compile(rf"(?P<code>(?P<module>.+?\.py)(:(?P<attribute>[^:]*))?){_ARGUMENT}", re.DOTALL)
+_WORDS = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_MODULE = re.compile(rf"(?P<code>(?P<module>{_WORDS}):(?P<attribute>{_WORDS})){_ARGUMENT}", re.DOTALL)
 _LISTED = 12  # most names in an error
 
 
@@ -55,7 +57,7 @@ def find(kind: str, name: str, table: Mapping[str, Entry], also: str = "") -> En
     Args:
         kind: Kind of the name, for the error; packages can add to the kinds of `GROUPS`.
         name: A name of the table or of an installed package, or code: ``package.module:attribute``,
-            ``./file.py:attribute``.
+            ``./file.py:attribute``. An argument after it is for `split_code` first.
         table: milr's own names.
         also: What else may be typed, for the error: ", a folder".
 
@@ -72,9 +74,11 @@ def find(kind: str, name: str, table: Mapping[str, Entry], also: str = "") -> En
             targets = " or ".join(entry.target for entry in entries)
             raise UsageError(f"{packages} both have a {kind} {name!r}: type {targets}")
         return entries[0]
-    if kind in GROUPS and is_code(name):
-        if file := _FILE.fullmatch(name):
-            _check_file(file["module"], file["attribute"] or "")
+    if kind in GROUPS and (match := _match_code(name)):
+        if match["argument"] is not None:
+            raise UsageError(f"a {kind} takes no argument, and {name!r} has one: type {match['code']}")
+        if match.re is _FILE:
+            _check_file(match["module"], match["attribute"] or "")
         return Entry(name, "code that was typed")
     code = ", and package.module:attribute or ./file.py:attribute" if kind in GROUPS else ""
     raise unknown_name(kind, name, [*table, *offered], also + code)
@@ -86,8 +90,22 @@ def is_named(kind: str, name: str, table: Mapping[str, Entry]) -> bool:
 
 
 def is_code(name: str) -> bool:
-    """Return true if a name has the form ``package.module:attribute`` or ``file.py:attribute``."""
-    return bool(_FILE.fullmatch(name) or _MODULE.fullmatch(name))
+    """Return true if a name is ``package.module:attribute`` or ``file.py:attribute``, with an argument or without."""
+    return _match_code(name) is not None
+
+
+def split_code(name: str) -> tuple[str, str | None]:
+    """Split ``file.py:attribute:argument`` into the code and its argument, the text after the second colon, or None.
+
+    A name that is no code is returned as it is.
+    """
+    match = _match_code(name)
+    return (name, None) if match is None else (match["code"], match["argument"])
+
+
+def _match_code(name: str) -> re.Match[str] | None:
+    found = _MODULE.fullmatch(name)
+    return found if found and not found["module"].endswith(".py") else _FILE.fullmatch(name)
 
 
 def check_stored(kind: str, name: str, table: Mapping[str, Entry], where: object, typed: Collection[str] = ()) -> None:
@@ -123,7 +141,7 @@ def load(entry: Entry) -> Any:
         UsageError: There is no such module, file or attribute, or it cannot be imported; the message lists the names
             that exist.
     """
-    match = _FILE.fullmatch(entry.target) or _MODULE.fullmatch(entry.target)
+    match = _match_code(entry.target)
     whose = f"{entry.target}, of the package {entry.package}," if entry.package else entry.target
     if match is None:
         raise UsageError(f"{whose} is no package.module:attribute: see its entry point")

@@ -37,9 +37,9 @@ from milr.types import Task
 class Grey(FakeModel):
     name = "grey"
 
-    def __init__(self, device="cpu"):
+    def __init__(self, device="cpu", argument=None):
         super().__init__()
-        self.device = device
+        self.device, self.argument = device, argument
 
 
 def bright(images, tasks):
@@ -49,7 +49,7 @@ def bright(images, tasks):
 class Waits:
     name, stop_at, needs = "waits@1", 0.9, ("explanation",)
 
-    def __init__(self, model, argument="none", device="cpu"):
+    def __init__(self, model, argument=None, device="cpu"):
         self.model, self.argument, self.device = model, argument, device
 
     def __call__(self, images, tasks):
@@ -203,6 +203,48 @@ def test_a_class_gets_the_arguments_that_its_parameters_name(here: Path) -> None
         load_reward("./asks.py:Asks")
 
 
+@pytest.mark.parametrize("form", ["./mine.py:", "outside_module:", "entry point"])
+def test_code_takes_an_argument_as_names_do(here: Path, form: str) -> None:
+    offer(
+        here / "site",
+        "greys",
+        {"milr.rewards": {"waits": "outside_module:Waits"}, "milr.models": {"gray": "outside_module:Grey"}},
+    )
+    grey, waits = ("gray", "waits") if form == "entry point" else (f"{form}Grey", f"{form}Waits")
+    for given, argument in (("", None), (":", ""), (":loud", "loud"), (":a/b.py:c,d=1", "a/b.py:c,d=1")):
+        model = load_model(f"{grey}{given}")
+        assert getattr(model, "argument", 0) == argument
+        reward = load_reward(f"{waits}{given}", model=model)
+        assert getattr(reward, "argument", 0) == argument
+    mixed = load_reward(f"mix:{waits}:loud*0.5+{waits}:low*0.5", model=load_model(grey))
+    assert [getattr(one, "argument", 0) for one in getattr(mixed, "parts", {}).values()] == ["loud", "low"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        (
+            "reward",
+            "./mine.py:bright:loud",
+            "'./mine.py:bright' takes no argument, and './mine.py:bright:loud' gives it",
+        ),
+        ("model", "./bare.py:Bare:big", "'./bare.py:Bare' takes no argument, and is given 'big': type ./bare.py:Bare"),
+        ("model", "embedded:big", "'embedded' takes no argument, and is given 'big': type embedded"),
+        (
+            "method",
+            "./mine.py:twice:3",
+            "a method takes no argument, and './mine.py:twice:3' has one: type ./mine.py:tw",
+        ),
+        ("benchmark", "mine:SHAPES:x", "a benchmark takes no argument, and 'mine:SHAPES:x' has one: type mine:SHAPES"),
+    ],
+)
+def test_an_argument_that_code_does_not_take_is_refused(here: Path, kind: str, name: str, said: str) -> None:
+    (here / "bare.py").write_text("from milr.testing import FakeModel\nclass Bare(FakeModel):\n    pass\n")
+    with pytest.raises(UsageError) as error:
+        LOADERS[kind](name)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
 def test_a_models_capabilities_are_known_before_it_is_loaded(here: Path) -> None:
     (here / "big.py").write_text(
         "from milr.testing import FakeModel\n"
@@ -259,15 +301,15 @@ def test_settings_of_a_third_party_method_are_checked(here: Path) -> None:
 def test_a_run_with_user_code_resumes_only_if_the_code_is_named_again(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {"--model": "./mine.py:Grey", "--reward": "./mine.py:bright", "--method": "./mine.py:twice"}
+    names = {"--model": "./mine.py:Grey:big", "--reward": "./mine.py:Waits:loud", "--method": "./mine.py:twice"}
     typed = [word for pair in names.items() for word in pair]
-    begun = ["benchmark", "./mine.py:SHAPES", *typed, "--evaluator", "./mine.py:bright", "--set", "texts=1"]
+    begun = ["benchmark", "./mine.py:SHAPES", *typed, "--evaluator", names["--reward"], "--set", "texts=1"]
     assert main([*begun, "--out", "run"]) == 0
     shutil.rmtree(next((here / "run" / "tasks").iterdir()))
     capsys.readouterr()
     assert main(["benchmark", "--resume", "run"]) == 2
     said = capsys.readouterr().err
-    assert "run names the model './mine.py:Grey', and code is loaded only when you type it" in said
+    assert "run names the model './mine.py:Grey:big', and code is loaded only when you type it" in said
     assert main(["benchmark", "./mine.py:SHAPES", "--resume", "run", *typed]) == 0
     assert "2 of 2 prompts" in capsys.readouterr().out
     assert main(["report", "run", "--format", "md"]) == 0

@@ -37,8 +37,8 @@ ModelName = Annotated[
 Reward = Annotated[
     str | None,
     typer.Option(
-        help="A name that milr info lists, with its argument after a colon, such as self:p-yes, or "
-        "./file.py:attribute; default: icons for models that draw icons, else self."
+        help="A name that milr info lists, or ./file.py:attribute, with its argument after a colon, such as "
+        "self:p-yes; default: icons for models that draw icons, else self."
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device of the model and of the rewards' networks: cpu, cuda, cuda:1, mps.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from milr.errors import UsageError
 from milr.models.families import FAMILIES, FamilyEntry, find_family
 from milr.models.hub import WEIGHTS, Confirm, find_at_hub, parse_hub_name, refuse
-from milr.registry import Entry, construct, find, is_code, is_named, load
+from milr.registry import Entry, construct, find, is_code, is_named, load, split_code
 from milr.untrusted import read_file
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def find_source(name: str, *, weights: bool = True, offline: bool = False, confi
 
     Args:
         name: As `find_model` takes it; or a name of an installed package, with its argument after a colon, or
-            ``package.module:attribute``, ``./file.py:attribute``.
+            ``package.module:attribute``, ``./file.py:attribute``, with its argument after another colon.
         weights: As in `find_model`.
         offline: As in `find_model`.
         confirm: As in `find_model`.
@@ -145,10 +146,17 @@ def find_source(name: str, *, weights: bool = True, offline: bool = False, confi
         return find_model(name, weights=weights, offline=offline, confirm=confirm)
     base, colon, argument = name.partition(":")
     if is_named("model", base, MODELS):
-        return ModelClass(base, load(find("model", base, MODELS)), argument if colon else None, offline)
+        return _make_source(base, argument if colon else None, offline)
     if is_code(name):
-        return ModelClass(name, load(find("model", name, MODELS)), None, offline)
+        return _make_source(*split_code(name), offline)
     return find_model(name, weights=weights, offline=offline, confirm=confirm)
+
+
+def _make_source(name: str, argument: str | None, offline: bool) -> ModelClass:
+    made = load(find("model", name, MODELS))
+    if argument is not None and not (callable(made) and "argument" in inspect.signature(made).parameters):
+        raise UsageError(f"the model {name!r} takes no argument, and is given {argument!r}: type {name}")
+    return ModelClass(name, made, argument, offline)
 
 
 def find_model(name: str, *, weights: bool = True, offline: bool = False, confirm: Confirm = refuse) -> Path:
@@ -179,7 +187,8 @@ def find_model(name: str, *, weights: bool = True, offline: bool = False, confir
 def check_model(name: str) -> None:
     """Refuse text that cannot be a model's name, folder or hub name; the hub is not asked."""
     if not (Path(name).exists() or "/" in name or "\\" in name or is_named("model", name.partition(":")[0], MODELS)):
-        find("model", name, MODELS, also=", a folder, a name at the hub such as deepseek-community/Janus-Pro-1B")
+        base, _ = split_code(name)
+        find("model", base, MODELS, also=", a folder, a name at the hub such as deepseek-community/Janus-Pro-1B")
 
 
 def read_capabilities(source: ModelSource, profile: str | None = None) -> Capabilities:
@@ -253,7 +262,8 @@ def load_model(
     Args:
         name: One of `MODELS`, with its argument after a colon; the path of a folder with a checkpoint of one of
             `FAMILIES`, or its name at the Hugging Face hub; a name of an installed package; or
-            ``package.module:attribute``, ``./file.py:attribute``: a class, or a function that makes a model.
+            ``package.module:attribute``, ``./file.py:attribute``: a class, or a function that makes a model. An
+            argument after another colon is given to its parameter ``argument``.
         device: As torch names it: "cpu", "cuda", "cuda:1".
         dtype: Dtype of the weights: "float32", "bfloat16" or "float16"; None is float32 on CPU, bfloat16 elsewhere.
         profile: Its prompt profile, one of `milr.models.prompts.PROFILES`; None takes the checkpoint's own.

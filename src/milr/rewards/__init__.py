@@ -191,9 +191,10 @@ def load_reward(
     """Return the reward of that name.
 
     Args:
-        name: One of `REWARDS`, or of an installed package, with its argument after a colon where it takes one
-            (`milr.rewards.spec`); or ``package.module:attribute``, ``./file.py:attribute``: a class, or any callable of
-            images and tasks. None takes the model's default reward, and without a model `icons`, the default model's.
+        name: One of `REWARDS`, or of an installed package, or ``package.module:attribute``, ``./file.py:attribute``: a
+            class, or any callable of images and tasks; with its argument after a colon where it takes one
+            (`milr.rewards.spec`). None takes the model's default reward, and without a model `icons`, the default
+            model's.
         model: The model that draws, for rewards that ask it.
         vlm: Client of VLM judges; all rewards that share it share one budget and one cache. None makes a default one.
         placement: Device and dtype of the run, for rewards with their own networks; None is the CPU.

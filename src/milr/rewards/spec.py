@@ -1,6 +1,7 @@
 """Reward names with arguments: ``icons``, ``gpt-4o:p-yes``, ``mix:icons-soft*0.7+self*0.3``, ``http://host/path``.
 
-Code, ``package.module:attribute`` or ``./file.py:attribute``, takes no argument: its colon is part of the name.
+The name of code, ``package.module:attribute`` or ``./file.py:attribute``, has a colon itself: its argument comes after
+the second one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from milr.errors import UsageError
-from milr.registry import Entry, check_stored, find, is_code, is_named
+from milr.registry import Entry, check_stored, find, is_code, is_named, split_code
 
 MIX_FORM = "write mix:NAME*WEIGHT+NAME*WEIGHT, for instance mix:icons-soft*0.7+self*0.3"
 _SCHEMES = ("http", "https")
@@ -30,8 +31,8 @@ class MixPart:
 def split_name(text: str, table: Mapping[str, Entry]) -> tuple[str, str | None]:
     """Split a name into the name and its argument, the text after the first colon, or None.
 
-    A URL as a whole is the argument of ``http``. Code is a name without an argument, unless milr or an installed
-    package has the name before its colon.
+    A URL as a whole is the argument of ``http``. The argument of code comes after its second colon, unless milr or an
+    installed package has the name before the first one.
 
     Args:
         text: The text as a user writes it.
@@ -41,7 +42,7 @@ def split_name(text: str, table: Mapping[str, Entry]) -> tuple[str, str | None]:
     if base.lower() in _SCHEMES:
         return "http", text
     if is_code(text) and not is_named("reward", base, table):
-        return text, None
+        return split_code(text)
     return base, argument if colon else None
 
 
