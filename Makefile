@@ -32,6 +32,7 @@ help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make .venv with everything that work on milr needs
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "ready; type: source .venv/bin/activate (and make fast after each change)",:)
 
 $(READY): pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "error: no Python of 3.11 or later found: install one, or make setup PYTHON=..."; exit 2; }
