@@ -126,8 +126,8 @@ def draw_scaling(report: Any, path: Path) -> None:
         axes = figure.add_subplot(1, 3, place + 1)
         axes.plot([run[across] for run in runs], [run[up] / unit for run in runs], marker="o")
         axes.set(xlabel={"tasks": "tasks", "steps": "K"}[across], ylabel=label)
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1.1 * max(run[up] / unit for run in runs))  # no point touches the frame
+        axes.set_xlim(0, 1.1 * max(run[across] for run in runs))
     save_figure(figure, path)
 
 
