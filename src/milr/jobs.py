@@ -174,7 +174,13 @@ class Job:
     def time_left(self) -> TimeLeft:
         """Return the estimate of the remaining time, before `run` begins."""
         settings, workers = self.writer.manifest.settings, int(self.parts.facts.get("workers", 1))
-        return TimeLeft(len(self.writer.remaining()), settings.most_images(1), settings.run.batch_size * workers)
+        return TimeLeft(
+            len(self.writer.remaining()),
+            settings.most_images(1),
+            settings.run.batch_size * workers,
+            total_drawings=settings.run.total_drawings,
+            total_seconds=settings.run.total_seconds,
+        )
 
     def failures(self) -> list[str]:
         """Return one line for each task that failed twice in workers."""

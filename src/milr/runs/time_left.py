@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,14 +48,27 @@ class TimeLeft:
     spend all its drawings.
     """
 
-    def __init__(self, tasks: int, drawings: float, places: int) -> None:
-        """Take the bounds of the run.
+    def __init__(
+        self,
+        tasks: int,
+        drawings: float,
+        places: int,
+        *,
+        total_drawings: float | None = None,
+        total_seconds: float | None = None,
+    ) -> None:
+        """Take the bounds of the run, which begins now.
 
         Args:
             tasks: Tasks still to be done.
             drawings: Most drawings of each task.
             places: Most tasks in progress at once.
+            total_drawings: Most drawings of all of them from now on; None sets no limit.
+            total_seconds: Seconds from now on; None sets no limit.
         """
+        self._total_drawings = math.inf if total_drawings is None else total_drawings
+        self._end = math.inf if total_seconds is None else time.monotonic() + total_seconds
+        self._spent = 0.0  # drawings from now on
         self._waiting, self._drawings, self._places = tasks, drawings, max(1, places)
         self._open: dict[Hashable, _Progress] = {}
         self._round: dict[Hashable, float | None] = {}  # tasks of the round that goes on -> their seconds, if known
@@ -78,6 +92,7 @@ class TimeLeft:
         # an earlier session or another worker made the steps before, and their seconds are not this round's
         known = seen.rounds == record.step
         self._round[task] = max(record.seconds - seen.seconds, 0.0) if known else None
+        self._spent += record.drawings_spent - seen.drawings if known else 0.0
         seen.rounds, seen.seconds, seen.drawings = record.step + 1, record.seconds, record.drawings_spent
         self._reached[seen.rounds] += 1
         if record.finished:
@@ -96,9 +111,11 @@ class TimeLeft:
         self._round = {}
         self._size = max(1, min(self._places, len(self._open) + self._waiting))
         if self._rounds:
-            most = self._most_rounds()
-            self._expected = self._expect(self._shares_that_end(most, 1.0))
-            self._longest = self._expect(self._shares_that_end(most, 0.0))
+            each = self._drawings_per_round()
+            most = math.ceil(self._drawings / each - 1e-9) if each else 1
+            self._expected, self._longest = (
+                self._expect(self._shares_that_end(most, like_before), each) for like_before in (1.0, 0.0)
+            )
 
     def seconds(self) -> float | None:
         """Return the expected seconds; None before the first round's records are all there."""
@@ -116,8 +133,13 @@ class TimeLeft:
             return say_left(seconds)
         return f"at most {said}" if (said := say_left(self._longest)) else ""
 
-    def _expect(self, ends: Sequence[float]) -> float:
-        """Return the expected seconds if these shares of tasks end with each round."""
+    def _expect(self, ends: Sequence[float], each: float) -> float:
+        """Return the expected seconds.
+
+        Args:
+            ends: Round by round, the share of its tasks that end with it.
+            each: Drawings of a task per round.
+        """
         going_on = [0.0] * len(ends)  # tasks that are expected to be in progress, by round from now on
         for done, tasks in Counter(one.rounds for one in self._open.values()).items():
             for ahead, share in enumerate(_go_on(ends[done:])):
@@ -128,13 +150,13 @@ class TimeLeft:
         # medians: the first round and moments in which the machine is busy take longer than rounds do
         size, seconds = (median(values) for values in zip(*self._rounds, strict=True))
         # with half as many tasks a round takes between half the time and the same time, depending on the machine
-        return seconds * (rounds + whole / size) / 2
+        found = seconds * (rounds + whole / size) / 2
+        drawn = min(1.0, (self._total_drawings - self._spent) / (whole * each)) if whole * each else 1.0
+        return max(0.0, min(found * drawn, self._end - time.monotonic()))
 
-    def _most_rounds(self) -> int:
+    def _drawings_per_round(self) -> float:
         drawn = self._drawn + sum(one.drawings for one in self._open.values())
-        made = self._made + sum(one.rounds for one in self._open.values())
-        each = drawn / made  # drawings per round
-        return math.ceil(self._drawings / each - 1e-9) if each else 1
+        return drawn / (self._made + sum(one.rounds for one in self._open.values()))
 
     def _shares_that_end(self, most: int, like_before: float) -> list[float]:
         """Return, round by round, the expected share of its tasks that end with it.

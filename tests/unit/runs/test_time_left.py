@@ -7,10 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from milr.runs import time_left
 from milr.runs.time_left import TimeLeft, say_left
 from milr.tasks import tasks_from_prompts
 from milr.testing import fake_records
@@ -118,6 +120,28 @@ def test_a_round_ends_when_a_task_of_it_is_lost() -> None:
     assert left.say() == ""
     take(left, 0, [2], ends=False)
     assert left.say() == "at most about 45 s left"
+
+
+def test_a_total_limit_of_drawings_ends_the_run_before_its_tasks() -> None:
+    left = TimeLeft(tasks=8, drawings=21, places=4, total_drawings=28)
+    for step in range(2):
+        for index in range(4):
+            take(left, index, [step], ends=False)
+    assert left.seconds() == pytest.approx((28 - 8) / 4 * 2.0)  # without it, 19 + 21 rounds
+    assert left.say() == "at most about 10 s left"
+
+
+def test_a_total_limit_of_seconds_does_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time_left, "time", SimpleNamespace(monotonic=lambda: now))
+    left = TimeLeft(tasks=1, drawings=21, places=4, total_seconds=30)
+    take(left, 0, [0], ends=False)
+    now += 15
+    take(left, 0, [1], ends=False)
+    assert left.seconds() == pytest.approx(15.0) and left.say() == "at most about 15 s left"
+    now += 20
+    take(left, 0, [2], ends=False)
+    assert left.say() == ""
 
 
 def read_said(said: str) -> float:
