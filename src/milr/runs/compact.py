@@ -2,10 +2,10 @@
 
 Format: lines of JSON under LZMA. A run is a line with a `CompactRun`, and a line with a `CompactTask` for each task, in
 the order of `read_run`. A file has one run or several: they share many texts, so that one file for all takes a third of
-the bytes of a file for each. `FILE/NAME` is the path of one run of a file. Each prompt and step has text, scores with parts and reasons, the best image's index, counts of latents,
-drawings, tokens, reward calls, seconds and cost. It has no image tokens, text tokens, log probabilities, shifts of
-latents, evidence, nor the prompts of benchmarks that do not come with milr. Scores and spending are exact; seconds and
-parts are rounded.
+the bytes of a file for each. `FILE/NAME` is the path of one run of a file. Each prompt and step has text, scores with
+parts and reasons, the best image's index, counts of latents, drawings, tokens, reward calls, seconds and cost. It has
+no image tokens, text tokens, log probabilities, shifts of latents, evidence, nor the prompts of benchmarks that do not
+come with milr. Scores and spending are exact; seconds and parts are rounded.
 """
 
 from __future__ import annotations
