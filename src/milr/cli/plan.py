@@ -47,6 +47,8 @@ def plan(
     check_dtype(dtype)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: give 1 or more")
+    if batch_size is not None and not try_it:
+        raise UsageError("--batch-size is the probe's: add --probe, or leave --batch-size out")
     if reward is not None:
         check_reward(reward)
     source = find_source(model, weights=False, offline=offline)

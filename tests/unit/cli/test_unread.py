@@ -65,6 +65,11 @@ def test_options_of_vlm_judges_are_refused_if_no_reward_asks_one(
     assert sorted(os.listdir()) == there
 
 
+def test_a_batch_size_is_refused_without_the_probe_that_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--batch-size", "4"]) == 2
+    assert "--batch-size is the probe's: add --probe, or leave" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
