@@ -1,9 +1,10 @@
-"""Attention of one token over a cache of bfloat16 keys and values: the engine's way beside three others.
+"""Attention of one token over a cache: the engine's way beside others, for bfloat16 and float32 keys and values.
 
     python -m bench.attention --json bench/results/attention.json
+    MKL_ENABLE_INSTRUCTIONS=AVX512 python -m bench.attention    # an Intel processor as if it had no AVX512_BF16
 
-The engine widens pieces of the cache and multiplies in float32. The others: a cache in float32 (twice the
-bytes), products in bfloat16, and torch's fused kernel. One layer, one token, the best of several tries each.
+With bfloat16, the engine converts pieces of the cache and multiplies in float32; with float32, it takes torch's fused
+kernel if torch was built with MKL. One layer, one token, the best of several tries each.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.machine import measure_machine, seconds
-from milr.decode.attention import attend
+from milr.decode.attention import _attend_one, attend  # pyright: ignore[reportPrivateUsage]
 from milr.files import write_text
 
 
@@ -39,6 +40,7 @@ class Shape:
 
 
 SHAPES = (
+    Shape("embedded, batch 1", 2, 4, 180, 64),
     Shape("embedded, batch 8", 16, 4, 180, 64),
     Shape("embedded, batch 32", 64, 4, 180, 64),
     Shape("janus-1b-random, batch 16", 32, 16, 400, 128),
@@ -65,11 +67,14 @@ def measure(shape: Shape, tries: int) -> Mapping[str, float]:
     half = room.bfloat16()
     keys, values = half[..., : shape.tokens, :].unbind(0)
     wide_keys, wide_values = half.float()[..., : shape.tokens, :].unbind(0)
+    wide = query.float()
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "engine": lambda: attend(query, keys, values, None),
-        "float32 cache": lambda: by_products(query, wide_keys, wide_values),
         "bfloat16 products": lambda: by_products(query, keys, values),
         "torch, fused": lambda: F.scaled_dot_product_attention(query, keys, values),
+        "float32: engine": lambda: attend(wide, wide_keys, wide_values, None),
+        "float32: own way": lambda: _attend_one(wide, wide_keys, wide_values, None),
+        "float32: products": lambda: by_products(wide, wide_keys, wide_values),
     }
     expected = ways["engine"]().float()
     for way in ways.values():

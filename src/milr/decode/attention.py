@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from milr.decode.packed_linear import Processor, this_processor
 
-_PIECE = 512 * 1024
-"""Numbers of a piece in float32: 2 MiB, about the size of a core's own cache."""
+_PIECE = 256 * 1024
+"""Numbers of a piece in float32: 1 MiB, so that it fits into a core's own cache together with what it is made of."""
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
