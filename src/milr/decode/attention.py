@@ -6,18 +6,22 @@ on Intel's processors with AVX512_BF16; its other kernel takes several times as 
 docs/performance.md). Our own way: a piece of the KV cache that fits into the processor's cache is converted at once,
 and multiplied and summed as float32.
 
-Our own way serves float32 too if torch was built without MKL, because the fused kernel was not measured without it.
+Our own way serves float32 too if torch was built without MKL, because the fused kernel was not measured without it. On
+CUDA one of torch's kernels is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from milr.decode.packed_linear import Processor, this_processor
 
+ALIGNED = 8
+"""Numbers that a CUDA kernel reads at once: 16 bytes in half precision. Rows of a mask begin at a multiple of it."""
 _PIECE = 256 * 1024
 """Numbers of a piece in float32: 1 MiB, so that it fits into a core's own cache together with what it is made of."""
 
@@ -45,12 +49,32 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
         # The heads of a group become queries of one head: torch would copy the keys for each of them.
         folded = query.reshape(*key.shape[:2], many, -1)  # (B, G, H / G, w)
         return F.scaled_dot_product_attention(folded, key, value, mask).reshape(query.shape)
+    if query.device.type == "cuda" and many == 1 and _is_aligned(query, mask):
+        return _attend_on_cuda(query, key, value, mask)
     return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=many > 1)
 
 
 def is_fused_better(dtype: torch.dtype, processor: Processor) -> bool:
     """Return true if torch's fused kernel is the better way for one query on this processor."""
     return dtype == torch.float32 and processor.mkl
+
+
+def _is_aligned(query: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    return query.shape[3] % ALIGNED == 0 and (mask is None or mask.stride(2) % ALIGNED == 0)
+
+
+def _attend_on_cuda(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Call torch's memory-efficient kernel.
+
+    torch itself would choose cuDNN's kernel on recent cards, which is compiled anew for every length, in about 0.4
+    seconds (https://github.com/modelscope/FunASR/issues/3704); every prompt here has another length. torch's own switch
+    between kernels is a setting of the whole process, which other threads read.
+    """
+    efficient: Any = torch.ops.aten._scaled_dot_product_efficient_attention  # pyright: ignore[reportPrivateUsage]
+    wide = None if mask is None else mask.expand(-1, query.shape[1], -1, -1)
+    return efficient(query, key, value, wide, compute_log_sumexp=False)[0]
 
 
 def _attend_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from milr.decode.attention import ALIGNED
 from milr.decode.buffers import Buffers
 from milr.decode.decoder import Decoder
 from milr.decode.kv_cache import CachedPrefix, KVCache
@@ -54,12 +55,14 @@ class DecodeBatch:
         lengths = [len(prefix) if prefix else 0 for prefix in prefixes]
         longest = round_up(max(lengths))
         end = self.round_up_steps(longest + room)
-        shape = (2, decoder.layers, rows, decoder.heads, end, decoder.width)
+        shape = (decoder.layers, 2, rows, decoder.heads, end, decoder.width)
         self.cache = KVCache(buffers.take("cache", shape, like.dtype))
         count(cache_bytes=self.cache.bytes)
         self.cache.grow(longest)
         self.room = longest + room
         self.padded = min(lengths) < longest
+        self._steps_mask: torch.Tensor | None = None
+        """(B, 1, 1, end): 0 at the positions that a decode step sees, -inf elsewhere."""
         self.real = buffers.take("real", (rows, end), torch.bool).fill_(True)
         """(B, end): false at a row's padding."""
         for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
@@ -106,6 +109,8 @@ class DecodeBatch:
 
     def reserve(self) -> int:
         """Count one token more per row; return how many positions the step attends to. The host's part of a step."""
+        if self._steps_mask is None and (self.padded or self.bucket > 1):
+            self._begin_steps()
         self._reserve(1)
         rows = len(self.prefixes)
         self.count(forwarded=rows, cache_read=self.cache.bytes_filled)
@@ -122,7 +127,9 @@ class DecodeBatch:
             embeddings: (B, d), in the decoder's dtype.
             seen: From `reserve`.
         """
-        mask = self._mask(self.at, seen) if self.padded or self.bucket > 1 else None
+        mask = None
+        if self._steps_mask is not None:
+            mask = self._steps_mask.index_fill_(-1, self.at, 0.0)[..., :seen]  # (B, 1, 1, seen)
         states = self.decoder(embeddings[:, None], self.positions, self.cache, self.at, seen, mask)
         self.newest.copy_(states[:, 0])
         self.positions.add_(1)
@@ -136,6 +143,12 @@ class DecodeBatch:
             (*(prefix.parts if prefix else ()), read), self.newest[row].clone(), 0 if prefix is None else prefix.first
         )
 
+    def _begin_steps(self) -> None:
+        rows, end = self.real.shape
+        mask = self.buffers.take("mask", (rows, 1, 1, end), self.decoder.like.dtype).fill_(float("-inf"))
+        mask[:, 0, 0, : self.cache.filled].masked_fill_(self.real[:, : self.cache.filled], 0.0)
+        self._steps_mask = mask
+
     def _reserve(self, count: int) -> None:
         if self.cache.filled + count > self.room:
             raise IndexError(f"the cache has room for {self.room} tokens, not {self.cache.filled + count}")
@@ -146,5 +159,6 @@ class DecodeBatch:
         places, asking = self.places[:seen], asking[:, None]  # (seen,), (T, 1)
         # padding attends to itself: attention over nothing is undefined
         sees = (self.real[:, None, :seen] & (places <= asking)) | (places == asking)
-        nothing = torch.zeros(sees.shape, dtype=self.decoder.like.dtype, device=sees.device)
+        size = (*sees.shape[:2], -(-seen // ALIGNED) * ALIGNED)
+        nothing = torch.zeros(size, dtype=self.decoder.like.dtype, device=sees.device)[..., :seen]
         return nothing.masked_fill_(~sees, float("-inf"))[:, None]

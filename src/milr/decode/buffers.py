@@ -7,6 +7,7 @@ every tensor of a loop has a name and keeps its address while its shape is the s
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -70,7 +71,7 @@ class Recorder(Protocol):
         ...
 
     def used_bytes(self) -> int:
-        """Return the memory that the device's allocator holds."""
+        """Give back unused memory, as recording does; return the memory that the device's allocator holds."""
         ...
 
 
@@ -118,6 +119,8 @@ class Recorded:
             self._tensors[key] = (
                 self._share(shape, dtype) if name == "cache" else torch.zeros(shape, dtype=dtype, device=self._device)
             )
+        if name == "cache":
+            self._tensors[key].zero_()  # a NaN of an earlier drawing would pass through its mask: 0 times NaN
         return self._tensors[key]
 
     def _share(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -159,6 +162,10 @@ class Recorded:
         self._recorder.drop()
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""CUDA allows one recording in a process, and none while another thread gives memory back."""
+
+
 class CudaRecorder:
     """Records CUDA graphs, all in one memory pool."""
 
@@ -166,21 +173,31 @@ class CudaRecorder:
         """Take the CUDA device."""
         self._device = device
         self._pool: Any = torch.cuda.graph_pool_handle()
+        # torch's own stream for recordings is of the device that records first: on another nothing would be recorded
+        self._stream: Any = torch.cuda.Stream(device)
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Record a CUDA graph (see `Recorder`)."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
-            step()
+        """Record a CUDA graph (see `Recorder`). Other threads may use the device meanwhile, if they record nothing."""
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+        with _ONE_AT_A_TIME, torch.cuda.device(self._device):
+            try:
+                with recording:
+                    step()
+            except BaseException:
+                torch.cuda.set_stream(before)  # a recording that fails at its end leaves its own stream
+                raise
         return graph.replay
 
     def drop(self) -> None:
         """Release the graphs' memory (see `Recorder`)."""
-        self._pool = torch.cuda.graph_pool_handle()
-        torch.cuda.empty_cache()
+        with _ONE_AT_A_TIME:
+            self._pool = torch.cuda.graph_pool_handle()
+            torch.cuda.empty_cache()
 
     def used_bytes(self) -> int:
-        """Return the memory that the device's allocator holds."""
+        """Return the memory that is held (see `Recorder`)."""
+        torch.cuda.empty_cache()
         return torch.cuda.memory_reserved(self._device)
 
 

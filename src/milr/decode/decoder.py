@@ -3,7 +3,8 @@
 An adapter, about a page each, says what an architecture's layers compute: `milr.decode.llama.Llama`,
 `milr.decode.llamagen.LlamaGen`.
 
-Legend of shapes: B rows, T new tokens, d width, H query heads, G key heads, w a head's width.
+Legend of shapes: B rows, T new tokens, d width, H query heads, G key heads, n = H / G, w a head's width. Query heads,
+keys and values of a token are side by side, (n + 2, G, w): one product computes them and one call rotates them.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from milr.decode.attention import attend
 from milr.decode.kv_cache import KVCache
 
 Turns: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-"""Cosine and signed sine of a rotary embedding, (B, 1, T, w) each: see `turn`."""
+"""Cosine and signed sine of a rotary embedding, (B, T, n + 2, 1, w) each: see `make_table`."""
 
 
 class Attend(Protocol):
     """Attention of the new tokens over the cache and over themselves."""
 
-    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Map query (B, H, T, w), key and value (B, G, T, w) to (B, T, H w); key and value enter the cache."""
+    def __call__(self, heads: torch.Tensor) -> torch.Tensor:
+        """Map query heads, keys and values (B, T, n + 2, G, w) to (B, T, H w); keys and values enter the cache."""
         ...
 
 
@@ -41,16 +42,16 @@ class Architecture(Protocol):
     """w, a head's width."""
     size: int
     """d, width of the hidden states."""
-    longest: int | None
-    """Most tokens of a row; None if there is no limit."""
+    longest: int
+    """Most tokens of a row."""
 
     @property
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
         ...
 
-    def turns(self, positions: torch.Tensor, dtype: torch.dtype) -> Turns:
-        """Return the rotary embedding at positions (B, T), without asking the host."""
+    def turns(self, positions: torch.Tensor) -> Turns:
+        """Return the rotary embedding at positions (B, T), in the decoder's dtype, without asking the host."""
         ...
 
     def layer(self, place: int, states: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
@@ -71,7 +72,7 @@ class Decoder:
         self.layers, self.heads = architecture.layers, architecture.heads
         self.width, self.size = architecture.width, architecture.size
         self.longest = architecture.longest
-        """Most tokens of a row; None if there is no limit."""
+        """Most tokens of a row."""
 
     @property
     def like(self) -> torch.Tensor:
@@ -107,11 +108,13 @@ class Decoder:
             (B, T, d), the last hidden states.
         """
         architecture, states = self.architecture, embeddings
-        turns = architecture.turns(positions, embeddings.dtype)
+        turns = architecture.turns(positions)
         place = 0
 
-        def attend_here(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            keys, values = cache.write(place, key, value, places, seen)  # of the layer that runs
+        def attend_here(heads: torch.Tensor) -> torch.Tensor:
+            query = heads[:, :, :-2].flatten(2, 3).transpose(1, 2)  # (B, H, T, w)
+            pair = heads[:, :, -2:].permute(2, 0, 3, 1, 4)  # (2, B, G, T, w)
+            keys, values = cache.write(place, pair, places, seen)  # of the layer that runs
             return attend(query, keys, values, mask).transpose(1, 2).flatten(2)  # (B, T, H w)
 
         for place in range(self.layers):
@@ -119,12 +122,19 @@ class Decoder:
         return architecture.finish(states)
 
 
-def split_heads(states: torch.Tensor, width: int) -> torch.Tensor:
-    """Reshape (B, T, heads w) to (B, heads, T, w)."""
-    return states.view(*states.shape[:2], -1, width).transpose(1, 2)
+def split_heads(states: torch.Tensor, groups: int, width: int) -> torch.Tensor:
+    """Reshape (B, T, (H + 2 G) w) to (B, T, n + 2, G, w)."""
+    return states.view(*states.shape[:2], -1, groups, width)
 
 
-def turn(states: torch.Tensor, turns: Turns) -> torch.Tensor:
-    """Rotate by position: the halves of a head's width are the real and imaginary parts."""
-    cosine, sine = turns
-    return torch.addcmul(states * cosine, states.roll(states.shape[-1] // 2, dims=-1), sine)
+def make_table(cosine: torch.Tensor, sine: torch.Tensor, many: int) -> torch.Tensor:
+    """Return the table of a rotary embedding, (2, positions, n + 2, 1, w); values are not rotated.
+
+    Args:
+        cosine: (positions, w).
+        sine: (positions, w), signed.
+        many: n.
+    """
+    found = torch.stack([torch.ones_like(cosine), torch.zeros_like(sine)])[:, :, None].repeat(1, 1, many + 2, 1)
+    found[:, :, :-1] = torch.stack([cosine, sine])[:, :, None]
+    return found[:, :, :, None]

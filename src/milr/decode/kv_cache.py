@@ -15,7 +15,7 @@ class CachedPrefix:
     """The cached keys and values of one row's first tokens."""
 
     parts: tuple[torch.Tensor, ...]
-    """(2, layers, G, T, w) each, keys and values of consecutive tokens. Rows may share parts."""
+    """(layers, 2, G, T, w) each, keys and values of consecutive tokens. Rows may share parts."""
     last: torch.Tensor
     """(d,) float32: the hidden state of the last token."""
     first: int = 0
@@ -43,14 +43,13 @@ class KVCache:
     """The keys and values of B rows, with room for a known number of tokens."""
 
     def __init__(self, states: torch.Tensor) -> None:
-        """Take the storage, (2, layers, B, G, room, w), keys and values; it counts as empty.
+        """Take the storage, (layers, 2, B, G, room, w), keys and values; it counts as empty.
 
         Its numbers must be finite, because masked values are multiplied by zero.
         """
         self.states = states
         self.filled = 0
-        keys, values = states.unbind(0)
-        self._layers = list(zip(keys.unbind(0), values.unbind(0), strict=True))
+        self._layers = states.unbind(0)
 
     @property
     def bytes(self) -> int:
@@ -80,22 +79,19 @@ class KVCache:
             end = start
 
     def write(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor, seen: int
+        self, layer: int, pair: torch.Tensor, places: torch.Tensor, seen: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values; return views of the first positions.
+        """Write new keys and values; return views of the first positions, (B, G, seen, w) each.
 
         Args:
             layer: Index.
-            keys: (B, G, T, w).
-            values: (B, G, T, w).
+            pair: (2, B, G, T, w), keys and values.
             places: (T,) int64 positions on the cache's device; the host does not read them.
             seen: Number of positions that attention gets.
         """
-        all_keys, all_values = self._layers[layer]  # (B, G, room, w)
-        all_keys.index_copy_(2, places, keys)
-        all_values.index_copy_(2, places, values)
-        return all_keys[:, :, :seen], all_values[:, :, :seen]
+        keys, values = self._layers[layer].index_copy_(3, places, pair)[:, :, :, :seen]
+        return keys, values
 
     def copy(self, row: int, start: int) -> torch.Tensor:
-        """Return a copy of a row's tokens from position ``start`` on, (2, layers, G, T, w)."""
+        """Return a copy of a row's tokens from position ``start`` on, (layers, 2, G, T, w)."""
         return self.states[:, :, row, :, start : self.filled].clone()

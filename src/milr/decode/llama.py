@@ -2,6 +2,8 @@
 
 transformers' own forward pass computes the same with more calls, and calls take most of a small model's time. Source of
 the architecture: `transformers.models.llama.modeling_llama`.
+
+Legend of shapes: as in `milr.decode.decoder`.
 """
 
 from __future__ import annotations
@@ -12,17 +14,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from milr.decode.decoder import Attend, Turns, split_heads, turn
+from milr.decode.decoder import Attend, Turns, make_table, split_heads
+from milr.decode.joined_linear import add_output, join
 
 
 class Llama:
-    """A `LlamaModel`: pre-norms, separate projections, rotary positions.
+    """A `LlamaModel`: pre-norms, rotary positions. Its projections of the same input are joined.
 
     Implements `milr.decode.decoder.Architecture`.
     """
 
     def __init__(self, network: Any) -> None:
-        """Take a frozen `LlamaModel`."""
+        """Take a frozen `LlamaModel`; its projections are joined in place."""
         self.network = network
         config = network.config
         self._blocks: list[Any] = list(network.layers)
@@ -31,34 +34,30 @@ class Llama:
         self.width: int = self._blocks[0].self_attn.head_dim
         self.size: int = config.hidden_size
         self.longest = _longest(config)
-        """Longest text for which the rotary embedding uses one set of frequencies; None if there is no limit."""
         self._epsilon: float = config.rms_norm_eps
+        for block in self._blocks:
+            join(block.self_attn, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
+            join(block.mlp, ("gate_proj", "up_proj"), "gate_up_proj")
+        many = config.num_attention_heads // self.heads
+        self._table = _rotary_table(network.rotary_emb, self.longest, many).to(self.like)
 
     @property
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
         return self.network.norm.weight[:0]
 
-    def turns(self, positions: torch.Tensor, dtype: torch.dtype) -> Turns:
-        """Return the rotary embedding at positions (B, T).
-
-        transformers' own function reads the positions on the host to choose frequencies, which makes a device wait.
-        """
-        rotary = self.network.rotary_emb
-        angles = (positions[..., None].float() * rotary.inv_freq)[:, None]  # (B, 1, T, w / 2)
-        cosine, sine = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
-        return torch.cat([cosine, cosine], dim=-1).to(dtype), torch.cat([-sine, sine], dim=-1).to(dtype)
+    def turns(self, positions: torch.Tensor) -> Turns:
+        """Return the rotary embedding at positions (B, T)."""
+        cosine, sine = self._table[:, positions]
+        return cosine, sine
 
     def layer(self, place: int, states: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
         """Run a layer on hidden states (B, T, d)."""
-        block, width = self._blocks[place], self.width
-        own, mlp = block.self_attn, block.mlp
-        normal = self._normalise(states, block.input_layernorm)
-        query = turn(split_heads(own.q_proj(normal), width), turns)
-        key = turn(split_heads(own.k_proj(normal), width), turns)
-        states = states + own.o_proj(attend(query, key, split_heads(own.v_proj(normal), width)))
-        normal = self._normalise(states, block.post_attention_layernorm)
-        return states + mlp.down_proj(F.silu(mlp.gate_proj(normal)) * mlp.up_proj(normal))
+        block, own = self._blocks[place], self._blocks[place].self_attn
+        heads = split_heads(own.qkv_proj(self._normalise(states, block.input_layernorm)), self.heads, self.width)
+        states = add_output(states, own.o_proj, attend(_turn_halves(heads, turns)))
+        gate, up = block.mlp.gate_up_proj(self._normalise(states, block.post_attention_layernorm)).chunk(2, dim=-1)
+        return add_output(states, block.mlp.down_proj, F.silu(gate) * up)
 
     def finish(self, states: torch.Tensor) -> torch.Tensor:
         """Normalise the last layer's output."""
@@ -68,10 +67,26 @@ class Llama:
         return F.rms_norm(states, states.shape[-1:], norm.weight, self._epsilon)
 
 
-def _longest(config: Any) -> int | None:
+def _longest(config: Any) -> int:
+    """Return the longest text for which the rotary embedding has one set of frequencies."""
     rotary: Mapping[str, Any] = config.rope_parameters
-    if rotary["rope_type"] == "dynamic":
-        return int(config.max_position_embeddings)
     if rotary["rope_type"] == "longrope" and rotary["short_factor"] != rotary["long_factor"]:
         return int(rotary["original_max_position_embeddings"])
-    return None
+    return int(config.max_position_embeddings)
+
+
+def _rotary_table(rotary: Any, length: int, many: int) -> torch.Tensor:
+    """Return the table of the first positions in float32 (see `make_table`).
+
+    transformers' own function reads the positions on the host to choose frequencies, which makes a device wait.
+    """
+    frequencies = rotary.inv_freq  # (w / 2,)
+    angles = torch.arange(length, device=frequencies.device)[:, None].float() * frequencies  # (length, w / 2)
+    cosine, sine = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
+    return make_table(torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1), many)
+
+
+def _turn_halves(heads: torch.Tensor, turns: Turns) -> torch.Tensor:
+    """Rotate by position: the halves of a head's width are the real and imaginary parts."""
+    cosine, sine = turns
+    return torch.addcmul(heads * cosine, heads.roll(heads.shape[-1] // 2, dims=-1), sine)

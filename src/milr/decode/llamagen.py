@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from milr.decode.decoder import Attend, Turns, split_heads
+from milr.decode.decoder import Attend, Turns, make_table, split_heads
+from milr.decode.joined_linear import add_output, join
 
 
 class LlamaGen:
@@ -34,30 +35,31 @@ class LlamaGen:
         self.layers, self.heads = len(self._blocks), heads
         self.size: int = gpt.norm.weight.shape[0]
         self.width = self.size // heads
-        self.longest: int | None = caption + grid**2
+        self.longest = caption + grid**2
         self._epsilon = epsilon
-        self._table = _rotary_table(caption, grid, self.width, base).to(self.like.device)  # (2, positions, w)
+        for block in self._blocks:
+            join(block.feed_forward, ("w1", "w3"), "w13")
+        self._table = _rotary_table(caption, grid, self.width, base).to(self.like)
 
     @property
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
         return self._norm.weight[:0]
 
-    def turns(self, positions: torch.Tensor, dtype: torch.dtype) -> Turns:
-        """Return cosine and signed sine at positions (B, T), (B, 1, T, w) each."""
+    def turns(self, positions: torch.Tensor) -> Turns:
+        """Return the rotary embedding at positions (B, T)."""
         # a row that has ended is still computed beside longer ones; its results are not read
-        cosine, sine = self._table[:, positions.clamp_max(self._table.shape[1] - 1)]  # (B, T, w)
-        return cosine[:, None].to(dtype), sine[:, None].to(dtype)
+        cosine, sine = self._table[:, positions.clamp_max(self._table.shape[1] - 1)]
+        return cosine, sine
 
     def layer(self, place: int, states: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
         """Run a layer on hidden states (B, T, d)."""
         block = self._blocks[place]
         own, forward = block.attention, block.feed_forward
-        projected = own.wqkv(self._normalise(states, block.attention_norm)).chunk(3, dim=-1)
-        query, key, value = (split_heads(part, self.width) for part in projected)
-        states = states + own.wo(attend(_turn_pairs(query, turns), _turn_pairs(key, turns), value))
-        normal = self._normalise(states, block.ffn_norm)
-        return states + forward.w2(F.silu(forward.w1(normal)) * forward.w3(normal))
+        heads = split_heads(own.wqkv(self._normalise(states, block.attention_norm)), self.heads, self.width)
+        states = add_output(states, own.wo, attend(_turn_pairs(heads, turns)))
+        gate, up = forward.w13(self._normalise(states, block.ffn_norm)).chunk(2, dim=-1)
+        return add_output(states, forward.w2, F.silu(gate) * up)
 
     def finish(self, states: torch.Tensor) -> torch.Tensor:
         """Normalise the last layer's output."""
@@ -68,7 +70,7 @@ class LlamaGen:
 
 
 def _rotary_table(caption: int, grid: int, width: int, base: float) -> torch.Tensor:
-    """Return cosine and signed sine of all positions, (2, caption + grid ** 2, width).
+    """Return the table of all caption + grid ** 2 positions in float32 (see `make_table`).
 
     The first half of the pairs turns by the row, the second half by the column.
     """
@@ -79,11 +81,12 @@ def _rotary_table(caption: int, grid: int, width: int, base: float) -> torch.Ten
     angles = torch.cat([rows, columns], dim=-1).repeat_interleave(2, dim=-1)  # (grid ** 2, w)
     sign = torch.tensor([-1.0, 1.0]).repeat(half)
     image = torch.stack([angles.cos(), angles.sin() * sign])
-    return torch.cat([torch.zeros(2, caption, width), image], dim=1)
+    cosine, sine = torch.cat([torch.zeros(2, caption, width), image], dim=1)
+    return make_table(cosine, sine, 1)
 
 
-def _turn_pairs(states: torch.Tensor, turns: Turns) -> torch.Tensor:
+def _turn_pairs(heads: torch.Tensor, turns: Turns) -> torch.Tensor:
     """Rotate by position: neighbours are the real and imaginary parts."""
     cosine, sine = turns
-    swapped = states.view(*states.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return torch.addcmul(states * cosine, swapped, sine)
+    swapped = heads.view(*heads.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(heads * cosine, swapped, sine)

@@ -84,11 +84,12 @@ class Janus(TokenDrawing):
         self.network: Any = make(numbers, self.device)
         self.network.eval().requires_grad_(False)  # frozen: no weight ever has a gradient
         simplify_decoder(self.network.model.vqmodel.decoder)
+        decoder = Llama(self.network.model.language_model)
         if dtype == "int8":
             quantise(self.network.model.language_model)
         self.side = find_side(self.device)
         recorder = find_recorder(self.device) if graphs else None
-        self.engine = Engine(Llama(self.network.model.language_model), deterministic=deterministic, recorder=recorder)
+        self.engine = Engine(decoder, deterministic=deterministic, recorder=recorder)
         pack(self.network.model.generation_head, differentiable=True)
         self.text_head = TextHead(self.network)
         self._image_parts = JanusImageParts(self.network)

@@ -122,8 +122,8 @@ def test_sample_at_almost_no_temperature_is_the_argmax(sampler: str) -> None:
     assert torch.equal(drawn, logits.argmax(-1))
 
 
-@pytest.fixture(scope="module")
-def decoder() -> LlamaModel:
+@pytest.fixture(scope="module", params=[2, 1], ids=["own keys", "shared keys"])
+def decoder(request: pytest.FixtureRequest) -> LlamaModel:
     """Make a tiny Llama with random weights that are large enough for every position to matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -133,10 +133,15 @@ def decoder() -> LlamaModel:
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            num_key_value_heads=2,
+            num_key_value_heads=request.param,
+            attention_bias=True,
             initializer_range=0.3,
         )
-        return LlamaModel(config).eval().requires_grad_(False)
+        network = LlamaModel(config).eval().requires_grad_(False)
+        for name, weight in network.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_()
+        return network
 
 
 @pytest.fixture
@@ -153,6 +158,11 @@ def step(batch: DecodeBatch, row: torch.Tensor) -> torch.Tensor:
     """Decode one embedding per row (B, d); return the hidden states."""
     batch.step(row, batch.reserve())
     return batch.newest.clone()
+
+
+def token_bytes(decoder: Any) -> int:
+    """Return the bytes of a token's keys and values in two layers, in float32."""
+    return 2 * 2 * decoder.config.num_key_value_heads * (WIDTH // 2) * 4
 
 
 def uncached(decoder: Any, row: torch.Tensor) -> torch.Tensor:
@@ -201,7 +211,7 @@ def test_a_cached_prefix_holds_its_own_row_and_its_last_state(engine: Engine, de
     rows = embeddings([3, 5])
     short, long = engine.prefill([(row, None) for row in rows])
     assert (len(short), len(long)) == (3, 5)
-    token = 2 * 2 * WIDTH * 4  # keys and values of two layers in float32
+    token = token_bytes(decoder)
     assert [part.nbytes for part in (*short.parts, *long.parts)] == [3 * token, 5 * token]
     for prefix, row in zip((short, long), rows, strict=True):
         torch.testing.assert_close(prefix.last, uncached(decoder, row)[-1], rtol=1e-5, atol=1e-5)
@@ -226,7 +236,7 @@ def test_tokens_and_bytes_are_counted(decoder: LlamaModel) -> None:
     engine = Engine(Llama(deepcopy(decoder)))
     assert engine.counts == Counts()
     prefixes = engine.prefill([(row, None) for row in embeddings([3, 5])])
-    token = 2 * 2 * WIDTH * 4
+    token = token_bytes(decoder)
     assert engine.counts == Counts(forwarded=8, prefilled=8, cache_bytes=2 * 5 * token, cache_read=2 * 5 * token)
     batch = engine.open(prefixes, 4)
     assert engine.counts.cache_bytes == 2 * 9 * token
@@ -260,12 +270,13 @@ def test_the_cache_is_allocated_once_and_written_in_place(engine: Engine) -> Non
 
 
 def test_the_cache_hands_out_views() -> None:
-    cache = KVCache(torch.zeros(2, 1, 1, 2, 4, 5))
+    cache = KVCache(torch.zeros(1, 2, 1, 2, 4, 5))
     states = torch.ones(1, 2, 3, 5)
-    keys, values = cache.write(0, states, 2 * states, torch.arange(3), 3)
+    keys, values = cache.write(0, torch.stack([states, 2 * states]), torch.arange(3), 3)
     assert keys.shape == values.shape == (1, 2, 3, 5)
     assert keys.data_ptr() == cache.states.data_ptr()
-    keys, values = cache.write(0, 3 * states[:, :, :1], 4 * states[:, :, :1], torch.tensor([3]), 4)
+    last = torch.stack([3 * states[:, :, :1], 4 * states[:, :, :1]])
+    keys, values = cache.write(0, last, torch.tensor([3]), 4)
     assert keys[0, 0, :, 0].tolist() == [1, 1, 1, 3]
     assert values[0, 0, :, 0].tolist() == [2, 2, 2, 4]
 
@@ -332,6 +343,20 @@ def test_one_row_that_does_not_fit_is_an_error_of_one_line(error: Exception) -> 
     with pytest.raises(OutOfMemory, match="one row at a time") as caught:
         work_in_batches(range(5), failing(error, 0), 5)
     assert "\n" not in str(caught.value)
+
+
+def test_one_row_is_tried_again_once_memory_was_freed() -> None:
+    """Recordings and the cache of a large batch may fill the device."""
+    held = [True]
+
+    def work(part: Sequence[int]) -> list[int]:
+        if held:
+            raise MemoryError
+        return list(part)
+
+    assert work_in_batches(range(2), work, 1, free_memory=held.clear) == ([0, 1], 1)
+    with pytest.raises(OutOfMemory):
+        work_in_batches(range(2), failing(MemoryError(), 0), 1, free_memory=held.clear)
 
 
 def test_another_error_is_not_treated_as_lack_of_memory() -> None:

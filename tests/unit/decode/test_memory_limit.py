@@ -73,7 +73,8 @@ batches = []
 whole = model._draw
 model._draw = lambda batch, sampling: (batches.append(len(batch)), whole(batch, sampling))[1]
 tasks = tasks_from_prompts([f"a photo of a {c} cat" for c in ("red", "blue", "green", "black", "white", "pink")])
-list(search(tasks[:1], model, FakeReward(), steps=0))  # late imports happen now
+for rows in range(6, 0, -1):  # late imports happen now, and oneDNN compiles kernels, where it crashes without memory
+    list(search(tasks, model, FakeReward(), steps=0, batch_size=rows))
 batches.clear()
 for line in iter(sys.stdin.readline, ""):
     name, given, screen = json.loads(line)
@@ -162,7 +163,7 @@ def test_batches_are_as_large_as_the_limit_allows(searches: Searches, free: Any)
 
 def test_out_of_memory_loses_nothing(searches: Searches, free: Any) -> None:
     found = meet(
-        searches, free, (24, 20, 28), lambda run: len(run["batches"]) > 1 and run["error"] is None, rows=6, blind=True
+        searches, free, (16, 18, 12), lambda run: len(run["batches"]) > 1 and run["error"] is None, rows=6, blind=True
     )
     assert found["found"] == free["found"] and found["error"] is None
     assert found["batches"][:2] == [6, 3]
