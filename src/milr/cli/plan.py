@@ -118,7 +118,9 @@ def _say_memory(made: Plan, device: str) -> Iterator[str]:
     parts = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in made.parameters.items())
     yield f"weights     {_size(made.weights)} in {made.dtype} on {device} ({parts})"
     held = (
-        f": {made.tokens} tokens in rows of {_size(made.cache_per_token)} a token, and " if made.cache_per_token else ""
+        f": rows of up to {made.tokens} tokens and their prompts, {_size(made.cache_per_token)} a token, and "
+        if made.cache_per_token
+        else ""
     )
     held += f"{_size(made.latents)} of latents at most" if made.latents else "" if held else " of activations"
     yield f"a drawing   {_size(made.row)}{held}"

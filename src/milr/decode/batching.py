@@ -12,8 +12,8 @@ import torch
 
 from milr.errors import MilrError
 
-USABLE = 0.8
-"""Share of the free memory to use; the rest is for activations and other programs."""
+USABLE, USABLE_ON_CUDA = 0.8, 0.9
+"""Share of the free memory to use: the rest is for activations, and on a CPU for other programs."""
 _MESSAGES = ("can't allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
 """Messages of torch's CPU allocator, CUDA and oneDNN when memory ran out, if no error class says so."""
 
@@ -78,7 +78,7 @@ def work_in_batches(
         items: Any number.
         work: Returns one result per item. It must be repeatable, or change things last.
         most: At least 1.
-        free_memory: Called when memory ran out, before the work is repeated.
+        free_memory: Called when memory ran out, before the work is repeated. One item alone is then tried once more.
 
     Returns:
         The results, in order, and the batch size that fitted.
@@ -87,15 +87,17 @@ def work_in_batches(
         OutOfMemory: One item alone does not fit.
     """
     done: list[Result] = []
+    freed = False
     while len(done) < len(items):
         part = items[len(done) : len(done) + most]
         try:
             done += work(part)
+            freed = False
             continue
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
                 raise
-            if len(part) == 1:
+            if len(part) == 1 and (freed or free_memory is None):
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise OutOfMemory(
                     f"memory ran out with one row at a time ({reason}): close other programs, or give the process more"
@@ -103,6 +105,7 @@ def work_in_batches(
         # outside the handler: the error's traceback would keep the tensors of the failed attempt
         if free_memory:
             free_memory()
+            freed = True
         most = -(-len(part) // 2)
     return done, most
 
@@ -116,4 +119,9 @@ def fitting(each: int, device: torch.device, held: int = 0) -> int | None:
         held: Bytes of rows that are allocated already and will be reused by the next batch.
     """
     free = free_bytes(device)
-    return None if free is None else max(1, int(free * USABLE + held) // max(1, each))
+    return None if free is None else max(1, int(free * usable(device) + held) // max(1, each))
+
+
+def usable(device: torch.device) -> float:
+    """Return the share of a device's free memory to use."""
+    return USABLE_ON_CUDA if device.type == "cuda" else USABLE

@@ -105,14 +105,16 @@ class ModelSize:
     """Weights that a decode step reads for one image token; 0 if images are not decoded token by token."""
 
     def image_bytes(self, able: Capabilities, item: int) -> int:
-        """Return the bytes of one image in progress: the cache of its rows, or its activations, and its latents.
+        """Return the bytes of one image in progress: its cached tokens, or its activations, and its latents.
 
         Args:
             able: The model's capabilities; `Capabilities.image_bytes` is not read.
             item: Bytes of a number of the network.
         """
-        cache = able.branches * self.context(able) * self.numbers_per_token
-        return item * (cache + self.numbers_per_image) + self.latent_bytes(able)
+        # rows in progress, the image's prompt, and the prompt that asks for the text; prompts stay between steps
+        tokens = able.branches * self.context(able) + self.prompt_tokens + self.reasoning_tokens
+        tokens += self.prompt_tokens if self.reasoning_tokens else 0
+        return item * (tokens * self.numbers_per_token + self.numbers_per_image) + self.latent_bytes(able)
 
     def context(self, able: Capabilities) -> int:
         """Return the longest context in tokens: prompt, reasoning and image in one."""

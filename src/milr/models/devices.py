@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from milr.errors import UsageError, unknown_name
 
@@ -36,14 +36,23 @@ class Placement:
 
 @contextmanager
 def own_numbers() -> Generator[None]:
-    """Compute with milr's torch settings, whatever the calling program has set; restore its settings afterwards."""
+    """Compute with milr's torch settings, whatever the calling program has set; restore its settings afterwards.
+
+    On CUDA float32 is float32: with TF32, torch's default for convolutions, factors have 10 bits. And cuDNN's attention
+    is not used, because it is compiled anew for every shape (see `milr.decode.attention`).
+    """
     if "torch" not in sys.modules:  # not set by anybody
         yield
         return
     import torch
 
     before = torch.get_default_dtype()
+    rounding: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # pyright: ignore
+    precisions, cudnn = [one.fp32_precision for one in rounding], torch.backends.cuda.cudnn_sdp_enabled()
     torch.set_default_dtype(torch.float32)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    for one in rounding:
+        one.fp32_precision = "ieee"
     try:
         with ExitStack() as settings:
             settings.enter_context(torch.inference_mode(False))
@@ -54,6 +63,9 @@ def own_numbers() -> Generator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        for one, precision in zip(rounding, precisions, strict=True):
+            one.fp32_precision = precision
 
 
 def find_device(name: str) -> torch.device:

@@ -239,6 +239,7 @@ class TokenDrawing(ABC):
             range(len(samples)),
             lambda part: self._decode_pixels(tokens[part[0] : part[-1] + 1]).unbind(),
             1 if alone else self._images_at_once,
+            free_memory=self.engine.buffers.drop,  # no loop runs now
         )
         return torch.stack(found)
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from milr.decode.batching import USABLE, free_bytes
+from milr.decode.batching import USABLE_ON_CUDA, free_bytes, usable
 from milr.models.base import Description, Model
 from milr.models.devices import choose_dtype, find_device, refuse_int8
 
@@ -26,7 +26,8 @@ class Plan:
     cache_per_token: int
     """Bytes of keys and values of all layers."""
     row: int
-    """Bytes of one drawing in progress: keys and values of its rows for guidance, or activations, and its latents."""
+    """Bytes of one drawing in progress: keys and values of its rows for guidance and of its prompts, or activations;
+    and its latents."""
     latents: int
     """Bytes of one task's latents, if all text and image positions were latents."""
     free: int | None
@@ -61,7 +62,7 @@ def make_plan(described: Description, *, device: str = "cpu", dtype: str | None 
     in_bytes = size.int8_weights if dtype == "int8" else 0  # its scales, one per row, take less than a thousandth
     weights = (sum(size.parameters.values()) - in_bytes) * item + in_bytes
     row, free = size.image_bytes(able, item), free_bytes(place)
-    rows = None if free is None else max(0, int((free * USABLE - weights - reward) // max(row, 1)))
+    rows = None if free is None else max(0, int((free * usable(place) - weights - reward) // max(row, 1)))
     return Plan(
         dtype="int8" if in_bytes else str(numbers).removeprefix("torch."),
         parameters=dict(size.parameters),
@@ -124,7 +125,7 @@ def plan_cards(described: Description, *, reward: int = 0) -> list[CardPlan]:
     cache = able.branches * (plan.tokens - able.image_tokens // 2) * plan.cache_per_token  # in the middle of an image
     found: list[CardPlan] = []
     for card in CARDS:
-        rows = max(0, int((card.memory * USABLE - plan.weights - reward) // max(plan.row, 1)))
+        rows = max(0, int((card.memory * USABLE_ON_CUDA - plan.weights - reward) // max(plan.row, 1)))
         alone, together = (
             (able.image_tokens * (read / many + cache) / card.bandwidth for many in (1, rows))
             if rows and read

@@ -41,7 +41,8 @@ def test_the_memory_sums_equal_those_of_the_shapes(folder: Path) -> None:
     assert made.weights == 2 * sum(made.parameters.values())
     assert made.cache_per_token == 2 * TINY.layers * TINY.width * 2  # keys and values, two bytes each
     assert made.tokens == PROMPT_TOKENS + 512 + 16
-    assert made.row == 2 * made.tokens * made.cache_per_token + made.latents
+    prompts = PROMPT_TOKENS + 512 + PROMPT_TOKENS  # of the image and of the text: cached between steps
+    assert made.row == (2 * made.tokens + prompts) * made.cache_per_token + made.latents
     assert made.latents == 5 * 4 * TINY.width * (512 + 2 * 16)
     assert made.rows is not None and made.rows > 0
     assert described.capabilities.image_bytes == made.row  # half precision too
@@ -63,7 +64,7 @@ def test_gpus_hold_caches_beside_the_weights(folder: Path) -> None:
     assert plan is not None
     assert [card.gigabytes for card in cards] == [8, 12, 24, 48, 80]
     for card in cards:
-        usable = card.gigabytes * 2**30 * 0.8 - plan.weights
+        usable = card.gigabytes * 2**30 * 0.9 - plan.weights
         assert card.rows * plan.row <= usable < (card.rows + 1) * plan.row
         assert card.seconds_alone is not None and card.seconds_together is not None
         assert card.seconds_together < card.seconds_alone
