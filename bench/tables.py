@@ -105,8 +105,37 @@ def attention(report: Any) -> str:
     return table(("milliseconds a layer and token", *ways, "to read the bfloat16 cache once"), rows)
 
 
+def substitute(report: Any) -> str:
+    """Return what drawings do on a card, and the memory of the largest batches beside the plan's."""
+    head = ("model", "batch", "kernels a decode step", "of these products", "kernels outside", "copies", "waits")
+    counted: list[list[str]] = []
+    planned: list[list[str]] = []
+    for card in report:
+        memory = f"{card['memory'] / 2**30:.0f} GiB"
+        for model, found in card.items():
+            if not isinstance(found, dict):
+                continue
+            for name, step in found.items():
+                if name.startswith("a decode step"):
+                    batch = name.split()[-1]
+                    drawing = found[f"a drawing, batch {batch}"]
+                    copies = drawing["copies to the card"] + drawing["copies to the host"]
+                    numbers = (step["kernels"], step["products"], drawing["kernels"], copies, drawing["waits"])
+                    counted.append([model, batch, *(f"{one:,}" for one in numbers)])
+            if "largest" in found:
+                own = found["largest"]
+                peak, plan = own["peak bytes"], own["planned bytes"]
+                fitted = f"{own['batch that fitted']} of {own['batch']}"
+                numbers = (f"{plan / 1e9:.1f}", f"{peak / 1e9:.1f}", f"{peak / plan - 1:+.1%}")
+                planned.append([model, memory, fitted, *numbers])
+            elif "does not fit" in found:
+                planned.append([model, memory, "the weights do not fit", f"{found['does not fit'] / 1e9:.1f}", "", ""])
+    columns = ("model", "card", "largest batch that fitted", "GB by the plan", "GB at most", "difference")
+    return f"torch {report[0]['torch']}.\n\n{table(head, counted)}\n\n{table(columns, planned)}"
+
+
 DRAWN_ELSEWHERE = {"cluster"}  # bench.cluster draws its own figure
-WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling, "attention": attention}
+WRITERS: dict[str, Callable[[Any], str]] = {"scaling": scaling, "attention": attention, "substitute": substitute}
 """Writers by the beginning of a file's name; all others are comparisons."""
 
 

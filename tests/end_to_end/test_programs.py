@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from milr.models import embedded_folder, load_model, read_capabilities
@@ -95,6 +96,33 @@ def test_the_gpu_measurement_runs_on_a_pretended_device(
     assert found["tokens against the CPU's"]["float32"]["equal"] == 2
     assert found["recorded against eager"]["float32"] == "equal"
     assert "## janus-7b: batch 2" in files[1].read_text()
+
+
+@runs("bench/no_gpu.py")
+def test_the_substitute_for_cuda_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import no_gpu
+
+    libraries = tmp_path / "torch" / "lib"
+    libraries.mkdir(parents=True)
+    monkeypatch.setattr(no_gpu, "find_spec", lambda name: SimpleNamespace(origin=str(libraries.parent / "__init__.py")))
+    with pytest.raises(SystemExit, match="a CUDA build of torch"):
+        no_gpu.main(["--cuda", str(tmp_path)])
+    (libraries / "libtorch_cuda.so").touch()
+    with pytest.raises(SystemExit, match=r"no CUDA headers in .*: give --cuda"):
+        no_gpu.main(["--cuda", str(tmp_path)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
+def test_drawings_are_counted_on_the_substitute_for_cuda(tmp_path: Path) -> None:
+    """In a checkout with the CPU's torch this is skipped; docs/performance.md has the counts of another one."""
+    from bench import no_gpu
+
+    found = tmp_path / "found.json"
+    no_gpu.main(["--memory", "24", "--models", "embedded", "--json", str(found)])
+    (card,) = json.loads(found.read_text())
+    drawing = card["embedded"]["a drawing, batch 1"]
+    assert drawing["broken recordings"] == 0 and drawing["replays"] == 99 and drawing["waits"] <= 4
 
 
 @pytest.mark.slow
