@@ -32,7 +32,7 @@ class Torch:
 
     @contextmanager
     def graph(self, graph: Any, **options: Any) -> Any:
-        """As torch's: the stream is changed back at the end, unless the end fails."""
+        """Change the stream back at the end, unless the end fails, as torch does."""
         self.recorded.append(options)
         assert buffers._ONE_AT_A_TIME.locked(), "another thread could begin a second recording"
         before, self.stream = self.stream, options["stream"]
