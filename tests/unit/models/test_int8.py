@@ -41,7 +41,7 @@ def test_without_torchao_int8_is_refused_before_weights_are_read(monkeypatch: py
 def test_int8_writes_and_draws() -> None:
     model = load_model(dtype="int8")
     assert isinstance(model, Janus)
-    linear = model.network.model.language_model.layers[0].mlp.up_proj.weight
+    linear = model.network.model.language_model.layers[0].mlp.gate_up_proj.weight
     assert linear.qdata.dtype == torch.int8
     (state,) = model.start([Task(prompt="two dogs")])
     (text,) = model.reason([TextRequest(state)])
