@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from milr.decode.packed_linear import Processor, this_processor
+from milr.decode.processor import Processor, this_processor
 
 ALIGNED = 8
 """Numbers that a CUDA kernel reads at once: 16 bytes in half precision. Rows of a mask begin at a multiple of it."""

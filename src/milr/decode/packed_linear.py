@@ -11,49 +11,17 @@ that are packed or transposed sum in the same order for two rows or more; plain 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from milr.decode.processor import Processor, this_processor
+
 _ROWS = 32  # the batch size that the kernels' blocking is chosen for; others work
 _INPUTS = 768  # with more inputs, MKL adds in another order from 192 rows on
 _NUMBERS = 2**20  # larger weights are read faster if they are packed
-
-
-@dataclass(frozen=True)
-class Processor:
-    """Properties of the processor and of torch that choose between kernels.
-
-    They are read, never timed, so that one machine always chooses alike and its results can be repeated to the bit.
-    """
-
-    intel: bool
-    """Made by Intel. On others MKL may use other kernels, which were not measured."""
-    avx512: bool
-    """Has the AVX-512 instructions that MKL's kernels need."""
-    mkl: bool
-    """torch multiplies float32 matrices with MKL."""
-
-    @classmethod
-    def read(cls, cpuinfo: str, *, mkl: bool) -> Processor:
-        """Read the properties from the content of Linux's /proc/cpuinfo; what is not there is taken as absent."""
-        vendor = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
-        line = re.search(r"^flags\s*:\s*(.+)", cpuinfo, re.MULTILINE)
-        flags = line[1].split() if line else []
-        return cls(bool(vendor and vendor[1] == "GenuineIntel"), "avx512bw" in flags, mkl)
-
-
-@cache
-def this_processor() -> Processor:
-    """Return the properties of this machine."""
-    path = Path("/proc/cpuinfo")
-    return Processor.read(path.read_text() if path.exists() else "", mkl=torch.backends.mkl.is_available())
 
 
 class PackedLinear(nn.Module):

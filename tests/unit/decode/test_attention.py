@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from milr.decode import attention
 from milr.decode.attention import attend, is_fused_better
-from milr.decode.packed_linear import Processor
+from milr.decode.processor import Processor
 
 WITH_MKL = Processor(intel=True, avx512=True, mkl=True)
 WITHOUT_MKL = Processor(intel=True, avx512=True, mkl=False)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from milr.decode import packed_linear
-from milr.decode.packed_linear import PackedLinear, Processor, TransposedLinear, can_transpose, pack, this_processor
+from milr.decode.packed_linear import PackedLinear, TransposedLinear, can_transpose, pack
+from milr.decode.processor import Processor, this_processor
 
 XEON = Processor(intel=True, avx512=True, mkl=True)
 EPYC = Processor(intel=False, avx512=True, mkl=True)

@@ -73,6 +73,7 @@ def test_a_resumed_benchmark_gets_the_reward_workers_that_are_typed(
         given.append(next((one for one in _ if isinstance(one, RewardChoice)), None))
         raise UsageError("that is all")
 
+    monkeypatch.setattr("milr.jobs.read_names", lambda *_: (None, Names("fake", "icons", "milr")))  # of a run
     monkeypatch.setattr(BenchmarkJob, "resume", resume)
     assert main(["benchmark", "--resume", str(tmp_path), "--reward-workers", "2"]) == UsageError.exit_code
     assert given == [RewardChoice(2)]
