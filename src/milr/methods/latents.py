@@ -56,7 +56,11 @@ class Latents:
     """The latents z of one task, their start z0, and Adam's state of each modality, which are independent."""
 
     def __init__(self, text: torch.Tensor, image: torch.Tensor) -> None:
-        """Copy text (n_t, d) and image (n_v, 2, d) to float32; either may be empty."""
+        """Copy text (n_t, d) and image (n_v, 2, d) to float32; either may be empty.
+
+        Text states follow the image's to their device: those of an empty text, which no model wrote, are on the CPU.
+        """
+        text = text.to(image.device)
         self.start = {"text": text.detach().float().clone(), "image": image.detach().float().clone()}
         self.now = {name: value.clone() for name, value in self.start.items()}
         self.moments = {
@@ -75,8 +79,9 @@ class Latents:
         """
         many = min(len(hidden), len(self.now[name]))
         offsets = self.moved(name)[:many]
-        self.start[name][:many] = hidden[:many].float()
-        self.now[name][:many] = hidden[:many].float() + offsets
+        newest = hidden[:many].to(offsets)
+        self.start[name][:many] = newest
+        self.now[name][:many] = newest + offsets
 
     def moved(self, name: str) -> torch.Tensor:
         """Return z - z0 in the shape of the latents."""

@@ -17,6 +17,7 @@ import milr.methods.latents as latents_module
 from milr.methods.latents import GradientError, Latents, Update, advantages, count_latents, take_step, take_steps
 from milr.settings import GRADIENTS, MilrSettings, SamplingParams
 from milr.testing import FakeModel
+from tests.support.pretended_device import DEVICE, pretended_device
 
 MODEL = FakeModel()
 WIDTH = MODEL.capabilities.width
@@ -511,3 +512,14 @@ def test_count_latents_is_exact_for_every_ratio_of_three_digits(thousandths: int
     lifted = exact == 0 and thousandths > 0 and length > 0
     assert count == (1 if lifted else exact)
     assert (note is not None) == lifted
+
+
+def test_an_empty_text_that_no_model_wrote_goes_with_image_latents_of_another_device() -> None:
+    nothing = torch.zeros(0, WIDTH)
+    image = torch.randn(2, 2, WIDTH)
+    with pretended_device():
+        latents = Latents(nothing, image.to(DEVICE))
+        latents.anchor("text", nothing)
+        latents.now["image"] *= 3
+        assert latents.now["text"].device == DEVICE
+        assert latents.shifts() == (0, 2, [])
