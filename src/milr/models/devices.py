@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from milr.errors import UsageError, unknown_name
@@ -39,33 +40,64 @@ def own_numbers() -> Generator[None]:
     """Compute with milr's torch settings, whatever the calling program has set; restore its settings afterwards.
 
     On CUDA float32 is float32: with TF32, torch's default for convolutions, factors have 10 bits. And cuDNN's attention
-    is not used, because it is compiled anew for every shape (see `milr.decode.attention`).
+    is not used, because it is compiled anew for every shape (see `milr.decode.attention`). These are settings of the
+    whole process: of several threads, the last one that leaves restores them.
     """
     if "torch" not in sys.modules:  # not set by anybody
         yield
         return
     import torch
 
-    before = torch.get_default_dtype()
-    rounding: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # pyright: ignore
-    precisions, cudnn = [one.fp32_precision for one in rounding], torch.backends.cuda.cudnn_sdp_enabled()
-    torch.set_default_dtype(torch.float32)
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    for one in rounding:
-        one.fp32_precision = "ieee"
-    try:
-        with ExitStack() as settings:
-            settings.enter_context(torch.inference_mode(False))
-            settings.enter_context(torch.enable_grad())
-            for device in ("cpu", "cuda", "mps", "xpu"):
-                if torch.is_autocast_enabled(device):
-                    settings.enter_context(torch.autocast(device, enabled=False))
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    with ExitStack() as settings:
+        settings.enter_context(_OF_THE_PROCESS)
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                settings.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+class _ProcessSettings:
+    """The torch settings that all threads of the process share."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._theirs: tuple[Any, bool, tuple[Any, ...]] | None = None
+
+    def __enter__(self) -> None:
+        import torch
+
+        rounding = self._rounding()
+        with self._lock:
+            if not self._inside:
+                precisions = tuple(one.fp32_precision for one in rounding)
+                self._theirs = torch.get_default_dtype(), torch.backends.cuda.cudnn_sdp_enabled(), precisions
+            self._inside += 1
+            self._set(torch.float32, False, ("ieee",) * len(rounding))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._theirs is not None:
+                self._set(*self._theirs)
+
+    def _set(self, dtype: Any, cudnn: bool, precisions: tuple[Any, ...]) -> None:
+        import torch
+
+        torch.set_default_dtype(dtype)
         torch.backends.cuda.enable_cudnn_sdp(cudnn)
-        for one, precision in zip(rounding, precisions, strict=True):
+        for one, precision in zip(self._rounding(), precisions, strict=True):
             one.fp32_precision = precision
+
+    @staticmethod
+    def _rounding() -> tuple[Any, ...]:
+        import torch
+
+        return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # pyright: ignore
+
+
+_OF_THE_PROCESS = _ProcessSettings()
 
 
 def find_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from milr.decode.batching import USABLE_ON_CUDA, free_bytes, usable
 from milr.models.base import Description, Model
-from milr.models.devices import choose_dtype, find_device, refuse_int8
+from milr.models.devices import choose_dtype, find_device, own_numbers, refuse_int8
 
 _PROBE_PROMPT = "a photo of a red apple left of a blue clock"
 
@@ -174,6 +174,7 @@ def _time_ending(model: Model, rows: int, own: int) -> float:
     started = model.start([Task(prompt=_PROBE_PROMPT)] * rows)
     streams = [open_stream(0, "probe", place, 0) for place in range(rows)]
     requests = [ImageRequest(row, None, stream, tokens=given) for row, stream in zip(started, streams, strict=True)]
-    began = time.perf_counter()
-    model.draw(requests, model.settings("one-shot").sampling)
-    return time.perf_counter() - began
+    with own_numbers():
+        began = time.perf_counter()
+        model.draw(requests, model.settings("one-shot").sampling)
+        return time.perf_counter() - began

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 from PIL import Image
 
 from milr.errors import MilrError, UsageError
+from milr.models.devices import own_numbers
 from milr.types import Score, Task, Unscored, order
 
 STOP_AT = 0.9
@@ -155,15 +156,16 @@ def check_scores(reward: Reward, found: object, images: int) -> list[Score | Uns
 
 
 def start_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
-    """Start scoring if the reward waits for a server, else score now.
+    """Start scoring if the reward waits for a server, else score now. Its networks compute with milr's settings.
 
     Raises:
         RewardError: It does not return one score per image; a waiting reward raises it when its call is awaited.
     """
-    if isinstance(reward, WaitingReward):
-        wait = reward.begin(images, tasks)
-        return lambda: check_scores(reward, wait(), len(images))
-    now = check_scores(reward, reward(images, tasks), len(images))
+    with own_numbers():
+        if isinstance(reward, WaitingReward):
+            wait = reward.begin(images, tasks)
+            return lambda: check_scores(reward, wait(), len(images))
+        now = check_scores(reward, reward(images, tasks), len(images))
     return lambda: now
 
 
@@ -179,7 +181,8 @@ def begin_scoring(reward: Reward, images: Sequence[Image.Image], tasks: Sequence
         scores = list(wait())
         again = [i for i, score in enumerate(scores) if isinstance(score, Unscored) and not score.final]
         if again:
-            retried = reward([images[i] for i in again], [tasks[i] for i in again])
+            with own_numbers():
+                retried = reward([images[i] for i in again], [tasks[i] for i in again])
             for i, score in zip(again, check_scores(reward, retried, len(again)), strict=True):
                 scores[i] = replace(score, cost=scores[i].cost + score.cost)
         return scores

@@ -50,6 +50,7 @@ def measure(model: Model, benchmark: str, evaluator: str, prompts: int, seed: in
     from milr.methods import load_method
     from milr.methods.runner import Runner
     from milr.rewards import load_reward
+    from milr.rewards.base import start_scoring
 
     chosen = load_benchmark(benchmark)
     tasks = [task for _, task in select(chosen, chosen.read(None), limit=prompts)]
@@ -61,7 +62,7 @@ def measure(model: Model, benchmark: str, evaluator: str, prompts: int, seed: in
         drawn[name] = [record for record in runner if record.finished]
     verdicts = {name: [is_met(record.best_score, None) for record in records] for name, records in drawn.items()}
     reasoned = drawn["text-reasoning"]
-    answers = own([record.best.image for record in reasoned], [record.task for record in reasoned])
+    answers = start_scoring(own, [one.best.image for one in reasoned], [one.task for one in reasoned])()
     says = [isinstance(score, Score) and score.value > 0.5 for score in answers]
     return Figures(
         benchmark=benchmark,

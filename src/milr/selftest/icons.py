@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from milr.errors import MilrError
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, start_scoring
 from milr.rewards.icons.golden import check_golden
 from milr.tasks import parse_prompt
 from milr.types import Score, Task
@@ -68,7 +68,7 @@ def check_labelled(rewards: Sequence[Reward]) -> Iterator[Finding]:
     labelled, images = labelled_drawings(), draw_labelled()
     for reward in rewards:
         name = reward.name.split("@")[0]
-        scores = reward(images, [one.task for one in labelled])
+        scores = start_scoring(reward, images, [one.task for one in labelled])()
         called = [isinstance(score, Score) and score.value > score.stop_at for score in scores]
         for title, wanted in (("wrong", False), ("right", True)):
             rows = [(said, one) for said, one in zip(called, labelled, strict=True) if one.right is wanted]

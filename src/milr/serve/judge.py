@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from milr.errors import UsageError
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, start_scoring
 from milr.rewards.images.convert import image_hash
 from milr.rewards.images.files import UnreadableImage, decode_image
 from milr.rewards.vlm.gpt4o import BINARY, P_YES
@@ -132,7 +132,7 @@ class Judge:
             raise BadRequest("this server answers at once and streams nothing: leave stream out, or send false")
         words, image = _read_request(question)
         protocol, task = recognise(words)
-        (score,) = self.reward([image], [task])
+        (score,) = start_scoring(self.reward, [image], [task])()
         if isinstance(score, Unscored):
             known = "this judge reads prompts such as 'two dogs and a red bench' alone"
             raise BadRequest(score.reason if task.include else f"{known}, not {task.prompt!r}: {score.reason}")

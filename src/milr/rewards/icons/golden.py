@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from milr.errors import MilrError
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, start_scoring
 from milr.tasks import parse_prompt
 from milr.types import Score, Task, Unscored
 from milr.weights import Finding
@@ -34,7 +34,7 @@ def golden_set() -> list[tuple[str, Image.Image, Task, bool]]:
 def score_golden(reward: Reward) -> list[tuple[str, Task, bool, Score | Unscored]]:
     """Return file, task, known score and the reward's score of each golden answer."""
     golden = golden_set()
-    scores = reward([image for _, image, _, _ in golden], [task for _, _, task, _ in golden])
+    scores = start_scoring(reward, [image for _, image, _, _ in golden], [task for _, _, task, _ in golden])()
     return [(name, task, right, score) for (name, _, task, right), score in zip(golden, scores, strict=True)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from milr.errors import MilrError
-from milr.rewards.base import Reward
+from milr.rewards.base import Reward, start_scoring
 from milr.rewards.geneval.known_answers import read_photographs
 from milr.tasks import parse_prompt
 from milr.types import rank
@@ -14,7 +14,7 @@ def check_cat(reward: Reward) -> Finding:
     """Check that a photograph of a cat is rather a cat than a pizza."""
     image = next(image for _, name, image in read_photographs() if name == "cat")
     tasks = [parse_prompt("a photo of a cat"), parse_prompt("a photo of a pizza")]
-    cat, pizza = map(rank, reward([image] * 2, tasks))
+    cat, pizza = map(rank, start_scoring(reward, [image] * 2, tasks)())
     said = f"a cat {cat:.2f}, a pizza {pizza:.2f}; the first must be larger"
     return Finding(f"self-test: {reward.name} on cat.jpg", cat > pizza, said)
 
