@@ -18,13 +18,14 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
 namespace {
 
 struct Counts {
-    long kernels, products, to_card, to_host, waits, recordings, replays, replayed_kernels, broken;
+    long kernels, products, to_card, to_host, on_card, waits, recordings, replays, replayed_kernels, broken;
 };
 
 struct Recording {
@@ -36,6 +37,7 @@ struct Stream {
     bool broken;
     cudaStreamCaptureMode mode;
     unsigned long long id;
+    std::thread::id thread;  // that began to record
 };
 
 struct Event {
@@ -98,10 +100,13 @@ cudaError_t wait_for(Stream* stream, const char* call) {
     return fail(cudaErrorStreamCaptureUnsupported);
 }
 
-// A call that is forbidden, in threads that did not relax their mode, while a stream records in global mode.
+// A call that a recording forbids: in global mode to all threads, in thread-local mode to the thread that records, if
+// they did not relax their own mode.
 bool is_forbidden(const char* call) {
+    std::lock_guard<std::recursive_mutex> guard(mutex);
     for (Stream* stream : streams) {
-        bool forbids = stream->recording && stream->mode == cudaStreamCaptureModeGlobal;
+        bool here = stream->thread == std::this_thread::get_id() && stream->mode == cudaStreamCaptureModeThreadLocal;
+        bool forbids = stream->recording && (here || stream->mode == cudaStreamCaptureModeGlobal);
         if (!forbids || mode == cudaStreamCaptureModeRelaxed) continue;
         break_recording(stream, call);
         fail(cudaErrorStreamCaptureUnsupported);
@@ -117,6 +122,7 @@ bool holds(std::map<char*, size_t>& blocks, const void* place) {
 
 void copy(void* to, const void* from, size_t bytes) {
     bool onto = holds(on_card, to), off = holds(on_card, from);
+    counts.on_card += onto && off;
     counts.to_card += onto && !off;
     counts.to_host += off && !onto;
     if (off && !onto) memset(to, 0, bytes);
@@ -378,7 +384,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode ch
     GUARD;
     Stream* begun = find(stream);
     if (begun == &legacy || begun->recording) return fail(cudaErrorIllegalState);
-    *begun = {new Recording{}, false, chosen, ++recordings};
+    *begun = {new Recording{}, false, chosen, ++recordings, std::this_thread::get_id()};
     return cudaSuccess;
 }
 

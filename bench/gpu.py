@@ -486,7 +486,8 @@ def measure_batch(
         sample_tokens(model, requests(until))
 
     found: dict[str, Any] = {}
-    for name, recorded in (("eager", False), ("recorded", True))[not eager :]:
+    ways = {"eager": False, "recorded": True} if eager else {"recorded": True}
+    for name, recorded in ways.items():
         bench.engine(model, recorded=recorded)
         short, long = (repeat(bench, lambda n=n: draw(n), 1) for n in (few, many))
         found[f"{name}, ms a step"] = 1e3 * (long - short) / (many - few)

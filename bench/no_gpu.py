@@ -39,6 +39,7 @@ COUNTS = (
     "products",
     "copies to the card",
     "copies to the host",
+    "copies within the card",
     "waits",
     "recordings",
     "replays",
@@ -75,7 +76,9 @@ def build(folder: Path, cuda: Path) -> dict[str, str]:
     _write_stubs(folder / "driver.cpp", sorted(_symbols(libraries / "libcaffe2_nvrtc.so", "--undefined-only", "cu")))
     driver = folder / "libcuda.so.1"
     subprocess.run(["g++", "-fPIC", "-shared", "-o", str(driver), str(folder / "driver.cpp")], check=True)
-    return {**os.environ, "LD_PRELOAD": str(substitute), "LD_LIBRARY_PATH": str(folder)}
+    before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "LD_LIBRARY_PATH")}
+    ours = {"LD_PRELOAD": str(substitute), "LD_LIBRARY_PATH": str(folder)}
+    return {**os.environ, **{name: ":".join(filter(None, (path, before[name]))) for name, path in ours.items()}}
 
 
 def _symbols(library: Path, kind: str, beginning: str = "") -> set[str]:
@@ -92,6 +95,9 @@ def _write_stubs(path: Path, names: Sequence[str]) -> None:
 def prepare() -> None:
     """Switch off what the substitute cannot serve."""
     import torch
+
+    if not hasattr(ctypes.CDLL(None), "read_counts"):
+        raise MissingPart(f"{CARD} is set, but the substitute is not there: unset it")
 
     def is_finite(numbers: torch.Tensor) -> torch.Tensor:
         return torch.tensor(True)

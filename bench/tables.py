@@ -125,12 +125,14 @@ def substitute(report: Any) -> str:
             if "largest" in found:
                 own = found["largest"]
                 peak, plan = own["peak bytes"], own["planned bytes"]
-                fitted = f"{own['batch that fitted']} of {own['batch']}"
+                fitted = str(own["batch"])
+                if own["batch that fitted"] < own["batch"]:
+                    fitted += f", of which {own['batch that fitted']} fitted"
                 numbers = (f"{plan / 1e9:.1f}", f"{peak / 1e9:.1f}", f"{peak / plan - 1:+.1%}")
                 planned.append([model, memory, fitted, *numbers])
             elif "does not fit" in found:
                 planned.append([model, memory, "the weights do not fit", f"{found['does not fit'] / 1e9:.1f}", "", ""])
-    columns = ("model", "card", "largest batch that fitted", "GB by the plan", "GB at most", "difference")
+    columns = ("model", "card", "batch by the plan", "GB by the plan", "GB at most", "difference")
     return f"torch {report[0]['torch']}.\n\n{table(head, counted)}\n\n{table(columns, planned)}"
 
 

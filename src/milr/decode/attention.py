@@ -13,6 +13,7 @@ CUDA one of torch's kernels is named.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
         # The heads of a group become queries of one head: torch would copy the keys for each of them.
         folded = query.reshape(*key.shape[:2], many, -1)  # (B, G, H / G, w)
         return F.scaled_dot_product_attention(folded, key, value, mask).reshape(query.shape)
-    if query.device.type == "cuda" and many == 1 and _is_aligned(query, mask):
+    if query.device.type == "cuda" and many == 1 and _is_aligned(query, mask) and has_kernel(query.device, query.dtype):
         return _attend_on_cuda(query, key, value, mask)
     return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=many > 1)
 
@@ -57,6 +58,12 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
 def is_fused_better(dtype: torch.dtype, processor: Processor) -> bool:
     """Return true if torch's fused kernel is the better way for one query on this processor."""
     return dtype == torch.float32 and processor.mkl
+
+
+@cache
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return true if torch has its memory-efficient kernel for a dtype on a CUDA device."""
+    return torch.version.hip is None and (dtype != torch.bfloat16 or torch.cuda.get_device_capability(device)[0] >= 8)
 
 
 def _is_aligned(query: torch.Tensor, mask: torch.Tensor | None) -> bool:

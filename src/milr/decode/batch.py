@@ -88,7 +88,7 @@ class DecodeBatch:
     def prefill(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
         """Read rows of embeddings (T_i, d), some perhaps empty; return (B, T, d), rows aligned at the right end."""
         longest = self.round_up(max(map(len, rows)))
-        start = self.cache.filled
+        start, self._steps_mask = self.cache.filled, None
         self._reserve(longest)
         batch = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])  # (B, T, d)
         own = self.real[:, start : self.cache.filled]

@@ -106,7 +106,8 @@ def work_in_batches(
         if free_memory:
             free_memory()
             freed = True
-        most = -(-len(part) // 2)
+        if len(part) > 1:
+            most = -(-len(part) // 2)
     return done, most
 
 

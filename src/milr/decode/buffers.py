@@ -127,7 +127,7 @@ class Recorded:
         size = prod(shape)
         if self._storage is None or self._storage.numel() < size:
             self.drop()  # released before the larger one is allocated: both might not fit
-            self._storage = torch.zeros(size, dtype=dtype, device=self._device)
+            self._storage = torch.empty(size, dtype=dtype, device=self._device)
         return self._storage[:size].view(shape)
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:
@@ -197,8 +197,9 @@ class CudaRecorder:
 
     def used_bytes(self) -> int:
         """Return the memory that is held (see `Recorder`)."""
-        torch.cuda.empty_cache()
-        return torch.cuda.memory_reserved(self._device)
+        with _ONE_AT_A_TIME:
+            torch.cuda.empty_cache()
+            return torch.cuda.memory_reserved(self._device)
 
 
 def find_recorder(device: torch.device) -> CudaRecorder | None:

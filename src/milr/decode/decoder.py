@@ -42,12 +42,16 @@ class Architecture(Protocol):
     """w, a head's width."""
     size: int
     """d, width of the hidden states."""
-    longest: int
-    """Most tokens of a row."""
+    longest: int | None
+    """Most tokens of a row; None if there is no limit."""
 
     @property
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
+        ...
+
+    def prepare(self, positions: int) -> None:
+        """Prepare `turns` for this many positions. Called on the host, before they are read."""
         ...
 
     def turns(self, positions: torch.Tensor) -> Turns:
@@ -72,7 +76,7 @@ class Decoder:
         self.layers, self.heads = architecture.layers, architecture.heads
         self.width, self.size = architecture.width, architecture.size
         self.longest = architecture.longest
-        """Most tokens of a row."""
+        """Most tokens of a row; None if there is no limit."""
 
     @property
     def like(self) -> torch.Tensor:

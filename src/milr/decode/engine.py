@@ -107,11 +107,12 @@ class Engine:
             MilrError: The rows would exceed the checkpoint's number of positions.
         """
         longest = max(len(prefix) if prefix else 0 for prefix in prefixes) + new + steps
-        if longest > self.decoder.longest:
+        if self.decoder.longest is not None and longest > self.decoder.longest:
             raise MilrError(
                 f"prompt, reasoning and image would take {longest} tokens, but the positions of this checkpoint are "
                 f"fixed up to {self.decoder.longest}: shorten the prompt"
             )
+        self.decoder.architecture.prepare(longest)
         return DecodeBatch(
             self.decoder,
             prefixes,

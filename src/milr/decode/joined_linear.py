@@ -55,11 +55,11 @@ def join(parent: Any, names: Sequence[str], joined: str) -> None:
 
 def add_output(states: torch.Tensor, layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Return states + layer(inputs), (B, T, d)."""
-    if is_plain(layer) and layer.bias is None:
+    if states.device.type != "cpu" and is_plain(layer) and layer.bias is None:
         return torch.addmm(states.flatten(0, 1), inputs.flatten(0, 1), layer.weight.t()).view_as(states)
-    return states + layer(inputs)  # packed, or in int8
+    return states + layer(inputs)  # packed, or in int8; on a CPU a call costs little
 
 
 def is_plain(layer: nn.Module) -> bool:
     """Return true if a layer's weights are those of `nn.Linear`: neither packed nor in int8."""
-    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter
+    return isinstance(layer, nn.Linear) and type(layer.weight) is nn.Parameter

@@ -34,21 +34,30 @@ class Llama:
         self.width: int = self._blocks[0].self_attn.head_dim
         self.size: int = config.hidden_size
         self.longest = _longest(config)
+        """Longest text for which the rotary embedding uses one set of frequencies; None if there is no limit."""
         self._epsilon: float = config.rms_norm_eps
         for block in self._blocks:
             join(block.self_attn, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
             join(block.mlp, ("gate_proj", "up_proj"), "gate_up_proj")
-        many = config.num_attention_heads // self.heads
-        self._table = _rotary_table(network.rotary_emb, self.longest, many).to(self.like)
+        self._many: int = config.num_attention_heads // self.heads
+        self._tables: list[torch.Tensor] = []
 
     @property
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
         return self.network.norm.weight[:0]
 
+    def prepare(self, positions: int) -> None:
+        """Make a larger table if these positions need one. Recorded steps go on reading the one that they know."""
+        known = self._tables[-1].shape[1] if self._tables else 512
+        if not self._tables or positions > known:
+            while known < positions:
+                known *= 2
+            self._tables.append(_rotary_table(self.network.rotary_emb, known, self._many).to(self.like))
+
     def turns(self, positions: torch.Tensor) -> Turns:
         """Return the rotary embedding at positions (B, T)."""
-        cosine, sine = self._table[:, positions]
+        cosine, sine = self._tables[-1][:, positions]
         return cosine, sine
 
     def layer(self, place: int, states: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
@@ -67,12 +76,13 @@ class Llama:
         return F.rms_norm(states, states.shape[-1:], norm.weight, self._epsilon)
 
 
-def _longest(config: Any) -> int:
-    """Return the longest text for which the rotary embedding has one set of frequencies."""
+def _longest(config: Any) -> int | None:
     rotary: Mapping[str, Any] = config.rope_parameters
+    if rotary["rope_type"] == "dynamic":
+        return int(config.max_position_embeddings)
     if rotary["rope_type"] == "longrope" and rotary["short_factor"] != rotary["long_factor"]:
         return int(rotary["original_max_position_embeddings"])
-    return int(config.max_position_embeddings)
+    return None
 
 
 def _rotary_table(rotary: Any, length: int, many: int) -> torch.Tensor:

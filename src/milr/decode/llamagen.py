@@ -35,7 +35,7 @@ class LlamaGen:
         self.layers, self.heads = len(self._blocks), heads
         self.size: int = gpt.norm.weight.shape[0]
         self.width = self.size // heads
-        self.longest = caption + grid**2
+        self.longest: int | None = caption + grid**2
         self._epsilon = epsilon
         for block in self._blocks:
             join(block.feed_forward, ("w1", "w3"), "w13")
@@ -45,6 +45,9 @@ class LlamaGen:
     def like(self) -> torch.Tensor:
         """Return an empty tensor with the dtype and device of the hidden states."""
         return self._norm.weight[:0]
+
+    def prepare(self, positions: int) -> None:
+        """Do nothing: the table has all positions."""
 
     def turns(self, positions: torch.Tensor) -> Turns:
         """Return the rotary embedding at positions (B, T)."""

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from milr.decode.joined_linear import is_plain
 from milr.decode.processor import Processor, this_processor
 
 _ROWS = 32  # the batch size that the kernels' blocking is chosen for; others work
@@ -70,8 +71,9 @@ class TransposedLinear(nn.Module):
 
 def pack(network: nn.Module, *, differentiable: bool = False) -> None:
     """Pack every linear layer inside, in place, one after the other, if this machine's torch supports it."""
-    for name, child in list(network.named_children()):
-        if isinstance(child, nn.Linear) and _is_plain(child.weight):
+    children: list[tuple[str, Any]] = list(network.named_children())
+    for name, child in children:
+        if is_plain(child) and child.weight.device.type == "cpu":
             if can_transpose(child, this_processor()):
                 setattr(network, name, TransposedLinear(child))
             elif _can_pack(child.weight):
@@ -88,10 +90,6 @@ def can_transpose(layer: nn.Linear, processor: Processor) -> bool:
     suitable = processor.mkl and processor.intel and processor.avx512
     small = layer.in_features <= _INPUTS and layer.weight.numel() <= _NUMBERS
     return suitable and small and layer.weight.dtype == torch.float32
-
-
-def _is_plain(weight: torch.Tensor) -> bool:
-    return type(weight) is nn.Parameter and weight.device.type == "cpu"  # another type is in int8
 
 
 def _can_pack(weight: torch.Tensor) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -62,39 +63,58 @@ class _ProcessSettings:
     """The torch settings that all threads of the process share."""
 
     def __init__(self) -> None:
-        self._lock, self._inside = Lock(), 0
-        self._theirs: tuple[Any, bool, tuple[Any, ...]] | None = None
+        self._lock, self._inside, self._theirs = Lock(), 0, ExitStack()
 
     def __enter__(self) -> None:
-        import torch
-
-        rounding = self._rounding()
         with self._lock:
             if not self._inside:
-                precisions = tuple(one.fp32_precision for one in rounding)
-                self._theirs = torch.get_default_dtype(), torch.backends.cuda.cudnn_sdp_enabled(), precisions
+                self._theirs = _choose_settings()
             self._inside += 1
-            self._set(torch.float32, False, ("ieee",) * len(rounding))
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
-            if not self._inside and self._theirs is not None:
-                self._set(*self._theirs)
+            if not self._inside:
+                self._theirs.close()
 
-    def _set(self, dtype: Any, cudnn: bool, precisions: tuple[Any, ...]) -> None:
-        import torch
 
-        torch.set_default_dtype(dtype)
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
-        for one, precision in zip(self._rounding(), precisions, strict=True):
-            one.fp32_precision = precision
+def _choose_settings() -> ExitStack:
+    """Choose milr's settings; return what restores the calling program's."""
+    import torch
 
-    @staticmethod
-    def _rounding() -> tuple[Any, ...]:
-        import torch
+    backends: Any = torch.backends
+    with ExitStack() as restore:
+        restore.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        restore.callback(backends.cuda.enable_cudnn_sdp, backends.cuda.cudnn_sdp_enabled())
+        backends.cuda.enable_cudnn_sdp(False)
+        convolutions = (lambda: backends.cudnn.allow_tf32, partial(setattr, backends.cudnn, "allow_tf32"), False)
+        products = (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
+        restore.callback(_forbid_tf32(*convolutions, backends.cudnn.conv))
+        restore.callback(_forbid_tf32(*products, backends.cuda.matmul))
+        return restore.pop_all()
+    raise AssertionError("no error is suppressed")
 
-        return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # pyright: ignore
+
+def _forbid_tf32(
+    get: Callable[[], Any], choose: Callable[[Any], None], exact: object, newer: Any
+) -> Callable[[], None]:
+    """Forbid TF32 by torch's older setting, which its own code reads; return a call that restores it.
+
+    Torch refuses to read the older setting if a newer one says otherwise. Then the newer one is changed.
+    """
+    try:
+        before = get()
+    except RuntimeError:
+        pass
+    else:
+        choose(exact)
+        if newer.fp32_precision != "tf32":
+            return partial(choose, before)
+        choose(before)
+    precision = newer.fp32_precision
+    newer.fp32_precision = "ieee"
+    return partial(setattr, newer, "fp32_precision", precision)
 
 
 _OF_THE_PROCESS = _ProcessSettings()

@@ -216,7 +216,8 @@ class TokenDrawing(ABC):
         """Begin to decode image tokens to images; reuse the row's last image if the tokens are unchanged."""
         known = {state.image.tokens: state.image.image for state in states if state.image}
         new = list(dict.fromkeys(tokens for tokens in samples if tokens not in known))
-        pending = self.side.begin(lambda: self._decode_all(new)) if new else None
+        free = self.engine.buffers.drop  # no loop runs now
+        pending = self.side.begin(lambda: self._decode_all(new, free)) if new else None
 
         def finish() -> list[Image.Image]:
             if pending is not None:
@@ -227,7 +228,9 @@ class TokenDrawing(ABC):
 
         return (pending.done if pending else lambda: True), finish
 
-    def _decode_all(self, samples: Sequence[Sequence[int]]) -> torch.Tensor:
+    def _decode_all(
+        self, samples: Sequence[Sequence[int]], free_memory: Callable[[], None] | None = None
+    ) -> torch.Tensor:
         """Decode the tokens of whole images in batches that fit; (B, H, W, 3) uint8, on the device.
 
         In float32 each image goes alone: then no level depends on the other images. On a CPU it is as fast; on a GPU,
@@ -239,7 +242,7 @@ class TokenDrawing(ABC):
             range(len(samples)),
             lambda part: self._decode_pixels(tokens[part[0] : part[-1] + 1]).unbind(),
             1 if alone else self._images_at_once,
-            free_memory=self.engine.buffers.drop,  # no loop runs now
+            free_memory=free_memory,
         )
         return torch.stack(found)
 

@@ -19,6 +19,7 @@ class Torch:
 
     def __init__(self, patch: pytest.MonkeyPatch, fails: bool) -> None:
         self.fails, self.stream, self.recorded = fails, "the caller's", list[dict[str, Any]]()
+        self.emptied = 0
         for name, value in {
             "graph_pool_handle": lambda: "pool",
             "Stream": lambda device: f"a stream of {device}",
@@ -27,8 +28,14 @@ class Torch:
             "set_stream": lambda stream: setattr(self, "stream", stream),
             "device": lambda device: nullcontext(),
             "graph": self.graph,
+            "empty_cache": self.empty_cache,
+            "memory_reserved": lambda device: 0,
         }.items():
             patch.setattr(torch.cuda, name, value)
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+        assert buffers._ONE_AT_A_TIME.locked(), "another thread could be recording"
 
     @contextmanager
     def graph(self, graph: Any, **options: Any) -> Any:
@@ -55,3 +62,11 @@ def test_after_a_recording_that_failed_the_stream_is_the_callers(monkeypatch: py
         CudaRecorder(DEVICE).record(lambda: None)
     assert known.stream == "the caller's"
     assert not buffers._ONE_AT_A_TIME.locked()
+
+
+def test_memory_is_given_back_while_nobody_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Torch(monkeypatch, fails=False)
+    recorder = CudaRecorder(DEVICE)
+    recorder.drop()
+    assert recorder.used_bytes() == 0
+    assert known.emptied == 2

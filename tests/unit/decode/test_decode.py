@@ -207,6 +207,30 @@ def test_rows_continue_after_their_cached_prefixes(
         torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_prefill_after_steps_is_seen_by_the_next_steps(decoder: LlamaModel) -> None:
+    """A step's mask is made once, and only again if more is read."""
+    engine = Engine(Llama(deepcopy(decoder)), bucket=8)
+    rows, more = embeddings([2, 5]), embeddings([3, 3], seed=2)
+    steps = embeddings([2, 2], seed=3)
+    batch = engine.open([None, None], 8, 8)
+    batch.prefill(rows)
+    step(batch, torch.stack([one[0] for one in steps]))
+    batch.prefill(more)
+    found = step(batch, torch.stack([one[1] for one in steps]))
+    for row, rest, own, state in zip(rows, more, steps, found, strict=True):
+        expected = uncached(decoder, torch.cat([row, own[:1], rest, own[1:]]))[-1]
+        torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_beyond_the_table_of_angles_get_a_larger_one(decoder: LlamaModel) -> None:
+    engine = Engine(Llama(deepcopy(decoder)))
+    for length in (9, 700):
+        (row,) = embeddings([length])
+        batch = engine.open([None], length)
+        states = batch.prefill([row])
+        torch.testing.assert_close(states[0], uncached(decoder, row), rtol=1e-4, atol=1e-4)
+
+
 def test_a_cached_prefix_holds_its_own_row_and_its_last_state(engine: Engine, decoder: LlamaModel) -> None:
     rows = embeddings([3, 5])
     short, long = engine.prefill([(row, None) for row in rows])
@@ -355,6 +379,15 @@ def test_one_row_is_tried_again_once_memory_was_freed() -> None:
         return list(part)
 
     assert work_in_batches(range(2), work, 1, free_memory=held.clear) == ([0, 1], 1)
+    held.append(True)
+    assert work_in_batches(range(1), work, 8, free_memory=held.clear) == ([0], 8), "a last item alone is no small batch"
+
+    def work_again(part: Sequence[int]) -> list[int]:
+        found = work(part)
+        held.append(True)  # recordings fill the device again
+        return found
+
+    assert work_in_batches(range(3), work_again, 1, free_memory=held.clear)[0] == [0, 1, 2]
     with pytest.raises(OutOfMemory):
         work_in_batches(range(2), failing(MemoryError(), 0), 1, free_memory=held.clear)
 
