@@ -175,7 +175,8 @@ def load_team(
         choice.loader,
     )
     served = None if rewards is None else rewards.spec(_check_served(names.reward), placement)
-    team = Team(spec, make_backend(choice, gpus, threads, served))
+    index = placement.device.partition(":")[2]
+    team = Team(spec, make_backend(choice, gpus, threads, served, int(index or 0)))
     return TeamParts.of(team, names, team.ready)
 
 
@@ -249,12 +250,14 @@ def _reward_options(placement: Placement) -> list[str]:
     return ["--device", placement.device, *(["--dtype", placement.dtype] if placement.dtype else [])]
 
 
-def make_backend(choice: WorkerChoice, gpus: float, threads: int, rewards: RewardSpec | None = None) -> Backend:
-    """Return the backend; each process gets its own GPUs."""
+def make_backend(
+    choice: WorkerChoice, gpus: float, threads: int, rewards: RewardSpec | None = None, first: int = 0
+) -> Backend:
+    """Return the backend; each process gets its own GPUs, from the first of these on."""
     if choice.ray:
         return Actors(choice.count, gpus, threads, rewards)
     assert choice.count is not None, "read_workers asks for a number"
-    cards = _visible_cards(choice.count, int(gpus)) if gpus else None
+    cards = _visible_cards(choice.count, int(gpus), first) if gpus else None
     each: list[dict[str, str]] = []
     for number in range(choice.count):
         variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -264,16 +267,16 @@ def make_backend(choice: WorkerChoice, gpus: float, threads: int, rewards: Rewar
     return Processes(choice.count, each)
 
 
-def _visible_cards(count: int, gpus: int) -> list[str]:
-    """Return the names of this process's GPUs, enough for all workers."""
+def _visible_cards(count: int, gpus: int, first: int) -> list[str]:
+    """Return the names of this process's GPUs from the first of these on, enough for all workers."""
     import torch
 
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = told.split(",") if told else [str(number) for number in range(torch.cuda.device_count())]
+    cards = cards[first:]
     if len(cards) < count * gpus:
-        raise UsageError(
-            f"--workers {count} with {gpus} GPUs each needs {count * gpus}, and {len(cards)} are here: give fewer"
-        )
+        here = f"{len(cards)} are here" + (f" from cuda:{first} on" if first else "")
+        raise UsageError(f"--workers {count} with {gpus} GPUs each needs {count * gpus}, and {here}: give fewer")
     return cards
 
 

@@ -22,6 +22,7 @@ from milr.runs.layout import RECORDS
 from milr.runs.strip_images import StripImages
 from milr.tasks import tasks_from_prompts
 from milr.workers import WorkerChoice, load_team, read_workers
+from milr.workers.choice import make_backend
 from milr.workers.processes import Processes
 from tests.support.worker_parts import LOADER, load
 
@@ -203,3 +204,14 @@ def test_gpus_that_do_not_fit_are_refused(choice: WorkerChoice, device: str, sai
 
 def test_no_process_is_started_before_it_is_needed() -> None:
     assert Processes(3, [{}] * 3).receive(0) == [] and signal.getsignal(signal.SIGINT) is not None
+
+
+def test_workers_take_the_cards_from_the_named_one_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    choice = WorkerChoice(2)
+    backend = make_backend(choice, 1, 1, first=1)
+    assert isinstance(backend, Processes)
+    cards = [one["CUDA_VISIBLE_DEVICES"] for one in backend._environments]  # pyright: ignore[reportPrivateUsage]
+    assert cards == ["5", "6"]
+    with pytest.raises(UsageError, match="needs 2, and 1 are here from cuda:2 on: give fewer"):
+        make_backend(choice, 1, 1, first=2)

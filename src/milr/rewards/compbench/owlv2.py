@@ -73,8 +73,8 @@ class Owlv2Detector:
         features = self.network.image_embedder(pixel_values=self._pixels(image))[0]  # (1, h, w, d)
         flat = features.flatten(1, 2)  # (1, P, d)
         logits = self.network.class_predictor(flat, self._queries[None])[0][0]  # (P, Q)
-        boxes = self.network.box_predictor(flat, features)[0]  # (P, 4): centre x, centre y, width, height of the square
-        best, places = logits.float().sigmoid().max(0)  # (Q,), (Q,)
+        boxes = self.network.box_predictor(flat, features)[0].cpu()  # (P, 4): centre x, y, width, height in the square
+        best, places = (one.cpu() for one in logits.float().sigmoid().max(0))  # (Q,), (Q,)
         found: dict[int, Seen] = {}
         for query in cast("list[int]", best.argsort(descending=True, stable=True).tolist()):
             score, owner = float(best[query]), self._owner[query]

@@ -166,11 +166,9 @@ def read_output(
     names = len(OBJECT_NAMES)
     probabilities = class_logits.softmax(-1)[:, :names].flatten()  # (Q 80,)
     likely = probabilities.topk(min(_MOST, len(probabilities)))
-    places = [int(place) for place in likely.indices]
     found: list[Instance] = []
     masks: dict[int, tuple[Mask, float, tuple[float, float, float, float]]] = {}
-    for place, likelihood in zip(places, likely.values, strict=True):
-        probability = float(likelihood)
+    for place, probability in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
         if probability < least_score:
             continue
         query, name = divmod(place, names)
