@@ -143,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the parser's own errors: their class moved between typer's versions, their method did not
         message = getattr(error, "format_message", None)
         if message is None:
-            raise
+            if (shortage := _find_shortage(error)) is None:
+                raise
+            return _fail(shortage, CHECK_FAILED)
         where = getattr(getattr(error, "ctx", None), "command_path", None) or _name_command(words)
         if type(error).__name__ == "NoArgsIsHelpError":
             print(message())
@@ -151,6 +153,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = _name_value(str(message()).rstrip("."), error.__cause__)
         return _fail(f"{said}; see {where} --help")
     return status if isinstance(status, int) else 0
+
+
+def _find_shortage(error: Exception) -> str | None:
+    """Return what to say of memory that ran out; None if the error says something else."""
+    if "torch" not in sys.modules:
+        return None
+    from milr.decode.batching import ran_out, say_shortage
+
+    if not ran_out(error):
+        return None
+    return (
+        f"memory ran out ({say_shortage(error)}): close other programs that use it, or type a smaller --batch-size or "
+        "another --dtype; a run keeps what it has finished, and --resume FOLDER continues it"
+    )
 
 
 def _name_value(message: str, cause: BaseException | None) -> str:

@@ -65,6 +65,12 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
+def say_shortage(error: BaseException) -> str:
+    """Return what an error says about memory, in one line: what was asked for, and what is free."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r"(CUDA out of memory\..*? is free)\..*", r"\1", said)  # advice for torch's allocator follows
+
+
 def work_in_batches(
     items: Sequence[Item],
     work: Callable[[Sequence[Item]], Sequence[Result]],
@@ -98,9 +104,9 @@ def work_in_batches(
             if not ran_out(error):
                 raise
             if len(part) == 1 and (freed or free_memory is None):
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise OutOfMemory(
-                    f"memory ran out with one row at a time ({reason}): close other programs, or give the process more"
+                    f"memory ran out with one row at a time ({say_shortage(error)}): close other programs, or give the "
+                    "process more"
                 ) from error
         # outside the handler: the error's traceback would keep the tensors of the failed attempt
         if free_memory:

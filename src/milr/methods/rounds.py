@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from PIL import Image
+
+from milr.decode.batching import ran_out
 from milr.methods.context import ImageBatch, MethodError, ScoredImage, TaskContext
 from milr.models.base import ImageOutput, ImageRequest, Model
-from milr.models.optional import BegunDrawing, begin_draw
+from milr.models.optional import BegunDrawing, Releasing, begin_draw
 from milr.rewards.base import Reward, Scores, begin_scoring
 from milr.settings import SamplingParams
-from milr.types import Score, Unscored
+from milr.types import Score, Task, Unscored
 
 
 class ImageRound:
@@ -32,7 +35,7 @@ class ImageRound:
         Raises:
             MethodError: A method ended after a text.
         """
-        self._reward = reward
+        self._model, self._reward = model, reward
         self._requests = [_cut(ctx) for ctx in group]
         recalled = [ctx.recall(requests) for ctx, requests in zip(group, self._requests, strict=True)]
         self._images = [
@@ -56,7 +59,18 @@ class ImageRound:
             for out, (_, ctx, image) in zip(self._outputs, self._images, strict=True)
             if image is None and not (isinstance(out, ImageOutput) and out.fault)
         ]
-        self._scores = begin_scoring(self._reward, *zip(*fresh, strict=True)) if fresh else _score_nothing
+        self._scores = self._score(*zip(*fresh, strict=True)) if fresh else _score_nothing
+
+    def _score(self, images: Sequence[Image.Image], tasks: Sequence[Task]) -> Scores:
+        """Begin to score; if the reward lacks memory, once more with that which the model keeps between drawings."""
+        try:
+            return begin_scoring(self._reward, images, tasks)
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out(error) or not isinstance(self._model, Releasing):
+                raise
+        # outside the handler: the error's traceback would keep the tensors of the failed attempt
+        self._model.release_memory()
+        return begin_scoring(self._reward, images, tasks)
 
     def finish(self) -> list[list[ScoredImage]]:
         """Wait for the scores and return each task's images, in the order of the group."""

@@ -201,6 +201,10 @@ class TokenDrawing(ABC):
 
         return tell
 
+    def release_memory(self) -> None:
+        """Give back the caches and recordings of earlier drawings (see `milr.models.optional.Releasing`)."""
+        self.engine.buffers.drop()
+
     def show_tokens(self, tokens: Sequence[int]) -> Image.Image:
         """Decode the first tokens of an image; a flat rest follows them."""
         with torch.inference_mode():

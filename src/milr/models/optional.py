@@ -47,6 +47,15 @@ def begin_draw(model: Model, requests: Sequence[ImageRequest], sampling: Samplin
 
 
 @runtime_checkable
+class Releasing(Protocol):
+    """A model that keeps memory between drawings, to use it again."""
+
+    def release_memory(self) -> None:
+        """Give that memory back; the next drawing takes it anew. Nothing may be drawn meanwhile."""
+        ...
+
+
+@runtime_checkable
 class Watchable(Protocol):
     """A model that draws its images token by token and shows partial images."""
 

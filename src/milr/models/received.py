@@ -158,7 +158,7 @@ def read_index(path: Path) -> list[str]:
 
 @contextmanager
 def refusing(what: str) -> Generator[None]:
-    """Turn any error of the libraries about a broken file into one line.
+    """Turn any error of the libraries about a broken file into one line; a device without memory for it is none.
 
     Args:
         what: The name of what is read, in quotes.
@@ -172,6 +172,8 @@ def refusing(what: str) -> Generator[None]:
         raise
     except BaseException as error:  # a panic in a library written in Rust is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if type(error).__name__ == "OutOfMemoryError":  # torch's: no fault of the file
             raise
         kind = "" if isinstance(error, UntrustedError) else f"{type(error).__name__}: "
         reason = one_line(f"{kind}{error}", 200)

@@ -273,3 +273,18 @@ def test_a_socks_proxy_without_its_package_is_one_line(
     assert main(words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: {variable.upper()} names a") and advice in last
+
+
+def test_a_card_without_memory_for_a_model_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import torch
+
+    def fill(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. 1 GiB is free. Of it ...")
+
+    monkeypatch.setattr("milr.models.checkpoint.Checkpoint.load_network", fill)
+    assert main(["generate", "two dogs", "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: memory ran out (CUDA out of memory. Tried to allocate 2 GiB. 1 GiB is free): ")
+    assert said.count("\n") == 1 and "--batch-size" in said

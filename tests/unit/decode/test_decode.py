@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
 from milr.decode.batch import DecodeBatch
-from milr.decode.batching import OutOfMemory, fitting, free_bytes, work_in_batches
+from milr.decode.batching import OutOfMemory, fitting, free_bytes, say_shortage, work_in_batches
 from milr.decode.engine import Counts, Engine
 from milr.decode.kv_cache import CachedPrefix, KVCache
 from milr.decode.llama import Llama
@@ -367,6 +367,12 @@ def test_one_row_that_does_not_fit_is_an_error_of_one_line(error: Exception) -> 
     with pytest.raises(OutOfMemory, match="one row at a time") as caught:
         work_in_batches(range(5), failing(error, 0), 5)
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_torchs_allocator_is_cut_before_its_advice() -> None:
+    said = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a capacity of 1.99 GiB of which 8.24 MiB is free"
+    assert say_shortage(torch.OutOfMemoryError(f"{said}. Of the allocated memory 1 GiB is allocated\nsee")) == said
+    assert say_shortage(MemoryError()) == "MemoryError"
 
 
 def test_one_row_is_tried_again_once_memory_was_freed() -> None:

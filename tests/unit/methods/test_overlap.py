@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from milr import search
@@ -80,3 +81,30 @@ def test_a_reward_that_waits_for_nothing_gets_pixels_at_once() -> None:
     records = run(Beside(events, 99), FakeReward(), TASKS[:2], steps=0)
     assert events == ["text 2", "tokens 2", "pixels 2"]
     assert records == run(FakeModel(), FakeReward(), TASKS[:2], steps=0)
+
+
+class Keeping(FakeModel):
+    """A model that keeps memory between drawings."""
+
+    kept = True
+
+    def release_memory(self) -> None:
+        self.kept = False
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_reward_that_lacks_memory_scores_again_with_what_the_model_kept(fits: bool) -> None:
+    model = Keeping()
+
+    def reward(images: Sequence[Image.Image], tasks: Sequence[Task]) -> list[float]:
+        if model.kept or not fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [0.5] * len(images)
+
+    records = search(TASKS[:2], model, reward, method="best-of-n", steps=1)
+    if fits:
+        assert [record.best_score.value for record in records if isinstance(record.best_score, Score)] == [0.5] * 4
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            list(records)
+    assert not model.kept
