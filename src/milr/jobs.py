@@ -203,6 +203,7 @@ class Job:
 
         Raises:
             RunError: Nothing can be written any more; the finished tasks are kept.
+            OutOfMemory: The reward or the model does not fit; the same.
             NotScored: Nothing is scored or evaluated any more; the same.
         """
         with closing(self.parts), self.writer as writer:
@@ -215,6 +216,15 @@ class Job:
                 else:
                     writer.draw_begun()
                 raise
+            except (MemoryError, RuntimeError) as error:
+                from milr.decode.batching import OutOfMemory, ran_out, say_shortage
+
+                if not ran_out(error):
+                    raise
+                raise OutOfMemory(
+                    f"memory ran out ({say_shortage(error)}): close other programs that use it, or give a smaller "
+                    "--batch-size"
+                ) from error
             finally:
                 self._workers.end(self.failures())
 

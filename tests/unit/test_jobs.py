@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from milr.cli.main import main
 from milr.runs import read_manifest, read_run
@@ -37,13 +38,13 @@ def counted() -> Iterator[list[int]]:
 
 
 @contextmanager
-def interrupted_at(call: int) -> Iterator[None]:
-    """Press Ctrl-C during the drawing with this number."""
+def interrupted_at(call: int, error: BaseException | None = None) -> Iterator[None]:
+    """Press Ctrl-C during the drawing with this number, or raise another error."""
     draw, calls = FakeModel.draw, iter(range(call))
 
     def cut(self: FakeModel, *arguments: Any) -> Any:
         if next(calls, None) is None:
-            raise KeyboardInterrupt
+            raise error or KeyboardInterrupt
         return draw(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -83,6 +84,17 @@ def test_an_interrupted_benchmark_keeps_its_best_images_and_resumes_to_equal_res
     assert answers("cut") == answers("whole") and len(answers("cut")) == 4
     assert steps and sum(drawn) == 3 * unfinished - steps, "recorded steps are repeated, not drawn"
     assert read_manifest(Path("cut")).drawings == read_manifest(Path("whole")).drawings
+
+
+def test_a_run_whose_memory_ran_out_keeps_its_tasks_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["benchmark", "icons", "--method", "best-of-n", *ASKED]
+    with interrupted_at(5, torch.OutOfMemoryError("CUDA out of memory. 1 GiB is free. Of it ...")):
+        assert main([*asked, "--out", "cut"]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said.startswith("error: memory ran out (CUDA out of memory. 1 GiB is free): close other programs")
+    assert said.endswith("; to go on, type: milr benchmark --resume cut")
+    assert 0 < len(read_run("cut").tasks) < 4
+    assert main(["benchmark", "--resume", "cut"]) == 0
 
 
 @pytest.mark.slow

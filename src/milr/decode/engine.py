@@ -193,7 +193,10 @@ class Engine:
                 part = places[start : start + self.fixed_rows]
                 batch = [items[place] for place in part]
                 fillers = batch[:1] * (self.fixed_rows - len(batch))
-                results |= zip(part, work([*batch, *fillers]), strict=False)
+                whole = [*batch, *fillers]
+                # as one item, because a smaller batch would have another shape
+                (found,), _ = work_in_batches([whole], lambda one: [work(one[0])], 1, free_memory=self.buffers.drop)
+                results |= zip(part, found, strict=False)
         return [results[place] for place in range(len(items))]
 
     def round_up(self, length: int) -> int:

@@ -51,7 +51,7 @@ class Releasing(Protocol):
     """A model that keeps memory between drawings, to use it again."""
 
     def release_memory(self) -> None:
-        """Give that memory back; the next drawing takes it anew. Nothing may be drawn meanwhile."""
+        """Give that memory back; the next drawing takes it again. Nothing may be drawn meanwhile."""
         ...
 
 

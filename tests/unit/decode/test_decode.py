@@ -398,6 +398,22 @@ def test_one_row_is_tried_again_once_memory_was_freed() -> None:
         work_in_batches(range(2), failing(MemoryError(), 0), 1, free_memory=held.clear)
 
 
+def test_a_batch_of_fixed_shape_is_tried_again_as_a_whole(decoder: LlamaModel) -> None:
+    engine, sizes = Engine(Llama(deepcopy(decoder)), deterministic=True), list[int]()
+
+    def work(batch: Sequence[int]) -> list[int]:
+        sizes.append(len(batch))
+        if len(sizes) in (1, 3, 4):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [10 * item for item in batch]
+
+    asked: dict[str, Any] = {"tokens": lambda _: 1, "shape": lambda _: (1,)}
+    assert engine.in_batches([1, 2, 3], work, **asked) == [10, 20, 30]
+    with pytest.raises(OutOfMemory):
+        engine.in_batches([1, 2, 3], work, **asked)
+    assert sizes == [engine.fixed_rows] * 4
+
+
 def test_another_error_is_not_treated_as_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="a defect"):
         work_in_batches(range(5), failing(RuntimeError("a defect"), 2), 5)
