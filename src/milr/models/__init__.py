@@ -287,10 +287,10 @@ def load_model(
         from milr.models.absent import check_latents
 
         check_latents(settings, capabilities)
-    from milr.models.devices import own_numbers
+    from milr.models.devices import own_numbers, telling_shortage
 
     how = {"device": device, "dtype": dtype, "profile": profile, "deterministic": deterministic, "graphs": graphs}
-    with own_numbers():
+    with own_numbers(), telling_shortage(f"the model {name}"):
         if isinstance(source, ModelClass):
             hub = {"offline": offline, "confirm": confirm}
             made: Model = construct(source.make, {"argument": source.argument, **hub, **how})

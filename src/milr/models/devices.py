@@ -59,6 +59,31 @@ def own_numbers() -> Generator[None]:
         yield
 
 
+@contextmanager
+def telling_shortage(what: str) -> Generator[None]:
+    """Turn an error of memory that ran out while something was loaded into one line.
+
+    Args:
+        what: In words, with its name.
+
+    Raises:
+        OutOfMemory: Instead of that error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if "torch" not in sys.modules:
+            raise
+        from milr.decode.batching import OutOfMemory, ran_out, say_shortage
+
+        if not ran_out(error):
+            raise
+        raise OutOfMemory(
+            f"memory ran out while {what} was loaded ({say_shortage(error)}): close other programs that use it, or "
+            "give another --dtype or --device"
+        ) from error
+
+
 class _ProcessSettings:
     """The torch settings that all threads of the process share."""
 

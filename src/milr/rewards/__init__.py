@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from milr.errors import UsageError
-from milr.models.devices import Placement, own_numbers
+from milr.models.devices import Placement, own_numbers, telling_shortage
 from milr.registry import construct, find, load
 from milr.rewards.base import Reward, make_reward
 from milr.rewards.needs import RewardEntry, find_fault, find_missing, find_place, name_object, split_parts
@@ -236,7 +236,7 @@ def load_reward(
     }
     if not isinstance(made, type):
         return make_reward(made)
-    with own_numbers():
+    with own_numbers(), telling_shortage(f"the reward {name}"):
         return make_reward(construct(made, {**offered, **options}))
 
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import milr
 from milr.cli.main import RENAMED, main
@@ -284,7 +285,17 @@ def test_a_card_without_memory_for_a_model_is_told_in_one_line(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. 1 GiB is free. Of it ...")
 
     monkeypatch.setattr("milr.models.checkpoint.Checkpoint.load_network", fill)
-    assert main(["generate", "two dogs", "--out", str(tmp_path / "run"), "--quiet"]) == 1
+    assert main(["generate", "two dogs", "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    shortage = "(CUDA out of memory. Tried to allocate 2 GiB. 1 GiB is free)"
     said = capsys.readouterr().err
-    assert said.startswith("error: memory ran out (CUDA out of memory. Tried to allocate 2 GiB. 1 GiB is free): ")
-    assert said.count("\n") == 1 and "--batch-size" in said
+    assert said.startswith(
+        f"error: memory ran out while the model embedded was loaded {shortage}: close other programs"
+    )
+    assert said.count("\n") == 1
+
+    monkeypatch.setattr("milr.rewards.icons.reward.Icons.__call__", fill)
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    assert main(["score", str(picture), "--prompt", "two dogs", "--reward", "icons"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: memory ran out {shortage}: ") and said.count("\n") == 1
