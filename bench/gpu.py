@@ -744,7 +744,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_float32_matmul_precision("highest")  # TF32 would give other tokens
     cudnn: Any = torch.backends.cudnn
     cudnn.conv.fp32_precision = "ieee"  # and other pixels
-    # cuDNN compiles its attention anew for every length: the plain loop, whose cache grows, would mostly compile
+    # cuDNN compiles its attention again for every length: the plain loop, whose cache grows, would mostly compile
     torch.backends.cuda.enable_cudnn_sdp(False)
     bench = Bench(device, time.monotonic() + 60 * given.minutes, given.pretend, given.json, given.page, {})
     bench.part("machine", lambda: describe(bench))

@@ -75,7 +75,7 @@ def _attend_on_cuda(
 ) -> torch.Tensor:
     """Call torch's memory-efficient kernel.
 
-    torch itself would choose cuDNN's kernel on recent cards, which is compiled anew for every length, in about 0.4
+    torch itself would choose cuDNN's kernel on recent cards, which is compiled again for every length, in about 0.4
     seconds (https://github.com/modelscope/FunASR/issues/3704); every prompt here has another length. torch's own switch
     between kernels is a setting of the whole process, which other threads read.
     """

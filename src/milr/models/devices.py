@@ -41,7 +41,7 @@ def own_numbers() -> Generator[None]:
     """Compute with milr's torch settings, whatever the calling program has set; restore its settings afterwards.
 
     On CUDA float32 is float32: with TF32, torch's default for convolutions, factors have 10 bits. And cuDNN's attention
-    is not used, because it is compiled anew for every shape (see `milr.decode.attention`). These are settings of the
+    is not used, because it is compiled again for every shape (see `milr.decode.attention`). These are settings of the
     whole process: of several threads, the last one that leaves restores them.
     """
     if "torch" not in sys.modules:  # not set by anybody

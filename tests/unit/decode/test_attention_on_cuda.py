@@ -1,4 +1,4 @@
-"""On CUDA the kernel of attention is named: torch's own choice is a kernel that is compiled anew for every length."""
+"""On CUDA the kernel of attention is named: torch's own choice is a kernel that is compiled again for every length."""
 
 from __future__ import annotations
 

@@ -515,8 +515,7 @@ def test_count_latents_is_exact_for_every_ratio_of_three_digits(thousandths: int
 
 
 def test_an_empty_text_that_no_model_wrote_goes_with_image_latents_of_another_device() -> None:
-    nothing = torch.zeros(0, WIDTH)
-    image = torch.randn(2, 2, WIDTH)
+    nothing, image = torch.zeros(0, WIDTH), torch.ones(2, 2, WIDTH)
     with pretended_device():
         latents = Latents(nothing, image.to(DEVICE))
         latents.anchor("text", nothing)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from milr.decode.tensors import to_integers, to_numbers
 from milr.errors import UsageError
 from milr.rewards import pretrained
 from milr.rewards.geneval.weights import UNUSED
@@ -168,7 +169,7 @@ def read_output(
     likely = probabilities.topk(min(_MOST, len(probabilities)))
     found: list[Instance] = []
     masks: dict[int, tuple[Mask, float, tuple[float, float, float, float]]] = {}
-    for place, probability in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+    for place, probability in zip(to_integers(likely.indices), to_numbers(likely.values), strict=True):
         if probability < least_score:
             continue
         query, name = divmod(place, names)
