@@ -122,7 +122,8 @@ class Diffusers(PromptOnly):
         recipe = self._described.recipe
         if named not in recipe.dtypes:
             raise UsageError(
-                f"{recipe.summary} draws garbage in {named}: give --dtype {' or '.join(recipe.dtypes[::-1])}"
+                f"{recipe.summary.partition(';')[0]} draws garbage in {named}: give --dtype "
+                f"{' or '.join(recipe.dtypes[::-1])}"
             )
         self.folder = self._described.folder
         self.capabilities = self._described.capabilities

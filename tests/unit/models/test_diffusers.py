@@ -445,5 +445,5 @@ def test_a_prompt_that_is_cut_leaves_a_note(folders: dict[str, Path]) -> None:
 
 @pytest.mark.slow
 def test_sana_is_refused_in_float16(folders: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="garbage in float16: give --dtype bfloat16 or float32"):
+    with pytest.raises(UsageError, match="^SANA draws garbage in float16: give --dtype bfloat16 or float32"):
         load_model(named(folders["sana"]), dtype="float16")
