@@ -89,8 +89,10 @@ def write_bytes(path: Path, content: bytes, *, asked: bool = False) -> None:
 
 
 def is_device(path: Path) -> bool:
-    """Return true if a path is written to directly; /dev/stdout may lead to a regular file."""
-    return path.exists() and (not (path.is_file() or path.is_dir()) or path.absolute().is_relative_to("/dev"))
+    """Return true if a path is written to directly; /dev/stdout may lead to a regular file, /dev/shm holds files."""
+    place = path.absolute()
+    in_dev = place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm")
+    return path.exists() and (in_dev or not (path.is_file() or path.is_dir()))
 
 
 def move(fresh: Path, path: Path) -> None:
