@@ -93,8 +93,7 @@ class GitVqa:
             [[self.tokenizer.cls_token_id, *ids]], device=self.device
         )  # no [SEP]: GIT continues the question
         logits = self.network(input_ids=tokens, pixel_values=pixels).logits[0, -1].float()  # (V,)
-        yes, no = logits.softmax(-1)[[YES, NO]].tolist()
-        return yes / (yes + no)
+        return float(torch.sigmoid(logits[YES] - logits[NO]))  # p(yes) / (p(yes) + p(no)), where both may be 0
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         """Convert an image to (1, 3, side, side): short side to 420 (bicubic), middle square, CLIP's colours."""
