@@ -37,6 +37,7 @@ from bench.random_weights import JANUS_SIZES, LLAMAGEN_SIZES, JanusSize, write_j
 from milr import search
 from milr.decode import engine as engine_module
 from milr.decode.attention import attend
+from milr.decode.batching import usable
 from milr.decode.buffers import CudaRecorder, Fresh, Recorder
 from milr.decode.engine import Engine
 from milr.decode.sampling import SAMPLE, open_stream
@@ -407,7 +408,7 @@ def measure_size(bench: Bench, name: str, limits: dict[str, float]) -> Iterator[
         work = Path(folder) / "model"
         planned = plan_size(bench, name, work)
         yield "plan", lambda: vars(planned)
-        batches = [one for one in ((1, 2) if bench.pretend else (1, 8, 32)) if one <= planned.batch]
+        batches = [one for one in ((1, 2) if bench.pretend else (1, 8, 32)) if one <= planned.usual]
         few = 2 if bench.pretend else 8
         model, sizes = load_size(bench, name, work)
         for batch in batches:
@@ -444,6 +445,8 @@ class Planned:
     """Tokens of the longest prompt that asks for a text."""
     batch: int
     """Drawings at a time: the largest power of 2 that fits by the plan."""
+    usual: int
+    """Drawings at a time that fit with prompts of at most 192 tokens."""
 
 
 def plan_size(bench: Bench, name: str, work: Path) -> Planned:
@@ -460,7 +463,10 @@ def plan_size(bench: Bench, name: str, work: Path) -> Planned:
     size = described.size
     assert size is not None
     prompt = made.tokens - described.capabilities.image_tokens
-    return Planned(made.weights, made.row - made.latents, prompt, size.prompt_tokens, batch)
+    able = described.capabilities
+    each = (able.branches * (192 + able.image_tokens) + 192) * made.cache_per_token  # rows, and the cached prompt
+    usual = int((usable(bench.device) * (made.free or 0) - made.weights) // each)
+    return Planned(made.weights, made.row - made.latents, prompt, size.prompt_tokens, batch, usual)
 
 
 def measure_batch(
