@@ -217,14 +217,11 @@ class Job:
                     writer.draw_begun()
                 raise
             except (MemoryError, RuntimeError) as error:
-                from milr.decode.batching import OutOfMemory, ran_out, say_shortage
+                from milr.decode.batching import tell_shortage
 
-                if not ran_out(error):
+                if (told := tell_shortage(error, "give a smaller --batch-size")) is None:
                     raise
-                raise OutOfMemory(
-                    f"memory ran out ({say_shortage(error)}): close other programs that use it, or give a smaller "
-                    "--batch-size"
-                ) from error
+                raise told from error
             finally:
                 self._workers.end(self.failures())
 

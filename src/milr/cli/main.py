@@ -159,14 +159,11 @@ def _find_shortage(error: Exception) -> str | None:
     """Return what to say of memory that ran out; None if the error says something else."""
     if "torch" not in sys.modules:
         return None
-    from milr.decode.batching import ran_out, say_shortage
+    from milr.decode.batching import tell_shortage
 
-    if not ran_out(error):
-        return None
-    return (
-        f"memory ran out ({say_shortage(error)}): close other programs that use it, or type a smaller --batch-size or "
-        "another --dtype; a run keeps what it has finished, and --resume FOLDER continues it"
-    )
+    advice = "type a smaller --batch-size or another --dtype; a run keeps what it has finished, and --resume FOLDER"
+    told = tell_shortage(error, f"{advice} continues it")
+    return None if told is None else str(told)
 
 
 def _name_value(message: str, cause: BaseException | None) -> str:

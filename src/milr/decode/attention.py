@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from milr.decode.processor import Processor, this_processor
+from milr.decode.processor import Processor, computes_bfloat16, this_processor
 
 ALIGNED = 8
 """Numbers that a CUDA kernel reads at once: 16 bytes in half precision. Rows of a mask begin at a multiple of it."""
@@ -63,7 +63,7 @@ def is_fused_better(dtype: torch.dtype, processor: Processor) -> bool:
 @cache
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Return true if torch has its memory-efficient kernel for a dtype on a CUDA device."""
-    return torch.version.hip is None and (dtype != torch.bfloat16 or torch.cuda.get_device_capability(device)[0] >= 8)
+    return torch.version.hip is None and (dtype != torch.bfloat16 or computes_bfloat16(device))
 
 
 def _is_aligned(query: torch.Tensor, mask: torch.Tensor | None) -> bool:

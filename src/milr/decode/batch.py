@@ -16,6 +16,7 @@ from milr.decode.attention import ALIGNED
 from milr.decode.buffers import Buffers
 from milr.decode.decoder import Decoder
 from milr.decode.kv_cache import CachedPrefix, KVCache
+from milr.decode.tensors import round_up
 
 
 class DecodeBatch:
@@ -118,7 +119,7 @@ class DecodeBatch:
 
     def round_up_steps(self, length: int) -> int:
         """Return the multiple of the bucket that holds this many tokens."""
-        return -(-length // self.bucket) * self.bucket
+        return round_up(length, self.bucket)
 
     def step(self, embeddings: torch.Tensor, seen: int) -> None:
         """Decode one embedding per row (B, d); `newest` then holds the new hidden states. The device's part of a step.
@@ -159,6 +160,6 @@ class DecodeBatch:
         places, asking = self.places[:seen], asking[:, None]  # (seen,), (T, 1)
         # padding attends to itself: attention over nothing is undefined
         sees = (self.real[:, None, :seen] & (places <= asking)) | (places == asking)
-        size = (*sees.shape[:2], -(-seen // ALIGNED) * ALIGNED)
+        size = (*sees.shape[:2], round_up(seen, ALIGNED))
         nothing = torch.zeros(size, dtype=self.decoder.like.dtype, device=sees.device)[..., :seen]
         return nothing.masked_fill_(~sees, float("-inf"))[:, None]

@@ -71,6 +71,19 @@ def say_shortage(error: BaseException) -> str:
     return re.sub(r"(CUDA out of memory\..*? is free)\..*", r"\1", said)  # advice for torch's allocator follows
 
 
+def tell_shortage(error: BaseException, advice: str, when: str = "") -> OutOfMemory | None:
+    """Return the error of one line that says that memory ran out; None if the given error says something else.
+
+    Args:
+        error: Any.
+        advice: What else to do than to close other programs.
+        when: What was done, with a space before it: " while it was loaded".
+    """
+    if not ran_out(error):
+        return None
+    return OutOfMemory(f"memory ran out{when} ({say_shortage(error)}): close other programs that use it, or {advice}")
+
+
 def work_in_batches(
     items: Sequence[Item],
     work: Callable[[Sequence[Item]], Sequence[Result]],

@@ -19,6 +19,7 @@ from milr.decode.buffers import Buffers, Fresh, GraphCounts, Recorded, Recorder
 from milr.decode.decoder import Architecture, Decoder
 from milr.decode.kv_cache import CachedPrefix
 from milr.decode.packed_linear import pack
+from milr.decode.tensors import round_up
 from milr.errors import MilrError
 
 FIXED_ROWS, FIXED_SMALL_ROWS = 8, 16
@@ -167,7 +168,7 @@ class Engine:
             return []
         if self.deterministic:
             return self._work_fixed(items, work, shape)
-        each = rows * self.decoder.token_bytes * -(-max(map(tokens, items)) // self.bucket) * self.bucket
+        each = rows * self.decoder.token_bytes * round_up(max(map(tokens, items)), self.bucket)
         fits = fitting(each, self.decoder.like.device, self.buffers.held_bytes)
         limit = min((limit for limit in (self._most, fits) if limit), default=_next_power(len(items)))
         if self._recorded and loops:
@@ -201,7 +202,7 @@ class Engine:
 
     def round_up(self, length: int) -> int:
         """Return the length to which this engine pads a length."""
-        return -(-length // self.grain) * self.grain
+        return round_up(length, self.grain)
 
     def count(self, *, cache_bytes: int = 0, **more: int) -> None:
         """Add to the counts; for the cache's bytes, keep the largest."""

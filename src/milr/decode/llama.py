@@ -49,11 +49,9 @@ class Llama:
 
     def prepare(self, positions: int) -> None:
         """Make a larger table if these positions need one. Recorded steps go on reading the one that they know."""
-        known = self._tables[-1].shape[1] if self._tables else 512
-        if not self._tables or positions > known:
-            while known < positions:
-                known *= 2
-            self._tables.append(_rotary_table(self.network.rotary_emb, known, self._many).to(self.like))
+        if not self._tables or positions > self._tables[-1].shape[1]:
+            length = max(512, 1 << (positions - 1).bit_length())
+            self._tables.append(_rotary_table(self.network.rotary_emb, length, self._many).to(self.like))
 
     def turns(self, positions: torch.Tensor) -> Turns:
         """Return the rotary embedding at positions (B, T)."""

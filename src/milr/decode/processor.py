@@ -1,4 +1,4 @@
-"""Properties of the processor that choose between kernels on a CPU."""
+"""Properties of processors that choose between kernels and number types."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+_BFLOAT16_SINCE = 8
+"""CUDA compute capability from which bfloat16 is supported in hardware (Ampere)."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,8 @@ def this_processor() -> Processor:
     """Return the properties of this machine."""
     path = Path("/proc/cpuinfo")
     return Processor.read(path.read_text() if path.exists() else "", mkl=torch.backends.mkl.is_available())
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return true if a CUDA device supports bfloat16 in hardware."""
+    return torch.cuda.get_device_capability(device)[0] >= _BFLOAT16_SINCE

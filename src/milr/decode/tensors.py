@@ -1,4 +1,4 @@
-"""Tensors to plain Python values, with the types that torch's own stubs leave open."""
+"""Lengths of tensors, and tensors to plain Python values, with the types that torch's own stubs leave open."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+
+
+def round_up(length: int, grain: int) -> int:
+    """Return the smallest multiple of the grain that is not below a length."""
+    return -(-length // grain) * grain
 
 
 def to_integers(tensor: torch.Tensor) -> list[int]:

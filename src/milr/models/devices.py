@@ -20,8 +20,6 @@ DTYPES = ("float32", "bfloat16", "float16", "int8")
 of a Janus's language model in one byte each (`milr.decode.int8`); the rest has the device's own dtype."""
 _SHORT_DTYPES = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 """Common short forms, which are refused with the full name."""
-_BFLOAT16_SINCE = 8
-"""CUDA compute capability from which bfloat16 is supported in hardware (Ampere)."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +72,12 @@ def telling_shortage(what: str) -> Generator[None]:
     except (MemoryError, RuntimeError) as error:
         if "torch" not in sys.modules:
             raise
-        from milr.decode.batching import OutOfMemory, ran_out, say_shortage
+        from milr.decode.batching import tell_shortage
 
-        if not ran_out(error):
+        told = tell_shortage(error, "give another --dtype or --device", f" while {what} was loaded")
+        if told is None:
             raise
-        raise OutOfMemory(
-            f"memory ran out while {what} was loaded ({say_shortage(error)}): close other programs that use it, or "
-            "give another --dtype or --device"
-        ) from error
+        raise told from error
 
 
 class _ProcessSettings:
@@ -209,11 +205,13 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     """
     import torch
 
+    from milr.decode.processor import computes_bfloat16
+
     check_dtype(name)
     if name in (None, "int8"):
         if device.type == "cpu":
             name = "float32"
-        elif device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < _BFLOAT16_SINCE:
+        elif device.type == "cuda" and not computes_bfloat16(device):
             name = "float16"
         else:
             name = "bfloat16"

@@ -220,8 +220,8 @@ class TokenDrawing(ABC):
         """Begin to decode image tokens to images; reuse the row's last image if the tokens are unchanged."""
         known = {state.image.tokens: state.image.image for state in states if state.image}
         new = list(dict.fromkeys(tokens for tokens in samples if tokens not in known))
-        free = self.engine.buffers.drop  # no loop runs now
-        pending = self.side.begin(lambda: self._decode_all(new, free)) if new else None
+        # no loop runs now, so memory may be released
+        pending = self.side.begin(lambda: self._decode_all(new, self.release_memory)) if new else None
 
         def finish() -> list[Image.Image]:
             if pending is not None:
